@@ -1,0 +1,1 @@
+"""Data sets: rows and Datasets to bytes and back, instances, conversion."""

@@ -1,0 +1,112 @@
+"""The exceptions of the package, one tree under `PacsrouteError`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PacsrouteError(Exception):
+    """The base of every exception that pacsroute raises on purpose."""
+
+
+class SetupError(PacsrouteError):
+    """A mistake in how an app is put together; the message says what to do."""
+
+
+class DataSetError(PacsrouteError, ValueError):
+    """A value, keyword or data set that cannot be encoded, decoded or matched."""
+
+
+class ProtocolError(PacsrouteError):
+    """Something the peer sent that the standard does not allow.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, for the log; never holds values of a data set.
+    reason : int
+        The reason of the A-ABORT that answers it (PS3.8 §9.3.8).
+    """
+
+    def __init__(self, message: str, reason: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class AssociationError(PacsrouteError):
+    """The base of the ways in which an association ends or never begins."""
+
+
+class AssociationReleased(AssociationError):
+    """The peer has released the association in good order (PS3.8 §7.2)."""
+
+
+class AssociationAborted(AssociationError):
+    """The association has ended at once, with what was under way (PS3.8 §7.3).
+
+    Parameters
+    ----------
+    source : int or None
+        0 when the peer's service user ended it, 2 when the service provider
+        did, None when the transport connection was lost without an A-ABORT.
+    reason : int
+        The provider's reason (PS3.8 §9.3.8); 0 without one.
+    message : str
+        What is known beyond that.
+    """
+
+    def __init__(self, source: int | None, reason: int = 0, message: str = "") -> None:
+        super().__init__(message or f"association aborted (source {source}, reason {reason})")
+        self.source = source
+        self.reason = reason
+
+
+class AssociationRejected(AssociationError):
+    """The association was refused (PS3.8 §9.3.4).
+
+    Parameters
+    ----------
+    result : int
+        1 permanent, 2 transient.
+    source : int
+        1 service user, 2 service provider (ACSE), 3 service provider (presentation).
+    reason : int
+        As the table of the source says.
+    """
+
+    def __init__(self, result: int, source: int, reason: int, message: str = "") -> None:
+        super().__init__(
+            message or f"association rejected (result {result}, source {source}, reason {reason})"
+        )
+        self.result = result
+        self.source = source
+        self.reason = reason
+
+
+class Failure(PacsrouteError):
+    """Raised by a handler to refuse a request with a status of its own.
+
+    Parameters
+    ----------
+    status : int
+        The status code of the response, a failure or a warning of PS3.7 Annex C or
+        of the service class.
+    comment : str
+        The Error Comment (0000,0902) that the peer sees: no patient data in it. It
+        is cut to 64 characters.
+    **elements
+        More elements of the response by keyword, such as ``OffendingElement`` or
+        ``ErrorID``.
+
+    Examples
+    --------
+    >>> raise Failure(0xA900, "PatientID is required")
+    Traceback (most recent call last):
+    pacsroute.errors.Failure: 0xA900 PatientID is required
+    """
+
+    def __init__(self, status: int, comment: str = "", **elements: Any) -> None:
+        super().__init__(f"0x{status:04X} {comment}".rstrip())
+        self.status = status
+        self.comment = comment
+        self.elements = elements
