@@ -1,0 +1,1 @@
+"""DIMSE: command sets and messages, without I/O (PS3.7)."""

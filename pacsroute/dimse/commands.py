@@ -1,0 +1,446 @@
+"""Command sets: one light value type for each message of PS3.7, and their bytes.
+
+A command set is always implicit VR little endian (PS3.7 §6.3.1). Group length and
+elements that a message does not have are ignored when they come.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from pacsroute.errors import ProtocolError
+
+LOW, MEDIUM, HIGH = 2, 0, 1
+NO_DATA_SET = 0x0101
+
+_ELEMENT = struct.Struct("<HHI")
+_US = struct.Struct("<H")
+_AT = struct.Struct("<HH")
+
+
+@dataclass(slots=True, kw_only=True)
+class Command:
+    """What all messages have: their Command Field, and whether a data set follows."""
+
+    command_field: ClassVar[int] = 0
+    has_data_set: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Request(Command):
+    """A request, with the Message ID by which its response refers to it."""
+
+    message_id: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Response(Command):
+    """A response, with the status of what was requested (PS3.7 Annex C)."""
+
+    message_id_responded_to: int = 0
+    affected_sop_class: str | None = None
+    status: int = 0
+    error_comment: str | None = None
+    error_id: int | None = None
+    offending_element: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class InstanceResponse(Response):
+    """A response that names the SOP instance it is about."""
+
+    affected_sop_instance: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class SubOperationsResponse(Response):
+    """A response that counts sub-operations."""
+
+    remaining: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+    warning: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class CStoreRQ(Request):
+    """C-STORE-RQ (PS3.7 §9.3.1.1)."""
+
+    command_field: ClassVar[int] = 0x0001
+    affected_sop_class: str = ""
+    priority: int = MEDIUM
+    affected_sop_instance: str = ""
+    move_originator_ae: str | None = None
+    move_originator_message_id: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class CStoreRSP(InstanceResponse):
+    """C-STORE-RSP (PS3.7 §9.3.1.2)."""
+
+    command_field: ClassVar[int] = 0x8001
+
+
+@dataclass(slots=True, kw_only=True)
+class CGetRQ(Request):
+    """C-GET-RQ (PS3.7 §9.3.3.1)."""
+
+    command_field: ClassVar[int] = 0x0010
+    affected_sop_class: str = ""
+    priority: int = MEDIUM
+
+
+@dataclass(slots=True, kw_only=True)
+class CGetRSP(SubOperationsResponse):
+    """C-GET-RSP (PS3.7 §9.3.3.2)."""
+
+    command_field: ClassVar[int] = 0x8010
+
+
+@dataclass(slots=True, kw_only=True)
+class CFindRQ(Request):
+    """C-FIND-RQ (PS3.7 §9.3.2.1)."""
+
+    command_field: ClassVar[int] = 0x0020
+    affected_sop_class: str = ""
+    priority: int = MEDIUM
+
+
+@dataclass(slots=True, kw_only=True)
+class CFindRSP(Response):
+    """C-FIND-RSP (PS3.7 §9.3.2.2)."""
+
+    command_field: ClassVar[int] = 0x8020
+
+
+@dataclass(slots=True, kw_only=True)
+class CMoveRQ(Request):
+    """C-MOVE-RQ (PS3.7 §9.3.4.1)."""
+
+    command_field: ClassVar[int] = 0x0021
+    affected_sop_class: str = ""
+    priority: int = MEDIUM
+    move_destination: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class CMoveRSP(SubOperationsResponse):
+    """C-MOVE-RSP (PS3.7 §9.3.4.2)."""
+
+    command_field: ClassVar[int] = 0x8021
+
+
+@dataclass(slots=True, kw_only=True)
+class CEchoRQ(Request):
+    """C-ECHO-RQ (PS3.7 §9.3.5.1)."""
+
+    command_field: ClassVar[int] = 0x0030
+    affected_sop_class: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class CEchoRSP(Response):
+    """C-ECHO-RSP (PS3.7 §9.3.5.2)."""
+
+    command_field: ClassVar[int] = 0x8030
+
+
+@dataclass(slots=True, kw_only=True)
+class CCancelRQ(Command):
+    """C-CANCEL-RQ, for C-FIND, C-GET and C-MOVE alike (PS3.7 §9.3.2.3)."""
+
+    command_field: ClassVar[int] = 0x0FFF
+    message_id_responded_to: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class NEventReportRQ(Request):
+    """N-EVENT-REPORT-RQ (PS3.7 §10.3.1.1)."""
+
+    command_field: ClassVar[int] = 0x0100
+    affected_sop_class: str = ""
+    affected_sop_instance: str = ""
+    event_type: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class NEventReportRSP(InstanceResponse):
+    """N-EVENT-REPORT-RSP (PS3.7 §10.3.1.2)."""
+
+    command_field: ClassVar[int] = 0x8100
+    event_type: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NGetRQ(Request):
+    """N-GET-RQ (PS3.7 §10.3.2.1)."""
+
+    command_field: ClassVar[int] = 0x0110
+    requested_sop_class: str = ""
+    requested_sop_instance: str = ""
+    attribute_identifiers: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NGetRSP(InstanceResponse):
+    """N-GET-RSP (PS3.7 §10.3.2.2)."""
+
+    command_field: ClassVar[int] = 0x8110
+    attribute_identifiers: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NSetRQ(Request):
+    """N-SET-RQ (PS3.7 §10.3.3.1)."""
+
+    command_field: ClassVar[int] = 0x0120
+    requested_sop_class: str = ""
+    requested_sop_instance: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class NSetRSP(InstanceResponse):
+    """N-SET-RSP (PS3.7 §10.3.3.2)."""
+
+    command_field: ClassVar[int] = 0x8120
+    attribute_identifiers: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NActionRQ(Request):
+    """N-ACTION-RQ (PS3.7 §10.3.4.1)."""
+
+    command_field: ClassVar[int] = 0x0130
+    requested_sop_class: str = ""
+    requested_sop_instance: str = ""
+    action_type: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class NActionRSP(InstanceResponse):
+    """N-ACTION-RSP (PS3.7 §10.3.4.2)."""
+
+    command_field: ClassVar[int] = 0x8130
+    action_type: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NCreateRQ(Request):
+    """N-CREATE-RQ (PS3.7 §10.3.5.1)."""
+
+    command_field: ClassVar[int] = 0x0140
+    affected_sop_class: str = ""
+    affected_sop_instance: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NCreateRSP(InstanceResponse):
+    """N-CREATE-RSP (PS3.7 §10.3.5.2)."""
+
+    command_field: ClassVar[int] = 0x8140
+    attribute_identifiers: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class NDeleteRQ(Request):
+    """N-DELETE-RQ (PS3.7 §10.3.6.1)."""
+
+    command_field: ClassVar[int] = 0x0150
+    requested_sop_class: str = ""
+    requested_sop_instance: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class NDeleteRSP(InstanceResponse):
+    """N-DELETE-RSP (PS3.7 §10.3.6.2)."""
+
+    command_field: ClassVar[int] = 0x8150
+
+
+@dataclass(slots=True, kw_only=True)
+class UnknownRQ(Request):
+    """A request whose Command Field is none of PS3.7's; it is answered all the same."""
+
+    received_field: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class UnknownRSP(Response):
+    """The answer to one: its Command Field with the bit of a response."""
+
+    received_field: int = 0
+
+
+TYPES: dict[int, type[Command]] = {
+    kind.command_field: kind
+    for kind in (
+        *(CStoreRQ, CStoreRSP, CGetRQ, CGetRSP, CFindRQ, CFindRSP, CMoveRQ, CMoveRSP),
+        *(CEchoRQ, CEchoRSP, CCancelRQ, NEventReportRQ, NEventReportRSP, NGetRQ, NGetRSP),
+        *(NSetRQ, NSetRSP, NActionRQ, NActionRSP, NCreateRQ, NCreateRSP, NDeleteRQ, NDeleteRSP),
+    )
+}
+"""The message types by Command Field (PS3.7 §E.1)."""
+
+
+# ------------------------------------------------------------------- how values are written
+
+
+def _pack_us(value: int) -> bytes:
+    return _US.pack(value)
+
+
+def _unpack_us(value: bytes) -> int:
+    return _US.unpack_from(value)[0] if len(value) >= 2 else 0
+
+
+def _pack_uid(value: str) -> bytes:
+    data = value.encode("latin-1")
+    return data + b"\0" if len(data) & 1 else data
+
+
+def _unpack_uid(value: bytes) -> str:
+    # Spaces stay: a response gives the peer's own bytes back. `uids.trim` takes them away.
+    return value.decode("latin-1").rstrip("\0")
+
+
+def _pack_text(value: str) -> bytes:
+    data = value.encode("ascii", "replace")
+    return data + b" " if len(data) & 1 else data
+
+
+def _unpack_text(value: bytes) -> str:
+    return value.decode("latin-1").strip(" \0")
+
+
+def _pack_tags(value: tuple[int, ...]) -> bytes:
+    return b"".join(_AT.pack(tag >> 16, tag & 0xFFFF) for tag in value)
+
+
+def _unpack_tags(value: bytes) -> tuple[int, ...]:
+    whole = value[: len(value) // 4 * 4]
+    return tuple(group << 16 | element for group, element in _AT.iter_unpack(whole))
+
+
+_Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
+_NUMBER: _Codec = (_pack_us, _unpack_us)
+_UID: _Codec = (_pack_uid, _unpack_uid)
+_TEXT: _Codec = (_pack_text, _unpack_text)
+_TAGS: _Codec = (_pack_tags, _unpack_tags)
+
+COMMAND_FIELD, DATA_SET_TYPE = 0x0100, 0x0800
+
+# Element numbers of group 0000 (PS3.7 §E.1).
+_ELEMENTS: dict[str, tuple[int, _Codec]] = {
+    "affected_sop_class": (0x0002, _UID),
+    "requested_sop_class": (0x0003, _UID),
+    "message_id": (0x0110, _NUMBER),
+    "message_id_responded_to": (0x0120, _NUMBER),
+    "move_destination": (0x0600, _TEXT),
+    "priority": (0x0700, _NUMBER),
+    "status": (0x0900, _NUMBER),
+    "offending_element": (0x0901, _TAGS),
+    "error_comment": (0x0902, _TEXT),
+    "error_id": (0x0903, _NUMBER),
+    "affected_sop_instance": (0x1000, _UID),
+    "requested_sop_instance": (0x1001, _UID),
+    "event_type": (0x1002, _NUMBER),
+    "attribute_identifiers": (0x1005, _TAGS),
+    "action_type": (0x1008, _NUMBER),
+    "remaining": (0x1020, _NUMBER),
+    "completed": (0x1021, _NUMBER),
+    "failed": (0x1022, _NUMBER),
+    "warning": (0x1023, _NUMBER),
+    "move_originator_ae": (0x1030, _TEXT),
+    "move_originator_message_id": (0x1031, _NUMBER),
+}
+
+
+def _plans(
+    kind: type[Command],
+) -> tuple[
+    tuple[tuple[str | None, int, Callable[[Any], bytes]], ...],
+    dict[int, tuple[str, Callable[[bytes], Any]]],
+]:
+    names = [field.name for field in fields(kind) if field.name in _ELEMENTS]
+    rows: list[tuple[str | None, int, Callable[[Any], bytes]]] = [
+        (name, _ELEMENTS[name][0], _ELEMENTS[name][1][0]) for name in names
+    ]
+    rows += [(None, COMMAND_FIELD, _pack_us), (None, DATA_SET_TYPE, _pack_us)]
+    rows.sort(key=lambda row: row[1])
+    return tuple(rows), {_ELEMENTS[name][0]: (name, _ELEMENTS[name][1][1]) for name in names}
+
+
+_PLANS = {kind: _plans(kind) for kind in (*TYPES.values(), UnknownRQ, UnknownRSP)}
+
+
+def encode(command: Command) -> bytes:
+    """Return the bytes of a command set, its group length first.
+
+    Elements whose value is None are left out.
+
+    Raises
+    ------
+    ValueError
+        If a value does not fit its element.
+
+    Examples
+    --------
+    >>> decode(encode(CEchoRQ(message_id=7, affected_sop_class="1.2.840.10008.1.1")))
+    CEchoRQ(has_data_set=False, message_id=7, affected_sop_class='1.2.840.10008.1.1')
+    """
+    parts = []
+    pack = _ELEMENT.pack
+    try:
+        for name, element, to_bytes in _PLANS[type(command)][0]:
+            if name is not None:
+                value = getattr(command, name)
+                if value is None:
+                    continue
+            elif element == COMMAND_FIELD:
+                value = getattr(command, "received_field", command.command_field)
+            else:
+                value = 0x0001 if command.has_data_set else NO_DATA_SET
+            data = to_bytes(value)
+            parts += (pack(0, element, len(data)), data)
+    except (struct.error, UnicodeEncodeError) as error:
+        raise ValueError(f"{type(command).__name__}: {error}") from None
+    body = b"".join(parts)
+    return pack(0, 0, 4) + len(body).to_bytes(4, "little") + body
+
+
+def decode(data: bytes | bytearray) -> Command:
+    """Return the command that the bytes of a command set hold.
+
+    Raises
+    ------
+    ProtocolError
+        If they are no command set.
+    """
+    values: dict[int, bytes] = {}
+    position, end = 0, len(data)
+    unpack = _ELEMENT.unpack_from
+    while position + 8 <= end:
+        group, element, length = unpack(data, position)
+        start, position = position + 8, position + 8 + length
+        if group:
+            raise ProtocolError(f"an element of group {group:04X}H in a command set")
+        if position > end:
+            raise ProtocolError("a command set is cut short")
+        values[element] = bytes(data[start:position])
+    field = values.get(COMMAND_FIELD)
+    if field is None or len(field) < 2:
+        raise ProtocolError("a command set without Command Field")
+    number = _unpack_us(field)
+    extra: dict[str, Any] = {}
+    kind = TYPES.get(number)
+    if kind is None:
+        kind, extra = (UnknownRSP if number & 0x8000 else UnknownRQ), {"received_field": number}
+    for element, (name, from_bytes) in _PLANS[kind][1].items():
+        value = values.get(element)
+        if value is not None:
+            extra[name] = from_bytes(value)
+    extra["has_data_set"] = _unpack_us(values.get(DATA_SET_TYPE, b"\x01\x01")) != NO_DATA_SET
+    return kind(**extra)

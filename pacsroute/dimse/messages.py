@@ -1,0 +1,159 @@
+"""Messages: put together from PDVs, and cut into them (PS3.7 §6.3, PS3.8 Annex E)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from pacsroute.dimse import commands
+from pacsroute.dimse.commands import Command
+from pacsroute.errors import ProtocolError
+from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER
+
+_HEADER = struct.Struct(">BxIIBB")  # of a P-DATA-TF and of the one PDV in it
+_COMMAND, _LAST = 1, 2
+
+
+class Sink(Protocol):
+    """Where the bytes of a data set go as they come."""
+
+    def write(self, data: memoryview, /) -> object:
+        """Take a fragment; the view is not valid afterwards. It must not raise."""
+
+
+class Message(NamedTuple):
+    """A whole message: its context, its command, and its data set if one came."""
+
+    context_id: int
+    command: Command
+    data: Sink | None = None
+
+
+class Assembler:
+    """Puts the messages of one association together from their fragments.
+
+    Parameters
+    ----------
+    open_sink : callable
+        Called with the context ID and the command of each message that has a data
+        set; returns where the bytes go.
+    maximum_command_length : int
+        The longest command set that is taken, in bytes.
+    """
+
+    def __init__(
+        self,
+        open_sink: Callable[[int, Command], Sink],
+        maximum_command_length: int = 65_536,
+    ) -> None:
+        self._open_sink = open_sink
+        self._limit = maximum_command_length
+        self._bytes = bytearray()
+        self._command: Command | None = None
+        self._context_id = 0
+        self._sink: Sink | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun that is not complete."""
+        return self._command is not None or bool(self._bytes)
+
+    @property
+    def unfinished(self) -> Sink | None:
+        """The sink of a data set that has begun and will not be completed."""
+        return self._sink
+
+    def add(self, pdv: PDV) -> list[Message]:
+        """Take the next fragment; return the messages that it completes.
+
+        These are one at most, but for a peer that announced a data set and sent the next
+        command instead: its data set was empty.
+
+        Raises
+        ------
+        ProtocolError
+            If the fragment does not belong where it comes.
+        """
+        context_id, is_command, is_last, fragment = pdv
+        done: list[Message] = []
+        if is_command:
+            if self._command is not None:
+                if self._sink is not None:
+                    raise ProtocolError("a command inside a data set", UNEXPECTED_PARAMETER)
+                done.append(Message(self._context_id, self._command))
+                self._command = None
+            if self._bytes and context_id != self._context_id:
+                raise ProtocolError("fragments of two messages mixed", UNEXPECTED_PARAMETER)
+            self._context_id = context_id
+            self._bytes += fragment
+            if len(self._bytes) > self._limit:
+                raise ProtocolError(f"a command set of more than {self._limit} bytes")
+            if is_last:
+                command = commands.decode(self._bytes)
+                self._bytes.clear()
+                if command.has_data_set:
+                    self._command = command
+                else:
+                    done.append(Message(context_id, command))
+            return done
+        if self._command is None or context_id != self._context_id:
+            raise ProtocolError("a data set that no command announced", UNEXPECTED_PARAMETER)
+        if self._sink is None:
+            self._sink = self._open_sink(context_id, self._command)
+        self._sink.write(memoryview(fragment))
+        if is_last:
+            done.append(Message(context_id, self._command, self._sink))
+            self._command = self._sink = None
+        return done
+
+
+def fragment(
+    context_id: int,
+    command: Command,
+    data: bytes | memoryview | None,
+    maximum_length: int,
+) -> list[bytes | memoryview]:
+    """Cut a message into P-DATA-TF PDUs, in their encoded form.
+
+    Parameters
+    ----------
+    maximum_length : int
+        The peer's limit for the variable field of a PDU, in bytes; 0 is none. Fragments
+        are of even length.
+
+    Examples
+    --------
+    >>> pdus = fragment(1, commands.CEchoRQ(message_id=1), None, 16384)
+    >>> [len(part) for part in pdus]
+    [56]
+    """
+    command.has_data_set = data is not None
+    room = (maximum_length or 0x7FFF_FFFE) - 6 & ~1
+    encoded = commands.encode(command)
+    parts: list[bytes | memoryview] = []
+    if len(encoded) <= room:
+        parts.append(
+            _HEADER.pack(4, len(encoded) + 6, len(encoded) + 2, context_id, _COMMAND | _LAST)
+            + encoded
+        )
+    else:
+        parts += _cut(context_id, encoded, room, _COMMAND)
+    if data is not None:
+        if len(data) <= room:
+            parts += (_HEADER.pack(4, len(data) + 6, len(data) + 2, context_id, _LAST), data)
+        else:
+            parts += _cut(context_id, data, room, 0)
+    return parts
+
+
+def _cut(
+    context_id: int, data: bytes | memoryview, room: int, control: int
+) -> list[bytes | memoryview]:
+    view, parts = memoryview(data), list[bytes | memoryview]()
+    for start in range(0, len(view), room):
+        piece = view[start : start + room]
+        last = _LAST if start + room >= len(view) else 0
+        header = _HEADER.pack(4, len(piece) + 6, len(piece) + 2, context_id, control | last)
+        parts += (header, piece)
+    return parts

@@ -1,0 +1,105 @@
+"""Status codes of DIMSE responses, by number and by name (PS3.7 Annex C, PS3.4)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SUCCESS = 0x0000
+CANCEL = 0xFE00
+PENDING = 0xFF00
+PENDING_WARNING = 0xFF01
+
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+PROCESSING_FAILURE = 0x0110
+INVALID_SOP_INSTANCE = 0x0117
+UNRECOGNIZED_OPERATION = 0x0211
+OUT_OF_RESOURCES = 0xA700
+IDENTIFIER_MISMATCH = 0xA900
+UNABLE_TO_PROCESS = 0xC000
+
+# PS3.7 Annex C, and the codes that the service classes of PS3.4 add to it.
+_NAMES = {
+    0x0000: "Success",
+    0x0001: "Requested optional attributes are not supported",
+    0x0105: "No such attribute",
+    0x0106: "Invalid attribute value",
+    0x0107: "Attribute list error",
+    0x0110: "Processing failure",
+    0x0111: "Duplicate SOP instance",
+    0x0112: "No such SOP instance",
+    0x0113: "No such event type",
+    0x0114: "No such argument",
+    0x0115: "Invalid argument value",
+    0x0116: "Attribute value out of range",
+    0x0117: "Invalid SOP instance",
+    0x0118: "No such SOP class",
+    0x0119: "Class-instance conflict",
+    0x0120: "Missing attribute",
+    0x0121: "Missing attribute value",
+    0x0122: "Refused: SOP class not supported",
+    0x0123: "No such action type",
+    0x0124: "Refused: not authorized",
+    0x0210: "Duplicate invocation",
+    0x0211: "Unrecognized operation",
+    0x0212: "Mistyped argument",
+    0x0213: "Resource limitation",
+    0xA700: "Refused: out of resources",
+    0xA701: "Refused: out of resources, unable to calculate number of matches",
+    0xA702: "Refused: out of resources, unable to perform sub-operations",
+    0xA801: "Refused: move destination unknown",
+    0xA900: "Error: data set or identifier does not match SOP class",
+    0xB000: "Warning: coercion of data elements, or sub-operations with failures",
+    0xB006: "Warning: elements discarded",
+    0xB007: "Warning: data set does not match SOP class",
+    0xFE00: "Cancel",
+    0xFF00: "Pending",
+    0xFF01: "Pending: optional keys were not supported",
+}
+
+_WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
+
+
+class Status(NamedTuple):
+    """What a response says of how a request went.
+
+    Parameters
+    ----------
+    code : int
+        The status, 0x0000 to 0xFFFF (PS3.7 Annex C).
+    comment : str
+        The Error Comment (0000,0902); cut to 64 characters when it is sent.
+
+    Examples
+    --------
+    >>> Status(0xB000).category, str(Status(0xA700))
+    ('Warning', '0xA700 Refused: out of resources')
+    """
+
+    code: int
+    comment: str = ""
+
+    @property
+    def category(self) -> str:
+        """``Success``, ``Warning``, ``Failure``, ``Cancel`` or ``Pending``; else ``Unknown``."""
+        code = self.code
+        if code == SUCCESS:
+            return "Success"
+        if code in (PENDING, PENDING_WARNING):
+            return "Pending"
+        if code == CANCEL:
+            return "Cancel"
+        if code in _WARNINGS or 0xB000 <= code <= 0xBFFF:
+            return "Warning"
+        if 0x0100 <= code <= 0x02FF or 0xA000 <= code <= 0xAFFF or 0xC000 <= code <= 0xCFFF:
+            return "Failure"
+        return "Unknown"
+
+    @property
+    def name(self) -> str:
+        """The standard's words for the code, or those of its range."""
+        if 0xC000 <= self.code <= 0xCFFF:
+            return "Error: cannot understand, or unable to process"
+        return _NAMES.get(self.code) or _NAMES.get(self.code & 0xFF00) or self.category
+
+    def __str__(self) -> str:
+        return f"0x{self.code:04X} {self.comment or self.name}"

@@ -1,0 +1,268 @@
+"""An upper-layer connection without a socket: bytes in, events out (PS3.8 §7 and §9).
+
+The events are the PDUs themselves, in the place of the standard's indications, and
+`TransportClosed`. The shell around it reads into `get_buffer`, says so with
+`buffer_updated`, takes events with `next_event` until there is none, and writes what
+`data_to_send` returns.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pacsroute.errors import AssociationError, ProtocolError
+from pacsroute.upper_layer import pdu as pdus
+from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, Pdu
+from pacsroute.upper_layer.state_machine import ACTIONS, EVENTS, NEXT, RELEASE_COLLISION
+
+Buffer = bytes | bytearray | memoryview
+
+DEFAULT_MAXIMUM_LENGTH = 262_144
+"""What we offer as maximum length of the P-DATA-TF variable field, in bytes."""
+
+_FIRST_BUFFER = 16_384
+_SLACK = 65_536  # room behind a large PDU, so that one read can bring the next one's head
+
+_RECEIVED = {1: "Evt6", 2: "Evt3", 3: "Evt4", 4: "Evt10", 5: "Evt12", 6: "Evt13", 7: "Evt16"}
+
+
+class TransportClosed(NamedTuple):
+    """The transport connection is gone, without an A-ABORT before."""
+
+
+Event = Pdu | TransportClosed
+
+
+class Connection:
+    """One association's upper layer, for the acceptor or the requestor.
+
+    Parameters
+    ----------
+    role : {"acceptor", "requestor"}
+        Who requested the association. An acceptor begins in Sta2, its transport
+        connection being there; a requestor in Sta1.
+    maximum_length : int
+        The length of P-DATA-TF that was offered to the peer, in bytes. A peer that
+        oversteps it is let be up to twice as much, then aborted.
+    maximum_associate_length : int
+        The longest PDU of any other type that is read, in bytes.
+
+    Attributes
+    ----------
+    state : str
+        ``Sta1`` to ``Sta13`` (PS3.8 §9.2.1).
+    error : ProtocolError or None
+        What the peer did, where this side ended the association for it.
+
+    Examples
+    --------
+    >>> connection = Connection("acceptor")
+    >>> connection.receive_data(pdus.encode(AssociateRQ("ARCHIVE", "CT")))
+    >>> connection.next_event().calling_ae, connection.state
+    ('CT', 'Sta3')
+    """
+
+    def __init__(
+        self,
+        role: Literal["acceptor", "requestor"],
+        *,
+        maximum_length: int = DEFAULT_MAXIMUM_LENGTH,
+        maximum_associate_length: int = 1_048_576,
+    ) -> None:
+        self.role = role
+        self.state = "Sta1"
+        self.error: ProtocolError | None = None
+        self._data_limit = 2 * maximum_length
+        self._associate_limit = maximum_associate_length
+        self._buffer = bytearray(_FIRST_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._needed = 6
+        self._lost_framing = False
+        self._out: list[Buffer] = []
+        self._request: AssociateRQ | None = None
+        if role == "acceptor":
+            self._apply("Evt5")
+
+    # ------------------------------------------------------------- bytes in
+
+    def get_buffer(self) -> memoryview:
+        """Return where the next bytes of the peer go; it has room for one at least.
+
+        Fragments of earlier events are no longer valid after this.
+        """
+        start, end = self._start, self._end
+        if start == end:
+            self._start = self._end = start = end = 0
+        if len(self._view) - start < self._needed or end == len(self._view):
+            held = self._view[start:end]
+            if len(self._view) < self._needed:
+                self._view = memoryview(bytearray(self._needed + _SLACK))
+            self._view[: len(held)] = held
+            self._start, self._end = 0, end - start
+        return self._view[self._end :]
+
+    def buffer_updated(self, count: int) -> None:
+        """Say that so many bytes were read into what `get_buffer` returned."""
+        self._end += count
+
+    def receive_data(self, data: Buffer) -> None:
+        """Take bytes that are already in hand, by copying them."""
+        data = memoryview(data)
+        while len(data):
+            room = self.get_buffer()
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            self._end += count
+            data = data[count:]
+            if self._end - self._start >= self._needed and len(data):
+                # A whole PDU waits to be taken: make room for what comes behind it.
+                self._needed = self._end - self._start + len(data)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the beginning of a PDU waits for its rest."""
+        return self._end > self._start
+
+    def next_event(self) -> Event | None:
+        """Return the next event in the bytes received, or None until more of them come."""
+        while True:
+            if self._lost_framing or self.state == "Sta1":
+                self._start = self._end = 0
+                self._needed = 6
+                return None
+            start = self._start
+            available = self._end - start
+            if available < 6:
+                self._needed = 6
+                return None
+            number, length = pdus.HEADER.unpack_from(self._view, start)
+            try:
+                self._check_header(number, length)
+                if available < 6 + length:
+                    self._needed = 6 + length
+                    return None
+                self._start = stop = start + 6 + length
+                received = pdus.decode(self._view[start:stop])
+            except ProtocolError as error:
+                event = self._receive("Evt19", None, error)
+            else:
+                event = self._receive(_RECEIVED[number], received, None)
+            if event is not None:
+                return event
+
+    def _check_header(self, number: int, length: int) -> None:
+        """Refuse what cannot be framed before anything is kept for it."""
+        if number not in _RECEIVED:
+            self._lost_framing = True
+            raise ProtocolError(f"no PDU has the type {number:02X}H", pdus.UNRECOGNIZED_PDU)
+        if length > (self._data_limit if number == 4 else self._associate_limit):
+            self._lost_framing = True
+            raise ProtocolError(
+                f"a PDU of type {number:02X}H with {length} bytes is too long",
+                pdus.INVALID_PARAMETER,
+            )
+
+    def _receive(
+        self, event: str, received: Pdu | None, error: ProtocolError | None
+    ) -> Event | None:
+        action = self._apply(event)
+        if action in ("AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10"):
+            return received
+        if action == "AE-6":
+            assert isinstance(received, AssociateRQ)
+            if received.protocol_version & 1:
+                return received
+            self.error = ProtocolError("the peer knows no protocol version that we know")
+            self._out.append(pdus.encode(AssociateRJ(1, 2, 2)))
+            self.state = "Sta13"
+        elif action == "AA-3":
+            return received
+        elif action == "AA-2" and isinstance(received, Abort) and self._request is None:
+            return received
+        elif action in ("AA-1", "AA-7", "AA-8"):
+            if error is None:
+                error = ProtocolError(
+                    f"unexpected: {EVENTS[event]}", pdus.UNEXPECTED_PDU
+                )
+            self.error = self.error or error
+            source, reason = (2, error.reason) if action == "AA-8" else (0, 0)
+            if action == "AA-7":
+                source, reason = 2, error.reason
+            self._out.append(pdus.encode(Abort(source, reason)))
+            if action == "AA-8":
+                return Abort(source, reason)
+        return None
+
+    # ---------------------------------------------------- what the user asks
+
+    def associate(self, request: AssociateRQ) -> None:
+        """Ask for an association (Evt1); the shell then opens the transport connection."""
+        self._apply("Evt1")
+        self._request = request
+
+    def transport_connected(self) -> None:
+        """Say that the transport connection is there (Evt2); the request goes out."""
+        self._apply("Evt2")
+        assert self._request is not None
+        self._out.append(pdus.encode(self._request))
+
+    def accept(self, accept: AssociateAC) -> None:
+        """Accept the association that was requested (Evt7)."""
+        self._apply("Evt7")
+        self._out.append(pdus.encode(accept))
+
+    def reject(self, reject: AssociateRJ) -> None:
+        """Reject the association that was requested (Evt8)."""
+        self._apply("Evt8")
+        self._out.append(pdus.encode(reject))
+
+    def send_data(self, buffers: list[Buffer]) -> None:
+        """Send whole P-DATA-TF PDUs, already in their encoded form (Evt9)."""
+        if self.state not in ("Sta6", "Sta8"):
+            self._apply("Evt9")
+        self._out += buffers
+
+    def release(self) -> None:
+        """Ask for the release of the association (Evt11)."""
+        self._apply("Evt11")
+        self._out.append(pdus.encode(pdus.ReleaseRQ()))
+
+    def respond_release(self) -> None:
+        """Answer the peer's request to release (Evt14)."""
+        self._apply("Evt14")
+        self._out.append(pdus.encode(pdus.ReleaseRP()))
+
+    def abort(self, source: int = 0, reason: int = 0) -> None:
+        """End the association at once (Evt15)."""
+        if self._apply("Evt15") == "AA-1":
+            self._out.append(pdus.encode(Abort(source, reason)))
+
+    def transport_closed(self) -> TransportClosed | None:
+        """Say that the transport connection is gone (Evt17)."""
+        if self.state == "Sta1":
+            return None
+        return TransportClosed() if self._apply("Evt17") == "AA-4" else None
+
+    # --------------------------------------------------------- what the shell asks
+
+    @property
+    def artim_running(self) -> bool:
+        """Whether ARTIM runs: it starts anew with each change into Sta2 or Sta13."""
+        return self.state in ("Sta2", "Sta13")
+
+    def artim_expired(self) -> None:
+        """Say that ARTIM has run out (Evt18); the state is Sta1 then, to be closed."""
+        self._apply("Evt18")
+
+    def data_to_send(self) -> list[Buffer]:
+        """Return what is to be written to the peer, and forget it."""
+        out, self._out = self._out, []
+        return out
+
+    def _apply(self, event: str) -> str:
+        action = ACTIONS.get((event, self.state))
+        if action is None:
+            raise AssociationError(f"{EVENTS[event]}: not possible in {self.state}")
+        self.state = RELEASE_COLLISION[self.role] if action == "AR-8" else NEXT[action]
+        return action

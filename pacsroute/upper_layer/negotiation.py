@@ -1,0 +1,104 @@
+"""The acceptor's answer to an association request (PS3.8 §7.1, PS3.7 Annex D)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from pacsroute import uids
+from pacsroute.errors import ProtocolError
+from pacsroute.upper_layer.pdu import (
+    INVALID_PARAMETER,
+    AssociateAC,
+    AssociateRJ,
+    AssociateRQ,
+    ContextResult,
+    RoleSelection,
+    UserInformation,
+)
+
+ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 3, 4
+
+SMALLEST_MAXIMUM_LENGTH = 8  # a PDV's six bytes and one pair of its fragment
+
+
+class AcceptedContext(NamedTuple):
+    """A presentation context that may be used.
+
+    `scu` and `scp` tell which roles the requestor of the association has in it.
+    """
+
+    id: int
+    abstract_syntax: str
+    transfer_syntax: str
+    scu: bool = True
+    scp: bool = False
+
+
+class Policy(Protocol):
+    """What an acceptor is willing to do, for each SOP class."""
+
+    def serves(self, sop_class: str) -> bool:
+        """Tell whether this side can be its SCP."""
+
+    def uses(self, sop_class: str) -> bool:
+        """Tell whether this side can be its SCU."""
+
+    def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
+        """Return one of the transfer syntaxes proposed, or None."""
+
+
+def negotiate(
+    request: AssociateRQ, policy: Policy, maximum_length: int
+) -> tuple[AssociateAC | AssociateRJ, dict[int, AcceptedContext]]:
+    """Return the answer to a request, and the contexts accepted in it by their ID.
+
+    Each context is judged by itself; none acceptable is still an A-ASSOCIATE-AC.
+
+    Raises
+    ------
+    ProtocolError
+        If the request cannot even be refused: a maximum length that holds nothing.
+    """
+    user = request.user_information
+    if user.maximum_length and user.maximum_length < SMALLEST_MAXIMUM_LENGTH:
+        raise ProtocolError(f"a maximum length of {user.maximum_length}", INVALID_PARAMETER)
+    if request.application_context != uids.APPLICATION_CONTEXT:
+        return AssociateRJ(1, 1, 2), {}
+
+    roles = {
+        role.sop_class: RoleSelection(
+            role.sop_class,
+            role.scu and policy.serves(role.sop_class),
+            role.scp and policy.uses(role.sop_class),
+        )
+        for role in user.roles
+    }
+    results, accepted = [], {}
+    for context in request.contexts:
+        sop_class = context.abstract_syntax
+        role = roles.get(sop_class) or RoleSelection(sop_class, policy.serves(sop_class), False)
+        first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
+        if not (role.scu or role.scp):
+            # The syntax of a rejected context is not significant, but it is there.
+            results.append(ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first))
+            continue
+        syntax = policy.choose(sop_class, context.transfer_syntaxes)
+        if syntax is None:
+            results.append(ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first))
+            continue
+        results.append(ContextResult(context.id, 0, syntax))
+        accepted[context.id] = AcceptedContext(context.id, sop_class, syntax, role.scu, role.scp)
+
+    answer = AssociateAC(
+        request.called_ae,
+        request.calling_ae,
+        tuple(results),
+        UserInformation(
+            maximum_length,
+            uids.IMPLEMENTATION_CLASS,
+            uids.IMPLEMENTATION_VERSION,
+            roles=tuple(roles.values()),
+        ),
+        titles=request.titles,
+    )
+    return answer, accepted
