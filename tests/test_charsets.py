@@ -72,21 +72,15 @@ WHOLE = {"ISO_IR 192": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}
 
 
 def repertoire(codec: str) -> list[str]:
+    """What a set has above 7FH, without what Python's later editions add to it."""
+    later = "\u20ac\u20af\u037a" if codec == "iso8859_7" else "\u200e\u200f"
     characters = (bytes([b]).decode(codec, "ignore") for b in range(0xA1, 0x100))
-    return (
-        [c for c in characters if c and c not in "€₯ͺ\u200e\u200f"]
-        if codec
-        in (
-            "iso8859_7",
-            "iso8859_8",
-        )
-        else [c for c in (bytes([b]).decode(codec, "ignore") for b in range(0xA1, 0x100)) if c]
-    )
+    return [c for c in characters if c and c not in later]
 
 
 EVERYTHING = (
     sorted({c for codec in SINGLE.values() for c in repertoire(codec)})
-    + list("山田太郎ソ表能―＋一丂丄김희중洪吉洞홍길동王小东张¥‾")
+    + list("山田太郎ソ表能―\uff0b一丂丄김희중洪吉洞홍길동王小东张¥‾")
     + list("AZaz 09^=\\~\r\n\t\f")
 )
 
@@ -163,9 +157,7 @@ def test_code_extensions_lose_nothing_or_refuse(text, charset, vr):
 @given(
     data=st.binary()
     | st.lists(
-        st.sampled_from(
-            [b"\x1b", b"\x1b$B", b"\x1b(J", b"\x1b$)C", b"\x5c", b"\x81", b"a", b"\xff"]
-        )
+        st.sampled_from([b"\x1b", b"\x1b$B", b"\x1b(J", b"\x1b$)C", b"\\", b"\x81", b"a"])
     ).map(b"".join),
     charset=st.lists(st.text(max_size=12) | st.sampled_from([*EXTENDED, *WHOLE, *SINGLE, ""])),
     vr=st.sampled_from([*TEXT_VRS, "CS", "??"]),
@@ -199,10 +191,10 @@ def test_5c_inside_a_character_is_no_separator():
     assert charsets.decode("癨".encode("gbk") + b"\\CT", "GBK").split("\\") == ["癨", "CT"]
     assert charsets.decode("癨".encode("gb18030"), "GB18030") == "癨"
     assert charsets.decode("ソ表能".encode("shift_jis") + b"\\x", "ISO_IR 13") == "ソ表能\\x"
-    plus = "＋".encode("euc_jp")
+    plus = "\uff0b".encode("euc_jp")
     word = bytes(b & 0x7F for b in plus)
     assert b"\\" in word
-    assert charsets.decode(b"\x1b$B" + word + b"\x1b(B\\y", ["", "ISO 2022 IR 87"]) == "＋\\y"
+    assert charsets.decode(b"\x1b$B" + word + b"\x1b(B\\y", ["", "ISO 2022 IR 87"]) == "\uff0b\\y"
 
 
 def test_g0_and_g1_are_independent():
@@ -247,7 +239,7 @@ def test_wrong_bytes_become_latin_1():
         ("\\ISO_IR 192", ("ISO_IR 192",)),
         ("ISO_IR 100\\ISO 2022 IR 87", ("ISO 2022 IR 100", "ISO 2022 IR 87")),
         ("\\ISO 2022 IR 87", ("", "ISO 2022 IR 87")),
-        ("ISO 2022 IR 6\\ISO 2022 IR 87", ("ISO 2022 IR 6", "ISO 2022 IR 87")),
+        ("ISO 2022 IR 6\\ISO 2022 IR 87", ("", "ISO 2022 IR 87")),
         (["ISO_IR 100 ", None], ("ISO_IR 100",)),
         (["iso8859", "iso2022_jp"], ("", "ISO 2022 IR 87")),
         (["UTF8"], ("ISO_IR 192",)),

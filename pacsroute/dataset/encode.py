@@ -18,8 +18,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import (
-    DicomDictionary,
     dictionary_VR,
     keyword_for_tag,
     private_dictionary_VR,
@@ -466,8 +466,9 @@ def _octets(value: Any, size: int, swap: bool) -> bytes:
         value = value.getbuffer()
     elif hasattr(value, "read"):
         start = value.tell()
-        value = value.read()[:], value.seek(start)
-        value = value[0]
+        data = value.read()
+        value.seek(start)
+        value = data
     data = value if isinstance(value, bytes) else memoryview(value).tobytes()
     return _swapped(data, size) if swap else data
 
@@ -482,7 +483,7 @@ def _swapped(data: bytes, size: int) -> bytes:
     return bytes(out)
 
 
-def _ambiguous(vr: str, tag: int, value: Any, rows: Sequence[Row], implicit: bool) -> str:
+def resolve_vr(vr: str, tag: int, value: Any, rows: Sequence[Row], implicit: bool) -> str:
     """The VR of an element that has a choice (PS3.5 §A.1, §A.2; PS3.3 C.7.6.3)."""
     if "US" not in vr:
         if tag == _PIXEL_DATA:
@@ -695,7 +696,8 @@ class _Encoder:
         specific: tuple[str, ...],
         above: tuple[Row, ...],
     ) -> tuple[bytes, bool]:
-        elements = dict(row.items())
+        # plain ints: a BaseTag compares in Python
+        elements = dict(zip(map(int, row.keys()), row.values(), strict=True))
         private, missing = self._private(row, elements)
         key = (target, specific, tuple(elements), tuple(private))
         plan = self._dataset_plans.get(key)
@@ -709,7 +711,7 @@ class _Encoder:
         parts: list[bytes] = []
         rows = (row, *above)
         for tag, before in entries:
-            element = elements[tag]  # type: ignore[index]  # a BaseTag is an int
+            element = elements[tag]
             if before:
                 parts.append(before)
             if isinstance(element, RawDataElement):
@@ -721,9 +723,11 @@ class _Encoder:
                 else:
                     element = row[tag]
             vr, value = element.VR, element.value
-            if value.__class__ is str and vr in STRING_VRS and value.isascii():
+            if vr in STRING_VRS and isinstance(value, (str, PersonName)):
                 # the most frequent case, without the calls of the general one
-                parts.append(self._framed(tag, vr, value.encode("ascii")))
+                text = str(value)
+                raw = text.encode("ascii") if text.isascii() else _string_bytes(text, vr, target)
+                parts.append(self._framed(tag, vr, raw))
                 continue
             if element.is_undefined_length and vr != "SQ" and isinstance(value, bytes):
                 parts.append(self._framed(tag, vr, value, undefined=True))
@@ -740,7 +744,7 @@ class _Encoder:
 
     def _dataset_plan(
         self,
-        elements: Mapping[Any, Any],
+        elements: dict[int, Any],
         private: Mapping[int, Any],
         target: tuple[str, ...],
         specific: tuple[str, ...],
@@ -764,16 +768,16 @@ class _Encoder:
         return _DatasetPlan(entries, before, not required - elements.keys() - self._always_tags)
 
     def _private(
-        self, row: Dataset, elements: Mapping[Any, Any]
+        self, row: Dataset, elements: dict[int, Any]
     ) -> tuple[dict[int, _Wanted | None], bool]:
         """The private elements asked for, which may be in another block of this row."""
         if self._wanted is None or not self._wanted.private:
             return {}, False
         found: dict[int, _Wanted | None] = {}
         blocks = {
-            (tag.group, str(row[tag].value).strip()): tag.element
+            (tag >> 16, str(row[tag].value).strip()): tag & 0xFFFF
             for tag in elements
-            if tag.is_private_creator
+            if Tag(tag).is_private_creator
         }
         missing = False
         for group, creator, element, nested in self._wanted.private:
@@ -794,7 +798,7 @@ class _Encoder:
         vr = element.VR or _implicit_vr(row, tag)
         how = self._how
         if len(vr) > 2:
-            vr = _ambiguous(vr, tag, value, rows, element.is_implicit_VR)
+            vr = resolve_vr(vr, tag, value, rows, element.is_implicit_VR)
         undefined = element.length == _UNDEFINED
         if vr in STRING_VRS:
             if vr in TEXT_VRS and not (value.isascii() and b"\x1b" not in value):
@@ -854,7 +858,7 @@ class _Encoder:
         if encapsulated:
             return self._framed(tag, "OB", bytes(value), undefined=True), True
         if len(vr) > 2:
-            vr = _ambiguous(vr, tag, value, rows, self._how.implicit)
+            vr = resolve_vr(vr, tag, value, rows, self._how.implicit)
         data = self._value(vr, value, target, swap=little is not self._how.little)
         return self._framed(tag, vr, data), True
 
@@ -871,7 +875,7 @@ class _Encoder:
             raise TypeError
         child = self._child(tag, inner)
         complete = True
-        parts = []
+        parts: list[bytes] = []
         item_tag = _ITEM if self._how.little else b"\xff\xfe\xe0\x00"
         for item in items:
             data, whole = child.data_set(item, target, charsets.DEFAULT, rows)

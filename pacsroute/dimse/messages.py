@@ -126,7 +126,7 @@ def fragment(
     --------
     >>> pdus = fragment(1, commands.CEchoRQ(message_id=1), None, 16384)
     >>> [len(part) for part in pdus]
-    [56]
+    [62]
     """
     command.has_data_set = data is not None
     room = (maximum_length or 0x7FFF_FFFE) - 6 & ~1

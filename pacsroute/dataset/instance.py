@@ -1,0 +1,289 @@
+"""A composite instance wherever it lives: in a file, in memory, or as it was received."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from pydicom import Dataset
+from pydicom.filereader import read_partial
+
+from pacsroute import uids
+from pacsroute.dataset import part10
+from pacsroute.dataset.encode import encode
+from pacsroute.dataset.parse import parse
+from pacsroute.dataset.spool import Spool
+from pacsroute.errors import DataSetError, Failure
+
+DEFER_SIZE = 1_048_576
+"""Values longer than this many bytes are read from a file only when they are used."""
+
+
+class Instance:
+    """A composite SOP instance.
+
+    Parameters
+    ----------
+    source : str, os.PathLike, pydicom.Dataset or bytes
+        The path of a Part 10 file, a data set, or bytes: a Part 10 file's, or a data
+        set's in the `transfer_syntax` given.
+    sop_class, sop_instance, transfer_syntax : str, optional
+        What is known of it already; with all three no file is opened to tell them.
+
+    Examples
+    --------
+    >>> from pydicom import Dataset
+    >>> ds = Dataset()
+    >>> ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    >>> Instance(ds).sop_instance
+    '1.2.3'
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Dataset | bytes | Spool,
+        *,
+        sop_class: str | None = None,
+        sop_instance: str | None = None,
+        transfer_syntax: str | None = None,
+    ) -> None:
+        if not isinstance(source, (str, os.PathLike, Dataset, bytes, Spool)):
+            raise TypeError(f"an Instance is made of a path, Dataset or bytes, not {source!r:.40}")
+        self._source = source
+        self._hints = {
+            "sop_class": sop_class,
+            "sop_instance": sop_instance,
+            "transfer_syntax": transfer_syntax,
+        }
+        self._dataset: Dataset | None = source if isinstance(source, Dataset) else None
+
+    def __repr__(self) -> str:
+        return f"Instance({self._hints['sop_instance'] or type(self._source).__name__})"
+
+    @property
+    def sop_class(self) -> str:
+        """The SOP Class UID."""
+        return self._hint("sop_class")
+
+    @property
+    def sop_instance(self) -> str:
+        """The SOP Instance UID."""
+        return self._hint("sop_instance")
+
+    @property
+    def transfer_syntax(self) -> str:
+        """The Transfer Syntax UID in which its bytes are."""
+        return self._hint("transfer_syntax")
+
+    def _hint(self, name: str) -> str:
+        if self._hints[name] is None:
+            for key, value in self._read_hints().items():
+                self._hints[key] = self._hints[key] or value
+        return self._hints[name] or ""
+
+    def _read_hints(self) -> dict[str, str]:
+        if isinstance(self._source, Dataset):
+            ds = self._source
+            meta = getattr(ds, "file_meta", None)
+            syntax = getattr(meta, "TransferSyntaxUID", None)
+            if syntax is None:
+                implicit, little = ds.original_encoding
+                syntax = (
+                    uids.EXPLICIT_VR_LITTLE_ENDIAN
+                    if implicit is None
+                    else uids.IMPLICIT_VR_LITTLE_ENDIAN
+                    if implicit
+                    else uids.EXPLICIT_VR_LITTLE_ENDIAN
+                    if little
+                    else uids.EXPLICIT_VR_BIG_ENDIAN
+                )
+            names = ("SOPClassUID", "SOPInstanceUID")
+            values = [str(ds.get(name) or "") for name in names]
+            return dict(zip(self._hints, [*values, str(syntax)], strict=True))
+        with self._file() as file:
+            meta = _file_meta(file)
+        return {
+            "sop_class": str(meta.get("MediaStorageSOPClassUID", "")),
+            "sop_instance": str(meta.get("MediaStorageSOPInstanceUID", "")),
+            "transfer_syntax": str(meta.get("TransferSyntaxUID", "")),
+        }
+
+    def _file(self) -> BinaryIO:
+        """Open the Part 10 file at its beginning."""
+        assert isinstance(self._source, (str, os.PathLike, bytes))
+        if isinstance(self._source, bytes):
+            return io.BytesIO(self._source)
+        return Path(self._source).open("rb")
+
+    def open(self) -> BinaryIO:
+        """Return a binary file to read the bytes of the data set from, without its head."""
+        if isinstance(self._source, Spool):
+            return self._source.open()
+        if isinstance(self._source, Dataset):
+            return io.BytesIO(encode(self._source, self.transfer_syntax))
+        if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
+            return io.BytesIO(self._source)
+        file = self._file()
+        _file_meta(file)
+        return file
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set, parsed when it is first asked for; large values when they are.
+
+        Raises
+        ------
+        DataSetError
+            If the bytes cannot be parsed.
+        """
+        if self._dataset is None:
+            self._dataset = self._parse()
+        return self._dataset
+
+    def _parse(self) -> Dataset:
+        return parse(self.open(), self.transfer_syntax, defer_size=DEFER_SIZE)
+
+    def _edited(self) -> bool:
+        """Tell whether the data set that was handed out differs from the bytes."""
+        if self._dataset is None or isinstance(self._source, Dataset):
+            return False
+        fresh = self._parse()
+        if fresh.keys() != self._dataset.keys():
+            return True
+        for tag in fresh.keys():
+            ours, theirs = self._dataset.get_item(tag), fresh.get_item(tag)
+            # An element never looked at is still as it was read.
+            if ours != theirs and self._dataset[tag] != fresh[tag]:
+                return True
+        return False
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        name: str | None = None,
+        duplicate: Literal["replace", "keep", "refuse"] = "replace",
+        durable: bool = True,
+    ) -> Path:
+        """Write a Part 10 file, with the bytes of the data set as they are.
+
+        It appears under its name only when it is whole. On return it is on the disk, and
+        stays there if the machine dies (PS3.10 §7).
+
+        Parameters
+        ----------
+        folder : path
+            Where it goes; made if it is not there.
+        name : str, optional
+            The name of the file; by default the SOP Instance UID and ``.dcm``.
+        duplicate : {"replace", "keep", "refuse"}
+            What to do where a file has that name: put the new one in its place, let the
+            old one be, or raise a `Failure` with 0x0111.
+        durable : bool
+            False returns before the bytes are on the disk: faster, and lost if the
+            machine dies in the next seconds.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        Failure
+            With 0x0117 if the SOP Instance UID is no UID: it never becomes a file name.
+        DataSetError
+            If `dataset` was edited, which the bytes do not show.
+        OSError
+            If the file cannot be written; nothing of it stays behind.
+        """
+        if duplicate not in ("replace", "keep", "refuse"):
+            raise ValueError(f"duplicate is 'replace', 'keep' or 'refuse', not {duplicate!r}")
+        if not uids.is_uid(self.sop_instance):
+            raise Failure(0x0117, "the SOP Instance UID is not a UID")
+        name = f"{self.sop_instance}.dcm" if name is None else name
+        if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:  # noqa: PTH119
+            raise ValueError(f"{name!r} is not the name of a file")
+        if self._edited():
+            raise DataSetError(
+                "the data set was edited, and save() writes the bytes as received: "
+                "Instance(dataset).save(folder) writes the edited one"
+            )
+        folder = Path(folder)
+        target = folder / name
+        if duplicate != "replace" and target.exists():
+            return _occupied(target, duplicate)
+        partial = f"{folder}/.{name[:80]}.{secrets.token_hex(6)}.part"
+        try:
+            moved = self._write(folder, Path(partial), durable)
+            if duplicate == "replace":
+                os.rename(partial, target)  # noqa: PTH104 - Path.rename makes a new Path
+            else:
+                try:
+                    os.link(partial, target)
+                except FileExistsError:
+                    return _occupied(target, duplicate)
+                finally:
+                    os.unlink(partial)  # noqa: PTH108
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise
+        if moved and isinstance(self._source, Spool):
+            self._source.moved(target)
+        if durable:
+            _sync_folder(folder)
+        return target
+
+    def _write(self, folder: Path, partial: Path, durable: bool) -> bool:
+        """Write the file under its temporary name; tell whether the spool became it."""
+        source = self._source
+        if isinstance(source, Spool) and source.move_to(partial, durable=durable):
+            return True
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            fd = os.open(partial, flags, 0o666)
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(partial, flags, 0o666)
+        try:
+            if isinstance(source, Spool):
+                source.copy_to(fd)
+            else:
+                head = part10.head(self.sop_class, self.sop_instance, self.transfer_syntax)
+                with os.fdopen(os.dup(fd), "wb") as file, self.open() as data:
+                    file.write(head)
+                    while piece := data.read(1 << 20):
+                        file.write(piece)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        return False
+
+
+def _file_meta(file: BinaryIO) -> Dataset:
+    """Read the File Meta Information; the file stands at the data set then."""
+    try:
+        meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
+    except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
+        raise DataSetError(f"not a Part 10 file: {type(error).__name__}") from None
+    position = 128 + 4 + 12 + int(meta.get("FileMetaInformationGroupLength", 0))
+    if "FileMetaInformationGroupLength" in meta:
+        file.seek(position)
+    return meta
+
+
+def _occupied(target: Path, duplicate: str) -> Path:
+    if duplicate == "refuse":
+        raise Failure(0x0111, "the SOP instance is there already")
+    return target
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,157 @@
+"""Requests: plain values that the dispatcher makes of messages, and tests of nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydicom import Dataset
+
+from pacsroute.dataset.instance import Instance
+
+if TYPE_CHECKING:
+    from pacsroute.app import App
+
+
+class Association(Protocol):
+    """What a request may ask of the association that it came over."""
+
+    def cancelled(self, message_id: int) -> bool:
+        """Tell whether the peer has cancelled the request, or is gone."""
+
+
+@dataclass(kw_only=True)
+class Request:
+    """What every request has.
+
+    Parameters
+    ----------
+    app : App
+        The app that answers it.
+    calling_ae, called_ae : str
+        The AE titles of the association.
+    remote_address : str
+        The peer's host.
+    user : object
+        What the authentication made of the peer's identity; None without one.
+    message_id : int
+        The peer's Message ID.
+    sop_class, sop_instance, transfer_syntax : str
+        UIDs; empty where the command has none.
+    association : object
+        The association it came over; None in a test.
+    """
+
+    command: ClassVar[str] = ""
+
+    app: App | None = None
+    calling_ae: str = ""
+    called_ae: str = ""
+    remote_address: str = ""
+    user: Any = None
+    message_id: int = 0
+    sop_class: str = ""
+    sop_instance: str = ""
+    transfer_syntax: str = ""
+    association: Association | None = field(default=None, repr=False)
+    followers: list[Callable[[], object]] | None = field(default=None, repr=False)
+    _state: SimpleNamespace | None = field(default=None, repr=False)
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A place for what hooks and handlers of this request share."""
+        if self._state is None:
+            self._state = SimpleNamespace()
+        return self._state
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the peer has sent a C-CANCEL for it, or is gone; looked up when asked."""
+        return self.association is not None and self.association.cancelled(self.message_id)
+
+    def after(self, function: Callable[..., object], *args: Any) -> None:
+        """Have a function called once the response is written.
+
+        Examples
+        --------
+        >>> request = EchoRequest()
+        >>> request.after(print, "answered")
+        >>> len(request.followers)
+        1
+        """
+        if self.followers is None:
+            self.followers = []
+        self.followers.append(lambda: function(*args))
+
+
+@dataclass(kw_only=True)
+class EchoRequest(Request):
+    """C-ECHO: is anybody there? (PS3.7 §9.1.5)"""
+
+    command: ClassVar[str] = "echo"
+
+
+@dataclass(kw_only=True)
+class StoreRequest(Request):
+    """C-STORE: keep this instance (PS3.7 §9.1.1).
+
+    Parameters
+    ----------
+    instance : Instance
+        What is to be stored.
+    move_originator_ae, move_originator_message_id : str and int, or None
+        Whose C-MOVE made the peer send it.
+
+    Examples
+    --------
+    >>> ds = Dataset()
+    >>> ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    >>> StoreRequest(instance=Instance(ds)).sop_instance
+    '1.2.3'
+    """
+
+    command: ClassVar[str] = "store"
+
+    instance: Instance
+    move_originator_ae: str | None = None
+    move_originator_message_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sop_class:
+            self.sop_class = self.instance.sop_class
+            self.sop_instance = self.instance.sop_instance
+            self.transfer_syntax = self.instance.transfer_syntax
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set, parsed when it is first asked for."""
+        return self.instance.dataset
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        name: str | None = None,
+        duplicate: Literal["replace", "keep", "refuse"] = "replace",
+        durable: bool = True,
+    ) -> Path:
+        """Write the instance to a Part 10 file as it was received; see `Instance.save`."""
+        return self.instance.save(folder, name, duplicate, durable)
+
+
+@dataclass(kw_only=True)
+class FindRequest(Request):
+    """C-FIND: what is there that matches? (PS3.7 §9.1.2)
+
+    Parameters
+    ----------
+    identifier : pydicom.Dataset
+        The keys to match and to return (PS3.4 §C.4.1.1.3).
+    """
+
+    command: ClassVar[str] = "find"
+
+    identifier: Dataset = field(default_factory=Dataset)
