@@ -1,0 +1,148 @@
+"""One dispatcher for each association: it routes messages to services and logs them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+
+from pacsroute.app import App, Outcome
+from pacsroute.dimse import commands
+from pacsroute.dimse.commands import Command, CStoreRQ
+from pacsroute.dimse.messages import Message, Sink
+from pacsroute.errors import AssociationReleased
+from pacsroute.requests import Request
+from pacsroute.services import echo, find, store
+from pacsroute.services.base import Association, Call, response
+from pacsroute.status import UNRECOGNIZED_OPERATION, Status
+
+logger = logging.getLogger("pacsroute")
+
+_SERVICES: dict[type[Command], Callable[[Call], tuple[Outcome, Request | None]]] = {
+    commands.CEchoRQ: echo.answer,
+    commands.CStoreRQ: store.answer,
+    commands.CFindRQ: find.answer,
+}
+
+
+class Memory(bytearray):
+    """A sink for data sets that are small and read at once: identifiers."""
+
+    limit = 16 * 1_048_576
+
+    def write(self, data: memoryview, /) -> None:
+        """Take a fragment, and no more than the limit of them."""
+        if len(self) + len(data) <= self.limit:
+            self += data
+
+
+def open_sink(app: App, association: Association, context_id: int, command: Command) -> Sink:
+    """Return where the data set of a message goes."""
+    if isinstance(command, CStoreRQ):
+        return store.open_spool(app, association, association.contexts[context_id], command)
+    return Memory()
+
+
+class Dispatcher:
+    """Routes the messages of one association to the handlers of an app.
+
+    Parameters
+    ----------
+    app : App
+        Whose handlers answer.
+    association : Association
+        What the messages come over, such as `pacsroute.Association.accept(…)`.
+
+    Examples
+    --------
+    ::
+
+        association = Association.accept(socket, app)
+        dispatcher = Dispatcher(app, association)
+        try:
+            while True:
+                dispatcher.receive_and_dispatch()
+        except AssociationReleased:
+            print("done")
+    """
+
+    def __init__(self, app: App, association: Association) -> None:
+        self.app = app
+        self.association = association
+
+    def run(self) -> None:
+        """Receive and dispatch until the association is released.
+
+        Raises
+        ------
+        AssociationAborted
+            If it ends otherwise.
+        """
+        try:
+            while True:
+                self.receive_and_dispatch()
+        except AssociationReleased:
+            pass
+
+    def receive_and_dispatch(self) -> None:
+        """Wait for the next message and answer it."""
+        self.dispatch(self.association.receive())
+
+    def dispatch(self, message: Message) -> None:
+        """Answer one message.
+
+        A response that nobody waits for and a C-CANCEL that comes too late are ignored.
+        """
+        command, association = message.command, self.association
+        if not isinstance(command, commands.Request):
+            logger.debug("%s ignored: %s", association.calling_ae, type(command).__name__)
+            return
+        started = time.perf_counter()
+        context = association.contexts[message.context_id]
+        service = _SERVICES.get(type(command))
+        request = None
+        if service is None:
+            outcome = Outcome(Status(UNRECOGNIZED_OPERATION))
+            association.send(context.id, response(command, outcome))
+        else:
+            outcome, request = service(Call(self.app, association, context, message))
+        if logger.isEnabledFor(logging.INFO):
+            _log(association, message, outcome.status, time.perf_counter() - started)
+        if request is not None and request.followers:
+            for function in request.followers:
+                association.defer(functools.partial(_call, function))
+
+
+def _call(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except (Exception, SystemExit):
+        logger.exception("a function of request.after failed")
+
+
+def _log(association: Association, message: Message, status: Status, seconds: float) -> None:
+    name = _NAMES.get(type(message.command), "an unknown command")
+    size = getattr(message.data, "size", None)
+    if size is None and isinstance(message.data, bytearray):
+        size = len(message.data)
+    logger.log(
+        logging.INFO if status.category in ("Success", "Cancel") else logging.WARNING,
+        "%s %s 0x%04X %s%s%s %.1f ms",
+        ascii(association.calling_ae)[1:-1],
+        name,
+        status.code,
+        status.name,
+        f" ({ascii(status.comment)[1:-1]})" if status.comment else "",
+        "" if size is None else f", {size} bytes,",
+        seconds * 1000,
+    )
+
+
+def _name(kind: type[Command]) -> str:
+    words = {"EventReport": "EVENT-REPORT"}
+    text = kind.__name__.removesuffix("RQ")
+    return f"{text[0]}-{words.get(text[1:], text[1:].upper())}"
+
+
+_NAMES = {kind: _name(kind) for kind in commands.TYPES.values() if kind.__name__.endswith("RQ")}

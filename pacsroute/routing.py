@@ -1,0 +1,267 @@
+"""Routes: which handler answers which command, SOP class and calling AE title."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pacsroute import uids
+from pacsroute.errors import SetupError
+
+Handler = Callable[[Any], Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GENERATES = frozenset({"find"})
+_BARE_FIND = frozenset(
+    uids.sop_class(name, "find") for name in ("PatientRoot", "StudyRoot")
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One handler, and what it answers.
+
+    Parameters
+    ----------
+    command : str
+        ``echo``, ``store`` or ``find``.
+    sop_class : str or None
+        Its UID; None is all that a bare decorator covers.
+    calling_ae : str or None
+        The one calling AE title it answers; None is all.
+    transfer_syntaxes : tuple of str
+        UIDs in order of preference; empty leaves it to the peer.
+    unknown : bool
+        Whether a bare store covers classes that no dictionary knows.
+    handler : callable
+        The user's function.
+    """
+
+    command: str
+    sop_class: str | None
+    calling_ae: str | None
+    transfer_syntaxes: tuple[str, ...]
+    unknown: bool
+    handler: Handler
+
+    def covers(self, sop_class: str) -> bool:
+        """Tell whether it answers for a SOP class."""
+        if self.sop_class is not None:
+            return self.sop_class == sop_class
+        if self.command == "echo":
+            return sop_class == uids.VERIFICATION
+        if self.command == "store":
+            return sop_class in uids.STORAGE or (self.unknown and uids.is_storage(sop_class))
+        return sop_class in _BARE_FIND
+
+    def __str__(self) -> str:
+        if self.sop_class is not None:
+            what = uids.name(self.sop_class)
+        else:
+            what = {
+                "echo": "Verification",
+                "store": "every storage class" + (", unknown ones too" if self.unknown else ""),
+                "find": "Patient Root and Study Root",
+            }[self.command]
+        who = f" from {self.calling_ae}" if self.calling_ae else ""
+        return f"C-{self.command.upper():<6}{what}{who} -> {self.where}"
+
+    @property
+    def where(self) -> str:
+        """The handler's name."""
+        return getattr(self.handler, "__qualname__", type(self.handler).__qualname__)
+
+
+class Router:
+    """The decorators that register handlers; what an app and its like share."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+        self._found: dict[tuple[str, str, str], Route | None] = {}
+
+    def echo(self, function: F | None = None, **options: Any) -> Any:
+        """Register what is done at a C-ECHO, which is answered in any case (PS3.4 §A).
+
+        Parameters
+        ----------
+        calling_ae : str, optional
+            Only for this calling AE title.
+
+        Raises
+        ------
+        SetupError
+            If the function cannot be such a handler; this holds for all decorators.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.echo
+        ... def verify(request): ...
+        """
+        return self._decorate("echo", function, options, ("calling_ae",))
+
+    def store(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a handler of C-STORE (PS3.4 §B).
+
+        Parameters
+        ----------
+        sop_class : str, optional
+            A UID or pydicom's keyword; without it, every storage SOP class.
+        transfer_syntaxes : list of str, optional
+            UIDs or keywords in order of preference. Without it, whatever the peer puts
+            first: the bytes are only stored.
+        calling_ae : str, optional
+            Only for this calling AE title.
+        unknown : bool
+            Whether a handler without a class takes private and unknown classes too; True
+            by default.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.store
+        ... def store(request):
+        ...     request.save("archive")
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "unknown")
+        return self._decorate("store", sop_class, options, names)
+
+    def find(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a generator that answers C-FIND (PS3.4 §C.4.1).
+
+        Parameters
+        ----------
+        sop_class : str, optional
+            ``StudyRoot``, ``PatientRoot``, ``Worklist``, a UID or pydicom's keyword;
+            without it, Patient Root and Study Root.
+        transfer_syntaxes : list of str, optional
+            UIDs or keywords in order of preference.
+        calling_ae : str, optional
+            Only for this calling AE title.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.find("StudyRoot")
+        ... def find(request):
+        ...     yield {"PatientID": "1"}
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae")
+        return self._decorate("find", sop_class, options, names)
+
+    def _decorate(
+        self, command: str, first: Any, options: dict[str, Any], names: tuple[str, ...]
+    ) -> Any:
+        for name in options:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
+                raise SetupError(f"@app.{command} has no option {name!r}; {hint}")
+        if callable(first):
+            self._add(command, first, {})
+            return first
+        if first is not None:
+            options = {"sop_class": first, **options}
+
+        def decorator(function: F) -> F:
+            self._add(command, function, options)
+            return function
+
+        return decorator
+
+    def _add(self, command: str, handler: Handler, options: dict[str, Any]) -> None:
+        _check_handler(command, handler)
+        name = options.get("sop_class")
+        syntaxes = options.get("transfer_syntaxes") or ()
+        if isinstance(syntaxes, str):
+            raise SetupError(f"@app.{command}: transfer_syntaxes is a list, not one text")
+        route = Route(
+            command,
+            None if name is None else uids.sop_class(name, command),
+            options.get("calling_ae"),
+            tuple(uids.transfer_syntax(syntax) for syntax in syntaxes),
+            options.get("unknown", True),
+            handler,
+        )
+        for other in self.routes:
+            if (other.command, other.sop_class, other.calling_ae) == (
+                route.command,
+                route.sop_class,
+                route.calling_ae,
+            ):
+                raise SetupError(
+                    f"@app.{command}: {other.where} and {route.where} are registered for the "
+                    "same; give one a sop_class or calling_ae of its own"
+                )
+        self.routes.append(route)
+        self._found.clear()
+
+    def route(self, command: str, sop_class: str, calling_ae: str) -> Route | None:
+        """Return the most specific route: by SOP class, then by calling AE title."""
+        key = (command, sop_class, calling_ae)
+        if key not in self._found:
+            found = [
+                route
+                for route in self.routes
+                if route.command == command
+                and route.calling_ae in (None, calling_ae)
+                and route.covers(sop_class)
+            ]
+            found.sort(key=lambda route: (route.sop_class is None, route.calling_ae is None))
+            if len(self._found) >= 4096:  # titles come from the wire: no end of them
+                self._found.clear()
+            self._found[key] = found[0] if found else None
+        return self._found[key]
+
+
+def _check_handler(command: str, handler: Handler) -> None:
+    name = getattr(handler, "__qualname__", repr(handler))
+    if not callable(handler):
+        raise SetupError(f"@app.{command} is put on a function, not on {handler!r:.40}")
+    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
+        raise SetupError(
+            f"@app.{command}: {name} is async; each association has a thread of its own, "
+            "so write it with def"
+        )
+    if command not in _GENERATES:
+        if inspect.isclass(handler):
+            raise SetupError(f"@app.{command}: {name} is a class; only @app.find takes one")
+        if inspect.isgeneratorfunction(handler):
+            raise SetupError(
+                f"@app.{command}: {name} has a yield, but its answer is one status: use return"
+            )
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise SetupError(
+            f"@app.{command}: {name} is called with one argument, the request; "
+            f"it is defined as {name}{signature}"
+        ) from None
+
+
+def choose_syntax(
+    route: Route, proposed: Iterable[str]
+) -> str | None:
+    """Return the transfer syntax of a context for a route, or None if none will do.
+
+    The route's own order comes first; without one, the peer's. Bytes that are only stored
+    may be in any syntax; those that are read here in one that we know. Implicit VR
+    little endian is always acceptable.
+    """
+    proposed = tuple(proposed)
+    for syntax in route.transfer_syntaxes:
+        if syntax in proposed:
+            return syntax
+    if not route.transfer_syntaxes:
+        for syntax in proposed:
+            if route.command == "store" or syntax in uids.ENCODABLE:
+                return syntax
+    implicit = uids.IMPLICIT_VR_LITTLE_ENDIAN
+    return implicit if implicit in proposed else None

@@ -1,0 +1,91 @@
+"""C-FIND: queries, answer by answer (PS3.4 §C.4.1 and §K, PS3.7 §9.1.2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from pacsroute import uids
+from pacsroute.app import Answer, Outcome, failed
+from pacsroute.dataset.encode import RowEncoder
+from pacsroute.dataset.parse import identifier as parse_identifier
+from pacsroute.dimse.commands import CFindRQ
+from pacsroute.errors import AssociationError, DataSetError
+from pacsroute.requests import FindRequest, Request
+from pacsroute.services.base import Call, response
+from pacsroute.status import (
+    CANCEL,
+    IDENTIFIER_MISMATCH,
+    PENDING,
+    PENDING_WARNING,
+    SOP_CLASS_NOT_SUPPORTED,
+    UNABLE_TO_PROCESS,
+    Status,
+)
+
+logger = logging.getLogger("pacsroute")
+
+_CANCEL_LOOKS = 16  # one look for a C-CANCEL in so many answers that follow at once
+
+
+def answer(call: Call) -> tuple[Outcome, Request | None]:
+    """Answer a C-FIND with all its responses; return how it went."""
+    command, data = call.message.command, call.message.data
+    assert isinstance(command, CFindRQ)
+    sop_class = uids.trim(command.affected_sop_class) or call.context.abstract_syntax
+    request = None
+    abstract = call.context.abstract_syntax
+    if call.app.route("find", abstract, call.association.calling_ae) is None:
+        outcome = Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
+    elif not data:
+        outcome = Outcome(Status(IDENTIFIER_MISMATCH, "there is no identifier"))
+    else:
+        try:
+            identifier = parse_identifier(bytes(data), call.context.transfer_syntax)  # type: ignore[call-overload]
+        except DataSetError as error:
+            logger.warning("C-FIND from %s: %s", call.association.calling_ae, error)
+            outcome = Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))
+        else:
+            request = FindRequest(sop_class=sop_class, identifier=identifier, **call.values())
+            outcome = _send_answers(call, request)
+    call.association.send(call.context.id, response(command, outcome))
+    return outcome, request
+
+
+def _send_answers(call: Call, request: FindRequest) -> Outcome:
+    """Send a Pending for each answer; return what the final response is to say."""
+    app, association, context = call.app, call.association, call.context
+    always = {}
+    if context.abstract_syntax in uids.QUERY_RETRIEVE_FIND:
+        always["RetrieveAETitle"] = app.ae_title
+        level = request.identifier.get("QueryRetrieveLevel")
+        if level:
+            always["QueryRetrieveLevel"] = level
+    encoder = RowEncoder(
+        context.transfer_syntax, request.identifier, always=always, charset=app.charset
+    )
+    complete = response(call.message.command, Outcome(Status(PENDING)))
+    partial = response(call.message.command, Outcome(Status(PENDING_WARNING)))
+    route = app.find_route(request, context.abstract_syntax)
+    answers: Iterator[Answer] = app.handle(request, route)
+    count = 0
+    try:
+        for row, outcome, supported in answers:
+            if row is None:
+                return outcome
+            if count % _CANCEL_LOOKS == 0 and association.cancelled(request.message_id):
+                ended = association.ended()
+                if ended is not None:
+                    raise ended
+                return Outcome(Status(CANCEL))
+            count += 1
+            data, whole = encoder.encode(row)
+            pending = complete if whole and supported else partial
+            association.send(context.id, pending, data, more=True)
+    except AssociationError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a row that cannot be encoded
+        return failed(request, error, UNABLE_TO_PROCESS)
+    finally:
+        answers.close()  # type: ignore[attr-defined]
+    return Outcome(Status(CANCEL))
