@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 
 from pacsroute import uids
@@ -25,7 +26,7 @@ from pacsroute.status import (
 
 logger = logging.getLogger("pacsroute")
 
-_CANCEL_LOOKS = 16  # one look for a C-CANCEL in so many answers that follow at once
+_LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow at once
 
 
 def answer(call: Call) -> tuple[Outcome, Request | None]:
@@ -68,17 +69,19 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
     partial = response(call.message.command, Outcome(Status(PENDING_WARNING)))
     route = app.find_route(request, context.abstract_syntax)
     answers: Iterator[Answer] = app.handle(request, route)
-    count = 0
+    looked = 0.0
     try:
         for row, outcome, supported in answers:
             if row is None:
                 return outcome
-            if count % _CANCEL_LOOKS == 0 and association.cancelled(request.message_id):
-                ended = association.ended()
-                if ended is not None:
-                    raise ended
-                return Outcome(Status(CANCEL))
-            count += 1
+            now = time.monotonic()
+            if now - looked > _LOOK_EVERY:
+                looked = now
+                if association.cancelled(request.message_id):
+                    ended = association.ended()
+                    if ended is not None:
+                        raise ended
+                    return Outcome(Status(CANCEL))
             data, whole = encoder.encode(row)
             pending = complete if whole and supported else partial
             association.send(context.id, pending, data, more=True)

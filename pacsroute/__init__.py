@@ -1,0 +1,44 @@
+"""Flask for DICOM: a decorator-routed micro-framework for the server side of medical imaging."""
+
+from pacsroute import matching
+from pacsroute.app import App
+from pacsroute.dataset.instance import Instance
+from pacsroute.dispatcher import Dispatcher
+from pacsroute.errors import (
+    AssociationAborted,
+    AssociationError,
+    AssociationRejected,
+    AssociationReleased,
+    DataSetError,
+    Failure,
+    PacsrouteError,
+    ProtocolError,
+    SetupError,
+)
+from pacsroute.net.association import Association
+from pacsroute.net.server import Server
+from pacsroute.requests import EchoRequest, FindRequest, Request, StoreRequest
+from pacsroute.status import Status
+
+__all__ = [
+    "App",
+    "Association",
+    "AssociationAborted",
+    "AssociationError",
+    "AssociationRejected",
+    "AssociationReleased",
+    "DataSetError",
+    "Dispatcher",
+    "EchoRequest",
+    "Failure",
+    "FindRequest",
+    "Instance",
+    "PacsrouteError",
+    "ProtocolError",
+    "Request",
+    "Server",
+    "SetupError",
+    "Status",
+    "StoreRequest",
+    "matching",
+]

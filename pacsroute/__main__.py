@@ -1,0 +1,5 @@
+"""``python -m pacsroute``."""
+
+from pacsroute.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""Finds the app that a command line names, as Flask does."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import click
+
+from pacsroute.app import App
+from pacsroute.errors import SetupError
+
+
+def load(spec: str | None) -> App:
+    """Return the app that a text names.
+
+    Parameters
+    ----------
+    spec : str or None
+        ``module:app``, ``path/to/file.py``, with or without ``:name``, dotted names, and
+        factories as ``module:create_app()``. None is ``app.py`` in the current folder.
+
+    Raises
+    ------
+    click.ClickException
+        If there is none; the message says what was looked for. A mistake inside the
+        user's own file shows the user's traceback.
+    """
+    if spec is None:
+        if not Path("app.py").is_file():
+            raise click.UsageError(
+                "which app? Say module:app or path/to/file.py, set PACSROUTE_APP, "
+                "or have an app.py in this folder"
+            )
+        spec = "app.py"
+    source, separator, name = spec.partition(":")
+    if len(source) == 1 and separator and name[:1] in "\\/":  # C:\folder\file.py
+        rest, separator, name = name.partition(":")
+        source = f"{source}:{rest}"
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module = _import(source)
+    return _resolve(module, name, spec) if name else _only_app(module, source)
+
+
+def _import(source: str) -> ModuleType:
+    path = Path(source)
+    is_path = source.endswith(".py") or "/" in source or "\\" in source
+    if is_path and not path.is_file():
+        raise click.ClickException(f"there is no file {source!r}")
+    try:
+        if not is_path:
+            return importlib.import_module(source)
+        sys.path.insert(0, str(path.parent.resolve()))
+        found = importlib.util.spec_from_file_location(path.stem, path)
+        if found is None or found.loader is None:
+            raise click.ClickException(f"{source!r} is not a Python file")
+        module = importlib.util.module_from_spec(found)
+        sys.modules[path.stem] = module
+        found.loader.exec_module(module)
+        return module
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not is_path and (source == missing or source.startswith(missing + ".")):
+            raise click.ClickException(
+                f"there is no module {missing!r}, neither here nor installed"
+            ) from None
+        _show(error, source)
+    except click.ClickException:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's file does
+        _show(error, source)
+    raise click.ClickException(f"{source!r} could not be loaded: see its traceback above")
+
+
+def _show(error: BaseException, source: str) -> None:
+    """Print a mistake in the user's own file, from that file on."""
+    if isinstance(error, SetupError):
+        where = _users_frames(error.__traceback__)[-1:] or [""]
+        raise click.ClickException(f"{source}: {error}{where[0]}")
+    if isinstance(error, ValueError) and str(error) == "Empty module name":
+        raise click.ClickException(f"{source!r} is not the name of a module")
+    frames = error.__traceback__
+    while frames is not None and _is_ours(frames):
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames)
+
+
+def _users_frames(frames: TracebackType | None) -> list[str]:
+    found = []
+    while frames is not None:
+        if not _is_ours(frames):
+            found.append(f" ({frames.tb_frame.f_code.co_filename}:{frames.tb_lineno})")
+        frames = frames.tb_next
+    return found
+
+
+def _is_ours(frame: TracebackType) -> bool:
+    name = frame.tb_frame.f_code.co_filename
+    package = str(Path(__file__).parent.parent)
+    return name.startswith(package) or "importlib" in name
+
+
+def _resolve(module: ModuleType, name: str, spec: str) -> App:
+    factory = name.endswith("()")
+    target: Any = module
+    for part in name.removesuffix("()").split("."):
+        if not hasattr(target, part):
+            raise click.ClickException(f"{spec!r}: {module.__name__} has no {part!r}")
+        target = getattr(target, part)
+    if factory:
+        if not callable(target):
+            raise click.ClickException(f"{spec!r}: {name[:-2]} cannot be called")
+        try:
+            target = target()
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            _show(error, spec)
+            raise click.ClickException(f"{spec!r} raised: see its traceback above") from None
+    if not isinstance(target, App):
+        hint = f"; is it a factory? Then say {spec}()" if callable(target) and not factory else ""
+        raise click.ClickException(f"{spec!r} is {type(target).__name__}, not an App{hint}")
+    return target
+
+
+def _only_app(module: ModuleType, source: str) -> App:
+    for name in ("app", "application"):
+        if isinstance(getattr(module, name, None), App):
+            return getattr(module, name)  # type: ignore[no-any-return]
+    apps = {name: value for name, value in vars(module).items() if isinstance(value, App)}
+    if len({id(app) for app in apps.values()}) == 1:
+        return next(iter(apps.values()))
+    if apps:
+        raise click.ClickException(f"{source!r} has several apps: say {source}:{next(iter(apps))}")
+    if callable(getattr(module, "create_app", None)):
+        return _resolve(module, "create_app()", f"{source}:create_app()")
+    raise click.ClickException(f"there is no App in {source!r}")

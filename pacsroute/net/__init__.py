@@ -1,0 +1,1 @@
+"""Sockets, threads and deadlines: the only place that has them."""

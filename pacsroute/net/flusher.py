@@ -1,0 +1,62 @@
+"""The one helper thread of a process: it sends answers that wait for a slow generator."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+TICK = 0.02
+"""Seconds between rounds while an answer may be waiting; none waits longer than two."""
+
+
+class Waiting(Protocol):
+    """Something with answers that wait."""
+
+    def flush_waiting(self) -> None:
+        """Send what waits, without blocking."""
+
+
+class Flusher:
+    """Sends what associations hold back, soon after.
+
+    An association adds itself when it begins to hold answers back, and removes itself
+    when a final response has gone. The thread begins with the first, and sleeps while
+    there is none.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._waiting: set[Waiting] = set()
+        self._started = False
+        self._asleep = False
+
+    def add(self, waiting: Waiting) -> None:
+        """Have the association's answers sent from now on."""
+        with self._condition:
+            self._waiting.add(waiting)
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="pacsroute-flusher", daemon=True).start()
+            elif self._asleep:
+                self._condition.notify()
+
+    def remove(self, waiting: Waiting) -> None:
+        """Leave the association alone again."""
+        with self._condition:
+            self._waiting.discard(waiting)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._waiting:
+                    self._asleep = True
+                    self._condition.wait()
+                self._asleep = False
+                waiting = list(self._waiting)
+            for association in waiting:
+                association.flush_waiting()
+            time.sleep(TICK)
+
+
+flusher = Flusher()

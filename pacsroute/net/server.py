@@ -1,0 +1,260 @@
+"""The server: a thread for each association, and an accept loop that waits for no peer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType, TracebackType
+from typing import Any
+
+from pacsroute.app import App
+from pacsroute.dispatcher import Dispatcher
+from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
+from pacsroute.net.association import ARTIM, IDLE_TIMEOUT, NETWORK_TIMEOUT, Association
+from pacsroute.upper_layer.pdu import AssociateRJ
+
+logger = logging.getLogger("pacsroute")
+
+MAX_ASSOCIATIONS = 500
+GRACE = 10.0
+_AFTER_THREADS = 4
+_REFUSALS = 50  # peers that are being told of the limit at the same time
+
+
+class Server:
+    """A DICOM server for one app, which listens from when it is made.
+
+    Parameters
+    ----------
+    app : App
+        Whose handlers answer.
+    host, port : str and int
+        Where it listens; port 0 is a free one.
+    max_associations : int
+        How many are served at once; more are rejected as transient (PS3.8 §9.3.4).
+    grace : float
+        Seconds that running associations have when the server stops; then A-ABORT.
+    artim, idle_timeout, network_timeout : float
+        Seconds: for the association request, without a message, and without a byte in
+        the middle of one.
+
+    Raises
+    ------
+    OSError
+        If it cannot listen there.
+
+    Examples
+    --------
+    >>> with Server(App(), port=0) as server:
+    ...     server.port > 0
+    True
+    """
+
+    def __init__(
+        self,
+        app: App,
+        host: str = "127.0.0.1",
+        port: int = 11112,
+        *,
+        max_associations: int = MAX_ASSOCIATIONS,
+        grace: float = GRACE,
+        artim: float = ARTIM,
+        idle_timeout: float = IDLE_TIMEOUT,
+        network_timeout: float = NETWORK_TIMEOUT,
+    ) -> None:
+        self.app = app
+        self._max_associations = max_associations
+        self._grace = grace
+        self._timeouts = {
+            "artim": artim,
+            "idle_timeout": idle_timeout,
+            "network_timeout": network_timeout,
+        }
+        self._listener = _listen(host, port)
+        self.host, self.port = self._listener.getsockname()[:2]
+        self._threads: dict[threading.Thread, Association] = {}
+        self._lock = threading.Lock()
+        self._served = 0
+        self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._accepting: threading.Thread | None = None
+        self._running = contextlib.ExitStack()
+        self._after: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to accept associations, in the app's lifespan."""
+        try:
+            self._running.enter_context(self.app.running())
+        except BaseException:
+            self._listener.close()
+            raise
+        self._after = ThreadPoolExecutor(_AFTER_THREADS, "pacsroute-after")
+        self._accepting = threading.Thread(target=self._accept, name="pacsroute-accept", daemon=True)
+        self._accepting.start()
+
+    def stop(self) -> None:
+        """Stop: no new associations, a grace period for the running ones, then A-ABORT.
+
+        Functions that `request.after` has waiting are run to their end, and the app's
+        lifespan ends last.
+        """
+        self._stop.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accept
+        self._listener.close()
+        if self._accepting is not None:
+            self._accepting.join()
+        with self._lock:
+            count = len(self._threads)
+        if count:
+            logger.info("stopping: %d associations have %g s to finish", count, self._grace)
+        deadline = time.monotonic() + self._grace
+        while self._alive() and time.monotonic() < deadline and not self._hurry.wait(0.05):
+            pass
+        left = self._alive()
+        for association in left.values():
+            association.stop()
+        deadline = time.monotonic() + 2
+        for thread in left:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        stuck = self._alive()
+        if stuck:
+            logger.warning("stopped with %d handlers that do not end", len(stuck))
+        if self._after is not None:
+            self._after.shutdown(wait=True)
+        self._running.close()
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; a second one cuts the grace period short."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in signals}
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self._stop.is_set():
+                self._hurry.set()
+            self._stop.set()
+
+        for number in signals:
+            signal.signal(number, on_signal)
+        try:
+            with self:
+                self._stop.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _alive(self) -> dict[threading.Thread, Association]:
+        with self._lock:
+            return dict(self._threads)
+
+    def _accept(self) -> None:
+        while not self._stop.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except OSError as error:
+                if self._stop.is_set():
+                    return
+                # Out of descriptors, or a peer that gave up already: wait, and go on.
+                logger.error("accept failed: %s", error.strerror)
+                self._stop.wait(0.1)
+                continue
+            with self._lock:
+                waiting = len(self._threads)
+            if waiting >= self._max_associations + _REFUSALS:
+                sock.close()
+                continue
+            self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        try:
+            association = Association(sock, self.app, defer=self._defer, **self._timeouts)
+            thread = threading.Thread(target=self._serve, args=(association,), daemon=True)
+            with self._lock:
+                self._threads[thread] = association
+            thread.start()
+        except (OSError, RuntimeError) as error:  # the peer has gone; no more threads
+            logger.error("no thread for an association: %s", error)
+            sock.close()
+            with self._lock:
+                self._threads = {t: a for t, a in self._threads.items() if t.is_alive()}
+
+    def _defer(self, function: Any) -> None:
+        assert self._after is not None
+        self._after.submit(function)
+
+    def _serve(self, association: Association) -> None:
+        started = time.monotonic()
+        counted = False
+        try:
+            with self._lock:
+                refusal = None
+                if self._served >= self._max_associations:
+                    refusal = AssociateRJ(2, 3, 2)  # transient: local limit exceeded
+                else:
+                    counted = True
+                    self._served += 1
+            association.negotiate(refusal)
+            logger.info(
+                "%s associated from %s as %s, %d presentation contexts accepted",
+                ascii(association.calling_ae)[1:-1],
+                association.remote_address,
+                ascii(association.called_ae)[1:-1],
+                len(association.contexts),
+            )
+            Dispatcher(self.app, association).run()
+            logger.info(
+                "%s released after %.1f s",
+                ascii(association.calling_ae)[1:-1],
+                time.monotonic() - started,
+            )
+        except AssociationRejected as error:
+            logger.warning("%s: %s", association.remote_address, error)
+        except AssociationAborted as error:
+            logger.warning(
+                "%s (%s): the association ended: %s",
+                ascii(association.calling_ae)[1:-1] or "a peer",
+                association.remote_address,
+                ascii(str(error))[1:-1],
+            )
+        except AssociationError as error:
+            logger.warning("%s: %s", association.remote_address, error)
+        except Exception:
+            logger.exception("an association failed")
+            with contextlib.suppress(Exception):
+                association.abort(2)
+        finally:
+            association.close()
+            with self._lock:
+                if counted:
+                    self._served -= 1
+                self._threads.pop(threading.current_thread(), None)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
