@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.errors import Failure, SetupError
-from pacsroute.requests import EchoRequest, FindRequest, Request
+from pacsroute.requests import FindRequest, Request
 from pacsroute.routing import Route, Router, choose_syntax
 from pacsroute.status import (
     PENDING,
@@ -103,7 +103,9 @@ class App(Router):
         self.state = SimpleNamespace()
         self._lifespans: list[Callable[[App], Iterator[None]]] = []
 
-    def lifespan(self, function: Callable[[App], Iterator[None]]) -> Callable[[App], Iterator[None]]:
+    def lifespan(
+        self, function: Callable[[App], Iterator[None]]
+    ) -> Callable[[App], Iterator[None]]:
         """Register what is made before the first association and put away after the last.
 
         Parameters
@@ -276,9 +278,7 @@ def final_status(result: object) -> Status:
     elif isinstance(result, int) and not isinstance(result, bool):
         status = Status(result)
     else:
-        raise TypeError(
-            f"a handler returns None, an int or a Status, not {type(result).__name__}"
-        )
+        raise TypeError(f"a handler returns None, an int or a Status, not {type(result).__name__}")
     if status.category in ("Unknown", "Pending"):
         raise ValueError(f"0x{status.code:04X} is no final status")
     return status
@@ -294,7 +294,9 @@ def failed(request: Request, error: BaseException, code: int) -> Outcome:
     if isinstance(error, OSError) and request.command == "store":
         code = 0xA700
     logger.error(
-        "C-%s from %s: the handler failed", request.command.upper(), request.calling_ae,
+        "C-%s from %s: the handler failed",
+        request.command.upper(),
+        request.calling_ae,
         exc_info=error,
     )
     # The text of an exception may hold patient data; the name of its type does not.
@@ -330,5 +332,3 @@ def _close(*things: object) -> None:
                 close()
             except (Exception, SystemExit):
                 logger.exception("closing the answers of a handler failed")
-
-

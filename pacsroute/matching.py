@@ -1,8 +1,7 @@
 r"""Matching of C-FIND keys, on rows in Python and in SQL, with the same answers (PS3.4 §C.2.2.2).
 
-`matches` tests one row; `where` turns the same identifier into the WHERE clause of an SQLite
-query, with every value from the wire in a bound parameter; `stored` gives the text that a matched
-column has to hold for the two to agree:
+`matches` tests one row. `where` turns the same identifier into the condition of an SQLite query,
+every value from the wire a bound parameter. `stored` is what a matched column has to hold:
 
 >>> import sqlite3
 >>> from pydicom import Dataset
@@ -21,27 +20,27 @@ column has to hold for the two to agree:
 >>> matching.matches(key, {"PatientName": name, "StudyDate": date})
 True
 
-A database that keeps values as they came can be matched as well, at the price of a function call
-for each row: ``connection.create_function("stored", 2, matching.stored, deterministic=True)``, and
-``"stored('PatientName', study.name)"`` as the column; SQLite can have an index on that, too.
+A database that keeps its values as they came can be matched too, with a function call for each
+row: ``connection.create_function("stored", 2, matching.stored, deterministic=True)``, and
+``"stored('PatientName', name)"`` for the column; SQLite can even have an index on that.
 
 What the standard leaves open is decided so:
 
 - A key that is empty or only ``*`` matches everything. ``A\B`` matches either, whatever the VR.
-- A value that is not of its VR, such as a date with letters in it, is an unknown value, which is
-  to say an empty one. A *key* that is not of its VR is a `DataSetError`.
-- Person names are compared by Unicode's case folding, on composed characters; accents count.
-  Spaces around a component and trailing ``^`` and ``=`` do not, so ``DOE^*`` finds ``Doe`` too.
-  A key is tried on the whole name and on its leading component groups; an empty group in a key,
-  as in ``=山田*``, stands for any.
-- Times and date-times as keys mean all of what they leave out: ``10`` is the hour from 10:00 to
+- A value that is not of its VR, such as a date with letters in it, is unknown, which is to say
+  empty. A *key* that is not of its VR is a `DataSetError`.
+- Names are compared by Unicode case folding, on composed characters; accents count. Spaces around
+  a component and trailing ``^`` and ``=`` do not, and ``DOE^*`` finds ``Doe`` too. A key is
+  tried on the whole name and on its leading component groups; an empty group in a key, as in
+  ``=山田*``, stands for any.
+- Times and date-times mean, as keys, all of what they leave out: ``10`` is the hour from 10:00 to
   10:59:59.999999, and ``-11`` ends with 11:59:59.999999. As values they mean the first moment.
-- Date-times are compared in UTC. One without an offset is taken as UTC: right when neither side
-  has one, off by the zone when only one has. ``20240101-0500`` is a date-time with an offset, not a
-  range, since -1200 to +1400 are offsets; ``2023-2024`` is a range.
-- IS, DS and binary numbers are compared as numbers. Other binary VRs are never conditions.
-- Date and time are two keys, not combined; ``""`` is no key for empty values: both take extended
-  negotiation.
+- Date-times are compared in UTC. One without an offset is taken as UTC: right where neither side
+  has one, off by the zone where one side has. ``20240101-0500`` has an offset, since those from
+  -0000 to -1459 are; ``2023-2024`` is a range.
+- IS, DS and binary numbers are compared as numbers. Bulk data are never conditions.
+- Date and time are two keys, not combined, and ``""`` is no key for empty values: both take
+  extended negotiation.
 """
 
 from __future__ import annotations
@@ -49,48 +48,52 @@ from __future__ import annotations
 import re
 import unicodedata
 from calendar import monthrange
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, time, timedelta, timezone
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple, TypeAlias
 
-from pydicom import DataElement, Dataset
+from pydicom import Dataset
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.valuerep import PersonName
 
 from pacsroute.errors import DataSetError
 
+__all__ = ["Columns", "Where", "matches", "stored", "where"]
+
+Row: TypeAlias = "Mapping[str, Any] | Dataset"
 Columns: TypeAlias = "Mapping[str, str | Columns]"
-"""The SQL expression of each keyword; for a sequence, those of its items."""
 
-_IGNORED = frozenset(
-    {"SpecificCharacterSet", "QueryRetrieveLevel", "TimezoneOffsetFromUTC", "RetrieveAETitle"}
-)
-_WILDCARDS = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
-_NARRATIVE = frozenset({"LT", "ST", "UT"})
-_NUMBERS = frozenset("AT DS FD FL IS SL SS SV UL US UV".split())
+_IGNORED = {"SpecificCharacterSet", "QueryRetrieveLevel", "TimezoneOffsetFromUTC"}
+_IGNORED |= {"RetrieveAETitle"}
+_WILDCARDS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
+_NARRATIVE = {"LT", "ST", "UT"}
+_NUMBERS = {"AT", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"}
 _MATCHED = _WILDCARDS | _NUMBERS | {"AS", "DA", "DT", "TM", "UI"}
-# Of VRs without character sets the bytes are read here: pydicom refuses "*" in an IS, and warns
-# with the value, which may be the patient's.
-_ASCII = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
+# The bytes of these are read here: pydicom refuses "*" in an IS, and warns of a wrong date with
+# its value, which may be the patient's.
+_ASCII = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
+# SQLite would end at a NUL, and cannot bind a surrogate.
+_UNBINDABLE = re.compile("[\0\ud800-\udfff]")
+_MISFITS = (ValueError, ArithmeticError, TypeError)
 
-_DA = r"\d{4}\.?(?:0[1-9]|1[0-2])\.?(?:0[1-9]|[12]\d|3[01])"
-_TM = r"(?:[01]\d|2[0-4])(?::?[0-5]\d(?::?(?:[0-5]\d|60)(?:\.\d{1,6})?)?)?"
-_DT = (
-    r"\d{4}(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])"
-    r"(?:[0-5]\d(?:(?:[0-5]\d|60)(?:\.\d{1,6})?)?)?)?)?)?(?:[+-](?:0\d|1[0-4])[0-5]\d)?"
-)
-_MOMENT = {vr: re.compile(form, re.A) for vr, form in (("DA", _DA), ("TM", _TM), ("DT", _DT))}
-_RANGE = {
-    vr: re.compile(f"({form.pattern})? *- *({form.pattern})?", re.A)
-    for vr, form in _MOMENT.items()
+_MONTH, _DAY, _HOUR = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-4])"
+_FORMS = {
+    "DA": rf"\d{{4}}\.?{_MONTH}\.?{_DAY}",
+    "TM": rf"{_HOUR}(?::?[0-5]\d(?::?(?:[0-5]\d|60)(?:\.\d{{1,6}})?)?)?",
+    "DT": rf"\d{{4}}(?:{_MONTH}(?:{_DAY}(?:{_HOUR}(?:[0-5]\d(?:[0-5]\d(?:\.\d{{1,6}})?)?)?)?)?)?"
+    r"(?:[+-](?:0\d|1[0-4])[0-5]\d)?",
 }
+_MOMENT = {vr: re.compile(form, re.ASCII) for vr, form in _FORMS.items()}
+_RANGE = {vr: re.compile(f"({form})? *- *({form})?", re.ASCII) for vr, form in _FORMS.items()}
 
 
 class Where(NamedTuple):
-    """A condition to put behind ``WHERE``, and the values of its ``?``."""
+    """A condition to put behind ``WHERE``, and the values of its question marks."""
 
     sql: str
     parameters: tuple[str | int | float, ...]
@@ -108,20 +111,18 @@ class _Test(NamedTuple):
         return bool(self.operands[0] <= value <= self.operands[-1])
 
 
-def matches(
-    identifier: Dataset, row: Mapping[str, Any] | Dataset, *, empty_matches: bool = True
-) -> bool:
+def matches(identifier: Dataset, row: Row, *, empty_matches: bool = True) -> bool:
     r"""Tell whether a row is what the keys of an identifier ask for (PS3.4 §C.2.2.2).
 
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The keys. Those that the row does not have at all are not conditions: the standard's
-        optional keys that are not supported.
+        The keys. Those that the row does not have at all are not conditions: they are the
+        standard's optional keys without support.
     row : mapping or pydicom.Dataset
         The values by keyword: text as in DICOM, numbers, dates, times, None for an empty one;
-        a list where any of its values may match; a list of rows for a sequence, of which one
-        item has to match all keys of the sequence's item.
+        a list where any of its values may match; for a sequence a list of rows, of which one
+        has to match all keys of the sequence's item.
     empty_matches : bool
         Whether an empty value matches every key, as in Query/Retrieve, or only a universal one,
         as in worklists (PS3.4 §K.2.2.1.1.1).
@@ -139,17 +140,13 @@ def matches(
     True
     """
     for keyword, key in _keys(identifier, row):
-        value = _read(row, keyword) if isinstance(row, Dataset) else row[keyword]
+        value = _value(row, keyword)
         if _vr(keyword) == "SQ":
             items = [value] if isinstance(value, Mapping | Dataset) else value or ()
             found = [matches(k, i, empty_matches=empty_matches) for k in key for i in items]
-            # An item of which no key is a condition matches a sequence without items, too.
-            empty = empty_matches or any(not any(_conditions(item)) for item in key)
         else:
-            values = _values(keyword, value)
-            found = [test.passes(v) for test in key for v in values]
-            empty = empty_matches
-        if not (any(found) if found else empty):
+            found = [test.passes(v) for test in key for v in _values(keyword, value)]
+        if not (any(found) if found else empty_matches):
             return False
     return True
 
@@ -161,31 +158,30 @@ def where(
     multiple: Collection[str] = (),
     empty_matches: bool = True,
 ) -> Where:
-    r"""Turn an identifier into an SQLite condition with the answers of `matches`.
+    r"""Turn an identifier into an SQLite condition that answers as `matches` does.
 
-    Single values, lists of UIDs and ranges become ``=``, ``IN`` and ``BETWEEN``, and a wildcard
-    ``GLOB``, all of which an index of the column serves. A column that may hold several values
-    holds them joined by backslashes, and is split for each row.
+    Single values, lists of UIDs and ranges become ``=``, ``IN`` and ``BETWEEN``, wildcards
+    ``GLOB``: all of them conditions that an index of the column can serve. A column that may
+    hold several values holds them joined by backslashes, and is taken apart for each row.
 
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The keys. Those that have no column are not conditions.
+        The keys. Those without a column are not conditions.
     columns : mapping
-        An SQL expression by keyword, written by the programmer and used as it is; its value has
-        to be the one that `stored` gives. For a sequence, such a mapping for its items' keys,
-        of a query that joins one row for each item.
+        An SQL expression by keyword, written by the programmer and used as it is, for a value
+        in the form that `stored` gives. For a sequence, such a mapping for its items' keys, in
+        a query that joins a row for each item.
     multiple : collection of str
-        Keywords of columns that may hold several values although the dictionary allows one.
-        Those with another value multiplicity, such as ModalitiesInStudy, need no mention.
+        Keywords of which the column may hold several values although the dictionary allows one.
+        Those that have another value multiplicity, as ModalitiesInStudy has, need no mention.
     empty_matches : bool
-        As in `matches`. NULL and ``''`` are the empty values.
+        As for `matches`. NULL and ``''`` are the empty values.
 
     Raises
     ------
     DataSetError
-        For a key that cannot be a value of its attribute, and for a column that has no such
-        keyword in the dictionary.
+        For a key that cannot be a value of its attribute, and for columns that cannot be right.
 
     Examples
     --------
@@ -193,53 +189,50 @@ def where(
     >>> key.StudyDate = "20240101-20240131"
     >>> where(key, {"StudyDate": "study.date"}, empty_matches=False)
     Where(sql='(study.date BETWEEN ? AND ?)', parameters=('20240101', '20240131'))
-    >>> where(key, {"StudyTime": "study.time"})
+    >>> where(key, {"PatientID": "study.patient_id"})
     Where(sql='1 = 1', parameters=())
     """
     for keyword, column in columns.items():
-        if (_vr(keyword) == "SQ") != isinstance(column, Mapping):
-            raise DataSetError(f"{keyword}: a sequence has a mapping of columns, others have one")
-    conditions = []
+        if isinstance(column, str) == (_vr(keyword) == "SQ"):
+            raise DataSetError(f"{keyword}: a sequence has a mapping of columns, others a column")
+    conditions: list[str] = []
     parameters: list[Any] = []
     for keyword, key in _keys(identifier, columns):
         column = columns[keyword]
         if isinstance(column, str):
             split = keyword in multiple or dictionary_VM(keyword) != "1"
-            sql, values = _condition(column, key, split, empty_matches)
-            conditions.append(f"({sql})")
-            parameters += values
+            alternatives = [_condition(column, key, split, empty_matches)]
         else:
-            items = [
-                where(item, column, multiple=multiple, empty_matches=empty_matches) for item in key
-            ]
-            conditions.append("(" + " OR ".join(f"({item.sql})" for item in items) + ")")
-            parameters += [value for item in items for value in item.parameters]
+            options: dict[str, Any] = {"multiple": multiple, "empty_matches": empty_matches}
+            alternatives = [where(item, column, **options) for item in key]
+        conditions.append(f"({' OR '.join(sql for sql, _ in alternatives)})")
+        parameters += [value for _, values in alternatives for value in values]
     return Where(" AND ".join(conditions) or "1 = 1", tuple(parameters))
 
 
 def stored(keyword: str, value: object) -> str | int | float | None:
-    r"""Give a value the form in which a column is matched; users call it as they insert.
+    r"""Give a value the form in which a column is matched: to be called at insertion.
 
-    Text loses its padding, and a name its case: keep a name as it came in a column of its own.
-    Dates, times and date-times become ``YYYYMMDD``, ``HHMMSS`` and ``YYYYMMDDHHMMSS`` in UTC,
-    with a fraction if it is not zero. Several values are joined by backslashes.
+    Text loses its padding, and a name its case: keep the name as it came in a column of its own.
+    Dates, times and date-times become ``YYYYMMDD``, ``HHMMSS`` and, in UTC, ``YYYYMMDDHHMMSS``,
+    with a fraction where there is one. Several values are joined by backslashes.
 
     Parameters
     ----------
     keyword : str
         The attribute.
     value : object
-        Anything that `matches` takes as a value, or the Dataset that has it.
+        Anything that `matches` takes for it in a row, or the pydicom Dataset that has it.
 
     Returns
     -------
     str, int, float or None
-        A number for an attribute that is one, None for what is empty or not of the VR.
+        A number for an attribute that is one, None for what is empty or not of its VR.
 
     Raises
     ------
     DataSetError
-        For a keyword that is unknown, of a sequence or of binary data.
+        For a keyword that is unknown, of a sequence or of bulk data.
 
     Examples
     --------
@@ -249,39 +242,196 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     ('CT\\MR', 7)
     """
     if _vr(keyword) not in _MATCHED:
-        raise DataSetError(f"{keyword}: not an attribute that a column can be matched by")
-    values = _values(keyword, _read(value, keyword) if isinstance(value, Dataset) else value)
+        raise DataSetError(f"{keyword}: a sequence or bulk data, which no column is matched by")
+    values = _values(keyword, _value(value, keyword) if isinstance(value, Dataset) else value)
     if len(values) == 1 and dictionary_VM(keyword) == "1":
-        return values[0]
+        return values[0]  # type: ignore[no-any-return]
     return "\\".join(map(str, values)) or None
 
 
 def _condition(
-    column: str, tests: Sequence[_Test], split: bool, empty_matches: bool
+    column: str, tests: list[_Test], split: bool, empty_matches: bool
 ) -> tuple[str, list[Any]]:
     operand = "json_each.value" if split else column
-    # SQLite limits the depth of an expression to 1,000: a long list of UIDs has to be one IN.
+    # One IN for all, since SQLite limits how deeply an expression may be nested.
     equal = [test.operands[0] for test in tests if test.operator == "="]
     others = [test for test in tests if test.operator != "="]
-    terms = [f"{operand} IN ({', '.join('?' * len(equal))})"] if len(equal) > 1 else []
-    terms += [f"{operand} = ?"] if len(equal) == 1 else []
+    terms = [f"{operand} = ?"] if len(equal) == 1 else []
+    terms += [f"{operand} IN ({', '.join('?' * len(equal))})"] if len(equal) > 1 else []
     terms += [f"{operand} {t.operator} {' AND '.join('?' * len(t.operands))}" for t in others]
     terms += [f"{operand} IS NULL", f"{operand} = ''"] if empty_matches else []
     sql = " OR ".join(terms)
-    parameters = equal + [operand for test in others for operand in test.operands]
+    parameters = equal + [value for test in others for value in test.operands]
     if split:
-        # A backslash is \\ in JSON: with "," instead of it, the string is the items of an array.
+        # JSON writes a backslash as \\; with "," in its place the string is an array's inside.
         array = rf"""'[' || replace(json_quote(CAST({column} AS TEXT)), '\\', '","') || ']'"""
         sql = f"EXISTS (SELECT 1 FROM json_each({array}) WHERE {sql})"
-        parameters = [str(parameter) for parameter in parameters]
+        parameters = [str(value) for value in parameters]
     return sql, parameters
 
 
-def _keys(identifier: Dataset, supported: Any) -> Iterator[tuple[str, Sequence[Any]]]:
+def _keys(identifier: Dataset, supported: Any = None) -> Iterator[tuple[str, list[Any]]]:
     """The keys that are conditions: tests of which one has to pass, or items of a sequence."""
-    for keyword, key in _conditions(identifier):
-        if keyword in supported:
-            yield keyword, key
+    for tag in sorted(identifier.keys()):
+        keyword = keyword_for_tag(tag)
+        if (
+            not keyword
+            or keyword in _IGNORED
+            or (supported is not None and keyword not in supported)
+        ):
+            continue
+        vr = _vr(keyword)
+        if vr == "SQ":
+            items = list(_read(identifier, keyword) or ())
+            if items and all(any(True for _ in _keys(item)) for item in items):
+                yield keyword, items
+        elif vr in _MATCHED and (tests := _tests(keyword, vr, _read(identifier, keyword))):
+            yield keyword, tests
+
+
+def _tests(keyword: str, vr: str, value: object) -> list[_Test]:
+    """The tests of which one has to pass; none for a universal key."""
+    tests: list[_Test] = []
+    for part in _split(vr, value):
+        if isinstance(part, str) and not part.strip("*"):
+            return []
+        try:
+            alternatives = _alternatives(vr, part)
+        except _MISFITS:
+            # Without the cause, which quotes the value.
+            raise DataSetError(f"{keyword}: the key is not one of VR {vr}") from None
+        if not alternatives:
+            return []
+        tests += alternatives
+    return tests
+
+
+def _alternatives(vr: str, part: Any) -> list[_Test]:
+    if vr in _MOMENT:
+        first = last = _moment_text(vr, part)
+        if not _MOMENT[vr].fullmatch(first):
+            limits = _RANGE[vr].fullmatch(first)
+            first, last = limits.groups("") if limits else ("", "")
+            if not (first or last):
+                raise ValueError
+        # Every moment lies between "0" and "~", so that a range with an open end is a range.
+        low = _moment(vr, first) if first else "0"
+        high = _moment(vr, last, latest=True) if last else "~"
+        return [_Test("=", (low,)) if low == high else _Test("BETWEEN", (low, high))]
+    value = _canonical(vr, part)
+    if vr not in _WILDCARDS:
+        return [_Test("=", (value,))]
+    texts = [re.sub(r"\*+", "*", value)]
+    if vr == "PN":
+        texts = ["=".join(group or "*" for group in texts[0].split("="))]
+        while texts[-1].endswith("^*"):
+            texts.append(texts[-1][:-2])
+        texts += [f"{text}=*" for text in texts if not text.endswith("*")]
+    return [] if "*" in texts else [_text_test(text) for text in texts]
+
+
+def _text_test(text: str) -> _Test:
+    if "*" not in text and "?" not in text:
+        return _Test("=", (text,))
+    # SQLite's GLOB and fnmatch read a pattern alike, once a "[" is a class of its own.
+    return _Test("GLOB", (text.replace("[", "[[]"),))
+
+
+def _values(keyword: str, value: object) -> list[Any]:
+    """The values in canonical form, without those that are empty or not of the VR."""
+    vr, values = _vr(keyword), []
+    for part in _split(vr, value):
+        try:
+            values.append(_canonical(vr, part))
+        except _MISFITS:
+            pass
+    return [value for value in values if value != ""]
+
+
+def _split(vr: str, value: Any) -> list[Any]:
+    """The single values: text without its padding, or whatever else is in them."""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, str | PersonName):
+        text = _UNBINDABLE.sub("", str(value))
+        if vr in _NARRATIVE:
+            return [text.rstrip(" ")] if text.strip(" ") else []
+        parts = [text] if vr == "UR" else text.split("\\")
+        return [part.strip(" ") for part in parts if part.strip(" ")]
+    if isinstance(value, Iterable):
+        return [part for item in value for part in _split(vr, item)]
+    return [] if value is None else [value]
+
+
+def _canonical(vr: str, part: Any) -> Any:
+    if vr in _MOMENT:
+        return _moment(vr, _moment_text(vr, part))
+    if vr in _NUMBERS:
+        number = Decimal(str(part))
+        if abs(number) < 2**63 and number == number.to_integral_value():
+            return int(number)
+        if not isfinite(number):
+            raise ValueError
+        return float(number)
+    return _fold(str(part)) if vr == "PN" else str(part)
+
+
+def _fold(name: str) -> str:
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    groups = [[part.strip(" ") for part in group.split("^")] for group in folded.split("=")]
+    return "=".join("^".join(group).rstrip("^") for group in groups).rstrip("=")
+
+
+def _moment_text(vr: str, part: Any) -> str:
+    if isinstance(part, datetime):
+        if vr != "DT":
+            part = part.date() if vr == "DA" else part.time()
+        elif part.tzinfo:
+            part = part.astimezone(timezone.utc)
+    return re.sub("[-:T]", "", part.isoformat()) if isinstance(part, date | time) else str(part)
+
+
+def _moment(vr: str, text: str, *, latest: bool = False) -> str:
+    """The first or last moment of a date, time or date-time, in a form that sorts as text."""
+    if not _MOMENT[vr].fullmatch(text):
+        raise ValueError
+    if vr == "DA":
+        return text.replace(".", "")
+    if vr == "TM":
+        text = text.replace(":", "")
+        return f"{text}~" if latest else _trim(f"{text[:6]:0<6}{text[6:]}")
+    local, offset = re.fullmatch(r"([\d.]+)(.*)", text).groups()  # type: ignore[union-attr]
+    digits, _, fraction = local.partition(".")
+    if latest:
+        digits += "12"[len(digits) - 4 :] if len(digits) < 6 else ""
+        digits += f"{monthrange(int(digits[:4]), int(digits[4:6]))[1]}" if len(digits) < 8 else ""
+    digits += ("xxxxxxxx235959" if latest else "xxxx0101000000")[len(digits) :]
+    fraction = fraction.ljust(6, "9" if latest else "0")
+    moment = datetime.strptime(f"{digits}{fraction}{offset or '+0000'}", "%Y%m%d%H%M%S%f%z")
+    return _trim(re.sub("[-:T]", "", moment.astimezone(timezone.utc).isoformat()[:26]))
+
+
+def _trim(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _value(row: Row, keyword: str) -> Any:
+    if not isinstance(row, Dataset):
+        return row[keyword]
+    try:
+        return _read(row, keyword)
+    except DataSetError:
+        return None
+
+
+def _read(dataset: Dataset, keyword: str) -> Any:
+    element = dataset.get_item(tag_for_keyword(keyword) or 0)
+    if isinstance(element, RawDataElement) and _vr(keyword) in _ASCII:
+        return element.value
+    try:
+        return None if element is None else dataset[keyword].value
+    except Exception:
+        raise DataSetError(f"{keyword}: the value cannot be decoded") from None
 
 
 @lru_cache(maxsize=1024)

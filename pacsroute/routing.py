@@ -15,9 +15,7 @@ Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GENERATES = frozenset({"find"})
-_BARE_FIND = frozenset(
-    uids.sop_class(name, "find") for name in ("PatientRoot", "StudyRoot")
-)
+_BARE_FIND = frozenset(uids.sop_class(name, "find") for name in ("PatientRoot", "StudyRoot"))
 
 
 @dataclass(frozen=True)
@@ -246,9 +244,7 @@ def _check_handler(command: str, handler: Handler) -> None:
         ) from None
 
 
-def choose_syntax(
-    route: Route, proposed: Iterable[str]
-) -> str | None:
+def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
     """Return the transfer syntax of a context for a route, or None if none will do.
 
     The route's own order comes first; without one, the peer's. Bytes that are only stored

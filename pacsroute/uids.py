@@ -6,7 +6,7 @@ import difflib
 import re
 from functools import lru_cache
 
-from pydicom.uid import UID_dictionary
+from pydicom._uid_dict import UID_dictionary
 
 from pacsroute.errors import SetupError
 

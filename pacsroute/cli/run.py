@@ -54,9 +54,7 @@ def run(
     APP is module:app, path/to/file.py, module:create_app(), or nothing for app.py in this
     folder. Each option is also an environment variable: --port is PACSROUTE_PORT.
     """
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s"
-    )
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
     found = load(app)
     if ae_title is not None:
         try:

@@ -391,7 +391,7 @@ def encode(command: Command) -> bytes:
     >>> decode(encode(CEchoRQ(message_id=7, affected_sop_class="1.2.840.10008.1.1")))
     CEchoRQ(has_data_set=False, message_id=7, affected_sop_class='1.2.840.10008.1.1')
     """
-    parts = []
+    parts: list[bytes] = []
     pack = _ELEMENT.pack
     try:
         for name, element, to_bytes in _PLANS[type(command)][0]:

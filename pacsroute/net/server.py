@@ -106,7 +106,9 @@ class Server:
             self._listener.close()
             raise
         self._after = ThreadPoolExecutor(_AFTER_THREADS, "pacsroute-after")
-        self._accepting = threading.Thread(target=self._accept, name="pacsroute-accept", daemon=True)
+        self._accepting = threading.Thread(
+            target=self._accept, name="pacsroute-accept", daemon=True
+        )
         self._accepting.start()
 
     def stop(self) -> None:

@@ -109,7 +109,7 @@ class Connection:
     def receive_data(self, data: Buffer) -> None:
         """Take bytes that are already in hand, by copying them."""
         data = memoryview(data)
-        while len(data):
+        while data:
             room = self.get_buffer()
             count = min(len(room), len(data))
             room[:count] = data[:count]
@@ -176,15 +176,13 @@ class Connection:
             self.error = ProtocolError("the peer knows no protocol version that we know")
             self._out.append(pdus.encode(AssociateRJ(1, 2, 2)))
             self.state = "Sta13"
-        elif action == "AA-3":
-            return received
-        elif action == "AA-2" and isinstance(received, Abort) and self._request is None:
+        elif action == "AA-3" or (
+            action == "AA-2" and isinstance(received, Abort) and self._request is None
+        ):
             return received
         elif action in ("AA-1", "AA-7", "AA-8"):
             if error is None:
-                error = ProtocolError(
-                    f"unexpected: {EVENTS[event]}", pdus.UNEXPECTED_PDU
-                )
+                error = ProtocolError(f"unexpected: {EVENTS[event]}", pdus.UNEXPECTED_PDU)
             self.error = self.error or error
             source, reason = (2, error.reason) if action == "AA-8" else (0, 0)
             if action == "AA-7":

@@ -313,7 +313,9 @@ def decode(data: bytes | memoryview) -> Pdu:
     try:
         return decoder(view[6:])
     except (struct.error, IndexError):
-        raise ProtocolError(f"a PDU of type {number:02X}H is cut short", INVALID_PARAMETER) from None
+        raise ProtocolError(
+            f"a PDU of type {number:02X}H is cut short", INVALID_PARAMETER
+        ) from None
 
 
 def _items(view: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -1,0 +1,37 @@
+"""The README's code blocks and the examples do what they say."""
+
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_block(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "block.py"
+    path.write_text(block, encoding="utf-8")
+    assert "app" in runpy.run_path(str(path))
+
+
+@pytest.mark.parametrize("block", SHELL)
+def test_shell_block_is_one_line_of_valid_shell(block):
+    assert block.count("\n") == 1
+    subprocess.run(["bash", "-n", "-c", block], check=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_example_loads_and_answers(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from pacsroute import EchoRequest
+
+    app = runpy.run_path(str(path))["app"]
+    with app.serve(port=0):
+        assert app.handle(EchoRequest(app=app)).status.code == 0
