@@ -90,7 +90,7 @@ class Request:
 
 @dataclass(kw_only=True)
 class EchoRequest(Request):
-    """C-ECHO: is anybody there? (PS3.7 §9.1.5)"""
+    """C-ECHO: is anybody there? (PS3.7 §9.1.5)."""
 
     command: ClassVar[str] = "echo"
 
@@ -144,7 +144,7 @@ class StoreRequest(Request):
 
 @dataclass(kw_only=True)
 class FindRequest(Request):
-    """C-FIND: what is there that matches? (PS3.7 §9.1.2)
+    """C-FIND: what is there that matches? (PS3.7 §9.1.2).
 
     Parameters
     ----------

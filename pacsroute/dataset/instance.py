@@ -153,7 +153,7 @@ class Instance:
         fresh = self._parse()
         if fresh.keys() != self._dataset.keys():
             return True
-        for tag in fresh.keys():
+        for tag in fresh.keys():  # noqa: SIM118 - a Dataset iterates over its elements
             ours, theirs = self._dataset.get_item(tag), fresh.get_item(tag)
             # An element never looked at is still as it was read.
             if ours != theirs and self._dataset[tag] != fresh[tag]:

@@ -102,7 +102,7 @@ class Spool:
         if self._fd < 0:
             return io.BytesIO(b"".join(self._chunks))
         # Reopened by path for a file position of its own; it outlives a rename or removal.
-        file = Path(self._path).open("rb")
+        file = Path(self._path).open("rb")  # noqa: SIM115 - the caller closes it
         file.seek(len(self.head))
         return file
 

@@ -164,9 +164,9 @@ class Association:
                 return event
             self._write_out()
             if self._connection.state != "Sta2":
-                error = self._connection.error
+                why = self._connection.error
                 self._await_close()
-                raise AssociationAborted(2, message=str(error or "the peer gave up"))
+                raise AssociationAborted(2, message=str(why or "the peer gave up"))
             if not self._read_before(deadline):
                 self.close()
                 raise AssociationAborted(None, message="no association request came")
@@ -214,9 +214,9 @@ class Association:
             self._ended = AssociationReleased("the peer released the association")
             self._await_close()
         elif isinstance(event, Abort):
-            error = self._connection.error
+            why = self._connection.error
             self._write_out()
-            self._end(AssociationAborted(event.source, event.reason, str(error) if error else ""))
+            self._end(AssociationAborted(event.source, event.reason, str(why or "")))
             self._await_close()
         elif isinstance(event, TransportClosed):
             self._end(AssociationAborted(None, message="the connection was lost"))
@@ -335,8 +335,8 @@ class Association:
                 flusher.remove(self)
             self._flush()
         if not more:
-            message_id = getattr(command, "message_id_responded_to", None)
-            self._cancelled.discard(message_id)  # type: ignore[arg-type]
+            # A later request may have the same Message ID.
+            self._cancelled.discard(getattr(command, "message_id_responded_to", -1))
 
     def _flush(self) -> None:
         """Send what is held back; the lock is ours."""

@@ -23,6 +23,9 @@ DEFAULT_MAXIMUM_LENGTH = 262_144
 _FIRST_BUFFER = 16_384
 _SLACK = 65_536  # room behind a large PDU, so that one read can bring the next one's head
 
+# The actions of table 9-10 that hand the PDU on to the user.
+_INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10", "AA-3"})
+
 _RECEIVED = {1: "Evt6", 2: "Evt3", 3: "Evt4", 4: "Evt10", 5: "Evt12", 6: "Evt13", 7: "Evt16"}
 
 
@@ -167,7 +170,7 @@ class Connection:
         self, event: str, received: Pdu | None, error: ProtocolError | None
     ) -> Event | None:
         action = self._apply(event)
-        if action in ("AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10"):
+        if action in _INDICATIONS:
             return received
         if action == "AE-6":
             assert isinstance(received, AssociateRQ)
@@ -176,20 +179,14 @@ class Connection:
             self.error = ProtocolError("the peer knows no protocol version that we know")
             self._out.append(pdus.encode(AssociateRJ(1, 2, 2)))
             self.state = "Sta13"
-        elif action == "AA-3" or (
-            action == "AA-2" and isinstance(received, Abort) and self._request is None
-        ):
-            return received
         elif action in ("AA-1", "AA-7", "AA-8"):
-            if error is None:
-                error = ProtocolError(f"unexpected: {EVENTS[event]}", pdus.UNEXPECTED_PDU)
+            error = error or ProtocolError(f"unexpected: {EVENTS[event]}", pdus.UNEXPECTED_PDU)
             self.error = self.error or error
-            source, reason = (2, error.reason) if action == "AA-8" else (0, 0)
-            if action == "AA-7":
-                source, reason = 2, error.reason
-            self._out.append(pdus.encode(Abort(source, reason)))
+            # In Sta2 there is no provider yet that could speak for the association.
+            abort = Abort(0) if action == "AA-1" else Abort(2, error.reason)
+            self._out.append(pdus.encode(abort))
             if action == "AA-8":
-                return Abort(source, reason)
+                return abort
         return None
 
     # ---------------------------------------------------- what the user asks

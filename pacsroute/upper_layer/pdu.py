@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from pacsroute.errors import ProtocolError
 from pacsroute.uids import APPLICATION_CONTEXT
@@ -160,7 +160,7 @@ class Abort(NamedTuple):
     reason: int = 0
 
 
-Pdu = Union[AssociateRQ, AssociateAC, AssociateRJ, PDataTF, ReleaseRQ, ReleaseRP, Abort]
+Pdu = AssociateRQ | AssociateAC | AssociateRJ | PDataTF | ReleaseRQ | ReleaseRP | Abort
 
 
 # ---------------------------------------------------------------------------- writing
