@@ -249,9 +249,7 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     return "\\".join(map(str, values)) or None
 
 
-def _condition(
-    column: str, tests: list[_Test], split: bool, empty_matches: bool
-) -> tuple[str, list[Any]]:
+def _condition(column: str, tests: list[_Test], split: bool, empty_matches: bool) -> Where:
     operand = "json_each.value" if split else column
     # One IN for all, since SQLite limits how deeply an expression may be nested.
     equal = [test.operands[0] for test in tests if test.operator == "="]
@@ -267,7 +265,7 @@ def _condition(
         array = rf"""'[' || replace(json_quote(CAST({column} AS TEXT)), '\\', '","') || ']'"""
         sql = f"EXISTS (SELECT 1 FROM json_each({array}) WHERE {sql})"
         parameters = [str(value) for value in parameters]
-    return sql, parameters
+    return Where(sql, tuple(parameters))
 
 
 def _keys(identifier: Dataset, supported: Any = None) -> Iterator[tuple[str, list[Any]]]:
@@ -327,14 +325,15 @@ def _alternatives(vr: str, part: Any) -> list[_Test]:
         while texts[-1].endswith("^*"):
             texts.append(texts[-1][:-2])
         texts += [f"{text}=*" for text in texts if not text.endswith("*")]
-    return [] if "*" in texts else [_text_test(text) for text in texts]
-
-
-def _text_test(text: str) -> _Test:
-    if "*" not in text and "?" not in text:
-        return _Test("=", (text,))
     # SQLite's GLOB and fnmatch read a pattern alike, once a "[" is a class of its own.
-    return _Test("GLOB", (text.replace("[", "[[]"),))
+    return (
+        []
+        if "*" in texts
+        else [
+            _Test("GLOB", (text.replace("[", "[[]"),)) if {*text} & {*"*?"} else _Test("=", (text,))
+            for text in texts
+        ]
+    )
 
 
 def _values(keyword: str, value: object) -> list[Any]:
@@ -402,13 +401,14 @@ def _moment(vr: str, text: str, *, latest: bool = False) -> str:
         return f"{text}~" if latest else _trim(f"{text[:6]:0<6}{text[6:]}")
     local, offset = re.fullmatch(r"([\d.]+)(.*)", text).groups()  # type: ignore[union-attr]
     digits, _, fraction = local.partition(".")
-    if latest:
-        digits += "12"[len(digits) - 4 :] if len(digits) < 6 else ""
-        digits += f"{monthrange(int(digits[:4]), int(digits[4:6]))[1]}" if len(digits) < 8 else ""
-    digits += ("xxxxxxxx235959" if latest else "xxxx0101000000")[len(digits) :]
+    if latest and len(digits) < 8:
+        digits = f"{digits}12"[:6]
+        digits += str(monthrange(int(digits[:4]), int(digits[4:]))[1])
+    digits += ("--------235959" if latest else "----0101000000")[len(digits) :]
     fraction = fraction.ljust(6, "9" if latest else "0")
     moment = datetime.strptime(f"{digits}{fraction}{offset or '+0000'}", "%Y%m%d%H%M%S%f%z")
-    return _trim(re.sub("[-:T]", "", moment.astimezone(timezone.utc).isoformat()[:26]))
+    utc = moment.astimezone(timezone.utc).replace(tzinfo=None)
+    return _trim(re.sub("[-:T]", "", utc.isoformat(timespec="microseconds")))
 
 
 def _trim(text: str) -> str:
@@ -430,7 +430,7 @@ def _read(dataset: Dataset, keyword: str) -> Any:
         return element.value
     try:
         return None if element is None else dataset[keyword].value
-    except Exception:
+    except Exception:  # noqa: BLE001, on broken bytes pydicom raises whatever comes up
         raise DataSetError(f"{keyword}: the value cannot be decoded") from None
 
 
