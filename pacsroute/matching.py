@@ -38,7 +38,7 @@ What the standard leaves open is decided so:
 - Date-times are compared in UTC. One without an offset is taken as UTC: right where neither side
   has one, off by the zone where one side has. ``20240101-0500`` has an offset, since those from
   -0000 to -1459 are; ``2023-2024`` is a range.
-- IS, DS and binary numbers are compared as numbers. Bulk data are never conditions.
+- IS, DS and binary numbers are compared as numbers. Tags and bulk data are never conditions.
 - Date and time are two keys, not combined, and ``""`` is no key for empty values: both take
   extended negotiation.
 """
@@ -68,11 +68,16 @@ __all__ = ["Columns", "Where", "matches", "stored", "where"]
 Row: TypeAlias = "Mapping[str, Any] | Dataset"
 Columns: TypeAlias = "Mapping[str, str | Columns]"
 
-_IGNORED = {"SpecificCharacterSet", "QueryRetrieveLevel", "TimezoneOffsetFromUTC"}
-_IGNORED |= {"RetrieveAETitle"}
+_IGNORED = {
+    "",  # private, group length or unknown
+    "QueryRetrieveLevel",
+    "RetrieveAETitle",
+    "SpecificCharacterSet",
+    "TimezoneOffsetFromUTC",
+}
 _WILDCARDS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
 _NARRATIVE = {"LT", "ST", "UT"}
-_NUMBERS = {"AT", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"}
+_NUMBERS = {"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"}
 _MATCHED = _WILDCARDS | _NUMBERS | {"AS", "DA", "DT", "TM", "UI"}
 # The bytes of these are read here: pydicom refuses "*" in an IS, and warns of a wrong date with
 # its value, which may be the patient's.
@@ -232,7 +237,7 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     Raises
     ------
     DataSetError
-        For a keyword that is unknown, of a sequence or of bulk data.
+        For a keyword that is unknown, of a sequence, a tag or bulk data.
 
     Examples
     --------
@@ -242,7 +247,7 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     ('CT\\MR', 7)
     """
     if _vr(keyword) not in _MATCHED:
-        raise DataSetError(f"{keyword}: a sequence or bulk data, which no column is matched by")
+        raise DataSetError(f"{keyword}: nothing is matched by an attribute of its VR")
     values = _values(keyword, _value(value, keyword) if isinstance(value, Dataset) else value)
     if len(values) == 1 and dictionary_VM(keyword) == "1":
         return values[0]  # type: ignore[no-any-return]
@@ -272,11 +277,7 @@ def _keys(identifier: Dataset, supported: Any = None) -> Iterator[tuple[str, lis
     """The keys that are conditions: tests of which one has to pass, or items of a sequence."""
     for tag in sorted(identifier.keys()):
         keyword = keyword_for_tag(tag)
-        if (
-            not keyword
-            or keyword in _IGNORED
-            or (supported is not None and keyword not in supported)
-        ):
+        if keyword in _IGNORED or not (supported is None or keyword in supported):
             continue
         vr = _vr(keyword)
         if vr == "SQ":
@@ -325,15 +326,14 @@ def _alternatives(vr: str, part: Any) -> list[_Test]:
         while texts[-1].endswith("^*"):
             texts.append(texts[-1][:-2])
         texts += [f"{text}=*" for text in texts if not text.endswith("*")]
+    return [] if "*" in texts else [_text_test(text) for text in texts]
+
+
+def _text_test(text: str) -> _Test:
+    if not {"*", "?"} & {*text}:
+        return _Test("=", (text,))
     # SQLite's GLOB and fnmatch read a pattern alike, once a "[" is a class of its own.
-    return (
-        []
-        if "*" in texts
-        else [
-            _Test("GLOB", (text.replace("[", "[[]"),)) if {*text} & {*"*?"} else _Test("=", (text,))
-            for text in texts
-        ]
-    )
+    return _Test("GLOB", (text.replace("[", "[[]"),))
 
 
 def _values(keyword: str, value: object) -> list[Any]:

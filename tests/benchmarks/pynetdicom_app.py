@@ -1,0 +1,41 @@
+"""The same with pynetdicom, as its users write it."""
+
+import os
+import sys
+
+from pydicom import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+
+FOLDER = os.environ["BENCH_FOLDER"]
+
+
+def store(event):
+    path = f"{FOLDER}/{event.request.AffectedSOPInstanceUID}.dcm"
+    with open(path, "wb") as file:
+        file.write(event.encoded_dataset())
+    return 0
+
+
+def find(event):
+    for number in range(1000):
+        row = Dataset()
+        row.QueryRetrieveLevel = "STUDY"
+        row.PatientName = "Doe^John"
+        row.PatientID = f"ID{number:06}"
+        row.StudyInstanceUID = f"1.2.826.0.1.{number}"
+        row.StudyDate = "20240115"
+        row.StudyTime = "103000"
+        row.ModalitiesInStudy = "CT"
+        row.AccessionNumber = f"A{number}"
+        row.StudyDescription = "Thorax"
+        yield 0xFF00, row
+
+
+ae = AE("BENCH")
+ae.maximum_pdu_size = 0
+ae.supported_contexts = AllStoragePresentationContexts
+ae.add_supported_context(Verification)
+ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+handlers = [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find)]
+ae.start_server(("127.0.0.1", int(sys.argv[1])), evt_handlers=handlers)

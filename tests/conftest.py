@@ -1,0 +1,144 @@
+"""What the tests share: DCMTK's tools, a raw peer, and pydicom's test files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from pacsroute import uids
+from pacsroute.dimse import commands
+from pacsroute.dimse.messages import fragment
+from pacsroute.upper_layer import pdu
+
+TIMEOUT = 9
+
+
+class RawPeer:
+    """A requestor of an association that sends the very bytes it is told to."""
+
+    def __init__(self, port, contexts=((uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN),)):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        proposed = tuple(
+            pdu.PresentationContext(2 * i + 1, abstract, (syntax,))
+            for i, (abstract, syntax) in enumerate(contexts)
+        )
+        information = pdu.UserInformation(16_384, "1.2.3.4")
+        self.socket.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", proposed, information)))
+        self.answer = self.read_pdu()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.socket.close()
+
+    def _exactly(self, count):
+        data = bytearray()
+        while len(data) < count:
+            piece = self.socket.recv(count - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return bytes(data)
+
+    def read_pdu(self):
+        head = self._exactly(6)
+        return pdu.decode(head + self._exactly(struct.unpack(">2xI", head)[0]))
+
+    @property
+    def maximum(self):
+        return self.answer.user_information.maximum_length
+
+    def send(self, context_id, command, data=None):
+        for part in fragment(context_id, command, data, self.maximum):
+            self.socket.sendall(part)
+
+    def receive(self):
+        """Return the next message: its command and its data set."""
+        command, data = bytearray(), bytearray()
+        decoded = None
+        while True:
+            received = self.read_pdu()
+            assert isinstance(received, pdu.PDataTF), received
+            for pdv in received.pdvs:
+                if pdv.is_command:
+                    command += pdv.fragment
+                    if pdv.is_last:
+                        decoded = commands.decode(command)
+                        if not decoded.has_data_set:
+                            return decoded, None
+                else:
+                    data += pdv.fragment
+                    if pdv.is_last:
+                        return decoded, bytes(data)
+
+    def echo(self, context_id=1, message_id=1):
+        self.send(
+            context_id,
+            commands.CEchoRQ(message_id=message_id, affected_sop_class=uids.VERIFICATION),
+        )
+        return self.receive()[0].status
+
+    def store(self, data, sop_class, sop_instance, context_id=1, message_id=1):
+        command = commands.CStoreRQ(
+            message_id=message_id,
+            affected_sop_class=sop_class,
+            affected_sop_instance=sop_instance,
+        )
+        self.send(context_id, command, data)
+        return self.receive()[0]
+
+    def find(self, data, sop_class, context_id=1, message_id=1):
+        command = commands.CFindRQ(message_id=message_id, affected_sop_class=sop_class)
+        self.send(context_id, command, data)
+
+    def release(self):
+        self.socket.sendall(pdu.encode(pdu.ReleaseRQ()))
+        assert isinstance(self.read_pdu(), pdu.ReleaseRP)
+
+
+@pytest.fixture
+def raw_peer():
+    return RawPeer
+
+
+@pytest.fixture(scope="session")
+def dcmtk():
+    """Return a function that runs one of DCMTK's tools."""
+
+    def run(tool, *arguments):
+        path = shutil.which(tool)
+        if path is None:
+            if "CI" in os.environ:
+                pytest.fail(f"DCMTK's {tool} is not installed, and CI has to have it")
+            pytest.skip(f"DCMTK's {tool} is not installed")
+        return subprocess.run(
+            [path, *map(str, arguments)],
+            env={**os.environ, "TCP_NODELAY": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+
+    return run
+
+
+FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """Return a function that gives the path of one of pydicom's test files."""
+    return lambda name: FILES / name

@@ -1,0 +1,361 @@
+"""The app without a socket: set-up, routing, statuses, lifespan, and negotiation's rules."""
+
+import pytest
+from pydicom import Dataset
+
+from pacsroute import (
+    App,
+    EchoRequest,
+    Failure,
+    FindRequest,
+    Instance,
+    SetupError,
+    Status,
+    StoreRequest,
+    uids,
+)
+
+CT = uids.sop_class("CTImageStorage", "store")
+MR = uids.sop_class("MRImageStorage", "store")
+STUDY = uids.sop_class("StudyRoot", "find")
+PATIENT = uids.sop_class("PatientRoot", "find")
+JPEG = uids.transfer_syntax("JPEGBaseline8Bit")
+IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def store_request(sop_class=CT, **values):
+    instance = Instance(b"", sop_class=sop_class, sop_instance="1.2.3", transfer_syntax=EXPLICIT)
+    return StoreRequest(instance=instance, **values)
+
+
+async def _coroutine(request): ...
+
+
+async def _async_generator(request):
+    yield {}
+
+
+def _generator(request):
+    yield {}
+
+
+class _Class:
+    def __init__(self, request): ...
+
+
+@pytest.mark.parametrize(
+    ("command", "handler", "words"),
+    [
+        ("echo", _coroutine, "async"),
+        ("store", _coroutine, "async"),
+        ("find", _coroutine, "async"),
+        ("find", _async_generator, "async"),
+        ("echo", _generator, "yield"),
+        ("store", _generator, "yield"),
+        ("store", _Class, "class"),
+        ("echo", _Class, "class"),
+        ("store", lambda: None, "one argument"),
+        ("find", lambda request, more: None, "one argument"),
+    ],
+)
+def test_a_handler_that_cannot_be_one_is_a_set_up_error(command, handler, words):
+    app = App()
+    with pytest.raises(SetupError, match=words):
+        getattr(app, command)(handler)
+    assert app.routes == []
+
+
+def test_a_misspelt_option_names_the_nearest():
+    app = App()
+    with pytest.raises(SetupError, match="did you mean 'transfer_syntaxes'"):
+        app.store(transfer_syntax=[JPEG])
+    with pytest.raises(SetupError, match="did you mean 'calling_ae'"):
+        app.echo(caling_ae="A")
+    with pytest.raises(SetupError, match="no option"):
+        app.find(zzz=1)
+
+
+def test_a_misspelt_sop_class_names_the_nearest():
+    app = App()
+    with pytest.raises(SetupError, match="did you mean 'CTImageStorage'"):
+        app.store("CTImageStorag")(lambda request: None)
+    with pytest.raises(SetupError, match="did you mean 'StudyRoot'"):
+        app.find("StudyRot")(lambda request: [])
+    with pytest.raises(SetupError, match="did you mean 'JPEGBaseline8Bit'"):
+        app.store(transfer_syntaxes=["JPEGBaseline8Bi"])(lambda request: None)
+    with pytest.raises(SetupError, match="is a list"):
+        app.store(transfer_syntaxes=JPEG)(lambda request: None)
+
+
+def test_two_equal_routes_are_a_set_up_error():
+    app = App()
+    app.store(lambda request: None)
+    app.store("CTImageStorage")(lambda request: None)
+    with pytest.raises(SetupError, match="registered for the same"):
+        app.store(lambda request: None)
+    with pytest.raises(SetupError, match="registered for the same"):
+        app.store(CT)(lambda request: None)
+    app.store(CT, calling_ae="A")(lambda request: None)
+
+
+@pytest.mark.parametrize("title", ["", "   ", "A" * 17, "A\\B", "É", "A\nB"])
+def test_an_impossible_ae_title_is_a_set_up_error(title):
+    with pytest.raises(SetupError, match="AE title"):
+        App(title)
+
+
+def test_decorators_return_the_function_unchanged():
+    app = App()
+
+    def handler(request):
+        return []
+
+    assert app.find(handler) is handler
+    assert app.find("Worklist")(handler) is handler
+    assert app.store(calling_ae="A")(handler) is handler
+
+
+def test_the_most_specific_route_answers():
+    app = App()
+    for name, arguments, options in (
+        ("class and caller", ["CTImageStorage"], {"calling_ae": "A"}),
+        ("any", [], {}),
+        ("caller", [], {"calling_ae": "A"}),
+        ("class", ["CTImageStorage"], {}),
+    ):
+        app.store(*arguments, **options)(lambda request, name=name: name)
+    answered = [
+        app.route("store", sop_class, calling).handler(None)
+        for sop_class in (CT, MR)
+        for calling in ("A", "B")
+    ]
+    assert answered == ["class and caller", "class", "caller", "any"]
+
+
+def test_a_bare_find_covers_patient_and_study_root_only():
+    app = App()
+    app.find(lambda request: [])
+    assert app.route("find", STUDY, "") is app.route("find", PATIENT, "") is not None
+    assert app.route("find", uids.sop_class("Worklist", "find"), "") is None
+
+
+def test_echo_is_answered_without_a_route_and_by_one():
+    assert App().handle(EchoRequest()).status.code == 0
+    app = App()
+    app.echo(lambda request: 0x0110)
+    assert app.handle(EchoRequest(sop_class=uids.VERIFICATION)).status.code == 0x0110
+
+
+def test_a_request_without_a_route_is_not_supported():
+    assert App().handle(store_request()).status.code == 0x0122
+    answers = list(App().handle(FindRequest(sop_class=STUDY)))
+    assert [answer.outcome.status.code for answer in answers] == [0x0122]
+
+
+def _raising(error):
+    def handler(request):
+        raise error
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "code"),
+    [
+        (lambda request: None, 0),
+        (lambda request: 0, 0),
+        (lambda request: 0xB000, 0xB000),
+        (lambda request: 0xA700, 0xA700),
+        (lambda request: Status(0xC123, "no"), 0xC123),
+        (lambda request: True, 0x0110),
+        (lambda request: False, 0x0110),
+        (lambda request: "0", 0x0110),
+        (lambda request: 0x1234, 0x0110),
+        (lambda request: -1, 0x0110),
+        (lambda request: 0xFF00, 0x0110),
+        (_raising(Failure(0x0124, "not you")), 0x0124),
+        (_raising(Failure(0xB007)), 0xB007),
+        (_raising(Failure(0)), 0x0110),
+        (_raising(Failure(0x9999)), 0x0110),
+        (_raising(KeyError("DOE^JOHN")), 0x0110),
+        (_raising(SystemExit(1)), 0x0110),
+        (_raising(OSError(28, "full")), 0xA700),
+    ],
+)
+def test_what_a_store_handler_does_is_a_status(handler, code):
+    app = App()
+    app.store(handler)
+    outcome = app.handle(store_request())
+    assert outcome.status.code == code
+    assert "DOE" not in outcome.status.comment
+
+
+def test_a_failure_gives_its_comment_and_elements():
+    app = App()
+    app.store(_raising(Failure(0xA900, "PatientID is required", OffendingElement=0x00100020)))
+    outcome = app.handle(store_request())
+    assert outcome.status == Status(0xA900, "PatientID is required")
+    assert outcome.elements == {"OffendingElement": 0x00100020}
+
+
+@pytest.mark.parametrize(
+    "result", [{"PatientID": "1"}, None, "text", b"bytes", Dataset(), 5, [1], [("a", 0xFF00)]]
+)
+def test_a_find_that_returns_no_answers_fails(result):
+    app = App()
+    app.find(lambda request: result)
+    answers = list(app.handle(FindRequest(sop_class=STUDY)))
+    assert [answer.row for answer in answers] == [None]
+    assert answers[-1].outcome.status.code == 0xC000
+
+
+def test_the_answers_of_a_find():
+    app = App()
+
+    @app.find
+    def find(request):
+        yield {"PatientID": "1"}
+        yield Dataset(), 0xFF01
+        return 0xA700
+
+    answers = list(app.handle(FindRequest(sop_class=STUDY)))
+    assert [(answer.outcome.status.code, answer.complete) for answer in answers] == [
+        (0xFF00, True),
+        (0xFF01, False),
+        (0xA700, True),
+    ]
+
+
+def test_a_find_may_return_a_list_or_be_a_class():
+    app = App()
+    app.find("StudyRoot")(lambda request: [{"PatientID": "1"}] * 3)
+
+    class Find:
+        closed = False
+
+        def __init__(self, request):
+            self.request = request
+
+        def __iter__(self):
+            return iter([{"PatientID": "1"}])
+
+        def close(self):
+            Find.closed = True
+
+    app.find("PatientRoot")(Find)
+    assert len(list(app.handle(FindRequest(sop_class=STUDY)))) == 4
+    assert len(list(app.handle(FindRequest(sop_class=PATIENT)))) == 2
+    assert Find.closed
+
+
+def test_a_find_that_fails_midway_keeps_its_answers_and_is_closed():
+    app, closed = App(), []
+
+    @app.find
+    def find(request):
+        try:
+            yield {"PatientID": "1"}
+            yield {"PatientID": "2"}, 0x0000
+        finally:
+            closed.append(True)
+
+    answers = list(app.handle(FindRequest(sop_class=STUDY)))
+    assert [answer.outcome.status.code for answer in answers] == [0xFF00, 0xC000]
+    assert closed == [True]
+
+
+def test_closing_the_answers_closes_the_generator():
+    app, closed = App(), []
+
+    @app.find
+    def find(request):
+        try:
+            while True:
+                yield {"PatientID": "1"}
+        finally:
+            closed.append(True)
+
+    answers = app.handle(FindRequest(sop_class=STUDY))
+    next(answers)
+    answers.close()
+    assert closed == [True]
+
+
+def test_lifespans_are_entered_in_order_and_left_in_reverse():
+    app, seen = App(), []
+    for name in ("one", "two"):
+
+        @app.lifespan
+        def resources(app, name=name):
+            seen.append(name)
+            yield
+            seen.append(f"-{name}")
+
+    with app.running():
+        assert seen == ["one", "two"]
+    assert seen == ["one", "two", "-two", "-one"]
+
+
+def test_a_lifespan_that_is_no_generator_is_a_set_up_error():
+    with pytest.raises(SetupError, match="yield"):
+        App().lifespan(lambda app: None)
+
+
+def test_a_lifespan_that_fails_keeps_the_server_from_starting():
+    app = App()
+
+    @app.lifespan
+    def broken(app):
+        raise RuntimeError("no database")
+        yield
+
+    with pytest.raises(RuntimeError, match="no database"), app.serve(port=0):
+        pass
+
+
+def test_storing_takes_any_transfer_syntax_the_peers_first():
+    app = App()
+    app.store(lambda request: None)
+    policy = app.policy("A")
+    assert policy.choose(CT, (JPEG, IMPLICIT)) == JPEG
+    assert policy.choose(CT, ("1.2.3.999", EXPLICIT)) == "1.2.3.999"
+    assert policy.choose(CT, ()) is None
+
+
+def test_a_routes_own_transfer_syntaxes_come_first_and_implicit_is_always_acceptable():
+    app = App()
+    app.store(transfer_syntaxes=["JPEGBaseline8Bit", EXPLICIT])(lambda request: None)
+    policy = app.policy("A")
+    assert policy.choose(CT, (IMPLICIT, EXPLICIT, JPEG)) == JPEG
+    assert policy.choose(CT, (IMPLICIT, EXPLICIT)) == EXPLICIT
+    assert policy.choose(CT, ("1.2.3.999", IMPLICIT)) == IMPLICIT
+    assert policy.choose(CT, ("1.2.3.999",)) is None
+
+
+def test_identifiers_come_in_syntaxes_that_are_known():
+    app = App()
+    app.find(lambda request: [])
+    policy = app.policy("A")
+    assert policy.choose(STUDY, (JPEG, EXPLICIT)) == EXPLICIT
+    assert policy.choose(STUDY, (JPEG,)) is None
+    assert not policy.serves(CT)
+    assert policy.serves(uids.VERIFICATION)
+
+
+def test_unknown_classes_are_stored_unless_declined():
+    private = "1.3.12.2.1107.5.9.1"
+    taking, declining = App(), App()
+    taking.store(lambda request: None)
+    declining.store(unknown=False)(lambda request: None)
+    assert taking.policy("A").serves(private)
+    assert not declining.policy("A").serves(private)
+    assert declining.policy("A").serves(CT)
+    assert not taking.policy("A").serves(STUDY)
+
+
+def test_a_route_for_one_caller_is_no_route_for_another():
+    app = App()
+    app.store(calling_ae="A")(lambda request: None)
+    assert app.policy("A").serves(CT)
+    assert not app.policy("B").serves(CT)
+    assert app.handle(store_request(calling_ae="B")).status.code == 0x0122

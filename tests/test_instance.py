@@ -1,0 +1,269 @@
+"""Instances, spools and saving, without a socket."""
+
+import gc
+import stat
+import warnings
+
+import pydicom
+import pytest
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from pacsroute import DataSetError, Failure, Instance, uids
+from pacsroute.dataset import part10
+from pacsroute.dataset.spool import Spool
+
+CT = uids.sop_class("CTImageStorage", "store")
+EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def element(group, number, vr, value):
+    value += b"\0" * (len(value) % 2)
+    head = group.to_bytes(2, "little") + number.to_bytes(2, "little") + vr
+    if vr in (b"OB", b"OW"):
+        return head + bytes(2) + len(value).to_bytes(4, "little") + value
+    return head + len(value).to_bytes(2, "little") + value
+
+
+def data_set(pixels=16, name=b"DOE^JOHN"):
+    return b"".join(
+        (
+            element(8, 0x16, b"UI", CT.encode()),
+            element(8, 0x18, b"UI", b"1.2.3"),
+            element(0x10, 0x10, b"PN", name),
+            element(0x7FE0, 0x10, b"OW", bytes(pixels)),
+        )
+    )
+
+
+def spooled(data, folder, threshold=1000, uid="1.2.3"):
+    spool = Spool(part10.head(CT, uid, EXPLICIT), str(folder), threshold)
+    for start in range(0, len(data), 300):
+        spool.write(memoryview(data)[start : start + 300])
+    return Instance(spool, sop_class=CT, sop_instance=uid, transfer_syntax=EXPLICIT)
+
+
+def body(path):
+    instance = Instance(path)
+    with instance.open() as file:
+        return file.read()
+
+
+@pytest.fixture(params=[16, 5000], ids=["memory", "file"])
+def received(request, tmp_path):
+    data = data_set(request.param)
+    return spooled(data, tmp_path / "spool"), data
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_save_writes_the_bytes_as_they_came(received, tmp_path, durable):
+    instance, data = received
+    path = instance.save(tmp_path / "new" / "folder", durable=durable)
+    assert path == tmp_path / "new" / "folder" / "1.2.3.dcm"
+    assert body(path) == data
+    ds = pydicom.dcmread(path)
+    assert ds.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert (ds.file_meta.MediaStorageSOPInstanceUID, ds.PatientName) == ("1.2.3", "DOE^JOHN")
+    assert [entry.name for entry in path.parent.iterdir()] == ["1.2.3.dcm"]
+
+
+def test_saving_twice_gives_two_whole_files(received, tmp_path):
+    instance, data = received
+    one = instance.save(tmp_path / "a")
+    two = instance.save(tmp_path / "b", "other.dcm")
+    assert body(one) == body(two) == data
+    del instance
+    gc.collect()
+    assert one.is_file()
+    assert two.is_file()
+
+
+def test_saving_twice_to_one_place(received, tmp_path):
+    instance, data = received
+    assert instance.save(tmp_path / "a") == instance.save(tmp_path / "a")
+    assert body(tmp_path / "a" / "1.2.3.dcm") == data
+    assert len(list((tmp_path / "a").iterdir())) == 1
+
+
+@pytest.mark.parametrize("size", [16, 5000])
+def test_duplicates(tmp_path, size):
+    old, new = data_set(size, b"OLD"), data_set(size, b"NEW")
+    folder, spool = tmp_path / "a", tmp_path / "spool"
+    path = spooled(old, spool).save(folder)
+    assert spooled(new, spool).save(folder, duplicate="keep") == path
+    assert body(path) == old
+    with pytest.raises(Failure) as failure:
+        spooled(new, spool).save(folder, duplicate="refuse")
+    assert failure.value.status == 0x0111
+    assert body(path) == old
+    assert spooled(new, spool).save(folder) == path
+    assert body(path) == new
+    assert [entry.name for entry in folder.iterdir()] == ["1.2.3.dcm"]
+    gc.collect()
+    assert list(spool.glob("*")) == []
+
+
+@pytest.mark.parametrize("duplicate", ["keep", "refuse"])
+def test_what_is_no_duplicate_is_saved(received, tmp_path, duplicate):
+    instance, data = received
+    path = instance.save(tmp_path / "a", duplicate=duplicate)
+    del instance
+    gc.collect()
+    assert body(path) == data
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_unknown_word_for_duplicates_is_refused(received, tmp_path):
+    with pytest.raises(ValueError, match="duplicate"):
+        received[0].save(tmp_path / "a", duplicate="overwrite")
+
+
+@pytest.mark.parametrize("name", ["a/b.dcm", "../b.dcm", "/etc/b.dcm", "", ".", "..", "a\0b"])
+def test_a_name_that_leaves_the_folder_is_refused(received, tmp_path, name):
+    with pytest.raises(ValueError, match="not the name of a file"):
+        received[0].save(tmp_path / "a", name)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("uid", ["../../x", "", "1.2.x", "1..2", "1.2.", "1" * 65, "1.2\n", "١.٢"])
+def test_a_uid_that_is_none_never_becomes_a_file_name(tmp_path, uid):
+    instance = Instance(data_set(), sop_class=CT, sop_instance=uid, transfer_syntax=EXPLICIT)
+    with pytest.raises(Failure) as failure:
+        instance.save(tmp_path / "a", "safe.dcm")
+    assert failure.value.status == 0x0117
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_edited_data_set_is_not_saved_as_if_it_were_not(received, tmp_path):
+    instance, data = received
+    assert instance.dataset.PatientName == "DOE^JOHN"
+    assert body(instance.save(tmp_path / "read")) == data
+    instance.dataset.PatientName = "ROE^JANE"
+    with pytest.raises(DataSetError, match="edited"):
+        instance.save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    path = Instance(instance.dataset).save(tmp_path / "b")
+    assert pydicom.dcmread(path).PatientName == "ROE^JANE"
+
+
+@pytest.mark.parametrize("edit", ["add", "remove"])
+def test_an_element_added_or_removed_is_an_edit(received, tmp_path, edit):
+    ds = received[0].dataset
+    if edit == "add":
+        ds.PatientID = "1"
+    else:
+        del ds.PatientName
+    with pytest.raises(DataSetError, match="edited"):
+        received[0].save(tmp_path / "a")
+
+
+def test_few_bytes_stay_in_memory_and_many_go_to_a_file(tmp_path):
+    folder = tmp_path / "spool"
+    spool = Spool(b"head", str(folder), threshold=10)
+    spool.write(b"0123456789")
+    assert not folder.exists()
+    spool.write(memoryview(b"abc"))
+    (file,) = folder.iterdir()
+    assert file.read_bytes() == b"head0123456789abc"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (spool.size, spool.first(), spool.open().read()) == (
+        13,
+        b"0123456789abc",
+        b"0123456789abc",
+    )
+    del spool
+    gc.collect()
+    assert list(folder.iterdir()) == []
+
+
+def test_saving_a_spool_on_the_same_file_system_renames_it(tmp_path):
+    data = data_set(5000)
+    instance = spooled(data, tmp_path / "spool")
+    (file,) = (tmp_path / "spool").iterdir()
+    inode = file.stat().st_ino
+    (tmp_path / "a").mkdir()
+    path = instance.save(tmp_path / "a")
+    assert path.stat().st_ino == inode
+    assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert instance.dataset.PatientName == "DOE^JOHN"
+    del instance
+    gc.collect()
+    assert body(path) == data
+
+
+def test_a_spool_that_cannot_be_kept_says_so_and_goes_on(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    spool = Spool(b"", str(tmp_path / "file"), threshold=4)
+    spool.write(b"0123456789")
+    spool.write(b"0123456789")
+    assert isinstance(spool.error, OSError)
+    assert spool.size == 20
+
+
+def test_nothing_stays_behind_where_saving_fails(received, tmp_path):
+    instance, data = received
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError):
+        instance.save(tmp_path / "file" / "below")
+    # A folder in the place of the file lets everything work but the last step.
+    (tmp_path / "a" / "1.2.3.dcm" / "x").mkdir(parents=True)
+    with pytest.raises(OSError):
+        instance.save(tmp_path / "a")
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["1.2.3.dcm"]
+    with instance.open() as file:
+        assert file.read() == data
+
+
+def test_a_spool_can_be_saved_after_a_failure(received, tmp_path):
+    instance, data = received
+    (tmp_path / "a" / "1.2.3.dcm").mkdir(parents=True)
+    with pytest.raises(OSError):
+        instance.save(tmp_path / "a")
+    assert body(instance.save(tmp_path / "b")) == data
+
+
+def test_large_values_are_read_when_they_are_used(tmp_path):
+    data = data_set(3_000_000)
+    path = spooled(data, tmp_path / "spool").save(tmp_path / "a")
+    for instance in (Instance(path), spooled(data, tmp_path / "spool")):
+        raw = instance.dataset.get_item("PixelData")
+        assert raw.value is None
+        assert len(instance.dataset.PixelData) == 3_000_000
+
+
+def test_an_instance_of_a_path_dataset_or_bytes(sample, tmp_path):
+    path = sample("CT_small.dcm")
+    ds = pydicom.dcmread(path)
+    for source in (path, str(path), ds, path.read_bytes()):
+        instance = Instance(source)
+        assert instance.sop_class == CT
+        assert instance.sop_instance == ds.SOPInstanceUID
+        assert instance.transfer_syntax == EXPLICIT
+        assert instance.dataset.PatientName == ds.PatientName
+        saved = instance.save(tmp_path / "a")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert pydicom.dcmread(saved) == ds
+
+
+def test_hints_spare_opening_the_file(tmp_path):
+    instance = Instance(
+        tmp_path / "lost.dcm", sop_class=CT, sop_instance="1.2.3", transfer_syntax=EXPLICIT
+    )
+    assert (instance.sop_class, instance.sop_instance) == (CT, "1.2.3")
+    with pytest.raises(FileNotFoundError):
+        instance.dataset
+
+
+def test_what_an_instance_cannot_be_made_of():
+    for wrong in (None, 5, {"PatientID": "1"}):
+        with pytest.raises(TypeError, match="path, Dataset or bytes"):
+            Instance(wrong)
+
+
+def test_a_file_that_is_not_dicom(tmp_path):
+    (tmp_path / "x").write_bytes(b"not DICOM at all")
+    with pytest.raises(DataSetError):
+        Instance(tmp_path / "x").sop_class
+    assert Instance(Dataset()).sop_instance == ""

@@ -1,0 +1,255 @@
+"""Other people's software as peers, over real sockets: DCMTK, pynetdicom, and exact bytes."""
+
+import threading
+import time
+import warnings
+
+import pydicom
+import pytest
+from conftest import FILES
+from pydicom.errors import InvalidDicomError
+
+from pacsroute import App, Instance, uids
+
+STUDY = uids.sop_class("StudyRoot", "find")
+IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
+
+
+def composite(path):
+    """Return what a peer would say of a file, or None if it is no composite instance."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds = pydicom.dcmread(path, stop_before_pixels=True)
+            meta = ds.file_meta
+            found = ds.SOPClassUID, ds.SOPInstanceUID, meta.TransferSyntaxUID
+    except (InvalidDicomError, AttributeError, KeyError):
+        return None
+    if "FileMetaInformationGroupLength" not in meta or not all(map(uids.is_uid, found)):
+        return None
+    return tuple(map(str, found)) if uids.is_storage(found[0]) else None
+
+
+SAMPLES = {path.name: found for path in sorted(FILES.glob("*.dcm")) if (found := composite(path))}
+# Files that are cut short or have a value representation that is none: dcmdump says so too.
+BROKEN = {"MR_truncated.dcm", "rtplan_truncated.dcm", "badVR.dcm"}
+
+
+@pytest.fixture
+def archive(tmp_path):
+    app = App("ARCHIVE", spool=tmp_path / "spool")
+
+    @app.store
+    def store(request):
+        request.save(tmp_path / "archive", durable=False)
+
+    with app.serve(port=0, grace=1) as server:
+        server.folder = tmp_path / "archive"
+        yield server
+
+
+def body(path):
+    data = path.read_bytes()
+    return data[144 + int.from_bytes(data[140:144], "little") :]
+
+
+def test_there_are_samples():
+    assert len(SAMPLES) > 50
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_came_over_the_wire_is_what_is_on_the_disk(name, archive, raw_peer, sample, dcmtk):
+    sop_class, sop_instance, syntax = SAMPLES[name]
+    data = body(sample(name))
+    with raw_peer(archive.port, [(sop_class, syntax)]) as peer:
+        assert peer.answer.contexts[0].result == 0
+        response = peer.store(data, sop_class, sop_instance)
+        assert (response.status, response.error_comment) == (0, None)
+        assert response.affected_sop_class == sop_class
+        assert response.affected_sop_instance == sop_instance
+        peer.release()
+    (path,) = archive.folder.iterdir()
+    assert path.name == f"{sop_instance}.dcm"
+    assert body(path) == data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        saved, original = pydicom.dcmread(path), pydicom.dcmread(sample(name))
+        assert saved.keys() == original.keys()
+    meta = saved.file_meta
+    assert meta.MediaStorageSOPClassUID == sop_class
+    assert meta.MediaStorageSOPInstanceUID == sop_instance
+    assert meta.TransferSyntaxUID == syntax
+    assert meta.SourceApplicationEntityTitle or meta.SendingApplicationEntityTitle == "RAW"
+    dumped = dcmtk("dcmdump", "-q", path)
+    if name not in BROKEN:
+        assert dumped.returncode == 0, dumped.stdout
+
+
+def test_many_instances_over_one_association(archive, raw_peer, sample):
+    names = ["CT_small.dcm", "MR_small.dcm", "rtplan.dcm", "JPEG2000.dcm", "liver_1frame.dcm"]
+    contexts = [(SAMPLES[name][0], SAMPLES[name][2]) for name in names]
+    with raw_peer(archive.port, contexts) as peer:
+        for i, name in enumerate(names):
+            sop_class, sop_instance, _ = SAMPLES[name]
+            response = peer.store(
+                body(sample(name)), sop_class, sop_instance, 2 * i + 1, message_id=i + 7
+            )
+            assert (response.status, response.message_id_responded_to) == (0, i + 7)
+        peer.release()
+    assert len(list(archive.folder.iterdir())) == len(names)
+
+
+# ------------------------------------------------------------------------------ DCMTK
+
+
+def test_echoscu(archive, dcmtk):
+    done = dcmtk("echoscu", "-v", "--repeat", 5, "-aec", "ANY", "127.0.0.1", archive.port)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("Success") == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("CT_small.dcm", "-xe"),
+        ("MR_small_implicit.dcm", "-xi"),
+        ("MR_small_bigendian.dcm", "-xb"),
+        ("SC_rgb_jpeg_dcmtk.dcm", "-xy"),
+        ("MR_small_RLE.dcm", "-xr"),
+        ("rtplan.dcm", "-xi"),
+        ("liver_1frame.dcm", "-xe"),
+    ],
+)
+def test_storescu(name, option, archive, dcmtk, sample):
+    done = dcmtk("storescu", "-v", option, "127.0.0.1", archive.port, sample(name))
+    assert done.returncode == 0, done.stdout
+    (path,) = archive.folder.iterdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert pydicom.dcmread(path).SOPInstanceUID == SAMPLES[name][1]
+    assert dcmtk("dcmdump", "-q", path).returncode == 0
+
+
+def test_storescu_sees_a_failure(dcmtk, sample):
+    app = App()
+    app.store(lambda request: 0xA700)
+    with app.serve(port=0, grace=1) as server:
+        done = dcmtk("storescu", "-v", "127.0.0.1", server.port, sample("CT_small.dcm"))
+    assert "OutOfResources" in done.stdout.replace(" ", "").replace("-", "")
+
+
+def test_findscu(dcmtk):
+    app, asked = App("ARCHIVE"), []
+
+    @app.find
+    def find(request):
+        asked.append(request.identifier)
+        for i in range(3):
+            yield {"PatientID": f"P{i}", "PatientName": "Müller^Jürgen", "StudyDate": None}
+
+    keys = ["QueryRetrieveLevel=STUDY", "PatientID", "PatientName", "StudyDate"]
+    keys.append("SpecificCharacterSet=ISO_IR 192")
+    arguments = [argument for key in keys for argument in ("-k", key)]
+    with app.serve(port=0, grace=1) as server:
+        done = dcmtk("findscu", "-v", "-S", *arguments, "127.0.0.1", server.port)
+    assert done.returncode == 0, done.stdout
+    assert [done.stdout.count(f"[P{i}") for i in range(3)] == [1, 1, 1], done.stdout
+    assert "Müller^Jürgen" in done.stdout
+    assert done.stdout.count("ARCHIVE") >= 3
+    assert asked[0].QueryRetrieveLevel == "STUDY"
+
+
+# ------------------------------------------------------------------------------ pynetdicom
+
+
+@pytest.fixture
+def associate():
+    pynetdicom = pytest.importorskip("pynetdicom")
+    opened = []
+
+    def connect(port, *contexts):
+        entity = pynetdicom.AE("PYNETDICOM")
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 9
+        for abstract, syntaxes in contexts:
+            entity.add_requested_context(abstract, syntaxes)
+        association = entity.associate("127.0.0.1", port)
+        opened.append(association)
+        assert association.is_established
+        return association
+
+    yield connect
+    for association in opened:
+        if association.is_established:
+            association.abort()
+
+
+def test_pynetdicom_echoes_and_stores(archive, associate, sample):
+    ds = pydicom.dcmread(sample("CT_small.dcm"))
+    association = associate(
+        archive.port,
+        (uids.VERIFICATION, [IMPLICIT]),
+        (ds.SOPClassUID, [ds.file_meta.TransferSyntaxUID]),
+    )
+    assert association.send_c_echo().Status == 0
+    assert association.send_c_store(ds).Status == 0
+    association.release()
+    assert association.is_released
+    (path,) = archive.folder.iterdir()
+    assert pydicom.dcmread(path) == ds
+    assert Instance(path).dataset.PixelData == ds.PixelData
+
+
+def identifier(**keys):
+    ds = pydicom.Dataset()
+    ds.QueryRetrieveLevel = "STUDY"
+    for name, value in keys.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def test_pynetdicom_finds(associate):
+    app = App("ARCHIVE")
+
+    @app.find
+    def find(request):
+        assert request.identifier.PatientID == "P*"
+        for i in range(100):
+            yield {"PatientID": f"P{i}", "StudyDescription": "not asked for"}
+
+    with app.serve(port=0, grace=1) as server:
+        association = associate(server.port, (STUDY, [IMPLICIT]))
+        answers = list(association.send_c_find(identifier(PatientID="P*"), STUDY))
+        association.release()
+    assert [status.Status for status, _ in answers] == [0xFF00] * 100 + [0]
+    assert [ds.PatientID for _, ds in answers[:-1]] == [f"P{i}" for i in range(100)]
+    assert not any("StudyDescription" in ds for _, ds in answers[:-1])
+    assert answers[0][1].RetrieveAETitle == "ARCHIVE"
+    assert answers[0][1].QueryRetrieveLevel == "STUDY"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_pynetdicom_cancels_a_find(associate, fast):
+    app, closed, seen = App(), threading.Event(), []
+
+    @app.find
+    def find(request):
+        deadline = time.monotonic() + 8
+        try:
+            while time.monotonic() < deadline:
+                yield {"PatientID": "1"}
+                while not fast and not request.cancelled and time.monotonic() < deadline:
+                    threading.Event().wait(0.005)
+        finally:
+            seen.append(request.cancelled)
+            closed.set()
+
+    with app.serve(port=0, grace=1) as server:
+        association = associate(server.port, (STUDY, [IMPLICIT]))
+        answers = association.send_c_find(identifier(PatientID=""), STUDY, msg_id=7)
+        assert next(answers)[0].Status == 0xFF00
+        association.send_c_cancel(7, query_model=STUDY)
+        statuses = [status.Status for status, _ in answers]
+        association.release()
+    assert statuses[-1] == 0xFE00
+    assert closed.is_set()
+    assert seen == [True]
