@@ -121,7 +121,7 @@ def test_echoscu(archive, dcmtk):
     ],
 )
 def test_storescu(name, option, archive, dcmtk, sample):
-    done = dcmtk("storescu", "-v", option, "127.0.0.1", archive.port, sample(name))
+    done = dcmtk("storescu", "-v", "-R", option, "127.0.0.1", archive.port, sample(name))
     assert done.returncode == 0, done.stdout
     (path,) = archive.folder.iterdir()
     with warnings.catch_warnings():

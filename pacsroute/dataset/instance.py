@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -15,7 +16,7 @@ from pacsroute import uids
 from pacsroute.dataset import part10
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import parse
-from pacsroute.dataset.spool import Spool
+from pacsroute.dataset.spool import Spool, write_all
 from pacsroute.errors import DataSetError, Failure
 
 DEFER_SIZE = 1_048_576
@@ -204,39 +205,41 @@ class Instance:
         if not uids.is_uid(self.sop_instance):
             raise Failure(0x0117, "the SOP Instance UID is not a UID")
         name = f"{self.sop_instance}.dcm" if name is None else name
-        if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:  # noqa: PTH119
+        if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
             raise ValueError(f"{name!r} is not the name of a file")
         if self._edited():
             raise DataSetError(
                 "the data set was edited, and save() writes the bytes as received: "
                 "Instance(dataset).save(folder) writes the edited one"
             )
-        folder = Path(folder)
-        target = folder / name
-        if duplicate != "replace" and target.exists():
+        # Plain text for paths: making a Path of each costs as much as writing the file.
+        place = os.fspath(folder)
+        target = os.path.join(place, name)
+        if duplicate != "replace" and os.path.exists(target):
             return _occupied(target, duplicate)
-        partial = f"{folder}/.{name[:80]}.{secrets.token_hex(6)}.part"
+        partial = os.path.join(place, f".{name[:80]}.{secrets.token_hex(6)}.part")
         try:
-            moved = self._write(folder, Path(partial), durable)
+            moved = self._write(place, partial, durable)
             if duplicate == "replace":
-                os.rename(partial, target)  # noqa: PTH104 - Path.rename makes a new Path
+                os.rename(partial, target)
             else:
                 try:
                     os.link(partial, target)
                 except FileExistsError:
                     return _occupied(target, duplicate)
                 finally:
-                    os.unlink(partial)  # noqa: PTH108
+                    os.unlink(partial)
         except OSError:
-            Path(partial).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
             raise
         if moved and isinstance(self._source, Spool):
             self._source.moved(target)
         if durable:
-            _sync_folder(folder)
-        return target
+            _sync_folder(place)
+        return Path(target)
 
-    def _write(self, folder: Path, partial: Path, durable: bool) -> bool:
+    def _write(self, folder: str, partial: str, durable: bool) -> bool:
         """Write the file under its temporary name; tell whether the spool became it."""
         source = self._source
         if isinstance(source, Spool) and source.move_to(partial, durable=durable):
@@ -245,17 +248,16 @@ class Instance:
         try:
             fd = os.open(partial, flags, 0o666)
         except FileNotFoundError:
-            folder.mkdir(parents=True, exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
             fd = os.open(partial, flags, 0o666)
         try:
             if isinstance(source, Spool):
                 source.copy_to(fd)
             else:
-                head = part10.head(self.sop_class, self.sop_instance, self.transfer_syntax)
-                with os.fdopen(os.dup(fd), "wb") as file, self.open() as data:
-                    file.write(head)
+                write_all(fd, part10.head(self.sop_class, self.sop_instance, self.transfer_syntax))
+                with self.open() as data:
                     while piece := data.read(1 << 20):
-                        file.write(piece)
+                        write_all(fd, piece)
             if durable:
                 os.fsync(fd)
         finally:
@@ -275,13 +277,13 @@ def _file_meta(file: BinaryIO) -> Dataset:
     return meta
 
 
-def _occupied(target: Path, duplicate: str) -> Path:
+def _occupied(target: str, duplicate: str) -> Path:
     if duplicate == "refuse":
         raise Failure(0x0111, "the SOP instance is there already")
-    return target
+    return Path(target)
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

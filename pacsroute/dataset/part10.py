@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from pacsroute import uids
 
@@ -10,6 +11,7 @@ _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sHI")
 
 
+@lru_cache(maxsize=1024)  # SOP classes, syntaxes and titles are the same again and again
 def _element(number: int, vr: bytes, value: bytes) -> bytes:
     if len(value) & 1:
         value += b"\0" if vr == b"UI" else b" "

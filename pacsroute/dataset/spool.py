@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tempfile
 import weakref
-from pathlib import Path
 from typing import BinaryIO
 
 THRESHOLD = 262_144
 """How many bytes of one data set are held in memory, before they go to a file."""
+
+
+_IOV_MAX = 512
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -23,7 +26,8 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 def _remove(fd: int, path: str) -> None:
     os.close(fd)
-    Path(path).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 class Spool:
@@ -82,7 +86,7 @@ class Spool:
     def _to_file(self) -> None:
         try:
             if self._folder is not None:
-                Path(self._folder).mkdir(parents=True, exist_ok=True)
+                os.makedirs(self._folder, exist_ok=True)
             fd, path = tempfile.mkstemp(".part", ".pacsroute-", self._folder)
             self._fd, self._path = fd, path
             self._cleanup = weakref.finalize(self, _remove, fd, path)
@@ -102,14 +106,18 @@ class Spool:
         if self._fd < 0:
             return io.BytesIO(b"".join(self._chunks))
         # Reopened by path for a file position of its own; it outlives a rename or removal.
-        file = Path(self._path).open("rb")  # noqa: SIM115 - the caller closes it
+        file = open(self._path, "rb")  # noqa: SIM115 - the caller closes it
         file.seek(len(self.head))
         return file
 
     def copy_to(self, fd: int) -> None:
         """Write the Part 10 file to an open one."""
         if self._fd < 0:
-            write_all(fd, b"".join((self.head, *self._chunks)))
+            pieces = [self.head, *self._chunks]
+            whole = len(self.head) + self.size
+            written = os.writev(fd, pieces[:_IOV_MAX])
+            if written < whole:
+                write_all(fd, memoryview(b"".join(pieces))[written:])
             return
         position, end = 0, len(self.head) + self.size
         while position < end:
@@ -117,7 +125,7 @@ class Spool:
             write_all(fd, data)
             position += len(data)
 
-    def move_to(self, path: Path, *, durable: bool) -> bool:
+    def move_to(self, path: str, *, durable: bool) -> bool:
         """Rename the temporary file; return False where there is none or it is elsewhere.
 
         The spool goes on with the file under its new name.
@@ -127,26 +135,23 @@ class Spool:
         if durable:
             os.fsync(self._fd)
         try:
-            os.rename(self._path, path)  # noqa: PTH104 - Path.rename makes a new Path
+            os.rename(self._path, path)
         except OSError:
             return False  # another file system: copied instead, which tells what is wrong
         # mkstemp's mode is for secrets; a saved file has the one that the umask gives.
-        os.fchmod(self._fd, 0o666 & ~_umask())
-        self._path = str(path)
+        os.fchmod(self._fd, 0o666 & ~_UMASK)
+        self._path = path
         return True
 
-    def moved(self, path: Path) -> None:
+    def moved(self, path: str) -> None:
         """Say that the temporary file has its final name, and is to stay."""
-        self._path = str(path)
+        self._path = path
         if self._cleanup is not None:
             self._cleanup.detach()
             weakref.finalize(self, os.close, self._fd)
             self._cleanup = None
 
 
-def _umask() -> int:
-    return _UMASK
-
-
+# Read once: os.umask changes it for all threads while it tells.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)

@@ -36,7 +36,7 @@ def data_set(size, instance):
 
 
 def instance_uid(number):
-    return b"1.2.826.0.1.3680043.%08d" % number
+    return b"1.2.826.0.1.3680043.1%08d" % number
 
 
 class Echo:
