@@ -3,6 +3,7 @@
 import gc
 import stat
 import warnings
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -12,6 +13,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pacsroute import DataSetError, Failure, Instance, uids
 from pacsroute.dataset import part10
 from pacsroute.dataset.spool import Spool
+
+# Until Instance._parse closes the file that it opens: see the test of that name below.
 
 CT = uids.sop_class("CTImageStorage", "store")
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -167,11 +170,9 @@ def test_few_bytes_stay_in_memory_and_many_go_to_a_file(tmp_path):
     (file,) = folder.iterdir()
     assert file.read_bytes() == b"head0123456789abc"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert (spool.size, spool.first(), spool.open().read()) == (
-        13,
-        b"0123456789abc",
-        b"0123456789abc",
-    )
+    with spool.open() as opened:
+        assert opened.read() == spool.first() == b"0123456789abc"
+    assert spool.size == 13
     del spool
     gc.collect()
     assert list(folder.iterdir()) == []
@@ -203,7 +204,7 @@ def test_a_spool_that_cannot_be_kept_says_so_and_goes_on(tmp_path):
 
 
 def test_nothing_stays_behind_where_saving_fails(received, tmp_path):
-    instance, data = received
+    instance, _ = received
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError):
         instance.save(tmp_path / "file" / "below")
@@ -212,8 +213,31 @@ def test_nothing_stays_behind_where_saving_fails(received, tmp_path):
     with pytest.raises(OSError):
         instance.save(tmp_path / "a")
     assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["1.2.3.dcm"]
+
+
+def test_a_spooled_instance_can_be_read_after_a_failed_save(tmp_path):
+    data = data_set(5000)
+    instance = spooled(data, tmp_path / "spool")
+    (tmp_path / "a" / "1.2.3.dcm").mkdir(parents=True)
+    with pytest.raises(OSError):
+        instance.save(tmp_path / "a")
     with instance.open() as file:
         assert file.read() == data
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc here")
+def test_a_parsed_instance_holds_no_file_open(sample):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    instance = Instance(sample("CT_small.dcm"))
+    assert instance.dataset.PatientName
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_large_values_are_found_after_the_spool_was_saved(tmp_path):
+    instance = spooled(data_set(3_000_000), tmp_path / "spool")
+    ds = instance.dataset
+    instance.save(tmp_path / "a")
+    assert len(ds.PixelData) == 3_000_000
 
 
 def test_a_spool_can_be_saved_after_a_failure(received, tmp_path):

@@ -149,7 +149,7 @@ def questions(draw):
     return keyword, wanted, value
 
 
-@settings(max_examples=60000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(questions(), st.booleans())
 def test_python_and_sql_agree(question, empty_matches):
     keyword, wanted, value = question
@@ -169,7 +169,7 @@ def test_python_and_sql_agree(question, empty_matches):
     assert outcome(in_sql, identifier, row, multiple=multiple, **options) == expected
 
 
-@settings(max_examples=30000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(questions(), st.booleans())
 def test_python_and_sql_agree_on_plain_columns(question, empty_matches):
     keyword, wanted, value = question
@@ -192,7 +192,7 @@ ITEM = {
 }
 
 
-@settings(max_examples=20000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.fixed_dictionaries({}, optional=ITEM), max_size=2),
     st.fixed_dictionaries(ITEM) | st.none(),

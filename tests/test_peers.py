@@ -9,7 +9,7 @@ import pytest
 from conftest import FILES
 from pydicom.errors import InvalidDicomError
 
-from pacsroute import App, Instance, uids
+from pacsroute import App, uids
 
 STUDY = uids.sop_class("StudyRoot", "find")
 IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
@@ -31,8 +31,8 @@ def composite(path):
 
 
 SAMPLES = {path.name: found for path in sorted(FILES.glob("*.dcm")) if (found := composite(path))}
-# Files that are cut short or have a value representation that is none: dcmdump says so too.
-BROKEN = {"MR_truncated.dcm", "rtplan_truncated.dcm", "badVR.dcm"}
+# Files that are cut short or not in the transfer syntax they name: dcmdump fails for them too.
+BROKEN = {"MR_truncated.dcm", "rtplan_truncated.dcm", "SC_rgb_jpeg.dcm"}
 
 
 @pytest.fixture
@@ -79,10 +79,9 @@ def test_what_came_over_the_wire_is_what_is_on_the_disk(name, archive, raw_peer,
     assert meta.MediaStorageSOPClassUID == sop_class
     assert meta.MediaStorageSOPInstanceUID == sop_instance
     assert meta.TransferSyntaxUID == syntax
-    assert meta.SourceApplicationEntityTitle or meta.SendingApplicationEntityTitle == "RAW"
+    assert meta.SendingApplicationEntityTitle == "RAW"
     dumped = dcmtk("dcmdump", "-q", path)
-    if name not in BROKEN:
-        assert dumped.returncode == 0, dumped.stdout
+    assert (dumped.returncode == 0) == (name not in BROKEN), dumped.stdout
 
 
 def test_many_instances_over_one_association(archive, raw_peer, sample):
@@ -196,7 +195,6 @@ def test_pynetdicom_echoes_and_stores(archive, associate, sample):
     assert association.is_released
     (path,) = archive.folder.iterdir()
     assert pydicom.dcmread(path) == ds
-    assert Instance(path).dataset.PixelData == ds.PixelData
 
 
 def identifier(**keys):

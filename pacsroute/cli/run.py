@@ -70,8 +70,8 @@ def run(
         click.echo(f"  {route}")
     if not any(route.command == "echo" for route in found.routes):
         click.echo("  C-ECHO   Verification")
-    click.echo(f"listening on {server.host}:{server.port}, Ctrl-C stops")
-    server.run()
+    where = f"listening on {server.host}:{server.port}, Ctrl-C stops"
+    server.run(ready=lambda: click.echo(where))
     click.echo("stopped")
 
 

@@ -9,6 +9,7 @@ is ever lost and none raises. Error messages name keywords and types, never valu
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 import struct
 import zlib
@@ -411,9 +412,12 @@ def _decimal_string(value: Any) -> str:
     if not isinstance(value, Decimal):
         value = float(value)
     text = str(value)
-    if len(text) <= 16 and value - value == 0:
-        return text
-    return format_number_as_ds(value)
+    if len(text) > 16 or not math.isfinite(value):
+        text = format_number_as_ds(value)
+    if not math.isfinite(float(text)):
+        # the largest numbers, rounded up beyond what a reader can hold
+        raise ValueError
+    return text
 
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
@@ -427,13 +431,15 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
 
 
 def _string_bytes(text: str, vr: str, target: tuple[str, ...]) -> bytes:
-    if vr in TEXT_VRS or target == charsets.DEFAULT:
+    if vr in TEXT_VRS:
         return charsets.encode(text, target, vr)
     # Such a VR has the default repertoire; what a peer put there beyond it was read as
     # Latin-1, and gets its own bytes back.
     try:
         return text.encode("latin_1")
     except UnicodeEncodeError:
+        if target == charsets.DEFAULT:
+            raise
         return text.encode("utf_8", "replace")
 
 
@@ -682,7 +688,9 @@ class _Encoder:
         if vr == "SQ" or " or " in vr or (tag == _PIXEL_DATA and self._how.encapsulated):
             return key, before, lengths, b"", None, None
         head = before + self._prefix(tag, vr)
-        codec = "ascii" if vr in STRING_VRS and not target else None
+        codec = None
+        if vr in STRING_VRS and not target:
+            codec = "ascii" if vr in TEXT_VRS else "latin_1"
 
         def convert(value: Any) -> bytes:
             return self._value(vr, value, target, swap=not self._how.little)

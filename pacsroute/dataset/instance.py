@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import secrets
+import weakref
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -145,7 +146,18 @@ class Instance:
         return self._dataset
 
     def _parse(self) -> Dataset:
-        return parse(self.open(), self.transfer_syntax, defer_size=DEFER_SIZE)
+        file = self.open()
+        try:
+            dataset = parse(file, self.transfer_syntax, defer_size=DEFER_SIZE)
+        except BaseException:
+            file.close()
+            raise
+        if getattr(dataset, "buffer", None) is file:
+            # Deferred values are read from it: it stays open as long as the data set lives.
+            weakref.finalize(dataset, file.close)
+        else:
+            file.close()
+        return dataset
 
     def _edited(self) -> bool:
         """Tell whether the data set that was handed out differs from the bytes."""
@@ -242,7 +254,7 @@ class Instance:
     def _write(self, folder: str, partial: str, durable: bool) -> bool:
         """Write the file under its temporary name; tell whether the spool became it."""
         source = self._source
-        if isinstance(source, Spool) and source.move_to(partial, durable=durable):
+        if isinstance(source, Spool) and source.link_to(partial, durable=durable):
             return True
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:

@@ -254,11 +254,12 @@ class _Reader:
             start = at
             head = data[at : at + 8]
             at += 8
-            here = implicit
+            here, odd = implicit, False
             if not implicit:
                 group, element, code, length = self._explicit(head)
                 vr = _VRS.get(bytes(code))
                 if vr is None:
+                    odd = True
                     here, vr, length, at = self._odd_vr(head, at, end)
                 elif vr in LONG_VRS:
                     if at + 4 > end:
@@ -284,6 +285,8 @@ class _Reader:
                 vr = self._dictionary_vr(tag, elements)
                 if vr == "US or SS" and signed is not None:
                     vr = "SS" if signed else "US"
+                elif vr == "OB or OW":
+                    vr = "OB" if length == _UNDEFINED else "OW"
             if tag == 0 and length == 0:
                 continue
 
@@ -295,9 +298,13 @@ class _Reader:
                         raise DataSetError("a sequence without items")
                     elements[BaseTag(tag)] = self._sequence(tag, items, base + at, True)
                     continue
+                if vr == "SQ":
+                    vr = self._no_sequence()
                 stop, at_next = self._fragments(at, end)
-                known = None if here else vr
-                too_long = defer is not None and stop - at > defer and depth == 0
+                # pydicom compares the VR when it reads a deferred value
+                known = DicomDictionary.get(tag, (None,))[0] if here else vr
+                can_wait = depth == 0 and not odd and known not in ("SQ", "UN", None)
+                too_long = defer is not None and stop - at > defer and can_wait
                 self.deferred = self.deferred or too_long
                 value = None if too_long else bytes(data[at:stop])
                 elements[BaseTag(tag)] = RawDataElement(
@@ -312,22 +319,25 @@ class _Reader:
                     raise DataSetError("a value is longer than the data set")
                 stop = end
                 length = stop - at
-            sequence = vr == "SQ"
-            if vr == "UN" and not here and self._dictionary_vr(tag, elements) == "SQ":
-                sequence = self._is_item(at, stop)
+            meant = vr
+            if vr == "UN" and not odd:
+                # pydicom takes the VR of the dictionary instead, so it has to fit
+                meant = self._dictionary_vr(tag, elements)
+            sequence = meant == "SQ" and (vr == "SQ" or length > 0)
             if sequence:
                 items, _ = self._items(at, stop, here or vr == "UN", names, signed, depth, False)
                 if items is not None:
                     elements[BaseTag(tag)] = self._sequence(tag, items, base + at, False)
                     at = stop
                     continue
-                vr = "OB"
+                vr = self._no_sequence()
             if (
                 defer is not None
                 and length > defer
                 and depth == 0
                 and tag != 0x00080005
                 and not sequence
+                and not (odd and not here)
             ):
                 self.deferred = True
                 known = None if here else vr
@@ -337,8 +347,8 @@ class _Reader:
                 at = stop
                 continue
             value = bytes(data[at:stop])
-            size = WORD_SIZES.get(vr or "", 1) if vr != "US or SS" else 2
-            if length % size and vr not in ("OB", "OW", "OF", "OD", "OL", "OV"):
+            size = WORD_SIZES.get(meant or "", 1) if meant != "US or SS" else 2
+            if length % size and meant not in ("OB", "OW", "OF", "OD", "OL", "OV"):
                 value = value[: length - length % size]
             if tag == 0x00080005:
                 names = charsets.terms(value.decode("latin_1").rstrip("\0 "))
@@ -365,6 +375,12 @@ class _Reader:
             if length == _UNDEFINED or at + 4 + length <= end:
                 return False, "UN", length, at + 4
         return False, "UN", self._explicit(head)[3], at
+
+    def _no_sequence(self) -> str:
+        """The VR of the bytes of a sequence that has no items."""
+        if self._strict:
+            raise DataSetError("a sequence without items")
+        return "OB"
 
     def _dictionary_vr(self, tag: int, elements: dict[BaseTag, Any]) -> str | None:
         entry = DicomDictionary.get(tag)

@@ -125,26 +125,26 @@ class Spool:
             write_all(fd, data)
             position += len(data)
 
-    def move_to(self, path: str, *, durable: bool) -> bool:
-        """Rename the temporary file; return False where there is none or it is elsewhere.
+    def link_to(self, path: str, *, durable: bool) -> bool:
+        """Give the temporary file a second name; return False where that cannot be done.
 
-        The spool goes on with the file under its new name.
+        The spool keeps the first one until `moved`, so that it outlives a save that fails.
         """
         if self._cleanup is None or not self._cleanup.alive:
             return False
         if durable:
             os.fsync(self._fd)
         try:
-            os.rename(self._path, path)
+            os.link(self._path, path)
         except OSError:
             return False  # another file system: copied instead, which tells what is wrong
         # mkstemp's mode is for secrets; a saved file has the one that the umask gives.
         os.fchmod(self._fd, 0o666 & ~_UMASK)
-        self._path = path
         return True
 
     def moved(self, path: str) -> None:
-        """Say that the temporary file has its final name, and is to stay."""
+        """Say that the temporary file has its final name, and is to stay under that."""
+        os.unlink(self._path)
         self._path = path
         if self._cleanup is not None:
             self._cleanup.detach()

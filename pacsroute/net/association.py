@@ -205,6 +205,8 @@ class Association:
                         if isinstance(message.command, CCancelRQ):
                             self._cancelled.add(message.command.message_id_responded_to)
                         else:
+                            # A cancel that came too late is not for a request of the same ID.
+                            self._cancelled.discard(getattr(message.command, "message_id", -1))
                             self._messages.append(message)
             except ProtocolError as error:
                 self._abort_for(error)
@@ -334,9 +336,6 @@ class Association:
                 self._holding = False
                 flusher.remove(self)
             self._flush()
-        if not more:
-            # A later request may have the same Message ID.
-            self._cancelled.discard(getattr(command, "message_id_responded_to", -1))
 
     def _flush(self) -> None:
         """Send what is held back; the lock is ours."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import Any
@@ -143,8 +144,14 @@ class Server:
             self._after.shutdown(wait=True)
         self._running.close()
 
-    def run(self) -> None:
-        """Serve until SIGINT or SIGTERM; a second one cuts the grace period short."""
+    def run(self, ready: Callable[[], object] | None = None) -> None:
+        """Serve until SIGINT or SIGTERM; a second one cuts the grace period short.
+
+        Parameters
+        ----------
+        ready : callable, optional
+            Called when associations are accepted.
+        """
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.getsignal(number) for number in signals}
 
@@ -157,6 +164,8 @@ class Server:
             signal.signal(number, on_signal)
         try:
             with self:
+                if ready is not None:
+                    ready()
                 self._stop.wait()
         finally:
             for number, handler in before.items():

@@ -1,0 +1,240 @@
+"""The command line, in processes of its own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import RawPeer
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 9
+
+APP = """
+from pacsroute import App
+
+app = App("HELLO")
+
+@app.store
+def store(request): ...
+
+@app.find("Worklist", calling_ae="CT1")
+def worklist(request):
+    return []
+"""
+
+
+def environment(**values):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACSROUTE_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **values}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "pacsroute", "run", *arguments]
+
+
+def fails(folder, *arguments, **values):
+    """Run a command that is to fail; return what it said."""
+    done = subprocess.run(
+        command("--port", "0", *arguments),
+        cwd=folder,
+        env=environment(**values),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode not in (0, None)
+    assert done.stdout == ""
+    return done.stderr
+
+
+class Serving:
+    """A server in a process of its own; its lines until it listens are in `lines`."""
+
+    def __init__(self, folder, *arguments, **values):
+        self.process = subprocess.Popen(
+            command("--port", "0", *arguments),
+            cwd=folder,
+            env=environment(**values),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines = []
+        self.port = 0
+
+    def __enter__(self):
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            found = re.match(r"listening on 127\.0\.0\.1:(\d+)", line)
+            if found:
+                self.port = int(found[1])
+                with RawPeer(self.port) as peer:  # answered once its signals are heard too
+                    peer.echo()
+                    peer.release()
+                return self
+        self.__exit__()
+        pytest.fail(f"it never listened: {self.lines}")
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.communicate()
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        rest, errors = self.process.communicate(timeout=TIMEOUT)
+        return self.process.returncode, rest, errors
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "hello.py").write_text(APP)
+    return tmp_path
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_says_what_it_serves_and_stops_at_a_signal(folder, number):
+    with Serving(folder, "hello.py") as serving:
+        assert serving.lines == [
+            "HELLO serves",
+            "  C-STORE every storage class, unknown ones too -> store",
+            "  C-FIND  Modality Worklist Information Model - FIND from CT1 -> worklist",
+            "  C-ECHO   Verification",
+            f"listening on 127.0.0.1:{serving.port}, Ctrl-C stops",
+        ]
+        with RawPeer(serving.port) as peer:
+            assert peer.echo() == 0
+            peer.release()
+        code, rest, errors = serving.stop(number)
+    assert (code, rest) == (0, "stopped\n")
+    assert "Traceback" not in errors
+    assert "RAW C-ECHO 0x0000 Success" in errors
+
+
+@posix
+@pytest.mark.parametrize(
+    "spec",
+    ["hello:app", "hello", "hello.py:app", "./hello.py", "inner.deep:holder.app", "inner.deep"],
+)
+def test_ways_to_name_an_app(folder, spec):
+    (folder / "inner").mkdir()
+    (folder / "inner" / "__init__.py").write_text("")
+    (folder / "inner" / "deep.py").write_text(APP + "\nclass holder: ...\n\nholder.app = app\n")
+    with Serving(folder, spec) as serving:
+        assert serving.lines[0] == "HELLO serves"
+        assert serving.stop()[0] == 0
+
+
+@posix
+@pytest.mark.parametrize("spec", ["made:create_app()", "made:tools.make()", "made"])
+def test_factories(folder, spec):
+    (folder / "made.py").write_text(
+        "from pacsroute import App\n\ndef create_app():\n    return App('MADE')\n\n"
+        "class tools:\n    make = staticmethod(create_app)\n"
+    )
+    with Serving(folder, spec) as serving:
+        assert serving.lines[0] == "MADE serves"
+        assert serving.stop()[0] == 0
+
+
+@posix
+def test_the_environment_and_the_folder_name_an_app(folder):
+    with Serving(folder, PACSROUTE_APP="hello:app", PACSROUTE_AE_TITLE="OTHER") as serving:
+        assert serving.lines[0] == "OTHER serves"
+        assert serving.stop()[0] == 0
+    (folder / "app.py").write_text(APP.replace("HELLO", "HERE"))
+    with Serving(folder) as serving:
+        assert serving.lines[0] == "HERE serves"
+        assert serving.stop()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "which app?"),
+        (["nowhere"], "there is no module 'nowhere'"),
+        (["nowhere:app"], "there is no module 'nowhere'"),
+        (["nowhere.py"], "there is no file 'nowhere.py'"),
+        (["no/where.py:app"], "there is no file 'no/where.py'"),
+        (["empty"], "there is no App in 'empty'"),
+        (["empty.py"], "there is no App in 'empty.py'"),
+        (["hello:aap"], "hello has no 'aap'"),
+        (["hello:store"], "is function, not an App; is it a factory? Then say hello:store()"),
+        (["empty:value"], "is int, not an App"),
+        (["empty:value()"], "value cannot be called"),
+        (["several"], "has several apps"),
+        ([":app"], "is not the name of a module"),
+        (["hello", "--ae-title", "A" * 17], "an AE title has 1 to 16"),
+        (["hello", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
+        (["setup.py"], "did you mean 'CTImageStorage'"),
+    ],
+)
+def test_mistakes_are_said_without_a_traceback(folder, arguments, words):
+    (folder / "empty.py").write_text("value = 5\n")
+    (folder / "several.py").write_text("from pacsroute import App\n\none, two = App(), App()\n")
+    (folder / "setup.py").write_text(
+        "from pacsroute import App\n\napp = App()\n\n"
+        "@app.store('CTImageStorag')\ndef store(request): ...\n"
+    )
+    said = fails(folder, *arguments)
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_set_up_mistake_names_the_users_line(folder):
+    (folder / "wrong.py").write_text(
+        "from pacsroute import App\n\napp = App()\n\n@app.store\nasync def store(request): ...\n"
+    )
+    assert re.search(r"store is async.*wrong\.py:5\)", fails(folder, "wrong.py"))
+
+
+def test_a_port_that_is_taken(folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = fails(folder, "hello", "--port", str(port))
+    assert f"port {port} is taken" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("spec", "text", "words"),
+    [
+        ("broken.py", "def f():\n    return 1 / 0\n\nf()\n", "ZeroDivisionError"),
+        ("broken", "def f():\n    return 1 / 0\n\nf()\n", "ZeroDivisionError"),
+        ("broken", "import nothing_of_this_name\n", "ModuleNotFoundError"),
+        ("broken.py", "x = = 1\n", "SyntaxError"),
+        ("broken:make()", "def make():\n    raise KeyError('x')\n", "KeyError"),
+        ("broken.py", "raise SystemExit(0)\n", "SystemExit"),
+    ],
+)
+def test_a_mistake_in_the_users_file_shows_the_users_traceback_only(folder, spec, text, words):
+    (folder / "broken.py").write_text(text)
+    said = fails(folder, spec)
+    assert "Traceback" in said or words == "SyntaxError"
+    assert words in said
+    assert "broken.py" in said
+    assert "see its traceback above" in said
+    assert f"{os.sep}pacsroute{os.sep}" not in said
+    assert "importlib" not in said
+
+
+def test_the_help_names_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "pacsroute", "--help"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "run" in done.stdout
