@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pacsroute import uids
 from pacsroute.dimse import commands
@@ -18,6 +19,15 @@ from pacsroute.dimse.messages import fragment
 from pacsroute.upper_layer import pdu
 
 TIMEOUT = 9
+
+# A slow machine is no failure; HYPOTHESIS_MAX_EXAMPLES=5000 looks for longer.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "50")),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("suite")
 
 
 class RawPeer:

@@ -1,0 +1,125 @@
+"""What other implementations really send, recorded from the wire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pacsroute.dimse.commands import CEchoRQ, CStoreRQ
+from pacsroute.dimse.messages import Assembler
+from pacsroute.upper_layer import pdu as pdus
+from pacsroute.upper_layer.connection import Connection
+from pacsroute.upper_layer.pdu import (
+    AssociateAC,
+    AssociateRQ,
+    ContextResult,
+    PresentationContext,
+    UserInformation,
+)
+
+RECORDINGS = Path(__file__).parent / "fixtures" / "recordings"
+
+VERIFICATION = "1.2.840.10008.1.1"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN = (
+    f"1.2.840.10008.1.2{suffix}" for suffix in ("", ".1", ".1.99", ".2")
+)
+DCMTK = UserInformation(16_384, "1.2.276.0.7230010.3.0.3.6.7", "OFFIS_DCMTK_367")
+ANSWERS = (ContextResult(1, 0, IMPLICIT), ContextResult(3, 0, EXPLICIT))
+
+ASSOCIATIONS = {
+    "dcmtk_echoscu_associate_rq": AssociateRQ(
+        "ARCHIVE",
+        "ECHO_SCU",
+        (PresentationContext(1, VERIFICATION, (IMPLICIT,)),),
+        DCMTK,
+    ),
+    "dcmtk_storescu_associate_rq": AssociateRQ(
+        "ARCHIVE",
+        "STORE_SCU",
+        (
+            PresentationContext(1, SECONDARY_CAPTURE, (EXPLICIT,)),
+            PresentationContext(3, SECONDARY_CAPTURE, (BIG_ENDIAN, IMPLICIT)),
+        ),
+        DCMTK,
+    ),
+    "pynetdicom_associate_rq": AssociateRQ(
+        "ARCHIVE",
+        "PYNETDICOM_SCU",
+        (PresentationContext(1, VERIFICATION, (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)),),
+        UserInformation(16_382, "1.2.826.0.1.3680043.9.3811.3.0.4", "PYNETDICOM_304"),
+    ),
+    # Both were asked for Verification, Secondary Capture and an abstract syntax of no one's.
+    "dcmtk_storescp_associate_ac": AssociateAC(
+        "STORE_SCP", "PACSROUTE", (*ANSWERS, ContextResult(5, 3, IMPLICIT)), DCMTK
+    ),
+    "orthanc_associate_ac": AssociateAC(
+        "ORTHANC", "PACSROUTE", (*ANSWERS, ContextResult(5, 3, IMPLICIT)), DCMTK
+    ),
+}
+
+COMMANDS = {
+    "dcmtk_echoscu_c_echo_rq": CEchoRQ(message_id=1, affected_sop_class=VERIFICATION),
+    "pynetdicom_c_echo_rq": CEchoRQ(message_id=1, affected_sop_class=VERIFICATION),
+    "dcmtk_storescu_c_store_rq": CStoreRQ(
+        message_id=1,
+        affected_sop_class=SECONDARY_CAPTURE,
+        affected_sop_instance="1.2.3.4.5.6",
+        has_data_set=True,
+    ),
+}
+
+
+def recording(name):
+    return (RECORDINGS / f"{name}.bin").read_bytes()
+
+
+def test_every_recording_is_tested():
+    assert {path.stem for path in RECORDINGS.glob("*.bin")} == {*ASSOCIATIONS, *COMMANDS}
+
+
+@pytest.mark.parametrize("name", ASSOCIATIONS)
+def test_associations(name):
+    data = recording(name)
+    received = pdus.decode(data)
+
+    assert received == ASSOCIATIONS[name]
+    assert received.protocol_version == 1
+    assert received.application_context == "1.2.840.10008.3.1.1.1"
+    assert pdus.encode(received) == data  # the same bytes again
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands(name):
+    (pdv,) = pdus.decode(recording(name)).pdvs
+    made = Assembler(lambda context_id, command: None)
+    done = made.add(pdv)
+
+    assert (pdv.context_id, pdv.is_command, pdv.is_last) == (1, True, True)
+    if COMMANDS[name].has_data_set:
+        assert done == []
+        assert made._command == COMMANDS[name]
+    else:
+        assert [message.command for message in done] == [COMMANDS[name]]
+
+
+@pytest.mark.parametrize("name", ["dcmtk_echoscu", "pynetdicom"])
+def test_a_recorded_peer_talks_to_a_connection(name):
+    connection = Connection("acceptor")
+    connection.receive_data(recording(f"{name}_associate_rq"))
+    assert connection.next_event() == ASSOCIATIONS[f"{name}_associate_rq"]
+    connection.accept(AssociateAC("A", "B", (ContextResult(1, 0, IMPLICIT),)))
+    connection.receive_data(recording(f"{name}_c_echo_rq"))
+    assert len(connection.next_event().pdvs) == 1
+    assert connection.state == "Sta6"
+
+
+@pytest.mark.parametrize("name", ["dcmtk_storescp", "orthanc"])
+def test_a_recorded_acceptor_answers_a_connection(name):
+    connection = Connection("requestor")
+    connection.associate(AssociateRQ("A", "PACSROUTE"))
+    connection.transport_connected()
+    connection.receive_data(recording(f"{name}_associate_ac"))
+    assert connection.next_event() == ASSOCIATIONS[f"{name}_associate_ac"]
+    assert connection.state == "Sta6"
