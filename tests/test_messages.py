@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -128,7 +129,7 @@ def test_data_is_not_copied():
 )
 def test_fragments_of_any_size(cuts, pieces):
     edges = [0, *sorted(cuts), len(STORE_BYTES)]
-    pdvs = [PDV(1, True, False, STORE_BYTES[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    pdvs = [PDV(1, True, False, STORE_BYTES[a:b]) for a, b in pairwise(edges)]
     pdvs += [PDV(1, True, True, b"")]
     pdvs += [PDV(1, False, False, piece) for piece in pieces]
     pdvs += [PDV(1, False, True, b"")]

@@ -116,7 +116,7 @@ def test_only_data_set_errors_come_out(data, uid):
     try:
         parse(data, uid)
     except DataSetError as error:
-        assert error.__cause__ is None  # noqa: PT017
+        assert error.__cause__ is None
     try:
         found = identifier(data, uid)
     except DataSetError:

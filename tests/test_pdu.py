@@ -101,8 +101,9 @@ def read(data):
     try:
         return decode(data)
     except ProtocolError as error:
-        assert error.reason in (pdus.UNRECOGNIZED_PDU, pdus.INVALID_PARAMETER)
-        return None
+        reason = error.reason
+    assert reason in (pdus.UNRECOGNIZED_PDU, pdus.INVALID_PARAMETER)
+    return None
 
 
 # ---------------------------------------------------------------------- there and back

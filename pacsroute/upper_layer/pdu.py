@@ -336,8 +336,12 @@ def _text(view: memoryview) -> str:
     return bytes(view).decode("ascii", "replace").strip(" \0")
 
 
+# A title ends up in log lines, which its bytes must not be able to forge.
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "?")
+
+
 def _read_title(view: memoryview) -> str:
-    return bytes(view).decode("latin-1").strip(" \0")
+    return bytes(view).decode("latin-1").strip(" \0").translate(_CONTROLS)
 
 
 def _take(view: memoryview, position: int) -> tuple[memoryview, int]:
