@@ -8,122 +8,159 @@ that the environment variable ARCHIVE names.
 
 import os
 import sqlite3
-from contextlib import closing
+import threading
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from pacsroute import App, Failure, matching
+from pydicom.uid import UID
+
+from pacsroute import App, DataSetError, Failure, matching
 
 FOLDER = Path(os.environ.get("ARCHIVE", "archive"))
 
-# The keys that the index keeps, by level; each level's own unique key comes first.
+# What is matched and returned at each level, besides what is at the levels above it.
 LEVELS = {
-    "PATIENT": ["PatientID", "PatientName", "PatientBirthDate", "PatientSex"],
-    "STUDY": [
-        *("StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "StudyID"),
-        *("StudyDescription", "ReferringPhysicianName"),
-    ],
-    "SERIES": [
-        *("SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription"),
-        *("SeriesDate", "SeriesTime", "BodyPartExamined"),
-    ],
-    "IMAGE": ["SOPInstanceUID", "SOPClassUID", "InstanceNumber", "ContentDate", "ContentTime"],
+    "PATIENT": "PatientID PatientName PatientBirthDate PatientSex IssuerOfPatientID",
+    "STUDY": "StudyInstanceUID StudyDate StudyTime AccessionNumber StudyID StudyDescription "
+    "ReferringPhysicianName PatientAge",
+    "SERIES": "SeriesInstanceUID Modality SeriesNumber SeriesDescription SeriesDate SeriesTime "
+    "BodyPartExamined ProtocolName InstitutionName StationName Manufacturer",
+    "IMAGE": "SOPInstanceUID SOPClassUID InstanceNumber ContentDate ContentTime AcquisitionDate "
+    "AcquisitionTime NumberOfFrames Rows Columns",
 }
-KEYS = [key for keys in LEVELS.values() for key in keys]
+KEYS = {level: keys.split() for level, keys in LEVELS.items()}
+NUMBERS = {"SeriesNumber", "InstanceNumber", "NumberOfFrames", "Rows", "Columns"}
+NAMES = {"PatientName", "ReferringPhysicianName"}  # returned as they came, matched as stored
 
+# Each table's own unique key is the first. A patient is what studies with one Patient ID share.
+TABLES = {
+    "study": KEYS["STUDY"] + KEYS["PATIENT"],
+    "series": [*KEYS["SERIES"], "StudyInstanceUID"],
+    "image": [*KEYS["IMAGE"], "SeriesInstanceUID"],
+}
+HOME = {"PATIENT": "study", "STUDY": "study", "SERIES": "series", "IMAGE": "image"}
+TO_STUDY, TO_SERIES = "JOIN study USING (StudyInstanceUID)", "JOIN series USING (SeriesInstanceUID)"
+SOURCE = {
+    "PATIENT": "study",
+    "STUDY": "study",
+    "SERIES": f"series {TO_STUDY}",
+    "IMAGE": f"image {TO_SERIES} {TO_STUDY}",
+}
 
-def count(key, within):
-    return (
-        f"(SELECT count(DISTINCT {key}) FROM instance AS other"
-        f" WHERE other.{within} IS instance.{within})"
-    )
+SERIES, IMAGES = "JOIN series USING (StudyInstanceUID)", "JOIN image USING (SeriesInstanceUID)"
+OF_PATIENT = "FROM study AS s {} WHERE s.PatientID IS study.PatientID"
+OF_STUDY = "FROM series AS s {} WHERE s.StudyInstanceUID = study.StudyInstanceUID"
+OF_SERIES = "FROM image AS i WHERE i.SeriesInstanceUID = series.SeriesInstanceUID"
+VALUES = r"(SELECT group_concat({0}, '\') FROM (SELECT DISTINCT {0} {1}))"
 
-
-def values(key, within):
-    return (
-        f"(SELECT replace(group_concat(DISTINCT {key}), ',', '\\') FROM instance AS other"
-        f" WHERE other.{within} IS instance.{within})"
-    )
-
-
-# What is worked out only when it is asked for, by the level from which it makes sense.
+# What is worked out, by a query within the query, only when it is asked for.
 COMPUTED = {
     "PATIENT": {
-        "NumberOfPatientRelatedStudies": count("StudyInstanceUID", "PatientID"),
-        "NumberOfPatientRelatedSeries": count("SeriesInstanceUID", "PatientID"),
-        "NumberOfPatientRelatedInstances": count("SOPInstanceUID", "PatientID"),
+        "NumberOfPatientRelatedStudies": f"(SELECT count(*) {OF_PATIENT.format('')})",
+        "NumberOfPatientRelatedSeries": f"(SELECT count(*) {OF_PATIENT.format(SERIES)})",
+        "NumberOfPatientRelatedInstances": "(SELECT count(*) "
+        f"{OF_PATIENT.format(f'{SERIES} {IMAGES}')})",
     },
     "STUDY": {
-        "NumberOfStudyRelatedSeries": count("SeriesInstanceUID", "StudyInstanceUID"),
-        "NumberOfStudyRelatedInstances": count("SOPInstanceUID", "StudyInstanceUID"),
-        "ModalitiesInStudy": values("Modality", "StudyInstanceUID"),
-        "SOPClassesInStudy": values("SOPClassUID", "StudyInstanceUID"),
+        "NumberOfStudyRelatedSeries": f"(SELECT count(*) {OF_STUDY.format('')})",
+        "NumberOfStudyRelatedInstances": f"(SELECT count(*) {OF_STUDY.format(IMAGES)})",
+        "ModalitiesInStudy": VALUES.format("Modality", OF_STUDY.format("")),
+        "SOPClassesInStudy": VALUES.format("SOPClassUID", OF_STUDY.format(IMAGES)),
     },
-    "SERIES": {"NumberOfSeriesRelatedInstances": count("SOPInstanceUID", "SeriesInstanceUID")},
+    "SERIES": {"NumberOfSeriesRelatedInstances": f"(SELECT count(*) {OF_SERIES})"},
     "IMAGE": {},
 }
 
 
+def schema():
+    """Yield the statements that make the index; they do nothing where it is there."""
+    more = {"study": [f"{name}_key" for name in NAMES], "image": ["path", "transfer_syntax"]}
+    for table, keys in TABLES.items():
+        names = [*keys, *more.get(table, [])]
+        columns = ", ".join(f"{name} {'INTEGER' if name in NUMBERS else 'TEXT'}" for name in names)
+        yield f"CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({keys[0]}))"
+    for column in ("PatientID", "PatientName_key", "StudyDate", "AccessionNumber"):
+        yield f"CREATE INDEX IF NOT EXISTS study_{column} ON study ({column})"
+    for child, parent in (("image", "series"), ("series", "study")):
+        key = TABLES[parent][0]
+        yield f"CREATE INDEX IF NOT EXISTS {child}_{key} ON {child} ({key})"
+        # An instance that comes again may be of another series: the old one is not left empty.
+        for event in (f"UPDATE OF {key}", "DELETE"):
+            yield (
+                f"CREATE TRIGGER IF NOT EXISTS {child}_{event[:6]} AFTER {event} ON {child} BEGIN"
+                f" DELETE FROM {parent} WHERE {key} = old.{key} AND NOT EXISTS"
+                f" (SELECT 1 FROM {child} WHERE {key} = old.{key}); END"
+            )
+
+
 class Index:
-    """What is in the archive. Each use has a connection of its own: handlers are threads."""
+    """What is in the archive, for handlers that run on many threads."""
 
     def __init__(self, path):
         self.path = path
-        with self.connect() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            columns = ", ".join(f"{key} TEXT" for key in KEYS)
-            db.execute(
-                f"CREATE TABLE IF NOT EXISTS instance ({columns}, path TEXT,"
-                " transfer_syntax TEXT, PRIMARY KEY (SOPInstanceUID))"
-            )
-            for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
-                db.execute(f"CREATE INDEX IF NOT EXISTS by_{key} ON instance ({key})")
+        self.idle = []  # connections that no thread uses just now
+        self.writing = threading.Lock()  # fairer than SQLite's own, which polls
+        with self.connection() as db:
+            db.execute("PRAGMA journal_mode = WAL")  # writing and reading do not wait
+            for statement in schema():
+                db.execute(statement)
 
-    def connect(self):
-        db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        db.create_function("stored", 2, matching.stored, deterministic=True)
-        db.row_factory = sqlite3.Row
-        return closing(db)
+    def close(self):
+        while self.idle:
+            self.idle.pop().close()
 
-    def add(self, instance, path):
+    @contextmanager
+    def connection(self):
+        try:
+            db = self.idle.pop()
+        except IndexError:
+            db = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
+            db.row_factory = sqlite3.Row
+        try:
+            yield db
+        finally:
+            self.idle.append(db)
+
+    def add(self, dataset, path, transfer_syntax):
         """Put an instance in, in the place of an earlier one of the same UID."""
-        dataset = instance.dataset
-        row = {key: text(dataset.get(key)) for key in KEYS}
-        row |= {"SOPInstanceUID": instance.sop_instance, "SOPClassUID": instance.sop_class}
-        marks = ", ".join("?" * (len(row) + 2))
-        with self.connect() as db:
-            db.execute(
-                f"INSERT OR REPLACE INTO instance VALUES ({marks})",
-                [*row.values(), str(path), instance.transfer_syntax],
-            )
+        rows = {
+            table: {key: matching.stored(key, dataset) for key in keys}
+            for table, keys in TABLES.items()
+        }
+        for name in NAMES:
+            rows["study"] |= {name: str(dataset.get(name) or "") or None}
+            rows["study"] |= {f"{name}_key": matching.stored(name, dataset)}
+        rows["image"] |= {"path": str(path), "transfer_syntax": transfer_syntax}
+        with self.writing, self.connection() as db, db:
+            for table, row in rows.items():
+                db.execute(
+                    f"INSERT INTO {table} ({', '.join(row)})"
+                    f" VALUES ({', '.join(f':{name}' for name in row)})"
+                    f" ON CONFLICT ({TABLES[table][0]}) DO UPDATE"
+                    f" SET {', '.join(f'{name} = excluded.{name}' for name in row)}",
+                    row,
+                )
 
     def match(self, identifier, level):
-        """Yield a row for each match at a level, one after the other from the database."""
-        levels = list(LEVELS)[: list(LEVELS).index(level) + 1]
-        computed = {
-            key: sql for name in levels for key, sql in COMPUTED[name].items() if key in identifier
-        }
-        keys = [key for name in levels for key in LEVELS[name]]
-        columns = {key: f"stored('{key}', {key})" for key in keys}
-        # These are kept as they are matched, and an index serves them.
-        columns |= {key: key for key in keys if key.endswith("UID")}
-        where = matching.where(identifier, {**columns, **computed})
-        names = ", ".join([*keys, *(f"{sql} AS {key}" for key, sql in computed.items())])
-        with self.connect() as db:
-            found = db.execute(
-                f"SELECT {names} FROM instance WHERE {where.sql} GROUP BY {LEVELS[level][0]}",
-                where.parameters,
-            )
-            for row in found:
+        """Return an iterator over the rows that match at a level, straight from the database."""
+        selected = {}
+        for name in list(KEYS)[: list(KEYS).index(level) + 1]:
+            selected |= {key: f"{HOME[name]}.{key}" for key in KEYS[name]}
+            selected |= {key: sql for key, sql in COMPUTED[name].items() if key in identifier}
+        matched = selected | {key: f"study.{key}_key" for key in NAMES & selected.keys()}
+        multiple = {"Modality"} if level == "STUDY" else ()
+        for key in multiple:  # many ask a study for it, and mean those of its series
+            matched[key] = COMPUTED["STUDY"]["ModalitiesInStudy"]
+        where = matching.where(identifier, matched, multiple=multiple)
+        names = ", ".join(f"{column} AS {key}" for key, column in selected.items())
+        group = "GROUP BY study.PatientID" if level == "PATIENT" else ""
+        query = f"SELECT {names} FROM {SOURCE[level]} WHERE {where.sql} {group}"
+        return self.rows(query, where.parameters)
+
+    def rows(self, query, parameters):
+        with self.connection() as db, closing(db.execute(query, parameters)) as cursor:
+            for row in cursor:
                 yield dict(row)
-
-
-def text(value):
-    """Return a value as the index keeps it: text, several of them with backslashes."""
-    if value is None or isinstance(value, str):
-        return value or None
-    if isinstance(value, (list, tuple)) or hasattr(value, "insert"):
-        return "\\".join(map(str, value)) or None
-    return str(value) or None
 
 
 app = App("ARCHIVE", spool=FOLDER / ".spool")
@@ -134,19 +171,28 @@ def resources(app):
     FOLDER.mkdir(parents=True, exist_ok=True)
     app.state.index = Index(FOLDER / "index.db")
     yield
+    app.state.index.close()
 
 
 @app.store
 def store(request):
-    path = request.save(FOLDER)
-    app.state.index.add(request.instance, path)
+    for key in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if not request.dataset.get(key):
+            raise Failure(0xA900, f"{key} is missing")
+    path = request.save(FOLDER)  # first the file: what the index names is there
+    app.state.index.add(request.dataset, path, request.transfer_syntax)
 
 
 @app.find("StudyRoot")
 @app.find("PatientRoot")
 def find(request):
-    level = str(request.identifier.get("QueryRetrieveLevel") or "").strip().upper()
-    level = {"IMAGES": "IMAGE", "INSTANCE": "IMAGE"}.get(level, level)
-    if level not in LEVELS:
-        raise Failure(0xA900, "Query/Retrieve Level is none of the four")
-    yield from app.state.index.match(request.identifier, level)
+    # Peers write "IMAGES" or "Study", too: three letters tell.
+    wanted = str(request.identifier.get("QueryRetrieveLevel") or "").strip().upper()
+    level = {level[:3]: level for level in LEVELS}.get(wanted[:3])
+    study_root = UID(request.sop_class).keyword.startswith("StudyRoot")
+    if level is None or (level == "PATIENT" and study_root):
+        raise Failure(0xA900, "no such Query/Retrieve Level here")
+    try:
+        return app.state.index.match(request.identifier, level)
+    except DataSetError as error:  # it names the key, never the value
+        raise Failure(0xA900, str(error)) from None

@@ -52,6 +52,7 @@ MAX_INFLATED = 1 << 30
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _VRS = {vr.encode("ascii"): vr for vr in (*STRING_VRS, *WORD_SIZES, "SQ")}
+_OCTETS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW"))
 _BYTES_READ_WELL = (charsets.DEFAULT, ("ISO_IR 100",))
 _CHUNK = 1 << 16
 
@@ -298,17 +299,18 @@ class _Reader:
                         raise DataSetError("a sequence without items")
                     elements[BaseTag(tag)] = self._sequence(tag, items, base + at, True)
                     continue
-                if vr == "SQ":
-                    vr = self._no_sequence()
+                if vr not in _OCTETS:
+                    # no other VR may have it (PS3.5 §7.1.1), and pydicom would convert it
+                    vr = self._no_sequence() if vr == "SQ" else "OB"
                 stop, at_next = self._fragments(at, end)
                 # pydicom compares the VR when it reads a deferred value
-                known = DicomDictionary.get(tag, (None,))[0] if here else vr
-                can_wait = depth == 0 and not odd and known not in ("SQ", "UN", None)
+                known = DicomDictionary.get(tag, ("UN",))[0] if here else vr
+                can_wait = depth == 0 and not odd and known[:2] == "OB" and vr == "OB"
                 too_long = defer is not None and stop - at > defer and can_wait
                 self.deferred = self.deferred or too_long
                 value = None if too_long else bytes(data[at:stop])
                 elements[BaseTag(tag)] = RawDataElement(
-                    BaseTag(tag), known, length, value, base + at, here, little
+                    BaseTag(tag), known if too_long else vr, length, value, base + at, here, little
                 )
                 at = at_next
                 continue
@@ -348,7 +350,7 @@ class _Reader:
                 continue
             value = bytes(data[at:stop])
             size = WORD_SIZES.get(meant or "", 1) if meant != "US or SS" else 2
-            if length % size and meant not in ("OB", "OW", "OF", "OD", "OL", "OV"):
+            if length % size and meant not in _OCTETS:
                 value = value[: length - length % size]
             if tag == 0x00080005:
                 names = charsets.terms(value.decode("latin_1").rstrip("\0 "))
