@@ -473,3 +473,11 @@ def test_whatever_comes_ends_as_the_table_says(state, pieces):
     connection.transport_closed()
     assert connection.state == "Sta1"
     assert taken(connection) == []
+
+
+def test_data_before_the_association_gets_no_buffer():
+    connection = Connection("acceptor", maximum_length=0x0FFF_FFFF)
+    connection.receive_data(b"\4\0\x1f\xff\xff\xff")
+    assert connection.next_event() is None
+    assert connection.state == "Sta13"
+    assert len(connection.get_buffer()) < 1 << 20

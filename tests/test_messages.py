@@ -256,3 +256,17 @@ def test_whatever_comes_raises_nothing_else(pdvs):
             assert len(made.add(pdv)) <= 2
     except ProtocolError:
         pass
+
+
+def test_a_limit_that_holds_nothing_is_refused():
+    for limit in range(1, 8):
+        with pytest.raises(ValueError, match="holds no fragment"):
+            fragment(1, commands.CEchoRQ(message_id=1), None, limit)
+
+
+def test_an_empty_first_fragment_begins_a_message():
+    assembler = Assembler(lambda context_id, command: None)
+    assembler.add(PDV(1, True, False, b""))
+    assert assembler.partial
+    with pytest.raises(ProtocolError):
+        assembler.add(PDV(3, True, True, commands.encode(commands.CEchoRQ(message_id=1))))

@@ -304,13 +304,19 @@ class _Reader:
                     vr = self._no_sequence() if vr == "SQ" else "OB"
                 stop, at_next = self._fragments(at, end)
                 # pydicom compares the VR when it reads a deferred value
-                known = DicomDictionary.get(tag, ("UN",))[0] if here else vr
-                can_wait = depth == 0 and not odd and known[:2] == "OB" and vr == "OB"
+                read_as = DicomDictionary.get(tag, ("UN",))[0] if here else vr
+                can_wait = depth == 0 and not odd and read_as[:2] == "OB" and vr == "OB"
                 too_long = defer is not None and stop - at > defer and can_wait
                 self.deferred = self.deferred or too_long
                 value = None if too_long else bytes(data[at:stop])
                 elements[BaseTag(tag)] = RawDataElement(
-                    BaseTag(tag), known if too_long else vr, length, value, base + at, here, little
+                    BaseTag(tag),
+                    read_as if too_long else vr,
+                    length,
+                    value,
+                    base + at,
+                    here,
+                    little,
                 )
                 at = at_next
                 continue
@@ -322,7 +328,7 @@ class _Reader:
                 stop = end
                 length = stop - at
             meant = vr
-            if vr == "UN" and not odd:
+            if vr == "UN":
                 # pydicom takes the VR of the dictionary instead, so it has to fit
                 meant = self._dictionary_vr(tag, elements)
             sequence = meant == "SQ" and (vr == "SQ" or length > 0)

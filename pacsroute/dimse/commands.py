@@ -307,7 +307,7 @@ def _unpack_uid(value: bytes) -> str:
 
 
 def _pack_text(value: str) -> bytes:
-    data = value.encode("ascii", "replace")
+    data = value.encode("latin-1", "replace")
     return data + b" " if len(data) & 1 else data
 
 
@@ -442,5 +442,5 @@ def decode(data: bytes | bytearray) -> Command:
         value = values.get(element)
         if value is not None:
             extra[name] = from_bytes(value)
-    extra["has_data_set"] = _unpack_us(values.get(DATA_SET_TYPE, b"\x01\x01")) != NO_DATA_SET
+    extra["has_data_set"] = _unpack_us(values.get(DATA_SET_TYPE) or b"\x01\x01") != NO_DATA_SET
     return kind(**extra)

@@ -50,6 +50,7 @@ class Assembler:
         self._open_sink = open_sink
         self._limit = maximum_command_length
         self._bytes = bytearray()
+        self._begun = False
         self._command: Command | None = None
         self._context_id = 0
         self._sink: Sink | None = None
@@ -57,7 +58,7 @@ class Assembler:
     @property
     def partial(self) -> bool:
         """Whether a message has begun that is not complete."""
-        return self._command is not None or bool(self._bytes)
+        return self._command is not None or self._begun
 
     @property
     def unfinished(self) -> Sink | None:
@@ -83,10 +84,11 @@ class Assembler:
                     raise ProtocolError("a command inside a data set", UNEXPECTED_PARAMETER)
                 done.append(Message(self._context_id, self._command))
                 self._command = None
-            if self._bytes and context_id != self._context_id:
+            if self._begun and context_id != self._context_id:
                 raise ProtocolError("fragments of two messages mixed", UNEXPECTED_PARAMETER)
             self._context_id = context_id
             self._bytes += fragment
+            self._begun = not is_last
             if len(self._bytes) > self._limit:
                 raise ProtocolError(f"a command set of more than {self._limit} bytes")
             if is_last:
@@ -130,6 +132,8 @@ def fragment(
     """
     command.has_data_set = data is not None
     room = (maximum_length or 0x7FFF_FFFE) - 6 & ~1
+    if room < 2:
+        raise ValueError(f"a maximum length of {maximum_length} holds no fragment")
     encoded = commands.encode(command)
     parts: list[bytes | memoryview] = []
     if len(encoded) <= room:

@@ -83,7 +83,7 @@ class Connection:
         self._needed = 6
         self._lost_framing = False
         self._out: list[Buffer] = []
-        self._request: AssociateRQ | None = None
+        self._request: bytes | None = None
         if role == "acceptor":
             self._apply("Evt5")
 
@@ -159,6 +159,10 @@ class Connection:
         if number not in _RECEIVED:
             self._lost_framing = True
             raise ProtocolError(f"no PDU has the type {number:02X}H", pdus.UNRECOGNIZED_PDU)
+        if number == 4 and self.state in ("Sta2", "Sta3", "Sta5"):
+            # Answered as it would be when whole, but nobody gets a buffer before they are known.
+            self._lost_framing = True
+            raise ProtocolError("a P-DATA-TF before the association", pdus.UNEXPECTED_PDU)
         if length > (self._data_limit if number == 4 else self._associate_limit):
             self._lost_framing = True
             raise ProtocolError(
@@ -193,24 +197,27 @@ class Connection:
 
     def associate(self, request: AssociateRQ) -> None:
         """Ask for an association (Evt1); the shell then opens the transport connection."""
+        data = pdus.encode(request)
         self._apply("Evt1")
-        self._request = request
+        self._request = data
 
     def transport_connected(self) -> None:
         """Say that the transport connection is there (Evt2); the request goes out."""
         self._apply("Evt2")
         assert self._request is not None
-        self._out.append(pdus.encode(self._request))
+        self._out.append(self._request)
 
     def accept(self, accept: AssociateAC) -> None:
         """Accept the association that was requested (Evt7)."""
+        data = pdus.encode(accept)  # first, so that what cannot be sent changes no state
         self._apply("Evt7")
-        self._out.append(pdus.encode(accept))
+        self._out.append(data)
 
     def reject(self, reject: AssociateRJ) -> None:
         """Reject the association that was requested (Evt8)."""
+        data = pdus.encode(reject)
         self._apply("Evt8")
-        self._out.append(pdus.encode(reject))
+        self._out.append(data)
 
     def send_data(self, buffers: list[Buffer]) -> None:
         """Send whole P-DATA-TF PDUs, already in their encoded form (Evt9)."""
