@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from typing import BinaryIO
 
-THRESHOLD = 262_144
+THRESHOLD = 131_072
 """How many bytes of one data set are held in memory, before they go to a file."""
 
 

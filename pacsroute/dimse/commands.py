@@ -420,6 +420,7 @@ def decode(data: bytes | bytearray) -> Command:
         If they are no command set.
     """
     values: dict[int, bytes] = {}
+    data = bytes(data)
     position, end = 0, len(data)
     unpack = _ELEMENT.unpack_from
     while position + 8 <= end:
@@ -429,7 +430,7 @@ def decode(data: bytes | bytearray) -> Command:
             raise ProtocolError(f"an element of group {group:04X}H in a command set")
         if position > end:
             raise ProtocolError("a command set is cut short")
-        values[element] = bytes(data[start:position])
+        values[element] = data[start:position]
     field = values.get(COMMAND_FIELD)
     if field is None or len(field) < 2:
         raise ProtocolError("a command set without Command Field")

@@ -146,6 +146,9 @@ class Connection:
                     self._needed = 6 + length
                     return None
                 self._start = stop = start + 6 + length
+                if number == 4 and self.state == "Sta6":
+                    # DT-2, which changes no state: the hot path goes by no table.
+                    return pdus.decode_data(self._view[start + 6 : stop])
                 received = pdus.decode(self._view[start:stop])
             except ProtocolError as error:
                 event = self._receive("Evt19", None, error)

@@ -450,10 +450,13 @@ def _decode_common(body: memoryview) -> CommonExtendedNegotiation:
     return CommonExtendedNegotiation(_text(sop_class), _text(service_class), tuple(related))
 
 
-def _decode_data(view: memoryview) -> PDataTF:
+def decode_data(view: memoryview) -> PDataTF:
+    """Return the P-DATA-TF that a variable field holds."""
     pdvs: list[PDV] = []
     position, end = 0, len(view)
     while position < end:
+        if end - position < _PDV.size:
+            raise ProtocolError("a PDV is cut short", INVALID_PARAMETER)
         length, context_id, control = _PDV.unpack_from(view, position)
         stop = position + 4 + length
         if length < 2 or stop > end:
@@ -469,7 +472,7 @@ _DECODERS: dict[int, Callable[[memoryview], Pdu]] = {
     1: _decode_rq,
     2: _decode_ac,
     3: lambda view: AssociateRJ(view[1], view[2], view[3]),
-    4: _decode_data,
+    4: decode_data,
     5: lambda view: ReleaseRQ(),
     6: lambda view: ReleaseRP(),
     7: lambda view: Abort(view[2], view[3]),
