@@ -42,6 +42,9 @@ class Outcome(NamedTuple):
     elements: Mapping[str, Any] = {}
 
 
+_DONE = Outcome(Status(SUCCESS))
+
+
 class Answer(NamedTuple):
     """One of the answers that a generator gives; `row` is None in the last, the final one."""
 
@@ -178,7 +181,8 @@ class App(Router):
         if route is None:
             return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
         try:
-            return Outcome(final_status(route.handler(request)))
+            result = route.handler(request)
+            return _DONE if result is None else Outcome(final_status(result))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the association lives on
             return failed(request, error, PROCESSING_FAILURE)
 

@@ -58,13 +58,13 @@ class Dispatcher:
     --------
     ::
 
-        association = Association.accept(socket, app)
-        dispatcher = Dispatcher(app, association)
-        try:
-            while True:
-                dispatcher.receive_and_dispatch()
-        except AssociationReleased:
-            print("done")
+        with Association.accept(socket, app) as association:
+            dispatcher = Dispatcher(app, association)
+            try:
+                while True:
+                    dispatcher.receive_and_dispatch()
+            except AssociationReleased:
+                print("done")
     """
 
     def __init__(self, app: App, association: Association) -> None:
@@ -81,7 +81,7 @@ class Dispatcher:
         """
         try:
             while True:
-                self.receive_and_dispatch()
+                self.dispatch(self.association.receive())
         except AssociationReleased:
             pass
 

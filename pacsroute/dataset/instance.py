@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import weakref
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -17,7 +16,7 @@ from pacsroute import uids
 from pacsroute.dataset import part10
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import parse
-from pacsroute.dataset.spool import Spool, write_all
+from pacsroute.dataset.spool import Spool, partial_name, write_all
 from pacsroute.errors import DataSetError, Failure
 
 DEFER_SIZE = 1_048_576
@@ -216,8 +215,9 @@ class Instance:
             raise ValueError(f"duplicate is 'replace', 'keep' or 'refuse', not {duplicate!r}")
         if not uids.is_uid(self.sop_instance):
             raise Failure(0x0117, "the SOP Instance UID is not a UID")
-        name = f"{self.sop_instance}.dcm" if name is None else name
-        if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
+        if name is None:
+            name = f"{self.sop_instance}.dcm"
+        elif name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
             raise ValueError(f"{name!r} is not the name of a file")
         if self._edited():
             raise DataSetError(
@@ -227,35 +227,24 @@ class Instance:
         # Plain text for paths: making a Path of each costs as much as writing the file.
         place = os.fspath(folder)
         target = os.path.join(place, name)
-        if duplicate != "replace" and os.path.exists(target):
+        replace = duplicate == "replace"
+        if not replace and os.path.exists(target):
             return _occupied(target, duplicate)
-        partial = os.path.join(place, f".{name[:80]}.{secrets.token_hex(6)}.part")
         try:
-            moved = self._write(place, partial, durable)
-            if duplicate == "replace":
-                os.rename(partial, target)
-            else:
-                try:
-                    os.link(partial, target)
-                except FileExistsError:
-                    return _occupied(target, duplicate)
-                finally:
-                    os.unlink(partial)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-            raise
-        if moved and isinstance(self._source, Spool):
-            self._source.moved(target)
+            source = self._source
+            if not isinstance(source, Spool) or not source.move_to(
+                target, replace=replace, durable=durable
+            ):
+                self._copy(place, target, replace=replace, durable=durable)
+        except FileExistsError:
+            return _occupied(target, duplicate)
         if durable:
             _sync_folder(place)
         return Path(target)
 
-    def _write(self, folder: str, partial: str, durable: bool) -> bool:
-        """Write the file under its temporary name; tell whether the spool became it."""
-        source = self._source
-        if isinstance(source, Spool) and source.link_to(partial, durable=durable):
-            return True
+    def _copy(self, folder: str, target: str, *, replace: bool, durable: bool) -> None:
+        """Write the file under a temporary name, and give it its own when it is whole."""
+        partial = os.path.join(folder, partial_name())
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             fd = os.open(partial, flags, 0o666)
@@ -263,18 +252,30 @@ class Instance:
             os.makedirs(folder, exist_ok=True)
             fd = os.open(partial, flags, 0o666)
         try:
-            if isinstance(source, Spool):
-                source.copy_to(fd)
+            try:
+                self._write(fd)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            if replace:
+                os.rename(partial, target)
             else:
-                write_all(fd, part10.head(self.sop_class, self.sop_instance, self.transfer_syntax))
-                with self.open() as data:
-                    while piece := data.read(1 << 20):
-                        write_all(fd, piece)
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        return False
+                os.link(partial, target)
+                os.unlink(partial)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
+
+    def _write(self, fd: int) -> None:
+        if isinstance(self._source, Spool):
+            self._source.copy_to(fd)
+            return
+        write_all(fd, part10.head(self.sop_class, self.sop_instance, self.transfer_syntax))
+        with self.open() as data:
+            while piece := data.read(1 << 20):
+                write_all(fd, piece)
 
 
 def _file_meta(file: BinaryIO) -> Dataset:

@@ -11,16 +11,16 @@ _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sHI")
 
 
-@lru_cache(maxsize=1024)  # SOP classes, syntaxes and titles are the same again and again
-def _element(number: int, vr: bytes, value: bytes) -> bytes:
+def _element(number: int, text: str, vr: bytes = b"UI") -> bytes:
+    value = text.encode("latin-1", "replace")
     if len(value) & 1:
         value += b"\0" if vr == b"UI" else b" "
     return _SHORT.pack(2, number, vr, len(value)) + value
 
 
 _VERSION = _LONG.pack(2, 1, b"OB", 0, 2) + b"\0\1"
-_WRITER = _element(0x12, b"UI", uids.IMPLEMENTATION_CLASS.encode()) + _element(
-    0x13, b"SH", uids.IMPLEMENTATION_VERSION.encode()
+_WRITER = _element(0x12, uids.IMPLEMENTATION_CLASS) + _element(
+    0x13, uids.IMPLEMENTATION_VERSION, b"SH"
 )
 
 
@@ -48,16 +48,21 @@ def head(
     >>> head("1.2.840.10008.5.1.4.1.1.7", "1.2.3", "1.2.840.10008.1.2.1")[128:132]
     b'DICM'
     """
-    parts = [
-        _VERSION,
-        _element(0x02, b"UI", sop_class.encode("ascii")),
-        _element(0x03, b"UI", sop_instance.encode("ascii")),
-        _element(0x10, b"UI", transfer_syntax.encode("ascii")),
-        _WRITER,
-    ]
+    instance = _element(0x03, sop_instance)
+    before, after = _around(sop_class, transfer_syntax, writer, sender, receiver, len(instance))
+    return before + instance + after
+
+
+@lru_cache(maxsize=1024)
+def _around(
+    sop_class: str, transfer_syntax: str, writer: str, sender: str, receiver: str, instance: int
+) -> tuple[bytes, bytes]:
+    """Return what stands around the SOP Instance UID: the same for all of an association."""
+    before = _VERSION + _element(0x02, sop_class)
+    after = _element(0x10, transfer_syntax) + _WRITER
     for number, title in ((0x16, writer), (0x17, sender), (0x18, receiver)):
         if title:
-            parts.append(_element(number, b"AE", title.encode("latin-1", "replace")[:16]))
-    group = b"".join(parts)
-    length = _SHORT.pack(2, 0, b"UL", 4) + len(group).to_bytes(4, "little")
-    return bytes(128) + b"DICM" + length + group
+            after += _element(number, title[:16], b"AE")
+    length = len(before) + instance + len(after)
+    group = _SHORT.pack(2, 0, b"UL", 4) + length.to_bytes(4, "little")
+    return bytes(128) + b"DICM" + group + before, after

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
+import secrets
 import tempfile
-import weakref
 from typing import BinaryIO
 
 THRESHOLD = 131_072
@@ -24,10 +25,17 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         written = os.write(fd, data)
 
 
-def _remove(fd: int, path: str) -> None:
-    os.close(fd)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+_TOKEN = f".pacsroute-{secrets.token_hex(6)}"
+_COUNT = itertools.count()
+
+
+def partial_name() -> str:
+    """Return a name for a file that is not whole yet: nobody else's, and soon made.
+
+    `tempfile` asks the system for random bytes each time, which costs as much as opening
+    the file.
+    """
+    return f"{_TOKEN}-{os.getpid()}-{next(_COUNT)}.part"
 
 
 class Spool:
@@ -67,7 +75,7 @@ class Spool:
         self._chunks: list[bytes] = []
         self._fd = -1
         self._path = ""
-        self._cleanup: weakref.finalize[..., Spool] | None = None
+        self._temporary = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next fragment; never raises, see `error`."""
@@ -83,14 +91,25 @@ class Spool:
             except OSError as error:
                 self.error = error
 
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            if self._temporary:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path)
+
     def _to_file(self) -> None:
         try:
-            if self._folder is not None:
-                os.makedirs(self._folder, exist_ok=True)
-            fd, path = tempfile.mkstemp(".part", ".pacsroute-", self._folder)
-            self._fd, self._path = fd, path
-            self._cleanup = weakref.finalize(self, _remove, fd, path)
-            write_all(fd, b"".join((self.head, *self._chunks)))
+            folder = tempfile.gettempdir() if self._folder is None else self._folder
+            path = os.path.join(folder, partial_name())
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            try:
+                self._fd = os.open(path, flags, 0o600)
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
+                self._fd = os.open(path, flags, 0o600)
+            self._path, self._temporary = path, True
+            write_all(self._fd, b"".join((self.head, *self._chunks)))
             self._chunks.clear()
         except OSError as error:
             self.error = error
@@ -125,31 +144,32 @@ class Spool:
             write_all(fd, data)
             position += len(data)
 
-    def link_to(self, path: str, *, durable: bool) -> bool:
-        """Give the temporary file a second name; return False where that cannot be done.
+    def move_to(self, target: str, *, replace: bool, durable: bool) -> bool:
+        """Give the temporary file its final name; return False where it has to be copied.
 
-        The spool keeps the first one until `moved`, so that it outlives a save that fails.
+        Raises
+        ------
+        FileExistsError
+            If there is a file of that name, and it is not to be replaced.
         """
-        if self._cleanup is None or not self._cleanup.alive:
+        if not self._temporary:
             return False
+        # The mode was for secrets; a saved file has the one that the umask gives.
+        os.fchmod(self._fd, 0o666 & ~_UMASK)
         if durable:
             os.fsync(self._fd)
         try:
-            os.link(self._path, path)
+            if replace:
+                os.rename(self._path, target)
+            else:
+                os.link(self._path, target)
+                os.unlink(self._path)
+        except FileExistsError:
+            raise
         except OSError:
             return False  # another file system: copied instead, which tells what is wrong
-        # mkstemp's mode is for secrets; a saved file has the one that the umask gives.
-        os.fchmod(self._fd, 0o666 & ~_UMASK)
+        self._path, self._temporary = target, False
         return True
-
-    def moved(self, path: str) -> None:
-        """Say that the temporary file has its final name, and is to stay under that."""
-        os.unlink(self._path)
-        self._path = path
-        if self._cleanup is not None:
-            self._cleanup.detach()
-            weakref.finalize(self, os.close, self._fd)
-            self._cleanup = None
 
 
 # Read once: os.umask changes it for all threads while it tells.

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command
 from pacsroute.errors import ProtocolError
-from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER
+from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER, Buffer
 
 _HEADER = struct.Struct(">BxIIBB")  # of a P-DATA-TF and of the one PDV in it
 _COMMAND, _LAST = 1, 2
@@ -87,13 +87,15 @@ class Assembler:
             if self._begun and context_id != self._context_id:
                 raise ProtocolError("fragments of two messages mixed", UNEXPECTED_PARAMETER)
             self._context_id = context_id
-            self._bytes += fragment
+            if self._begun or not is_last:
+                self._bytes += fragment
+                fragment = self._bytes
             self._begun = not is_last
-            if len(self._bytes) > self._limit:
+            if len(fragment) > self._limit:
                 raise ProtocolError(f"a command set of more than {self._limit} bytes")
             if is_last:
-                command = commands.decode(self._bytes)
-                self._bytes.clear()
+                command = commands.decode(fragment)
+                self._bytes = bytearray()
                 if command.has_data_set:
                     self._command = command
                 else:
@@ -115,7 +117,7 @@ def fragment(
     command: Command,
     data: bytes | memoryview | None,
     maximum_length: int,
-) -> list[bytes | memoryview]:
+) -> list[Buffer]:
     """Cut a message into P-DATA-TF PDUs, in their encoded form.
 
     Parameters
@@ -135,7 +137,7 @@ def fragment(
     if room < 2:
         raise ValueError(f"a maximum length of {maximum_length} holds no fragment")
     encoded = commands.encode(command)
-    parts: list[bytes | memoryview] = []
+    parts: list[Buffer] = []
     if len(encoded) <= room:
         parts.append(
             _HEADER.pack(4, len(encoded) + 6, len(encoded) + 2, context_id, _COMMAND | _LAST)
@@ -151,10 +153,8 @@ def fragment(
     return parts
 
 
-def _cut(
-    context_id: int, data: bytes | memoryview, room: int, control: int
-) -> list[bytes | memoryview]:
-    view, parts = memoryview(data), list[bytes | memoryview]()
+def _cut(context_id: int, data: bytes | memoryview, room: int, control: int) -> list[Buffer]:
+    view, parts = memoryview(data), list[Buffer]()
     for start in range(0, len(view), room):
         piece = view[start : start + room]
         last = _LAST if start + room >= len(view) else 0

@@ -26,13 +26,14 @@ from pacsroute.errors import (
     ProtocolError,
 )
 from pacsroute.net.flusher import flusher
-from pacsroute.upper_layer.connection import Buffer, Connection, Event, TransportClosed
+from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
 from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
 from pacsroute.upper_layer.pdu import (
     UNEXPECTED_PARAMETER,
     Abort,
     AssociateRJ,
     AssociateRQ,
+    Buffer,
     PDataTF,
     ReleaseRQ,
     UserInformation,
@@ -75,6 +76,7 @@ class Association:
         self,
         sock: socket.socket,
         app: App,
+        remote_address: str = "",
         *,
         artim: float = ARTIM,
         idle_timeout: float = IDLE_TIMEOUT,
@@ -86,13 +88,11 @@ class Association:
         self.user: Any = None
         self.contexts: dict[int, AcceptedContext] = {}
         self._socket = sock
-        try:
-            self.remote_address = str(sock.getpeername()[0])
-        except (OSError, IndexError):
-            self.remote_address = ""
+        self.remote_address = remote_address
         self._artim = artim
         self._idle_timeout = idle_timeout
         self._network_timeout = network_timeout
+        self._tick = min(artim, network_timeout, idle_timeout)
         self._defer = defer
         self._connection = Connection("acceptor", maximum_length=app.maximum_length)
         self._peer_maximum = 0
@@ -105,12 +105,12 @@ class Association:
         self._held: list[Buffer] = []
         self._held_size = 0
         self._holding = False
-        sock.setblocking(True)
-        with contextlib.suppress(OSError):  # not a TCP socket
+        with contextlib.suppress(OSError):  # not a TCP socket, or the peer is gone already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # As socket options they cost nothing for each call, which settimeout does.
-        _set_timeout(sock, socket.SO_RCVTIMEO, network_timeout)
-        _set_timeout(sock, socket.SO_SNDTIMEO, network_timeout)
+        with contextlib.suppress(OSError):
+            # As socket options they cost nothing for each call, which settimeout does.
+            _set_timeout(sock, socket.SO_RCVTIMEO, self._tick)
+            _set_timeout(sock, socket.SO_SNDTIMEO, network_timeout)
 
     @classmethod
     def accept(cls, sock: socket.socket, app: App, **options: Any) -> Association:
@@ -130,9 +130,26 @@ class Association:
         AssociationRejected, AssociationAborted
             If there is none; the socket is closed then.
         """
-        association = cls(sock, app, **options)
-        association.negotiate()
+        sock.setblocking(True)
+        try:
+            host = str(sock.getpeername()[0])
+        except (OSError, IndexError):
+            host = ""  # not a TCP socket, or the peer is gone already
+        association = cls(sock, app, host, **options)
+        try:
+            association.negotiate()
+        except AssociationError:
+            association.close()
+            raise
         return association
+
+    def __enter__(self) -> Association:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._ended is None:
+            self.abort(2 if kind else 0)
+        self.close()
 
     def negotiate(self, refusal: AssociateRJ | None = None) -> None:
         """Answer the peer's request for an association, with a refusal if one is given."""
@@ -149,7 +166,6 @@ class Association:
         if isinstance(answer, AssociateRJ):
             self._connection.reject(answer)
             self._write_out()
-            self._await_close()
             raise AssociationRejected(*answer)
         user: UserInformation = request.user_information
         self._peer_maximum = 16_384 if user.maximum_length is None else user.maximum_length
@@ -165,10 +181,9 @@ class Association:
             self._write_out()
             if self._connection.state != "Sta2":
                 why = self._connection.error
-                self._await_close()
                 raise AssociationAborted(2, message=str(why or "the peer gave up"))
             if not self._read_before(deadline):
-                self.close()
+                self._connection.artim_expired()
                 raise AssociationAborted(None, message="no association request came")
 
     # ------------------------------------------------------------- receiving
@@ -181,9 +196,7 @@ class Association:
         AssociationReleased, AssociationAborted
             If the association has ended instead.
         """
-        while True:
-            if self._messages:
-                return self._messages.popleft()
+        while not self._messages:
             if self._ended is not None:
                 raise self._ended
             event = self._connection.next_event()
@@ -191,6 +204,7 @@ class Association:
                 self._read()
             else:
                 self._take(event)
+        return self._messages.popleft()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, PDataTF):
@@ -214,15 +228,12 @@ class Association:
             self._connection.respond_release()
             self._write_out()
             self._ended = AssociationReleased("the peer released the association")
-            self._await_close()
         elif isinstance(event, Abort):
             why = self._connection.error
             self._write_out()
             self._end(AssociationAborted(event.source, event.reason, str(why or "")))
-            self._await_close()
         elif isinstance(event, TransportClosed):
             self._end(AssociationAborted(None, message="the connection was lost"))
-            self.close()
 
     def _read(self) -> None:
         """Wait for bytes of the peer."""
@@ -231,9 +242,10 @@ class Association:
             try:
                 count = self._socket.recv_into(self._connection.get_buffer())
             except BlockingIOError:
-                # Nothing came for the network timeout.
-                silent += self._network_timeout
-                if self._connection.partial or self._assembler.partial:
+                silent += self._tick
+                if silent >= self._network_timeout and (
+                    self._connection.partial or self._assembler.partial
+                ):
                     self._give_up("nothing came in the middle of a message")
                     return
                 if silent >= self._idle_timeout:
@@ -242,8 +254,11 @@ class Association:
                 continue
             except OSError:
                 count = 0
-            self._received(count)
-            if _QUICKACK is not None and 0 < count < _SMALL_READ and self._assembler.partial:
+            if count == 0:
+                self._closed()
+                return
+            self._connection.buffer_updated(count)
+            if count < _SMALL_READ and self._assembler.partial and _QUICKACK is not None:
                 # A peer with Nagle's algorithm on waits for our acknowledgment before it
                 # sends the rest of its message: 40 ms, unless it goes at once. In the
                 # middle of a bulk transfer reads are larger, and it would only cost.
@@ -251,19 +266,17 @@ class Association:
                     self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             return
 
-    def _received(self, count: int) -> None:
-        if count:
-            self._connection.buffer_updated(count)
-        elif self._stopping:
+    def _closed(self) -> None:
+        if self._stopping:
             self._give_up("the server stops")
         else:
-            event = self._connection.transport_closed()
-            self._take(event or TransportClosed())
+            self._take(self._connection.transport_closed() or TransportClosed())
 
     def _read_before(self, deadline: float) -> bool:
         """Read what comes before a deadline; tell whether anything did."""
         left = deadline - time.monotonic()
-        if left <= 0 or not _readable(self._socket, left):
+        # A read ends by itself after a tick, which is near enough for most deadlines.
+        if left <= 0 or (left < 0.9 * self._tick and not _readable(self._socket, left)):
             return False
         try:
             count = self._socket.recv_into(self._connection.get_buffer())
@@ -285,7 +298,10 @@ class Association:
                 break
             except OSError:
                 count = 0
-            self._received(count)
+            if count:
+                self._connection.buffer_updated(count)
+            else:
+                self._closed()
         return self._ended is not None or message_id in self._cancelled
 
     def ended(self) -> AssociationAborted | None:
@@ -323,6 +339,10 @@ class Association:
         if self._ended is not None:
             raise self._ended
         buffers = fragment(context_id, command, data, self._peer_maximum)
+        if not (more or self._holding):  # the lock is for answers that are held back
+            self._connection.send_data(buffers)
+            self._write_out()
+            return
         with self._lock:
             self._held += buffers
             if more:
@@ -332,7 +352,7 @@ class Association:
                     flusher.add(self)
                 if self._held_size < _HELD_BACK:
                     return
-            elif self._holding:
+            else:
                 self._holding = False
                 flusher.remove(self)
             self._flush()
@@ -367,7 +387,7 @@ class Association:
                 _send_all(self._socket, buffers)
         except OSError as error:
             self._end(AssociationAborted(None, message=f"sending failed: {error.strerror}"))
-            self.close()
+            self._connection.transport_closed()
             assert self._ended is not None
             raise self._ended from None
 
@@ -387,13 +407,11 @@ class Association:
             with contextlib.suppress(AssociationError):
                 self._connection.abort(source, reason)
                 self._write_out()
-        self._await_close()
 
     def _abort_for(self, error: ProtocolError) -> None:
         self._end(AssociationAborted(2, error.reason, str(error)))
         self._connection.abort(2, error.reason)
         self._write_out()
-        self._await_close()
         assert self._ended is not None
         raise self._ended
 
@@ -402,7 +420,6 @@ class Association:
         with contextlib.suppress(AssociationError):
             self._connection.abort()
             self._write_out()
-        self._await_close()
 
     def _end(self, how: AssociationAborted) -> None:
         if self._ended is None:
@@ -414,21 +431,20 @@ class Association:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
 
-    def _await_close(self) -> None:
-        """Wait for the peer to close, or for ARTIM; closing first could destroy what was sent."""
+    def close(self) -> None:
+        """Close the socket, as soon as the peer has closed its side, or ARTIM ends.
+
+        Closing first could destroy what was sent, on its way (PS3.8 §9.2.1, Sta13).
+        """
+        if self._holding:
+            self._holding = False
+            flusher.remove(self)
         if self._connection.state == "Sta13" and not self._stopping:
             deadline = time.monotonic() + self._artim
             with contextlib.suppress(AssociationError):
                 while self._read_before(deadline):
                     self._connection.next_event()
                     self._write_out()
-        self.close()
-
-    def close(self) -> None:
-        """Close the socket, whatever the state."""
-        if self._holding:
-            self._holding = False
-            flusher.remove(self)
         with contextlib.suppress(OSError):
             self._socket.close()
 

@@ -63,26 +63,35 @@ class Call(NamedTuple):
         }
 
 
-def response(request: Command, outcome: Outcome) -> Response:
+def _names(kind: type[Command]) -> tuple[type[Response], list[tuple[str, str]]]:
+    """Return the response to a type of request, and which of its UIDs that repeats."""
+    answer: Any = commands.TYPES.get(kind.command_field | 0x8000, commands.UnknownRSP)
+    pairs = [
+        (f"affected_{name}", f"{role}_{name}")
+        for name in ("sop_class", "sop_instance")
+        for role in ("affected", "requested")
+        if hasattr(answer, f"affected_{name}") and hasattr(kind, f"{role}_{name}")
+    ]
+    return answer, pairs
+
+
+_RESPONSES = {kind: _names(kind) for kind in (*commands.TYPES.values(), commands.UnknownRQ)}
+
+
+def response(request: commands.Request, outcome: Outcome) -> Response:
     """Return the response to a request, with the peer's own UIDs in it."""
-    kind: Any = commands.TYPES.get(request.command_field | 0x8000, commands.UnknownRSP)
-    status, elements = outcome
-    values: dict[str, Any] = {
-        "message_id_responded_to": getattr(request, "message_id", 0),
-        "status": status.code,
-        "error_comment": status.comment[:64] or None,
-    }
-    for name in ("sop_class", "sop_instance"):
-        value = getattr(request, f"affected_{name}", None)
-        value = value or getattr(request, f"requested_{name}", None)
-        if value and hasattr(kind, f"affected_{name}"):
-            values[f"affected_{name}"] = value
-    if kind is commands.UnknownRSP:
-        values["received_field"] = getattr(request, "received_field", 0) | 0x8000
-    if "OffendingElement" in elements:
-        tags = elements["OffendingElement"]
-        values["offending_element"] = tuple(tags) if isinstance(tags, (list, tuple)) else (tags,)
-    if "ErrorID" in elements:
-        values["error_id"] = elements["ErrorID"]
-    result: Response = kind(**values)
-    return result
+    kind, pairs = _RESPONSES[type(request)]
+    (code, comment), elements = outcome
+    answer = kind(message_id_responded_to=request.message_id, status=code)
+    for ours, theirs in pairs:
+        setattr(answer, ours, getattr(request, theirs) or None)
+    if comment:
+        answer.error_comment = comment[:64]
+    if elements:
+        tags = elements.get("OffendingElement")
+        if tags is not None:
+            answer.offending_element = tuple(tags) if isinstance(tags, (list, tuple)) else (tags,)
+        answer.error_id = elements.get("ErrorID")
+    if isinstance(request, commands.UnknownRQ):
+        answer.received_field = request.received_field | 0x8000  # type: ignore[attr-defined]
+    return answer

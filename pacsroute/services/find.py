@@ -48,12 +48,12 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
             outcome = Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))
         else:
             request = FindRequest(sop_class=sop_class, identifier=identifier, **call.values())
-            outcome = _send_answers(call, request)
+            outcome = _send_answers(call, command, request)
     call.association.send(call.context.id, response(command, outcome))
     return outcome, request
 
 
-def _send_answers(call: Call, request: FindRequest) -> Outcome:
+def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome:
     """Send a Pending for each answer; return what the final response is to say."""
     app, association, context = call.app, call.association, call.context
     always = {}
@@ -65,8 +65,8 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
     encoder = RowEncoder(
         context.transfer_syntax, request.identifier, always=always, charset=app.charset
     )
-    complete = response(call.message.command, Outcome(Status(PENDING)))
-    partial = response(call.message.command, Outcome(Status(PENDING_WARNING)))
+    complete = response(command, Outcome(Status(PENDING)))
+    partial = response(command, Outcome(Status(PENDING_WARNING)))
     route = app.find_route(request, context.abstract_syntax)
     answers: Iterator[Answer] = app.handle(request, route)
     looked = 0.0

@@ -12,12 +12,10 @@ from typing import Literal, NamedTuple
 
 from pacsroute.errors import AssociationError, ProtocolError
 from pacsroute.upper_layer import pdu as pdus
-from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, Pdu
+from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, Buffer, Pdu
 from pacsroute.upper_layer.state_machine import ACTIONS, EVENTS, NEXT, RELEASE_COLLISION
 
-Buffer = bytes | bytearray | memoryview
-
-DEFAULT_MAXIMUM_LENGTH = 262_144
+DEFAULT_MAXIMUM_LENGTH = 131_072
 """What we offer as maximum length of the P-DATA-TF variable field, in bytes."""
 
 _FIRST_BUFFER = 16_384
@@ -140,14 +138,16 @@ class Connection:
                 self._needed = 6
                 return None
             number, length = pdus.HEADER.unpack_from(self._view, start)
+            # DT-2 changes no state: the hot path goes by no table.
+            is_data = number == 4 and self.state == "Sta6" and length <= self._data_limit
             try:
-                self._check_header(number, length)
+                if not is_data:
+                    self._check_header(number, length)
                 if available < 6 + length:
                     self._needed = 6 + length
                     return None
                 self._start = stop = start + 6 + length
-                if number == 4 and self.state == "Sta6":
-                    # DT-2, which changes no state: the hot path goes by no table.
+                if is_data:
                     return pdus.decode_data(self._view[start + 6 : stop])
                 received = pdus.decode(self._view[start:stop])
             except ProtocolError as error:

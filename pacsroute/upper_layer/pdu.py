@@ -10,6 +10,8 @@ from typing import NamedTuple
 from pacsroute.errors import ProtocolError
 from pacsroute.uids import APPLICATION_CONTEXT
 
+Buffer = bytes | bytearray | memoryview
+
 HEADER = struct.Struct(">BxI")
 _ITEM = struct.Struct(">BxH")
 _LENGTH = struct.Struct(">H")
@@ -136,7 +138,7 @@ class PDV(NamedTuple):
     context_id: int
     is_command: bool
     is_last: bool
-    fragment: bytes | memoryview
+    fragment: Buffer
 
 
 class PDataTF(NamedTuple):
@@ -266,7 +268,7 @@ def _user_items(info: UserInformation) -> Iterator[bytes]:
 
 
 def _encode_data(pdu: PDataTF) -> tuple[int, bytes]:
-    parts: list[bytes | memoryview] = []
+    parts: list[Buffer] = []
     for context_id, is_command, is_last, fragment in pdu.pdvs:
         parts += (_PDV.pack(len(fragment) + 2, context_id, is_command | is_last << 1), fragment)
     return 4, b"".join(parts)
@@ -455,14 +457,13 @@ def decode_data(view: memoryview) -> PDataTF:
     pdvs: list[PDV] = []
     position, end = 0, len(view)
     while position < end:
-        if end - position < _PDV.size:
+        if end - position < 6:
             raise ProtocolError("a PDV is cut short", INVALID_PARAMETER)
         length, context_id, control = _PDV.unpack_from(view, position)
-        stop = position + 4 + length
-        if length < 2 or stop > end:
+        start, position = position + 6, position + 4 + length
+        if length < 2 or position > end:
             raise ProtocolError("a PDV does not fit its P-DATA-TF", INVALID_PARAMETER)
-        pdvs.append(PDV(context_id, control & 1 == 1, control & 2 == 2, view[position + 6 : stop]))
-        position = stop
+        pdvs.append(PDV(context_id, control & 1 == 1, control & 2 == 2, view[start:position]))
     if not pdvs:
         raise ProtocolError("a P-DATA-TF without a PDV", INVALID_PARAMETER)
     return PDataTF(tuple(pdvs))
