@@ -28,8 +28,9 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import PersonName
 
-from pacsroute.dataset.encode import RowEncoder, encode, syntax
+from pacsroute.dataset.encode import RowEncoder, encode
 from pacsroute.dataset.parse import identifier, parse
+from pacsroute.dataset.vr import syntax
 from pacsroute.errors import DataSetError
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (

@@ -9,106 +9,47 @@ is ever lost and none raises. Error messages name keywords and types, never valu
 from __future__ import annotations
 
 import difflib
-import math
-import operator
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from pydicom._dicom_dict import DicomDictionary
-from pydicom.datadict import (
-    dictionary_VR,
-    keyword_for_tag,
-    private_dictionary_VR,
-    tag_for_keyword,
-)
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, PrivateTransferSyntaxes
-from pydicom.valuerep import PersonName, format_number_as_ds
+from pydicom.valuerep import PersonName
 
 from pacsroute.dataset import charsets
+from pacsroute.dataset.keys import (
+    CHARACTER_SET,
+    TIME_ZONE,
+    Wanted,
+    implicit_vr,
+    never_written,
+    wanted_by,
+)
+from pacsroute.dataset.values import pad, string_bytes, swapped, to_bytes
+from pacsroute.dataset.vr import (
+    LONG_VRS,
+    STRING_VRS,
+    TEXT_VRS,
+    WORD_SIZES,
+    Row,
+    Syntax,
+    resolve_vr,
+    several,
+    syntax,
+)
 from pacsroute.errors import DataSetError
 
-Row: TypeAlias = "Mapping[str, Any] | Dataset"
-
-TEXT_VRS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
-SINGLE_VRS = frozenset(("LT", "ST", "UR", "UT"))
-STRING_VRS = TEXT_VRS | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
-NUMBER_FORMATS = {
-    "FD": "d",
-    "FL": "f",
-    "SL": "i",
-    "SS": "h",
-    "SV": "q",
-    "UL": "I",
-    "US": "H",
-    "UV": "Q",
-}
-WORD_SIZES = {vr: struct.calcsize(f) for vr, f in NUMBER_FORMATS.items()} | {
-    "AT": 2,
-    "OB": 1,
-    "OD": 8,
-    "OF": 4,
-    "OL": 4,
-    "OV": 8,
-    "OW": 2,
-    "UN": 1,
-}
-LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
-
-_CHARACTER_SET = 0x00080005
 _LEVEL = 0x00080052
-_TIME_ZONE = 0x00080201
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
 _PLANS = 256
-_GE_PRIVATE = "1.2.840.113619.5.2"
-
-
-class Syntax(NamedTuple):
-    """How a transfer syntax encodes a data set (PS3.5 Annex A); `known` or guessed."""
-
-    implicit: bool = False
-    little: bool = True
-    deflated: bool = False
-    encapsulated: bool = False
-    known: bool = True
-
-
-@lru_cache(256)
-def syntax(uid: str) -> Syntax:
-    """How a transfer syntax encodes a data set.
-
-    What is not in the dictionary is taken for an encapsulated one, hence explicit VR
-    little endian (PS3.5 §A.4), unless it was registered with pydicom.
-
-    Parameters
-    ----------
-    uid : str
-        The transfer syntax.
-
-    Examples
-    --------
-    >>> syntax("1.2.840.10008.1.2").implicit
-    True
-    """
-    known = UID(uid)
-    if uid == _GE_PRIVATE:
-        return Syntax(implicit=True)
-    if known in PrivateTransferSyntaxes:
-        known = PrivateTransferSyntaxes[PrivateTransferSyntaxes.index(known)]
-    if not known.is_transfer_syntax:
-        return Syntax(encapsulated=True, known=False)
-    return Syntax(
-        known.is_implicit_VR, known.is_little_endian, known.is_deflated, known.is_compressed
-    )
 
 
 def encode(
@@ -191,7 +132,7 @@ class RowEncoder:
         self._charset = charsets.terms(charset)
         wanted = None
         if identifier is not None:
-            wanted = _wanted(identifier)
+            wanted = wanted_by(identifier)
             self._charset = self._charset or charsets.terms(identifier.get("SpecificCharacterSet"))
         for keyword in always or {}:
             _tag(keyword)
@@ -246,64 +187,6 @@ def _deflate(body: bytes) -> bytes:
     return deflated + b"\0" if len(deflated) & 1 else deflated
 
 
-# What an identifier asks for
-
-
-class _Wanted(NamedTuple):
-    """The keys of an identifier; those of a sequence in turn, None for all of them."""
-
-    keys: dict[int, _Wanted | None]
-    private: list[tuple[int, str, int, _Wanted | None]]
-
-
-def _wanted(identifier: Dataset) -> _Wanted:
-    wanted = _Wanted({}, [])
-    for tag in identifier.keys():  # noqa: SIM118 - iterating a Dataset converts its elements
-        if tag in (_CHARACTER_SET, _TIME_ZONE) or _never_written(tag):
-            continue
-        nested = None
-        if _vr_of(identifier, tag) == "SQ":
-            for item in identifier[tag].value or ():
-                inner = _wanted(item)
-                if inner.keys or inner.private:
-                    nested = _merged(nested, inner)
-        if not tag.is_private:
-            wanted.keys[tag] = nested
-        elif not tag.is_private_creator:
-            creator = identifier.get(Tag(tag.group, tag.element >> 8))
-            name = str(creator.value) if creator is not None else ""
-            wanted.private.append((tag.group, name, tag.element & 0xFF, nested))
-    return wanted
-
-
-def _merged(one: _Wanted | None, other: _Wanted) -> _Wanted:
-    if one is None:
-        return other
-    return _Wanted(one.keys | other.keys, one.private + other.private)
-
-
-def _never_written(tag: int) -> bool:
-    return tag & 0xFFFF == 0 or tag >> 16 in (0x0000, 0x0002)
-
-
-def _vr_of(dataset: Dataset, tag: int) -> str:
-    element = dataset.get_item(tag, keep_deferred=True)
-    vr = element.VR if element is not None else None
-    return vr or _implicit_vr(dataset, tag)
-
-
-def _implicit_vr(dataset: Dataset, tag: int) -> str:
-    try:
-        if not Tag(tag).is_private:
-            return dictionary_VR(tag)
-        if Tag(tag).is_private_creator:
-            return "LO"
-        creator = dataset.get((tag >> 16, tag >> 8 & 0xFF))
-        return private_dictionary_VR(tag, str(creator.value)) if creator is not None else "UN"
-    except KeyError:
-        return "UN"
-
-
 @lru_cache(4096)
 def _tag(keyword: str) -> tuple[int, str]:
     """The tag and VR of a keyword."""
@@ -319,204 +202,6 @@ def _unknown(keyword: object) -> str:
     names = [entry[4] for entry in DicomDictionary.values()]
     near = difflib.get_close_matches(keyword, names, 1)
     return f"no such keyword: {keyword!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-
-
-# Values
-
-
-def _several(value: Any) -> list[Any] | tuple[Any, ...] | None:
-    """The values of something that has several, None when it is one."""
-    if isinstance(value, (list, tuple)):
-        return value
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview)):
-        return list(value)
-    return None
-
-
-def _string(value: Any, vr: str) -> str:
-    if isinstance(value, str):
-        return value
-    if (many := _several(value)) is not None:
-        if vr in SINGLE_VRS and len(many) > 1:
-            raise ValueError("one value only")
-        return "\\".join("" if v is None else _FORMATS.get(vr, _plain)(v) for v in many)
-    return _FORMATS.get(vr, _plain)(value)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise TypeError
-
-
-def _name(value: Any) -> str:
-    return str(value) if isinstance(value, PersonName) else _plain(value)
-
-
-def _original(function: Callable[[Any], str]) -> Callable[[Any], str]:
-    """What pydicom read is written as it was."""
-
-    def formatted(value: Any) -> str:
-        if isinstance(value, bool):
-            raise TypeError
-        original = value if isinstance(value, str) else getattr(value, "original_string", None)
-        return original if isinstance(original, str) else function(value)
-
-    return formatted
-
-
-@_original
-def _date(value: Any) -> str:
-    if not isinstance(value, date):
-        raise TypeError
-    return f"{value.year:04}{value.month:02}{value.day:02}"
-
-
-@_original
-def _time(value: Any) -> str:
-    if not isinstance(value, (time, datetime)):
-        raise TypeError
-    fraction = f".{value.microsecond:06}" if value.microsecond else ""
-    return f"{value.hour:02}{value.minute:02}{value.second:02}{fraction}"
-
-
-@_original
-def _date_time(value: Any) -> str:
-    text = _date(value)
-    if isinstance(value, datetime):
-        text += _time(value)
-        if (offset := value.utcoffset()) is not None:
-            minutes = round(offset.total_seconds() / 60)
-            text += f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}"
-    return text
-
-
-@_original
-def _integer_string(value: Any) -> str:
-    number = int(value)
-    if number != value or not -(2**31) <= number < 2**31:
-        raise ValueError
-    return str(number)
-
-
-@_original
-def _decimal_string(value: Any) -> str:
-    if hasattr(value, "__index__"):
-        value = operator.index(value)
-        if len(text := str(value)) <= 16:
-            return text
-        text = format_number_as_ds(float(value))
-        if Decimal(text) != value:
-            raise ValueError
-        return text
-    if not isinstance(value, Decimal):
-        value = float(value)
-    text = str(value)
-    if len(text) > 16 or not math.isfinite(value):
-        text = format_number_as_ds(value)
-    if not math.isfinite(float(text)):
-        # the largest numbers, rounded up beyond what a reader can hold
-        raise ValueError
-    return text
-
-
-_FORMATS: dict[str, Callable[[Any], str]] = {
-    "DA": _date,
-    "DS": _decimal_string,
-    "DT": _date_time,
-    "IS": _integer_string,
-    "PN": _name,
-    "TM": _time,
-}
-
-
-def _string_bytes(text: str, vr: str, target: tuple[str, ...]) -> bytes:
-    if vr in TEXT_VRS:
-        return charsets.encode(text, target, vr)
-    # Such a VR has the default repertoire; what a peer put there beyond it was read as
-    # Latin-1, and gets its own bytes back.
-    try:
-        return text.encode("latin_1")
-    except UnicodeEncodeError:
-        if target == charsets.DEFAULT:
-            raise
-        return text.encode("utf_8", "replace")
-
-
-def _numbers(value: Any, vr: str, order: str) -> bytes:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    many = _several(value)
-    if many is None:
-        many = (value,)
-    if any(isinstance(v, (str, bytes, bool)) for v in many):
-        raise TypeError
-    convert: Callable[[Any], Any] = float if vr in ("FD", "FL") else operator.index
-    return struct.pack(f"{order}{len(many)}{NUMBER_FORMATS[vr]}", *map(convert, many))
-
-
-def _tags(value: Any, order: str) -> bytes:
-    many = _several(value)
-    if many is None or (
-        isinstance(value, tuple) and len(value) == 2 and all(type(v) is int for v in value)
-    ):
-        many = (value,)
-    if any(isinstance(v, (bool, float, bytes)) for v in many):
-        raise TypeError
-    tags = [Tag(v) for v in many]
-    return b"".join(struct.pack(order + "HH", t >> 16, t & 0xFFFF) for t in tags)
-
-
-def _octets(value: Any, size: int, swap: bool) -> bytes:
-    if hasattr(value, "getbuffer"):
-        value = value.getbuffer()
-    elif hasattr(value, "read"):
-        start = value.tell()
-        data = value.read()
-        value.seek(start)
-        value = data
-    data = value if isinstance(value, bytes) else memoryview(value).tobytes()
-    return _swapped(data, size) if swap else data
-
-
-def _swapped(data: bytes, size: int) -> bytes:
-    if size == 1:
-        return data
-    data += b"\0" * (-len(data) % size)
-    out = bytearray(len(data))
-    for i in range(size):
-        out[i::size] = data[size - 1 - i :: size]
-    return bytes(out)
-
-
-def resolve_vr(vr: str, tag: int, value: Any, rows: Sequence[Row], implicit: bool) -> str:
-    """The VR of an element that has a choice (PS3.5 §A.1, §A.2; PS3.3 C.7.6.3)."""
-    if "US" not in vr:
-        if tag == _PIXEL_DATA:
-            bits = _first(rows, "BitsAllocated")
-        elif tag >> 16 == 0x5400:
-            bits = _first(rows, "WaveformBitsAllocated")
-        else:
-            bits = None
-        return "OB" if not implicit and isinstance(bits, int) and bits <= 8 else "OW"
-    if "OW" in vr and (value is None or isinstance(value, (bytes, bytearray, memoryview))):
-        return "OW"
-    if isinstance(value, (bytes, bytearray)):
-        return "SS" if _first(rows, "PixelRepresentation") == 1 else "US"
-    many = _several(value)
-    numbers = [v for v in (many if many is not None else (value,)) if isinstance(v, int)]
-    if any(v < 0 for v in numbers):
-        return "SS"
-    # the first value of a LUT descriptor is a count, whatever the pixels are
-    signed = "SS" in vr and _first(rows, "PixelRepresentation") == 1
-    return "SS" if signed and all(v < 0x8000 for v in numbers) else "US"
-
-
-def _first(rows: Sequence[Row], keyword: str) -> Any:
-    for row in rows:
-        if (value := row.get(keyword)) is not None:
-            return value
-    return None
 
 
 # Elements and data sets
@@ -556,7 +241,7 @@ class _Encoder:
     def __init__(
         self,
         how: Syntax,
-        wanted: _Wanted | None = None,
+        wanted: Wanted | None = None,
         always: Mapping[str, Any] | None = None,
     ) -> None:
         self._how = how
@@ -640,7 +325,7 @@ class _Encoder:
         constants = self._constants(found, target, specific)
         todo: dict[int, str | bytes] = {**constants}
         for tag, key in found.items():
-            if tag != _CHARACTER_SET and not _never_written(tag) and self._asked(tag):
+            if tag != CHARACTER_SET and not never_written(tag) and self._asked(tag):
                 todo[tag] = key
         entries: list[_Entry] = []
         before = b""
@@ -659,12 +344,12 @@ class _Encoder:
         return (
             self._wanted is None
             or tag in self._wanted.keys
-            or tag == _TIME_ZONE
+            or tag == TIME_ZONE
             or tag in self._always_tags
         )
 
     @staticmethod
-    def _required(wanted: _Wanted) -> set[int]:
+    def _required(wanted: Wanted) -> set[int]:
         return set(wanted.keys) - {_LEVEL}
 
     def _constants(
@@ -677,8 +362,8 @@ class _Encoder:
             if tag not in found:
                 constants[tag] = self._checked(tag, vr, value, target, (self._always,))[0]
         if specific:
-            constants[_CHARACTER_SET] = self._framed(
-                _CHARACTER_SET, "CS", "\\".join(specific).encode("ascii")
+            constants[CHARACTER_SET] = self._framed(
+                CHARACTER_SET, "CS", "\\".join(specific).encode("ascii")
             )
         return constants
 
@@ -693,9 +378,9 @@ class _Encoder:
             codec = "ascii" if vr in TEXT_VRS else "latin_1"
 
         def convert(value: Any) -> bytes:
-            return self._value(vr, value, target, swap=not self._how.little)
+            return to_bytes(vr, value, target, self._order, swap=not self._how.little)
 
-        return key, head, lengths, _pad(vr), codec, convert
+        return key, head, lengths, pad(vr), codec, convert
 
     def _from_dataset(
         self,
@@ -734,7 +419,7 @@ class _Encoder:
             if vr in STRING_VRS and isinstance(value, (str, PersonName)):
                 # the most frequent case, without the calls of the general one
                 text = str(value)
-                raw = text.encode("ascii") if text.isascii() else _string_bytes(text, vr, target)
+                raw = text.encode("ascii") if text.isascii() else string_bytes(text, vr, target)
                 parts.append(self._framed(tag, vr, raw))
                 continue
             if element.is_undefined_length and vr != "SQ" and isinstance(value, bytes):
@@ -760,7 +445,7 @@ class _Encoder:
         wanted = self._wanted
         todo: dict[int, bytes | None] = {**self._constants(elements, target, specific)}
         for tag in elements:
-            if tag == _CHARACTER_SET or _never_written(tag):
+            if tag == CHARACTER_SET or never_written(tag):
                 continue
             if self._asked(tag) or tag in private:
                 todo[tag] = None
@@ -777,11 +462,11 @@ class _Encoder:
 
     def _private(
         self, row: Dataset, elements: dict[int, Any]
-    ) -> tuple[dict[int, _Wanted | None], bool]:
+    ) -> tuple[dict[int, Wanted | None], bool]:
         """The private elements asked for, which may be in another block of this row."""
         if self._wanted is None or not self._wanted.private:
             return {}, False
-        found: dict[int, _Wanted | None] = {}
+        found: dict[int, Wanted | None] = {}
         blocks = {
             (tag >> 16, str(row[tag].value).strip()): tag & 0xFFFF
             for tag in elements
@@ -803,7 +488,7 @@ class _Encoder:
     ) -> bytes | None:
         """An element as it was read, None if its value has to be converted."""
         tag, value = int(element.tag), element.value or b""
-        vr = element.VR or _implicit_vr(row, tag)
+        vr = element.VR or implicit_vr(row, tag)
         how = self._how
         if len(vr) > 2:
             vr = resolve_vr(vr, tag, value, rows, element.is_implicit_VR)
@@ -819,7 +504,7 @@ class _Encoder:
             if undefined or self._wanted is not None or not same or _source(row) != target:
                 return None
         elif element.is_little_endian is not how.little and not undefined:
-            value = _swapped(value, WORD_SIZES.get(vr, 1))
+            value = swapped(value, WORD_SIZES.get(vr, 1))
         return self._framed(tag, vr, value, undefined=undefined)
 
     def _checked(
@@ -830,7 +515,7 @@ class _Encoder:
         target: tuple[str, ...],
         rows: Sequence[Row],
         *,
-        inner: _Wanted | None = None,
+        inner: Wanted | None = None,
         little: bool = True,
     ) -> tuple[bytes, bool]:
         try:
@@ -852,7 +537,7 @@ class _Encoder:
         target: tuple[str, ...],
         rows: Sequence[Row],
         *,
-        inner: _Wanted | None = None,
+        inner: Wanted | None = None,
         little: bool = True,
     ) -> tuple[bytes, bool]:
         if vr == "SQ":
@@ -867,7 +552,7 @@ class _Encoder:
             return self._framed(tag, "OB", bytes(value), undefined=True), True
         if len(vr) > 2:
             vr = resolve_vr(vr, tag, value, rows, self._how.implicit)
-        data = self._value(vr, value, target, swap=little is not self._how.little)
+        data = to_bytes(vr, value, target, self._order, swap=little is not self._how.little)
         return self._framed(tag, vr, data), True
 
     def _sequence(
@@ -876,9 +561,9 @@ class _Encoder:
         value: Any,
         target: tuple[str, ...],
         rows: tuple[Row, ...],
-        inner: _Wanted | None,
+        inner: Wanted | None,
     ) -> tuple[bytes, bool]:
-        items = () if value is None else _several(value)
+        items = () if value is None else several(value)
         if items is None:
             raise TypeError
         child = self._child(tag, inner)
@@ -891,7 +576,7 @@ class _Encoder:
             parts += (item_tag, struct.pack(self._order + "I", len(data)), data)
         return self._framed(tag, "SQ", b"".join(parts)), complete
 
-    def _child(self, tag: int, inner: _Wanted | None) -> _Encoder:
+    def _child(self, tag: int, inner: Wanted | None) -> _Encoder:
         if inner is None and self._wanted is not None:
             inner = self._wanted.keys.get(tag)
         if inner is None:
@@ -900,17 +585,6 @@ class _Encoder:
         if child is None:
             child = self._children[id(inner)] = _Encoder(self._how, inner)
         return child
-
-    def _value(self, vr: str, value: Any, target: tuple[str, ...], *, swap: bool) -> bytes:
-        if value is None or (value == "" and vr not in STRING_VRS):
-            return b""
-        if vr in STRING_VRS:
-            return _string_bytes(_string(value, vr), vr, target)
-        if vr in NUMBER_FORMATS:
-            return _numbers(value, vr, self._order)
-        if vr == "AT":
-            return _tags(value, self._order)
-        return _octets(value, WORD_SIZES.get(vr, 1), swap)
 
     def _prefix(self, tag: int, vr: str) -> bytes:
         return _prefix(tag, vr, self._order, self._how.implicit)
@@ -934,7 +608,7 @@ class _Encoder:
             delimiter = b"\xfe\xff\xdd\xe0" if self._how.little else b"\xff\xfe\xe0\xdd"
             return prefix + b"\xff\xff\xff\xff" + value + delimiter + b"\0\0\0\0"
         if length & 1:
-            value += _pad(vr)
+            value += pad(vr)
             length += 1
         is_long = self._how.implicit or len(prefix) == 8
         if length < _TABLE:
@@ -959,10 +633,6 @@ def _prefix(tag: int, vr: str, order: str, implicit: bool) -> bytes:
 def _source(row: Dataset) -> tuple[str, ...]:
     """The character set that the raw values of a Dataset are in."""
     return charsets.terms(row.original_character_set or row.get("SpecificCharacterSet"))
-
-
-def _pad(vr: str) -> bytes:
-    return b" " if vr in STRING_VRS and vr != "UI" else b"\0"
 
 
 def _kind(value: Any) -> str:

@@ -29,7 +29,7 @@ from pydicom.uid import UID
 from pydicom.valuerep import DS, IS, PersonName
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.encode import (
+from pacsroute.dataset.vr import (
     LONG_VRS,
     NUMBER_FORMATS,
     SINGLE_VRS,
