@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from pacsroute import App, DataSetError, Failure, matching
+from pacsroute import App, Failure, matching
 
 FOLDER = Path(os.environ.get("ARCHIVE", "archive"))
 
@@ -192,7 +192,4 @@ def find(request):
     study_root = UID(request.sop_class).keyword.startswith("StudyRoot")
     if level is None or (level == "PATIENT" and study_root):
         raise Failure(0xA900, "no such Query/Retrieve Level here")
-    try:
-        return app.state.index.match(request.identifier, level)
-    except DataSetError as error:  # it names the key, never the value
-        raise Failure(0xA900, str(error)) from None
+    return app.state.index.match(request.identifier, level)

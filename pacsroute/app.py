@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.errors import Failure, SetupError
+from pacsroute.errors import Failure, IdentifierError, SetupError
 from pacsroute.requests import FindRequest, Request
 from pacsroute.routing import Route, Router, choose_syntax
 from pacsroute.status import (
+    IDENTIFIER_MISMATCH,
     PENDING,
     PENDING_WARNING,
     PROCESSING_FAILURE,
@@ -295,6 +296,9 @@ def failed(request: Request, error: BaseException, code: int) -> Outcome:
         if status.category not in ("Unknown", "Pending", "Success"):
             return Outcome(status, error.elements)
         error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
+    if isinstance(error, IdentifierError):
+        logger.warning("C-%s from %s: %s", request.command.upper(), request.calling_ae, error)
+        return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
     if isinstance(error, OSError) and request.command == "store":
         code = 0xA700
     logger.error(

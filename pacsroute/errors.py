@@ -17,6 +17,13 @@ class DataSetError(PacsrouteError, ValueError):
     """A value, keyword or data set that cannot be encoded, decoded or matched."""
 
 
+class IdentifierError(DataSetError):
+    """A key of an identifier that cannot be matched; left to itself, a 0xA900 answers it.
+
+    The message names the key and never its value: the peer sees it.
+    """
+
+
 class ProtocolError(PacsrouteError):
     """Something the peer sent that the standard does not allow.
 

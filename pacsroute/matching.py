@@ -28,7 +28,7 @@ What the standard leaves open is decided so:
 
 - A key that is empty or only ``*`` matches everything. ``A\B`` matches either, whatever the VR.
 - A value that is not of its VR, such as a date with letters in it, is unknown, which is to say
-  empty. A *key* that is not of its VR is a `DataSetError`.
+  empty. A *key* that is not of its VR is an `IdentifierError`.
 - Names are compared by Unicode case folding, on composed characters; accents count. Spaces around
   a component and trailing ``^`` and ``=`` do not, and ``DOE^*`` finds ``Doe`` too. A key is
   tried on the whole name and on its leading component groups; an empty group in a key, as in
@@ -61,7 +61,7 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_
 from pydicom.dataelem import RawDataElement
 from pydicom.valuerep import PersonName
 
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, IdentifierError
 
 __all__ = ["Columns", "Where", "matches", "stored", "where"]
 
@@ -134,7 +134,7 @@ def matches(identifier: Dataset, row: Row, *, empty_matches: bool = True) -> boo
 
     Raises
     ------
-    DataSetError
+    IdentifierError
         For a key that cannot be a value of its attribute; it names the keyword only.
 
     Examples
@@ -185,8 +185,10 @@ def where(
 
     Raises
     ------
+    IdentifierError
+        For a key that cannot be a value of its attribute.
     DataSetError
-        For a key that cannot be a value of its attribute, and for columns that cannot be right.
+        For columns that cannot be right.
 
     Examples
     --------
@@ -247,7 +249,7 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     ('CT\\MR', 7)
     """
     if _vr(keyword) not in _MATCHED:
-        raise DataSetError(f"{keyword}: nothing is matched by an attribute of its VR")
+        raise IdentifierError(f"{keyword}: nothing is matched by an attribute of its VR")
     values = _values(keyword, _value(value, keyword) if isinstance(value, Dataset) else value)
     if len(values) == 1 and dictionary_VM(keyword) == "1":
         return values[0]  # type: ignore[no-any-return]
@@ -298,7 +300,7 @@ def _tests(keyword: str, vr: str, value: object) -> list[_Test]:
             alternatives = _alternatives(vr, part)
         except _MISFITS:
             # Without the cause, which quotes the value.
-            raise DataSetError(f"{keyword}: the key is not one of VR {vr}") from None
+            raise IdentifierError(f"{keyword}: the key is not one of VR {vr}") from None
         if not alternatives:
             return []
         tests += alternatives

@@ -1,7 +1,7 @@
 """The app without a socket: set-up, routing, statuses, lifespan, and negotiation's rules."""
 
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, config
 
 from pacsroute import (
     App,
@@ -12,6 +12,7 @@ from pacsroute import (
     SetupError,
     Status,
     StoreRequest,
+    matching,
     uids,
 )
 
@@ -196,6 +197,22 @@ def test_a_failure_gives_its_comment_and_elements():
     outcome = app.handle(store_request())
     assert outcome.status == Status(0xA900, "PatientID is required")
     assert outcome.elements == {"OffendingElement": 0x00100020}
+
+
+def test_a_key_that_cannot_be_matched_is_the_peers_mistake():
+    app, identifier = App(), Dataset()
+    identifier.add(DataElement("StudyDate", "DA", "soon", validation_mode=config.IGNORE))
+
+    @app.find
+    def find(request):
+        return [
+            row for row in [{"StudyDate": "20240101"}] if matching.matches(request.identifier, row)
+        ]
+
+    (answer,) = app.handle(FindRequest(app=app, sop_class=STUDY, identifier=identifier))
+    assert answer.outcome.status.code == 0xA900
+    assert "StudyDate" in answer.outcome.status.comment
+    assert "soon" not in answer.outcome.status.comment
 
 
 @pytest.mark.parametrize(
