@@ -1,6 +1,6 @@
-"""A working archive in one file: it stores, and answers queries at every level.
+"""A working archive in one file: it stores, answers queries and sends, at every level.
 
-    pacsroute run examples/archive.py
+    pacsroute run examples/archive.py --destination WORKSTATION=10.0.0.7:11112
 
 Files and an SQLite index are made on first start in the folder ``archive``, or in the one
 that the environment variable ARCHIVE names.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from pacsroute import App, Failure, matching
+from pacsroute import App, Failure, Instance, matching
 
 FOLDER = Path(os.environ.get("ARCHIVE", "archive"))
 
@@ -157,10 +157,23 @@ class Index:
         query = f"SELECT {names} FROM {SOURCE[level]} WHERE {where.sql} {group}"
         return self.rows(query, where.parameters)
 
+    def instances(self, identifier, level):
+        """Return how many instances a retrieval means, and an iterator over their rows."""
+        unique = {
+            key: f"{HOME[name]}.{key}"
+            for name in list(KEYS)[: list(KEYS).index(level) + 1]
+            for key in KEYS[name][:1]
+        }
+        where = matching.where(identifier, unique)
+        wanted = f"FROM {SOURCE['IMAGE']} WHERE {where.sql}"
+        ((count,),) = self.rows(f"SELECT count(*) {wanted}", where.parameters)
+        names = "image.SOPClassUID, image.SOPInstanceUID, path, transfer_syntax"
+        order = "ORDER BY study.StudyInstanceUID, series.SeriesInstanceUID, image.InstanceNumber"
+        return count, self.rows(f"SELECT {names} {wanted} {order}", where.parameters)
+
     def rows(self, query, parameters):
         with self.connection() as db, closing(db.execute(query, parameters)) as cursor:
-            for row in cursor:
-                yield dict(row)
+            yield from cursor
 
 
 app = App("ARCHIVE", spool=FOLDER / ".spool")
@@ -186,10 +199,21 @@ def store(request):
 @app.find("StudyRoot")
 @app.find("PatientRoot")
 def find(request):
-    # Peers write "IMAGES" or "Study", too: three letters tell.
-    wanted = str(request.identifier.get("QueryRetrieveLevel") or "").strip().upper()
-    level = {level[:3]: level for level in LEVELS}.get(wanted[:3])
     study_root = UID(request.sop_class).keyword.startswith("StudyRoot")
-    if level is None or (level == "PATIENT" and study_root):
+    if not request.level or (request.level == "PATIENT" and study_root):
         raise Failure(0xA900, "no such Query/Retrieve Level here")
-    return app.state.index.match(request.identifier, level)
+    for row in app.state.index.match(request.identifier, request.level):
+        yield dict(row)
+
+
+@app.get
+@app.move
+def retrieve(request):
+    request.count, rows = app.state.index.instances(request.identifier, request.level)
+    for row in rows:
+        yield Instance(
+            row["path"],
+            sop_class=row["SOPClassUID"],
+            sop_instance=row["SOPInstanceUID"],
+            transfer_syntax=row["transfer_syntax"],
+        )

@@ -14,11 +14,20 @@ from pacsroute.errors import (
     IdentifierError,
     PacsrouteError,
     ProtocolError,
+    RequestFailed,
     SetupError,
 )
 from pacsroute.net.association import Association
 from pacsroute.net.server import Server
-from pacsroute.requests import EchoRequest, FindRequest, Request, StoreRequest
+from pacsroute.requests import (
+    EchoRequest,
+    FindRequest,
+    GetRequest,
+    MoveRequest,
+    Peer,
+    Request,
+    StoreRequest,
+)
 from pacsroute.status import Status
 
 __all__ = [
@@ -33,11 +42,15 @@ __all__ = [
     "EchoRequest",
     "Failure",
     "FindRequest",
+    "GetRequest",
     "IdentifierError",
     "Instance",
+    "MoveRequest",
     "PacsrouteError",
+    "Peer",
     "ProtocolError",
     "Request",
+    "RequestFailed",
     "Server",
     "SetupError",
     "Status",

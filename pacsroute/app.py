@@ -6,16 +6,17 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydicom import Dataset
+from pydicom import Dataset, config
 
 from pacsroute import uids
+from pacsroute.dataset.instance import Instance
 from pacsroute.errors import Failure, IdentifierError, SetupError
-from pacsroute.requests import FindRequest, Request
-from pacsroute.routing import Route, Router, choose_syntax
+from pacsroute.requests import FindRequest, GetRequest, MoveRequest, Peer, QueryRequest, Request
+from pacsroute.routing import Route, Router, check_callable, choose_syntax
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     PENDING,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pacsroute")
 
+Destination = Callable[[str, Any], "Peer | None"]
+
 _ECHO_ROUTE = Route("echo", None, None, (), False, lambda request: None)
 
 
@@ -47,10 +50,13 @@ _DONE = Outcome(Status(SUCCESS))
 
 
 class Answer(NamedTuple):
-    """One of the answers that a generator gives; `row` is None in the last, the final one."""
+    """One of the answers that a generator gives; `row` is None in the last, the final one.
 
-    row: Mapping[str, Any] | Dataset | None
-    outcome: Outcome
+    Its outcome is None where the handler left the final status to the service.
+    """
+
+    row: Mapping[str, Any] | Dataset | Instance | None
+    outcome: Outcome | None
     complete: bool = True
 
 
@@ -84,6 +90,8 @@ class App(Router):
     0
     """
 
+    loaded_by_command = False
+
     def __init__(
         self,
         ae_title: str = "PACSROUTE",
@@ -105,7 +113,9 @@ class App(Router):
         self.maximum_length = maximum_length
         self.charset = charset
         self.state = SimpleNamespace()
+        self.destinations: dict[str, Peer] = {}
         self._lifespans: list[Callable[[App], Iterator[None]]] = []
+        self._destination: Callable[[str, MoveRequest | None], Peer | None] | None = None
 
     def lifespan(
         self, function: Callable[[App], Iterator[None]]
@@ -126,6 +136,9 @@ class App(Router):
         ...     yield
         ...     app.state.ready = False
         """
+        if not callable(function):
+            raise SetupError("@app.lifespan is put on a function, without parentheses")
+        check_callable("lifespan", function, 1)
         if not inspect.isgeneratorfunction(function):
             raise SetupError(
                 f"@app.lifespan: {getattr(function, '__qualname__', function)!s} needs one yield, "
@@ -134,10 +147,43 @@ class App(Router):
         self._lifespans.append(function)
         return function
 
+    def destination(self, function: Destination) -> Destination:
+        """Register where a C-MOVE sends, and what `connect` connects to.
+
+        Parameters
+        ----------
+        function : callable
+            Called with an AE title and the `MoveRequest`, which is None for `connect`;
+            returns a `Peer`, or None where it knows none: 0xA801, move destination
+            unknown. `App.destinations` is asked then.
+
+        Examples
+        --------
+        >>> app = App()
+        >>> @app.destination
+        ... def destination(ae_title, request):
+        ...     return {"WORKSTATION": Peer("10.0.0.7", 11112)}.get(ae_title)
+        >>> app.resolve("WORKSTATION").port
+        11112
+        """
+        if self._destination is not None:
+            raise SetupError("@app.destination: there is one already; it sees every title")
+        check_callable("destination", function, 2)
+        self._destination = function
+        return function
+
+    def resolve(self, ae_title: str, request: MoveRequest | None = None) -> Peer | None:
+        """Return where an AE title is to be found, or None."""
+        peer = None if self._destination is None else self._destination(ae_title, request)
+        if peer is not None and not isinstance(peer, Peer):
+            raise TypeError(f"@app.destination returns a Peer or None, not {type(peer).__name__}")
+        return peer or self.destinations.get(ae_title)
+
     @contextlib.contextmanager
     def running(self) -> Iterator[App]:
         """Hold the app's lifespan: what a server and a test client do around their work."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_quiet_reading())
             for function in self._lifespans:
                 stack.enter_context(contextlib.contextmanager(function)(self))
             yield self
@@ -150,12 +196,11 @@ class App(Router):
 
     # ------------------------------------------------------------- the one door
 
-    def find_route(self, request: Request, *others: str) -> Route | None:
-        """Return the route of a request: by its SOP class, else by one of the others."""
-        for sop_class in (request.sop_class, *others):
-            route = self.route(request.command, sop_class, request.calling_ae)
-            if route is not None:
-                return route
+    def find_route(self, request: Request) -> Route | None:
+        """Return the route of a request."""
+        route = self.route(request.command, request.sop_class, request.calling_ae)
+        if route is not None:
+            return route
         if request.command == "echo":
             return _ECHO_ROUTE
         return None
@@ -166,47 +211,54 @@ class App(Router):
         Parameters
         ----------
         request : Request
-            An `EchoRequest`, `StoreRequest` or `FindRequest`.
+            An `EchoRequest`, `StoreRequest`, `FindRequest`, `GetRequest` or `MoveRequest`.
         route : Route, optional
             Its route, where that is known already.
 
         Returns
         -------
         Outcome or iterator of Answer
-            For a find the answers as the handler yields them, the final one without a
-            row. Whatever the handler raises is a status in it.
+            For a find, get or move the answers as the handler yields them, rows or
+            instances, and then the final one without. Whatever the handler raises is a
+            status in it.
         """
         route = route or self.find_route(request)
         if isinstance(request, FindRequest):
-            return self._answers(request, route)
+            return self._answers(request, route, _find_rows, UNABLE_TO_PROCESS)
+        if isinstance(request, GetRequest):
+            return self._answers(request, route, _instances, UNABLE_TO_PROCESS)
         if route is None:
             return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
         try:
             result = route.handler(request)
             return _DONE if result is None else Outcome(final_status(result))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the association lives on
-            return failed(request, error, PROCESSING_FAILURE)
+        except BaseException as error:  # noqa: BLE001 - the association lives on
+            code = UNABLE_TO_PROCESS if request.command == "store" else PROCESSING_FAILURE
+            return failed(request, error, code)
 
-    def _answers(self, request: FindRequest, route: Route | None) -> Iterator[Answer]:
+    def _answers(
+        self,
+        request: QueryRequest,
+        route: Route | None,
+        items: Callable[[Any, Any, Iterator[Any]], Generator[Answer, None, Any]],
+        code: int,
+    ) -> Iterator[Answer]:
         if route is None:
             yield Answer(None, Outcome(Status(SOP_CLASS_NOT_SUPPORTED)))
             return
         rows: Iterator[Any] | None = None
         source: Any = None
-        result: Any = None
+        outcome: Outcome | None = None
         try:
             source = route.handler(request)
             rows = _rows(source, route)
-            while True:
-                try:
-                    item = next(rows)
-                except StopIteration as stop:
-                    result = stop.value
-                    break
-                yield _answer(item)
-            outcome = Outcome(final_status(result))
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            outcome = failed(request, error, UNABLE_TO_PROCESS)
+            result = yield from items(request, source, rows)
+            if result is not None or isinstance(request, FindRequest):
+                outcome = Outcome(final_status(result))
+        except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
+            raise
+        except BaseException as error:  # noqa: BLE001
+            outcome = failed(request, error, code)
         finally:
             _close(rows, source)
         yield Answer(None, outcome)
@@ -234,8 +286,31 @@ class App(Router):
         return Server(self, host, port, **options)
 
     def run(self, host: str = "127.0.0.1", port: int = 11112, **options: Any) -> None:
-        """Serve until SIGINT or SIGTERM; the options are those of `serve`."""
+        """Serve until SIGINT or SIGTERM; the options are those of `serve`.
+
+        A file that does this where it is imported can be served by ``pacsroute run`` all
+        the same, which leaves the call out.
+        """
+        if App.loaded_by_command:
+            logger.warning("app.run() is left out: the command serves the app")
+            return
         self.serve(host, port, **options).run()
+
+
+@contextlib.contextmanager
+def _quiet_reading() -> Iterator[None]:
+    """Have pydicom not complain about values that it reads: its warnings quote them.
+
+    They are patient data, and Python remembers each warning for as long as it runs.
+    """
+    settings = config.settings
+    before = settings.reading_validation_mode
+    if before == config.WARN:
+        settings.reading_validation_mode = config.IGNORE
+    try:
+        yield
+    finally:
+        settings.reading_validation_mode = before
 
 
 class Policy:
@@ -248,7 +323,7 @@ class Policy:
     def _route(self, sop_class: str) -> Route | None:
         if sop_class == uids.VERIFICATION:
             return self._app.route("echo", sop_class, self._calling_ae) or _ECHO_ROUTE
-        for command in ("store", "find"):
+        for command in ("store", "find", "get", "move"):
             route = self._app.route(command, sop_class, self._calling_ae)
             if route is not None:
                 return route
@@ -259,13 +334,19 @@ class Policy:
         return self._route(sop_class) is not None
 
     def uses(self, sop_class: str) -> bool:
-        """Tell whether this side may be the SCU of the class: not without a get route."""
-        return False
+        """Tell whether this side may be the SCU of the class: it sends what a C-GET fetches."""
+        return uids.is_storage(sop_class) and any(
+            route.command == "get" and route.calling_ae in (None, self._calling_ae)
+            for route in self._app.routes
+        )
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return the transfer syntax for a context."""
         route = self._route(sop_class)
-        return None if route is None else choose_syntax(route, proposed)
+        if route is None:
+            # What a C-GET sends is in any syntax, and is converted if it can be.
+            return next(iter(proposed), None) if self.uses(sop_class) else None
+        return choose_syntax(route, proposed)
 
 
 def final_status(result: object) -> Status:
@@ -291,6 +372,8 @@ def final_status(result: object) -> Status:
 
 def failed(request: Request, error: BaseException, code: int) -> Outcome:
     """Return the outcome of a request whose handler raised, and log what is not meant."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
     if isinstance(error, Failure):
         status = Status(error.status, error.comment)
         if status.category not in ("Unknown", "Pending", "Success"):
@@ -322,14 +405,56 @@ def _rows(result: object, route: Route) -> Iterator[Any]:
     return iter(result)
 
 
-def _answer(item: object) -> Answer:
-    row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
-    if not isinstance(row, (Mapping, Dataset)):
-        raise TypeError(f"a find yields dicts or Datasets, not {type(row).__name__}")
-    code = int(status[0] if isinstance(status, Status) else status)
-    if code not in (PENDING, PENDING_WARNING):
-        raise ValueError(f"a row has the status 0xFF00 or 0xFF01, not 0x{code:04X}")
-    return Answer(row, Outcome(Status(code)), code == PENDING)
+def _find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answer, None, Any]:
+    while True:
+        try:
+            item = next(rows)
+        except StopIteration as stop:
+            return stop.value
+        row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
+        if not isinstance(row, (Mapping, Dataset)):
+            raise TypeError(f"a find yields dicts or Datasets, not {type(row).__name__}")
+        code = int(status[0] if isinstance(status, Status) else status)
+        if code not in (PENDING, PENDING_WARNING):
+            raise ValueError(f"a row has the status 0xFF00 or 0xFF01, not 0x{code:04X}")
+        yield Answer(row, Outcome(Status(code)), code == PENDING)
+
+
+def _instances(
+    request: GetRequest, source: Any, rows: Iterator[Any]
+) -> Generator[Answer, None, Any]:
+    """Yield instances, with `request.count` known before the first."""
+    result = None
+
+    def instances() -> Iterator[Instance]:
+        nonlocal result
+        while True:
+            try:
+                item = next(rows)
+            except StopIteration as stop:
+                result = stop.value
+                return
+            if not isinstance(item, (str, os.PathLike, Dataset, Instance)):
+                raise TypeError(
+                    f"a {request.command} yields paths, Datasets or Instances, "
+                    f"not {type(item).__name__}"
+                )
+            yield item if isinstance(item, Instance) else Instance(item)
+
+    coming = instances()
+    first = next(coming, None)  # a generator has set the count by now, if it ever does
+    if request.count is None and hasattr(source, "__len__"):
+        request.count = len(source)
+    if first is not None and request.count is None:
+        spool = None if request.app is None else request.app.spool
+        known = [first.set_aside(spool), *(instance.set_aside(spool) for instance in coming)]
+        request.count = len(known)
+        first, coming = known[0], iter(known[1:])
+    if first is not None:
+        yield Answer(first, None)
+    for instance in coming:
+        yield Answer(instance, None)
+    return result
 
 
 def _close(*things: object) -> None:
@@ -338,5 +463,5 @@ def _close(*things: object) -> None:
         if close is not None:
             try:
                 close()
-            except (Exception, SystemExit):
+            except BaseException:
                 logger.exception("closing the answers of a handler failed")

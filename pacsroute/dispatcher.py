@@ -13,7 +13,7 @@ from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationReleased
 from pacsroute.requests import Request
-from pacsroute.services import echo, find, store
+from pacsroute.services import echo, find, get, move, store
 from pacsroute.services.base import Association, Call, response
 from pacsroute.status import UNRECOGNIZED_OPERATION, Status
 
@@ -23,13 +23,15 @@ _SERVICES: dict[type[Command], Callable[[Call], tuple[Outcome, Request | None]]]
     commands.CEchoRQ: echo.answer,
     commands.CStoreRQ: store.answer,
     commands.CFindRQ: find.answer,
+    commands.CGetRQ: get.answer,
+    commands.CMoveRQ: move.answer,
 }
 
 
 class Memory(bytearray):
     """A sink for data sets that are small and read at once: identifiers."""
 
-    limit = 16 * 1_048_576
+    limit = 4 * 1_048_576
 
     def write(self, data: memoryview, /) -> None:
         """Take a fragment, and no more than the limit of them."""
@@ -117,7 +119,7 @@ class Dispatcher:
 def _call(function: Callable[[], object]) -> None:
     try:
         function()
-    except (Exception, SystemExit):
+    except BaseException:
         logger.exception("a function of request.after failed")
 
 

@@ -63,9 +63,16 @@ class AssociationAborted(AssociationError):
     """
 
     def __init__(self, source: int | None, reason: int = 0, message: str = "") -> None:
-        super().__init__(message or f"association aborted (source {source}, reason {reason})")
+        super().__init__(message or _aborted(source, reason))
         self.source = source
         self.reason = reason
+
+
+def _aborted(source: int | None, reason: int) -> str:
+    if source is None:
+        return "the connection was lost"
+    who = "the peer's application" if source == 0 else "the peer's upper layer"
+    return f"{who} aborted it (source {source}, reason {reason})"
 
 
 class AssociationRejected(AssociationError):
@@ -117,3 +124,22 @@ class Failure(PacsrouteError):
         self.status = status
         self.comment = comment
         self.elements = elements
+
+
+class RequestFailed(PacsrouteError):
+    """A peer has answered a request of ours with a failure, or with Cancel.
+
+    Raised by the methods of a `Client`. In a handler it is an exception like any other:
+    what failed elsewhere is not passed on as one's own status.
+
+    Parameters
+    ----------
+    what : str
+        The request, for the message.
+    status : Status
+        The peer's answer, with its Error Comment.
+    """
+
+    def __init__(self, what: str, status: Any) -> None:
+        super().__init__(f"{what}: {status}")
+        self.status = status

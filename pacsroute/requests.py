@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydicom import Dataset
 
 from pacsroute.dataset.instance import Instance
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from pacsroute.app import App
 
 
@@ -142,16 +144,89 @@ class StoreRequest(Request):
         return self.instance.save(folder, name, duplicate, durable)
 
 
+LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
+"""The levels of query/retrieve, from the top (PS3.4 §C.6)."""
+
+
 @dataclass(kw_only=True)
-class FindRequest(Request):
-    """C-FIND: what is there that matches? (PS3.7 §9.1.2).
+class QueryRequest(Request):
+    """What requests with an identifier have in common.
 
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The keys to match and to return (PS3.4 §C.4.1.1.3).
+        The keys to match, and in a C-FIND those to return (PS3.4 §C.4.1.1.3).
     """
+
+    identifier: Dataset = field(default_factory=Dataset)
+
+    @property
+    def level(self) -> str:
+        """The Query/Retrieve Level as the standard spells it; empty if it is none.
+
+        Peers write ``IMAGES`` or ``Study``, too: three letters tell.
+        """
+        written = str(self.identifier.get("QueryRetrieveLevel") or "").strip().upper()
+        return {level[:3]: level for level in LEVELS}.get(written[:3], "")
+
+
+@dataclass(kw_only=True)
+class FindRequest(QueryRequest):
+    """C-FIND: what is there that matches? (PS3.7 §9.1.2)."""
 
     command: ClassVar[str] = "find"
 
-    identifier: Dataset = field(default_factory=Dataset)
+
+@dataclass(kw_only=True)
+class GetRequest(QueryRequest):
+    """C-GET: send these instances on this association (PS3.7 §9.1.3).
+
+    Parameters
+    ----------
+    count : int, optional
+        How many instances there will be. A generator that sets it before its first
+        yield is taken from one by one; one that does not is counted first.
+    """
+
+    command: ClassVar[str] = "get"
+
+    count: int | None = None
+
+
+@dataclass(kw_only=True)
+class MoveRequest(GetRequest):
+    """C-MOVE: send these instances to somebody (PS3.7 §9.1.4).
+
+    Parameters
+    ----------
+    move_destination : str
+        The AE title to send to, as `App.destination` resolves it.
+    """
+
+    command: ClassVar[str] = "move"
+
+    move_destination: str = ""
+
+
+class Peer(NamedTuple):
+    """Where an application entity listens.
+
+    Parameters
+    ----------
+    host, port : str and int
+        Its address.
+    ae_title : str, optional
+        What it is called, where that is not the title it was asked for by.
+    tls : ssl.SSLContext, optional
+        What to speak TLS with; without it, the connection is plain.
+
+    Examples
+    --------
+    >>> Peer("10.0.0.7", 11112).port
+    11112
+    """
+
+    host: str
+    port: int
+    ae_title: str = ""
+    tls: SSLContext | None = None

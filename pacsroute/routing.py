@@ -14,8 +14,11 @@ from pacsroute.errors import SetupError
 Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
-_GENERATES = frozenset({"find"})
-_BARE_FIND = frozenset(uids.sop_class(name, "find") for name in ("PatientRoot", "StudyRoot"))
+_GENERATES = frozenset({"find", "get", "move"})
+_BARE = {
+    command: frozenset({models["PatientRoot"], models["StudyRoot"]})
+    for command, models in uids.QUERY_RETRIEVE.items()
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Route:
     Parameters
     ----------
     command : str
-        ``echo``, ``store`` or ``find``.
+        ``echo``, ``store``, ``find``, ``get`` or ``move``.
     sop_class : str or None
         Its UID; None is all that a bare decorator covers.
     calling_ae : str or None
@@ -36,6 +39,9 @@ class Route:
         Whether a bare store covers classes that no dictionary knows.
     handler : callable
         The user's function.
+    pending_interval : float
+        Seconds between the Pending responses of a get or move; 0 is one for each
+        sub-operation.
     """
 
     command: str
@@ -44,6 +50,7 @@ class Route:
     transfer_syntaxes: tuple[str, ...]
     unknown: bool
     handler: Handler
+    pending_interval: float = 0
 
     def covers(self, sop_class: str) -> bool:
         """Tell whether it answers for a SOP class."""
@@ -53,7 +60,7 @@ class Route:
             return sop_class == uids.VERIFICATION
         if self.command == "store":
             return sop_class in uids.STORAGE or (self.unknown and uids.is_storage(sop_class))
-        return sop_class in _BARE_FIND
+        return sop_class in _BARE[self.command]
 
     def __str__(self) -> str:
         if self.sop_class is not None:
@@ -62,8 +69,7 @@ class Route:
             what = {
                 "echo": "Verification",
                 "store": "every storage class" + (", unknown ones too" if self.unknown else ""),
-                "find": "Patient Root and Study Root",
-            }[self.command]
+            }.get(self.command, "Patient Root and Study Root")
         who = f" from {self.calling_ae}" if self.calling_ae else ""
         return f"C-{self.command.upper():<6}{what}{who} -> {self.where}"
 
@@ -150,6 +156,44 @@ class Router:
         names = ("sop_class", "transfer_syntaxes", "calling_ae")
         return self._decorate("find", sop_class, options, names)
 
+    def get(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a generator of the instances that a C-GET fetches (PS3.4 §C.4.3).
+
+        Parameters
+        ----------
+        sop_class : str, optional
+            ``StudyRoot``, ``PatientRoot``, a UID or pydicom's keyword; without it, Patient
+            Root and Study Root.
+        transfer_syntaxes : list of str, optional
+            Of the identifier: UIDs or keywords in order of preference.
+        calling_ae : str, optional
+            Only for this calling AE title.
+        pending_interval : float, optional
+            Seconds between Pending responses; without it there is one for each
+            sub-operation.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.get("StudyRoot")
+        ... @router.move("StudyRoot")
+        ... def retrieve(request):
+        ...     yield "archive/1.2.3.dcm"
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval")
+        return self._decorate("get", sop_class, options, names)
+
+    def move(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a generator of the instances that a C-MOVE sends (PS3.4 §C.4.2).
+
+        Parameters
+        ----------
+        sop_class, transfer_syntaxes, calling_ae, pending_interval
+            As for `get`. The same function may be registered for both.
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval")
+        return self._decorate("move", sop_class, options, names)
+
     def _decorate(
         self, command: str, first: Any, options: dict[str, Any], names: tuple[str, ...]
     ) -> Any:
@@ -176,13 +220,23 @@ class Router:
         syntaxes = options.get("transfer_syntaxes") or ()
         if isinstance(syntaxes, str):
             raise SetupError(f"@app.{command}: transfer_syntaxes is a list, not one text")
+        sop_class = None if name is None else uids.sop_class(name, command)
+        if sop_class in uids.STORAGE and command not in ("store", "echo"):
+            raise SetupError(f"@app.{command}: {name} is a class of @app.store")
+        transfer_syntaxes = tuple(uids.transfer_syntax(syntax) for syntax in syntaxes)
+        if command != "store" and not uids.ENCODABLE.issuperset(transfer_syntaxes):
+            raise SetupError(f"@app.{command}: identifiers have an uncompressed transfer syntax")
+        calling_ae = options.get("calling_ae")
+        if calling_ae is not None and not 1 <= len(calling_ae.strip()) <= 16:
+            raise SetupError(f"@app.{command}: an AE title has 1 to 16 characters: {calling_ae!r}")
         route = Route(
             command,
-            None if name is None else uids.sop_class(name, command),
-            options.get("calling_ae"),
-            tuple(uids.transfer_syntax(syntax) for syntax in syntaxes),
+            sop_class,
+            calling_ae,
+            transfer_syntaxes,
             options.get("unknown", True),
             handler,
+            float(options.get("pending_interval", 0)),
         )
         for other in self.routes:
             if (other.command, other.sop_class, other.calling_ae) == (
@@ -226,20 +280,27 @@ def _check_handler(command: str, handler: Handler) -> None:
         )
     if command not in _GENERATES:
         if inspect.isclass(handler):
-            raise SetupError(f"@app.{command}: {name} is a class; only @app.find takes one")
+            raise SetupError(f"@app.{command}: {name} is a class; only find, get and move take one")
         if inspect.isgeneratorfunction(handler):
             raise SetupError(
                 f"@app.{command}: {name} has a yield, but its answer is one status: use return"
             )
+    check_callable(command, handler, 1)
+
+
+def check_callable(decorator: str, function: Callable[..., Any], arguments: int) -> None:
+    """Raise a `SetupError` if a function cannot be called with so many arguments."""
+    name = getattr(function, "__qualname__", repr(function))
     try:
-        signature = inspect.signature(handler)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
     try:
-        signature.bind(None)
+        signature.bind(*[None] * arguments)
     except TypeError:
+        takes = {1: "one argument, the request", 2: "two, the AE title and the request"}
         raise SetupError(
-            f"@app.{command}: {name} is called with one argument, the request; "
+            f"@app.{decorator}: {name} is called with {takes[arguments]}; "
             f"it is defined as {name}{signature}"
         ) from None
 
@@ -257,7 +318,7 @@ def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
             return syntax
     if not route.transfer_syntaxes:
         for syntax in proposed:
-            if route.command == "store" or syntax in uids.ENCODABLE:
+            if syntax in uids.ENCODABLE or (route.command == "store" and uids.is_uid(syntax)):
                 return syntax
     implicit = uids.IMPLICIT_VR_LITTLE_ENDIAN
     return implicit if implicit in proposed else None

@@ -14,7 +14,10 @@ PROCESSING_FAILURE = 0x0110
 INVALID_SOP_INSTANCE = 0x0117
 UNRECOGNIZED_OPERATION = 0x0211
 OUT_OF_RESOURCES = 0xA700
+SUB_OPERATIONS_FAILED = 0xA702
+MOVE_DESTINATION_UNKNOWN = 0xA801
 IDENTIFIER_MISMATCH = 0xA900
+SUB_OPERATIONS_WARNING = 0xB000
 UNABLE_TO_PROCESS = 0xC000
 
 # PS3.7 Annex C, and the codes that the service classes of PS3.4 add to it.
@@ -99,7 +102,9 @@ class Status(NamedTuple):
         """The standard's words for the code, or those of its range."""
         if 0xC000 <= self.code <= 0xCFFF:
             return "Error: cannot understand, or unable to process"
-        return _NAMES.get(self.code) or _NAMES.get(self.code & 0xFF00) or self.category
+        family = self.code & 0xFF00
+        of_family = _NAMES[family] if family in (0xA700, 0xA900) else self.category
+        return _NAMES.get(self.code, of_family)
 
     def __str__(self) -> str:
         return f"0x{self.code:04X} {self.comment or self.name}"

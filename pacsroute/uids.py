@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from functools import lru_cache
 
 from pydicom._uid_dict import UID_dictionary
 
@@ -39,6 +38,9 @@ ENCODABLE = frozenset(
 )
 """The transfer syntaxes in which identifiers and attribute lists are exchanged."""
 
+NATIVE = ENCODABLE
+"""The transfer syntaxes whose pixel data is not compressed: what can be converted into."""
+
 VERIFICATION = _KEYWORDS["Verification"]
 
 # Two retired storage classes of which the dictionary knows no more than the UID, and the
@@ -59,19 +61,21 @@ STORAGE = _NAMELESS_STORAGE | frozenset(
 )
 """Every storage SOP class of the dictionary, the retired ones too (PS3.4 §B.5)."""
 
-QUERY_RETRIEVE_FIND = frozenset(
-    _KEYWORDS[f"{root}QueryRetrieveInformationModelFind"]
-    for root in ("StudyRoot", "PatientRoot", "PatientStudyOnly")
-)
+_ROOTS = ("PatientRoot", "StudyRoot", "PatientStudyOnly")
 
-_SHORT = {
-    "find": {
-        "StudyRoot": "StudyRootQueryRetrieveInformationModelFind",
-        "PatientRoot": "PatientRootQueryRetrieveInformationModelFind",
-        "PatientStudyOnly": "PatientStudyOnlyQueryRetrieveInformationModelFind",
-        "Worklist": "ModalityWorklistInformationModelFind",
-    },
+
+def _models(command: str) -> dict[str, str]:
+    return {root: f"{root}QueryRetrieveInformationModel{command.capitalize()}" for root in _ROOTS}
+
+
+_SHORT = {command: _models(command) for command in ("find", "get", "move")}
+_SHORT["find"]["Worklist"] = "ModalityWorklistInformationModelFind"
+
+QUERY_RETRIEVE = {
+    command: {root: _KEYWORDS[keyword] for root, keyword in _models(command).items()}
+    for command in ("find", "get", "move")
 }
+"""The query/retrieve classes by command and root (PS3.4 §C.3)."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 
@@ -84,7 +88,6 @@ def is_uid(text: str) -> bool:
     return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
-@lru_cache(maxsize=4096)
 def trim(text: str) -> str:
     """Return a UID without the padding that a peer put around it."""
     return text.strip(" \0\t\r\n")
@@ -95,7 +98,7 @@ def is_storage(uid: str) -> bool:
 
     A class that no dictionary knows, private or newer than pydicom, is taken for one.
     """
-    return uid in STORAGE or uid not in UID_dictionary
+    return uid in STORAGE or (uid not in UID_dictionary and is_uid(uid))
 
 
 def name(uid: str) -> str:
@@ -124,12 +127,20 @@ def sop_class(text: str, command: str) -> str:
     >>> sop_class("StudyRoot", "find")
     '1.2.840.10008.5.1.4.1.2.2.1'
     """
+    if not isinstance(text, str):
+        raise SetupError(
+            f"@app.{command}: one SOP class, as text, not {type(text).__name__}; for several, "
+            "put one decorator above the other"
+        )
     if is_uid(text):
         return text
     short = _SHORT.get(command, {})
     uid = _KEYWORDS.get(short.get(text, text))
     if uid in _SOP_CLASSES:
         return str(uid)
+    for other, others in _SHORT.items():
+        if text in others:
+            raise SetupError(f"@app.{command}: {text!r} is a class of @app.{other}")
     names = [*short, *(word for word, uid in _KEYWORDS.items() if uid in _SOP_CLASSES)]
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,5 +1,7 @@
 """The app without a socket: set-up, routing, statuses, lifespan, and negotiation's rules."""
 
+import asyncio
+
 import pytest
 from pydicom import DataElement, Dataset, config
 
@@ -168,18 +170,20 @@ def _raising(error):
         (lambda request: 0xB000, 0xB000),
         (lambda request: 0xA700, 0xA700),
         (lambda request: Status(0xC123, "no"), 0xC123),
-        (lambda request: True, 0x0110),
-        (lambda request: False, 0x0110),
-        (lambda request: "0", 0x0110),
-        (lambda request: 0x1234, 0x0110),
-        (lambda request: -1, 0x0110),
-        (lambda request: 0xFF00, 0x0110),
+        (lambda request: True, 0xC000),
+        (lambda request: False, 0xC000),
+        (lambda request: "0", 0xC000),
+        (lambda request: 0x1234, 0xC000),
+        (lambda request: -1, 0xC000),
+        (lambda request: 0xFF00, 0xC000),
         (_raising(Failure(0x0124, "not you")), 0x0124),
         (_raising(Failure(0xB007)), 0xB007),
-        (_raising(Failure(0)), 0x0110),
-        (_raising(Failure(0x9999)), 0x0110),
-        (_raising(KeyError("DOE^JOHN")), 0x0110),
-        (_raising(SystemExit(1)), 0x0110),
+        (_raising(Failure(0)), 0xC000),
+        (_raising(Failure(0x9999)), 0xC000),
+        (_raising(KeyError("DOE^JOHN")), 0xC000),
+        (_raising(SystemExit(1)), 0xC000),
+        (_raising(asyncio.CancelledError()), 0xC000),
+        (_raising(GeneratorExit()), 0xC000),
         (_raising(OSError(28, "full")), 0xA700),
     ],
 )

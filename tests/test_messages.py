@@ -84,7 +84,6 @@ def test_a_message_there_and_back_for_any_limit(limit, data, context_id, as_view
     assert command.has_data_set == (data is not None)
     assert opened == ([] if data is None else [(context_id, command)])
     assert not made.partial
-    assert made.unfinished is None
 
 
 @given(st.lists(st.tuples(limits, contents), max_size=5))
@@ -173,10 +172,9 @@ def test_what_is_under_way():
     assert made.partial
     made.add(PDV(1, True, True, STORE_BYTES[4:]))
     assert made.partial
-    assert made.unfinished is None
     assert not opened
     made.add(PDV(1, False, False, b"ab"))
-    assert made.unfinished == [b"ab"]
+    assert made.partial
     assert opened == [(1, STORE)]
     made.add(PDV(1, False, True, b""))
     assert not made.partial

@@ -269,7 +269,7 @@ def test_a_context_id_that_comes_twice_is_refused():
         AssociateRQ(" ", "B"),
         AssociateRQ("A" * 17, "B"),
         AssociateRQ("Ω", "B"),
-        AssociateRQ("A", "B", application_context="é"),
+        AssociateRQ("A", "B", application_context="Ω"),
         AssociateRQ("A", "B", protocol_version=65_536),
         AssociateRQ("A", "B", (PresentationContext(256, "1.2", ()),)),
         AssociateAC("A", "B", (ContextResult(1, 256, "1.2"),)),

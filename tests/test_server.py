@@ -25,6 +25,7 @@ WAIT = 8  # seconds that nothing takes where all is well
 
 ECHO = [(uids.VERIFICATION, IMPLICIT)]
 # Query/Retrieve Level STUDY and an empty Patient ID.
+EMPTY = bytes.fromhex("0800050000000000")  # a data set of an empty Specific Character Set
 IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")
 
 
@@ -194,8 +195,8 @@ def test_a_handler_that_raises_leaves_the_association_alive():
         with RawPeer(server.port, [*ECHO, (CT, EXPLICIT), (STUDY, IMPLICIT)]) as peer:
             for _ in range(2):
                 assert peer.echo() == 0x0110
-                response = peer.store(b"", CT, "1.2.3", 3)
-                assert response.status == 0x0110
+                response = peer.store(EMPTY, CT, "1.2.3", 3)
+                assert response.status == 0xC000
                 assert response.error_comment == "the handler failed: RuntimeError"
                 peer.find(IDENTIFIER, STUDY, 5)
                 assert peer.receive()[0].status == 0xC000
@@ -210,7 +211,7 @@ def test_a_failure_gives_its_status_and_comment():
         raise Failure(0xA900, "x" * 100, OffendingElement=0x00100020)
 
     with app.serve(port=0, grace=1) as server, RawPeer(server.port, [(CT, EXPLICIT)]) as peer:
-        response = peer.store(b"", CT, "1.2.3")
+        response = peer.store(EMPTY, CT, "1.2.3")
         peer.release()
     assert (response.status, response.error_comment) == (0xA900, "x" * 64)
     assert response.offending_element == (0x00100020,)
@@ -220,7 +221,7 @@ def test_a_status_with_a_comment_beyond_ascii_is_sent_all_the_same():
     app = App()
     app.store(lambda request: Status(0xB000, "größer"))
     with app.serve(port=0, grace=1) as server, RawPeer(server.port, [(CT, EXPLICIT)]) as peer:
-        assert peer.store(b"", CT, "1.2.3").status == 0xB000
+        assert peer.store(EMPTY, CT, "1.2.3").status == 0xB000
         peer.release()
 
 
@@ -416,7 +417,7 @@ def test_memory_stays_flat_while_200_megabytes_are_stored(process, tmp_path):
     pixels = 200_000_000
     with RawPeer(process.port, [(CT, EXPLICIT), *ECHO]) as peer:
         assert peer.echo(3) == 0
-        assert peer.store(b"", CT, "1.2.4").status == 0
+        assert peer.store(EMPTY, CT, "1.2.4").status == 0
         before = _peak(process.pid)
         command = commands.CStoreRQ(
             message_id=2, affected_sop_class=CT, affected_sop_instance="1.2.3", has_data_set=True

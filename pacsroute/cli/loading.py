@@ -45,15 +45,20 @@ def load(spec: str | None) -> App:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    module = _import(source)
+    App.loaded_by_command = True
+    try:
+        module = _import(source)
+    finally:
+        App.loaded_by_command = False
     return _resolve(module, name, spec) if name else _only_app(module, source)
 
 
 def _import(source: str) -> ModuleType:
     path = Path(source)
-    is_path = source.endswith(".py") or "/" in source or "\\" in source
+    is_path = source.endswith(".py") or "/" in source or "\\" in source or source in (".", "..")
     if is_path and not path.is_file():
-        raise click.ClickException(f"there is no file {source!r}")
+        hint = f"; did you mean {source}.py?" if path.with_suffix(".py").is_file() else ""
+        raise click.ClickException(f"there is no file {source!r}{hint}")
     try:
         if not is_path:
             return importlib.import_module(source)
@@ -139,4 +144,5 @@ def _only_app(module: ModuleType, source: str) -> App:
         raise click.ClickException(f"{source!r} has several apps: say {source}:{next(iter(apps))}")
     if callable(getattr(module, "create_app", None)):
         return _resolve(module, "create_app()", f"{source}:create_app()")
-    raise click.ClickException(f"there is no App in {source!r}")
+    where = getattr(module, "__file__", None)
+    raise click.ClickException(f"there is no App in {source!r}" + (f" ({where})" if where else ""))

@@ -10,8 +10,22 @@ import click
 from pacsroute.cli.loading import load
 from pacsroute.errors import SetupError
 from pacsroute.net.server import MAX_ASSOCIATIONS, Server
+from pacsroute.requests import Peer
 
 _LEVELS = ["debug", "info", "warning", "error"]
+
+
+def _destinations(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, Peer]:
+    found = {}
+    for text in texts:
+        title, _, address = text.partition("=")
+        host, _, port = address.rpartition(":")
+        if not (title and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise click.BadParameter(f"{text!r} is not AE=HOST:PORT, as WORKSTATION=10.0.0.7:104")
+        found[title] = Peer(host.strip("[]"), int(port))
+    return found
 
 
 @click.command()
@@ -35,6 +49,15 @@ _LEVELS = ["debug", "info", "warning", "error"]
     help="Served at once; more are rejected.",
 )
 @click.option(
+    "--destination",
+    "destinations",
+    multiple=True,
+    metavar="AE=HOST:PORT",
+    callback=_destinations,
+    envvar="PACSROUTE_DESTINATION",
+    help="Where a C-MOVE to that AE title goes; may be given several times.",
+)
+@click.option(
     "--log-level",
     default="info",
     type=click.Choice(_LEVELS, case_sensitive=False),
@@ -47,6 +70,7 @@ def run(
     port: int,
     ae_title: str | None,
     max_associations: int,
+    destinations: dict[str, Peer],
     log_level: str,
 ) -> None:
     """Serve APP until Ctrl-C.
@@ -56,6 +80,7 @@ def run(
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
     found = load(app)
+    found.destinations |= destinations
     if ae_title is not None:
         try:
             found.ae_title = type(found)(ae_title).ae_title
@@ -65,6 +90,8 @@ def run(
         server = Server(found, host, port, max_associations=max_associations)
     except OSError as error:
         raise click.ClickException(_why_not(error, host, port)) from None
+    if not found.routes:
+        click.echo("no handler is registered: only C-ECHO is answered", err=True)
     click.echo(f"{found.ae_title} serves")
     for route in found.routes:
         click.echo(f"  {route}")

@@ -199,8 +199,9 @@ def _tag(keyword: str) -> tuple[int, str]:
 def _unknown(keyword: object) -> str:
     if not isinstance(keyword, str):
         return f"the keys of a row are keywords, not {type(keyword).__name__}"
-    names = [entry[4] for entry in DicomDictionary.values()]
-    near = difflib.get_close_matches(keyword, names, 1)
+    names = {entry[4].casefold(): entry[4] for entry in DicomDictionary.values()}
+    plain = keyword.replace("_", "").replace(" ", "").casefold()
+    near = [names[name] for name in difflib.get_close_matches(plain, names, 1)]
     return f"no such keyword: {keyword!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
@@ -640,6 +641,7 @@ def _kind(value: Any) -> str:
 
 
 def _misfit(name: str, value: Any) -> str:
-    entry = tag_for_keyword(name)
-    vr = f" of VR {dictionary_VR(entry)}" if entry is not None else ""
-    return f"{name}: not a value{vr} (type {_kind(value)})"
+    tag = tag_for_keyword(name)
+    vr = "" if tag is None else dictionary_VR(tag)
+    text = f"{name}: not a value{f' of VR {vr}' if vr else ''} (type {_kind(value)})"
+    return f"{text}; write it as a str" if vr in STRING_VRS else text

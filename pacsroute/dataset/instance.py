@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import struct
 import weakref
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -14,6 +15,7 @@ from pydicom.filereader import read_partial
 
 from pacsroute import uids
 from pacsroute.dataset import part10
+from pacsroute.dataset.convert import can_convert, convert
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import parse
 from pacsroute.dataset.spool import Spool, partial_name, write_all
@@ -75,6 +77,16 @@ class Instance:
         return self._hint("sop_instance")
 
     @property
+    def sop_instance_if_known(self) -> str:
+        """The SOP Instance UID, where no file has to be read for it; else empty."""
+        try:
+            return self._hints["sop_instance"] or (
+                self.sop_instance if isinstance(self._source, Dataset) else ""
+            )
+        except DataSetError:
+            return ""
+
+    @property
     def transfer_syntax(self) -> str:
         """The Transfer Syntax UID in which its bytes are."""
         return self._hint("transfer_syntax")
@@ -128,8 +140,45 @@ class Instance:
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             return io.BytesIO(self._source)
         file = self._file()
-        _file_meta(file)
+        try:
+            _skip_head(file)
+        except BaseException:
+            file.close()
+            raise
         return file
+
+    def open_as(self, transfer_syntax: str) -> BinaryIO:
+        """Return a binary file with the data set in a transfer syntax, as `open`.
+
+        Bytes that are in that syntax already are not parsed. Between uncompressed
+        syntaxes it is converted, and out of compressed ones where pydicom has a decoder.
+
+        Parameters
+        ----------
+        transfer_syntax : str
+            Its UID.
+
+        Raises
+        ------
+        DataSetError
+            If it cannot be parsed or converted; the message says why.
+        OSError
+            If it cannot be read.
+        """
+        if isinstance(self._source, Dataset) and transfer_syntax in uids.NATIVE:
+            native = self.transfer_syntax in uids.NATIVE
+            if native or "PixelData" not in self._source:
+                return io.BytesIO(encode(self._source, transfer_syntax))
+        if transfer_syntax == self.transfer_syntax:
+            return self.open()
+        if not can_convert(self.transfer_syntax, transfer_syntax):
+            raise DataSetError(
+                f"no conversion from {uids.name(self.transfer_syntax)} "
+                f"to {uids.name(transfer_syntax)}"
+            )
+        with self.open() as file:
+            dataset = parse(file, self.transfer_syntax)
+        return io.BytesIO(convert(dataset, self.transfer_syntax, transfer_syntax))
 
     @property
     def dataset(self) -> Dataset:
@@ -171,6 +220,31 @@ class Instance:
             if ours != theirs and self._dataset[tag] != fresh[tag]:
                 return True
         return False
+
+    def set_aside(self, folder: str | None = None) -> Instance:
+        """Return an instance that takes little memory until it is read.
+
+        A Dataset is written to a temporary file unless it is small; anything else is
+        returned as it is.
+
+        Parameters
+        ----------
+        folder : str, optional
+            Where that goes; by default the system's folder for them.
+        """
+        if not isinstance(self._source, Dataset):
+            return self
+        syntax = self.transfer_syntax
+        spool = Spool(part10.head(self.sop_class, self.sop_instance, syntax), folder)
+        spool.write(encode(self._source, syntax))
+        if spool.error is not None:
+            raise spool.error
+        return Instance(
+            spool,
+            sop_class=self.sop_class,
+            sop_instance=self.sop_instance,
+            transfer_syntax=syntax,
+        )
 
     def save(
         self,
@@ -284,10 +358,25 @@ def _file_meta(file: BinaryIO) -> Dataset:
         meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
         raise DataSetError(f"not a Part 10 file: {type(error).__name__}") from None
-    position = 128 + 4 + 12 + int(meta.get("FileMetaInformationGroupLength", 0))
     if "FileMetaInformationGroupLength" in meta:
-        file.seek(position)
+        file.seek(_PREAMBLE + _GROUP_LENGTH.size + int(meta.FileMetaInformationGroupLength))
     return meta
+
+
+_PREAMBLE = 132
+_GROUP_LENGTH = struct.Struct("<HH2sHI")
+
+
+def _skip_head(file: BinaryIO) -> None:
+    """Go to the data set without parsing what is before it, where its length is told."""
+    head = file.read(_PREAMBLE + _GROUP_LENGTH.size)
+    if head[128:132] == b"DICM" and len(head) == _PREAMBLE + _GROUP_LENGTH.size:
+        *element, length = _GROUP_LENGTH.unpack_from(head, _PREAMBLE)
+        if element == [2, 0, b"UL", 4]:
+            file.seek(len(head) + length)
+            return
+    file.seek(0)
+    _file_meta(file)
 
 
 def _occupied(target: str, duplicate: str) -> Path:

@@ -49,6 +49,12 @@ MAX_DEPTH = 64
 MAX_INFLATED = 1 << 30
 """How many bytes a deflated data set may become."""
 
+MAX_IDENTIFIER = 4 * 1_048_576
+"""How many bytes an identifier may have."""
+
+MAX_KEYS = 50_000
+"""How many elements an identifier may have, those in sequences too."""
+
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _VRS = {vr.encode("ascii"): vr for vr in (*STRING_VRS, *WORD_SIZES, "SQ")}
@@ -117,7 +123,7 @@ def identifier(data: Source, transfer_syntax: str) -> Dataset:
     >>> identifier(b"\x10\x00 \x00LO\x02\x001*", "1.2.840.10008.1.2.1").PatientID
     '1*'
     """
-    dataset = _parse(data, transfer_syntax, None, MAX_INFLATED, strict=True)
+    dataset = _parse(data, transfer_syntax, None, MAX_IDENTIFIER, strict=True)
     return _converted(dataset, charsets.DEFAULT)
 
 
@@ -222,6 +228,7 @@ class _Reader:
         self._defer_size = defer_size
         self._strict = strict
         self.deferred = False
+        self._count = 0
 
     def implicit_at(self, at: int, end: int, implicit: bool, *, top: bool = False) -> bool:
         """Whether the VR is implicit in what begins here, whatever was announced."""
@@ -253,6 +260,9 @@ class _Reader:
         vr: str | None
         while at + 8 <= end:
             start = at
+            self._count += 1
+            if self._strict and self._count > MAX_KEYS:
+                raise DataSetError(f"an identifier of more than {MAX_KEYS} elements")
             head = data[at : at + 8]
             at += 8
             here, odd = implicit, False

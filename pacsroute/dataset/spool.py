@@ -8,7 +8,7 @@ import itertools
 import os
 import secrets
 import tempfile
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 THRESHOLD = 131_072
 """How many bytes of one data set are held in memory, before they go to a file."""
@@ -36,6 +36,38 @@ def partial_name() -> str:
     the file.
     """
     return f"{_TOKEN}-{os.getpid()}-{next(_COUNT)}.part"
+
+
+class _Reader(io.RawIOBase):
+    """Reads an open file at a position of its own."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = os.preadv(self._fd, [buffer], self._position)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = (0, self._position, os.fstat(self._fd).st_size)[whence]
+        self._position = start + offset
+        return self._position
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
+
+_LOOK = 4096
 
 
 class Spool:
@@ -79,6 +111,8 @@ class Spool:
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next fragment; never raises, see `error`."""
+        if not data:
+            return
         self.size += len(data)
         if self._fd < 0 and self.error is None:
             if self.size <= self._threshold:
@@ -91,12 +125,17 @@ class Spool:
             except OSError as error:
                 self.error = error
 
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+    def close(self) -> None:
+        """Drop what came, but for a file that has its final name."""
+        self._chunks.clear()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
             if self._temporary:
                 with contextlib.suppress(OSError):
                     os.unlink(self._path)
+
+    __del__ = close
 
     def _to_file(self) -> None:
         try:
@@ -116,16 +155,18 @@ class Spool:
 
     def first(self) -> bytes:
         """Return the beginning of the data set, for a look at its first elements."""
-        if self._chunks:
+        if self._fd >= 0:
+            return os.pread(self._fd, _LOOK, len(self.head))
+        if self._chunks and len(self._chunks[0]) >= _LOOK:
             return self._chunks[0]
-        return os.pread(self._fd, 4096, len(self.head)) if self._fd >= 0 else b""
+        return b"".join(self._chunks)[:_LOOK]
 
     def open(self) -> BinaryIO:
         """Return a file to read, at the beginning of the data set."""
         if self._fd < 0:
             return io.BytesIO(b"".join(self._chunks))
-        # Reopened by path for a file position of its own; it outlives a rename or removal.
-        file = open(self._path, "rb")  # noqa: SIM115 - the caller closes it
+        # Not by its path: under that there may be another instance by now.
+        file = io.BufferedReader(_Reader(os.dup(self._fd)))
         file.seek(len(self.head))
         return file
 

@@ -419,6 +419,7 @@ def encode(command: Command) -> bytes:
         usual: Any = command
         if (
             kind in _USUAL
+            and len(usual.affected_sop_class or "") <= 64
             and usual.error_comment is None
             and usual.error_id is None
             and usual.offending_element is None

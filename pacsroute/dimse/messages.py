@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple, Protocol
 
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command
@@ -60,10 +60,13 @@ class Assembler:
         """Whether a message has begun that is not complete."""
         return self._command is not None or self._begun
 
-    @property
-    def unfinished(self) -> Sink | None:
-        """The sink of a data set that has begun and will not be completed."""
-        return self._sink
+    def close(self) -> None:
+        """Drop what is not complete."""
+        close = getattr(self._sink, "close", None)
+        if close is not None:
+            close()
+        self._command = self._sink = None
+        self._open_sink = _closed
 
     def add(self, pdv: PDV) -> list[Message]:
         """Take the next fragment; return the messages that it completes.
@@ -112,11 +115,17 @@ class Assembler:
         return done
 
 
+def _closed(context_id: int, command: Command) -> Sink:
+    raise ProtocolError("a data set after the end")
+
+
 def fragment(
     context_id: int,
     command: Command,
     data: bytes | memoryview | None,
     maximum_length: int,
+    *,
+    follows: bool = False,
 ) -> list[Buffer]:
     """Cut a message into P-DATA-TF PDUs, in their encoded form.
 
@@ -125,6 +134,8 @@ def fragment(
     maximum_length : int
         The peer's limit for the variable field of a PDU, in bytes; 0 is none. Fragments
         are of even length.
+    follows : bool
+        Whether a data set comes after it that is not given, but streamed.
 
     Examples
     --------
@@ -132,7 +143,7 @@ def fragment(
     >>> [len(part) for part in pdus]
     [62]
     """
-    command.has_data_set = data is not None
+    command.has_data_set = data is not None or follows
     room = (maximum_length or 0x7FFF_FFFE) - 6 & ~1
     if room < 2:
         raise ValueError(f"a maximum length of {maximum_length} holds no fragment")
@@ -161,3 +172,52 @@ def _cut(context_id: int, data: bytes | memoryview, room: int, control: int) -> 
         header = _HEADER.pack(4, len(piece) + 6, len(piece) + 2, context_id, control | last)
         parts += (header, piece)
     return parts
+
+
+_BATCH = 262_144  # bytes of a file that are read, and sent, at a time
+
+
+def stream(
+    context_id: int, file: BinaryIO, size: int, maximum_length: int
+) -> Iterator[list[Buffer]]:
+    """Cut a data set that is read from a file into P-DATA-TF PDUs, some at a time.
+
+    The buffers of one step are valid until the next.
+
+    Parameters
+    ----------
+    file : binary file
+        It stands at the data set.
+    size : int
+        How many bytes that has. An odd number is made even with a NUL.
+    maximum_length : int
+        As for `fragment`.
+
+    Raises
+    ------
+    EOFError
+        If the file ends before that.
+    """
+    room = min(maximum_length or _BATCH, _BATCH) - 6 & ~1
+    batch = memoryview(bytearray(max(1, min(_BATCH, size + 1) // room + 1) * room))
+    left = size
+    while True:
+        count = 0
+        wanted = min(left, len(batch))
+        while count < wanted:
+            read = file.readinto(batch[count:wanted])  # type: ignore[attr-defined]
+            if not read:
+                raise EOFError(f"a data set of {size} bytes ends {left - count} bytes too early")
+            count += read
+        left -= count
+        if left == 0 and size & 1:
+            batch[count] = 0
+            count += 1
+        parts: list[Buffer] = []
+        for start in range(0, count, room) or (0,):
+            piece = batch[start : min(start + room, count)]
+            last = _LAST if left == 0 and start + room >= count else 0
+            parts += (_HEADER.pack(4, len(piece) + 6, len(piece) + 2, context_id, last), piece)
+        yield parts
+        if left == 0:
+            return

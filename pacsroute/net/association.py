@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
-import select
+import os
 import socket
-import struct
-import sys
+import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Literal
 
 from pacsroute.app import App
-from pacsroute.dimse.commands import CCancelRQ, Command
-from pacsroute.dimse.messages import Assembler, Message, fragment
+from pacsroute.dimse.commands import CCancelRQ, Command, Response
+from pacsroute.dimse.messages import Assembler, Message, fragment, stream
 from pacsroute.dispatcher import open_sink
 from pacsroute.errors import (
     AssociationAborted,
@@ -25,12 +25,15 @@ from pacsroute.errors import (
     AssociationReleased,
     ProtocolError,
 )
+from pacsroute.net import transport
 from pacsroute.net.flusher import flusher
+from pacsroute.requests import Peer
 from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
-from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
+from pacsroute.upper_layer.negotiation import AcceptedContext, agreed, negotiate
 from pacsroute.upper_layer.pdu import (
     UNEXPECTED_PARAMETER,
     Abort,
+    AssociateAC,
     AssociateRJ,
     AssociateRQ,
     Buffer,
@@ -50,17 +53,20 @@ IDLE_TIMEOUT = 900.0
 NETWORK_TIMEOUT = 60.0
 """Seconds without a byte in the middle of a message, or without one taken when we send."""
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds in which a peer takes our connection."""
+
 _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _SMALL_READ = 16_384
-_QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
-_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_WAITING = 4  # requests that are read ahead of the one being answered
+_PULSE = 0.9  # seconds after which a Pending is due, where one a second has to go
 
 
 class Association:
-    """An association with a peer, as acceptor.
+    """An association with a peer.
 
-    `accept` makes one; `receive`, `send`, `cancelled`, `release` and `abort` are for a
-    `pacsroute.Dispatcher`, or for those who write their own.
+    `accept` and `request` make one; `receive`, `send`, `cancelled`, `release` and `abort`
+    are for a `pacsroute.Dispatcher`, or for those who write their own.
 
     Attributes
     ----------
@@ -78,6 +84,7 @@ class Association:
         app: App,
         remote_address: str = "",
         *,
+        role: Literal["acceptor", "requestor"] = "acceptor",
         artim: float = ARTIM,
         idle_timeout: float = IDLE_TIMEOUT,
         network_timeout: float = NETWORK_TIMEOUT,
@@ -87,14 +94,14 @@ class Association:
         self.calling_ae = self.called_ae = ""
         self.user: Any = None
         self.contexts: dict[int, AcceptedContext] = {}
-        self._socket = sock
+        self.proposed: list[str] = []
         self.remote_address = remote_address
         self._artim = artim
         self._idle_timeout = idle_timeout
         self._network_timeout = network_timeout
         self._tick = min(artim, network_timeout, idle_timeout)
         self._defer = defer
-        self._connection = Connection("acceptor", maximum_length=app.maximum_length)
+        self._connection = Connection(role, maximum_length=app.maximum_length)
         self._peer_maximum = 0
         self._assembler = Assembler(self._open_sink)
         self._messages: deque[Message] = deque()
@@ -105,12 +112,14 @@ class Association:
         self._held: list[Buffer] = []
         self._held_size = 0
         self._holding = False
-        with contextlib.suppress(OSError):  # not a TCP socket, or the peer is gone already
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(OSError):
-            # As socket options they cost nothing for each call, which settimeout does.
-            _set_timeout(sock, socket.SO_RCVTIMEO, self._tick)
-            _set_timeout(sock, socket.SO_SNDTIMEO, network_timeout)
+        self._pulse: Callable[[], tuple[int, Command]] | None = None
+        self._pulsed = 0.0
+        self._socket: transport.Socket
+        if isinstance(sock, ssl.SSLSocket):
+            self._socket = transport.TLSSocket(sock, self._tick)
+        else:
+            self._socket = sock
+            transport.set_up(sock, self._tick, network_timeout)
 
     @classmethod
     def accept(cls, sock: socket.socket, app: App, **options: Any) -> Association:
@@ -143,6 +152,93 @@ class Association:
             raise
         return association
 
+    @classmethod
+    def request(
+        cls,
+        peer: Peer,
+        request: AssociateRQ,
+        app: App,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        **options: Any,
+    ) -> Association:
+        """Ask a peer for an association.
+
+        Parameters
+        ----------
+        peer : Peer
+            Where it listens.
+        request : AssociateRQ
+            What is proposed; see `pacsroute.upper_layer.negotiation.propose`.
+        app : App
+            Which answers what the peer asks in return.
+        connect_timeout : float
+            Seconds in which it takes the connection.
+        **options
+            As for `accept`.
+
+        Raises
+        ------
+        AssociationRejected, AssociationAborted
+            If there is none.
+        """
+        who = f"{request.called_ae} at {peer.host}:{peer.port}"
+        try:
+            sock = socket.create_connection((peer.host, peer.port), connect_timeout)
+        except OSError as error:
+            why = error.strerror or str(error) or type(error).__name__
+            raise AssociationAborted(
+                None, message=f"{who} cannot be reached ({why}): is it on, and the port right?"
+            ) from None
+        if peer.tls is not None:
+            try:
+                sock = peer.tls.wrap_socket(sock, server_hostname=peer.host)
+            except (OSError, ValueError) as error:
+                sock.close()
+                raise AssociationAborted(
+                    None, message=f"{who} does not speak TLS as we do: {error}"
+                ) from None
+        else:
+            sock.settimeout(None)
+        association = cls(sock, app, peer.host, role="requestor", **options)
+        association.calling_ae, association.called_ae = request.calling_ae, request.called_ae
+        try:
+            association._associate(request, who)
+        except AssociationError:
+            association.close()
+            raise
+        return association
+
+    def _associate(self, request: AssociateRQ, who: str) -> None:
+        self._connection.associate(request)
+        self._connection.transport_connected()
+        self._write_out()
+        deadline = time.monotonic() + self._artim
+        while (answer := self._connection.next_event()) is None:
+            self._write_out()
+            if self._connection.state != "Sta5":
+                raise AssociationAborted(2, message=f"{who}: {self._connection.error}")
+            if not self._read_before(deadline):
+                lost = self._connection.transport_closed() and time.monotonic() < deadline
+                why = "closed the connection" if lost else "did not answer in time"
+                raise AssociationAborted(None, message=f"{who} {why}")
+        if isinstance(answer, AssociateRJ):
+            raise AssociationRejected(*answer, f"{who} rejected: {_why(answer, request)}")
+        if not isinstance(answer, AssociateAC):
+            self._write_out()
+            raise AssociationAborted(
+                getattr(answer, "source", None), message=f"{who} aborted the request"
+            )
+        self._peer_limit(answer.user_information)
+        self.contexts = agreed(request, answer)
+
+    def _peer_limit(self, user: UserInformation) -> None:
+        self._peer_maximum = 16_384 if user.maximum_length is None else user.maximum_length
+
+    def connect(self, peer: Peer, request: AssociateRQ, **options: Any) -> Association:
+        """Ask another peer for an association, for the same app."""
+        return type(self).request(peer, request, self.app, **options)
+
     def __enter__(self) -> Association:
         return self
 
@@ -167,8 +263,8 @@ class Association:
             self._connection.reject(answer)
             self._write_out()
             raise AssociationRejected(*answer)
-        user: UserInformation = request.user_information
-        self._peer_maximum = 16_384 if user.maximum_length is None else user.maximum_length
+        self.proposed = [context.abstract_syntax for context in request.contexts]
+        self._peer_limit(request.user_information)
         self._connection.accept(answer)
         self._write_out()
 
@@ -188,15 +284,32 @@ class Association:
 
     # ------------------------------------------------------------- receiving
 
-    def receive(self) -> Message:
+    def receive(self, response_to: int | None = None) -> Message:
         """Return the next message, waiting for it.
+
+        Parameters
+        ----------
+        response_to : int, optional
+            The Message ID of a request of ours, for its next response. Other messages
+            wait.
 
         Raises
         ------
         AssociationReleased, AssociationAborted
             If the association has ended instead.
         """
-        while not self._messages:
+        while True:
+            if self._messages:
+                if response_to is None:
+                    return self._messages.popleft()
+                for message in self._messages:
+                    command = message.command
+                    if (
+                        isinstance(command, Response)
+                        and command.message_id_responded_to == response_to
+                    ):
+                        self._messages.remove(message)
+                        return message
             if self._ended is not None:
                 raise self._ended
             event = self._connection.next_event()
@@ -204,7 +317,6 @@ class Association:
                 self._read()
             else:
                 self._take(event)
-        return self._messages.popleft()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, PDataTF):
@@ -249,7 +361,7 @@ class Association:
                     self._give_up("nothing came in the middle of a message")
                     return
                 if silent >= self._idle_timeout:
-                    self._give_up("the association was idle for too long")
+                    self._give_up(f"no message came for {self._idle_timeout:g} s")
                     return
                 continue
             except OSError:
@@ -258,12 +370,12 @@ class Association:
                 self._closed()
                 return
             self._connection.buffer_updated(count)
-            if count < _SMALL_READ and self._assembler.partial and _QUICKACK is not None:
+            if count < _SMALL_READ and self._assembler.partial and transport.QUICKACK is not None:
                 # A peer with Nagle's algorithm on waits for our acknowledgment before it
                 # sends the rest of its message: 40 ms, unless it goes at once. In the
                 # middle of a bulk transfer reads are larger, and it would only cost.
                 with contextlib.suppress(OSError):
-                    self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                    self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
             return
 
     def _closed(self) -> None:
@@ -276,7 +388,7 @@ class Association:
         """Read what comes before a deadline; tell whether anything did."""
         left = deadline - time.monotonic()
         # A read ends by itself after a tick, which is near enough for most deadlines.
-        if left <= 0 or (left < 0.9 * self._tick and not _readable(self._socket, left)):
+        if left <= 0 or (left < 0.9 * self._tick and not transport.readable(self._socket, left)):
             return False
         try:
             count = self._socket.recv_into(self._connection.get_buffer())
@@ -286,14 +398,22 @@ class Association:
         return count > 0
 
     def cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has cancelled a request, or is gone; never waits."""
-        while self._ended is None:
+        """Tell whether the peer has cancelled a request, or is gone; never waits.
+
+        It looks at what one read brings, and at nothing while several requests wait: a
+        peer that sends more than it has answers for is left to its own buffers.
+        """
+        looked = False
+        while self._ended is None and len(self._messages) < _WAITING:
             event = self._connection.next_event()
             if event is not None:
                 self._take(event)
                 continue
+            if looked:
+                break
+            looked = True
             try:
-                count = self._socket.recv_into(self._connection.get_buffer(), 0, _DONTWAIT)
+                count = self._socket.recv_into(self._connection.get_buffer(), 0, transport.DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -316,7 +436,12 @@ class Association:
     # ------------------------------------------------------------- sending
 
     def send(
-        self, context_id: int, command: Command, data: bytes | None = None, *, more: bool = False
+        self,
+        context_id: int,
+        command: Command,
+        data: bytes | BinaryIO | None = None,
+        *,
+        more: bool = False,
     ) -> None:
         """Send a message.
 
@@ -326,8 +451,10 @@ class Association:
             Of an accepted presentation context.
         command : Command
             The command set.
-        data : bytes, optional
-            The data set, in the context's transfer syntax.
+        data : bytes or binary file, optional
+            The data set, in the context's transfer syntax. A file is read from where it
+            stands, while it is sent. If that fails the association is aborted, for its
+            peer has had half of a message.
         more : bool
             Whether others follow at once. The message may wait for them then, up to 50 ms.
 
@@ -338,6 +465,11 @@ class Association:
         """
         if self._ended is not None:
             raise self._ended
+        if isinstance(data, io.BytesIO):
+            data = data.read()
+        if not (data is None or isinstance(data, bytes)):
+            self._send_file(context_id, command, data)
+            return
         buffers = fragment(context_id, command, data, self._peer_maximum)
         if not (more or self._holding):  # the lock is for answers that are held back
             self._connection.send_data(buffers)
@@ -352,13 +484,50 @@ class Association:
                     flusher.add(self)
                 if self._held_size < _HELD_BACK:
                     return
-            else:
+            elif self._pulse is None:
                 self._holding = False
                 flusher.remove(self)
             self._flush()
 
+    def _send_file(self, context_id: int, command: Command, file: BinaryIO) -> None:
+        start = file.tell()
+        size = file.seek(0, os.SEEK_END) - start
+        file.seek(start)
+        with self._lock:
+            self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
+            batches = stream(context_id, file, size, self._peer_maximum)
+            while (batch := self._next_batch(batches)) is not None:
+                self._held += batch
+                self._flush()
+
+    def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
+        try:
+            return next(batches, None)
+        except (OSError, EOFError) as error:
+            why = f"reading an instance failed: {getattr(error, 'strerror', None) or error}"
+            self._held = []
+            self._give_up(why)
+            raise AssociationAborted(0, message=why) from None
+
+    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
+        """Have a message sent whenever nothing else has been for a second; None ends it.
+
+        Parameters
+        ----------
+        make : callable
+            Called by another thread, soon and between messages; returns a context ID and
+            a command.
+        """
+        with self._lock:
+            self._pulse = make
+            self._pulsed = time.monotonic()
+            if make is not None and not self._holding:
+                self._holding = True
+                flusher.add(self)
+
     def _flush(self) -> None:
         """Send what is held back; the lock is ours."""
+        self._pulsed = time.monotonic()
         self._connection.send_data(self._held)
         self._held, self._held_size = [], 0
         self._write_out()
@@ -368,9 +537,14 @@ class Association:
         if not self._lock.acquire(blocking=False):
             return  # the association's own thread is sending
         try:
+            if self._pulse is not None and time.monotonic() - self._pulsed > _PULSE:
+                self._pulsed = time.monotonic()
+                if not self._held:  # what waits already says that we are alive
+                    context_id, command = self._pulse()
+                    self._held += fragment(context_id, command, None, self._peer_maximum)
             if self._held and self._ended is None:
                 data = b"".join(self._held)
-                sent = self._socket.send(data, _DONTWAIT)
+                sent = self._socket.send(data, transport.DONTWAIT)
                 self._held = [data[sent:]] if sent < len(data) else []
                 self._held_size = len(data) - sent
         except OSError:
@@ -380,11 +554,10 @@ class Association:
 
     def _write_out(self) -> None:
         buffers = self._connection.data_to_send()
+        if not buffers:
+            return
         try:
-            if len(buffers) == 1:
-                self._socket.sendall(buffers[0])
-            elif buffers:
-                _send_all(self._socket, buffers)
+            transport.send_all(self._socket, buffers)
         except OSError as error:
             self._end(AssociationAborted(None, message=f"sending failed: {error.strerror}"))
             self._connection.transport_closed()
@@ -399,6 +572,23 @@ class Association:
             self._defer(function)
 
     # ------------------------------------------------------------- ending
+
+    def release(self) -> None:
+        """Release the association in good order, and close it (PS3.8 §7.2)."""
+        if self._ended is None:
+            self._ended = AssociationReleased("released by this side")
+            deadline = time.monotonic() + self._artim
+            with contextlib.suppress(AssociationError):
+                self._connection.release()
+                self._write_out()
+                while self._connection.state not in ("Sta1", "Sta13"):
+                    event = self._connection.next_event()
+                    if isinstance(event, ReleaseRQ):  # both sides at the same time
+                        self._connection.respond_release()
+                        self._write_out()
+                    elif event is None and not self._read_before(deadline):
+                        break
+        self.close()
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
         """End the association at once (PS3.8 §7.3)."""
@@ -442,45 +632,30 @@ class Association:
         if self._connection.state == "Sta13" and not self._stopping:
             deadline = time.monotonic() + self._artim
             with contextlib.suppress(AssociationError):
-                while self._read_before(deadline):
+                while self._connection.state == "Sta13" and self._read_before(deadline):
                     self._connection.next_event()
                     self._write_out()
+        self._assembler.close()
+        self._messages.clear()
         with contextlib.suppress(OSError):
             self._socket.close()
 
 
-def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
-    if sys.platform == "win32":
-        sock.setsockopt(socket.SOL_SOCKET, option, int(seconds * 1000))
-    else:
-        whole = int(seconds)
-        value = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
-        sock.setsockopt(socket.SOL_SOCKET, option, value)
+_REASONS = {
+    (1, 1): "it gives no reason",
+    (1, 2): "it does not know the application context",
+    (1, 3): "it does not know the calling AE title {calling!r}: have it registered there",
+    (1, 7): "the called AE title {called!r} is not its own: ask what it is called",
+    (2, 1): "it gives no reason, and may not accept this user",
+    (2, 2): "it knows no common protocol version",
+    (3, 1): "it is congested: try again later",
+    (3, 2): "it has as many associations as it takes: try again later",
+}
 
 
-def _readable(sock: socket.socket, seconds: float) -> bool:
-    try:
-        if hasattr(select, "poll"):  # unlike select, not limited to 1,024 descriptors
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            return bool(poll.poll(seconds * 1000))
-        return bool(select.select([sock], [], [], seconds)[0])
-    except (OSError, ValueError):
-        return False
-
-
-_IOV_MAX = 512
-
-
-def _send_all(sock: socket.socket, buffers: list[Buffer]) -> None:
-    """Send buffers without joining the large ones."""
-    if sum(map(len, buffers)) <= 2 * _HELD_BACK:
-        sock.sendall(b"".join(buffers))
-        return
-    waiting = deque(memoryview(buffer) for buffer in buffers)
-    while waiting:
-        sent = sock.sendmsg([waiting[i] for i in range(min(len(waiting), _IOV_MAX))])
-        while waiting and sent >= len(waiting[0]):
-            sent -= len(waiting.popleft())
-        if sent:
-            waiting[0] = waiting[0][sent:]
+def _why(reject: AssociateRJ, request: AssociateRQ) -> str:
+    """Say what an A-ASSOCIATE-RJ means, and what to try (PS3.8 §9.3.4)."""
+    text = _REASONS.get((reject.source, reject.reason), "for a reason of its own")
+    how = "for now" if reject.result == 2 else "for good"
+    text = text.format(calling=request.calling_ae, called=request.called_ae)
+    return f"{text} ({how}; source {reject.source}, reason {reject.reason})"

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import Any
 
+from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
@@ -31,7 +32,9 @@ MAX_ASSOCIATIONS = 500
 GRACE = 10.0
 _AFTER_THREADS = 4
 _STOP_TICK = 0.05
+_SIGNAL_TICK = 0.5
 _REFUSALS = 50  # peers that are being told of the limit at the same time
+_NAMED = 8  # SOP classes in a log line
 _SPARE = 4  # threads that wait for a peer
 
 
@@ -79,7 +82,7 @@ class Server:
         self.app = app
         self._max_associations = max_associations
         self._grace = grace
-        self._timeouts = {
+        self._timeouts: dict[str, Any] = {
             "artim": artim,
             "idle_timeout": idle_timeout,
             "network_timeout": network_timeout,
@@ -174,7 +177,9 @@ class Server:
             with self:
                 if ready is not None:
                     ready()
-                self._stop.wait()
+                # Not one long wait: a signal that another thread receives does not end it.
+                while not self._stop.wait(_SIGNAL_TICK):
+                    pass
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -205,16 +210,26 @@ class Server:
                     busy = len(self._threads) - self._spare
                     if self._spare == 0 and busy < self._max_associations + _REFUSALS:
                         self._begin()
-                self._serve(thread, *accepted)
+                try:
+                    self._serve(thread, *accepted)
+                finally:
+                    with self._lock:
+                        self._threads[thread] = None
+                        self._spare += 1
                 with self._lock:
-                    self._threads[thread] = None
-                    self._spare += 1
                     if self._spare > _SPARE:
-                        break
-        finally:
+                        self._leave(thread)
+                        return
+        except BaseException:
             with self._lock:
-                self._spare -= 1
-                del self._threads[thread]
+                self._leave(thread)
+            raise
+        with self._lock:
+            self._leave(thread)
+
+    def _leave(self, thread: threading.Thread) -> None:
+        self._spare -= 1
+        del self._threads[thread]
 
     def _accept(self) -> tuple[socket.socket, str] | None:
         """Wait for a peer; return its socket and host, or None when the server stops."""
@@ -252,6 +267,12 @@ class Server:
                     ascii(association.called_ae)[1:-1],
                     len(association.contexts),
                 )
+            if not association.contexts:
+                logger.warning(
+                    "%s has proposed nothing that is served: %s",
+                    ascii(association.calling_ae)[1:-1],
+                    ascii(", ".join(map(uids.name, association.proposed[:_NAMED])))[1:-1],
+                )
             Dispatcher(self.app, association).run()
             if logger.isEnabledFor(logging.INFO):
                 logger.info(
@@ -270,7 +291,7 @@ class Server:
             )
         except AssociationError as error:
             logger.warning("%s: %s", association.remote_address, error)
-        except Exception:
+        except BaseException:  # a handler may raise what it likes; this thread goes on
             logger.exception("an association failed")
             with contextlib.suppress(Exception):
                 association.abort(2)

@@ -2,33 +2,70 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from pydicom import Dataset
+
+from pacsroute import uids
 from pacsroute.app import App, Outcome
+from pacsroute.dataset.parse import identifier
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, Response
 from pacsroute.dimse.messages import Message
-from pacsroute.errors import AssociationAborted
+from pacsroute.errors import AssociationAborted, DataSetError
+from pacsroute.requests import Peer
+from pacsroute.status import IDENTIFIER_MISMATCH, SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
+from pacsroute.upper_layer.pdu import AssociateRQ
+
+logger = logging.getLogger("pacsroute")
 
 
-class Association(Protocol):
-    """An association with a peer, over whatever carries it."""
+class Sending(Protocol):
+    """What messages can be sent over."""
+
+    def send(
+        self,
+        context_id: int,
+        command: Command,
+        data: bytes | BinaryIO | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
+        """Send a message; with `more`, others follow at once and may share its way."""
+
+
+class Carrier(Sending, Protocol):
+    """An association with a peer, over whatever carries it, for requests of ours."""
+
+    contexts: dict[int, AcceptedContext]
+
+    def receive(self, response_to: int | None = None) -> Message:
+        """Return the next message, or the next response to a request of ours.
+
+        It raises when the association has ended.
+        """
+
+    def release(self) -> None:
+        """Release the association, and close it."""
+
+    def abort(self, source: int = 0, reason: int = 0) -> None:
+        """End the association at once."""
+
+    def close(self) -> None:
+        """Close what carries it."""
+
+
+class Association(Carrier, Protocol):
+    """An association with a peer that asks for something."""
 
     calling_ae: str
     called_ae: str
     remote_address: str
     user: Any
-    contexts: dict[int, AcceptedContext]
-
-    def receive(self) -> Message:
-        """Return the next message; raise when the association has ended."""
-
-    def send(
-        self, context_id: int, command: Command, data: bytes | None = None, *, more: bool = False
-    ) -> None:
-        """Send a message; with `more`, others follow at once and may share its way."""
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone."""
@@ -38,6 +75,12 @@ class Association(Protocol):
 
     def defer(self, function: Callable[[], object]) -> None:
         """Have something done after what was sent."""
+
+    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
+        """Have a message sent whenever nothing else has been for a second."""
+
+    def connect(self, peer: Peer, request: AssociateRQ) -> Carrier:
+        """Ask another peer for an association."""
 
 
 class Call(NamedTuple):
@@ -75,6 +118,36 @@ def _names(kind: type[Command]) -> tuple[type[Response], list[tuple[str, str]]]:
     return answer, pairs
 
 
+def misplaced(call: Call, sop_class: str) -> Outcome | None:
+    """Refuse a command whose SOP class is another than its presentation context's.
+
+    The context has fixed the class (PS3.4 §C.4.1.1.1), and with it who may be asked.
+    """
+    if sop_class in ("", call.context.abstract_syntax):
+        return None
+    return Outcome(Status(SOP_CLASS_NOT_SUPPORTED, "not the SOP class of its context"))
+
+
+def read_identifier(call: Call, command: str, sop_class: str) -> Dataset | Outcome:
+    """Return the identifier of a request, or the outcome that refuses it."""
+    sop_class = uids.trim(sop_class)
+    calling_ae = call.association.calling_ae
+    if call.app.route(command, call.context.abstract_syntax, calling_ae) is None:
+        return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
+    refused = misplaced(call, sop_class)
+    if refused is not None:
+        return refused
+    data: Any = call.message.data
+    if not data:
+        return Outcome(Status(IDENTIFIER_MISMATCH, "there is no identifier"))
+    try:
+        return identifier(bytes(data), call.context.transfer_syntax)
+    except DataSetError as error:
+        logger.warning("C-%s from %s: %s", command.upper(), ascii(calling_ae)[1:-1], error)
+        return Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))
+
+
+_NOT_IN_A_COMMENT = re.compile(r"[^ -\[\]-~]")
 _RESPONSES = {kind: _names(kind) for kind in (*commands.TYPES.values(), commands.UnknownRQ)}
 
 
@@ -86,7 +159,8 @@ def response(request: commands.Request, outcome: Outcome) -> Response:
     for ours, theirs in pairs:
         setattr(answer, ours, getattr(request, theirs) or None)
     if comment:
-        answer.error_comment = comment[:64]
+        # An LO of the default repertoire: there is no character set in a command.
+        answer.error_comment = _NOT_IN_A_COMMENT.sub("?", comment)[:64]
     if elements:
         tags = elements.get("OffendingElement")
         if tags is not None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.app import Answer, Outcome, failed
 from pacsroute.dataset.encode import RowEncoder
-from pacsroute.dataset.parse import identifier as parse_identifier
 from pacsroute.dimse.commands import CFindRQ
-from pacsroute.errors import AssociationError, DataSetError
+from pacsroute.errors import AssociationError
 from pacsroute.requests import FindRequest, Request
-from pacsroute.services.base import Call, response
+from pacsroute.services.base import Call, read_identifier, response
 from pacsroute.status import (
     CANCEL,
-    IDENTIFIER_MISMATCH,
     PENDING,
     PENDING_WARNING,
-    SOP_CLASS_NOT_SUPPORTED,
     UNABLE_TO_PROCESS,
     Status,
 )
@@ -31,24 +30,17 @@ _LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow 
 
 def answer(call: Call) -> tuple[Outcome, Request | None]:
     """Answer a C-FIND with all its responses; return how it went."""
-    command, data = call.message.command, call.message.data
+    command = call.message.command
     assert isinstance(command, CFindRQ)
-    sop_class = uids.trim(command.affected_sop_class) or call.context.abstract_syntax
     request = None
-    abstract = call.context.abstract_syntax
-    if call.app.route("find", abstract, call.association.calling_ae) is None:
-        outcome = Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
-    elif not data:
-        outcome = Outcome(Status(IDENTIFIER_MISMATCH, "there is no identifier"))
+    identifier = read_identifier(call, "find", command.affected_sop_class)
+    if isinstance(identifier, Outcome):
+        outcome = identifier
     else:
-        try:
-            identifier = parse_identifier(bytes(data), call.context.transfer_syntax)  # type: ignore[call-overload]
-        except DataSetError as error:
-            logger.warning("C-FIND from %s: %s", call.association.calling_ae, error)
-            outcome = Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))
-        else:
-            request = FindRequest(sop_class=sop_class, identifier=identifier, **call.values())
-            outcome = _send_answers(call, command, request)
+        request = FindRequest(
+            sop_class=call.context.abstract_syntax, identifier=identifier, **call.values()
+        )
+        outcome = _send_answers(call, command, request)
     call.association.send(call.context.id, response(command, outcome))
     return outcome, request
 
@@ -57,7 +49,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     """Send a Pending for each answer; return what the final response is to say."""
     app, association, context = call.app, call.association, call.context
     always = {}
-    if context.abstract_syntax in uids.QUERY_RETRIEVE_FIND:
+    if context.abstract_syntax in uids.QUERY_RETRIEVE["find"].values():
         always["RetrieveAETitle"] = app.ae_title
         level = request.identifier.get("QueryRetrieveLevel")
         if level:
@@ -67,12 +59,12 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     )
     complete = response(command, Outcome(Status(PENDING)))
     partial = response(command, Outcome(Status(PENDING_WARNING)))
-    route = app.find_route(request, context.abstract_syntax)
-    answers: Iterator[Answer] = app.handle(request, route)
+    answers: Iterator[Answer] = app.handle(request)
     looked = 0.0
     try:
         for row, outcome, supported in answers:
-            if row is None:
+            if not isinstance(row, (Mapping, Dataset)):
+                assert outcome is not None
                 return outcome
             now = time.monotonic()
             if now - looked > _LOOK_EVERY:
@@ -87,7 +79,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
             association.send(context.id, pending, data, more=True)
     except AssociationError:
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a row that cannot be encoded
+    except BaseException as error:  # noqa: BLE001 - a row that cannot be encoded
         return failed(request, error, UNABLE_TO_PROCESS)
     finally:
         answers.close()  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import CStoreRQ
 from pacsroute.requests import Request, StoreRequest
-from pacsroute.services.base import Association, Call, response
+from pacsroute.services.base import Association, Call, misplaced, response
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     INVALID_SOP_INSTANCE,
@@ -29,9 +29,10 @@ def open_spool(
     app: App, association: Association, context: AcceptedContext, command: CStoreRQ
 ) -> Spool:
     """Return where the data set of a C-STORE goes while it comes."""
+    uid = uids.trim(command.affected_sop_instance)
     head = part10.head(
-        _ascii(uids.trim(command.affected_sop_class)),
-        _ascii(uids.trim(command.affected_sop_instance)),
+        context.abstract_syntax,
+        uid if uids.is_uid(uid) else "",  # one that is not is refused later
         context.transfer_syntax,
         writer=app.ae_title,
         sender=association.calling_ae,
@@ -44,10 +45,11 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
     """Answer a C-STORE; return how it went."""
     command, spool = call.message.command, call.message.data
     assert isinstance(command, CStoreRQ)
-    sop_class = uids.trim(command.affected_sop_class) or call.context.abstract_syntax
+    sop_class = call.context.abstract_syntax
     sop_instance = uids.trim(command.affected_sop_instance)
     request = None
-    outcome = _refusal(call, sop_instance, spool)
+    outcome = misplaced(call, uids.trim(command.affected_sop_class))
+    outcome = outcome or _refusal(call, sop_instance, spool)
     if outcome is None and isinstance(spool, Spool):
         syntax = call.context.transfer_syntax
         outcome = _mismatch(spool.first(), syntax, sop_class, sop_instance)
@@ -62,8 +64,7 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
                 move_originator_message_id=command.move_originator_message_id,
                 **call.values(),
             )
-            route = call.app.find_route(request, call.context.abstract_syntax)
-            outcome = call.app.handle(request, route)
+            outcome = call.app.handle(request)
     assert outcome is not None
     call.association.send(call.context.id, response(command, outcome))
     return outcome, request
@@ -71,16 +72,16 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
 
 def _refusal(call: Call, sop_instance: str, spool: object) -> Outcome | None:
     """Return why an instance does not even reach a handler."""
-    abstract = call.context.abstract_syntax
-    if call.app.route("store", abstract, call.association.calling_ae) is None:
+    sop_class, calling_ae = call.context.abstract_syntax, call.association.calling_ae
+    if call.app.route("store", sop_class, calling_ae) is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     if not uids.is_uid(sop_instance):
         return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))
-    if not isinstance(spool, Spool):
-        return Outcome(Status(IDENTIFIER_MISMATCH, "there is no data set"))
-    if spool.error is not None:
+    if isinstance(spool, Spool) and spool.error is not None:
         logger.error("spooling an instance failed: %s", spool.error)
         return Outcome(Status(OUT_OF_RESOURCES, "the data set could not be kept"))
+    if not isinstance(spool, Spool) or not spool.size:
+        return Outcome(Status(IDENTIFIER_MISMATCH, "there is no data set"))
     return None
 
 
@@ -123,7 +124,3 @@ def _mismatch(
                 )
         position += 8 + length
     return None
-
-
-def _ascii(text: str) -> str:
-    return text if text.isascii() else ""

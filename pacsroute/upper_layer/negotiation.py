@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from pacsroute import uids
@@ -12,12 +13,15 @@ from pacsroute.upper_layer.pdu import (
     AssociateRJ,
     AssociateRQ,
     ContextResult,
+    PresentationContext,
     RoleSelection,
+    UserIdentity,
     UserInformation,
 )
 
 ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 3, 4
 
+MAXIMUM_CONTEXTS = 128
 SMALLEST_MAXIMUM_LENGTH = 8  # a PDV's six bytes and one pair of its fragment
 
 
@@ -102,3 +106,75 @@ def negotiate(
         titles=request.titles,
     )
     return answer, accepted
+
+
+def propose(
+    calling_ae: str,
+    called_ae: str,
+    contexts: Iterable[tuple[str, Sequence[str]]],
+    *,
+    scp_of: Collection[str] = (),
+    user_identity: UserIdentity | None = None,
+    maximum_length: int,
+) -> AssociateRQ:
+    """Return a request for an association.
+
+    Parameters
+    ----------
+    calling_ae, called_ae : str
+        The AE titles.
+    contexts : iterable of (str, sequence of str)
+        Abstract syntaxes and their transfer syntaxes, 128 pairs at most.
+    scp_of : collection of str
+        SOP classes of which the requestor wants to be the SCP, too.
+    user_identity : UserIdentity, optional
+        Who asks.
+    maximum_length : int
+        Of P-DATA-TF, in bytes.
+
+    Raises
+    ------
+    ValueError
+        If they are more than 128, which is what there are IDs for (PS3.8 §9.3.2.2).
+    """
+    proposed = tuple(
+        PresentationContext(2 * number + 1, abstract_syntax, tuple(transfer_syntaxes))
+        for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
+    )
+    if len(proposed) > MAXIMUM_CONTEXTS:
+        raise ValueError(f"an association has at most 128 contexts, not {len(proposed)}")
+    classes = dict.fromkeys(context.abstract_syntax for context in proposed)
+    return AssociateRQ(
+        called_ae,
+        calling_ae,
+        proposed,
+        UserInformation(
+            maximum_length,
+            uids.IMPLEMENTATION_CLASS,
+            uids.IMPLEMENTATION_VERSION,
+            roles=tuple(RoleSelection(uid, True, True) for uid in classes if uid in scp_of),
+            user_identity=user_identity,
+        ),
+    )
+
+
+def agreed(request: AssociateRQ, answer: AssociateAC) -> dict[int, AcceptedContext]:
+    """Return the contexts that both sides have agreed on, by their ID."""
+    asked = {role.sop_class for role in request.user_information.roles}
+    roles = {
+        role.sop_class: role for role in answer.user_information.roles if role.sop_class in asked
+    }
+    proposed = {context.id: context for context in request.contexts}
+    accepted = {}
+    for result in answer.contexts:
+        context = proposed.get(result.id)
+        if context is None or result.result != 0:
+            continue
+        if result.transfer_syntax not in context.transfer_syntaxes:
+            continue  # a syntax that was not proposed is of no use
+        sop_class = context.abstract_syntax
+        role = roles.get(sop_class) or RoleSelection(sop_class, True, False)
+        accepted[result.id] = AcceptedContext(
+            result.id, sop_class, result.transfer_syntax, role.scu, role.scp
+        )
+    return accepted

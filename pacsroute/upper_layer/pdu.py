@@ -193,7 +193,7 @@ def _item(number: int, body: bytes) -> bytes:
 
 
 def _counted(text: str | bytes) -> bytes:
-    body = text if isinstance(text, bytes) else text.encode("ascii")
+    body = text if isinstance(text, bytes) else text.encode("latin-1")
     return _LENGTH.pack(len(body)) + body
 
 
@@ -210,7 +210,7 @@ def _associate(pdu: AssociateRQ | AssociateAC, contexts: Iterator[bytes]) -> byt
         (
             struct.pack(">Hxx", pdu.protocol_version),
             titles,
-            _item(0x10, pdu.application_context.encode("ascii")),
+            _item(0x10, pdu.application_context.encode("latin-1")),
             *contexts,
             _item(0x50, b"".join(_user_items(pdu.user_information))),
         )
@@ -222,8 +222,10 @@ def _encode_rq(pdu: AssociateRQ) -> tuple[int, bytes]:
         _item(
             0x20,
             bytes((context.id, 0, 0, 0))
-            + _item(0x30, context.abstract_syntax.encode("ascii"))
-            + b"".join(_item(0x40, syntax.encode("ascii")) for syntax in context.transfer_syntaxes),
+            + _item(0x30, context.abstract_syntax.encode("latin-1"))
+            + b"".join(
+                _item(0x40, syntax.encode("latin-1")) for syntax in context.transfer_syntaxes
+            ),
         )
         for context in pdu.contexts
     )
@@ -235,7 +237,7 @@ def _encode_ac(pdu: AssociateAC) -> tuple[int, bytes]:
         _item(
             0x21,
             bytes((context.id, 0, context.result, 0))
-            + _item(0x40, context.transfer_syntax.encode("ascii")),
+            + _item(0x40, context.transfer_syntax.encode("latin-1")),
         )
         for context in pdu.contexts
     )
@@ -246,13 +248,13 @@ def _user_items(info: UserInformation) -> Iterator[bytes]:
     if info.maximum_length is not None:
         yield _item(0x51, struct.pack(">I", info.maximum_length))
     if info.implementation_class:
-        yield _item(0x52, info.implementation_class.encode("ascii"))
+        yield _item(0x52, info.implementation_class.encode("latin-1"))
     if info.asynchronous_operations is not None:
         yield _item(0x53, struct.pack(">HH", *info.asynchronous_operations))
     for role in info.roles:
         yield _item(0x54, _counted(role.sop_class) + bytes((role.scu, role.scp)))
     if info.implementation_version:
-        yield _item(0x55, info.implementation_version.encode("ascii"))
+        yield _item(0x55, info.implementation_version.encode("latin-1"))
     for extended in info.extended:
         yield _item(0x56, _counted(extended.sop_class) + extended.information)
     for common in info.common_extended:
@@ -335,7 +337,7 @@ def _items(view: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _text(view: memoryview) -> str:
     """Decode a UID or a version name; peers pad them, and some put more than ASCII in them."""
-    return bytes(view).decode("ascii", "replace").strip(" \0")
+    return bytes(view).decode("latin-1").strip(" \0")
 
 
 # A title ends up in log lines, which its bytes must not be able to forge.

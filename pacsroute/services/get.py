@@ -1,0 +1,45 @@
+"""C-GET: instances that travel back on the same association (PS3.4 §C.4.3, PS3.7 §9.1.3)."""
+
+from __future__ import annotations
+
+import itertools
+
+from pacsroute.app import Outcome
+from pacsroute.dataset.instance import Instance
+from pacsroute.dimse.commands import CGetRQ
+from pacsroute.requests import GetRequest, Request
+from pacsroute.services import retrieve, transfer
+from pacsroute.services.base import Call, read_identifier
+from pacsroute.status import Status
+
+
+def answer(call: Call) -> tuple[Outcome, Request | None]:
+    """Answer a C-GET with its sub-operations; return how it went."""
+    command = call.message.command
+    assert isinstance(command, CGetRQ)
+    request = counts = None
+    identifier = read_identifier(call, "get", command.affected_sop_class)
+    if isinstance(identifier, Outcome):
+        outcome = identifier
+    else:
+        request = GetRequest(
+            sop_class=call.context.abstract_syntax, identifier=identifier, **call.values()
+        )
+        refused = retrieve.refusal(request)
+        if refused is not None:
+            outcome = refused
+        else:
+            outcome, counts = retrieve.perform(call, command, request, _sender(call))
+    retrieve.finish(call, command, outcome, counts)
+    return outcome, request
+
+
+def _sender(call: Call) -> retrieve.Sender:
+    numbers = itertools.cycle(range(1, 0x10000))
+    association = call.association
+
+    def send(instance: Instance) -> Status:
+        context = transfer.pick(association.contexts.values(), instance, as_acceptor=True)
+        return transfer.send(association, context, instance, next(numbers))
+
+    return send

@@ -1,0 +1,136 @@
+"""C-MOVE: instances that go to somebody else (PS3.4 §C.4.2, PS3.7 §9.1.4)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+
+from pacsroute.app import Outcome, failed
+from pacsroute.dataset.instance import Instance
+from pacsroute.dimse.commands import CMoveRQ
+from pacsroute.errors import AssociationError, DataSetError, ProtocolError
+from pacsroute.requests import MoveRequest, Peer, Request
+from pacsroute.services import retrieve, transfer
+from pacsroute.services.base import Call, Carrier, read_identifier
+from pacsroute.status import MOVE_DESTINATION_UNKNOWN, UNABLE_TO_PROCESS, Status
+from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, propose
+
+logger = logging.getLogger("pacsroute")
+
+
+def answer(call: Call) -> tuple[Outcome, Request | None]:
+    """Answer a C-MOVE with its sub-operations; return how it went."""
+    command = call.message.command
+    assert isinstance(command, CMoveRQ)
+    request = counts = None
+    identifier = read_identifier(call, "move", command.affected_sop_class)
+    if isinstance(identifier, Outcome):
+        outcome = identifier
+    else:
+        request = MoveRequest(
+            sop_class=call.context.abstract_syntax,
+            identifier=identifier,
+            move_destination=command.move_destination,
+            **call.values(),
+        )
+        refused = retrieve.refusal(request)
+        peer = None
+        if refused is None:
+            try:
+                peer = call.app.resolve(request.move_destination, request)
+            except BaseException as error:  # noqa: BLE001 - the user's function
+                refused = failed(request, error, UNABLE_TO_PROCESS)
+        if refused is not None:
+            outcome = refused
+        elif peer is None:
+            outcome = Outcome(Status(MOVE_DESTINATION_UNKNOWN))
+        else:
+            destination = _Destination(call, request, peer)
+            try:
+                outcome, counts = retrieve.perform(call, command, request, destination.send)
+            finally:
+                destination.close()
+    retrieve.finish(call, command, outcome, counts)
+    return outcome, request
+
+
+class _Destination:
+    """The association to where a C-MOVE sends, from its first instance to its last.
+
+    It proposes what the instances so far have needed. One that needs more makes it
+    associate anew, with all of that while it fits into 128 contexts. An association that
+    breaks is made again, unless it has delivered nothing: then the rest fails.
+    """
+
+    def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
+        self._call = call
+        self._peer = peer
+        self._calling_ae = request.called_ae or call.app.ae_title
+        self._called_ae = peer.ae_title or request.move_destination
+        self._originator = (request.calling_ae, request.message_id)
+        self._numbers = itertools.cycle(range(1, 0x10000))
+        self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
+        self._association: Carrier | None = None
+        self._delivered = 0
+        self._lost: AssociationError | None = None
+
+    def send(self, instance: Instance) -> Status:
+        """Send an instance, on a second association if the first one breaks."""
+        needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
+        for last_try in (False, True):
+            association = self._associated(needed)
+            context = transfer.pick(association.contexts.values(), instance, as_acceptor=False)
+            try:
+                status = transfer.send(
+                    association,
+                    context,
+                    instance,
+                    next(self._numbers),
+                    originator=self._originator,
+                )
+            except (AssociationError, ProtocolError) as error:
+                logger.warning("the association to %s broke: %s", self._called_ae, error)
+                association.abort()
+                association.close()
+                self._association = None
+                if last_try or not self._delivered:
+                    self._lost = error if isinstance(error, AssociationError) else None
+                    raise DataSetError(f"the association broke: {error}") from None
+                self._delivered = 0
+                continue
+            self._delivered += 1
+            return status
+        raise AssertionError
+
+    def _associated(self, needed: list[tuple[str, tuple[str, ...]]]) -> Carrier:
+        if self._lost is not None:
+            raise DataSetError(f"not sent: {self._lost}")
+        new = [context for context in needed if context not in self._contexts]
+        if self._association is not None and not new:
+            return self._association
+        self.close()
+        if len(self._contexts) + len(new) > MAXIMUM_CONTEXTS:
+            self._contexts.clear()
+            new = needed
+        self._contexts |= dict.fromkeys(new)
+        request = propose(
+            self._calling_ae,
+            self._called_ae,
+            self._contexts,
+            maximum_length=self._call.app.maximum_length,
+        )
+        try:
+            self._association = self._call.association.connect(self._peer, request)
+        except AssociationError as error:
+            logger.warning("no association to %s: %s", self._called_ae, error)
+            self._lost = error
+            raise DataSetError(str(error)) from None
+        return self._association
+
+    def close(self) -> None:
+        """Release the association, if there is one."""
+        if self._association is not None:
+            with contextlib.suppress(AssociationError):
+                self._association.release()
+            self._association = None

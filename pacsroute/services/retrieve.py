@@ -1,0 +1,175 @@
+"""Sub-operations: what C-GET and C-MOVE have in common (PS3.4 §C.4.2 and §C.4.3)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pacsroute import uids
+from pacsroute.app import Outcome
+from pacsroute.dataset.encode import encode
+from pacsroute.dataset.instance import Instance
+from pacsroute.dimse.commands import CGetRQ, CMoveRQ, SubOperationsResponse
+from pacsroute.errors import DataSetError
+from pacsroute.requests import GetRequest
+from pacsroute.services.base import Call, response
+from pacsroute.status import (
+    CANCEL,
+    IDENTIFIER_MISMATCH,
+    PENDING,
+    SUB_OPERATIONS_FAILED,
+    SUB_OPERATIONS_WARNING,
+    SUCCESS,
+    Status,
+)
+
+logger = logging.getLogger("pacsroute")
+
+Sender = Callable[[Instance], Status]
+"""Sends one instance; DataSetError and OSError are failures of that sub-operation."""
+
+
+@dataclass
+class SubOperations:
+    """The counts of the sub-operations, and what failed of them."""
+
+    remaining: int = 0
+    completed: int = 0
+    failed: int = 0
+    warning: int = 0
+    failed_instances: list[str] = field(default_factory=list)
+
+    def add(self, status: Status, sop_instance: str) -> None:
+        """Count one that has ended."""
+        self.remaining = max(0, self.remaining - 1)
+        if status.category == "Success":
+            self.completed += 1
+        elif status.category == "Warning":
+            self.warning += 1
+        else:
+            self.failed += 1
+            if sop_instance:
+                self.failed_instances.append(sop_instance)
+
+    def status(self) -> Status:
+        """Return the final status that the counts mean (PS3.4 §C.4.2.1.5)."""
+        if not (self.failed or self.warning):
+            return Status(SUCCESS)
+        if not (self.completed or self.warning):
+            return Status(SUB_OPERATIONS_FAILED)
+        return Status(SUB_OPERATIONS_WARNING)
+
+
+_UNIQUE = {
+    "PATIENT": "PatientID",
+    "STUDY": "StudyInstanceUID",
+    "SERIES": "SeriesInstanceUID",
+    "IMAGE": "SOPInstanceUID",
+}
+
+
+def refusal(request: GetRequest) -> Outcome | None:
+    """Return why a request does not even reach a handler: it would fetch the whole archive."""
+    roots = {uid: root for root, uid in uids.QUERY_RETRIEVE[request.command].items()}
+    root = roots.get(request.sop_class)
+    if root is None:
+        return None  # another class, with other keys
+    level = request.level
+    if not level or (level == "PATIENT" and root == "StudyRoot"):
+        return Outcome(Status(IDENTIFIER_MISMATCH, "no such Query/Retrieve Level"))
+    key = request.identifier.get(_UNIQUE[level])
+    if not key or any(mark in str(key) for mark in ("*", "?")):
+        return Outcome(Status(IDENTIFIER_MISMATCH, f"{_UNIQUE[level]} has to have a value"))
+    return None
+
+
+def perform(
+    call: Call, command: CGetRQ | CMoveRQ, request: GetRequest, sender: Sender
+) -> tuple[Outcome, SubOperations]:
+    """Send what the handler yields; return how it went.
+
+    A Pending with the counts goes out after each sub-operation, or as often as the route
+    says, and once a second while nothing happens.
+    """
+    association, context = call.association, call.context
+    counts = SubOperations()
+    route = call.app.find_route(request)
+    interval = 0.0 if route is None else route.pending_interval
+    answers = call.app.handle(request, route)
+
+    def pending() -> tuple[int, Any]:
+        return context.id, counted(command, Outcome(Status(PENDING)), counts, remaining=True)
+
+    association.pulse(pending)
+    said = time.monotonic()
+    known = False
+    try:
+        for item, outcome, _ in answers:
+            if item is None:
+                return outcome or Outcome(counts.status()), counts
+            if not known:
+                known, counts.remaining = True, request.count or 0
+            if association.cancelled(request.message_id):
+                break
+            counts.add(_sent(sender, item, request), item.sop_instance_if_known)
+            now = time.monotonic()
+            if now - said >= interval:
+                said = now
+                association.send(*pending())
+    finally:
+        association.pulse(None)
+        answers.close()
+    ended = association.ended()
+    if ended is not None:
+        raise ended
+    return Outcome(Status(CANCEL)), counts
+
+
+def _sent(sender: Sender, instance: Instance, request: GetRequest) -> Status:
+    try:
+        status = sender(instance)
+    except (DataSetError, OSError) as error:
+        why = getattr(error, "strerror", None) or error
+        status = Status(SUB_OPERATIONS_FAILED, f"{why}")
+    if status.category not in ("Success", "Warning"):
+        logger.warning(
+            "C-%s from %s: %s failed: %s",
+            request.command.upper(),
+            ascii(request.calling_ae)[1:-1],
+            instance.sop_instance_if_known or "an instance",
+            ascii(str(status))[1:-1],
+        )
+    return status
+
+
+def counted(
+    command: CGetRQ | CMoveRQ, outcome: Outcome, counts: SubOperations, *, remaining: bool
+) -> SubOperationsResponse:
+    """Return a response with the counts; that of the remaining is not in every one."""
+    answer = response(command, outcome)
+    assert isinstance(answer, SubOperationsResponse)
+    answer.remaining = min(counts.remaining, 0xFFFF) if remaining else None
+    answer.completed = min(counts.completed, 0xFFFF)
+    answer.failed = min(counts.failed, 0xFFFF)
+    answer.warning = min(counts.warning, 0xFFFF)
+    return answer
+
+
+def finish(
+    call: Call, command: CGetRQ | CMoveRQ, outcome: Outcome, counts: SubOperations | None
+) -> None:
+    """Send the final response, with the list of the instances that failed."""
+    if counts is None:
+        call.association.send(call.context.id, response(command, outcome))
+        return
+    code = outcome.status.code
+    answer = counted(command, outcome, counts, remaining=code == CANCEL)
+    data = None
+    if counts.failed_instances and code in (CANCEL, SUB_OPERATIONS_FAILED, SUB_OPERATIONS_WARNING):
+        data = encode(
+            {"FailedSOPInstanceUIDList": counts.failed_instances}, call.context.transfer_syntax
+        )
+    call.association.send(call.context.id, answer, data)

@@ -1,0 +1,126 @@
+"""Sending an instance with a C-STORE: what C-GET, C-MOVE and the client share (PS3.4 §B)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pacsroute import uids
+from pacsroute.dataset.convert import can_convert
+from pacsroute.dataset.instance import Instance
+from pacsroute.dimse.commands import CStoreRQ, CStoreRSP
+from pacsroute.errors import DataSetError, ProtocolError
+from pacsroute.services.base import Carrier
+from pacsroute.status import Status
+from pacsroute.upper_layer.negotiation import AcceptedContext
+
+# What is converted into, the best first: most peers know the first two.
+_CONVERTED = (
+    uids.EXPLICIT_VR_LITTLE_ENDIAN,
+    uids.IMPLICIT_VR_LITTLE_ENDIAN,
+    uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    uids.EXPLICIT_VR_BIG_ENDIAN,
+)
+
+
+def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the presentation contexts to propose for instances of a class.
+
+    The syntax in which they are stored has a context of its own, so that a peer that knows
+    it gets them as they are; what they can be converted into has another.
+
+    Parameters
+    ----------
+    sop_class, transfer_syntax : str
+        Their UIDs.
+    """
+    others = tuple(uid for uid in _CONVERTED[:2] if uid != transfer_syntax)
+    if not can_convert(transfer_syntax, others[0]):
+        return [(sop_class, (transfer_syntax,))]
+    return [(sop_class, (transfer_syntax,)), (sop_class, others)]
+
+
+def pick(
+    contexts: Iterable[AcceptedContext], instance: Instance, *, as_acceptor: bool
+) -> AcceptedContext:
+    """Return the context in which to send an instance.
+
+    Parameters
+    ----------
+    contexts : iterable of AcceptedContext
+        Those of the association.
+    instance : Instance
+        What is to be sent.
+    as_acceptor : bool
+        Whether it goes to the requestor of the association, as in a C-GET; that has to
+        have the SCP role then.
+
+    Raises
+    ------
+    DataSetError
+        If there is none; the message says why.
+    """
+    syntaxes = {
+        context.transfer_syntax: context
+        for context in contexts
+        if context.abstract_syntax == instance.sop_class
+        and (context.scp if as_acceptor else context.scu)
+    }
+    if not syntaxes:
+        raise DataSetError(f"the peer has not accepted {uids.name(instance.sop_class)}")
+    own = instance.transfer_syntax
+    for syntax in (own, *_CONVERTED):
+        if syntax in syntaxes and can_convert(own, syntax):
+            return syntaxes[syntax]
+    raise DataSetError(
+        f"the peer has accepted {uids.name(instance.sop_class)} in "
+        f"{', '.join(map(uids.name, syntaxes))} only, not in {uids.name(own)}"
+    )
+
+
+def send(
+    association: Carrier,
+    context: AcceptedContext,
+    instance: Instance,
+    message_id: int,
+    *,
+    priority: int = 0,
+    originator: tuple[str, int] | None = None,
+) -> Status:
+    """Send an instance and return the peer's status.
+
+    Parameters
+    ----------
+    association : Association
+        Over which it goes.
+    context : AcceptedContext
+        From `pick`.
+    instance : Instance
+        It is read while it is sent, and not parsed if it is in the context's syntax.
+    message_id : int
+        Of the C-STORE.
+    priority : int
+        As `pacsroute.dimse.commands` names it.
+    originator : (str, int), optional
+        The calling AE title and the Message ID of the C-MOVE behind it.
+
+    Raises
+    ------
+    DataSetError, OSError
+        If it cannot be converted or opened; nothing was sent then.
+    AssociationError
+        If the association ends, also because the instance could not be read to its end.
+    """
+    command = CStoreRQ(
+        message_id=message_id,
+        affected_sop_class=instance.sop_class,
+        affected_sop_instance=instance.sop_instance,
+        priority=priority,
+    )
+    if originator is not None:
+        command.move_originator_ae, command.move_originator_message_id = originator
+    with instance.open_as(context.transfer_syntax) as file:
+        association.send(context.id, command, file)
+    answer = association.receive(response_to=message_id).command
+    if not isinstance(answer, CStoreRSP):
+        raise ProtocolError(f"a C-STORE was answered with {type(answer).__name__}")
+    return Status(answer.status, answer.error_comment or "")
