@@ -12,12 +12,14 @@ from pacsroute.errors import (
     DataSetError,
     Failure,
     IdentifierError,
+    NotAccepted,
     PacsrouteError,
     ProtocolError,
     RequestFailed,
     SetupError,
 )
 from pacsroute.net.association import Association
+from pacsroute.net.client import Client, connect
 from pacsroute.net.server import Server
 from pacsroute.requests import (
     EchoRequest,
@@ -25,6 +27,7 @@ from pacsroute.requests import (
     GetRequest,
     MoveRequest,
     Peer,
+    Progress,
     Request,
     StoreRequest,
 )
@@ -37,6 +40,7 @@ __all__ = [
     "AssociationError",
     "AssociationRejected",
     "AssociationReleased",
+    "Client",
     "DataSetError",
     "Dispatcher",
     "EchoRequest",
@@ -46,8 +50,10 @@ __all__ = [
     "IdentifierError",
     "Instance",
     "MoveRequest",
+    "NotAccepted",
     "PacsrouteError",
     "Peer",
+    "Progress",
     "ProtocolError",
     "Request",
     "RequestFailed",
@@ -55,5 +61,6 @@ __all__ = [
     "SetupError",
     "Status",
     "StoreRequest",
+    "connect",
     "matching",
 ]

@@ -14,7 +14,7 @@ from pydicom import Dataset, config
 
 from pacsroute import uids
 from pacsroute.dataset.instance import Instance
-from pacsroute.errors import Failure, IdentifierError, SetupError
+from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
 from pacsroute.requests import FindRequest, GetRequest, MoveRequest, Peer, QueryRequest, Request
 from pacsroute.routing import Route, Router, check_callable, choose_syntax
 from pacsroute.status import (
@@ -30,6 +30,7 @@ from pacsroute.status import (
 from pacsroute.upper_layer.connection import DEFAULT_MAXIMUM_LENGTH
 
 if TYPE_CHECKING:
+    from pacsroute.net.client import Client
     from pacsroute.net.server import Server
 
 logger = logging.getLogger("pacsroute")
@@ -284,6 +285,34 @@ class App(Router):
         from pacsroute.net.server import Server  # noqa: PLC0415 - upstairs, only when asked
 
         return Server(self, host, port, **options)
+
+    def connect(self, ae_title: str, **options: Any) -> Client:
+        """Return a client of an AE title, which is resolved as a C-MOVE does it.
+
+        The app's own handlers answer what the peer asks in return.
+
+        Parameters
+        ----------
+        ae_title : str
+            What `destination` or `destinations` knows.
+        **options
+            `user` and `timeout`, as in `pacsroute.connect`.
+
+        Raises
+        ------
+        AssociationError
+            If nobody knows that title.
+        """
+        from pacsroute.net.client import client_of  # noqa: PLC0415 - upstairs, only when asked
+
+        peer = self.resolve(ae_title)
+        if peer is None:
+            raise AssociationError(
+                f"nobody knows where {ae_title!r} is: say so in @app.destination, or with "
+                f"--destination {ae_title}=HOST:PORT"
+            )
+        peer = peer._replace(ae_title=peer.ae_title or ae_title)
+        return client_of(peer, self.ae_title, app=self, **options)
 
     def run(self, host: str = "127.0.0.1", port: int = 11112, **options: Any) -> None:
         """Serve until SIGINT or SIGTERM; the options are those of `serve`.

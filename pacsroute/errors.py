@@ -126,6 +126,10 @@ class Failure(PacsrouteError):
         self.elements = elements
 
 
+class NotAccepted(PacsrouteError):
+    """A peer has not accepted the presentation context that a request needs."""
+
+
 class RequestFailed(PacsrouteError):
     """A peer has answered a request of ours with a failure, or with Cancel.
 
@@ -138,8 +142,11 @@ class RequestFailed(PacsrouteError):
         The request, for the message.
     status : Status
         The peer's answer, with its Error Comment.
+    progress : Progress, optional
+        The counts of a C-GET or C-MOVE, with the instances that failed.
     """
 
-    def __init__(self, what: str, status: Any) -> None:
+    def __init__(self, what: str, status: Any, progress: Any = None) -> None:
         super().__init__(f"{what}: {status}")
         self.status = status
+        self.progress = progress

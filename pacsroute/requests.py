@@ -208,6 +208,24 @@ class MoveRequest(GetRequest):
     move_destination: str = ""
 
 
+class Progress(NamedTuple):
+    """The sub-operations of a C-GET or C-MOVE (PS3.7 §9.1.4.1).
+
+    Parameters
+    ----------
+    remaining, completed, failed, warning : int
+        How many are left, have succeeded, failed, or ended with a warning.
+    failed_instances : tuple of str
+        The SOP Instance UIDs of those that failed, where the peer lists them.
+    """
+
+    remaining: int = 0
+    completed: int = 0
+    failed: int = 0
+    warning: int = 0
+    failed_instances: tuple[str, ...] = ()
+
+
 class Peer(NamedTuple):
     """Where an application entity listens.
 

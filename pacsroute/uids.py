@@ -77,6 +77,27 @@ QUERY_RETRIEVE = {
 }
 """The query/retrieve classes by command and root (PS3.4 §C.3)."""
 
+# What hardly any archive holds: the last to be proposed where only some can be.
+_RARE = re.compile(
+    "DICOS|Protocol|MPR|VolumeRendering|RT[A-Z]\\w*(Radiation|Prep|Intent|Position)|ArmRadiation|"
+    "ArmPhoton|Tomotherap|Robotic|SurfaceScan|Eddy|gramWaveform|Measurements|Photoacoustic|"
+    "Implant|ImagingAgent|Confocal|Inventory|Annotation|EnFace|BscanVolume|BodyPosition|"
+    "RespiratoryW|ContinuousRT|EnhancedRT|32bit|Template|Palette|Delivery"
+)
+
+
+def usual_storage(count: int) -> tuple[str, ...]:
+    """Return so many storage classes, those that are met most often."""
+    known = [uid for uid in STORAGE if uid in UID_dictionary and not UID_dictionary[uid][3]]
+    known.sort(
+        key=lambda uid: (
+            _RARE.search(UID_dictionary[uid][4]) is not None,
+            [int(part) for part in uid.split(".")],
+        )
+    )
+    return tuple(known[:count])
+
+
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 
 

@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.filereader import read_partial
 
 from pacsroute import uids
-from pacsroute.dataset import part10
+from pacsroute.dataset import part10, peek
 from pacsroute.dataset.convert import can_convert, convert
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import parse
@@ -118,10 +118,13 @@ class Instance:
             return dict(zip(self._hints, [*values, str(syntax)], strict=True))
         with self._file() as file:
             meta = _file_meta(file)
+            syntax = str(meta.get("TransferSyntaxUID", ""))
+            # What the data set says of itself wins: a peer would refuse the instance else.
+            sop_class, sop_instance = peek.sop_uids(file.read(peek.LOOK), syntax)
         return {
-            "sop_class": str(meta.get("MediaStorageSOPClassUID", "")),
-            "sop_instance": str(meta.get("MediaStorageSOPInstanceUID", "")),
-            "transfer_syntax": str(meta.get("TransferSyntaxUID", "")),
+            "sop_class": sop_class or str(meta.get("MediaStorageSOPClassUID", "")),
+            "sop_instance": sop_instance or str(meta.get("MediaStorageSOPInstanceUID", "")),
+            "transfer_syntax": syntax,
         }
 
     def _file(self) -> BinaryIO:

@@ -10,6 +10,8 @@ import secrets
 import tempfile
 from typing import Any, BinaryIO
 
+from pacsroute.dataset.peek import LOOK
+
 THRESHOLD = 131_072
 """How many bytes of one data set are held in memory, before they go to a file."""
 
@@ -65,9 +67,6 @@ class _Reader(io.RawIOBase):
         if not self.closed:
             super().close()
             os.close(self._fd)
-
-
-_LOOK = 4096
 
 
 class Spool:
@@ -156,10 +155,10 @@ class Spool:
     def first(self) -> bytes:
         """Return the beginning of the data set, for a look at its first elements."""
         if self._fd >= 0:
-            return os.pread(self._fd, _LOOK, len(self.head))
-        if self._chunks and len(self._chunks[0]) >= _LOOK:
+            return os.pread(self._fd, LOOK, len(self.head))
+        if self._chunks and len(self._chunks[0]) >= LOOK:
             return self._chunks[0]
-        return b"".join(self._chunks)[:_LOOK]
+        return b"".join(self._chunks)[:LOOK]
 
     def open(self) -> BinaryIO:
         """Return a file to read, at the beginning of the data set."""

@@ -13,7 +13,7 @@ from pacsroute.app import Outcome
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CGetRQ, CMoveRQ, SubOperationsResponse
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, NotAccepted
 from pacsroute.requests import GetRequest
 from pacsroute.services.base import Call, response
 from pacsroute.status import (
@@ -29,7 +29,7 @@ from pacsroute.status import (
 logger = logging.getLogger("pacsroute")
 
 Sender = Callable[[Instance], Status]
-"""Sends one instance; DataSetError and OSError are failures of that sub-operation."""
+"""Sends one instance; DataSetError, NotAccepted and OSError are failures of that sub-operation."""
 
 
 @dataclass
@@ -131,7 +131,7 @@ def perform(
 def _sent(sender: Sender, instance: Instance, request: GetRequest) -> Status:
     try:
         status = sender(instance)
-    except (DataSetError, OSError) as error:
+    except (DataSetError, NotAccepted, OSError) as error:
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
     if status.category not in ("Success", "Warning"):

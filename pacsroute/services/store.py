@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import struct
 
 from pacsroute import uids
 from pacsroute.app import App, Outcome
-from pacsroute.dataset import part10
+from pacsroute.dataset import part10, peek
 from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import CStoreRQ
@@ -52,19 +51,17 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
     outcome = outcome or _refusal(call, sop_instance, spool)
     if outcome is None and isinstance(spool, Spool):
         syntax = call.context.transfer_syntax
-        outcome = _mismatch(spool.first(), syntax, sop_class, sop_instance)
-        if outcome is None:
-            request = StoreRequest(
-                sop_class=sop_class,
-                sop_instance=sop_instance,
-                instance=Instance(
-                    spool, sop_class=sop_class, sop_instance=sop_instance, transfer_syntax=syntax
-                ),
-                move_originator_ae=command.move_originator_ae,
-                move_originator_message_id=command.move_originator_message_id,
-                **call.values(),
-            )
-            outcome = call.app.handle(request)
+        request = StoreRequest(
+            sop_class=sop_class,
+            sop_instance=sop_instance,
+            instance=Instance(
+                spool, sop_class=sop_class, sop_instance=sop_instance, transfer_syntax=syntax
+            ),
+            move_originator_ae=command.move_originator_ae,
+            move_originator_message_id=command.move_originator_message_id,
+            **call.values(),
+        )
+        outcome = _mismatch(spool, request) or call.app.handle(request)
     assert outcome is not None
     call.association.send(call.context.id, response(command, outcome))
     return outcome, request
@@ -85,42 +82,13 @@ def _refusal(call: Call, sop_instance: str, spool: object) -> Outcome | None:
     return None
 
 
-_EXPLICIT = struct.Struct("<HH2sH")
-_IMPLICIT = struct.Struct("<HHI")
-
-
-def _mismatch(
-    data: bytes, transfer_syntax: str, sop_class: str, sop_instance: str
-) -> Outcome | None:
-    """Refuse a data set that says it is another instance than its command.
-
-    Both UIDs stand among the first few elements; they are looked up without parsing.
-    Where they are not found there, the command is believed.
-    """
-    if transfer_syntax in (
-        uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-        uids.EXPLICIT_VR_BIG_ENDIAN,
+def _mismatch(spool: Spool, request: StoreRequest) -> Outcome | None:
+    """Refuse a data set that says it is another instance than its command."""
+    found = peek.sop_uids(spool.first(), request.transfer_syntax)
+    for what, ours, theirs in zip(
+        ("Class", "Instance"), (request.sop_class, request.sop_instance), found, strict=True
     ):
-        return None
-    implicit = transfer_syntax == uids.IMPLICIT_VR_LITTLE_ENDIAN
-    position, end = 0, len(data) - 8
-    while position <= end:
-        if implicit:
-            group, element, length = _IMPLICIT.unpack_from(data, position)
-        else:
-            group, element, vr, length = _EXPLICIT.unpack_from(data, position)
-            if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT"):
-                return None
-        if group != 8 or element > 0x18:
-            return None
-        value = data[position + 8 : position + 8 + length]
-        if element in (0x16, 0x18) and len(value) == length:
-            expected = sop_class if element == 0x16 else sop_instance
-            text = uids.trim(value.decode("latin-1"))
-            if text and text != expected:
-                what = "Class" if element == 0x16 else "Instance"
-                return Outcome(
-                    Status(IDENTIFIER_MISMATCH, f"SOP {what} UID differs from the command's")
-                )
-        position += 8 + length
+        if theirs and theirs != ours:
+            comment = f"SOP {what} UID differs from the command's"
+            return Outcome(Status(IDENTIFIER_MISMATCH, comment))
     return None

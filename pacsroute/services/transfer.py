@@ -8,7 +8,7 @@ from pacsroute import uids
 from pacsroute.dataset.convert import can_convert
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CStoreRQ, CStoreRSP
-from pacsroute.errors import DataSetError, ProtocolError
+from pacsroute.errors import NotAccepted, ProtocolError
 from pacsroute.services.base import Carrier
 from pacsroute.status import Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
@@ -56,7 +56,7 @@ def pick(
 
     Raises
     ------
-    DataSetError
+    NotAccepted
         If there is none; the message says why.
     """
     syntaxes = {
@@ -66,12 +66,12 @@ def pick(
         and (context.scp if as_acceptor else context.scu)
     }
     if not syntaxes:
-        raise DataSetError(f"the peer has not accepted {uids.name(instance.sop_class)}")
+        raise NotAccepted(f"the peer has not accepted {uids.name(instance.sop_class)}")
     own = instance.transfer_syntax
     for syntax in (own, *_CONVERTED):
         if syntax in syntaxes and can_convert(own, syntax):
             return syntaxes[syntax]
-    raise DataSetError(
+    raise NotAccepted(
         f"the peer has accepted {uids.name(instance.sop_class)} in "
         f"{', '.join(map(uids.name, syntaxes))} only, not in {uids.name(own)}"
     )
