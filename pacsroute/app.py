@@ -32,6 +32,7 @@ from pacsroute.upper_layer.connection import DEFAULT_MAXIMUM_LENGTH
 if TYPE_CHECKING:
     from pacsroute.net.client import Client
     from pacsroute.net.server import Server
+    from pacsroute.testing import TestClient
 
 logger = logging.getLogger("pacsroute")
 
@@ -115,6 +116,7 @@ class App(Router):
         self.charset = charset
         self.state = SimpleNamespace()
         self.destinations: dict[str, Peer] = {}
+        self.in_memory: Mapping[str, App] = {}  # the peers of a test, by AE title
         self._lifespans: list[Callable[[App], Iterator[None]]] = []
         self._destination: Callable[[str, MoveRequest | None], Peer | None] | None = None
 
@@ -311,8 +313,42 @@ class App(Router):
                 f"nobody knows where {ae_title!r} is: say so in @app.destination, or with "
                 f"--destination {ae_title}=HOST:PORT"
             )
+        if ae_title in self.in_memory:
+            from pacsroute.testing import client_in_memory  # noqa: PLC0415
+
+            return client_in_memory(self, ae_title)
         peer = peer._replace(ae_title=peer.ae_title or ae_title)
         return client_of(peer, self.ae_title, app=self, **options)
+
+    def test_client(
+        self,
+        *,
+        calling_ae: str = "TEST",
+        called_ae: str | None = None,
+        user: Any = None,
+        peers: Mapping[str, App] | None = None,
+    ) -> TestClient:
+        """Return a client that speaks to this app in memory, for tests; to be used with ``with``.
+
+        Parameters
+        ----------
+        calling_ae, called_ae : str
+            The AE titles of the association; the app's own is called by default.
+        user : object
+            What `request.user` is.
+        peers : mapping of str to App, optional
+            The apps that a C-MOVE reaches, and `connect`, by AE title.
+
+        Examples
+        --------
+        >>> app = App()
+        >>> with app.test_client() as client:
+        ...     client.echo().category
+        'Success'
+        """
+        from pacsroute.testing import TestClient  # noqa: PLC0415 - upstairs, only when asked
+
+        return TestClient(self, calling_ae=calling_ae, called_ae=called_ae, user=user, peers=peers)
 
     def run(self, host: str = "127.0.0.1", port: int = 11112, **options: Any) -> None:
         """Serve until SIGINT or SIGTERM; the options are those of `serve`.
@@ -411,6 +447,8 @@ def failed(request: Request, error: BaseException, code: int) -> Outcome:
     if isinstance(error, IdentifierError):
         logger.warning("C-%s from %s: %s", request.command.upper(), request.calling_ae, error)
         return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
+    if request.association is not None:
+        request.association.failure = error
     if isinstance(error, OSError) and request.command == "store":
         code = 0xA700
     logger.error(

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 
 class Association(Protocol):
-    """What a request may ask of the association that it came over."""
+    """What a request may ask of the association that it came over.
+
+    Attributes
+    ----------
+    failure : BaseException or None
+        What the last handler that failed has raised; tests see it.
+    """
+
+    failure: BaseException | None
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled the request, or is gone."""

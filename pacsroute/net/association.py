@@ -93,6 +93,7 @@ class Association:
         self.app = app
         self.calling_ae = self.called_ae = ""
         self.user: Any = None
+        self.failure: BaseException | None = None
         self.contexts: dict[int, AcceptedContext] = {}
         self.proposed: list[str] = []
         self.remote_address = remote_address

@@ -56,7 +56,7 @@ _NATIVE = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
 class Opener(Protocol):
     """What associates: over a socket, or in memory."""
 
-    def __call__(self, request: AssociateRQ, app: App) -> Carried:
+    def __call__(self, request: AssociateRQ, app: App, /) -> Carried:
         """Ask for an association."""
 
 
@@ -176,7 +176,7 @@ class Client:
             status = transfer.send(
                 one.association, context, instance, next(one.numbers), priority=priority
             )
-        return _checked(f"C-STORE of {instance.sop_instance}", status)
+            return _checked(f"C-STORE of {instance.sop_instance}", status)
 
     def find(
         self, keys: Keys, sop_class: str = "StudyRoot", *, priority: int = 0

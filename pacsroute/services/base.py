@@ -66,6 +66,7 @@ class Association(Carrier, Protocol):
     called_ae: str
     remote_address: str
     user: Any
+    failure: BaseException | None
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone."""

@@ -1,0 +1,275 @@
+"""Tests without a network: a client that speaks to an app in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from pacsroute.app import App
+from pacsroute.dimse import commands
+from pacsroute.dimse.commands import CCancelRQ, Command, Response
+from pacsroute.dimse.messages import Message
+from pacsroute.dispatcher import Dispatcher, open_sink
+from pacsroute.errors import (
+    AssociationAborted,
+    AssociationError,
+    AssociationRejected,
+    AssociationReleased,
+    RequestFailed,
+)
+from pacsroute.net.association import Association
+from pacsroute.net.client import Client
+from pacsroute.requests import Peer
+from pacsroute.upper_layer.negotiation import AcceptedContext, agreed, negotiate
+from pacsroute.upper_layer.pdu import AssociateRJ, AssociateRQ
+
+logger = logging.getLogger("pacsroute")
+
+WAIT = 30.0
+"""Seconds after which a test that waits for a message has failed."""
+
+_PIECE = 65_536
+
+
+class MemoryAssociation:
+    """One end of an association without a network; a `Dispatcher` serves it like any other.
+
+    Commands go through their encoded form, so that what a socket would not carry does not
+    pass here either.
+    """
+
+    def __init__(
+        self, app: App, request: AssociateRQ, contexts: dict[int, AcceptedContext]
+    ) -> None:
+        self.app = app
+        self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
+        self.remote_address = "memory"
+        self.user: Any = None
+        self.contexts = contexts
+        self.failure: BaseException | None = None
+        self.peer: MemoryAssociation = self
+        self.peers: Mapping[str, App] = {}
+        self._coming: queue.Queue[Message | AssociationError] = queue.Queue()
+        self._messages: deque[Message] = deque()
+        self._cancelled: set[int] = set()
+        self._ended: AssociationError | None = None
+
+    @classmethod
+    def pair(
+        cls, request: AssociateRQ, app: App, requestor: App, peers: Mapping[str, App]
+    ) -> tuple[MemoryAssociation, MemoryAssociation]:
+        """Return both ends of a new association: the requestor's, and the app's.
+
+        Raises
+        ------
+        AssociationRejected
+            If the app does not want it.
+        """
+        answer, accepted = negotiate(request, app.policy(request.calling_ae), app.maximum_length)
+        if isinstance(answer, AssociateRJ):
+            raise AssociationRejected(*answer)
+        ours, theirs = cls(requestor, request, agreed(request, answer)), cls(app, request, accepted)
+        ours.peer, theirs.peer = theirs, ours
+        ours.peers = theirs.peers = peers
+        return ours, theirs
+
+    def send(
+        self,
+        context_id: int,
+        command: Command,
+        data: bytes | BinaryIO | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
+        """Hand a message over to the other end."""
+        if self._ended is not None:
+            raise self._ended
+        command.has_data_set = data is not None
+        arrived = commands.decode(commands.encode(command))
+        if isinstance(arrived, CCancelRQ):
+            self.peer._cancelled.add(arrived.message_id_responded_to)
+            return
+        sink = None
+        if data is not None:
+            sink = open_sink(self.peer.app, self.peer, context_id, arrived)
+            pieces = (
+                iter([data]) if isinstance(data, bytes) else iter(lambda: data.read(_PIECE), b"")
+            )
+            for piece in pieces:
+                sink.write(memoryview(piece))
+        self.peer._coming.put(Message(context_id, arrived, sink))
+
+    def receive(self, response_to: int | None = None) -> Message:
+        """Return the next message, or the next response to a request of ours."""
+        while True:
+            for message in self._messages:
+                command = message.command
+                if response_to is None or (
+                    isinstance(command, Response) and command.message_id_responded_to == response_to
+                ):
+                    self._messages.remove(message)
+                    return message
+            if self._ended is not None:
+                raise self._ended
+            try:
+                self._take(self._coming.get(timeout=WAIT))
+            except queue.Empty:
+                raise AssociationAborted(None, message=f"no message for {WAIT:g} s") from None
+
+    def _take(self, what: Message | AssociationError) -> None:
+        if isinstance(what, Message):
+            self._messages.append(what)
+        else:
+            self._ended = what
+
+    def cancelled(self, message_id: int) -> bool:
+        """Tell whether the other end has cancelled a request, or is gone."""
+        with contextlib.suppress(queue.Empty):
+            while self._ended is None:
+                self._take(self._coming.get_nowait())
+        return self._ended is not None or message_id in self._cancelled
+
+    def ended(self) -> AssociationAborted | None:
+        """Return how the association has ended, if it has."""
+        if self._ended is None or isinstance(self._ended, AssociationAborted):
+            return self._ended
+        return AssociationAborted(None, message=str(self._ended))
+
+    def defer(self, function: Callable[[], object]) -> None:
+        """Do it: the response has gone."""
+        function()
+
+    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
+        """Send nothing: nobody here gets impatient."""
+
+    def connect(self, peer: Peer, request: AssociateRQ) -> MemoryAssociation | Association:
+        """Ask another app, or a real peer where it is none of the test's, for an association."""
+        app = self.peers.get(request.called_ae)
+        if app is None:
+            return Association.request(peer, request, self.app)
+        return associate(request, app, self.app, self.peers)
+
+    def release(self) -> None:
+        """Release the association."""
+        self._end(AssociationReleased("released"), AssociationReleased("released by the peer"))
+
+    def abort(self, source: int = 0, reason: int = 0) -> None:
+        """End the association at once."""
+        error = AssociationAborted(source, reason)
+        self._end(error, error)
+
+    def close(self) -> None:
+        """Do nothing: there is no socket."""
+
+    def _end(self, ours: AssociationError, theirs: AssociationError) -> None:
+        if self._ended is None:
+            self._ended = ours
+            self.peer._coming.put(theirs)
+
+
+def associate(
+    request: AssociateRQ,
+    app: App,
+    requestor: App,
+    peers: Mapping[str, App],
+    user: Any = None,
+) -> MemoryAssociation:
+    """Associate with an app in memory; a thread serves the other end."""
+    ours, theirs = MemoryAssociation.pair(request, app, requestor, peers)
+    theirs.user = user
+
+    def serve() -> None:
+        try:
+            Dispatcher(app, theirs).run()
+        except AssociationError as error:
+            logger.debug("the association ended: %s", error)
+        except BaseException as error:
+            theirs.failure = error
+            theirs.abort(2)
+            raise
+
+    threading.Thread(target=serve, name="pacsroute-test", daemon=True).start()
+    return ours
+
+
+def client_in_memory(app: App, ae_title: str) -> Client:
+    """Return what `App.connect` gives in a test, for one of the test's peers."""
+
+    def opener(request: AssociateRQ, requestor: App) -> MemoryAssociation:
+        return associate(request, app.in_memory[ae_title], requestor, app.in_memory)
+
+    return Client(opener, called_ae=ae_title, calling_ae=app.ae_title, app=app)
+
+
+class TestClient(Client):
+    """A `pacsroute.Client` of an app, with no socket between; made by `App.test_client`.
+
+    What a handler raises that is not meant is raised in the test, too.
+    """
+
+    __test__ = False  # pytest takes what is called Test… for tests
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        calling_ae: str = "TEST",
+        called_ae: str | None = None,
+        user: Any = None,
+        peers: Mapping[str, App] | None = None,
+    ) -> None:
+        self.app = app
+        self._peers = dict(peers or {})
+        self._running = contextlib.ExitStack()
+
+        def opener(request: AssociateRQ, requestor: App) -> MemoryAssociation:
+            return associate(request, app, requestor, self._peers, user)
+
+        super().__init__(opener, called_ae=called_ae or app.ae_title, calling_ae=calling_ae)
+
+    def __enter__(self) -> TestClient:
+        for other in (self.app, *self._peers.values()):
+            self._running.enter_context(other.running())
+        self._running.enter_context(_known(self.app, self._peers))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._running.close()
+
+    @contextlib.contextmanager
+    def _use(
+        self, contexts: Collection[Any], scp_of: frozenset[str] = frozenset()
+    ) -> Iterator[Any]:
+        with super()._use(contexts, scp_of) as (one, context):
+            association: Any = one.association
+            association.peer.failure = None
+            try:
+                yield one, context
+            except (RequestFailed, AssociationError):
+                if association.peer.failure is not None:
+                    raise association.peer.failure from None
+                raise
+
+
+@contextlib.contextmanager
+def _known(app: App, peers: Mapping[str, App]) -> Iterator[None]:
+    """Have an app know where the peers of a test are: in memory."""
+    before, app.destinations = app.destinations, app.destinations.copy()
+    app.destinations |= {title: Peer("memory", 0, title) for title in peers}
+    app.in_memory = peers
+    try:
+        yield
+    finally:
+        app.destinations, app.in_memory = before, {}
