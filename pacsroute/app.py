@@ -42,10 +42,11 @@ _ECHO_ROUTE = Route("echo", None, None, (), False, lambda request: None)
 
 
 class Outcome(NamedTuple):
-    """How a request went: its status, and what else the response is to say."""
+    """How a request went: its status, what else the response is to say, and a note for the log."""
 
     status: Status
     elements: Mapping[str, Any] = {}
+    note: str = ""
 
 
 _DONE = Outcome(Status(SUCCESS))

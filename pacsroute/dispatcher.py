@@ -110,7 +110,7 @@ class Dispatcher:
         else:
             outcome, request = service(Call(self.app, association, context, message))
         if logger.isEnabledFor(logging.INFO):
-            _log(association, message, outcome.status, time.perf_counter() - started)
+            _log(association, message, outcome, time.perf_counter() - started)
         if request is not None and request.followers:
             for function in request.followers:
                 association.defer(functools.partial(_call, function))
@@ -123,20 +123,22 @@ def _call(function: Callable[[], object]) -> None:
         logger.exception("a function of request.after failed")
 
 
-def _log(association: Association, message: Message, status: Status, seconds: float) -> None:
+def _log(association: Association, message: Message, outcome: Outcome, seconds: float) -> None:
+    status = outcome.status
     name = _NAMES.get(type(message.command), "an unknown command")
     size = getattr(message.data, "size", None)
     if size is None and isinstance(message.data, bytearray):
         size = len(message.data)
     logger.log(
         logging.INFO if status.category in ("Success", "Cancel") else logging.WARNING,
-        "%s %s 0x%04X %s%s%s %.1f ms",
+        "%s %s 0x%04X %s%s%s%s %.1f ms",
         ascii(association.calling_ae)[1:-1],
         name,
         status.code,
         status.name,
         f" ({ascii(status.comment)[1:-1]})" if status.comment else "",
-        "" if size is None else f", {size} bytes,",
+        f", {outcome.note}," if outcome.note else "",
+        "" if size is None or outcome.note else f", {size} bytes,",
         seconds * 1000,
     )
 

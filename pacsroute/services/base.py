@@ -155,7 +155,7 @@ _RESPONSES = {kind: _names(kind) for kind in (*commands.TYPES.values(), commands
 def response(request: commands.Request, outcome: Outcome) -> Response:
     """Return the response to a request, with the peer's own UIDs in it."""
     kind, pairs = _RESPONSES[type(request)]
-    (code, comment), elements = outcome
+    (code, comment), elements, _ = outcome
     answer = kind(message_id_responded_to=request.message_id, status=code)
     for ours, theirs in pairs:
         setattr(answer, ours, getattr(request, theirs) or None)

@@ -60,12 +60,12 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     complete = response(command, Outcome(Status(PENDING)))
     partial = response(command, Outcome(Status(PENDING_WARNING)))
     answers: Iterator[Answer] = app.handle(request)
-    looked = 0.0
+    looked, sent = 0.0, 0
     try:
         for row, outcome, supported in answers:
             if not isinstance(row, (Mapping, Dataset)):
                 assert outcome is not None
-                return outcome
+                return outcome._replace(note=f"{sent} answers")
             now = time.monotonic()
             if now - looked > _LOOK_EVERY:
                 looked = now
@@ -73,10 +73,11 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
                     ended = association.ended()
                     if ended is not None:
                         raise ended
-                    return Outcome(Status(CANCEL))
+                    return Outcome(Status(CANCEL), note=f"{sent} answers")
             data, whole = encoder.encode(row)
             pending = complete if whole and supported else partial
             association.send(context.id, pending, data, more=True)
+            sent += 1
     except AssociationError:
         raise
     except BaseException as error:  # noqa: BLE001 - a row that cannot be encoded

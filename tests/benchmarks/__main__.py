@@ -16,9 +16,11 @@ from pathlib import Path
 
 from pydicom import Dataset, FileMetaDataset, dcmwrite
 
+from pacsroute.dataset import part10
 from tests.benchmarks import client
 
 HERE = Path(__file__).parent
+EXPLICIT = client.EXPLICIT.decode()
 
 
 def data_set(size, instance):
@@ -135,6 +137,47 @@ class Find:
         return answers / seconds
 
 
+class Get:
+    name, unit, count = "C-GET of 200 instances of 512 KB", " MB/s", 200
+
+    def prepare(self, name, port, folder, count):
+        """Give the server what it is to send: dcmqrscp by C-STORE, the others as files."""
+        if name == "dcmqrscp":
+            association = client.Association(port, client.CT_STORAGE)
+        else:
+            folder.joinpath("kept").mkdir(exist_ok=True)
+        for number in range(count):
+            uid = instance_uid(number)
+            data = data_set(512_000, uid)
+            if name == "dcmqrscp":
+                encoded = client.command(0x01, number + 1, client.CT_STORAGE, uid)
+                for piece in association.pdus(encoded, data):
+                    association.socket.sendall(piece)
+                assert association.status() == (0, False)
+            else:
+                head = part10.head(client.CT_STORAGE.decode(), uid.decode(), EXPLICIT)
+                folder.joinpath("kept", f"{uid.decode()}.dcm").write_bytes(head + data)
+        if name == "dcmqrscp":
+            association.release()
+
+    def run(self, port, folder, count):
+        association = client.Association(port, client.STUDY_GET, fetched=client.CT_STORAGE)
+        keys = Dataset()
+        keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", "1.2.3"
+        out = io.BytesIO()
+        dcmwrite(out, keys, implicit_vr=False, little_endian=True, enforce_file_format=False)
+        encoded = client.command(0x10, 1, client.STUDY_GET)
+        message = b"".join(association.pdus(encoded, out.getvalue()))
+        started = time.perf_counter()
+        association.socket.sendall(message)
+        fetched, size, status = association.fetch()
+        seconds = time.perf_counter() - started
+        association.release()
+        assert (fetched, status) == (count, 0), (fetched, hex(status))
+        assert size >= count * 512_000
+        return size / seconds / 1e6
+
+
 WORKS = {
     "echo": Echo(),
     "associate": Associate(),
@@ -142,18 +185,36 @@ WORKS = {
     "store512k": Store("C-STORE 512 KB with save", 512_000, 100),
     "store200m": Store("C-STORE 200 MB with save", 200_000_000, 1),
     "find": Find(),
+    "get": Get(),
 }
 
-NO_FIND = {"dcmtk"}
+# DCMTK's storescp is its fastest receiver, and dcmqrscp what has files to send.
+NOT_BY = {"find": {"dcmtk", "dcmqrscp"}, "get": {"dcmtk"}}
+ONLY_BY = {"dcmqrscp": {"get"}}
+
+QRSCP = """
+MaxPDUSize = 131072
+MaxAssociations = 16
+HostTable BEGIN
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+BENCH {folder} RW (200, 1024mb) ANY
+AETable END
+"""
 
 
 def start(name, port, folder):
+    config = folder.with_suffix(".cfg")
+    config.write_text(QRSCP.format(folder=folder))
     commands = {
         "pacsroute": [
             *(sys.executable, "-m", "pacsroute", "run", str(HERE / "pacsroute_app.py")),
             *("--port", str(port), "--log-level", "warning"),
         ],
         "pynetdicom": [sys.executable, str(HERE / "pynetdicom_app.py"), str(port)],
+        "dcmqrscp": ["dcmqrscp", "-c", str(config), str(port)],
         "dcmtk": ["storescp", "-pdu", "131072", "-od", str(folder), str(port)],
     }
     return subprocess.Popen(
@@ -185,12 +246,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one round of a tenth of the work")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--server", nargs="+", choices=["pacsroute", "pynetdicom", "dcmtk"])
+    parser.add_argument(
+        "--server", nargs="+", choices=["pacsroute", "pynetdicom", "dcmtk", "dcmqrscp"]
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    servers = options.server or ["pacsroute", "dcmtk", "pynetdicom"]
-    if shutil.which("storescp") is None and "dcmtk" in servers:
-        servers.remove("dcmtk")
+    servers = options.server or ["pacsroute", "dcmtk", "dcmqrscp", "pynetdicom"]
+    for name, tool in (("dcmtk", "storescp"), ("dcmqrscp", "dcmqrscp")):
+        if name in servers and shutil.which(tool) is None:
+            servers.remove(name)
     ram = "/dev/shm" if Path("/dev/shm").is_dir() else None
     results = {}
     with tempfile.TemporaryDirectory(prefix="bench-", dir=ram) as top, contextlib.ExitStack() as on:
@@ -206,7 +270,14 @@ def main():
         for key in options.only:
             work = WORKS[key]
             count = max(1, work.count // 10) if options.quick else work.count
-            figures = {name: [] for name in servers if not (key == "find" and name in NO_FIND)}
+            figures = {
+                name: []
+                for name in servers
+                if name not in NOT_BY.get(key, ()) and key in ONLY_BY.get(name, WORKS)
+            }
+            for name in figures:
+                if hasattr(work, "prepare"):
+                    work.prepare(name, ports[name], folders[name], count)
             for _ in range(1 if options.quick else options.rounds):
                 for name, values in figures.items():
                     values.append(work.run(ports[name], folders[name], count))

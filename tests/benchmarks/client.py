@@ -6,6 +6,7 @@ import struct
 IMPLICIT, EXPLICIT = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1"
 VERIFICATION = b"1.2.840.10008.1.1"
 CT_STORAGE = b"1.2.840.10008.5.1.4.1.1.2"
+STUDY_GET = b"1.2.840.10008.5.1.4.1.2.2.3"
 STUDY_FIND = b"1.2.840.10008.5.1.4.1.2.2.1"
 
 
@@ -13,13 +14,20 @@ def _item(kind, body):
     return struct.pack(">BxH", kind, len(body)) + body
 
 
-def _request(abstract, syntax):
+def _request(abstract, syntax, fetched):
     context = bytes((1, 0, 0, 0)) + _item(0x30, abstract) + _item(0x40, syntax)
     user = _item(0x51, struct.pack(">I", 0)) + _item(0x52, b"1.2.3.4")
+    if fetched:
+        user += _item(0x54, struct.pack(">H", len(fetched)) + fetched + b"\1\1")
     body = (
         struct.pack(">Hxx16s16s32x", 1, b"BENCH".ljust(16), b"CLIENT".ljust(16))
         + _item(0x10, b"1.2.840.10008.3.1.1.1")
         + _item(0x20, context)
+        + (
+            _item(0x20, b"\3\0\0\0" + _item(0x30, fetched) + _item(0x40, syntax))
+            if fetched
+            else b""
+        )
         + _item(0x50, user)
     )
     return struct.pack(">BxI", 1, len(body)) + body
@@ -46,12 +54,29 @@ def command(field, message_id, sop_class, instance=b"", data_set=True):
     return _element(0, struct.pack("<I", len(body))) + body
 
 
+def _value(data, element):
+    at = data.index(struct.pack("<HHI", 0, element, 2))
+    return struct.unpack_from("<H", data, at + 8)[0]
+
+
+def _store_response(message_id, context):
+    body = (
+        _element(0x0002, _uid(CT_STORAGE))
+        + _element(0x0100, struct.pack("<H", 0x8001))
+        + _element(0x0120, struct.pack("<H", message_id))
+        + _element(0x0800, b"\1\1")
+        + _element(0x0900, b"\0\0")
+    )
+    encoded = _element(0, struct.pack("<I", len(body))) + body
+    return struct.pack(">BxIIBB", 4, len(encoded) + 6, len(encoded) + 2, context, 3) + encoded
+
+
 class Association:
-    def __init__(self, port, abstract, syntax=EXPLICIT):
+    def __init__(self, port, abstract, syntax=EXPLICIT, fetched=b""):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb")
-        self.socket.sendall(_request(abstract, syntax))
+        self.socket.sendall(_request(abstract, syntax, fetched))
         kind, body = self.read()
         if kind != 2:
             raise RuntimeError(f"not accepted: PDU {kind}")
@@ -78,6 +103,32 @@ class Association:
         at = body.index(b"\0\0\0\x09\2\0\0\0")
         has_data = body[body.index(b"\0\0\0\x08\2\0\0\0") + 8 :][:2] != b"\1\1"
         return struct.unpack_from("<H", body, at + 8)[0], has_data
+
+    def fetch(self):
+        """Take what a C-GET sends; return how many instances and bytes, and the final status."""
+        count = size = 0
+        request = None
+        while True:
+            _, body = self.read()
+            at = 0
+            while at < len(body):
+                length, context, control = struct.unpack_from(">IBB", body, at)
+                start, at = at + 6, at + 4 + length
+                if control & 1:
+                    value = body[start:at]
+                    field = _value(value, 0x0100)
+                    if field == 0x0001:
+                        request = _value(value, 0x0110), context
+                    elif field == 0x8010 and _value(value, 0x0900) != 0xFF00:
+                        return count, size, _value(value, 0x0900)
+                elif request is None:
+                    continue  # the list of what failed
+                else:
+                    size += length - 2
+                    if control & 2:
+                        count += 1
+                        self.socket.sendall(_store_response(*request))
+                        request = None
 
     def release(self):
         self.socket.sendall(struct.pack(">BxI4x", 5, 4))

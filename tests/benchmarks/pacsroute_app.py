@@ -1,8 +1,9 @@
 """The app that is measured: what a user would write."""
 
 import os
+from pathlib import Path
 
-from pacsroute import App
+from pacsroute import App, Instance
 
 FOLDER = os.environ["BENCH_FOLDER"]
 app = App("BENCH", spool=FOLDER)
@@ -26,3 +27,16 @@ def find(request):
             "AccessionNumber": f"A{number}",
             "StudyDescription": "Thorax",
         }
+
+
+@app.get("StudyRoot")
+def get(request):
+    paths = list(Path(FOLDER, "kept").iterdir())
+    request.count = len(paths)
+    for path in paths:  # the hints are what an index knows
+        yield Instance(
+            path,
+            sop_class="1.2.840.10008.5.1.4.1.1.2",
+            sop_instance=path.stem,
+            transfer_syntax="1.2.840.10008.1.2.1",
+        )

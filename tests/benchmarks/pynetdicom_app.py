@@ -2,10 +2,15 @@
 
 import os
 import sys
+from pathlib import Path
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    Verification,
+)
 
 FOLDER = os.environ["BENCH_FOLDER"]
 
@@ -32,10 +37,19 @@ def find(event):
         yield 0xFF00, row
 
 
+def get(event):
+    paths = list(Path(FOLDER, "kept").iterdir())
+    yield len(paths)
+    for path in paths:
+        yield 0xFF00, dcmread(path)
+
+
 ae = AE("BENCH")
 ae.maximum_pdu_size = 0
-ae.supported_contexts = AllStoragePresentationContexts
+for context in AllStoragePresentationContexts:
+    ae.add_supported_context(context.abstract_syntax, scu_role=True, scp_role=True)
 ae.add_supported_context(Verification)
 ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
-handlers = [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find)]
+ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
+handlers = [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)]
 ae.start_server(("127.0.0.1", int(sys.argv[1])), evt_handlers=handlers)
