@@ -15,8 +15,16 @@ from pydicom import Dataset, config
 from pacsroute import uids
 from pacsroute.dataset.instance import Instance
 from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
-from pacsroute.requests import FindRequest, GetRequest, MoveRequest, Peer, QueryRequest, Request
-from pacsroute.routing import Route, Router, check_callable, choose_syntax
+from pacsroute.requests import (
+    FindRequest,
+    GetRequest,
+    MoveRequest,
+    NormalizedRequest,
+    Peer,
+    QueryRequest,
+    Request,
+)
+from pacsroute.routing import Route, Router, check_callable, choose_syntax, name_of
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     PENDING,
@@ -47,6 +55,7 @@ class Outcome(NamedTuple):
     status: Status
     elements: Mapping[str, Any] = {}
     note: str = ""
+    data: Mapping[str, Any] | Dataset | None = None
 
 
 _DONE = Outcome(Status(SUCCESS))
@@ -202,7 +211,8 @@ class App(Router):
 
     def find_route(self, request: Request) -> Route | None:
         """Return the route of a request."""
-        route = self.route(request.command, request.sop_class, request.calling_ae)
+        kind = getattr(request, "action_type", getattr(request, "event_type", None))
+        route = self.route(request.command, request.sop_class, request.calling_ae, kind)
         if route is not None:
             return route
         if request.command == "echo":
@@ -235,6 +245,8 @@ class App(Router):
             return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
         try:
             result = route.handler(request)
+            if isinstance(request, NormalizedRequest):
+                return _reply(result)
             return _DONE if result is None else Outcome(final_status(result))
         except BaseException as error:  # noqa: BLE001 - the association lives on
             code = UNABLE_TO_PROCESS if request.command == "store" else PROCESSING_FAILURE
@@ -386,33 +398,39 @@ class Policy:
         self._app = app
         self._calling_ae = calling_ae
 
-    def _route(self, sop_class: str) -> Route | None:
+    def _routes(self, sop_class: str) -> list[Route]:
+        """Return the routes for which this side is the SCP of a class."""
+        found = [
+            route
+            for route in self._app.routes_of(sop_class, self._calling_ae)
+            if route.command != "n_event_report"
+        ]
         if sop_class == uids.VERIFICATION:
-            return self._app.route("echo", sop_class, self._calling_ae) or _ECHO_ROUTE
-        for command in ("store", "find", "get", "move"):
-            route = self._app.route(command, sop_class, self._calling_ae)
-            if route is not None:
-                return route
-        return None
+            found.append(_ECHO_ROUTE)
+        return found
 
     def serves(self, sop_class: str) -> bool:
         """Tell whether a route answers for the SOP class."""
-        return self._route(sop_class) is not None
+        return bool(self._routes(sop_class))
 
     def uses(self, sop_class: str) -> bool:
-        """Tell whether this side may be the SCU of the class: it sends what a C-GET fetches."""
-        return uids.is_storage(sop_class) and any(
-            route.command == "get" and route.calling_ae in (None, self._calling_ae)
-            for route in self._app.routes
+        """Tell whether this side may be the SCU of the class.
+
+        It is that of what a C-GET fetches, and of what events are reported to it.
+        """
+        routes = [
+            route for route in self._app.routes if route.calling_ae in (None, self._calling_ae)
+        ]
+        return (uids.is_storage(sop_class) and any(route.command == "get" for route in routes)) or (
+            any(route.command == "n_event_report" and route.covers(sop_class) for route in routes)
         )
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return the transfer syntax for a context."""
-        route = self._route(sop_class)
-        if route is None:
-            # What a C-GET sends is in any syntax, and is converted if it can be.
-            return next(iter(proposed), None) if self.uses(sop_class) else None
-        return choose_syntax(route, proposed)
+        for route in self._app.routes_of(sop_class, self._calling_ae) + self._routes(sop_class):
+            return choose_syntax(route, proposed)
+        # What a C-GET sends is in any syntax, and is converted if it can be.
+        return next(iter(proposed), None) if self.uses(sop_class) else None
 
 
 def final_status(result: object) -> Status:
@@ -436,6 +454,17 @@ def final_status(result: object) -> Status:
     return status
 
 
+def _reply(result: object) -> Outcome:
+    """Return the outcome that the handler of an N-service means: status, data set, or both."""
+    parts = result if isinstance(result, tuple) and not isinstance(result, Status) else (result,)
+    data = [part for part in parts if isinstance(part, (Mapping, Dataset))]
+    rest = [part for part in parts if not isinstance(part, (Mapping, Dataset))]
+    if len(data) > 1 or len(rest) > 1:
+        raise TypeError("a handler returns a status, a dict or Dataset, or one of each")
+    status = final_status(rest[0] if rest else None)
+    return Outcome(status, data=data[0] if data else None)
+
+
 def failed(request: Request, error: BaseException, code: int) -> Outcome:
     """Return the outcome of a request whose handler raised, and log what is not meant."""
     if isinstance(error, KeyboardInterrupt):
@@ -446,15 +475,15 @@ def failed(request: Request, error: BaseException, code: int) -> Outcome:
             return Outcome(status, error.elements)
         error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
     if isinstance(error, IdentifierError):
-        logger.warning("C-%s from %s: %s", request.command.upper(), request.calling_ae, error)
+        logger.warning("%s from %s: %s", name_of(request.command), request.calling_ae, error)
         return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
     if request.association is not None:
         request.association.failure = error
     if isinstance(error, OSError) and request.command == "store":
         code = 0xA700
     logger.error(
-        "C-%s from %s: the handler failed",
-        request.command.upper(),
+        "%s from %s: the handler failed",
+        name_of(request.command),
         request.calling_ae,
         exc_info=error,
     )

@@ -13,7 +13,7 @@ from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationReleased
 from pacsroute.requests import Request
-from pacsroute.services import echo, find, get, move, store
+from pacsroute.services import echo, find, get, move, normalized, store
 from pacsroute.services.base import Association, Call, response
 from pacsroute.status import UNRECOGNIZED_OPERATION, Status
 
@@ -25,6 +25,12 @@ _SERVICES: dict[type[Command], Callable[[Call], tuple[Outcome, Request | None]]]
     commands.CFindRQ: find.answer,
     commands.CGetRQ: get.answer,
     commands.CMoveRQ: move.answer,
+    commands.NCreateRQ: normalized.answer,
+    commands.NSetRQ: normalized.answer,
+    commands.NGetRQ: normalized.answer,
+    commands.NActionRQ: normalized.answer,
+    commands.NDeleteRQ: normalized.answer,
+    commands.NEventReportRQ: normalized.answer,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -214,6 +214,116 @@ class MoveRequest(GetRequest):
     command: ClassVar[str] = "move"
 
     move_destination: str = ""
+
+
+@dataclass(kw_only=True)
+class NormalizedRequest(Request):
+    """What the requests of the N-services have in common (PS3.7 §10).
+
+    `sop_instance` is the affected or the requested one; in an N-CREATE it is made before
+    the handler runs where the peer leaves it to us.
+    """
+
+    reports: list[EventReport] | None = field(default=None, repr=False)
+
+    def report(
+        self,
+        event_type: int,
+        information: Mapping[str, Any] | Dataset | None = None,
+        *,
+        sop_class: str | None = None,
+        sop_instance: str | None = None,
+    ) -> None:
+        """Have an N-EVENT-REPORT sent on this association once the response has gone.
+
+        Parameters
+        ----------
+        event_type : int
+            Its Event Type ID.
+        information : mapping of str or Dataset, optional
+            The event information.
+        sop_class, sop_instance : str, optional
+            UIDs of what the event is of, where that is not what this request is about.
+        """
+        if self.reports is None:
+            self.reports = []
+        self.reports.append(
+            EventReport(
+                sop_class or self.sop_class,
+                sop_instance or self.sop_instance,
+                event_type,
+                information,
+            )
+        )
+
+
+class EventReport(NamedTuple):
+    """An event to be reported."""
+
+    sop_class: str
+    sop_instance: str
+    event_type: int
+    information: Mapping[str, Any] | Dataset | None = None
+
+
+@dataclass(kw_only=True)
+class NCreateRequest(NormalizedRequest):
+    """N-CREATE: make this SOP instance (PS3.7 §10.1.5)."""
+
+    command: ClassVar[str] = "n_create"
+
+    attribute_list: Dataset = field(default_factory=Dataset)
+
+
+@dataclass(kw_only=True)
+class NSetRequest(NormalizedRequest):
+    """N-SET: change these attributes (PS3.7 §10.1.3)."""
+
+    command: ClassVar[str] = "n_set"
+
+    modification_list: Dataset = field(default_factory=Dataset)
+
+
+@dataclass(kw_only=True)
+class NGetRequest(NormalizedRequest):
+    """N-GET: tell these attributes; all of them where none is asked for (PS3.7 §10.1.2).
+
+    Parameters
+    ----------
+    attribute_identifiers : tuple of int
+        The tags that are asked for.
+    """
+
+    command: ClassVar[str] = "n_get"
+
+    attribute_identifiers: tuple[int, ...] = ()
+
+
+@dataclass(kw_only=True)
+class NActionRequest(NormalizedRequest):
+    """N-ACTION: do this (PS3.7 §10.1.4)."""
+
+    command: ClassVar[str] = "n_action"
+
+    action_type: int = 0
+    action_information: Dataset = field(default_factory=Dataset)
+
+
+@dataclass(kw_only=True)
+class NDeleteRequest(NormalizedRequest):
+    """N-DELETE: this SOP instance is no longer needed (PS3.7 §10.1.6)."""
+
+    command: ClassVar[str] = "n_delete"
+
+
+@dataclass(kw_only=True)
+class NEventReportRequest(NormalizedRequest):
+    """N-EVENT-REPORT: this has happened (PS3.7 §10.1.1)."""
+
+    command: ClassVar[str] = "n_event_report"
+
+    event_type: int = 0
+    event_information: Dataset = field(default_factory=Dataset)
 
 
 class Progress(NamedTuple):

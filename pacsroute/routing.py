@@ -42,6 +42,8 @@ class Route:
     pending_interval : float
         Seconds between the Pending responses of a get or move; 0 is one for each
         sub-operation.
+    kind : int, optional
+        The one action or event type it answers.
     """
 
     command: str
@@ -51,11 +53,15 @@ class Route:
     unknown: bool
     handler: Handler
     pending_interval: float = 0
+    kind: int | None = None
 
     def covers(self, sop_class: str) -> bool:
         """Tell whether it answers for a SOP class."""
         if self.sop_class is not None:
-            return self.sop_class == sop_class
+            return self.sop_class == sop_class or (
+                # UPS Push is what all of UPS is called (PS3.4 §CC.3.1).
+                self.sop_class == uids.UPS_PUSH and sop_class in uids.UPS
+            )
         if self.command == "echo":
             return sop_class == uids.VERIFICATION
         if self.command == "store":
@@ -71,7 +77,8 @@ class Route:
                 "store": "every storage class" + (", unknown ones too" if self.unknown else ""),
             }.get(self.command, "Patient Root and Study Root")
         who = f" from {self.calling_ae}" if self.calling_ae else ""
-        return f"C-{self.command.upper():<6}{what}{who} -> {self.where}"
+        kind = "" if self.kind is None else f" of type {self.kind}"
+        return f"{name_of(self.command):<14} {what}{kind}{who} -> {self.where}"
 
     @property
     def where(self) -> str:
@@ -79,12 +86,24 @@ class Route:
         return getattr(self.handler, "__qualname__", type(self.handler).__qualname__)
 
 
+def name_of(command: str) -> str:
+    """Return the standard's name of a command.
+
+    Examples
+    --------
+    >>> name_of("n_event_report"), name_of("find")
+    ('N-EVENT-REPORT', 'C-FIND')
+    """
+    name = command.upper().replace("_", "-")
+    return name if name.startswith("N-") else f"C-{name}"
+
+
 class Router:
     """The decorators that register handlers; what an app and its like share."""
 
     def __init__(self) -> None:
         self.routes: list[Route] = []
-        self._found: dict[tuple[str, str, str], Route | None] = {}
+        self._found: dict[tuple[str, str, str, int | None], Route | None] = {}
 
     def echo(self, function: F | None = None, **options: Any) -> Any:
         """Register what is done at a C-ECHO, which is answered in any case (PS3.4 §A).
@@ -194,6 +213,124 @@ class Router:
         names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval")
         return self._decorate("move", sop_class, options, names)
 
+    def n_create(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-CREATE (PS3.7 §10.1.5).
+
+        It sees `request.attribute_list`.
+        It returns None, a status, a dict or Dataset for the response, or a status and one of
+        these.
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        transfer_syntaxes, calling_ae
+            As for `find`.
+        """
+        return self._decorate(
+            "n_create", sop_class, options, ("sop_class", "transfer_syntaxes", "calling_ae")
+        )
+
+    def n_set(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-SET (PS3.7 §10.1.3).
+
+        It sees `request.modification_list`.
+        It returns None, a status, a dict or Dataset for the response, or a status and one of
+        these.
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        transfer_syntaxes, calling_ae
+            As for `find`.
+        """
+        return self._decorate(
+            "n_set", sop_class, options, ("sop_class", "transfer_syntaxes", "calling_ae")
+        )
+
+    def n_get(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-GET (PS3.7 §10.1.2).
+
+        It returns the attributes; what was not asked for is left out.
+        It returns None, a status, a dict or Dataset for the response, or a status and one of
+        these.
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        transfer_syntaxes, calling_ae
+            As for `find`.
+        """
+        return self._decorate(
+            "n_get", sop_class, options, ("sop_class", "transfer_syntaxes", "calling_ae")
+        )
+
+    def n_action(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-ACTION (PS3.7 §10.1.4).
+
+        It sees `request.action_type` and `request.action_information`.
+        It returns None, a status, a dict or Dataset for the response, or a status and one of
+        these.
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        action_type : int, optional
+            Only for this type.
+        transfer_syntaxes, calling_ae
+            As for `find`.
+        """
+        return self._decorate(
+            "n_action",
+            sop_class,
+            options,
+            ("sop_class", "transfer_syntaxes", "calling_ae", "action_type"),
+        )
+
+    def n_delete(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-DELETE (PS3.7 §10.1.6).
+
+        It deletes `request.sop_instance`.
+        It returns None, a status, a dict or Dataset for the response, or a status and one of
+        these.
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        transfer_syntaxes, calling_ae
+            As for `find`.
+        """
+        return self._decorate(
+            "n_delete", sop_class, options, ("sop_class", "transfer_syntaxes", "calling_ae")
+        )
+
+    def n_event_report(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-EVENT-REPORT (PS3.7 §10.1.1).
+
+        It sees `request.event_type` and `request.event_information`.
+        It returns None, a status, a dict or Dataset for the response, or a status and one of
+        these.
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        event_type : int, optional
+            Only for this type.
+        transfer_syntaxes, calling_ae
+            As for `find`.
+        """
+        return self._decorate(
+            "n_event_report",
+            sop_class,
+            options,
+            ("sop_class", "transfer_syntaxes", "calling_ae", "event_type"),
+        )
+
     def _decorate(
         self, command: str, first: Any, options: dict[str, Any], names: tuple[str, ...]
     ) -> Any:
@@ -202,6 +339,8 @@ class Router:
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
                 hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
                 raise SetupError(f"@app.{command} has no option {name!r}; {hint}")
+        if command in uids.N_COMMANDS and (callable(first) or first is None):
+            raise SetupError(f'@app.{command} needs a SOP class: @app.{command}("MPPS")')
         if callable(first):
             self._add(command, first, {})
             return first
@@ -237,12 +376,14 @@ class Router:
             options.get("unknown", True),
             handler,
             float(options.get("pending_interval", 0)),
+            options.get("action_type", options.get("event_type")),
         )
         for other in self.routes:
-            if (other.command, other.sop_class, other.calling_ae) == (
+            if (other.command, other.sop_class, other.calling_ae, other.kind) == (
                 route.command,
                 route.sop_class,
                 route.calling_ae,
+                route.kind,
             ):
                 raise SetupError(
                     f"@app.{command}: {other.where} and {route.where} are registered for the "
@@ -251,22 +392,40 @@ class Router:
         self.routes.append(route)
         self._found.clear()
 
-    def route(self, command: str, sop_class: str, calling_ae: str) -> Route | None:
-        """Return the most specific route: by SOP class, then by calling AE title."""
-        key = (command, sop_class, calling_ae)
+    def route(
+        self, command: str, sop_class: str, calling_ae: str, kind: int | None = None
+    ) -> Route | None:
+        """Return the most specific route: by SOP class, then type, then calling AE title."""
+        key = (command, sop_class, calling_ae, kind)
         if key not in self._found:
             found = [
                 route
                 for route in self.routes
                 if route.command == command
                 and route.calling_ae in (None, calling_ae)
+                and route.kind in (None, kind)
                 and route.covers(sop_class)
             ]
-            found.sort(key=lambda route: (route.sop_class is None, route.calling_ae is None))
+            found.sort(
+                key=lambda route: (
+                    route.sop_class is None,
+                    route.kind is None,
+                    route.calling_ae is None,
+                )
+            )
             if len(self._found) >= 4096:  # titles come from the wire: no end of them
                 self._found.clear()
             self._found[key] = found[0] if found else None
         return self._found[key]
+
+    def routes_of(self, sop_class: str, calling_ae: str) -> list[Route]:
+        """Return all routes that commands on a context of this class may reach."""
+        classes = {sop_class, *uids.carried(sop_class)}
+        return [
+            route
+            for route in self.routes
+            if route.calling_ae in (None, calling_ae) and any(map(route.covers, classes))
+        ]
 
 
 def _check_handler(command: str, handler: Handler) -> None:

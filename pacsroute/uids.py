@@ -63,19 +63,104 @@ STORAGE = _NAMELESS_STORAGE | frozenset(
 
 _ROOTS = ("PatientRoot", "StudyRoot", "PatientStudyOnly")
 
-
-def _models(command: str) -> dict[str, str]:
-    return {root: f"{root}QueryRetrieveInformationModel{command.capitalize()}" for root in _ROOTS}
-
-
-_SHORT = {command: _models(command) for command in ("find", "get", "move")}
-_SHORT["find"]["Worklist"] = "ModalityWorklistInformationModelFind"
-
 QUERY_RETRIEVE = {
-    command: {root: _KEYWORDS[keyword] for root, keyword in _models(command).items()}
+    command: {
+        root: _KEYWORDS[f"{root}QueryRetrieveInformationModel{command.capitalize()}"]
+        for root in _ROOTS
+    }
     for command in ("find", "get", "move")
 }
 """The query/retrieve classes by command and root (PS3.4 §C.3)."""
+
+
+def _models(command: str) -> dict[str, str]:
+    """Return the keywords of a command's classes by what distinguishes them."""
+    ending = re.compile(f"(QueryRetrieve)?(InformationModel)?{command.capitalize()}$")
+    found = {ending.sub("", word): word for word in _KEYWORDS if ending.search(word)}
+    return {short: word for short, word in found.items() if _KEYWORDS[word] in _SOP_CLASSES}
+
+
+_SHORT = {command: _models(command) for command in ("find", "get", "move")}
+_SHORT["find"] |= {
+    "Worklist": "ModalityWorklistInformationModelFind",
+    "RelevantPatientInformation": "GeneralRelevantPatientInformationQuery",
+    "BreastImagingRelevantPatientInformation": "BreastImagingRelevantPatientInformationQuery",
+    "CardiacRelevantPatientInformation": "CardiacRelevantPatientInformationQuery",
+    "ProductCharacteristics": "ProductCharacteristicsQuery",
+    "SubstanceApproval": "SubstanceApprovalQuery",
+    "Repository": "RepositoryQuery",
+    "UPS": "UnifiedProcedureStepPush",
+}
+_NORMALIZED = {
+    "MPPS": "ModalityPerformedProcedureStep",
+    "MPPSRetrieve": "ModalityPerformedProcedureStepRetrieve",
+    "MPPSNotification": "ModalityPerformedProcedureStepNotification",
+    "StorageCommitment": "StorageCommitmentPushModel",
+    "InstanceAvailability": "InstanceAvailabilityNotification",
+    "UPS": "UnifiedProcedureStepPush",
+    "FilmSession": "BasicFilmSession",
+    "FilmBox": "BasicFilmBox",
+    "GrayscaleImageBox": "BasicGrayscaleImageBox",
+    "ColorImageBox": "BasicColorImageBox",
+    "AnnotationBox": "BasicAnnotationBox",
+    "PrinterConfiguration": "PrinterConfigurationRetrieval",
+    "MediaCreation": "MediaCreationManagement",
+    "SubstanceAdministration": "SubstanceAdministrationLogging",
+}
+N_COMMANDS = ("n_create", "n_set", "n_get", "n_action", "n_delete", "n_event_report")
+"""The commands of the normalized services (PS3.7 §10)."""
+
+_SHORT |= dict.fromkeys(N_COMMANDS, _NORMALIZED)
+
+UPS = frozenset(
+    _KEYWORDS[f"UnifiedProcedureStep{name}"] for name in ("Push", "Watch", "Pull", "Event", "Query")
+)
+UPS_PUSH = _KEYWORDS["UnifiedProcedureStepPush"]
+
+_FILMS = ("BasicFilmSession", "BasicFilmBox", "Printer")
+_META = {
+    "BasicGrayscalePrintManagementMeta": (*_FILMS, "BasicGrayscaleImageBox"),
+    "BasicColorPrintManagementMeta": (*_FILMS, "BasicColorImageBox"),
+    "ReferencedGrayscalePrintManagementMeta": (
+        *_FILMS,
+        "BasicGrayscaleImageBox",
+        "ReferencedImageBox",
+    ),
+    "ReferencedColorPrintManagementMeta": (*_FILMS, "BasicColorImageBox", "ReferencedImageBox"),
+}
+_CARRIED = {
+    **{
+        _KEYWORDS[meta]: frozenset(map(_KEYWORDS.__getitem__, parts))
+        for meta, parts in _META.items()
+    },
+    **dict.fromkeys(UPS, UPS),
+}
+
+
+def carried(abstract_syntax: str) -> frozenset[str]:
+    """Return the SOP classes that commands on a context may name, besides its own.
+
+    Print commands name Film Session, Film Box… on the context of a meta SOP class, and UPS
+    commands name UPS Push on that of any UPS class (PS3.4 §H.3, §CC.3.1).
+    """
+    return _CARRIED.get(abstract_syntax, frozenset())
+
+
+def sop_instance(text: str) -> str:
+    """Return the UID of a well-known SOP instance given by pydicom's keyword, or by UID.
+
+    Examples
+    --------
+    >>> sop_instance("PrinterInstance")
+    '1.2.840.10008.5.1.1.17'
+    """
+    if is_uid(text):
+        return text
+    uid = _KEYWORDS.get(text) or _KEYWORDS.get(f"{text}Instance")
+    if uid is None:
+        raise SetupError(f"no well-known SOP instance is called {text!r}")
+    return uid
+
 
 # What hardly any archive holds: the last to be proposed where only some can be.
 _RARE = re.compile(

@@ -106,9 +106,9 @@ def test_run_says_what_it_serves_and_stops_at_a_signal(folder, number):
     with Serving(folder, "hello.py") as serving:
         assert serving.lines == [
             "HELLO serves",
-            "  C-STORE every storage class, unknown ones too -> store",
-            "  C-FIND  Modality Worklist Information Model - FIND from CT1 -> worklist",
-            "  C-ECHO   Verification",
+            "  C-STORE        every storage class, unknown ones too -> store",
+            "  C-FIND         Modality Worklist Information Model - FIND from CT1 -> worklist",
+            "  C-ECHO         Verification",
             f"listening on 127.0.0.1:{serving.port}, Ctrl-C stops",
         ]
         with RawPeer(serving.port) as peer:

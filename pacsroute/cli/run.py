@@ -11,6 +11,7 @@ from pacsroute.cli.loading import load
 from pacsroute.errors import SetupError
 from pacsroute.net.server import MAX_ASSOCIATIONS, Server
 from pacsroute.requests import Peer
+from pacsroute.routing import name_of
 
 _LEVELS = ["debug", "info", "warning", "error"]
 
@@ -96,7 +97,7 @@ def run(
     for route in found.routes:
         click.echo(f"  {route}")
     if not any(route.command == "echo" for route in found.routes):
-        click.echo("  C-ECHO   Verification")
+        click.echo(f"  {name_of('echo'):<14} Verification")
     where = f"listening on {server.host}:{server.port}, Ctrl-C stops"
     server.run(ready=lambda: click.echo(where))
     click.echo("stopped")

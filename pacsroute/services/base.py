@@ -124,7 +124,8 @@ def misplaced(call: Call, sop_class: str) -> Outcome | None:
 
     The context has fixed the class (PS3.4 §C.4.1.1.1), and with it who may be asked.
     """
-    if sop_class in ("", call.context.abstract_syntax):
+    abstract = call.context.abstract_syntax
+    if sop_class in ("", abstract) or sop_class in uids.carried(abstract):
         return None
     return Outcome(Status(SOP_CLASS_NOT_SUPPORTED, "not the SOP class of its context"))
 
@@ -155,7 +156,7 @@ _RESPONSES = {kind: _names(kind) for kind in (*commands.TYPES.values(), commands
 def response(request: commands.Request, outcome: Outcome) -> Response:
     """Return the response to a request, with the peer's own UIDs in it."""
     kind, pairs = _RESPONSES[type(request)]
-    (code, comment), elements, _ = outcome
+    (code, comment), elements, *_ = outcome
     answer = kind(message_id_responded_to=request.message_id, status=code)
     for ours, theirs in pairs:
         setattr(answer, ours, getattr(request, theirs) or None)

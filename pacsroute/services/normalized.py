@@ -1,0 +1,190 @@
+"""The N-services: what is done to managed SOP instances (PS3.7 §10, PS3.4)."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from pacsroute import uids
+from pacsroute.app import Outcome
+from pacsroute.dataset.encode import RowEncoder, encode
+from pacsroute.dataset.parse import parse
+from pacsroute.dimse import commands
+from pacsroute.dimse.commands import NActionRSP, NEventReportRQ, NEventReportRSP
+from pacsroute.errors import DataSetError
+from pacsroute.requests import (
+    EventReport,
+    NActionRequest,
+    NCreateRequest,
+    NDeleteRequest,
+    NEventReportRequest,
+    NGetRequest,
+    NormalizedRequest,
+    NSetRequest,
+    Request,
+)
+from pacsroute.services.base import Association, Call, misplaced, response
+from pacsroute.status import (
+    ATTRIBUTE_LIST_ERROR,
+    INVALID_SOP_INSTANCE,
+    NO_SUCH_ACTION,
+    NO_SUCH_EVENT_TYPE,
+    PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+    UNRECOGNIZED_OPERATION,
+    Status,
+)
+
+logger = logging.getLogger("pacsroute")
+
+# What becomes of each command: its request, and the name there of the data set and the type.
+_KINDS: dict[type[commands.Request], tuple[type[NormalizedRequest], str, str]] = {
+    commands.NCreateRQ: (NCreateRequest, "attribute_list", ""),
+    commands.NSetRQ: (NSetRequest, "modification_list", ""),
+    commands.NGetRQ: (NGetRequest, "", ""),
+    commands.NActionRQ: (NActionRequest, "action_information", "action_type"),
+    commands.NDeleteRQ: (NDeleteRequest, "", ""),
+    commands.NEventReportRQ: (NEventReportRequest, "event_information", "event_type"),
+}
+
+
+def answer(call: Call) -> tuple[Outcome, Request | None]:
+    """Answer a request of an N-service; return how it went."""
+    command: Any = call.message.command
+    made = _request(call, command)
+    if isinstance(made, Outcome):
+        outcome, request = made, None
+    else:
+        request = made
+        outcome = call.app.handle(request)
+        if isinstance(command, commands.NCreateRQ):
+            command.affected_sop_instance = request.sop_instance
+    data = None
+    if outcome.data is not None:
+        try:
+            data, outcome = _encoded(call, request, outcome)
+        except DataSetError as error:
+            logger.error("what %s returned cannot be sent: %s", type(request).__name__, error)
+            outcome = Outcome(Status(PROCESSING_FAILURE, "the answer cannot be encoded"))
+    reply = response(command, outcome)
+    if isinstance(reply, NActionRSP) and data is not None:
+        reply.action_type = command.action_type
+    elif isinstance(reply, NEventReportRSP):
+        reply.event_type = command.event_type
+    call.association.send(call.context.id, reply, data)
+    if request is not None and request.reports:
+        for report in request.reports:
+            _report(call, report)
+    return outcome, request
+
+
+def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
+    """Return the request for the handler, or the outcome that refuses it."""
+    kind, data_name, type_name = _KINDS[type(command)]
+    sop_class, sop_instance = _named(command)
+    sop_class = sop_class or call.context.abstract_syntax
+    if refused := misplaced(call, sop_class) or _unknown(call, kind, sop_class, command, type_name):
+        return refused
+    if not sop_instance and kind is NCreateRequest:
+        sop_instance = generate_uid(prefix=None)
+    if not uids.is_uid(sop_instance):
+        return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))
+    values = call.values() | {"sop_class": sop_class, "sop_instance": sop_instance}
+    if type_name:
+        values[type_name] = getattr(command, type_name)
+    if kind is NGetRequest:
+        values["attribute_identifiers"] = command.attribute_identifiers or ()
+    data: Any = call.message.data
+    if data and data_name:
+        try:
+            values[data_name] = parse(bytes(data), call.context.transfer_syntax)
+        except DataSetError as error:
+            logger.warning("%s from %s: %s", kind.command, call.association.calling_ae, error)
+            return Outcome(Status(PROCESSING_FAILURE, "the data set cannot be read"))
+    return kind(**values)
+
+
+def _named(command: Any) -> tuple[str, str]:
+    """Return the SOP class and instance that a command is about."""
+    role = "requested" if hasattr(command, "requested_sop_class") else "affected"
+    sop_class = getattr(command, f"{role}_sop_class") or ""
+    sop_instance = getattr(command, f"{role}_sop_instance") or ""
+    return uids.trim(sop_class), uids.trim(sop_instance)
+
+
+def _unknown(
+    call: Call, kind: type[NormalizedRequest], sop_class: str, command: Any, type_name: str
+) -> Outcome | None:
+    """Refuse what no route is for: the class, the operation, or the type of it."""
+    calling_ae = call.association.calling_ae
+    number = getattr(command, type_name) if type_name else None
+    if call.app.route(kind.command, sop_class, calling_ae, number) is not None:
+        return None
+    of_class = [
+        route.command
+        for route in call.app.routes
+        if route.covers(sop_class) and route.calling_ae in (None, calling_ae)
+    ]
+    if kind.command in of_class:
+        no_such = NO_SUCH_ACTION if kind is NActionRequest else NO_SUCH_EVENT_TYPE
+        return Outcome(Status(no_such))
+    return Outcome(Status(UNRECOGNIZED_OPERATION if of_class else SOP_CLASS_NOT_SUPPORTED))
+
+
+def _encoded(
+    call: Call, request: NormalizedRequest | None, outcome: Outcome
+) -> tuple[bytes | None, Outcome]:
+    """Return the data set of the response; an N-GET's has what was asked for only."""
+    syntax, data = call.context.transfer_syntax, outcome.data
+    assert data is not None
+    if isinstance(request, NDeleteRequest):
+        raise DataSetError("the response to an N-DELETE has no data set")
+    if not isinstance(request, NGetRequest) or not request.attribute_identifiers:
+        return encode(data, syntax), outcome
+    asked = Dataset()
+    for tag in request.attribute_identifiers:
+        asked.add_new(tag, "LO", None)
+    encoded, complete = RowEncoder(syntax, asked, charset=call.app.charset).encode(data)
+    if not complete and outcome.status.code == SUCCESS:
+        outcome = outcome._replace(status=Status(ATTRIBUTE_LIST_ERROR, "not all are known here"))
+    return encoded, outcome
+
+
+_numbers = itertools.cycle(range(1, 0x10000))
+
+
+def _report(call: Call, report: EventReport) -> None:
+    """Send an N-EVENT-REPORT on the association of the request, and wait for its answer."""
+    context = call.context
+    if report.sop_class not in (context.abstract_syntax, *uids.carried(context.abstract_syntax)):
+        for other in call.association.contexts.values():
+            if other.abstract_syntax == report.sop_class:
+                context = other
+    status = send_report(call.association, context.id, context.transfer_syntax, report)
+    if status.category not in ("Success", "Warning"):
+        logger.warning(
+            "%s answered an event report: %s",
+            ascii(call.association.calling_ae)[1:-1],
+            ascii(str(status))[1:-1],
+        )
+
+
+def send_report(
+    association: Association, context_id: int, transfer_syntax: str, report: EventReport
+) -> Status:
+    """Send an N-EVENT-REPORT and return the peer's status."""
+    command = NEventReportRQ(
+        message_id=next(_numbers),
+        affected_sop_class=report.sop_class,
+        affected_sop_instance=report.sop_instance,
+        event_type=report.event_type,
+    )
+    data = None if report.information is None else encode(report.information, transfer_syntax)
+    association.send(context_id, command, data)
+    answered: Any = association.receive(response_to=command.message_id).command
+    return Status(answered.status, answered.error_comment or "")
