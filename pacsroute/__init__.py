@@ -19,7 +19,7 @@ from pacsroute.errors import (
     SetupError,
 )
 from pacsroute.net.association import Association
-from pacsroute.net.client import Client, connect
+from pacsroute.net.client import Client, Reply, connect
 from pacsroute.net.server import Server
 from pacsroute.requests import (
     EchoRequest,
@@ -67,6 +67,7 @@ __all__ = [
     "Peer",
     "Progress",
     "ProtocolError",
+    "Reply",
     "Request",
     "RequestFailed",
     "Server",

@@ -75,6 +75,10 @@ def _aborted(source: int | None, reason: int) -> str:
     return f"{who} aborted it (source {source}, reason {reason})"
 
 
+class ReadFailed(AssociationAborted):
+    """What was being sent could not be read to its end: we have aborted the association."""
+
+
 class AssociationRejected(AssociationError):
     """The association was refused (PS3.8 §9.3.4).
 

@@ -151,12 +151,12 @@ def sop_instance(text: str) -> str:
 
     Examples
     --------
-    >>> sop_instance("PrinterInstance")
-    '1.2.840.10008.5.1.1.17'
+    >>> sop_instance("PrinterInstance") == sop_instance("Printer")
+    True
     """
     if is_uid(text):
         return text
-    uid = _KEYWORDS.get(text) or _KEYWORDS.get(f"{text}Instance")
+    uid = _KEYWORDS.get(f"{text}Instance") or _KEYWORDS.get(text)
     if uid is None:
         raise SetupError(f"no well-known SOP instance is called {text!r}")
     return uid

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import click
 
+from pacsroute.cli.clients import echo, find, get, move
 from pacsroute.cli.run import run
+from pacsroute.cli.sending import store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pacsroute")
 def main() -> None:
-    """Flask for DICOM: serve an app of decorated functions."""
+    """Flask for DICOM: serve an app of decorated functions, or ask a peer for its services.
+
+    \b
+    echo, store, find, get and move end with
+      0    all right
+      1    some instances failed
+      2    the command line is not understood
+      3    no association: unreachable, rejected, not accepted, or aborted
+      4    the peer answered with a failure
+      130  Ctrl-C: cancelled and released; a second one does not wait
+
+    Each of their options for the peer is an environment variable, too: --calling-ae is
+    PACSROUTE_CALLING_AE.
+    """  # noqa: D301 - click's mark is a backspace
 
 
-main.add_command(run)
+for _command in (run, echo, store, find, get, move):
+    main.add_command(_command)

@@ -196,6 +196,17 @@ def _tag(keyword: str) -> tuple[int, str]:
     return tag, dictionary_VR(tag)
 
 
+def keyword_tag(keyword: str) -> int:
+    """Return the tag of a keyword.
+
+    Raises
+    ------
+    DataSetError
+        If there is no such keyword; the message names the nearest.
+    """
+    return _tag(keyword)[0]
+
+
 def _unknown(keyword: object) -> str:
     if not isinstance(keyword, str):
         return f"the keys of a row are keywords, not {type(keyword).__name__}"

@@ -24,6 +24,7 @@ from pacsroute.errors import (
     AssociationRejected,
     AssociationReleased,
     ProtocolError,
+    ReadFailed,
 )
 from pacsroute.net import transport
 from pacsroute.net.flusher import flusher
@@ -508,7 +509,7 @@ class Association:
             why = f"reading an instance failed: {getattr(error, 'strerror', None) or error}"
             self._held = []
             self._give_up(why)
-            raise AssociationAborted(0, message=why) from None
+            raise ReadFailed(0, message=why) from None
 
     def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
         """Have a message sent whenever nothing else has been for a second; None ends it.

@@ -10,13 +10,13 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from ssl import SSLContext, create_default_context
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.app import App, Outcome
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encode import encode, keyword_tag
 from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.parse import parse
 from pacsroute.dataset.spool import Spool
@@ -27,15 +27,28 @@ from pacsroute.dimse.commands import (
     CGetRQ,
     CMoveRQ,
     CStoreRQ,
+    NActionRQ,
+    NCreateRQ,
+    NDeleteRQ,
+    NEventReportRQ,
+    NGetRQ,
+    NSetRQ,
     Request,
     Response,
     SubOperationsResponse,
 )
 from pacsroute.dimse.messages import Message
 from pacsroute.dispatcher import Dispatcher
-from pacsroute.errors import AssociationError, NotAccepted, RequestFailed
+from pacsroute.errors import (
+    AssociationError,
+    NotAccepted,
+    PacsrouteError,
+    ProtocolError,
+    RequestFailed,
+)
 from pacsroute.net.association import Association
 from pacsroute.requests import Peer, Progress
+from pacsroute.routing import name_of
 from pacsroute.services import transfer
 from pacsroute.services.base import Association as Carried
 from pacsroute.services.base import response
@@ -51,6 +64,24 @@ RESPONSE_TIMEOUT = 120.0
 """Seconds without a message, in which a peer has to answer."""
 
 _NATIVE = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+class Reply(NamedTuple):
+    """How a peer answered a request of an N-service.
+
+    Parameters
+    ----------
+    status : Status
+        Success or a warning.
+    sop_instance : str
+        The UID of the instance that it was about; made by the peer in an N-CREATE without.
+    dataset : pydicom.Dataset or None
+        The attribute list, action reply or event reply.
+    """
+
+    status: Status
+    sop_instance: str = ""
+    dataset: Dataset | None = None
 
 
 class Opener(Protocol):
@@ -215,12 +246,13 @@ class Client:
             command = CFindRQ(
                 message_id=next(one.numbers), affected_sop_class=uid, priority=priority
             )
-            for message in self._answers(one, context, command, keys):
-                if _is_final(message):
-                    return _final("C-FIND", message)
-                data: Any = message.data
-                if data:
-                    yield parse(bytes(data), context.transfer_syntax)
+            with contextlib.closing(self._answers(one, context, command, keys)) as answers:
+                for message in answers:
+                    if _is_final(message):
+                        return _final("C-FIND", message)
+                    data: Any = message.data
+                    if data:
+                        yield parse(bytes(data), context.transfer_syntax)
         raise AssertionError  # the last of the answers is a status
 
     def get(
@@ -281,11 +313,13 @@ class Client:
             command = CGetRQ(
                 message_id=next(one.numbers), affected_sop_class=uid, priority=priority
             )
-            for message in self._answers(one, context, command, keys, fetches=True):
-                if _is_final(message):
-                    return _final("C-GET", message, _progress(message, context))
-                if isinstance(message.command, CStoreRQ):
-                    yield from _received(one, message, message.command)
+            coming = self._answers(one, context, command, keys, fetches=True)
+            with contextlib.closing(coming) as answers:
+                for message in answers:
+                    if _is_final(message):
+                        return _final("C-GET", message, _progress(message, context))
+                    if isinstance(message.command, CStoreRQ):
+                        yield from _received(one, message, message.command)
         raise AssertionError
 
     def move(
@@ -323,12 +357,126 @@ class Client:
                 move_destination=destination,
                 priority=priority,
             )
-            for message in self._answers(one, context, command, keys):
-                progress = _progress(message, context)
-                yield progress
-                if _is_final(message):
-                    return _final("C-MOVE", message, progress)
+            with contextlib.closing(self._answers(one, context, command, keys)) as answers:
+                for message in answers:
+                    progress = _progress(message, context)
+                    yield progress
+                    if _is_final(message):
+                        return _final("C-MOVE", message, progress)
         raise AssertionError
+
+    # ------------------------------------------------------------- N-services
+
+    def n_create(
+        self,
+        sop_class: str,
+        attributes: Keys | None = None,
+        sop_instance: str | None = None,
+        *,
+        meta: str | None = None,
+    ) -> Reply:
+        """Have an SOP instance made (PS3.7 §10.1.5).
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        attributes : mapping of str or Dataset, optional
+            Its attribute list.
+        sop_instance : str, optional
+            Its UID; the peer makes one without.
+        meta : str, optional
+            The SOP class of the presentation context, where that is another one: a print
+            management meta class, or a class of UPS. This holds for all N-services.
+
+        Returns
+        -------
+        Reply
+            Success or a warning, with what the peer answered. This holds for all of them.
+        """
+        command = NCreateRQ(affected_sop_class="", affected_sop_instance=sop_instance)
+        return self._managed("n_create", sop_class, meta, command, attributes)
+
+    def n_set(
+        self, sop_class: str, sop_instance: str, attributes: Keys, *, meta: str | None = None
+    ) -> Reply:
+        """Have attributes of an SOP instance changed (PS3.7 §10.1.3)."""
+        command = NSetRQ(requested_sop_instance=uids.sop_instance(sop_instance))
+        return self._managed("n_set", sop_class, meta, command, attributes)
+
+    def n_get(
+        self,
+        sop_class: str,
+        sop_instance: str,
+        attributes: Iterable[str] = (),
+        *,
+        meta: str | None = None,
+    ) -> Reply:
+        """Ask for attributes of an SOP instance, by keyword; for all of them without (§10.1.2)."""
+        tags = tuple(keyword_tag(keyword) for keyword in attributes)
+        command = NGetRQ(
+            requested_sop_instance=uids.sop_instance(sop_instance),
+            attribute_identifiers=tags or None,
+        )
+        return self._managed("n_get", sop_class, meta, command, None)
+
+    def n_action(
+        self,
+        sop_class: str,
+        sop_instance: str,
+        action_type: int,
+        information: Keys | None = None,
+        *,
+        meta: str | None = None,
+    ) -> Reply:
+        """Have something done with an SOP instance (PS3.7 §10.1.4)."""
+        command = NActionRQ(
+            requested_sop_instance=uids.sop_instance(sop_instance), action_type=action_type
+        )
+        return self._managed("n_action", sop_class, meta, command, information)
+
+    def n_delete(self, sop_class: str, sop_instance: str, *, meta: str | None = None) -> Reply:
+        """Have an SOP instance deleted (PS3.7 §10.1.6)."""
+        command = NDeleteRQ(requested_sop_instance=uids.sop_instance(sop_instance))
+        return self._managed("n_delete", sop_class, meta, command, None)
+
+    def n_event_report(
+        self,
+        sop_class: str,
+        sop_instance: str,
+        event_type: int,
+        information: Keys | None = None,
+        *,
+        meta: str | None = None,
+    ) -> Reply:
+        """Report an event of an SOP instance, as its SCP (PS3.7 §10.1.1).
+
+        The association proposes the SCP role for it.
+        """
+        command = NEventReportRQ(
+            affected_sop_instance=uids.sop_instance(sop_instance), event_type=event_type
+        )
+        return self._managed("n_event_report", sop_class, meta, command, information)
+
+    def _managed(
+        self, name: str, sop_class: str, meta: str | None, command: Any, data: Keys | None
+    ) -> Reply:
+        uid = uids.sop_class(sop_class, name)
+        abstract = uid if meta is None else uids.sop_class(meta, name)
+        scp_of = frozenset({abstract} if name == "n_event_report" else ())
+        with self._use([(abstract, _NATIVE)], scp_of) as (one, context):
+            role = "affected" if hasattr(command, "affected_sop_class") else "requested"
+            setattr(command, f"{role}_sop_class", uid)
+            command.message_id = next(one.numbers)
+            encoded = None if data is None else encode(data, context.transfer_syntax)
+            one.association.send(context.id, command, encoded)
+            message = self._next(one, command, fetches=False)
+            status = _final(name_of(name), message)
+            answer, reply = message.command, None
+            answered: Any = message.data
+            if answered:
+                reply = parse(bytes(answered), context.transfer_syntax)
+            return Reply(status, getattr(answer, "affected_sop_instance", None) or "", reply)
 
     # ------------------------------------------------------------- how they are made
 
@@ -394,14 +542,20 @@ class Client:
         With it comes the first context that was accepted of the first abstract syntax.
         """
         one = self._check_out(contexts, scp_of)
+        sound = False
         try:
             yield one, _accepted(one, contexts)
+            sound = True
+        except (PacsrouteError, OSError, GeneratorExit) as error:
+            sound = not isinstance(error, ProtocolError)
+            raise
         finally:
+            # Anything else, such as a KeyboardInterrupt, may have left half of a message.
             ended = one.association.ended() is not None
             with self._lock:
                 if one in self._busy:
                     self._busy.remove(one)
-                keep = not ended and not self._closed
+                keep = sound and not ended and not self._closed
                 if keep:
                     self._idle.append(one)
             if not keep:

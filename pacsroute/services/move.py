@@ -9,7 +9,7 @@ import logging
 from pacsroute.app import Outcome, failed
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CMoveRQ
-from pacsroute.errors import AssociationError, DataSetError, ProtocolError
+from pacsroute.errors import AssociationError, DataSetError, ProtocolError, ReadFailed
 from pacsroute.requests import MoveRequest, Peer, Request
 from pacsroute.services import retrieve, transfer
 from pacsroute.services.base import Call, Carrier, read_identifier
@@ -73,7 +73,7 @@ class _Destination:
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._association: Carrier | None = None
         self._delivered = 0
-        self._lost: AssociationError | None = None
+        self._lost: Exception | None = None
 
     def send(self, instance: Instance) -> Status:
         """Send an instance, on a second association if the first one breaks."""
@@ -89,11 +89,13 @@ class _Destination:
                     next(self._numbers),
                     originator=self._originator,
                 )
+            except ReadFailed as error:
+                # Not sent again: it would arrive as a whole instance, and be a part of one.
+                self._drop(association)
+                raise DataSetError(str(error)) from None
             except (AssociationError, ProtocolError) as error:
                 logger.warning("the association to %s broke: %s", self._called_ae, error)
-                association.abort()
-                association.close()
-                self._association = None
+                self._drop(association)
                 if last_try or not self._delivered:
                     self._lost = error if isinstance(error, AssociationError) else None
                     raise DataSetError(f"the association broke: {error}") from None
@@ -122,11 +124,16 @@ class _Destination:
         )
         try:
             self._association = self._call.association.connect(self._peer, request)
-        except AssociationError as error:
+        except (AssociationError, ValueError) as error:  # no host name, no AE title
             logger.warning("no association to %s: %s", self._called_ae, error)
             self._lost = error
             raise DataSetError(str(error)) from None
         return self._association
+
+    def _drop(self, association: Carrier) -> None:
+        association.abort()
+        association.close()
+        self._association = None
 
     def close(self) -> None:
         """Release the association, if there is one."""

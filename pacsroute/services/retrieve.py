@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydicom.multival import MultiValue
+
 from pacsroute import uids
 from pacsroute.app import Outcome
 from pacsroute.dataset.encode import encode
@@ -81,7 +83,9 @@ def refusal(request: GetRequest) -> Outcome | None:
     if not level or (level == "PATIENT" and root == "StudyRoot"):
         return Outcome(Status(IDENTIFIER_MISMATCH, "no such Query/Retrieve Level"))
     key = request.identifier.get(_UNIQUE[level])
-    if not key or any(mark in str(key) for mark in ("*", "?")):
+    values = [str(value).strip() for value in (key if isinstance(key, MultiValue) else [key or ""])]
+    # A list with an empty value in it would match everything, as an empty value does.
+    if not all(values) or any(mark in value for value in values for mark in ("*", "?")):
         return Outcome(Status(IDENTIFIER_MISMATCH, f"{_UNIQUE[level]} has to have a value"))
     return None
 
@@ -109,9 +113,14 @@ def perform(
     try:
         for item, outcome, _ in answers:
             if item is None:
+                # A handler that ends because it saw the cancel has not sent everything.
+                early = outcome is None and (counts.remaining or not known)
+                if early and association.cancelled(request.message_id):
+                    break
                 return outcome or Outcome(counts.status()), counts
             if not known:
-                known, counts.remaining = True, request.count or 0
+                # What some databases call -1, an unsigned number does not hold.
+                known, counts.remaining = True, max(0, request.count or 0)
             if association.cancelled(request.message_id):
                 break
             counts.add(_sent(sender, item, request), item.sop_instance_if_known)
@@ -131,7 +140,7 @@ def perform(
 def _sent(sender: Sender, instance: Instance, request: GetRequest) -> Status:
     try:
         status = sender(instance)
-    except (DataSetError, NotAccepted, OSError) as error:
+    except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also a path that is none
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
     if status.category not in ("Success", "Warning"):

@@ -107,8 +107,10 @@ def send(
     ------
     DataSetError, OSError
         If it cannot be converted or opened; nothing was sent then.
+    ReadFailed
+        If it could not be read to its end, which ends the association too.
     AssociationError
-        If the association ends, also because the instance could not be read to its end.
+        If the association ends otherwise.
     """
     command = CStoreRQ(
         message_id=message_id,

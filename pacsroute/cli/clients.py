@@ -1,0 +1,464 @@
+"""``pacsroute echo``, ``find``, ``get`` and ``move``, and what they share with ``store``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import signal
+import ssl
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+import click
+from click.exceptions import Exit
+
+from pacsroute.app import App
+from pacsroute.cli.keys import Path, aligned, asks_for, json_array, named
+from pacsroute.dataset.instance import Instance
+from pacsroute.errors import (
+    AssociationError,
+    DataSetError,
+    Failure,
+    NotAccepted,
+    PacsrouteError,
+    ProtocolError,
+    RequestFailed,
+    SetupError,
+)
+from pacsroute.net.client import RESPONSE_TIMEOUT, Client, connect
+from pacsroute.requests import Progress
+from pacsroute.status import Status
+
+SOME_FAILED, NO_ASSOCIATION, REFUSED, INTERRUPTED = 1, 3, 4, 130
+"""Exit codes; 2 is click's, for a command line that is not understood."""
+
+_PATIENCE = 1.0  # seconds that an abort may take
+
+_T = TypeVar("_T")
+Command = Callable[..., None]
+
+
+# ------------------------------------------------------------- how a command ends
+
+
+def reason(error: Exception) -> str:
+    """Return why something failed, in a line."""
+    if isinstance(error, OSError):
+        text = error.strerror or str(error)
+    elif isinstance(error, PacsrouteError):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def _failed(error: Exception, exit_code: int) -> click.ClickException:
+    """Return what makes click write a line and exit."""
+    failed = click.ClickException(reason(error))
+    failed.exit_code = exit_code  # type: ignore[misc]  # its own, in the place of the class's
+    return failed
+
+
+@contextlib.contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn what a request raises into a line and an exit code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's, of values that others have written
+            yield
+    except (AssociationError, NotAccepted, ProtocolError) as error:
+        raise _failed(error, NO_ASSOCIATION) from None
+    except (RequestFailed, DataSetError) as error:
+        raise _failed(error, REFUSED) from None
+    except UnicodeError as error:  # a host name that cannot be one
+        raise _failed(error, NO_ASSOCIATION) from None
+    except (Failure, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise  # somebody has read enough: click knows how to end then
+        raise _failed(error, SOME_FAILED) from None
+    except KeyboardInterrupt:
+        raise Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _released(client: Client) -> Iterator[Client]:
+    """Release the associations at the end, also after an error; abort at a Ctrl-C."""
+    try:
+        yield client
+    except KeyboardInterrupt:
+        client.close(abort=True)
+        raise
+    finally:
+        client.close()
+
+
+class CtrlC:
+    """Makes the first Ctrl-C ask to stop, and the second interrupt.
+
+    An interrupt in the middle of a message would leave an association that can only be
+    aborted. While `polite` is false there is nothing to cancel, and the first interrupts.
+    """
+
+    def __init__(self, *, polite: bool = False) -> None:
+        self.polite = polite
+        self.stopping = False
+        self._before: Any = None
+
+    def __enter__(self) -> CtrlC:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._heard)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if self.stopping and kind is not KeyboardInterrupt:
+            raise Exit(INTERRUPTED) from None
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.stopping or not self.polite:
+            # Aborting waits until the peer closes its side, which a busy one does late.
+            deadline = threading.Timer(_PATIENCE, os._exit, (INTERRUPTED,))
+            deadline.daemon = True
+            deadline.start()
+            raise KeyboardInterrupt
+        self.stopping = True
+        # Not with click: what was interrupted may be in the middle of writing itself.
+        os.write(2, b"\nstopping; Ctrl-C again does not wait\n")
+
+
+def _each(
+    answers: Generator[_T, None, Status], ctrl_c: CtrlC, take: Callable[[_T], object]
+) -> Status | None:
+    """Hand on each answer until one is enough; return the final status, if it came to that.
+
+    Parameters
+    ----------
+    answers : generator
+        Of a `Client`. Closing it before its end sends a C-CANCEL.
+    ctrl_c : CtrlC
+        Whether to stop.
+    take : callable
+        Called with each answer; something true is enough.
+    """
+    with contextlib.closing(answers):
+        while True:
+            try:
+                answer = next(answers)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            ctrl_c.polite = True
+            if take(answer) or ctrl_c.stopping:
+                return None
+
+
+# ------------------------------------------------------------- what is shown
+
+
+def on_a_terminal() -> bool:
+    """Tell whether progress is shown to anybody."""
+    return sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, over what progress stands there."""
+    click.echo(f"\r\033[K{text}" if on_a_terminal() else text, err=True)
+
+
+@contextlib.contextmanager
+def _status_line() -> Iterator[Callable[[str], None]]:
+    """Yield what shows a text on a line of the terminal that is written again and again."""
+    shown = on_a_terminal()
+
+    def show(text: str) -> None:
+        if shown:
+            click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+def megabytes(size: int) -> str:
+    """Return a size as a text."""
+    return f"{size / 1e6:.1f} MB"
+
+
+# ------------------------------------------------------------- options
+
+
+def _ae_title(context: click.Context, option: click.Parameter, text: str) -> str:
+    try:
+        return App(text).ae_title
+    except SetupError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
+    if key and not cert:
+        raise click.UsageError("--tls-key needs its certificate: --tls-cert")
+    file = ca
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        file = cert
+        if cert:
+            context.load_cert_chain(cert, key)
+    except (ssl.SSLError, OSError) as error:
+        both = f"{file} and {key}" if key and file == cert else file
+        raise click.UsageError(f"TLS: {both} cannot be used: {reason(error)}") from None
+    return context
+
+
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """Return an option that is an environment variable, too: --tls-ca is PACSROUTE_TLS_CA."""
+    variable = "PACSROUTE_" + names[-1].removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+_PEER_OPTIONS = (
+    click.argument("host"),
+    click.argument("port", type=click.IntRange(1, 65535)),
+    _option(
+        "-c",
+        "--called-ae",
+        default="ANY-SCP",
+        callback=_ae_title,
+        show_default=True,
+        help="The peer's AE title.",
+    ),
+    _option(
+        "-a",
+        "--calling-ae",
+        default="PACSROUTE",
+        callback=_ae_title,
+        show_default=True,
+        help="Ours.",
+    ),
+    _option("--tls", is_flag=True, help="Speak TLS; the --tls-… files imply it."),
+    _option("--tls-ca", type=_FILE, help="Whom to trust, in the place of the system's CAs."),
+    _option("--tls-cert", type=_FILE, help="Our certificate, as PEM."),
+    _option("--tls-key", type=_FILE, help="Its key, where that has a file of its own."),
+    _option("--user", help="A user name to authenticate with."),
+    _option("--passcode", help="The user's; PACSROUTE_PASSCODE shows in no list of processes."),
+    _option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=RESPONSE_TIMEOUT,
+        show_default=True,
+        help="Seconds in which the peer has to answer.",
+    ),
+)
+
+
+def asks_a_peer(function: Command) -> Command:
+    """Give a command the options of a peer; it is called with a `Client` in their place."""
+
+    @functools.wraps(function)
+    def command(
+        host: str,
+        port: int,
+        called_ae: str,
+        calling_ae: str,
+        tls: bool,
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
+        user: str | None,
+        passcode: str | None,
+        timeout: float,
+        **others: Any,
+    ) -> None:
+        if passcode and not user:
+            raise click.UsageError("a passcode is somebody's: say --user, too")
+        secured = tls or tls_ca or tls_cert or tls_key
+        client = connect(
+            host,
+            port,
+            called_ae=called_ae,
+            calling_ae=calling_ae,
+            tls=_tls(tls_ca, tls_cert, tls_key) if secured else None,
+            user=(user, passcode) if user and passcode else user,
+            timeout=timeout,
+        )
+        with _exit_codes(), _released(client):
+            function(client, **others)
+
+    wrapped: Command = command
+    for option in reversed(_PEER_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def _storage(
+    context: click.Context, option: click.Parameter, names: tuple[str, ...]
+) -> list[str] | None:
+    return [named(name, "store") for name in names] or None
+
+
+# ------------------------------------------------------------- commands
+
+
+@click.command()
+@asks_a_peer
+def echo(client: Client) -> None:
+    """Ask whether a peer answers.
+
+    \b
+    Example:
+      pacsroute echo 10.0.0.7 11112 -c PACS
+    """  # noqa: D301 - click's mark is a backspace
+    began = time.monotonic()
+    with CtrlC():
+        status = client.echo()
+    click.echo(f"{client.called_ae} answers: {status.name}, {time.monotonic() - began:.3f} s")
+
+
+@click.command()
+@asks_a_peer
+@asks_for("find", "StudyRoot|PatientRoot|Worklist")
+@click.option("--json", "as_json", is_flag=True, help="A DICOM JSON array, written as it comes.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Cancel after so many.")
+def find(
+    client: Client,
+    identifier: dict[str, Any],
+    model: str,
+    columns: list[Path],
+    as_json: bool,
+    limit: int | None,
+) -> None:
+    """Query, and show what matches.
+
+    \b
+    Examples:
+      pacsroute find 10.0.0.7 11112 -c PACS -k PatientName='DOE*' -k StudyInstanceUID
+      pacsroute find 10.0.0.7 11112 --model Worklist -k PatientName \\
+          -k ScheduledProcedureStepSequence.Modality=CT
+    """  # noqa: D301 - click's mark is a backspace
+    show = json_array() if as_json else aligned(columns)
+    count = 0
+    with CtrlC() as ctrl_c:
+        with show as take:
+
+            def taken(row: Any) -> bool:
+                nonlocal count
+                take(row)
+                count += 1
+                return count == limit
+
+            status = _each(client.find(identifier, model), ctrl_c, taken)
+        say(f"{count} matches" + (", and perhaps more" if status is None else ""))
+        if status is not None and status.category == "Warning":
+            say(str(status))
+
+
+@click.command()
+@asks_a_peer
+@asks_for("get", "StudyRoot|PatientRoot")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False),
+    default=".",
+    metavar="FOLDER",
+    help="Where the files go; made if it is not there.",
+)
+@click.option(
+    "--storage",
+    multiple=True,
+    metavar="KEYWORD",
+    callback=_storage,
+    help="A storage class that may come, as CTImageStorage; else the usual 127.",
+)
+def get(
+    client: Client,
+    identifier: dict[str, Any],
+    model: str,
+    output: str,
+    storage: list[str] | None,
+) -> None:
+    """Fetch instances into a folder, as <SOP Instance UID>.dcm.
+
+    \b
+    Example:
+      pacsroute get 10.0.0.7 11112 -c PACS -k StudyInstanceUID=1.2.3 -o images
+    """  # noqa: D301 - click's mark is a backspace
+    count = size = 0
+    began = time.monotonic()
+    status = None
+    with CtrlC() as ctrl_c, _status_line() as show:
+
+        def save(instance: Instance) -> None:
+            nonlocal count, size
+            try:
+                size += instance.save(output).stat().st_size
+            except OSError as error:
+                raise click.ClickException(f"{output}: {reason(error)}") from None
+            count += 1
+            show(f"{count} instances, {megabytes(size)}")
+
+        try:
+            status = _each(client.get(identifier, model, storage=storage), ctrl_c, save)
+        finally:
+            show("")
+            seconds = time.monotonic() - began
+            click.echo(f"{count} instances, {megabytes(size)} in {seconds:.1f} s")
+    if status is not None and status.category == "Warning":
+        say(f"C-GET: {status}")
+        raise Exit(SOME_FAILED)
+
+
+@click.command()
+@asks_a_peer
+@click.argument("destination", callback=_ae_title)
+@asks_for("move", "StudyRoot|PatientRoot")
+def move(client: Client, destination: str, identifier: dict[str, Any], model: str) -> None:
+    """Have a peer send instances to somebody else.
+
+    DESTINATION is an AE title, which the peer has to know.
+
+    \b
+    Example:
+      pacsroute move 10.0.0.7 11112 WORKSTATION -c PACS -k StudyInstanceUID=1.2.3
+    """  # noqa: D301 - click's mark is a backspace
+    last = Progress()
+    with CtrlC() as ctrl_c, _status_line() as show:
+
+        def note(progress: Progress) -> None:
+            nonlocal last
+            last = progress
+            show(f"{_moved(progress)}, {progress.remaining} to go")
+
+        try:
+            status = _each(client.move(identifier, destination, model), ctrl_c, note)
+        finally:
+            show("")
+            click.echo(_moved(last))
+            for uid in last.failed_instances:
+                say(f"{uid}: failed")
+    if status is not None and status.category == "Warning" and not last.failed:
+        say(f"C-MOVE: {status}")
+    if last.failed:
+        raise Exit(SOME_FAILED)
+
+
+def _moved(progress: Progress) -> str:
+    return (
+        f"moved {progress.completed + progress.warning}, failed {progress.failed}, "
+        f"with a warning {progress.warning}"
+    )

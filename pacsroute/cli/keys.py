@@ -1,0 +1,283 @@
+"""The matching keys of a command line, and the showing of what has matched."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.sequence import Sequence as Items
+from pydicom.tag import Tag
+
+from pacsroute import uids
+from pacsroute.dataset.encode import encode
+from pacsroute.dataset.vr import NUMBER_FORMATS, SINGLE_VRS, several
+from pacsroute.errors import DataSetError, SetupError
+from pacsroute.requests import LEVELS
+
+Path = tuple[str, ...]
+"""The keywords that lead to a key: those of sequences, and its own."""
+
+_STEP = re.compile(r"(\([0-9A-F]{4},\s?[0-9A-F]{4}\)|\w+)(?:\[(\d+)\])?", re.IGNORECASE)
+_TAG = re.compile(r"\(?([0-9A-F]{4}),?\s?([0-9A-F]{4})\)?", re.IGNORECASE)
+_NARROWEST = 6  # cells that a column keeps when the terminal is too narrow for all
+
+
+def read_keys(texts: Iterable[str]) -> tuple[dict[str, Any], list[Path]]:
+    r"""Return the identifier that keys of a command line make, and its columns.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        ``Keyword=value``, ``(gggg,eeee)=value`` or ``Sequence[0].Keyword=value``. Without a
+        value a key is asked for only; a backslash stands between several.
+
+    Raises
+    ------
+    DataSetError
+        If one is not understood; the message says which.
+
+    Examples
+    --------
+    >>> read_keys(["PatientID=1", "RequestAttributesSequence.RequestedProcedureID"])[0]
+    {'PatientID': '1', 'RequestAttributesSequence': [{'RequestedProcedureID': None}]}
+    """
+    keys: dict[str, Any] = {}
+    columns: dict[Path, None] = {}
+    for text in texts:
+        columns[_add(keys, text)] = None
+    encode(keys, uids.EXPLICIT_VR_LITTLE_ENDIAN)  # a value that does not fit is told here
+    return keys, list(columns)
+
+
+def _add(keys: dict[str, Any], text: str) -> Path:
+    where, _, value = text.partition("=")
+    *sequences, (keyword, number) = [_step(part, text) for part in where.split(".")]
+    for name, index in sequences:
+        if dictionary_VR(name) != "SQ":
+            raise DataSetError(f"{text!r}: {name} is not a sequence")
+        items = keys.setdefault(name, [])
+        if (index or 0) > len(items):
+            raise DataSetError(f"{text!r}: the items before [{index}] are missing")
+        if (index or 0) == len(items):
+            items.append({})
+        keys = items[index or 0]
+    if number is not None:
+        raise DataSetError(f"{text!r}: a number is for an item, as in {keyword}[0].Keyword")
+    if keyword in keys:
+        raise DataSetError(f"{keyword} is given twice; several values are {keyword}=A\\B")
+    keys[keyword] = _value(keyword, value)
+    return (*(name for name, _ in sequences), keyword)
+
+
+def _step(part: str, text: str) -> tuple[str, int | None]:
+    """Return the keyword of one step of a path, and the number of its item."""
+    found = _STEP.fullmatch(part.strip())
+    if found is None:
+        raise DataSetError(f"{text!r} is not Keyword=value, as in PatientID=4711")
+    name, number = found.groups()
+    if tag := _TAG.fullmatch(name):
+        name = keyword_for_tag(Tag("".join(tag.groups())))
+        if not name:
+            raise DataSetError(f"{text!r}: no attribute of the dictionary has that tag")
+    encode({name: None}, uids.EXPLICIT_VR_LITTLE_ENDIAN)  # which suggests another, if need be
+    return name, None if number is None else int(number)
+
+
+def _value(keyword: str, text: str) -> Any:
+    vr = dictionary_VR(keyword)
+    if vr == "SQ":
+        if text:
+            raise DataSetError(f"{keyword} is a sequence: say {keyword}.Keyword=value")
+        return []
+    if not text:
+        return None
+    convert: Any = str
+    if vr in NUMBER_FORMATS or vr == "US or SS":
+        convert = float if vr in ("FD", "FL") else int
+    try:
+        values = [convert(one) for one in ([text] if vr in SINGLE_VRS else text.split("\\"))]
+    except ValueError:
+        raise DataSetError(f"{keyword}={text}: its values are numbers") from None
+    return values[0] if len(values) == 1 else values
+
+
+def _read(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[dict[str, Any], list[Path]]:
+    try:
+        return read_keys(texts)
+    except DataSetError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def named(text: str, command: str) -> str:
+    """Return the UID of a SOP class that an option names."""
+    try:
+        return uids.sop_class(text, command)
+    except SetupError as error:
+        raise click.BadParameter(str(error).partition(": ")[2]) from None
+
+
+def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of an identifier; it is called with that and the SOP class."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(
+            *arguments: Any,
+            keys: tuple[dict[str, Any], list[Path]],
+            model: str,
+            level: str | None,
+            **others: Any,
+        ) -> None:
+            identifier, columns = keys
+            has_levels = model in uids.QUERY_RETRIEVE[service].values()
+            if level and not has_levels:
+                raise click.UsageError("--level is for StudyRoot and PatientRoot only")
+            if has_levels:
+                identifier = {"QueryRetrieveLevel": level or "STUDY", **identifier}
+            if service == "find":
+                others["columns"] = columns
+            function(*arguments, identifier=identifier, model=model, **others)
+
+        for option in (
+            click.option(
+                "--level",
+                type=click.Choice(LEVELS, case_sensitive=False),
+                help="Query/Retrieve Level; STUDY without it.",
+            ),
+            click.option(
+                "--model",
+                metavar=f"{models}|UID",
+                default="StudyRoot",
+                show_default=True,
+                callback=lambda context, option, text: named(text, service),
+            ),
+            click.option(
+                "-k",
+                "--key",
+                "keys",
+                metavar="KEYWORD[=VALUE]",
+                multiple=True,
+                required=True,
+                callback=_read,
+                help="What to match, or to ask for only; may be given several times.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# ------------------------------------------------------------- what has matched
+
+
+def table(rows: Sequence[Dataset], columns: Sequence[Path], width: int) -> Iterable[str]:
+    """Return the lines of a table, the heading first.
+
+    Parameters
+    ----------
+    rows : sequence of pydicom.Dataset
+        What has matched.
+    columns : sequence of Path
+        From `read_keys`.
+    width : int
+        The cells of a line; 0 does not shorten.
+    """
+    lines = [[path[-1] for path in columns]]
+    lines += [[_shown(row, path) for path in columns] for row in rows]
+    widths = [max(map(_cells, column)) for column in zip(*lines, strict=True)]
+    if width:
+        _narrow(widths, width)
+    for line in lines:
+        texts = (_fitted(text, count) for text, count in zip(line, widths, strict=True))
+        yield "  ".join(texts).rstrip()
+
+
+def _narrow(widths: list[int], width: int) -> None:
+    """Take from the widest columns until they fit, two spaces apart."""
+    too_many = sum(widths) + 2 * (len(widths) - 1) - width
+    while too_many > 0 and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+        too_many -= 1
+
+
+def _fitted(text: str, width: int) -> str:
+    if _cells(text) > width:
+        while _cells(text) >= width:
+            text = text[:-1]
+        text += "…"
+    return text + " " * (width - _cells(text))
+
+
+def _cells(text: str) -> int:
+    """How many cells of a terminal a text takes: two for most characters of East Asia."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
+def _shown(row: Dataset, path: Path) -> str:
+    rows = [row]
+    for name in path[:-1]:
+        rows = [item for one in rows for item in one.get(name) or ()]
+    text = "\\".join(filter(None, (_text(one, path[-1]) for one in rows)))
+    # What a peer sends is not to move the cursor.
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _text(row: Dataset, keyword: str) -> str:
+    try:
+        value = row.get(keyword)
+    except Exception:  # noqa: BLE001 - pydicom raises many kinds for values that are none
+        return "?"
+    if value is None:
+        return ""
+    if isinstance(value, Items):
+        return f"({len(value)} items)" if value else ""
+    many = several(value)
+    return str(value) if many is None else "\\".join(map(str, many))
+
+
+@contextlib.contextmanager
+def json_array() -> Iterator[Callable[[Any], None]]:
+    """Yield what writes a row to an array; it is valid JSON also when it ends early."""
+    before = "[\n"
+
+    def write(row: Any) -> None:
+        nonlocal before
+        # A value that is none of its VR has no JSON; the rest of the row has.
+        text = json.dumps(row.to_json_dict(suppress_invalid_tags=True), ensure_ascii=False)
+        click.echo(before + text, nl=False)
+        before = ",\n"
+
+    try:
+        yield write
+    finally:
+        click.echo("[]" if before == "[\n" else "\n]")
+
+
+@contextlib.contextmanager
+def aligned(columns: list[Path]) -> Iterator[Callable[[Any], None]]:
+    """Yield what keeps a row for the table, whose widths are known at the end only."""
+    rows: list[Any] = []
+    try:
+        yield rows.append
+    finally:
+        # No width where no terminal is, unless COLUMNS is set.
+        width = shutil.get_terminal_size((0, 0)).columns
+        for line in table(rows, columns, width) if rows else ():
+            click.echo(line)

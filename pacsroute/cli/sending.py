@@ -1,0 +1,390 @@
+"""``pacsroute store``: send many files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import click
+from click.exceptions import Exit
+
+from pacsroute import uids
+from pacsroute.cli.clients import (
+    SOME_FAILED,
+    CtrlC,
+    asks_a_peer,
+    megabytes,
+    on_a_terminal,
+    reason,
+    say,
+)
+from pacsroute.dataset.instance import Instance
+from pacsroute.errors import (
+    AssociationError,
+    AssociationRejected,
+    DataSetError,
+    NotAccepted,
+    RequestFailed,
+)
+from pacsroute.net.client import Client
+from pacsroute.status import Status
+
+
+class File(NamedTuple):
+    """A file as it was found; another size or time is another file."""
+
+    path: str
+    size: int
+    mtime: int
+
+
+@dataclass
+class Counts:
+    """What has become of the files; `size` is in bytes, of those that were sent."""
+
+    sent: int = 0
+    failed: int = 0
+    not_dicom: int = 0
+    sent_before: int = 0
+    size: int = 0
+
+
+class Journal:
+    """The files that a peer has acknowledged, in a text file, so that a later run skips them.
+
+    Each line is a JSON array of the absolute path, the size in bytes, and the time of the
+    last change in nanoseconds.
+
+    Parameters
+    ----------
+    path : str
+        The file; made if it is not there.
+
+    Raises
+    ------
+    DataSetError
+        If the file holds something else.
+    OSError
+        If it cannot be read or written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "a+", encoding="utf-8", newline="")  # noqa: SIM115 - see __exit__
+        try:
+            self._known = set(self._read(path))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self, path: str) -> Iterator[File]:
+        self._file.seek(0)
+        try:
+            *whole, last = self._file.read().split("\n")
+            for line in whole:
+                yield File(*json.loads(line))
+            if last[:1] not in ("", "["):
+                raise ValueError
+        except (ValueError, TypeError):
+            raise DataSetError(f"{path} is no list of files that were sent") from None
+        if last:  # a run was killed while it wrote: the line is worth nothing
+            self._file.truncate(len("\n".join([*whole, ""]).encode()))
+
+    def __contains__(self, file: File) -> bool:
+        return file in self._known
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, file: File) -> None:
+        """Note a file, at once."""
+        self._file.write(json.dumps(file) + "\n")
+        self._file.flush()
+
+
+def collect(
+    paths: Iterable[str], counts: Counts, journal: Journal | None, say: Callable[[str], None]
+) -> Iterator[File]:
+    """Find the files to send; those that are not are counted.
+
+    Parameters
+    ----------
+    paths : iterable of str
+        Files, and folders with all that is in them.
+    counts : Counts
+        Of the run.
+    journal : Journal, optional
+        What is in it is left out.
+    say : callable
+        Told what cannot be read.
+    """
+
+    def fails(path: str, error: Exception) -> None:
+        counts.failed += 1
+        say(f"{path}: {reason(error)}")
+
+    for path, named in _walk(paths, fails):
+        try:
+            status = os.stat(path)
+            file = File(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+            if journal is not None and file in journal:
+                counts.sent_before += 1
+            elif _is_part_10(path):
+                yield file
+            elif named:
+                fails(path, DataSetError("not a Part 10 file"))
+            else:
+                counts.not_dicom += 1
+        except OSError as error:
+            fails(path, error)
+
+
+def _walk(
+    paths: Iterable[str], fails: Callable[[str, Exception], None]
+) -> Iterator[tuple[str, bool]]:
+    """Yield files in order, and whether they were named rather than found in a folder."""
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path, True
+            continue
+        for folder, folders, files in os.walk(
+            path, onerror=lambda error: fails(str(error.filename), error)
+        ):
+            folders.sort()
+            for name in sorted(files):
+                inside = os.path.join(folder, name)
+                # Opening a pipe would wait for its other end.
+                if os.path.isfile(inside) or not os.path.exists(inside):
+                    yield inside, False
+
+
+def _is_part_10(path: str) -> bool:
+    if os.path.basename(path) == "DICOMDIR":
+        return False  # it lists instances, and is none
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+class Sender:
+    """Sends files over several associations at once.
+
+    A file that fails is told, and the others go on. When a peer takes no more
+    associations, those that there are do the rest.
+
+    Parameters
+    ----------
+    client : Client
+        Of the peer. The threads share it: what one has learnt to propose, all propose.
+    files : iterable of File
+        What is to be sent.
+    counts : Counts
+        Kept up to date.
+    journal : Journal, optional
+        Where what was acknowledged is noted.
+    say : callable
+        Told of each failure, in a line.
+    moved : callable
+        Told the size of each file that is done with, sent or not.
+    stopping : callable
+        Whether to stop after the files under way.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        files: Iterable[File],
+        counts: Counts,
+        journal: Journal | None,
+        *,
+        say: Callable[[str], None],
+        moved: Callable[[int], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.counts = counts
+        self._client = client
+        self._waiting = deque(files)
+        self._journal = journal
+        self._say = say
+        self._moved = moved
+        self._stopping = stopping
+        self._lost: Exception | None = None
+        self._lock = threading.Lock()
+
+    def run(self, jobs: int) -> None:
+        """Send the files over so many associations.
+
+        Raises
+        ------
+        AssociationError
+            If the peer is gone, or does not associate.
+        OSError
+            If the journal cannot be written.
+        """
+        while self._waiting and not self._stopping():
+            done = self.counts.sent + self.counts.failed
+            self._lost = None
+            # Not waited for at the end, should a second Ctrl-C come.
+            threads = [
+                threading.Thread(target=self._work, daemon=True)
+                for _ in range(min(jobs, len(self._waiting)))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if self._lost and done == self.counts.sent + self.counts.failed:
+                raise self._lost
+
+    def _work(self) -> None:
+        while not self._stopping():
+            try:
+                file = self._waiting.popleft()
+            except IndexError:
+                return
+            try:
+                self._send(file)
+            except (AssociationError, OSError) as error:
+                self._waiting.appendleft(file)  # for the threads whose associations live
+                self._lost = error
+                return
+
+    def _send(self, file: File) -> None:
+        try:
+            instance = Instance(file.path)
+            if not (uids.is_uid(instance.sop_class) and uids.is_uid(instance.transfer_syntax)):
+                raise DataSetError("its SOP class or transfer syntax is no UID")
+            status = self._client.store(instance)
+        except AssociationRejected:
+            raise
+        except AssociationError as error:
+            self._probe()
+            self._fail(file, error)
+        except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
+            self._fail(file, error)
+        else:
+            self._acknowledge(file, status)
+
+    def _probe(self) -> None:
+        """Raise if the peer is gone; else it was the instance that ended the association."""
+        with contextlib.suppress(NotAccepted, RequestFailed):
+            self._client.echo()
+
+    def _fail(self, file: File, error: Exception) -> None:
+        with self._lock:
+            self.counts.failed += 1
+            self._say(f"{file.path}: {reason(error)}")
+            self._moved(file.size)
+
+    def _acknowledge(self, file: File, status: Status) -> None:
+        with self._lock:
+            if self._journal is not None:
+                self._journal.add(file)
+            self.counts.sent += 1
+            self.counts.size += file.size
+            if status.category == "Warning":
+                self._say(f"{file.path}: sent, {status}")
+            self._moved(file.size)
+
+
+# ------------------------------------------------------------- the command
+
+
+@click.command()
+@asks_a_peer
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Associations at once.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Note there what was sent, and skip what is noted.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def store(
+    client: Client, paths: tuple[str, ...], jobs: int, resume: str | None, quiet: bool
+) -> None:
+    """Send files, and folders with all that is in them.
+
+    \b
+    Example:
+      pacsroute store 10.0.0.7 11112 -c PACS -j 4 --resume sent.txt images/
+    """  # noqa: D301 - click's mark is a backspace
+    counts = Counts()
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(_journal(resume)) if resume else None
+        files = list(collect(paths, counts, journal, say))
+        ctrl_c = stack.enter_context(CtrlC(polite=True))
+        stack.callback(lambda: click.echo(_summary(counts, time.monotonic() - began)))
+        moved = stack.enter_context(_bar(files, counts, shown=on_a_terminal() and not quiet))
+        sender = Sender(
+            client,
+            files,
+            counts,
+            journal,
+            say=say,
+            moved=moved,
+            stopping=lambda: ctrl_c.stopping,
+        )
+        try:
+            sender.run(jobs)
+        except OSError as error:
+            raise click.ClickException(f"--resume {resume}: {reason(error)}") from None
+    if counts.failed:
+        raise Exit(SOME_FAILED)
+
+
+def _journal(path: str) -> Journal:
+    try:
+        return Journal(path)
+    except (DataSetError, OSError) as error:
+        raise click.UsageError(f"--resume {path}: {reason(error)}") from None
+
+
+@contextlib.contextmanager
+def _bar(files: list[File], counts: Counts, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar; yield what is to be told the size of each file done with."""
+    if not (shown and files):
+        yield lambda size: None
+        return
+    began = time.monotonic()
+
+    def state(_: object) -> str:
+        speed = counts.size / 1e6 / max(time.monotonic() - began, 0.001)
+        return f"{counts.sent + counts.failed}/{len(files)} files, {speed:.1f} MB/s"
+
+    length = sum(file.size for file in files)
+    with click.progressbar(length=length, file=sys.stderr, item_show_func=state) as bar:
+        yield bar.update
+
+
+def _summary(counts: Counts, seconds: float) -> str:
+    skipped = counts.not_dicom + counts.sent_before
+    why = f" ({counts.not_dicom} not DICOM, {counts.sent_before} sent before)" if skipped else ""
+    return (
+        f"sent {counts.sent}, failed {counts.failed}, skipped {skipped}{why}: "
+        f"{megabytes(counts.size)} in {seconds:.1f} s"
+    )

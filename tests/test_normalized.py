@@ -1,0 +1,289 @@
+"""The N-services, as pynetdicom's SCU of each service class asks for them."""
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, build_role, evt
+from pynetdicom import sop_class as classes
+
+from pacsroute import App, Failure, RequestFailed, SetupError, Status, uids
+
+EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def dataset(**values):
+    ds = Dataset()
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+@pytest.fixture
+def app():
+    return App("MANAGER")
+
+
+@pytest.fixture
+def associate(app):
+    """Return a function that associates pynetdicom with the app, for contexts and roles."""
+    with app.serve(port=0, grace=1) as server:
+        made = []
+
+        def connect(*contexts, roles=(), handlers=()):
+            ae = AE("SCU")
+            ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 8
+            for context in contexts:
+                ae.add_requested_context(context, EXPLICIT)
+            association = ae.associate(
+                "127.0.0.1", server.port, ext_neg=list(roles), evt_handlers=list(handlers)
+            )
+            assert association.is_established
+            made.append(association)
+            return association
+
+        yield connect
+        for association in made:
+            if association.is_established:
+                association.release()
+
+
+MPPS = classes.ModalityPerformedProcedureStep
+COMMITMENT = classes.StorageCommitmentPushModel
+
+
+def test_n_create_and_n_set_of_mpps(app, associate):
+    steps = {}
+
+    @app.n_create("MPPS")
+    def create(request):
+        if request.sop_instance in steps:
+            raise Failure(0x0111)
+        steps[request.sop_instance] = request.attribute_list
+
+    @app.n_set("MPPS")
+    def update(request):
+        if request.sop_instance not in steps:
+            raise Failure(0x0112)
+        steps[request.sop_instance].update(request.modification_list)
+
+    association = associate(MPPS)
+    attributes = dataset(PerformedProcedureStepStatus="IN PROGRESS", Modality="CT")
+    status, _ = association.send_n_create(attributes, MPPS, "1.2.3")
+    assert status.Status == 0
+    status, _ = association.send_n_create(attributes, MPPS, "1.2.3")
+    assert status.Status == 0x0111
+    status, _ = association.send_n_set(
+        dataset(PerformedProcedureStepStatus="COMPLETED"), MPPS, "1.2.3"
+    )
+    assert status.Status == 0
+    status, _ = association.send_n_set(attributes, MPPS, "1.2.4")
+    assert status.Status == 0x0112
+    assert steps["1.2.3"].PerformedProcedureStepStatus == "COMPLETED"
+    assert steps["1.2.3"].Modality == "CT"
+
+
+def test_an_instance_uid_is_made_where_the_peer_leaves_it_to_us(app, associate):
+    made = []
+
+    @app.n_create("FilmSession")
+    def create(request):
+        made.append(request.sop_instance)
+        return {"NumberOfCopies": 1, "PrintPriority": "MED"}
+
+    association = associate(classes.BasicGrayscalePrintManagementMeta)
+    status, attributes = association.send_n_create(
+        dataset(NumberOfCopies="1"),
+        classes.BasicFilmSession,
+        None,
+        meta_uid=classes.BasicGrayscalePrintManagementMeta,
+    )
+    assert status.Status == 0
+    assert UID(made[0]).is_valid
+    assert attributes.PrintPriority == "MED"
+
+
+def test_n_get_answers_what_was_asked_for(app, associate):
+    @app.n_get("Printer")
+    def printer(request):
+        assert request.sop_instance == uids.sop_instance("Printer")
+        return {"PrinterStatus": "NORMAL", "PrinterStatusInfo": "", "PrinterName": "P"}
+
+    association = associate(classes.BasicColorPrintManagementMeta)
+
+    def ask(*tags):
+        return association.send_n_get(
+            list(tags),
+            classes.Printer,
+            classes.PrinterInstance,
+            meta_uid=classes.BasicColorPrintManagementMeta,
+        )
+
+    status, attributes = ask(0x21100010)
+    assert (status.Status, attributes.PrinterStatus) == (0, "NORMAL")
+    assert "PrinterName" not in attributes
+    status, attributes = ask()
+    assert (status.Status, len(attributes)) == (0, 3)
+    status, attributes = ask(0x21100010, 0x00080070)
+    assert (status.Status, len(attributes)) == (0x0107, 1)
+
+
+def test_n_action_by_type_and_an_event_report_on_the_same_association(app, associate):
+    reported, answered = [], []
+
+    @app.n_action("StorageCommitment", action_type=1)
+    def commit(request):
+        asked = request.action_information
+        request.report(
+            1,
+            {
+                "TransactionUID": asked.TransactionUID,
+                "ReferencedSOPSequence": list(asked.ReferencedSOPSequence),
+            },
+        )
+        request.after(answered.append, "after the report")
+
+    def on_report(event):
+        reported.append((event.event_type, event.event_information.TransactionUID))
+        return 0, None
+
+    association = associate(COMMITMENT, handlers=[(evt.EVT_N_EVENT_REPORT, on_report)])
+    item = dataset(ReferencedSOPClassUID=classes.CTImageStorage, ReferencedSOPInstanceUID="1.2.3")
+    asked = dataset(TransactionUID="1.2.9", ReferencedSOPSequence=[item])
+    status, _ = association.send_n_action(
+        asked, 1, COMMITMENT, classes.StorageCommitmentPushModelInstance
+    )
+    assert status.Status == 0
+    status, _ = association.send_n_action(
+        asked, 2, COMMITMENT, classes.StorageCommitmentPushModelInstance
+    )
+    assert status.Status == 0x0123
+    assert reported == [(1, "1.2.9")]
+    assert answered == ["after the report"]
+
+
+def test_n_delete_and_what_has_no_route(app, associate):
+    deleted = []
+    app.n_delete("FilmBox")(lambda request: deleted.append(request.sop_instance))
+    association = associate(classes.BasicGrayscalePrintManagementMeta, MPPS)
+    meta = {"meta_uid": classes.BasicGrayscalePrintManagementMeta}
+    some = dataset(ImageDisplayFormat="STANDARD\\1,1")
+    status = association.send_n_delete(classes.BasicFilmBox, "1.2.3", **meta)
+    assert (status.Status, deleted) == (0, ["1.2.3"])
+    status, _ = association.send_n_create(some, classes.BasicFilmBox, "1.2.3", **meta)
+    assert status.Status == 0x0211
+    status = association.send_n_delete(classes.BasicFilmSession, "1.2.3", **meta)
+    assert status.Status == 0x0122
+
+
+def test_an_event_is_reported_to_the_app_by_an_scp(app, associate):
+    came = []
+
+    @app.n_event_report("StorageCommitment", event_type=2)
+    def some_failed(request):
+        came.append((request.event_type, request.event_information.TransactionUID))
+
+    association = associate(COMMITMENT, roles=[build_role(COMMITMENT, scp_role=True)])
+    information = dataset(TransactionUID="1.2.9")
+    instance = classes.StorageCommitmentPushModelInstance
+    status, _ = association.send_n_event_report(information, 2, COMMITMENT, instance)
+    assert (status.Status, came) == (0, [(2, "1.2.9")])
+    status, _ = association.send_n_event_report(information, 1, COMMITMENT, instance)
+    assert status.Status == 0x0113
+
+
+def test_ups_is_one_route_on_every_context(app, associate):
+    asked = []
+
+    @app.n_action("UPS")
+    def act(request):
+        asked.append((request.action_type, request.sop_class))
+        return Status(0x0001), {"TransactionUID": "1.2.3"}
+
+    @app.find("UPS")
+    def find(request):
+        yield {"PatientID": "1"}
+
+    association = associate(classes.UnifiedProcedureStepPull, classes.UnifiedProcedureStepWatch)
+    push, some = classes.UnifiedProcedureStepPush, dataset(TransactionUID="1.2")
+    for meta in (classes.UnifiedProcedureStepPull, classes.UnifiedProcedureStepWatch):
+        status, reply = association.send_n_action(some, 3, push, "1.2", meta_uid=meta)
+        assert (status.Status, reply.TransactionUID) == (0x0001, "1.2.3")
+    assert asked == [(3, push)] * 2
+    answers = list(association.send_c_find(dataset(PatientID=""), classes.UnifiedProcedureStepPull))
+    assert [status.Status for status, _ in answers] == [0xFF00, 0]
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (None, 0),
+        (0x0107, 0x0107),
+        (True, 0x0110),
+        ((0, {}, {}), 0x0110),
+        ({"PatientNam": "1"}, 0x0110),
+        ("text", 0x0110),
+    ],
+)
+def test_what_a_handler_returns(app, associate, result, code):
+    app.n_set("MPPS")(lambda request: result)
+    status, _ = associate(MPPS).send_n_set(dataset(PatientID="1"), MPPS, "1.2.3")
+    assert status.Status == code
+
+
+def test_the_client_has_them_all():
+    app, kept = App("MANAGER"), {}
+
+    @app.n_create("MPPS")
+    def create(request):
+        kept[request.sop_instance] = request.attribute_list
+        return {"PatientID": "1"}
+
+    @app.n_set("MPPS")
+    def update(request):
+        kept[request.sop_instance].update(request.modification_list)
+
+    @app.n_get("MPPSRetrieve")
+    def get(request):
+        return kept[request.sop_instance]
+
+    @app.n_action("StorageCommitment")
+    def act(request):
+        return 0x0107, {"TransactionUID": request.action_information.TransactionUID}
+
+    @app.n_delete("FilmBox")
+    def delete(request):
+        raise Failure(0x0112)
+
+    @app.n_event_report("StorageCommitment")
+    def event(request):
+        kept["event"] = request.event_type
+
+    with app.test_client() as client:
+        made = client.n_create("MPPS", {"PatientID": "1", "Modality": "CT"})
+        assert UID(made.sop_instance).is_valid
+        assert (made.status.code, made.dataset.PatientID) == (0, "1")
+        client.n_set("MPPS", made.sop_instance, {"Modality": "MR"})
+        got = client.n_get("MPPSRetrieve", made.sop_instance, ["Modality"])
+        assert (got.dataset.Modality, len(got.dataset)) == ("MR", 1)
+        acted = client.n_action(
+            "StorageCommitment", "StorageCommitmentPushModel", 1, {"TransactionUID": "1.2"}
+        )
+        assert (acted.status.code, acted.dataset.TransactionUID) == (0x0107, "1.2")
+        with pytest.raises(RequestFailed, match="N-DELETE: 0x0112"):
+            client.n_delete("FilmBox", "1.2.3", meta="BasicGrayscalePrintManagementMeta")
+        client.n_event_report("StorageCommitment", "StorageCommitmentPushModel", 2)
+        assert kept["event"] == 2
+
+
+@pytest.mark.parametrize("command", uids.N_COMMANDS)
+def test_a_bare_decorator_is_an_error(command):
+    with pytest.raises(SetupError, match="needs a SOP class"):
+        getattr(App(), command)(lambda request: None)
+
+
+def test_routes_of_two_types_are_two():
+    app = App()
+    app.n_action("StorageCommitment", action_type=1)(lambda request: None)
+    app.n_action("StorageCommitment")(lambda request: None)
+    with pytest.raises(SetupError, match="registered for the same"):
+        app.n_action("StorageCommitment", action_type=1)(lambda request: None)
