@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydicom import Dataset, config
 
-from pacsroute import uids
+from pacsroute import extended, uids
 from pacsroute.dataset.instance import Instance
 from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
 from pacsroute.requests import (
@@ -87,6 +87,10 @@ class App(Router):
     charset : str, optional
         The Specific Character Set of responses, where it has all their characters; by
         default the request's own, and ISO_IR 192 where that has not.
+    outstanding : int
+        How many operations a peer may have outstanding on one association, if it asks for
+        more than one (PS3.7 §D.3.3.3). They are handled on as many threads then, and
+        answered in whatever order they are ready.
 
     Raises
     ------
@@ -111,6 +115,7 @@ class App(Router):
         spool: str | os.PathLike[str] | None = None,
         maximum_length: int = DEFAULT_MAXIMUM_LENGTH,
         charset: str | None = None,
+        outstanding: int = 1,
     ) -> None:
         super().__init__()
         title = ae_title.strip(" ")
@@ -124,6 +129,9 @@ class App(Router):
         self.spool = None if spool is None else os.fspath(spool)
         self.maximum_length = maximum_length
         self.charset = charset
+        if not 1 <= outstanding <= 1000:
+            raise SetupError("outstanding is 1 to 1000: it is a number of threads")
+        self.outstanding = outstanding
         self.state = SimpleNamespace()
         self.destinations: dict[str, Peer] = {}
         self.in_memory: Mapping[str, App] = {}  # the peers of a test, by AE title
@@ -424,6 +432,18 @@ class Policy:
         return (uids.is_storage(sop_class) and any(route.command == "get" for route in routes)) or (
             any(route.command == "n_event_report" and route.covers(sop_class) for route in routes)
         )
+
+    @property
+    def window(self) -> int:
+        """How many operations may be outstanding at once."""
+        return self._app.outstanding
+
+    def extended(self, sop_class: str, offered: bytes) -> bytes:
+        """Return the answer to an extended negotiation; empty where no route has any."""
+        for route in self._routes(sop_class):
+            if route.extended:
+                return extended.answer(route.command, route.extended, offered)
+        return b""
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return the transfer syntax for a context."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from pacsroute.app import App, Outcome
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
-from pacsroute.errors import AssociationReleased
+from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
 from pacsroute.requests import Request
 from pacsroute.services import echo, find, get, move, normalized, store
 from pacsroute.services.base import Association, Call, response
@@ -32,6 +34,9 @@ _SERVICES: dict[type[Command], Callable[[Call], tuple[Outcome, Request | None]]]
     commands.NDeleteRQ: normalized.answer,
     commands.NEventReportRQ: normalized.answer,
 }
+
+
+_AHEAD = 2  # times its window that a peer may have outstanding before it is aborted
 
 
 class Memory(bytearray):
@@ -88,10 +93,35 @@ class Dispatcher:
             If it ends otherwise.
         """
         try:
+            if self.association.window > 1:
+                self._run_overlapping(self.association.window)
             while True:
                 self.dispatch(self.association.receive())
         except AssociationReleased:
             pass
+
+    def _run_overlapping(self, window: int) -> None:
+        """Answer requests while others are being answered (PS3.7 §D.3.3.3)."""
+        under_way = threading.Semaphore(window * _AHEAD)
+        with ThreadPoolExecutor(window, "pacsroute-operation") as pool:
+            while True:
+                message = self.association.receive()
+                # This thread has to go on reading: cancels and responses come here, too.
+                if not under_way.acquire(blocking=False):
+                    self.association.abort(2)
+                    raise AssociationAborted(2, message=f"more than {window} operations at once")
+                pool.submit(self._answer, message, under_way)
+
+    def _answer(self, message: Message, under_way: threading.Semaphore) -> None:
+        try:
+            self.dispatch(message)
+        except AssociationError:
+            pass  # the reading thread meets it, too
+        except BaseException:
+            logger.exception("an operation failed")
+            self.association.abort(2)
+        finally:
+            under_way.release()
 
     def receive_and_dispatch(self) -> None:
         """Wait for the next message and answer it."""

@@ -52,6 +52,9 @@ class Request:
         The peer's Message ID.
     sop_class, sop_instance, transfer_syntax : str
         UIDs; empty where the command has none.
+    extended : mapping of str to int
+        What extended negotiation has agreed for its SOP class, by name: see
+        `pacsroute.Router.find` and its like.
     association : object
         The association it came over; None in a test.
     """
@@ -67,6 +70,7 @@ class Request:
     sop_class: str = ""
     sop_instance: str = ""
     transfer_syntax: str = ""
+    extended: Mapping[str, int] = field(default_factory=dict)
     association: Association | None = field(default=None, repr=False)
     followers: list[Callable[[], object]] | None = field(default=None, repr=False)
     _state: SimpleNamespace | None = field(default=None, repr=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pacsroute import uids
+from pacsroute import extended, uids
 from pacsroute.errors import SetupError
 
 Handler = Callable[[Any], Any]
@@ -44,6 +44,8 @@ class Route:
         sub-operation.
     kind : int, optional
         The one action or event type it answers.
+    extended : bytes
+        What it supports of extended negotiation.
     """
 
     command: str
@@ -54,6 +56,7 @@ class Route:
     handler: Handler
     pending_interval: float = 0
     kind: int | None = None
+    extended: bytes = b""
 
     def covers(self, sop_class: str) -> bool:
         """Tell whether it answers for a SOP class."""
@@ -141,6 +144,9 @@ class Router:
         unknown : bool
             Whether a handler without a class takes private and unknown classes too; True
             by default.
+        extended : mapping of str to int, optional
+            What is said of it in extended negotiation (PS3.4 §B.3.1): ``level`` 0 to 3,
+            ``signature`` 0 to 3, ``coercion`` 0 to 2.
 
         Examples
         --------
@@ -149,7 +155,7 @@ class Router:
         ... def store(request):
         ...     request.save("archive")
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "unknown")
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "unknown", "extended")
         return self._decorate("store", sop_class, options, names)
 
     def find(self, sop_class: str | F | None = None, **options: Any) -> Any:
@@ -164,6 +170,10 @@ class Router:
             UIDs or keywords in order of preference.
         calling_ae : str, optional
             Only for this calling AE title.
+        extended : list of str, optional
+            What it supports of ``relational``, ``date_time``, ``fuzzy``, ``time_zone``,
+            ``enhanced_multi_frame``, ``empty_value`` and ``multiple_value`` (PS3.4
+            §C.5.1.1); `request.extended` tells what a peer has negotiated of it.
 
         Examples
         --------
@@ -172,7 +182,7 @@ class Router:
         ... def find(request):
         ...     yield {"PatientID": "1"}
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae")
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "extended")
         return self._decorate("find", sop_class, options, names)
 
     def get(self, sop_class: str | F | None = None, **options: Any) -> Any:
@@ -190,6 +200,8 @@ class Router:
         pending_interval : float, optional
             Seconds between Pending responses; without it there is one for each
             sub-operation.
+        extended : list of str, optional
+            What it supports of ``relational`` and ``enhanced_multi_frame`` (PS3.4 §C.5.3.1).
 
         Examples
         --------
@@ -199,7 +211,7 @@ class Router:
         ... def retrieve(request):
         ...     yield "archive/1.2.3.dcm"
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval")
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval", "extended")
         return self._decorate("get", sop_class, options, names)
 
     def move(self, sop_class: str | F | None = None, **options: Any) -> Any:
@@ -207,10 +219,10 @@ class Router:
 
         Parameters
         ----------
-        sop_class, transfer_syntaxes, calling_ae, pending_interval
+        sop_class, transfer_syntaxes, calling_ae, pending_interval, extended
             As for `get`. The same function may be registered for both.
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval")
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval", "extended")
         return self._decorate("move", sop_class, options, names)
 
     def n_create(self, sop_class: str | None = None, **options: Any) -> Any:
@@ -377,6 +389,7 @@ class Router:
             handler,
             float(options.get("pending_interval", 0)),
             options.get("action_type", options.get("event_type")),
+            extended.supported(command, options.get("extended")),
         )
         for other in self.routes:
             if (other.command, other.sop_class, other.calling_ae, other.kind) == (

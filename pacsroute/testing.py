@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from pacsroute.app import App
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
-from pacsroute.dimse.messages import Message
+from pacsroute.dimse.messages import Message, message_ids
 from pacsroute.dispatcher import Dispatcher, open_sink
 from pacsroute.errors import (
     AssociationAborted,
@@ -53,6 +53,8 @@ class MemoryAssociation:
         self.user: Any = None
         self.contexts = contexts
         self.failure: BaseException | None = None
+        self.window = 1
+        self.numbers = message_ids()
         self.peer: MemoryAssociation = self
         self.peers: Mapping[str, App] = {}
         self._coming: queue.Queue[Message | AssociationError] = queue.Queue()

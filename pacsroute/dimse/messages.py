@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
@@ -28,6 +29,11 @@ class Message(NamedTuple):
     context_id: int
     command: Command
     data: Sink | None = None
+
+
+def message_ids() -> Iterator[int]:
+    """Return the Message IDs of one association's requests, one after the other."""
+    return itertools.cycle(range(1, 0x10000))
 
 
 class Assembler:

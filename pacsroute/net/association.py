@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal
 
 from pacsroute.app import App
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
-from pacsroute.dimse.messages import Assembler, Message, fragment, stream
+from pacsroute.dimse.messages import Assembler, Message, fragment, message_ids, stream
 from pacsroute.dispatcher import open_sink
 from pacsroute.errors import (
     AssociationAborted,
@@ -97,6 +97,8 @@ class Association:
         self.failure: BaseException | None = None
         self.contexts: dict[int, AcceptedContext] = {}
         self.proposed: list[str] = []
+        self.numbers = message_ids()
+        self.window = 1
         self.remote_address = remote_address
         self._artim = artim
         self._idle_timeout = idle_timeout
@@ -111,10 +113,13 @@ class Association:
         self._ended: AssociationError | None = None
         self._stopping = False
         self._lock = threading.Lock()
+        # Several threads share it where operations overlap; one of them reads.
+        self._reader = 0
+        self._arrived = threading.Condition()
         self._held: list[Buffer] = []
         self._held_size = 0
         self._holding = False
-        self._pulse: Callable[[], tuple[int, Command]] | None = None
+        self._pulses: dict[int, Callable[[], tuple[int, Command]]] = {}
         self._pulsed = 0.0
         self._socket: transport.Socket
         if isinstance(sock, ssl.SSLSocket):
@@ -267,6 +272,8 @@ class Association:
             raise AssociationRejected(*answer)
         self.proposed = [context.abstract_syntax for context in request.contexts]
         self._peer_limit(request.user_information)
+        window = answer.user_information.asynchronous_operations
+        self.window = 1 if window is None else window[0]
         self._connection.accept(answer)
         self._write_out()
 
@@ -300,18 +307,14 @@ class Association:
         AssociationReleased, AssociationAborted
             If the association has ended instead.
         """
+        if self.window > 1:
+            return self._receive_shared(response_to)
         while True:
             if self._messages:
                 if response_to is None:
                     return self._messages.popleft()
-                for message in self._messages:
-                    command = message.command
-                    if (
-                        isinstance(command, Response)
-                        and command.message_id_responded_to == response_to
-                    ):
-                        self._messages.remove(message)
-                        return message
+                if (message := self._response(response_to)) is not None:
+                    return message
             if self._ended is not None:
                 raise self._ended
             event = self._connection.next_event()
@@ -319,6 +322,42 @@ class Association:
                 self._read()
             else:
                 self._take(event)
+
+    def _response(self, message_id: int) -> Message | None:
+        """Take the response to a request of ours from the messages that wait."""
+        for message in self._messages:
+            command = message.command
+            if isinstance(command, Response) and command.message_id_responded_to == message_id:
+                self._messages.remove(message)
+                return message
+        return None
+
+    def _receive_shared(self, response_to: int | None) -> Message:
+        """Receive where operations overlap: one thread reads for all of them."""
+        if response_to is not None and threading.get_ident() != self._reader:
+            with self._arrived:
+                while (message := self._response(response_to)) is None:
+                    if self._ended is not None:
+                        raise self._ended
+                    if not self._arrived.wait(self._idle_timeout):
+                        raise AssociationAborted(None, message="no response came")
+                return message
+        self._reader = threading.get_ident()
+        while True:
+            with self._arrived:
+                for message in self._messages:
+                    if not isinstance(message.command, Response):
+                        self._messages.remove(message)
+                        return message
+                self._arrived.notify_all()
+            if self._ended is not None:
+                raise self._ended
+            event = self._connection.next_event()
+            if event is None:
+                self._read()
+            else:
+                with self._arrived:
+                    self._take(event)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, PDataTF):
@@ -405,6 +444,8 @@ class Association:
         It looks at what one read brings, and at nothing while several requests wait: a
         peer that sends more than it has answers for is left to its own buffers.
         """
+        if self.window > 1 and threading.get_ident() != self._reader:
+            return self._ended is not None or message_id in self._cancelled
         looked = False
         while self._ended is None and len(self._messages) < _WAITING:
             event = self._connection.next_event()
@@ -473,7 +514,8 @@ class Association:
             self._send_file(context_id, command, data)
             return
         buffers = fragment(context_id, command, data, self._peer_maximum)
-        if not (more or self._holding):  # the lock is for answers that are held back
+        if not (more or self._holding or self.window > 1):
+            # The lock is for answers that are held back, and for several threads.
             self._connection.send_data(buffers)
             self._write_out()
             return
@@ -486,7 +528,7 @@ class Association:
                     flusher.add(self)
                 if self._held_size < _HELD_BACK:
                     return
-            elif self._pulse is None:
+            elif not self._pulses:
                 self._holding = False
                 flusher.remove(self)
             self._flush()
@@ -521,9 +563,12 @@ class Association:
             a command.
         """
         with self._lock:
-            self._pulse = make
             self._pulsed = time.monotonic()
-            if make is not None and not self._holding:
+            if make is None:
+                self._pulses.pop(threading.get_ident(), None)
+                return
+            self._pulses[threading.get_ident()] = make
+            if not self._holding:
                 self._holding = True
                 flusher.add(self)
 
@@ -539,11 +584,12 @@ class Association:
         if not self._lock.acquire(blocking=False):
             return  # the association's own thread is sending
         try:
-            if self._pulse is not None and time.monotonic() - self._pulsed > _PULSE:
+            if self._pulses and time.monotonic() - self._pulsed > _PULSE:
                 self._pulsed = time.monotonic()
                 if not self._held:  # what waits already says that we are alive
-                    context_id, command = self._pulse()
-                    self._held += fragment(context_id, command, None, self._peer_maximum)
+                    for make in self._pulses.values():
+                        context_id, command = make()
+                        self._held += fragment(context_id, command, None, self._peer_maximum)
             if self._held and self._ended is None:
                 data = b"".join(self._held)
                 sent = self._socket.send(data, transport.DONTWAIT)

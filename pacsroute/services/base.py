@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from pydicom import Dataset
 
-from pacsroute import uids
+from pacsroute import extended, uids
 from pacsroute.app import App, Outcome
 from pacsroute.dataset.parse import identifier
 from pacsroute.dimse import commands
@@ -39,9 +39,18 @@ class Sending(Protocol):
 
 
 class Carrier(Sending, Protocol):
-    """An association with a peer, over whatever carries it, for requests of ours."""
+    """An association with a peer, over whatever carries it, for requests of ours.
+
+    Attributes
+    ----------
+    contexts : dict of int to AcceptedContext
+        The presentation contexts that were accepted.
+    numbers : iterator of int
+        Message IDs for our requests: several threads may be under way.
+    """
 
     contexts: dict[int, AcceptedContext]
+    numbers: Iterator[int]
 
     def receive(self, response_to: int | None = None) -> Message:
         """Return the next message, or the next response to a request of ours.
@@ -67,6 +76,7 @@ class Association(Carrier, Protocol):
     remote_address: str
     user: Any
     failure: BaseException | None
+    window: int
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone."""
@@ -84,6 +94,14 @@ class Association(Carrier, Protocol):
         """Ask another peer for an association."""
 
 
+_COMMANDS = {
+    commands.CStoreRQ: "store",
+    commands.CFindRQ: "find",
+    commands.CGetRQ: "get",
+    commands.CMoveRQ: "move",
+}
+
+
 class Call(NamedTuple):
     """A message on its way to a handler, and what is needed to answer it."""
 
@@ -95,7 +113,7 @@ class Call(NamedTuple):
     def values(self) -> dict[str, Any]:
         """Return what a request of it has, whatever its service."""
         association, context, command = self.association, self.context, self.message.command
-        return {
+        values: dict[str, Any] = {
             "app": self.app,
             "association": association,
             "calling_ae": association.calling_ae,
@@ -105,6 +123,15 @@ class Call(NamedTuple):
             "message_id": getattr(command, "message_id", 0),
             "transfer_syntax": context.transfer_syntax,
         }
+        if context.information:
+            name = _COMMANDS.get(type(command), "")
+            values["extended"] = extended.agreed(name, context.information)
+        return values
+
+    @property
+    def served_class(self) -> str:
+        """The SOP class whose routes answer: the context's, or the general one it is served as."""
+        return self.context.general or self.context.abstract_syntax
 
 
 def _names(kind: type[Command]) -> tuple[type[Response], list[tuple[str, str]]]:
@@ -134,7 +161,7 @@ def read_identifier(call: Call, command: str, sop_class: str) -> Dataset | Outco
     """Return the identifier of a request, or the outcome that refuses it."""
     sop_class = uids.trim(sop_class)
     calling_ae = call.association.calling_ae
-    if call.app.route(command, call.context.abstract_syntax, calling_ae) is None:
+    if call.app.route(command, call.served_class, calling_ae) is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     refused = misplaced(call, sop_class)
     if refused is not None:

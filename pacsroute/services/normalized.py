@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from typing import Any
 
@@ -155,9 +154,6 @@ def _encoded(
     return encoded, outcome
 
 
-_numbers = itertools.cycle(range(1, 0x10000))
-
-
 def _report(call: Call, report: EventReport) -> None:
     """Send an N-EVENT-REPORT on the association of the request, and wait for its answer."""
     context = call.context
@@ -179,7 +175,7 @@ def send_report(
 ) -> Status:
     """Send an N-EVENT-REPORT and return the peer's status."""
     command = NEventReportRQ(
-        message_id=next(_numbers),
+        message_id=next(association.numbers),
         affected_sop_class=report.sop_class,
         affected_sop_instance=report.sop_instance,
         event_type=report.event_type,

@@ -61,7 +61,8 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
             move_originator_message_id=command.move_originator_message_id,
             **call.values(),
         )
-        outcome = _mismatch(spool, request) or call.app.handle(request)
+        route = call.app.route("store", call.served_class, request.calling_ae)
+        outcome = _mismatch(spool, request) or call.app.handle(request, route)
     assert outcome is not None
     call.association.send(call.context.id, response(command, outcome))
     return outcome, request
@@ -69,8 +70,7 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
 
 def _refusal(call: Call, sop_instance: str, spool: object) -> Outcome | None:
     """Return why an instance does not even reach a handler."""
-    sop_class, calling_ae = call.context.abstract_syntax, call.association.calling_ae
-    if call.app.route("store", sop_class, calling_ae) is None:
+    if call.app.route("store", call.served_class, call.association.calling_ae) is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     if not uids.is_uid(sop_instance):
         return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from pacsroute import uids
@@ -13,6 +13,7 @@ from pacsroute.upper_layer.pdu import (
     AssociateRJ,
     AssociateRQ,
     ContextResult,
+    ExtendedNegotiation,
     PresentationContext,
     RoleSelection,
     UserIdentity,
@@ -28,7 +29,9 @@ SMALLEST_MAXIMUM_LENGTH = 8  # a PDV's six bytes and one pair of its fragment
 class AcceptedContext(NamedTuple):
     """A presentation context that may be used.
 
-    `scu` and `scp` tell which roles the requestor of the association has in it.
+    `scu` and `scp` tell which roles the requestor of the association has in it,
+    `information` is what the acceptor answered to its extended negotiation, and `general`
+    the related general SOP class that the SOP class is served as (PS3.7 §D.3.3.6).
     """
 
     id: int
@@ -36,6 +39,8 @@ class AcceptedContext(NamedTuple):
     transfer_syntax: str
     scu: bool = True
     scp: bool = False
+    information: bytes = b""
+    general: str = ""
 
 
 class Policy(Protocol):
@@ -49,6 +54,13 @@ class Policy(Protocol):
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return one of the transfer syntaxes proposed, or None."""
+
+    @property
+    def window(self) -> int:
+        """How many operations may be outstanding at once."""
+
+    def extended(self, sop_class: str, offered: bytes) -> bytes:
+        """Return the answer to an extended negotiation; empty is none."""
 
 
 def negotiate(
@@ -77,21 +89,33 @@ def negotiate(
         )
         for role in user.roles
     }
+    related = {common.sop_class: common.related for common in user.common_extended}
+    offers = {item.sop_class: item.information for item in user.extended}
+    answers: dict[str, bytes] = {}
     results, accepted = [], {}
     for context in request.contexts:
-        sop_class = context.abstract_syntax
-        role = roles.get(sop_class) or RoleSelection(sop_class, policy.serves(sop_class), False)
+        sop_class, general = context.abstract_syntax, ""
+        if not policy.serves(sop_class):
+            # Served as what its requestor says it is a kind of, if that is served.
+            general = next(filter(policy.serves, related.get(sop_class, ())), "")
+        served = general or sop_class
+        role = roles.get(sop_class) or RoleSelection(sop_class, policy.serves(served), False)
         first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
         if not (role.scu or role.scp):
             # The syntax of a rejected context is not significant, but it is there.
             results.append(ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first))
             continue
-        syntax = policy.choose(sop_class, context.transfer_syntaxes)
+        syntax = policy.choose(served, context.transfer_syntaxes)
         if syntax is None:
             results.append(ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first))
             continue
         results.append(ContextResult(context.id, 0, syntax))
-        accepted[context.id] = AcceptedContext(context.id, sop_class, syntax, role.scu, role.scp)
+        information = policy.extended(served, offers[sop_class]) if sop_class in offers else b""
+        if information:
+            answers[sop_class] = information
+        accepted[context.id] = AcceptedContext(
+            context.id, sop_class, syntax, role.scu, role.scp, information, general
+        )
 
     answer = AssociateAC(
         request.called_ae,
@@ -101,11 +125,24 @@ def negotiate(
             maximum_length,
             uids.IMPLEMENTATION_CLASS,
             uids.IMPLEMENTATION_VERSION,
+            asynchronous_operations=_window(user.asynchronous_operations, policy.window),
             roles=tuple(roles.values()),
+            extended=tuple(ExtendedNegotiation(*item) for item in answers.items()),
         ),
         titles=request.titles,
     )
     return answer, accepted
+
+
+def _window(offered: tuple[int, int] | None, ours: int) -> tuple[int, int] | None:
+    """Answer an asynchronous operations window; without an answer it is one (PS3.7 §D.3.3.3).
+
+    The first number is how many operations the requestor may invoke, where 0 is any
+    number; the second how many we may, which is one.
+    """
+    if offered is None or ours == 1:
+        return None
+    return min(offered[0] or ours, ours), 1
 
 
 def propose(
@@ -114,6 +151,7 @@ def propose(
     contexts: Iterable[tuple[str, Sequence[str]]],
     *,
     scp_of: Collection[str] = (),
+    extended: Mapping[str, bytes] | None = None,
     user_identity: UserIdentity | None = None,
     maximum_length: int,
 ) -> AssociateRQ:
@@ -127,6 +165,8 @@ def propose(
         Abstract syntaxes and their transfer syntaxes, 128 pairs at most.
     scp_of : collection of str
         SOP classes of which the requestor wants to be the SCP, too.
+    extended : mapping of str to bytes, optional
+        Application information by SOP class (PS3.7 §D.3.3.5).
     user_identity : UserIdentity, optional
         Who asks.
     maximum_length : int
@@ -153,6 +193,11 @@ def propose(
             uids.IMPLEMENTATION_CLASS,
             uids.IMPLEMENTATION_VERSION,
             roles=tuple(RoleSelection(uid, True, True) for uid in classes if uid in scp_of),
+            extended=tuple(
+                ExtendedNegotiation(uid, information)
+                for uid, information in (extended or {}).items()
+                if uid in classes
+            ),
             user_identity=user_identity,
         ),
     )
@@ -161,6 +206,7 @@ def propose(
 def agreed(request: AssociateRQ, answer: AssociateAC) -> dict[int, AcceptedContext]:
     """Return the contexts that both sides have agreed on, by their ID."""
     asked = {role.sop_class for role in request.user_information.roles}
+    extended = dict(answer.user_information.extended)
     roles = {
         role.sop_class: role for role in answer.user_information.roles if role.sop_class in asked
     }
@@ -175,6 +221,11 @@ def agreed(request: AssociateRQ, answer: AssociateAC) -> dict[int, AcceptedConte
         sop_class = context.abstract_syntax
         role = roles.get(sop_class) or RoleSelection(sop_class, True, False)
         accepted[result.id] = AcceptedContext(
-            result.id, sop_class, result.transfer_syntax, role.scu, role.scp
+            result.id,
+            sop_class,
+            result.transfer_syntax,
+            role.scu,
+            role.scp,
+            extended.get(sop_class, b""),
         )
     return accepted

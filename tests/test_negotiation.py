@@ -1,0 +1,215 @@
+"""Extended negotiation, related general classes, and operations that overlap."""
+
+import socket
+import threading
+import time
+
+import pytest
+from conftest import TIMEOUT, RawPeer
+
+from pacsroute import App, SetupError, extended, uids
+from pacsroute.dimse import commands
+from pacsroute.upper_layer import pdu
+
+CT = uids.sop_class("CTImageStorage", "store")
+STUDY = uids.sop_class("StudyRoot", "find")
+STUDY_GET = uids.sop_class("StudyRoot", "get")
+IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
+IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")
+DATA = bytes.fromhex("0800050000000000")
+
+
+class Negotiator(RawPeer):
+    """A raw peer that negotiates more than contexts."""
+
+    def __init__(self, port, contexts, **information):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        proposed = tuple(
+            pdu.PresentationContext(2 * i + 1, abstract, (IMPLICIT,))
+            for i, abstract in enumerate(contexts)
+        )
+        user = pdu.UserInformation(16_384, "1.2.3.4", **information)
+        self.socket.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", proposed, user)))
+        self.answer = self.read_pdu()
+
+
+def test_a_find_agrees_on_what_both_sides_know():
+    app, seen = App(), []
+
+    @app.find("StudyRoot", extended=["relational", "fuzzy"])
+    def find(request):
+        seen.append(dict(request.extended))
+        return []
+
+    offered = pdu.ExtendedNegotiation(STUDY, bytes([1, 1, 0]))
+    other = pdu.ExtendedNegotiation(CT, bytes([2]))
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [STUDY], extended=(offered, other)) as peer:
+            answered = peer.answer.user_information.extended
+            assert answered == (pdu.ExtendedNegotiation(STUDY, bytes([1, 0, 0])),)
+            peer.find(IDENTIFIER, STUDY)
+            assert peer.receive()[0].status == 0
+    assert seen == [{"relational": 1, "date_time": 0, "fuzzy": 0}]
+
+
+def test_no_more_bytes_are_answered_than_are_known():
+    app = App()
+    app.get("StudyRoot", extended=["enhanced_multi_frame"])(lambda request: [])
+    offered = pdu.ExtendedNegotiation(STUDY_GET, bytes([1, 1, 1, 1]))
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [STUDY_GET], extended=(offered,)) as peer:
+            (answered,) = peer.answer.user_information.extended
+            assert answered.information == bytes([0, 1])
+
+
+def test_storage_says_its_own_level():
+    app, seen = App(), []
+
+    @app.store(extended={"level": 2, "coercion": 1})
+    def store(request):
+        seen.append(dict(request.extended))
+
+    offered = pdu.ExtendedNegotiation(CT, bytes([3, 0, 0, 0, 2]))
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [CT], extended=(offered,)) as peer:
+            (answered,) = peer.answer.user_information.extended
+            assert answered.information == bytes([2, 0, 0, 0, 1])
+            assert peer.store(DATA, CT, "1.2.3").status == 0
+    assert seen == [{"level": 2, "signature": 0, "coercion": 1}]
+
+
+def test_a_route_without_it_answers_nothing():
+    app = App()
+    app.find(lambda request: [])
+    offered = pdu.ExtendedNegotiation(STUDY, bytes([1]))
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [STUDY], extended=(offered,)) as peer:
+            assert peer.answer.user_information.extended == ()
+
+
+@pytest.mark.parametrize(
+    ("command", "what", "message"),
+    [
+        ("find", ["relation"], "has no 'relation'"),
+        ("find", "relational", "a list of names"),
+        ("store", {"levels": 1}, "has no 'levels'"),
+        ("get", ["fuzzy"], "has no 'fuzzy'"),
+    ],
+)
+def test_what_there_is_not_is_an_error(command, what, message):
+    with pytest.raises(SetupError, match=message):
+        extended.supported(command, what)
+
+
+def test_a_related_general_class_is_served_in_its_place():
+    app, seen = App(), []
+    app.store("CTImageStorage")(lambda request: seen.append(request.sop_class))
+    special = "1.2.826.0.1.3680043.9.1"
+    common = pdu.CommonExtendedNegotiation(special, "1.2.840.10008.4.2", (CT,))
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [special], common_extended=(common,)) as peer:
+            assert peer.answer.contexts[0].result == 0
+            assert peer.store(DATA, special, "1.2.3").status == 0
+        with Negotiator(server.port, [special]) as peer:
+            assert peer.answer.contexts[0].result == 3
+    assert seen == [special]
+
+
+# ------------------------------------------------------------------- overlapping operations
+
+
+def test_operations_overlap_where_both_sides_want_it():
+    app = App(outstanding=4)
+    begun, go_on = threading.Event(), threading.Event()
+
+    @app.find
+    def find(request):
+        begun.set()
+        go_on.wait(TIMEOUT)
+        yield {"PatientID": "1"}
+
+    window = {"asynchronous_operations": (0, 1)}
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [STUDY, uids.VERIFICATION], **window) as peer:
+            assert peer.answer.user_information.asynchronous_operations == (4, 1)
+            peer.find(IDENTIFIER, STUDY, 1, 7)
+            assert begun.wait(TIMEOUT)
+            assert peer.echo(3, 8) == 0  # while the query is being answered
+            go_on.set()
+            assert [peer.receive()[0].status for _ in range(2)] == [0xFF00, 0]
+            peer.release()
+
+
+def test_a_cancel_reaches_one_of_several_operations():
+    app = App(outstanding=2)
+    both = threading.Barrier(3)
+
+    @app.find
+    def find(request):
+        both.wait(TIMEOUT)
+        if request.message_id == 2:
+            deadline = time.monotonic() + TIMEOUT
+            while not request.cancelled and time.monotonic() < deadline:
+                time.sleep(0.001)
+        yield {"PatientID": str(request.message_id)}
+
+    window = {"asynchronous_operations": (2, 1)}
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [STUDY, uids.VERIFICATION], **window) as peer:
+            for message_id in (1, 2):
+                peer.find(IDENTIFIER, STUDY, 1, message_id)
+            both.wait(TIMEOUT)
+            peer.send(1, commands.CCancelRQ(message_id_responded_to=2))
+            statuses = {}
+            while len(statuses) < 2:
+                command, _ = peer.receive()
+                if command.status not in (0xFF00, 0xFF01):
+                    statuses[command.message_id_responded_to] = command.status
+    assert statuses == {1: 0, 2: 0xFE00}
+
+
+def test_sub_operations_of_overlapping_gets_are_told_apart(sample):
+    app = App(outstanding=2)
+    app.get(lambda request: [sample("CT_small.dcm")] * 3)
+    roles = (pdu.RoleSelection(CT, True, True),)
+    window = {"asynchronous_operations": (2, 1), "roles": roles}
+    key = b"\x20\0\x0d\0\x04\0\0\x001.2\0"
+    with app.serve(port=0, grace=1) as server:
+        with Negotiator(server.port, [STUDY_GET, CT], **window) as peer:
+            for message_id in (1, 2):
+                command = commands.CGetRQ(message_id=message_id, affected_sop_class=STUDY_GET)
+                peer.send(1, command, IDENTIFIER[:14] + key)
+            final, stored = {}, 0
+            while len(final) < 2:
+                command, _ = peer.receive()
+                if isinstance(command, commands.CStoreRQ):
+                    stored += 1
+                    peer.send(
+                        3,
+                        commands.CStoreRSP(
+                            message_id_responded_to=command.message_id, affected_sop_class=CT
+                        ),
+                    )
+                elif command.status != 0xFF00:
+                    final[command.message_id_responded_to] = (command.status, command.completed)
+    assert (final, stored) == ({1: (0, 3), 2: (0, 3)}, 6)
+
+
+def test_a_peer_that_oversteps_its_window_is_aborted():
+    app, hold = App(outstanding=2), threading.Event()
+    app.echo(lambda request: hold.wait(TIMEOUT))
+    with app.serve(port=0, grace=1) as server:
+        window = {"asynchronous_operations": (2, 1)}
+        with Negotiator(server.port, [uids.VERIFICATION], **window) as peer:
+            for number in range(1, 20):
+                command = commands.CEchoRQ(message_id=number, affected_sop_class=uids.VERIFICATION)
+                peer.send(1, command)
+            assert isinstance(peer.read_pdu(), pdu.Abort)
+            hold.set()
+
+
+def test_the_default_is_one_operation_at_a_time():
+    with App().serve(port=0, grace=1) as server:
+        window = {"asynchronous_operations": (8, 8)}
+        with Negotiator(server.port, [uids.VERIFICATION], **window) as peer:
+            assert peer.answer.user_information.asynchronous_operations is None
