@@ -371,10 +371,13 @@ class Router:
         syntaxes = options.get("transfer_syntaxes") or ()
         if isinstance(syntaxes, str):
             raise SetupError(f"@app.{command}: transfer_syntaxes is a list, not one text")
-        sop_class = None if name is None else uids.sop_class(name, command)
+        try:
+            sop_class = None if name is None else uids.sop_class(name, command)
+            transfer_syntaxes = tuple(uids.transfer_syntax(syntax) for syntax in syntaxes)
+        except SetupError as error:
+            raise SetupError(f"@app.{command}: {error}") from None
         if sop_class in uids.STORAGE and command not in ("store", "echo"):
             raise SetupError(f"@app.{command}: {name} is a class of @app.store")
-        transfer_syntaxes = tuple(uids.transfer_syntax(syntax) for syntax in syntaxes)
         if command != "store" and not uids.ENCODABLE.issuperset(transfer_syntaxes):
             raise SetupError(f"@app.{command}: identifiers have an uncompressed transfer syntax")
         calling_ae = options.get("calling_ae")

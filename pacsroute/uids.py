@@ -235,7 +235,7 @@ def sop_class(text: str, command: str) -> str:
     """
     if not isinstance(text, str):
         raise SetupError(
-            f"@app.{command}: one SOP class, as text, not {type(text).__name__}; for several, "
+            f"one SOP class, as text, not {type(text).__name__}; for several, "
             "put one decorator above the other"
         )
     if is_uid(text):
@@ -246,11 +246,11 @@ def sop_class(text: str, command: str) -> str:
         return str(uid)
     for other, others in _SHORT.items():
         if text in others:
-            raise SetupError(f"@app.{command}: {text!r} is a class of @app.{other}")
+            raise SetupError(f"{text!r} is a class of {other}, not of {command}")
     names = [*short, *(word for word, uid in _KEYWORDS.items() if uid in _SOP_CLASSES)]
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise SetupError(f"@app.{command}: no SOP class is called {text!r}{hint}")
+    raise SetupError(f"no SOP class is called {text!r}{hint}")
 
 
 def transfer_syntax(text: str) -> str:

@@ -60,6 +60,7 @@ CONNECT_TIMEOUT = 10.0
 _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _SMALL_READ = 16_384
 _WAITING = 4  # requests that are read ahead of the one being answered
+_HURRY = 1.0  # seconds that a peer has to close after our A-ABORT
 _PULSE = 0.9  # seconds after which a Pending is due, where one a second has to go
 
 
@@ -105,6 +106,7 @@ class Association:
         self._network_timeout = network_timeout
         self._tick = min(artim, network_timeout, idle_timeout)
         self._defer = defer
+        self._role = role
         self._connection = Connection(role, maximum_length=app.maximum_length)
         self._peer_maximum = 0
         self._assembler = Assembler(self._open_sink)
@@ -192,8 +194,8 @@ class Association:
         who = f"{request.called_ae} at {peer.host}:{peer.port}"
         try:
             sock = socket.create_connection((peer.host, peer.port), connect_timeout)
-        except OSError as error:
-            why = error.strerror or str(error) or type(error).__name__
+        except (OSError, UnicodeError) as error:  # the latter for what can be no host name
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise AssociationAborted(
                 None, message=f"{who} cannot be reached ({why}): is it on, and the port right?"
             ) from None
@@ -226,7 +228,8 @@ class Association:
             if self._connection.state != "Sta5":
                 raise AssociationAborted(2, message=f"{who}: {self._connection.error}")
             if not self._read_before(deadline):
-                lost = self._connection.transport_closed() and time.monotonic() < deadline
+                closed = self._connection.transport_closed() is not None
+                lost = closed and time.monotonic() < deadline
                 why = "closed the connection" if lost else "did not answer in time"
                 raise AssociationAborted(None, message=f"{who} {why}")
         if isinstance(answer, AssociateRJ):
@@ -678,7 +681,10 @@ class Association:
             self._holding = False
             flusher.remove(self)
         if self._connection.state == "Sta13" and not self._stopping:
-            deadline = time.monotonic() + self._artim
+            # Who asked for the association and aborts it is not waiting for anything more.
+            in_a_hurry = self._role == "requestor" and self.ended() is not None
+            patience = min(self._artim, _HURRY) if in_a_hurry else self._artim
+            deadline = time.monotonic() + patience
             with contextlib.suppress(AssociationError):
                 while self._connection.state == "Sta13" and self._read_before(deadline):
                     self._connection.next_event()

@@ -1,0 +1,61 @@
+"""Instances without their bulk data (PS3.4 §Z.1.2)."""
+
+from __future__ import annotations
+
+from pydicom import Dataset
+
+from pacsroute import uids
+from pacsroute.dataset.instance import Instance
+
+_BULK = frozenset(
+    {
+        0x00282000,  # ICC Profile
+        0x00420011,  # Encapsulated Document
+        0x54001010,  # Waveform Data
+        0x56000020,  # Spectroscopy Data
+        0x7FE00001,  # Extended Offset Table
+        0x7FE00002,
+        0x7FE00003,  # Encapsulated Pixel Data Value Total Length
+        0x7FE00008,  # Float Pixel Data
+        0x7FE00009,  # Double Float Pixel Data
+        0x7FE00010,  # Pixel Data
+        0x00287FE0,  # Pixel Data Provider URL
+    }
+)
+_OF_GROUPS = {0x5000: (0x200C, 0x3000), 0x6000: (0x3000,)}  # curves, audio and overlays
+
+
+def without_bulk_data(instance: Instance) -> Instance:
+    """Return an instance as Composite Instance Retrieve Without Bulk Data sends it.
+
+    Parameters
+    ----------
+    instance : Instance
+        It stays as it is.
+    """
+    with instance.open() as file:
+        dataset = Instance(
+            file.read(),
+            sop_class=instance.sop_class,
+            sop_instance=instance.sop_instance,
+            transfer_syntax=instance.transfer_syntax,
+        ).dataset
+    _strip(dataset)
+    # Without pixel data there is nothing that is compressed.
+    syntax = instance.transfer_syntax
+    return Instance(
+        dataset,
+        sop_class=instance.sop_class,
+        sop_instance=instance.sop_instance,
+        transfer_syntax=syntax if syntax in uids.NATIVE else uids.EXPLICIT_VR_LITTLE_ENDIAN,
+    )
+
+
+def _strip(dataset: Dataset) -> None:
+    for tag in list(dataset.keys()):
+        if tag in _BULK or tag & 0xFFFF in _OF_GROUPS.get(tag >> 16 & 0xFF00, ()):
+            del dataset[tag]
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value or ():
+                _strip(item)
