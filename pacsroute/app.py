@@ -426,11 +426,14 @@ class Policy:
 
         It is that of what a C-GET fetches, and of what events are reported to it.
         """
-        routes = [
-            route for route in self._app.routes if route.calling_ae in (None, self._calling_ae)
-        ]
-        return (uids.is_storage(sop_class) and any(route.command == "get" for route in routes)) or (
-            any(route.command == "n_event_report" and route.covers(sop_class) for route in routes)
+        if any(
+            route.command == "n_event_report"
+            for route in self._app.routes_of(sop_class, self._calling_ae)
+        ):
+            return True
+        return uids.is_storage(sop_class) and any(
+            route.command == "get" and route.calling_ae in (None, self._calling_ae)
+            for route in self._app.routes
         )
 
     @property

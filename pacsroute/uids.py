@@ -106,12 +106,20 @@ _NORMALIZED = {
     "PrinterConfiguration": "PrinterConfigurationRetrieval",
     "MediaCreation": "MediaCreationManagement",
     "SubstanceAdministration": "SubstanceAdministrationLogging",
+} | {
+    name: name  # as the dictionary has them
+    for name in (
+        *("Printer", "PrintJob", "PresentationLUT", "VOILUTBox", "DisplaySystem"),
+        *("ProceduralEventLogging", "InventoryCreation"),
+        *("RTConventionalMachineVerification", "RTIonMachineVerification"),
+    )
 }
 N_COMMANDS = ("n_create", "n_set", "n_get", "n_action", "n_delete", "n_event_report")
 """The commands of the normalized services (PS3.7 §10)."""
 
 _SHORT |= dict.fromkeys(N_COMMANDS, _NORMALIZED)
 
+WITHOUT_BULK_DATA = _KEYWORDS["CompositeInstanceRetrieveWithoutBulkDataGet"]
 UPS = frozenset(
     _KEYWORDS[f"UnifiedProcedureStep{name}"] for name in ("Push", "Watch", "Pull", "Event", "Query")
 )
@@ -144,6 +152,11 @@ def carried(abstract_syntax: str) -> frozenset[str]:
     commands name UPS Push on that of any UPS class (PS3.4 §H.3, §CC.3.1).
     """
     return _CARRIED.get(abstract_syntax, frozenset())
+
+
+def short_names(command: str) -> tuple[str, ...]:
+    """Return the short names of SOP classes that a command has."""
+    return tuple(_SHORT.get(command, ()))
 
 
 def sop_instance(text: str) -> str:

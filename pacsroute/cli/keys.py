@@ -124,7 +124,7 @@ def named(text: str, command: str) -> str:
     try:
         return uids.sop_class(text, command)
     except SetupError as error:
-        raise click.BadParameter(str(error).partition(": ")[2]) from None
+        raise click.BadParameter(str(error)) from None
 
 
 def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+from pacsroute import uids
 from pacsroute.app import Outcome
+from pacsroute.dataset.bulk import without_bulk_data
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CGetRQ
 from pacsroute.requests import GetRequest, Request
@@ -37,8 +39,11 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
 def _sender(call: Call) -> retrieve.Sender:
     numbers = itertools.cycle(range(1, 0x10000))
     association = call.association
+    bare = call.context.abstract_syntax == uids.WITHOUT_BULK_DATA
 
     def send(instance: Instance) -> Status:
+        if bare:
+            instance = without_bulk_data(instance)
         context = transfer.pick(association.contexts.values(), instance, as_acceptor=True)
         return transfer.send(association, context, instance, next(numbers))
 
