@@ -15,6 +15,7 @@ from pacsroute.errors import (
     NotAccepted,
     PacsrouteError,
     ProtocolError,
+    ReadFailed,
     RequestFailed,
     SetupError,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "Peer",
     "Progress",
     "ProtocolError",
+    "ReadFailed",
     "Reply",
     "Request",
     "RequestFailed",

@@ -10,8 +10,9 @@ import weakref
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from pydicom import Dataset
+from pydicom import Dataset, FileMetaDataset
 from pydicom.filereader import read_partial
+from pydicom.uid import UID
 
 from pacsroute import uids
 from pacsroute.dataset import part10, peek
@@ -203,6 +204,9 @@ class Instance:
         except BaseException:
             file.close()
             raise
+        # What pydicom needs to make arrays of the pixels.
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = UID(self.transfer_syntax)
         if getattr(dataset, "buffer", None) is file:
             # Deferred values are read from it: it stays open as long as the data set lives.
             weakref.finalize(dataset, file.close)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
+import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ssl import SSLContext, create_default_context
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -63,6 +63,7 @@ Context = tuple[str, tuple[str, ...]]
 RESPONSE_TIMEOUT = 120.0
 """Seconds without a message, in which a peer has to answer."""
 
+_AFTER_CANCEL = 10.0  # seconds in which a peer has to end what was cancelled
 _NATIVE = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
 
 
@@ -98,7 +99,6 @@ class _Open:
     association: Carried
     proposed: set[Context]
     scp_of: frozenset[str]
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(1, 0x10000)))
 
 
 class Client:
@@ -180,7 +180,7 @@ class Client:
         """
         with self._use([(uids.VERIFICATION, _NATIVE)]) as (one, context):
             command = CEchoRQ(
-                message_id=next(one.numbers), affected_sop_class=context.abstract_syntax
+                message_id=next(one.association.numbers), affected_sop_class=context.abstract_syntax
             )
             return _final("C-ECHO", self._ask(one, context, command))
 
@@ -205,7 +205,7 @@ class Client:
         with self._use(needed) as (one, _):
             context = transfer.pick(one.association.contexts.values(), instance, as_acceptor=False)
             status = transfer.send(
-                one.association, context, instance, next(one.numbers), priority=priority
+                one.association, context, instance, next(one.association.numbers), priority=priority
             )
             return _checked(f"C-STORE of {instance.sop_instance}", status)
 
@@ -244,7 +244,7 @@ class Client:
         uid = uids.sop_class(sop_class, "find")
         with self._use([(uid, _NATIVE)]) as (one, context):
             command = CFindRQ(
-                message_id=next(one.numbers), affected_sop_class=uid, priority=priority
+                message_id=next(one.association.numbers), affected_sop_class=uid, priority=priority
             )
             with contextlib.closing(self._answers(one, context, command, keys)) as answers:
                 for message in answers:
@@ -311,7 +311,7 @@ class Client:
             contexts = [(one, (syntax,)) for one in classes for syntax in syntaxes]
         with self._use([(uid, _NATIVE), *contexts], frozenset(classes)) as (one, context):
             command = CGetRQ(
-                message_id=next(one.numbers), affected_sop_class=uid, priority=priority
+                message_id=next(one.association.numbers), affected_sop_class=uid, priority=priority
             )
             coming = self._answers(one, context, command, keys, fetches=True)
             with contextlib.closing(coming) as answers:
@@ -352,7 +352,7 @@ class Client:
         uid = uids.sop_class(sop_class, "move")
         with self._use([(uid, _NATIVE)]) as (one, context):
             command = CMoveRQ(
-                message_id=next(one.numbers),
+                message_id=next(one.association.numbers),
                 affected_sop_class=uid,
                 move_destination=destination,
                 priority=priority,
@@ -467,7 +467,7 @@ class Client:
         with self._use([(abstract, _NATIVE)], scp_of) as (one, context):
             role = "affected" if hasattr(command, "affected_sop_class") else "requested"
             setattr(command, f"{role}_sop_class", uid)
-            command.message_id = next(one.numbers)
+            command.message_id = next(one.association.numbers)
             encoded = None if data is None else encode(data, context.transfer_syntax)
             one.association.send(context.id, command, encoded)
             message = self._next(one, command, fetches=False)
@@ -507,7 +507,10 @@ class Client:
                 return
             with contextlib.suppress(AssociationError):
                 association.send(context.id, CCancelRQ(message_id_responded_to=command.message_id))
+                patience = time.monotonic() + _AFTER_CANCEL
                 while True:
+                    if time.monotonic() > patience:  # it goes on as if nothing had been said
+                        association.abort()
                     message = self._next(one, command, fetches=fetches)
                     answer = message.command
                     if isinstance(answer, CStoreRQ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 from pacsroute import uids
 from pacsroute.app import Outcome
 from pacsroute.dataset.bulk import without_bulk_data
@@ -32,12 +30,10 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
             outcome = refused
         else:
             outcome, counts = retrieve.perform(call, command, request, _sender(call))
-    retrieve.finish(call, command, outcome, counts)
-    return outcome, request
+    return retrieve.finish(call, command, outcome, counts), request
 
 
 def _sender(call: Call) -> retrieve.Sender:
-    numbers = itertools.cycle(range(1, 0x10000))
     association = call.association
     bare = call.context.abstract_syntax == uids.WITHOUT_BULK_DATA
 
@@ -45,6 +41,6 @@ def _sender(call: Call) -> retrieve.Sender:
         if bare:
             instance = without_bulk_data(instance)
         context = transfer.pick(association.contexts.values(), instance, as_acceptor=True)
-        return transfer.send(association, context, instance, next(numbers))
+        return transfer.send(association, context, instance, next(association.numbers))
 
     return send

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 
 from pacsroute.app import Outcome, failed
@@ -51,8 +50,7 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
                 outcome, counts = retrieve.perform(call, command, request, destination.send)
             finally:
                 destination.close()
-    retrieve.finish(call, command, outcome, counts)
-    return outcome, request
+    return retrieve.finish(call, command, outcome, counts), request
 
 
 class _Destination:
@@ -69,7 +67,6 @@ class _Destination:
         self._calling_ae = request.called_ae or call.app.ae_title
         self._called_ae = peer.ae_title or request.move_destination
         self._originator = (request.calling_ae, request.message_id)
-        self._numbers = itertools.cycle(range(1, 0x10000))
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._association: Carrier | None = None
         self._delivered = 0
@@ -86,7 +83,7 @@ class _Destination:
                     association,
                     context,
                     instance,
-                    next(self._numbers),
+                    next(association.numbers),
                     originator=self._originator,
                 )
             except ReadFailed as error:

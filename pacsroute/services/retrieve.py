@@ -169,11 +169,11 @@ def counted(
 
 def finish(
     call: Call, command: CGetRQ | CMoveRQ, outcome: Outcome, counts: SubOperations | None
-) -> None:
-    """Send the final response, with the list of the instances that failed."""
+) -> Outcome:
+    """Send the final response, with the list of the instances that failed; note the counts."""
     if counts is None:
         call.association.send(call.context.id, response(command, outcome))
-        return
+        return outcome
     code = outcome.status.code
     answer = counted(command, outcome, counts, remaining=code == CANCEL)
     data = None
@@ -182,3 +182,7 @@ def finish(
             {"FailedSOPInstanceUIDList": counts.failed_instances}, call.context.transfer_syntax
         )
     call.association.send(call.context.id, answer, data)
+    sent = counts.completed + counts.warning
+    return outcome._replace(
+        note=f"{sent} sent" + (f", {counts.failed} failed" * bool(counts.failed))
+    )

@@ -1,0 +1,102 @@
+"""Storage commitment in one file: it stores, and promises what it has kept (PS3.4 §J).
+
+    pacsroute run examples/commitment.py --destination CT1=10.0.0.8:11112
+
+Instances are kept in the folder ``committed``, or in the one that the environment variable
+COMMITTED names. What became of a request is reported on an association of its own to the AE
+title that asked, from the app's. Where nobody knows its address, it is reported on the
+association of the request.
+"""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from pacsroute import App, Failure, Instance, PacsrouteError, uids
+
+FOLDER = Path(os.environ.get("COMMITTED", "committed"))
+WAITS = (5, 30, 120, 600)  # seconds between the attempts to report; then it is given up
+
+PROCESSING_FAILURE, NO_SUCH_INSTANCE, CONFLICT = 0x0110, 0x0112, 0x0119  # PS3.3 §C.14.1.1
+ALL_ARE_HERE, SOME_FAILED = 1, 2  # the types of event (PS3.4 §J.3.3)
+
+logger = logging.getLogger("pacsroute")
+app = App("COMMITMENT", spool=FOLDER / ".spool")
+
+
+@app.store
+def store(request):
+    request.save(FOLDER)  # on the disk before it is acknowledged: what is promised is there
+
+
+@app.n_action("StorageCommitment", action_type=1)
+def commit(request):
+    if request.sop_instance != uids.sop_instance("StorageCommitmentPushModel"):
+        raise Failure(0x0112, "not the well-known SOP instance")
+    asked = request.action_information
+    for keyword in ("TransactionUID", "ReferencedSOPSequence"):
+        if not asked.get(keyword):
+            raise Failure(0x0115, f"{keyword} is missing")
+    if app.resolve(request.calling_ae) is None:
+        request.report(*outcome(asked))
+    else:
+        request.after(report, request.calling_ae, asked)
+
+
+def outcome(asked):
+    """Return what to report: the type of the event, and what it says of each reference."""
+    kept, failed = [], []
+    for item in asked.ReferencedSOPSequence:
+        names = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
+        reference = {name: str(item.get(name) or "") for name in names}
+        reason = why_not(*reference.values())
+        if reason is None:
+            kept.append(reference)
+        else:
+            failed.append({**reference, "FailureReason": reason})
+    information = {"TransactionUID": asked.TransactionUID}
+    if kept:
+        information["ReferencedSOPSequence"] = kept
+    if failed:
+        information["FailedSOPSequence"] = failed
+    return (SOME_FAILED if failed else ALL_ARE_HERE), information
+
+
+def why_not(sop_class, sop_instance):
+    """Return why an instance cannot be committed to, or None: it is here."""
+    if not uids.is_uid(sop_instance):  # nor is it a name to look for in a folder
+        return NO_SUCH_INSTANCE
+    try:
+        here = Instance(FOLDER / f"{sop_instance}.dcm").sop_class
+    except FileNotFoundError:
+        return NO_SUCH_INSTANCE
+    except (OSError, PacsrouteError):
+        return PROCESSING_FAILURE
+    return None if here == sop_class else CONFLICT
+
+
+def report(ae_title, asked, waits=WAITS):
+    """Tell who asked; where that fails, try again later, a few times."""
+    kind, information = outcome(asked)  # looked up anew: a late instance may have come
+    try:
+        with app.connect(ae_title) as client:
+            client.n_event_report(
+                "StorageCommitment", "StorageCommitmentPushModel", kind, information
+            )
+    except (PacsrouteError, OSError) as error:
+        if waits:
+            logger.warning("%s: no report yet, again in %d s: %s", ae_title, waits[0], error)
+            app.state.later(waits[0], report, ae_title, asked, waits[1:])
+        else:
+            logger.error("%s: no report, given up: %s", ae_title, error)
+
+
+def later(seconds, function, *args):
+    """Call a function then, on no thread of the server's; what waits does not survive a stop."""
+    timer = threading.Timer(seconds, function, args)
+    timer.daemon = True
+    timer.start()
+
+
+app.state.later = later
