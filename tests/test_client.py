@@ -606,9 +606,9 @@ def test_an_iterator_that_is_closed_cancels(service, listening):
     destination.store(lambda request: None)
 
     def handler(request):
-        request.count = 10_000
+        request.count = 10_000_000
         try:
-            for number in range(10_000):
+            for number in range(10_000_000):
                 yield {"PatientID": "1"} if service == "find" else made(number)
         finally:
             ended.put(request.cancelled)
