@@ -12,11 +12,10 @@ LOOK = 4096
 
 _SOP_CLASS, _SOP_INSTANCE = 0x0016, 0x0018
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
-_HEADS = {
-    (True, True): struct.Struct("<HHI"),
-    (False, True): struct.Struct("<HH2sH"),
-    (False, False): struct.Struct(">HH2sH"),
-}
+# Where the VR is implicit, its place holds the lower half of the length.
+_IMPLICIT = struct.Struct("<HH2sH").unpack_from
+_EXPLICIT = struct.Struct("<HH2sH").unpack_from
+_EXPLICIT_BIG = struct.Struct(">HH2sH").unpack_from
 
 
 def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
@@ -41,21 +40,29 @@ def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LOOK)
         except zlib.error:
             return "", ""
-    implicit = transfer_syntax == uids.IMPLICIT_VR_LITTLE_ENDIAN
     little = transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN
-    unpack = _HEADS[implicit, little].unpack_from
+    if transfer_syntax == uids.IMPLICIT_VR_LITTLE_ENDIAN:
+        unpack = _IMPLICIT
+    else:
+        unpack = _EXPLICIT if little else _EXPLICIT_BIG
     sop_class = sop_instance = ""
     position, end = 0, len(data) - 8
     while position <= end:
-        group, element, *vr, length = unpack(data, position)
-        if group > 8 or (group == 8 and element > _SOP_INSTANCE) or (vr and vr[0] in _LONG):
+        group, element, vr, length = unpack(data, position)
+        if group > 8 or (group == 8 and element > _SOP_INSTANCE):
+            break
+        if unpack is _IMPLICIT:
+            length = length << 16 | int.from_bytes(vr, "little")
+        elif vr in _LONG:
             break
         position += 8
-        value = data[position : position + length]
+        if group == 8 and element in (_SOP_CLASS, _SOP_INSTANCE):
+            value = data[position : position + length]
+            if len(value) == length:
+                uid = uids.trim(value.decode("latin-1"))
+                if element == _SOP_CLASS:
+                    sop_class = uid
+                else:
+                    return sop_class, uid
         position += length
-        if group == 8 and len(value) == length:
-            if element == _SOP_CLASS:
-                sop_class = uids.trim(value.decode("latin-1"))
-            elif element == _SOP_INSTANCE:
-                sop_instance = uids.trim(value.decode("latin-1"))
     return sop_class, sop_instance

@@ -84,11 +84,9 @@ def _refusal(call: Call, sop_instance: str, spool: object) -> Outcome | None:
 
 def _mismatch(spool: Spool, request: StoreRequest) -> Outcome | None:
     """Refuse a data set that says it is another instance than its command."""
-    found = peek.sop_uids(spool.first(), request.transfer_syntax)
-    for what, ours, theirs in zip(
-        ("Class", "Instance"), (request.sop_class, request.sop_instance), found, strict=True
-    ):
-        if theirs and theirs != ours:
-            comment = f"SOP {what} UID differs from the command's"
-            return Outcome(Status(IDENTIFIER_MISMATCH, comment))
+    sop_class, sop_instance = peek.sop_uids(spool.first(), request.transfer_syntax)
+    if sop_class not in ("", request.sop_class):
+        return Outcome(Status(IDENTIFIER_MISMATCH, "SOP Class UID differs from the command's"))
+    if sop_instance not in ("", request.sop_instance):
+        return Outcome(Status(IDENTIFIER_MISMATCH, "SOP Instance UID differs from the command's"))
     return None
