@@ -251,6 +251,7 @@ class Server:
 
     def _serve(self, thread: threading.Thread, sock: socket.socket, host: str) -> None:
         association = Association(sock, self.app, host, defer=self._defer, **self._timeouts)
+        association.alone = lambda: self._served == 1
         started = time.monotonic()
         with self._lock:
             self._threads[thread] = association
