@@ -108,14 +108,19 @@ class Association:
         """Take what a C-GET sends; return how many instances and bytes, and the final status."""
         count = size = 0
         request = None
+        room = memoryview(bytearray(1 << 21))  # nothing is allocated for each PDU
         while True:
-            _, body = self.read()
+            _, expected = struct.unpack(">BxI", self.file.read(6))
+            body = room[:expected]
+            at = self.file.readinto(body)
+            while at < expected:
+                at += self.file.readinto(body[at:])
             at = 0
-            while at < len(body):
+            while at < expected:
                 length, context, control = struct.unpack_from(">IBB", body, at)
                 start, at = at + 6, at + 4 + length
                 if control & 1:
-                    value = body[start:at]
+                    value = bytes(body[start:at])
                     field = _value(value, 0x0100)
                     if field == 0x0001:
                         request = _value(value, 0x0110), context
