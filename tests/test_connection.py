@@ -481,3 +481,8 @@ def test_data_before_the_association_gets_no_buffer():
     assert connection.next_event() is None
     assert connection.state == "Sta13"
     assert len(connection.get_buffer()) < 1 << 20
+
+
+def test_a_length_without_a_limit_is_refused():
+    with pytest.raises(ValueError, match="bounds a buffer"):
+        Connection("acceptor", maximum_length=0)

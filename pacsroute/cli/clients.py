@@ -362,7 +362,10 @@ def find(
                 return count == limit
 
             status = _each(client.find(identifier, model), ctrl_c, taken)
-        say(f"{count} matches" + (", and perhaps more" if status is None else ""))
+        say(
+            f"{count} {'match' if count == 1 else 'matches'}"
+            + (", and perhaps more" if status is None else "")
+        )
         if status is not None and status.category == "Warning":
             say(str(status))
 

@@ -70,6 +70,8 @@ class Connection:
         maximum_length: int = DEFAULT_MAXIMUM_LENGTH,
         maximum_associate_length: int = 1_048_576,
     ) -> None:
+        if maximum_length < 1:
+            raise ValueError("maximum_length bounds a buffer: 0, no limit, is not possible here")
         self.role = role
         self.state = "Sta1"
         self.error: ProtocolError | None = None
