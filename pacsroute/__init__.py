@@ -1,6 +1,6 @@
 """Flask for DICOM: a decorator-routed micro-framework for the server side of medical imaging."""
 
-from pacsroute import matching
+from pacsroute import matching, mpps
 from pacsroute.app import App
 from pacsroute.dataset.instance import Instance
 from pacsroute.dispatcher import Dispatcher
@@ -78,4 +78,5 @@ __all__ = [
     "StoreRequest",
     "connect",
     "matching",
+    "mpps",
 ]

@@ -101,6 +101,9 @@ class AssociationRejected(AssociationError):
         self.reason = reason
 
 
+_FAILURE_ELEMENTS = frozenset({"OffendingElement", "ErrorID", "AttributeIdentifierList"})
+
+
 class Failure(PacsrouteError):
     """Raised by a handler to refuse a request with a status of its own.
 
@@ -113,8 +116,8 @@ class Failure(PacsrouteError):
         The Error Comment (0000,0902) that the peer sees: no patient data in it. It
         is cut to 64 characters.
     **elements
-        More elements of the response by keyword, such as ``OffendingElement`` or
-        ``ErrorID``.
+        More elements of the response by keyword: ``OffendingElement``, ``ErrorID`` and
+        ``AttributeIdentifierList``.
 
     Examples
     --------
@@ -125,6 +128,9 @@ class Failure(PacsrouteError):
 
     def __init__(self, status: int, comment: str = "", **elements: Any) -> None:
         super().__init__(f"0x{status:04X} {comment}".rstrip())
+        unknown = elements.keys() - _FAILURE_ELEMENTS
+        if unknown:
+            raise TypeError(f"a Failure has {', '.join(sorted(_FAILURE_ELEMENTS))}, not {unknown}")
         self.status = status
         self.comment = comment
         self.elements = elements

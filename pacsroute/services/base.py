@@ -195,6 +195,8 @@ def response(request: commands.Request, outcome: Outcome) -> Response:
         if tags is not None:
             answer.offending_element = tuple(tags) if isinstance(tags, (list, tuple)) else (tags,)
         answer.error_id = elements.get("ErrorID")
+        if "AttributeIdentifierList" in elements and hasattr(answer, "attribute_identifiers"):
+            answer.attribute_identifiers = tuple(elements["AttributeIdentifierList"])
     if isinstance(request, commands.UnknownRQ):
         answer.received_field = request.received_field | 0x8000  # type: ignore[attr-defined]
     return answer

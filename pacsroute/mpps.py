@@ -1,0 +1,222 @@
+"""The rules of the Modality Performed Procedure Step (PS3.4 §F.7.2).
+
+`check_create` and `check_set` look at what an N-CREATE or N-SET brings, and raise the `Failure`
+that the standard has for it; what becomes of the step is the handler's own:
+
+>>> from pacsroute import App, Failure, mpps
+>>> app, steps = App("RIS"), {}
+>>> @app.n_create("MPPS")
+... def create(request):
+...     mpps.check_create(request.attribute_list)
+...     steps[request.sop_instance] = request.attribute_list
+>>> @app.n_set("MPPS")
+... def update(request):
+...     step = steps.get(request.sop_instance)
+...     if step is None:
+...         raise Failure(0x0112)
+...     mpps.check_set(step, request.modification_list)
+...     step.update(request.modification_list)
+"""
+
+from __future__ import annotations
+
+from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+
+from pacsroute.errors import Failure
+
+__all__ = ["FINAL", "IN_PROGRESS", "check_create", "check_set"]
+
+IN_PROGRESS = "IN PROGRESS"
+FINAL = frozenset({"COMPLETED", "DISCONTINUED"})
+
+_STATUS = "PerformedProcedureStepStatus"
+_CREATE, _SET, _FINAL = 0, 1, 2
+
+# PS3.4 Table F.7.2-1 without its optional rows: the type that an attribute has in an N-CREATE, in
+# an N-SET ("-" is not allowed there) and in the final state. The codes' own attributes are left
+# to whoever reads them.
+_TABLE = """
+ScheduledStepAttributesSequence         1 - 3
+>StudyInstanceUID                       1 - 3
+>ReferencedStudySequence                2 - 3
+>>ReferencedSOPClassUID                 1 - 3
+>>ReferencedSOPInstanceUID              1 - 3
+>AccessionNumber                        2 - 3
+>RequestedProcedureID                   2 - 3
+>RequestedProcedureDescription          2 - 3
+>ScheduledProcedureStepID               2 - 3
+>ScheduledProcedureStepDescription      2 - 3
+>ScheduledProtocolCodeSequence          2 - 3
+PatientName                             2 - 3
+PatientID                               2 - 3
+IssuerOfPatientID                       3 - 3
+IssuerOfPatientIDQualifiersSequence     3 - 3
+OtherPatientIDsSequence                 3 - 3
+PatientBirthDate                        2 - 3
+PatientSex                              2 - 3
+ReferencedPatientSequence               2 - 3
+>ReferencedSOPClassUID                  1 - 3
+>ReferencedSOPInstanceUID               1 - 3
+AdmissionID                             3 - 3
+IssuerOfAdmissionIDSequence             3 - 3
+ServiceEpisodeID                        3 - 3
+IssuerOfServiceEpisodeIDSequence        3 - 3
+ServiceEpisodeDescription               3 - 3
+PerformedProcedureStepID                1 - 3
+PerformedStationAETitle                 1 - 3
+PerformedStationName                    2 - 3
+PerformedLocation                       2 - 3
+PerformedProcedureStepStartDate         1 - 3
+PerformedProcedureStepStartTime         1 - 3
+PerformedProcedureStepStatus            1 3 1
+PerformedProcedureStepDescription       2 3 3
+PerformedProcedureTypeDescription       2 3 3
+ProcedureCodeSequence                   2 3 3
+PerformedProcedureStepEndDate           2 3 1
+PerformedProcedureStepEndTime           2 3 1
+Modality                                1 - 3
+StudyID                                 2 - 3
+PerformedProtocolCodeSequence           2 3 3
+PerformedSeriesSequence                 2 3 1
+>PerformingPhysicianName                2 2 2
+>ProtocolName                           1 1 1
+>OperatorsName                          2 2 2
+>SeriesInstanceUID                      1 1 1
+>SeriesDescription                      2 2 2
+>RetrieveAETitle                        2 2 2
+>ReferencedImageSequence                2 2 3
+>>ReferencedSOPClassUID                 1 1 3
+>>ReferencedSOPInstanceUID              1 1 3
+>ReferencedNonImageCompositeSOPInstanceSequence 2 2 3
+>>ReferencedSOPClassUID                 1 1 3
+>>ReferencedSOPInstanceUID              1 1 3
+"""
+_Rules = dict[str, tuple[list[str], "_Rules"]]  # the three types, and the rules of an item
+
+
+def _rules(table: str) -> _Rules:
+    levels: list[_Rules] = [{}]
+    for line in table.split("\n")[1:-1]:
+        name, *types = line.split()
+        keyword = name.lstrip(">")
+        inner: _Rules = {}
+        levels[len(name) - len(keyword) + 1 :] = [inner]
+        levels[-2][keyword] = types, inner
+    return levels[0]
+
+
+_RULES = _rules(_TABLE)
+
+
+def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
+    """Raise a `Failure` if an N-CREATE is not to be accepted (PS3.4 §F.7.2.1).
+
+    Parameters
+    ----------
+    attribute_list : pydicom.Dataset
+        The attributes of the new step.
+    strict : bool
+        Whether all that Table F.7.2-1 requires has to be there, or only the status.
+
+    Raises
+    ------
+    Failure
+        0x0120 or 0x0121 for a required attribute, or the value of one, that is missing (§5.4.2.1);
+        0x0106 for a status other than IN PROGRESS (§F.7.2.1.3).
+
+    Examples
+    --------
+    >>> step = Dataset()
+    >>> step.PerformedProcedureStepStatus = "COMPLETED"
+    >>> check_create(step)
+    Traceback (most recent call last):
+    pacsroute.errors.Failure: 0x0106 a step is created IN PROGRESS
+    """
+    _require(_STATUS, "1", attribute_list)
+    if _status(attribute_list) != IN_PROGRESS:
+        raise _failure(0x0106, [_STATUS], "a step is created IN PROGRESS")
+    if strict:
+        _check(attribute_list, _CREATE, _RULES)
+
+
+def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = True) -> None:
+    """Raise a `Failure` if an N-SET is not to be accepted (PS3.4 §F.7.2.2).
+
+    An attribute that may not be set but has the value that it has already is let pass: some
+    modalities send everything again. So is one that the N-CREATE has not created.
+
+    Parameters
+    ----------
+    stored : pydicom.Dataset
+        The step as it is. It is not changed.
+    modification_list : pydicom.Dataset
+        The attributes to be changed.
+    strict : bool
+        Whether Table F.7.2-1 is enforced, its final state included, or only the status.
+
+    Raises
+    ------
+    Failure
+        0x0110 with the Error ID 0xA710 if the step is COMPLETED or DISCONTINUED already
+        (§F.7.2.2.4); 0x0106 for an unknown status, or an attribute that may not be set; 0x0120 or
+        0x0121 for what is missing in an item of a sequence, or for the final state.
+
+    Examples
+    --------
+    >>> step, end = Dataset(), Dataset()
+    >>> step.PerformedProcedureStepStatus = "IN PROGRESS"
+    >>> end.PerformedProcedureStepStatus = "COMPLETED"
+    >>> check_set(step, end)
+    Traceback (most recent call last):
+    pacsroute.errors.Failure: 0x0120 PerformedProcedureStepEndDate is missing
+    """
+    if _status(stored) != IN_PROGRESS:
+        comment = "Performed Procedure Step Object may no longer be updated"
+        raise Failure(0x0110, comment, ErrorID=0xA710)
+    status = IN_PROGRESS
+    if _STATUS in modification_list:
+        _require(_STATUS, "1", modification_list)
+        status = _status(modification_list)
+    if status != IN_PROGRESS and status not in FINAL:
+        raise _failure(0x0106, [_STATUS], "no such status of a step")
+    if not strict:
+        return
+    wrong = [
+        keyword
+        for keyword, (types, _) in _RULES.items()
+        if types[_SET] == "-"
+        and keyword in modification_list
+        and modification_list[keyword].value != stored.get(keyword)
+    ]
+    if wrong:
+        raise _failure(0x0106, wrong, f"not to be set: {', '.join(wrong)}")
+    _check(modification_list, _SET, _RULES)
+    if status in FINAL:
+        _check(modification_list, _FINAL, _RULES, stored)
+
+
+def _status(step: Dataset) -> str:
+    return str(step.get(_STATUS) or "").strip()
+
+
+def _check(step: Dataset, column: int, rules: _Rules, before: Dataset | None = None) -> None:
+    """Find what is missing in a step, or in what it becomes of one before."""
+    for keyword, (types, inner) in rules.items():
+        where = before if before is not None and keyword not in step else step
+        _require(keyword, types[column], where)
+        if inner and types[column] != "-":
+            for item in where.get(keyword) or ():
+                _check(item, column, inner)
+
+
+def _require(keyword: str, kind: str, step: Dataset) -> None:
+    if kind in "12" and keyword not in step:
+        raise _failure(0x0120, [keyword], f"{keyword} is missing")
+    if kind == "1" and not step.get(keyword):
+        raise _failure(0x0121, [keyword], f"{keyword} has no value")
+
+
+def _failure(status: int, keywords: list[str], comment: str) -> Failure:
+    tags = tuple(int(tag_for_keyword(keyword) or 0) for keyword in keywords)
+    return Failure(status, comment, AttributeIdentifierList=tags)

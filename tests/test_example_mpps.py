@@ -1,0 +1,166 @@
+"""The rules of performed procedure steps, and the example that keeps them."""
+
+import runpy
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE
+from pynetdicom.sop_class import (
+    ModalityPerformedProcedureStep,
+    ModalityPerformedProcedureStepRetrieve,
+)
+
+from pacsroute import Failure, mpps
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "mpps.py"
+
+
+def dataset(**values):
+    ds = Dataset()
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def created(**changes):
+    """Return what a modality creates: all that Table F.7.2-1 requires of it."""
+    scheduled = dataset(
+        StudyInstanceUID="1.2.3",
+        ReferencedStudySequence=[],
+        AccessionNumber="",
+        RequestedProcedureID="",
+        RequestedProcedureDescription="",
+        ScheduledProcedureStepID="",
+        ScheduledProcedureStepDescription="",
+        ScheduledProtocolCodeSequence=[],
+    )
+    values = {
+        "ScheduledStepAttributesSequence": [scheduled],
+        "PatientName": "Doe^John",
+        "PatientID": "1",
+        "PatientBirthDate": "",
+        "PatientSex": "",
+        "ReferencedPatientSequence": [],
+        "PerformedProcedureStepID": "P1",
+        "PerformedStationAETitle": "CT1",
+        "PerformedStationName": "",
+        "PerformedLocation": "",
+        "PerformedProcedureStepStartDate": "20240131",
+        "PerformedProcedureStepStartTime": "1000",
+        "PerformedProcedureStepStatus": "IN PROGRESS",
+        "PerformedProcedureStepDescription": "",
+        "PerformedProcedureTypeDescription": "",
+        "ProcedureCodeSequence": [],
+        "PerformedProcedureStepEndDate": "",
+        "PerformedProcedureStepEndTime": "",
+        "Modality": "CT",
+        "StudyID": "",
+        "PerformedProtocolCodeSequence": [],
+        "PerformedSeriesSequence": [],
+    }
+    return dataset(**{name: v for name, v in {**values, **changes}.items() if v is not None})
+
+
+def ended(status="COMPLETED", **changes):
+    series = dataset(
+        PerformingPhysicianName="",
+        ProtocolName="Thorax",
+        OperatorsName="",
+        SeriesInstanceUID="1.2.3.4",
+        SeriesDescription="",
+        RetrieveAETitle="",
+        ReferencedImageSequence=[],
+        ReferencedNonImageCompositeSOPInstanceSequence=[],
+    )
+    values = {
+        "PerformedProcedureStepStatus": status,
+        "PerformedProcedureStepEndDate": "20240131",
+        "PerformedProcedureStepEndTime": "1030",
+        "PerformedSeriesSequence": [series],
+    }
+    return dataset(**{name: v for name, v in {**values, **changes}.items() if v is not None})
+
+
+def code(function, *arguments, **options):
+    try:
+        function(*arguments, **options)
+    except Failure as failure:
+        return failure.status
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 0),
+        ({"PerformedProcedureStepStatus": "COMPLETED"}, 0x0106),
+        ({"PerformedProcedureStepStatus": None}, 0x0120),
+        ({"PerformedProcedureStepStatus": ""}, 0x0121),
+        ({"PatientName": None}, 0x0120),
+        ({"Modality": ""}, 0x0121),
+        ({"ScheduledStepAttributesSequence": []}, 0x0121),
+        ({"ScheduledStepAttributesSequence": [Dataset()]}, 0x0120),
+    ],
+)
+def test_n_create(changes, expected):
+    assert code(mpps.check_create, created(**changes)) == expected
+
+
+def test_only_the_status_is_looked_at_where_that_is_asked_for():
+    only = dataset(PerformedProcedureStepStatus="IN PROGRESS")
+    assert code(mpps.check_create, only) == 0x0120
+    assert code(mpps.check_create, only, strict=False) == 0
+    end = dataset(PerformedProcedureStepStatus="DISCONTINUED")
+    assert code(mpps.check_set, only, end, strict=False) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (ended(), 0),
+        (ended("DISCONTINUED"), 0),
+        (ended("FINISHED"), 0x0106),
+        (ended(PerformedProcedureStepEndDate=""), 0x0121),
+        (ended(PerformedSeriesSequence=[Dataset()]), 0x0120),
+        (dataset(PerformedProcedureStepDescription="more"), 0),
+        (dataset(PatientID="2"), 0x0106),
+        (dataset(PatientID="1"), 0),
+    ],
+)
+def test_n_set(change, expected):
+    before = created()
+    untouched = deepcopy(before)
+    assert code(mpps.check_set, before, change) == expected
+    assert before == untouched
+
+
+@pytest.mark.parametrize("status", sorted(mpps.FINAL))
+def test_what_is_final_stays(status):
+    with pytest.raises(Failure, match="may no longer be updated") as caught:
+        mpps.check_set(created(PerformedProcedureStepStatus=status), ended())
+    assert (caught.value.status, caught.value.elements) == (0x0110, {"ErrorID": 0xA710})
+
+
+def test_the_example_with_pynetdicom(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPS", str(tmp_path / "steps.db"))
+    app = runpy.run_path(str(EXAMPLE))["app"]
+    step, retrieve = ModalityPerformedProcedureStep, ModalityPerformedProcedureStepRetrieve
+    with app.serve(port=0, grace=1) as server:
+        ae = AE("CT1")
+        ae.dimse_timeout = ae.network_timeout = 8
+        ae.add_requested_context(step)
+        ae.add_requested_context(retrieve)
+        association = ae.associate("127.0.0.1", server.port)
+        assert association.send_n_create(created(), step, "1.2.9")[0].Status == 0
+        assert association.send_n_create(created(), step, "1.2.9")[0].Status == 0x0111
+        assert association.send_n_set(ended(), step, "1.2.8")[0].Status == 0x0112
+        assert association.send_n_set(ended(), step, "1.2.9")[0].Status == 0
+        status, _ = association.send_n_set(ended(), step, "1.2.9")
+        assert (status.Status, status.ErrorID) == (0x0110, 0xA710)
+        status, found = association.send_n_get([], retrieve, "1.2.9")
+        association.release()
+    assert status.Status == 0
+    assert found.PerformedProcedureStepStatus == "COMPLETED"
+    assert found.PerformedSeriesSequence[0].ProtocolName == "Thorax"
