@@ -1,0 +1,108 @@
+"""A worklist broker: what is scheduled, from a JSON or CSV file, through SQLite.
+
+    WORKLIST=today.csv pacsroute run examples/worklist.py
+
+The file is a list of objects (JSON), or has a row for each step under a line of names (CSV); the
+names are the keywords below, flat. It is read again when it has changed. Without the variable it
+is ``worklist.json``.
+"""
+
+import csv
+import json
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+from pacsroute import App, Failure, matching
+
+PATH = Path(os.environ.get("WORKLIST", "worklist.json"))
+STEP = [
+    "ScheduledStationAETitle",
+    "ScheduledProcedureStepStartDate",
+    "ScheduledProcedureStepStartTime",
+    "Modality",
+    "ScheduledPerformingPhysicianName",
+    "ScheduledProcedureStepDescription",
+    "ScheduledStationName",
+    "ScheduledProcedureStepLocation",
+    "ScheduledProcedureStepID",
+]
+PATIENT = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientWeight",
+    "MedicalAlerts",
+    "Allergies",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "ReferringPhysicianName",
+    "RequestingPhysician",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+    "RequestedProcedurePriority",
+    "AdmissionID",
+    "CurrentPatientLocation",
+    "PatientState",
+    "PregnancyStatus",
+    "SpecialNeeds",
+    "PatientTransportArrangements",
+]
+# Each value twice: as the file has it, and as it is matched.
+COLUMNS = {
+    **{key: f"{key}_key" for key in PATIENT},
+    "ScheduledProcedureStepSequence": {key: f"{key}_key" for key in STEP},
+}
+app = App("WORKLIST")
+
+
+@app.lifespan
+def broker(app):
+    app.state.lock = threading.Lock()
+    app.state.db = sqlite3.connect(":memory:", check_same_thread=False)
+    app.state.db.row_factory = sqlite3.Row
+    app.state.read = None
+    keys = [*PATIENT, *STEP]
+    columns = [*keys, *(f"{key}_key" for key in keys)]
+    app.state.db.execute(f"CREATE TABLE step ({', '.join(columns)})")
+    yield
+    app.state.db.close()
+
+
+def refresh(db):
+    """Read the file again if it is another than the last time; the lock is ours."""
+    try:
+        state = PATH.stat()
+        if app.state.read == (state.st_mtime_ns, state.st_size):
+            return
+        text = PATH.read_text(encoding="utf-8-sig")
+        is_csv = PATH.suffix.lower() == ".csv"
+        rows = list(csv.DictReader(text.splitlines())) if is_csv else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise Failure(0xA700, "the worklist cannot be read") from error
+    keys = [*PATIENT, *STEP]
+    marks = ", ".join("?" for _ in range(2 * len(keys)))
+    with db:
+        db.execute("DELETE FROM step")
+        for row in rows:
+            values = [row.get(key) or None for key in keys]
+            values += [matching.stored(key, row.get(key) or None) for key in keys]
+            db.execute(f"INSERT INTO step VALUES ({marks})", values)
+    app.state.read = (state.st_mtime_ns, state.st_size)
+
+
+@app.find("Worklist")
+def find(request):
+    # In a worklist an empty value matches a universal key only (PS3.4 §K.2.2.1.1.1).
+    where = matching.where(request.identifier, COLUMNS, empty_matches=False)
+    with app.state.lock:
+        refresh(app.state.db)
+        rows = app.state.db.execute(f"SELECT * FROM step WHERE {where.sql}", where.parameters)
+        found = rows.fetchall()
+    for row in found:
+        yield {
+            **{key: row[key] for key in PATIENT},
+            "ScheduledProcedureStepSequence": [{key: row[key] for key in STEP}],
+        }
