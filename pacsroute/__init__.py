@@ -1,7 +1,10 @@
 """Flask for DICOM: a decorator-routed micro-framework for the server side of medical imaging."""
 
 from pacsroute import matching, mpps
+from pacsroute.admission import Identity
 from pacsroute.app import App
+from pacsroute.blueprints import Blueprint
+from pacsroute.config import Config
 from pacsroute.dataset.instance import Instance
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import (
@@ -47,7 +50,9 @@ __all__ = [
     "AssociationError",
     "AssociationRejected",
     "AssociationReleased",
+    "Blueprint",
     "Client",
+    "Config",
     "DataSetError",
     "Dispatcher",
     "EchoRequest",
@@ -55,6 +60,7 @@ __all__ = [
     "FindRequest",
     "GetRequest",
     "IdentifierError",
+    "Identity",
     "Instance",
     "MoveRequest",
     "NActionRequest",

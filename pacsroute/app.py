@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from pydicom import Dataset, config
+from pydicom import config
 
-from pacsroute import extended, uids
-from pacsroute.dataset.instance import Instance
+from pacsroute.blueprints import Scope
+from pacsroute.config import Config
 from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
+from pacsroute.outcome import (
+    DONE,
+    Answer,
+    Outcome,
+    close_all,
+    final_status,
+    find_rows,
+    instances_of,
+    reply,
+    rows_of,
+)
+from pacsroute.policy import ECHO, Policy
 from pacsroute.requests import (
     FindRequest,
     GetRequest,
@@ -24,81 +35,57 @@ from pacsroute.requests import (
     QueryRequest,
     Request,
 )
-from pacsroute.routing import Route, Router, check_callable, choose_syntax, name_of
+from pacsroute.routing import Route, name_of
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
-    PENDING,
-    PENDING_WARNING,
+    OUT_OF_RESOURCES,
     PROCESSING_FAILURE,
     SOP_CLASS_NOT_SUPPORTED,
-    SUCCESS,
     UNABLE_TO_PROCESS,
     Status,
 )
-from pacsroute.upper_layer.connection import DEFAULT_MAXIMUM_LENGTH
 
 if TYPE_CHECKING:
     from pacsroute.net.client import Client
     from pacsroute.net.server import Server
     from pacsroute.testing import TestClient
+    from pacsroute.upper_layer.pdu import UserIdentity
 
 logger = logging.getLogger("pacsroute")
 
-Destination = Callable[[str, Any], "Peer | None"]
-
-_ECHO_ROUTE = Route("echo", None, None, (), False, lambda request: None)
+_FOUND = 4096  # routes that are remembered: titles come from the wire, and there is no end of them
 
 
-class Outcome(NamedTuple):
-    """How a request went: its status, what else the response is to say, and a note for the log."""
-
-    status: Status
-    elements: Mapping[str, Any] = {}
-    note: str = ""
-    data: Mapping[str, Any] | Dataset | None = None
-
-
-_DONE = Outcome(Status(SUCCESS))
-
-
-class Answer(NamedTuple):
-    """One of the answers that a generator gives; `row` is None in the last, the final one.
-
-    Its outcome is None where the handler left the final status to the service.
-    """
-
-    row: Mapping[str, Any] | Dataset | Instance | None
-    outcome: Outcome | None
-    complete: bool = True
-
-
-class App(Router):
+class App(Scope):
     """A DICOM application: an AE title and the handlers behind it.
 
     Parameters
     ----------
     ae_title : str
-        Its own title, 1 to 16 characters. Other called AE titles are answered too.
-    spool : path, optional
-        The folder for data sets that are too large for memory while they come; on the
-        archive's file system saving is a rename. By default the system's own.
-    maximum_length : int
-        The maximum length of P-DATA-TF that is offered to peers, in bytes.
-    charset : str, optional
-        The Specific Character Set of responses, where it has all their characters; by
-        default the request's own, and ISO_IR 192 where that has not.
-    outstanding : int
-        How many operations a peer may have outstanding on one association, if it asks for
-        more than one (PS3.7 §D.3.3.3). They are handled on as many threads then, and
-        answered in whatever order they are ready.
+        Its own title, 1 to 16 characters. Other called AE titles are answered too, unless
+        ``require_called_ae=True``.
+    **settings
+        Any setting of `pacsroute.Config`, such as ``spool``: the folder for data sets that are
+        too large for memory while they come, which makes saving a rename where it is on the
+        archive's file system.
+
+    Attributes
+    ----------
+    config : Config
+        The settings.
+    state : types.SimpleNamespace
+        A place for what handlers share.
+    destinations : dict of str to Peer
+        Where AE titles are to be found that no `destination` function knows.
 
     Raises
     ------
     SetupError
-        If one of them is not possible.
+        If there is no such setting, or it has no such value.
 
     Examples
     --------
+    >>> from pacsroute import EchoRequest
     >>> app = App("ARCHIVE")
     >>> @app.echo
     ... def verify(request): ...
@@ -108,132 +95,151 @@ class App(Router):
 
     loaded_by_command = False
 
-    def __init__(
-        self,
-        ae_title: str = "PACSROUTE",
-        *,
-        spool: str | os.PathLike[str] | None = None,
-        maximum_length: int = DEFAULT_MAXIMUM_LENGTH,
-        charset: str | None = None,
-        outstanding: int = 1,
-    ) -> None:
+    def __init__(self, ae_title: str = "PACSROUTE", **settings: Any) -> None:
         super().__init__()
-        title = ae_title.strip(" ")
-        if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable():
-            raise SetupError(f"an AE title has 1 to 16 ASCII characters: {ae_title!r} has not")
-        if "\\" in title:
-            raise SetupError(f"an AE title has no backslash: {ae_title!r}")
-        if not 4096 <= maximum_length <= 0x0FFF_FFFF:
-            raise SetupError("maximum_length is 4,096 to 268,435,455: it bounds a buffer")
-        self.ae_title = title
-        self.spool = None if spool is None else os.fspath(spool)
-        self.maximum_length = maximum_length
-        self.charset = charset
-        if not 1 <= outstanding <= 1000:
-            raise SetupError("outstanding is 1 to 1000: it is a number of threads")
-        self.outstanding = outstanding
+        self.config = Config(ae_title=ae_title)
+        self.config.from_mapping(settings)
         self.state = SimpleNamespace()
         self.destinations: dict[str, Peer] = {}
         self.in_memory: Mapping[str, App] = {}  # the peers of a test, by AE title
-        self._lifespans: list[Callable[[App], Iterator[None]]] = []
-        self._destination: Callable[[str, MoveRequest | None], Peer | None] | None = None
+        self._found: dict[tuple[object, ...], Route | None] = {}
 
-    def lifespan(
-        self, function: Callable[[App], Iterator[None]]
-    ) -> Callable[[App], Iterator[None]]:
-        """Register what is made before the first association and put away after the last.
-
-        Parameters
-        ----------
-        function : generator function
-            Called with the app once in each serving process; it yields once.
-
-        Examples
-        --------
-        >>> app = App()
-        >>> @app.lifespan
-        ... def resources(app):
-        ...     app.state.ready = True
-        ...     yield
-        ...     app.state.ready = False
-        """
-        if not callable(function):
-            raise SetupError("@app.lifespan is put on a function, without parentheses")
-        check_callable("lifespan", function, 1)
-        if not inspect.isgeneratorfunction(function):
-            raise SetupError(
-                f"@app.lifespan: {getattr(function, '__qualname__', function)!s} needs one yield, "
-                "between what is done at the start and at the stop"
-            )
-        self._lifespans.append(function)
-        return function
-
-    def destination(self, function: Destination) -> Destination:
-        """Register where a C-MOVE sends, and what `connect` connects to.
-
-        Parameters
-        ----------
-        function : callable
-            Called with an AE title and the `MoveRequest`, which is None for `connect`;
-            returns a `Peer`, or None where it knows none: 0xA801, move destination
-            unknown. `App.destinations` is asked then.
-
-        Examples
-        --------
-        >>> app = App()
-        >>> @app.destination
-        ... def destination(ae_title, request):
-        ...     return {"WORKSTATION": Peer("10.0.0.7", 11112)}.get(ae_title)
-        >>> app.resolve("WORKSTATION").port
-        11112
-        """
-        if self._destination is not None:
-            raise SetupError("@app.destination: there is one already; it sees every title")
-        check_callable("destination", function, 2)
-        self._destination = function
-        return function
-
-    def resolve(self, ae_title: str, request: MoveRequest | None = None) -> Peer | None:
-        """Return where an AE title is to be found, or None."""
-        peer = None if self._destination is None else self._destination(ae_title, request)
-        if peer is not None and not isinstance(peer, Peer):
-            raise TypeError(f"@app.destination returns a Peer or None, not {type(peer).__name__}")
-        return peer or self.destinations.get(ae_title)
+    @property
+    def ae_title(self) -> str:
+        """Its own AE title."""
+        return self.config.ae_title
 
     @contextlib.contextmanager
     def running(self) -> Iterator[App]:
-        """Hold the app's lifespan: what a server and a test client do around their work."""
+        """Hold the lifespans: what a server and a test client do around their work."""
+        scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_quiet_reading())
-            for function in self._lifespans:
-                stack.enter_context(contextlib.contextmanager(function)(self))
+            for scope in scopes:
+                for function in scope.lifespans:
+                    stack.enter_context(contextlib.contextmanager(function)(self))
             yield self
 
-    # ------------------------------------------------------------- negotiation
+    # ------------------------------------------------------------- called AE titles
 
-    def policy(self, calling_ae: str) -> Policy:
-        """Return what the routes say of the contexts that a peer may have."""
-        return Policy(self, calling_ae)
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The called AE titles that are this app's: its own, and those of its blueprints."""
+        owned = [title for _, title in self.families if title is not None]
+        return tuple(dict.fromkeys((self.ae_title, *self.config.called_ae_titles, *owned)))
 
-    # ------------------------------------------------------------- the one door
+    def scopes_of(self, called_ae: str) -> tuple[Scope, ...]:
+        """Return the app and those of its blueprints that answer a called AE title."""
+        owner = self._owner(called_ae)
+        scopes = [scope for family, title in self.families if title == owner for scope in family]
+        return tuple(dict.fromkeys((self, *scopes)))
+
+    def _owner(self, called_ae: str) -> str | None:
+        """Return a called AE title if a blueprint owns it; None stands for all others."""
+        return called_ae if any(title == called_ae for _, title in self.families) else None
+
+    def register_blueprint(self, blueprint: Any, *, called_ae: str | None = None) -> None:
+        """Take all that was registered with a blueprint; see `Blueprint`."""
+        super().register_blueprint(blueprint, called_ae=called_ae)
+        self._found.clear()
+        innermost: dict[str | None, Scope] = {}
+        for family, title in self.families:
+            scope = family[-1]
+            if scope.authenticator is None:
+                continue
+            if title is None and scope is not self:
+                raise SetupError(
+                    f"@authenticate of {scope!r}: who may come in is asked of an association, so "
+                    "register the blueprint with called_ae=, or use @app.authenticate"
+                )
+            if innermost.setdefault(title, scope) is not scope:
+                raise SetupError(f"{title} has two functions of @authenticate")
+
+    register_blueprint.__doc__ = Scope.register_blueprint.__doc__
+
+    def resolve(self, ae_title: str, request: MoveRequest | None = None) -> Peer | None:
+        """Return where an AE title is to be found, or None."""
+        for scope in reversed(self.scopes_of("" if request is None else request.called_ae)):
+            peer = None if scope.destinator is None else scope.destinator(ae_title, request)
+            if peer is not None and not isinstance(peer, Peer):
+                kind = type(peer).__name__
+                raise TypeError(f"@app.destination returns a Peer or None, not {kind}")
+            if peer is not None:
+                return peer
+        return self.destinations.get(ae_title)
+
+    # ------------------------------------------------------------- routes
+
+    def add_route(self, route: Route) -> None:
+        """Take a route, unless there is one for the same."""
+        super().add_route(route)
+        self._found.clear()
+
+    def routes_for(self, calling_ae: str, called_ae: str) -> list[Route]:
+        """Return the routes that one AE title reaches when it calls another."""
+        owner = self._owner(called_ae)
+        return [
+            route
+            for route in self.routes
+            if route.called_ae == owner and route.calling_ae in (None, calling_ae)
+        ]
+
+    def route(
+        self,
+        command: str,
+        sop_class: str,
+        calling_ae: str = "",
+        called_ae: str = "",
+        kind: int | None = None,
+    ) -> Route | None:
+        """Return the most specific route: by SOP class, then type, then calling AE title.
+
+        `kind` is an action or event type. C-ECHO always has one.
+        """
+        key = (command, sop_class, calling_ae, called_ae, kind)
+        if key not in self._found:
+            found = [
+                route
+                for route in self.routes_for(calling_ae, called_ae)
+                if route.command == command
+                and route.kind in (None, kind)
+                and route.covers(sop_class)
+            ]
+            if command == "echo":
+                found.append(replace(ECHO, scopes=self.scopes_of(called_ae)))
+            found.sort(
+                key=lambda route: (
+                    route.sop_class is None,
+                    route.kind is None,
+                    route.calling_ae is None,
+                )
+            )
+            if len(self._found) >= _FOUND:
+                self._found.clear()
+            self._found[key] = found[0] if found else None
+        return self._found[key]
 
     def find_route(self, request: Request) -> Route | None:
         """Return the route of a request."""
         kind = getattr(request, "action_type", getattr(request, "event_type", None))
-        route = self.route(request.command, request.sop_class, request.calling_ae, kind)
-        if route is not None:
-            return route
-        if request.command == "echo":
-            return _ECHO_ROUTE
-        return None
+        return self.route(
+            request.command, request.sop_class, request.calling_ae, request.called_ae, kind
+        )
+
+    def policy(self, calling_ae: str, called_ae: str = "") -> Policy:
+        """Return what the routes say of the contexts that a peer may have."""
+        return Policy(self.routes_for(calling_ae, called_ae), self.config.outstanding)
+
+    # ------------------------------------------------------------- the one door
 
     def handle(self, request: Request, route: Route | None = None) -> Any:
-        """Have the handler of a request answer it.
+        """Have the handler of a request answer it, behind the hooks of `before_request`.
 
         Parameters
         ----------
         request : Request
-            An `EchoRequest`, `StoreRequest`, `FindRequest`, `GetRequest` or `MoveRequest`.
+            An `EchoRequest`, `StoreRequest`, `FindRequest`, `GetRequest`, `MoveRequest` or one
+            of the N-services'.
         route : Route, optional
             Its route, where that is known already.
 
@@ -246,26 +252,25 @@ class App(Router):
         """
         route = route or self.find_route(request)
         if isinstance(request, FindRequest):
-            return self._answers(request, route, _find_rows, UNABLE_TO_PROCESS)
+            return self._answers(request, route, find_rows)
         if isinstance(request, GetRequest):
-            return self._answers(request, route, _instances, UNABLE_TO_PROCESS)
+            return self._answers(request, route, instances_of)
         if route is None:
             return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
         try:
+            _prepare(request, route)
             result = route.handler(request)
             if isinstance(request, NormalizedRequest):
-                return _reply(result)
-            return _DONE if result is None else Outcome(final_status(result))
+                return reply(result)
+            return DONE if result is None else Outcome(final_status(result))
         except BaseException as error:  # noqa: BLE001 - the association lives on
-            code = UNABLE_TO_PROCESS if request.command == "store" else PROCESSING_FAILURE
-            return failed(request, error, code)
+            return self.failed(request, error, route)
 
     def _answers(
         self,
         request: QueryRequest,
         route: Route | None,
         items: Callable[[Any, Any, Iterator[Any]], Generator[Answer, None, Any]],
-        code: int,
     ) -> Iterator[Answer]:
         if route is None:
             yield Answer(None, Outcome(Status(SOP_CLASS_NOT_SUPPORTED)))
@@ -274,28 +279,89 @@ class App(Router):
         source: Any = None
         outcome: Outcome | None = None
         try:
+            _prepare(request, route)
             source = route.handler(request)
-            rows = _rows(source, route)
+            rows = rows_of(source, route)
             result = yield from items(request, source, rows)
             if result is not None or isinstance(request, FindRequest):
                 outcome = Outcome(final_status(result))
         except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
             raise
         except BaseException as error:  # noqa: BLE001
-            outcome = failed(request, error, code)
+            outcome = self.failed(request, error, route)
         finally:
-            _close(rows, source)
+            close_all(rows, source)
         yield Answer(None, outcome)
+
+    def failed(self, request: Request, error: BaseException, route: Route | None = None) -> Outcome:
+        """Return the outcome of a request whose handler raised, and log what is not meant."""
+        request.error = error
+        route = route or self.find_route(request)
+        for scope in reversed(() if route is None else route.scopes):
+            handler = scope.error_handler_of(error)
+            if handler is not None:
+                try:
+                    result = handler(error, request)
+                    if result is not None:
+                        return reply(result)
+                except BaseException as another:  # noqa: BLE001 - a Failure is its way to answer
+                    error = another
+                break
+        return self._default(request, error)
+
+    def _default(self, request: Request, error: BaseException) -> Outcome:
+        """Return what answers an exception that no error handler is for."""
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        if isinstance(error, Failure):
+            status = Status(error.status, error.comment)
+            if status.category not in ("Unknown", "Pending", "Success"):
+                return Outcome(status, error.elements)
+            error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
+        if isinstance(error, IdentifierError):
+            logger.warning(
+                "%s from %s: %s",
+                name_of(request.command),
+                ascii(request.calling_ae)[1:-1],
+                ascii(str(error))[1:-1],
+            )
+            return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
+        if request.association is not None:
+            request.association.failure = error
+        logger.error(
+            "%s from %s: the handler failed",
+            name_of(request.command),
+            ascii(request.calling_ae)[1:-1],
+            exc_info=error,
+        )
+        # The text of an exception may hold patient data; the name of its type does not.
+        text = f": {error}" if self.config.debug else ""
+        return Outcome(
+            Status(_code(request, error), f"the handler failed: {type(error).__name__}{text}")
+        )
+
+    def finished(
+        self, request: Request, status: Status | None, error: BaseException | None
+    ) -> None:
+        """Call the hooks of `after_request`, the innermost first."""
+        route = self.find_route(request)
+        for scope in reversed(() if route is None else route.scopes):
+            for hook in reversed(scope.hooks["after_request"]):
+                try:
+                    hook(request, status, error)
+                except BaseException:
+                    logger.exception("@app.after_request failed")
 
     # ------------------------------------------------------------- doors to the upper floors
 
-    def serve(self, host: str = "127.0.0.1", port: int = 11112, **options: Any) -> Server:
+    def serve(self, host: str | None = None, port: int | None = None, **options: Any) -> Server:
         """Return a server of this app that listens already, to be used with ``with``.
 
         Parameters
         ----------
-        host, port : str and int
-            Where it listens; port 0 is a free one, see the server's `port`.
+        host, port : str and int, optional
+            Where it listens, in the place of what `config` says; port 0 is a free one, see
+            the server's `port`.
         **options
             As in `pacsroute.Server`.
 
@@ -347,6 +413,7 @@ class App(Router):
         calling_ae: str = "TEST",
         called_ae: str | None = None,
         user: Any = None,
+        identity: str | tuple[str, str] | UserIdentity | None = None,
         peers: Mapping[str, App] | None = None,
     ) -> TestClient:
         """Return a client that speaks to this app in memory, for tests; to be used with ``with``.
@@ -355,8 +422,10 @@ class App(Router):
         ----------
         calling_ae, called_ae : str
             The AE titles of the association; the app's own is called by default.
-        user : object
-            What `request.user` is.
+        user : object, optional
+            What `request.user` is, without asking `authenticate`.
+        identity : str, (str, str) or UserIdentity, optional
+            What `authenticate` is asked of, as the `user` of `pacsroute.connect`.
         peers : mapping of str to App, optional
             The apps that a C-MOVE reaches, and `connect`, by AE title.
 
@@ -369,9 +438,16 @@ class App(Router):
         """
         from pacsroute.testing import TestClient  # noqa: PLC0415 - upstairs, only when asked
 
-        return TestClient(self, calling_ae=calling_ae, called_ae=called_ae, user=user, peers=peers)
+        return TestClient(
+            self,
+            calling_ae=calling_ae,
+            called_ae=called_ae,
+            user=user,
+            identity=identity,
+            peers=peers,
+        )
 
-    def run(self, host: str = "127.0.0.1", port: int = 11112, **options: Any) -> None:
+    def run(self, host: str | None = None, port: int | None = None, **options: Any) -> None:
         """Serve until SIGINT or SIGTERM; the options are those of `serve`.
 
         A file that does this where it is imported can be served by ``pacsroute run`` all
@@ -381,6 +457,26 @@ class App(Router):
             logger.warning("app.run() is left out: the command serves the app")
             return
         self.serve(host, port, **options).run()
+
+
+def _prepare(request: Request, route: Route) -> None:
+    """Call the hooks of `before_request`, the outermost first."""
+    for scope in route.scopes:
+        for hook in scope.hooks["before_request"]:
+            result = hook(request)
+            if result is not None:
+                name = getattr(hook, "__qualname__", repr(hook))
+                raise TypeError(
+                    f"{name} returned {result!r:.40}: a before_request hook raises "
+                    "a Failure to refuse, and returns nothing"
+                )
+
+
+def _code(request: Request, error: BaseException) -> int:
+    """Return the status of a service for an exception that nobody has meant."""
+    if request.command == "store":
+        return OUT_OF_RESOURCES if isinstance(error, OSError) else UNABLE_TO_PROCESS
+    return UNABLE_TO_PROCESS if isinstance(request, QueryRequest) else PROCESSING_FAILURE
 
 
 @contextlib.contextmanager
@@ -397,191 +493,3 @@ def _quiet_reading() -> Iterator[None]:
         yield
     finally:
         settings.reading_validation_mode = before
-
-
-class Policy:
-    """What the routes of an app say of a peer's presentation contexts."""
-
-    def __init__(self, app: App, calling_ae: str) -> None:
-        self._app = app
-        self._calling_ae = calling_ae
-
-    def _routes(self, sop_class: str) -> list[Route]:
-        """Return the routes for which this side is the SCP of a class."""
-        found = [
-            route
-            for route in self._app.routes_of(sop_class, self._calling_ae)
-            if route.command != "n_event_report"
-        ]
-        if sop_class == uids.VERIFICATION:
-            found.append(_ECHO_ROUTE)
-        return found
-
-    def serves(self, sop_class: str) -> bool:
-        """Tell whether a route answers for the SOP class."""
-        return bool(self._routes(sop_class))
-
-    def uses(self, sop_class: str) -> bool:
-        """Tell whether this side may be the SCU of the class.
-
-        It is that of what a C-GET fetches, and of what events are reported to it.
-        """
-        if any(
-            route.command == "n_event_report"
-            for route in self._app.routes_of(sop_class, self._calling_ae)
-        ):
-            return True
-        return uids.is_storage(sop_class) and any(
-            route.command == "get" and route.calling_ae in (None, self._calling_ae)
-            for route in self._app.routes
-        )
-
-    @property
-    def window(self) -> int:
-        """How many operations may be outstanding at once."""
-        return self._app.outstanding
-
-    def extended(self, sop_class: str, offered: bytes) -> bytes:
-        """Return the answer to an extended negotiation; empty where no route has any."""
-        for route in self._routes(sop_class):
-            if route.extended:
-                return extended.answer(route.command, route.extended, offered)
-        return b""
-
-    def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
-        """Return the transfer syntax for a context."""
-        for route in self._app.routes_of(sop_class, self._calling_ae) + self._routes(sop_class):
-            return choose_syntax(route, proposed)
-        # What a C-GET sends is in any syntax, and is converted if it can be.
-        return next(iter(proposed), None) if self.uses(sop_class) else None
-
-
-def final_status(result: object) -> Status:
-    """Return the status that a handler's return value means.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it means none.
-    """
-    if result is None:
-        return Status(SUCCESS)
-    if isinstance(result, Status):
-        status = result
-    elif isinstance(result, int) and not isinstance(result, bool):
-        status = Status(result)
-    else:
-        raise TypeError(f"a handler returns None, an int or a Status, not {type(result).__name__}")
-    if status.category in ("Unknown", "Pending"):
-        raise ValueError(f"0x{status.code:04X} is no final status")
-    return status
-
-
-def _reply(result: object) -> Outcome:
-    """Return the outcome that the handler of an N-service means: status, data set, or both."""
-    parts = result if isinstance(result, tuple) and not isinstance(result, Status) else (result,)
-    data = [part for part in parts if isinstance(part, (Mapping, Dataset))]
-    rest = [part for part in parts if not isinstance(part, (Mapping, Dataset))]
-    if len(data) > 1 or len(rest) > 1:
-        raise TypeError("a handler returns a status, a dict or Dataset, or one of each")
-    status = final_status(rest[0] if rest else None)
-    return Outcome(status, data=data[0] if data else None)
-
-
-def failed(request: Request, error: BaseException, code: int) -> Outcome:
-    """Return the outcome of a request whose handler raised, and log what is not meant."""
-    if isinstance(error, KeyboardInterrupt):
-        raise error
-    if isinstance(error, Failure):
-        status = Status(error.status, error.comment)
-        if status.category not in ("Unknown", "Pending", "Success"):
-            return Outcome(status, error.elements)
-        error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
-    if isinstance(error, IdentifierError):
-        logger.warning("%s from %s: %s", name_of(request.command), request.calling_ae, error)
-        return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
-    if request.association is not None:
-        request.association.failure = error
-    if isinstance(error, OSError) and request.command == "store":
-        code = 0xA700
-    logger.error(
-        "%s from %s: the handler failed",
-        name_of(request.command),
-        request.calling_ae,
-        exc_info=error,
-    )
-    # The text of an exception may hold patient data; the name of its type does not.
-    return Outcome(Status(code, f"the handler failed: {type(error).__name__}"))
-
-
-def _rows(result: object, route: Route) -> Iterator[Any]:
-    if result is None or isinstance(result, (str, bytes, os.PathLike, Mapping, Dataset)):
-        raise TypeError(
-            f"{route.where} returned {type(result).__name__}, not something to iterate: "
-            "yield each answer, or return a list of them"
-        )
-    if not isinstance(result, Iterable):
-        raise TypeError(f"{route.where} returned {type(result).__name__}, which has no answers")
-    return iter(result)
-
-
-def _find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answer, None, Any]:
-    while True:
-        try:
-            item = next(rows)
-        except StopIteration as stop:
-            return stop.value
-        row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
-        if not isinstance(row, (Mapping, Dataset)):
-            raise TypeError(f"a find yields dicts or Datasets, not {type(row).__name__}")
-        code = int(status[0] if isinstance(status, Status) else status)
-        if code not in (PENDING, PENDING_WARNING):
-            raise ValueError(f"a row has the status 0xFF00 or 0xFF01, not 0x{code:04X}")
-        yield Answer(row, Outcome(Status(code)), code == PENDING)
-
-
-def _instances(
-    request: GetRequest, source: Any, rows: Iterator[Any]
-) -> Generator[Answer, None, Any]:
-    """Yield instances, with `request.count` known before the first."""
-    result = None
-
-    def instances() -> Iterator[Instance]:
-        nonlocal result
-        while True:
-            try:
-                item = next(rows)
-            except StopIteration as stop:
-                result = stop.value
-                return
-            if not isinstance(item, (str, os.PathLike, Dataset, Instance)):
-                raise TypeError(
-                    f"a {request.command} yields paths, Datasets or Instances, "
-                    f"not {type(item).__name__}"
-                )
-            yield item if isinstance(item, Instance) else Instance(item)
-
-    coming = instances()
-    first = next(coming, None)  # a generator has set the count by now, if it ever does
-    if request.count is None and hasattr(source, "__len__"):
-        request.count = len(source)
-    if first is not None and request.count is None:
-        spool = None if request.app is None else request.app.spool
-        known = [first.set_aside(spool), *(instance.set_aside(spool) for instance in coming)]
-        request.count = len(known)
-        first, coming = known[0], iter(known[1:])
-    if first is not None:
-        yield Answer(first, None)
-    for instance in coming:
-        yield Answer(instance, None)
-    return result
-
-
-def _close(*things: object) -> None:
-    for thing in things:
-        close = getattr(thing, "close", None)
-        if close is not None:
-            try:
-                close()
-            except BaseException:
-                logger.exception("closing the answers of a handler failed")

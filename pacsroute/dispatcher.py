@@ -8,20 +8,21 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from pacsroute.app import App, Outcome
+from pacsroute.app import App
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
-from pacsroute.requests import Request
+from pacsroute.outcome import Outcome
 from pacsroute.services import echo, find, get, move, normalized, store
 from pacsroute.services.base import Association, Call, response
 from pacsroute.status import UNRECOGNIZED_OPERATION, Status
 
 logger = logging.getLogger("pacsroute")
 
-_SERVICES: dict[type[Command], Callable[[Call], tuple[Outcome, Request | None]]] = {
+_SERVICES: dict[type[Command], Callable[[Call], Outcome]] = {
     commands.CEchoRQ: echo.answer,
     commands.CStoreRQ: store.answer,
     commands.CFindRQ: find.answer,
@@ -138,18 +139,29 @@ class Dispatcher:
             return
         started = time.perf_counter()
         context = association.contexts[message.context_id]
-        service = _SERVICES.get(type(command))
-        request = None
-        if service is None:
-            outcome = Outcome(Status(UNRECOGNIZED_OPERATION))
-            association.send(context.id, response(command, outcome))
-        else:
-            outcome, request = service(Call(self.app, association, context, message))
+        call = Call(self.app, association, context, message)
+        status, error = None, None
+        try:
+            outcome = _SERVICES.get(type(command), _unrecognized)(call)
+            status = outcome.status
+        except BaseException as lost:
+            error = lost
+            raise
+        finally:
+            if call.request is not None:
+                self.app.finished(call.request, status, error or call.request.error)
         if logger.isEnabledFor(logging.INFO):
             _log(association, message, outcome, time.perf_counter() - started)
-        if request is not None and request.followers:
-            for function in request.followers:
+        if call.request is not None and call.request.followers:
+            for function in call.request.followers:
                 association.defer(functools.partial(_call, function))
+
+
+def _unrecognized(call: Call) -> Outcome:
+    outcome = Outcome(Status(UNRECOGNIZED_OPERATION))
+    command: Any = call.message.command
+    call.association.send(call.context.id, response(command, outcome))
+    return outcome
 
 
 def _call(function: Callable[[], object]) -> None:

@@ -49,7 +49,7 @@ import re
 import unicodedata
 from calendar import monthrange
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import date, datetime, time, timezone
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -388,7 +388,7 @@ def _moment_text(vr: str, part: Any) -> str:
         if vr != "DT":
             part = part.date() if vr == "DA" else part.time()
         elif part.tzinfo:
-            part = part.astimezone(timezone.utc)
+            part = part.astimezone(UTC)
     return re.sub("[-:T]", "", part.isoformat()) if isinstance(part, date | time) else str(part)
 
 
@@ -409,7 +409,7 @@ def _moment(vr: str, text: str, *, latest: bool = False) -> str:
     digits += ("--------235959" if latest else "----0101000000")[len(digits) :]
     fraction = fraction.ljust(6, "9" if latest else "0")
     moment = datetime.strptime(f"{digits}{fraction}{offset or '+0000'}", "%Y%m%d%H%M%S%f%z")
-    utc = moment.astimezone(timezone.utc).replace(tzinfo=None)
+    utc = moment.astimezone(UTC).replace(tzinfo=None)
     return _trim(re.sub("[-:T]", "", utc.isoformat(timespec="microseconds")))
 
 

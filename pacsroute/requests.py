@@ -57,6 +57,8 @@ class Request:
         `pacsroute.Router.find` and its like.
     association : object
         The association it came over; None in a test.
+    error : BaseException or None
+        What the handler has raised.
     """
 
     command: ClassVar[str] = ""
@@ -72,6 +74,7 @@ class Request:
     transfer_syntax: str = ""
     extended: Mapping[str, int] = field(default_factory=dict)
     association: Association | None = field(default=None, repr=False)
+    error: BaseException | None = field(default=None, repr=False)
     followers: list[Callable[[], object]] | None = field(default=None, repr=False)
     _state: SimpleNamespace | None = field(default=None, repr=False)
 

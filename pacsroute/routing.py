@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pacsroute import extended, uids
@@ -46,6 +46,11 @@ class Route:
         The one action or event type it answers.
     extended : bytes
         What it supports of extended negotiation.
+    called_ae : str, optional
+        The called AE title that its blueprint owns; None is every title that nobody owns.
+    scopes : tuple of Router
+        The app and the blueprints it was registered through, from the outermost: whose hooks
+        and error handlers concern it.
     """
 
     command: str
@@ -57,6 +62,13 @@ class Route:
     pending_interval: float = 0
     kind: int | None = None
     extended: bytes = b""
+    called_ae: str | None = None
+    scopes: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What no two routes have in common."""
+        return self.command, self.sop_class, self.calling_ae, self.kind, self.called_ae
 
     def covers(self, sop_class: str) -> bool:
         """Tell whether it answers for a SOP class."""
@@ -80,6 +92,7 @@ class Route:
                 "store": "every storage class" + (", unknown ones too" if self.unknown else ""),
             }.get(self.command, "Patient Root and Study Root")
         who = f" from {self.calling_ae}" if self.calling_ae else ""
+        who += f" to {self.called_ae}" if self.called_ae else ""
         kind = "" if self.kind is None else f" of type {self.kind}"
         return f"{name_of(self.command):<14} {what}{kind}{who} -> {self.where}"
 
@@ -106,7 +119,6 @@ class Router:
 
     def __init__(self) -> None:
         self.routes: list[Route] = []
-        self._found: dict[tuple[str, str, str, int | None], Route | None] = {}
 
     def echo(self, function: F | None = None, **options: Any) -> Any:
         """Register what is done at a C-ECHO, which is answered in any case (PS3.4 §A).
@@ -393,55 +405,19 @@ class Router:
             float(options.get("pending_interval", 0)),
             options.get("action_type", options.get("event_type")),
             extended.supported(command, options.get("extended")),
+            scopes=(self,),
         )
+        self.add_route(route)
+
+    def add_route(self, route: Route) -> None:
+        """Take a route, unless there is one for the same."""
         for other in self.routes:
-            if (other.command, other.sop_class, other.calling_ae, other.kind) == (
-                route.command,
-                route.sop_class,
-                route.calling_ae,
-                route.kind,
-            ):
+            if other.key == route.key:
                 raise SetupError(
-                    f"@app.{command}: {other.where} and {route.where} are registered for the "
-                    "same; give one a sop_class or calling_ae of its own"
+                    f"@app.{route.command}: {other.where} and {route.where} are registered for "
+                    "the same; give one a sop_class or calling_ae of its own"
                 )
         self.routes.append(route)
-        self._found.clear()
-
-    def route(
-        self, command: str, sop_class: str, calling_ae: str, kind: int | None = None
-    ) -> Route | None:
-        """Return the most specific route: by SOP class, then type, then calling AE title."""
-        key = (command, sop_class, calling_ae, kind)
-        if key not in self._found:
-            found = [
-                route
-                for route in self.routes
-                if route.command == command
-                and route.calling_ae in (None, calling_ae)
-                and route.kind in (None, kind)
-                and route.covers(sop_class)
-            ]
-            found.sort(
-                key=lambda route: (
-                    route.sop_class is None,
-                    route.kind is None,
-                    route.calling_ae is None,
-                )
-            )
-            if len(self._found) >= 4096:  # titles come from the wire: no end of them
-                self._found.clear()
-            self._found[key] = found[0] if found else None
-        return self._found[key]
-
-    def routes_of(self, sop_class: str, calling_ae: str) -> list[Route]:
-        """Return all routes that commands on a context of this class may reach."""
-        classes = {sop_class, *uids.carried(sop_class)}
-        return [
-            route
-            for route in self.routes
-            if route.calling_ae in (None, calling_ae) and any(map(route.covers, classes))
-        ]
 
 
 def _check_handler(command: str, handler: Handler) -> None:
@@ -460,22 +436,25 @@ def _check_handler(command: str, handler: Handler) -> None:
             raise SetupError(
                 f"@app.{command}: {name} has a yield, but its answer is one status: use return"
             )
-    check_callable(command, handler, 1)
+    check_callable(command, handler, ("request",))
 
 
-def check_callable(decorator: str, function: Callable[..., Any], arguments: int) -> None:
-    """Raise a `SetupError` if a function cannot be called with so many arguments."""
+def check_callable(
+    decorator: str, function: Callable[..., Any], arguments: tuple[str, ...]
+) -> None:
+    """Raise a `SetupError` if something cannot be called with these arguments, by position."""
+    if not callable(function):
+        raise SetupError(f"@app.{decorator} is put on a function, not on {function!r:.40}")
     name = getattr(function, "__qualname__", repr(function))
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
     try:
-        signature.bind(*[None] * arguments)
+        signature.bind(*arguments)
     except TypeError:
-        takes = {1: "one argument, the request", 2: "two, the AE title and the request"}
         raise SetupError(
-            f"@app.{decorator}: {name} is called with {takes[arguments]}; "
+            f"@app.{decorator}: {name} is called as {name}({', '.join(arguments)}); "
             f"it is defined as {name}{signature}"
         ) from None
 

@@ -8,9 +8,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, BinaryIO
 
+from pacsroute.admission import admit, left
 from pacsroute.app import App
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
@@ -26,8 +27,8 @@ from pacsroute.errors import (
 from pacsroute.net.association import Association
 from pacsroute.net.client import Client
 from pacsroute.requests import Peer
-from pacsroute.upper_layer.negotiation import AcceptedContext, agreed, negotiate
-from pacsroute.upper_layer.pdu import AssociateRJ, AssociateRQ
+from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
+from pacsroute.upper_layer.pdu import AssociateRJ, AssociateRQ, UserIdentity
 
 logger = logging.getLogger("pacsroute")
 
@@ -45,13 +46,18 @@ class MemoryAssociation:
     """
 
     def __init__(
-        self, app: App, request: AssociateRQ, contexts: dict[int, AcceptedContext]
+        self,
+        app: App,
+        request: AssociateRQ,
+        contexts: dict[int, AcceptedContext],
     ) -> None:
         self.app = app
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
         self.remote_address = "memory"
         self.user: Any = None
+        self.state = SimpleNamespace()
         self.contexts = contexts
+        self._admitted = False
         self.failure: BaseException | None = None
         self.window = 1
         self.numbers = message_ids()
@@ -64,7 +70,12 @@ class MemoryAssociation:
 
     @classmethod
     def pair(
-        cls, request: AssociateRQ, app: App, requestor: App, peers: Mapping[str, App]
+        cls,
+        request: AssociateRQ,
+        app: App,
+        requestor: App,
+        peers: Mapping[str, App],
+        user: Any = None,
     ) -> tuple[MemoryAssociation, MemoryAssociation]:
         """Return both ends of a new association: the requestor's, and the app's.
 
@@ -73,10 +84,12 @@ class MemoryAssociation:
         AssociationRejected
             If the app does not want it.
         """
-        answer, accepted = negotiate(request, app.policy(request.calling_ae), app.maximum_length)
+        theirs = cls(app, request, {})
+        answer = admit(app, theirs, request, user=user)
         if isinstance(answer, AssociateRJ):
             raise AssociationRejected(*answer)
-        ours, theirs = cls(requestor, request, agreed(request, answer)), cls(app, request, accepted)
+        theirs._admitted = True
+        ours = cls(requestor, request, agreed(request, answer))
         ours.peer, theirs.peer = theirs, ours
         ours.peers = theirs.peers = peers
         return ours, theirs
@@ -167,7 +180,11 @@ class MemoryAssociation:
         self._end(error, error)
 
     def close(self) -> None:
-        """Do nothing: there is no socket."""
+        """Have the app's hooks told; there is no socket."""
+        if self._admitted:
+            self._admitted = False
+            lost = self._ended if isinstance(self._ended, AssociationAborted) else None
+            left(self.app, self, lost)
 
     def _end(self, ours: AssociationError, theirs: AssociationError) -> None:
         if self._ended is None:
@@ -183,8 +200,7 @@ def associate(
     user: Any = None,
 ) -> MemoryAssociation:
     """Associate with an app in memory; a thread serves the other end."""
-    ours, theirs = MemoryAssociation.pair(request, app, requestor, peers)
-    theirs.user = user
+    ours, theirs = MemoryAssociation.pair(request, app, requestor, peers, user)
 
     def serve() -> None:
         try:
@@ -195,6 +211,8 @@ def associate(
             theirs.failure = error
             theirs.abort(2)
             raise
+        finally:
+            theirs.close()
 
     threading.Thread(target=serve, name="pacsroute-test", daemon=True).start()
     return ours
@@ -224,6 +242,7 @@ class TestClient(Client):
         calling_ae: str = "TEST",
         called_ae: str | None = None,
         user: Any = None,
+        identity: str | tuple[str, str] | UserIdentity | None = None,
         peers: Mapping[str, App] | None = None,
     ) -> None:
         self.app = app
@@ -233,7 +252,8 @@ class TestClient(Client):
         def opener(request: AssociateRQ, requestor: App) -> MemoryAssociation:
             return associate(request, app, requestor, self._peers, user)
 
-        super().__init__(opener, called_ae=called_ae or app.ae_title, calling_ae=calling_ae)
+        called_ae = called_ae or app.ae_title
+        super().__init__(opener, called_ae=called_ae, calling_ae=calling_ae, user=identity)
 
     def __enter__(self) -> TestClient:
         for other in (self.app, *self._peers.values()):

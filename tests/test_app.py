@@ -57,8 +57,8 @@ class _Class:
         ("store", _generator, "yield"),
         ("store", _Class, "class"),
         ("echo", _Class, "class"),
-        ("store", lambda: None, "one argument"),
-        ("find", lambda request, more: None, "one argument"),
+        ("store", lambda: None, r"called as <lambda>\(request\)"),
+        ("find", lambda request, more: None, r"called as <lambda>\(request\)"),
     ],
 )
 def test_a_handler_that_cannot_be_one_is_a_set_up_error(command, handler, words):

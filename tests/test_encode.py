@@ -6,7 +6,7 @@ import math
 import struct
 import warnings
 import zlib
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
 
@@ -250,7 +250,7 @@ def test_none_and_empty_are_zero_length():
             datetime(2024, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=-3, minutes=-30))),
             b"20240102030405-0330 ",
         ),
-        ("AcquisitionDateTime", datetime(2024, 1, 2, tzinfo=timezone.utc), b"20240102000000+0000 "),
+        ("AcquisitionDateTime", datetime(2024, 1, 2, tzinfo=UTC), b"20240102000000+0000 "),
         ("InstanceNumber", 5.0, b"5 "),
         ("InstanceNumber", "5", b"5 "),
         ("InstanceNumber", Decimal(7), b"7 "),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import struct
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
 
@@ -232,7 +232,7 @@ def test_ranges_are_inclusive(low, value, high, hours):
     assert check("StudyTime", "-".join(times), value) is (low.time() <= value.time() <= high.time())
     if 1 < value.year < 9999:
         east = value.replace(tzinfo=timezone(timedelta(hours=hours)))
-        utc = east.astimezone(timezone.utc)
+        utc = east.astimezone(UTC)
         exact = f"{utc.year:04}{utc:%m%d%H%M%S.%f}+0000"
         assert check("AcquisitionDateTime", exact, east)
 
@@ -600,7 +600,7 @@ def test_many_stars_take_no_time():
         ("StudyDate", "soon", None),
         ("AcquisitionDateTime", "20240101000000-0130", "20240101013000"),
         ("AcquisitionDateTime", "2024", "20240101000000"),
-        ("AcquisitionDateTime", datetime(2024, 1, 1, tzinfo=timezone.utc), "20240101000000"),
+        ("AcquisitionDateTime", datetime(2024, 1, 1, tzinfo=UTC), "20240101000000"),
         ("SeriesNumber", "x", None),
         ("SeriesNumber", 2**63, float(2**63)),
         ("PatientWeight", float("nan"), None),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from pacsroute.cli.loading import load
+from pacsroute.config import SETTINGS
 from pacsroute.errors import SetupError
-from pacsroute.net.server import MAX_ASSOCIATIONS, Server
+from pacsroute.net.server import Server
 from pacsroute.requests import Peer
 from pacsroute.routing import name_of
 
@@ -29,25 +32,38 @@ def _destinations(
     return found
 
 
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each setting; `Config` checks what they say."""
+    for name, setting in reversed(SETTINGS.items()):
+        flag = f"--{name.replace('_', '-')}"
+        shown = setting.default
+        help_text = setting.metadata["purpose"]
+        options: dict[str, Any] = {"default": None, "help": help_text}
+        if isinstance(shown, bool):
+            flag = f"{flag}/--no-{name.replace('_', '-')}"
+        elif isinstance(shown, tuple):
+            options |= {"multiple": True, "metavar": "TEXT"}
+        else:
+            kind = {int: "NUMBER", float: "SECONDS"}.get(type(shown), "TEXT")
+            options["metavar"] = kind
+            if shown is not None:
+                options["help"] = (
+                    f"{help_text}  [default: {shown:,}]"
+                    if isinstance(shown, (int, float)) and name != "port"
+                    else f"{help_text}  [default: {shown}]"
+                )
+        command = click.option(flag, name, **options)(command)
+    return command
+
+
 @click.command()
 @click.argument("app", required=False, envvar="PACSROUTE_APP")
-@click.option("--host", default="127.0.0.1", envvar="PACSROUTE_HOST", show_default=True)
 @click.option(
-    "--port",
-    default=11112,
-    type=click.IntRange(0, 65535),
-    envvar="PACSROUTE_PORT",
-    show_default=True,
-    help="0 is a free one.",
-)
-@click.option("--ae-title", envvar="PACSROUTE_AE_TITLE", help="In the place of the app's own.")
-@click.option(
-    "--max-associations",
-    default=MAX_ASSOCIATIONS,
-    type=click.IntRange(1),
-    envvar="PACSROUTE_MAX_ASSOCIATIONS",
-    show_default=True,
-    help="Served at once; more are rejected.",
+    "--config",
+    "file",
+    type=click.Path(dir_okay=False),
+    envvar="PACSROUTE_CONFIG",
+    help="A TOML file with settings, named as the options are, with underscores.",
 )
 @click.option(
     "--destination",
@@ -65,32 +81,37 @@ def _destinations(
     envvar="PACSROUTE_LOG_LEVEL",
     show_default=True,
 )
+@_setting_options
 def run(
     app: str | None,
-    host: str,
-    port: int,
-    ae_title: str | None,
-    max_associations: int,
+    file: str | None,
     destinations: dict[str, Peer],
     log_level: str,
+    **options: Any,
 ) -> None:
     """Serve APP until Ctrl-C.
 
     APP is module:app, path/to/file.py, module:create_app(), or nothing for app.py in this
-    folder. Each option is also an environment variable: --port is PACSROUTE_PORT.
+    folder. Each option is also an environment variable: --port is PACSROUTE_PORT. An option
+    wins over the environment, that over --config, and that over what APP itself says.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
     found = load(app)
     found.destinations |= destinations
-    if ae_title is not None:
-        try:
-            found.ae_title = type(found)(ae_title).ae_title
-        except SetupError as error:
-            raise click.BadParameter(str(error), param_hint="--ae-title") from None
     try:
-        server = Server(found, host, port, max_associations=max_associations)
+        if file is not None:
+            found.config.from_file(file)
+        found.config.from_environment()
+        found.config.from_mapping(
+            {name: value for name, value in options.items() if value not in (None, ())}
+        )
+    except SetupError as error:
+        raise click.UsageError(str(error)) from None
+    config = found.config
+    try:
+        server = Server(found)
     except OSError as error:
-        raise click.ClickException(_why_not(error, host, port)) from None
+        raise click.ClickException(_why_not(error, config.host, config.port)) from None
     if not found.routes:
         click.echo("no handler is registered: only C-ECHO is answered", err=True)
     click.echo(f"{found.ae_title} serves")

@@ -12,9 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal
 
+from pacsroute.admission import admit, left
 from pacsroute.app import App
+from pacsroute.config import Config
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
 from pacsroute.dimse.messages import Assembler, Message, fragment, message_ids, stream
 from pacsroute.dispatcher import open_sink
@@ -30,7 +33,7 @@ from pacsroute.net import transport
 from pacsroute.net.flusher import flusher
 from pacsroute.requests import Peer
 from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
-from pacsroute.upper_layer.negotiation import AcceptedContext, agreed, negotiate
+from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import (
     UNEXPECTED_PARAMETER,
     Abort,
@@ -44,18 +47,6 @@ from pacsroute.upper_layer.pdu import (
 )
 
 logger = logging.getLogger("pacsroute")
-
-ARTIM = 30.0
-"""Seconds that a peer has for its association request, and for closing after the end."""
-
-IDLE_TIMEOUT = 900.0
-"""Seconds that an association may be without a message; modalities wait for many minutes."""
-
-NETWORK_TIMEOUT = 60.0
-"""Seconds without a byte in the middle of a message, or without one taken when we send."""
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds in which a peer takes our connection."""
 
 _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _SMALL_READ = 16_384
@@ -78,8 +69,12 @@ class Association:
         The AE titles, as negotiated.
     remote_address : str
         The peer's host.
+    user : object
+        What `@app.authenticate` has returned.
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted.
+    state : types.SimpleNamespace
+        A place for what hooks and handlers share.
     """
 
     def __init__(
@@ -89,12 +84,12 @@ class Association:
         remote_address: str = "",
         *,
         role: Literal["acceptor", "requestor"] = "acceptor",
-        artim: float = ARTIM,
-        idle_timeout: float = IDLE_TIMEOUT,
-        network_timeout: float = NETWORK_TIMEOUT,
         defer: Callable[[Callable[[], object]], object] | None = None,
+        config: Config | None = None,
     ) -> None:
         self.app = app
+        self.config = config = config or app.config
+        self.state = SimpleNamespace()
         self.calling_ae = self.called_ae = ""
         self.user: Any = None
         self.failure: BaseException | None = None
@@ -103,15 +98,18 @@ class Association:
         self.numbers = message_ids()
         self.window = 1
         self.remote_address = remote_address
-        self._artim = artim
-        self._idle_timeout = idle_timeout
-        self._network_timeout = network_timeout
-        self._tick = min(artim, network_timeout, idle_timeout)
+        self._tick = min(config.artim, config.network_timeout, config.idle_timeout)
         self._defer = defer
         self._role = role
-        self._connection = Connection(role, maximum_length=app.maximum_length)
+        self._connection = Connection(
+            role,
+            maximum_length=config.maximum_length,
+            maximum_associate_length=config.max_associate_length,
+        )
         self._peer_maximum = 0
-        self._assembler = Assembler(self._open_sink)
+        self._assembler = Assembler(self._open_sink, config.max_command_length)
+        self._begun = 0.0  # when the message that is coming has begun
+        self._admitted = False
         self._messages: deque[Message] = deque()
         self._cancelled: set[int] = set()
         self._ended: AssociationError | None = None
@@ -132,7 +130,7 @@ class Association:
             self._socket = transport.TLSSocket(sock, self._tick)
         else:
             self._socket = sock
-            transport.set_up(sock, self._tick, network_timeout)
+            transport.set_up(sock, self._tick, config.network_timeout)
 
     @classmethod
     def accept(cls, sock: socket.socket, app: App, **options: Any) -> Association:
@@ -145,7 +143,7 @@ class Association:
         app : App
             Whose routes say what is accepted.
         **options
-            `artim`, `idle_timeout` and `network_timeout`, in seconds.
+            Settings of `pacsroute.Config` in the place of the app's.
 
         Raises
         ------
@@ -157,7 +155,7 @@ class Association:
             host = str(sock.getpeername()[0])
         except (OSError, IndexError):
             host = ""  # not a TCP socket, or the peer is gone already
-        association = cls(sock, app, host, **options)
+        association = cls(sock, app, host, config=app.config.replace(**options))
         try:
             association.negotiate()
         except AssociationError:
@@ -171,8 +169,6 @@ class Association:
         peer: Peer,
         request: AssociateRQ,
         app: App,
-        *,
-        connect_timeout: float = CONNECT_TIMEOUT,
         **options: Any,
     ) -> Association:
         """Ask a peer for an association.
@@ -185,8 +181,6 @@ class Association:
             What is proposed; see `pacsroute.upper_layer.negotiation.propose`.
         app : App
             Which answers what the peer asks in return.
-        connect_timeout : float
-            Seconds in which it takes the connection.
         **options
             As for `accept`.
 
@@ -196,8 +190,9 @@ class Association:
             If there is none.
         """
         who = f"{request.called_ae} at {peer.host}:{peer.port}"
+        config = app.config.replace(**options)
         try:
-            sock = socket.create_connection((peer.host, peer.port), connect_timeout)
+            sock = socket.create_connection((peer.host, peer.port), config.connect_timeout)
         except (OSError, UnicodeError) as error:  # the latter for what can be no host name
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise AssociationAborted(
@@ -213,7 +208,7 @@ class Association:
                 ) from None
         else:
             sock.settimeout(None)
-        association = cls(sock, app, peer.host, role="requestor", **options)
+        association = cls(sock, app, peer.host, role="requestor", config=config)
         association.calling_ae, association.called_ae = request.calling_ae, request.called_ae
         try:
             association._associate(request, who)
@@ -226,7 +221,7 @@ class Association:
         self._connection.associate(request)
         self._connection.transport_connected()
         self._write_out()
-        deadline = time.monotonic() + self._artim
+        deadline = time.monotonic() + self.config.artim
         while (answer := self._connection.next_event()) is None:
             self._write_out()
             if self._connection.state != "Sta5":
@@ -261,22 +256,29 @@ class Association:
             self.abort(2 if kind else 0)
         self.close()
 
-    def negotiate(self, refusal: AssociateRJ | None = None) -> None:
-        """Answer the peer's request for an association, with a refusal if one is given."""
+    def negotiate(self, refuse: Callable[[str], AssociateRJ | None] | None = None) -> None:
+        """Answer the peer's request for an association.
+
+        Parameters
+        ----------
+        refuse : callable, optional
+            Called with the calling AE title; what it returns is the answer.
+        """
         request = self._wait_request()
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
-        answer: Any = refusal
-        if answer is None:
-            try:
-                answer, self.contexts = negotiate(
-                    request, self.app.policy(request.calling_ae), self.app.maximum_length
-                )
-            except ProtocolError as error:
-                self._abort_for(error)
+        answer: Any = None if refuse is None else refuse(request.calling_ae)
+        try:
+            answer = answer or admit(self.app, self, request)
+        except ProtocolError as error:
+            self._abort_for(error)
+        except BaseException:
+            # What a hook raises is logged above; the peer may try again.
+            self._reject(AssociateRJ(2, 2, 1))
+            raise
         if isinstance(answer, AssociateRJ):
-            self._connection.reject(answer)
-            self._write_out()
+            self._reject(answer)
             raise AssociationRejected(*answer)
+        self._admitted = True
         self.proposed = [context.abstract_syntax for context in request.contexts]
         self._peer_limit(request.user_information)
         window = answer.user_information.asynchronous_operations
@@ -284,8 +286,12 @@ class Association:
         self._connection.accept(answer)
         self._write_out()
 
+    def _reject(self, answer: AssociateRJ) -> None:
+        self._connection.reject(answer)
+        self._write_out()
+
     def _wait_request(self) -> AssociateRQ:
-        deadline = time.monotonic() + self._artim
+        deadline = time.monotonic() + self.config.artim
         while True:
             event = self._connection.next_event()
             if isinstance(event, AssociateRQ):
@@ -346,7 +352,7 @@ class Association:
                 while (message := self._response(response_to)) is None:
                     if self._ended is not None:
                         raise self._ended
-                    if not self._arrived.wait(self._idle_timeout):
+                    if not self._arrived.wait(self.config.idle_timeout):
                         raise AssociationAborted(None, message="no response came")
                 return message
         self._reader = threading.get_ident()
@@ -382,6 +388,7 @@ class Association:
                             # A cancel that came too late is not for a request of the same ID.
                             self._cancelled.discard(getattr(message.command, "message_id", -1))
                             self._messages.append(message)
+                        self._begun = 0.0
             except ProtocolError as error:
                 self._abort_for(error)
         elif isinstance(event, ReleaseRQ):
@@ -407,13 +414,13 @@ class Association:
                     self._quick = time.perf_counter() - started < _SOON
             except BlockingIOError:
                 silent += self._tick
-                if silent >= self._network_timeout and (
+                if silent >= self.config.network_timeout and (
                     self._connection.partial or self._assembler.partial
                 ):
                     self._give_up("nothing came in the middle of a message")
                     return
-                if silent >= self._idle_timeout:
-                    self._give_up(f"no message came for {self._idle_timeout:g} s")
+                if silent >= self.config.idle_timeout:
+                    self._give_up(f"no message came for {self.config.idle_timeout:g} s")
                     return
                 continue
             except OSError:
@@ -422,6 +429,8 @@ class Association:
                 self._closed()
                 return
             self._connection.buffer_updated(count)
+            if self._connection.partial or self._assembler.partial:
+                self._check_pace()
             if count < _SMALL_READ and self._assembler.partial and transport.QUICKACK is not None:
                 # A peer with Nagle's algorithm on waits for our acknowledgment before it
                 # sends the rest of its message: 40 ms, unless it goes at once. In the
@@ -429,6 +438,13 @@ class Association:
                 with contextlib.suppress(OSError):
                     self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
             return
+
+    def _check_pace(self) -> None:
+        """Give up a peer that takes for ever to send one message, a few bytes at a time."""
+        now = time.monotonic()
+        self._begun = self._begun or now
+        if now - self._begun > self.config.message_timeout:
+            self._give_up(f"a message did not come within {self.config.message_timeout:g} s")
 
     def _soon(self) -> int:
         """Read what comes at once, or return -1: the thread may as well go to sleep.
@@ -658,7 +674,7 @@ class Association:
         """Release the association in good order, and close it (PS3.8 §7.2)."""
         if self._ended is None:
             self._ended = AssociationReleased("released by this side")
-            deadline = time.monotonic() + self._artim
+            deadline = time.monotonic() + self.config.artim
             with contextlib.suppress(AssociationError):
                 self._connection.release()
                 self._write_out()
@@ -707,13 +723,17 @@ class Association:
 
         Closing first could destroy what was sent, on its way (PS3.8 §9.2.1, Sta13).
         """
+        if self._admitted:
+            self._admitted = False
+            lost = self._ended if isinstance(self._ended, AssociationAborted) else None
+            left(self.app, self, lost)
         if self._holding:
             self._holding = False
             flusher.remove(self)
         if self._connection.state == "Sta13" and not self._stopping:
             # Who asked for the association and aborts it is not waiting for anything more.
             in_a_hurry = self._role == "requestor" and self.ended() is not None
-            patience = min(self._artim, _HURRY) if in_a_hurry else self._artim
+            patience = min(self.config.artim, _HURRY) if in_a_hurry else self.config.artim
             deadline = time.monotonic() + patience
             with contextlib.suppress(AssociationError):
                 while self._connection.state == "Sta13" and self._read_before(deadline):

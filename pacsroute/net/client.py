@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.app import App, Outcome
+from pacsroute.app import App
 from pacsroute.dataset.encode import encode, keyword_tag
 from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.parse import parse
@@ -47,6 +47,7 @@ from pacsroute.errors import (
     RequestFailed,
 )
 from pacsroute.net.association import Association
+from pacsroute.outcome import Outcome
 from pacsroute.requests import Peer, Progress
 from pacsroute.routing import name_of
 from pacsroute.services import transfer
@@ -130,7 +131,7 @@ class Client:
         self.calling_ae = calling_ae
         self._opener = opener
         self._app = app or App(calling_ae)
-        self._identity = _identity(user)
+        self._identity = identity_of(user)
         self._idle: list[_Open] = []
         self._busy: list[_Open] = []
         self._lock = threading.Lock()
@@ -593,7 +594,7 @@ class Client:
             proposed,
             scp_of=scp_of,
             user_identity=self._identity,
-            maximum_length=self._app.maximum_length,
+            maximum_length=self._app.config.maximum_length,
         )
         one = _Open(self._opener(request, self._app), set(proposed), scp_of)
         with self._lock:
@@ -658,7 +659,7 @@ def client_of(
     return Client(opener, called_ae=peer.ae_title, calling_ae=calling_ae, user=user, app=app)
 
 
-def _identity(user: str | tuple[str, str] | UserIdentity | None) -> UserIdentity | None:
+def identity_of(user: str | tuple[str, str] | UserIdentity | None) -> UserIdentity | None:
     if isinstance(user, str):
         return UserIdentity(1, False, user.encode())
     if user is None or isinstance(user, UserIdentity):

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
@@ -23,13 +24,12 @@ from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
-from pacsroute.net.association import ARTIM, IDLE_TIMEOUT, NETWORK_TIMEOUT, Association
+from pacsroute.net.association import Association
 from pacsroute.upper_layer.pdu import AssociateRJ
 
 logger = logging.getLogger("pacsroute")
 
-MAX_ASSOCIATIONS = 500
-GRACE = 10.0
+_ALL = ""  # counts them all
 _AFTER_THREADS = 4
 _STOP_TICK = 0.05
 _SIGNAL_TICK = 0.5
@@ -45,15 +45,10 @@ class Server:
     ----------
     app : App
         Whose handlers answer.
-    host, port : str and int
-        Where it listens; port 0 is a free one.
-    max_associations : int
-        How many are served at once; more are rejected as transient (PS3.8 §9.3.4).
-    grace : float
-        Seconds that running associations have when the server stops; then A-ABORT.
-    artim, idle_timeout, network_timeout : float
-        Seconds: for the association request, without a message, and without a byte in
-        the middle of one.
+    host, port : str and int, optional
+        Where it listens, in the place of what the app's settings say; port 0 is a free one.
+    **settings
+        Settings of `pacsroute.Config` in the place of the app's.
 
     Raises
     ------
@@ -70,27 +65,19 @@ class Server:
     def __init__(
         self,
         app: App,
-        host: str = "127.0.0.1",
-        port: int = 11112,
-        *,
-        max_associations: int = MAX_ASSOCIATIONS,
-        grace: float = GRACE,
-        artim: float = ARTIM,
-        idle_timeout: float = IDLE_TIMEOUT,
-        network_timeout: float = NETWORK_TIMEOUT,
+        host: str | None = None,
+        port: int | None = None,
+        **settings: Any,
     ) -> None:
         self.app = app
-        self._max_associations = max_associations
-        self._grace = grace
-        self._timeouts: dict[str, Any] = {
-            "artim": artim,
-            "idle_timeout": idle_timeout,
-            "network_timeout": network_timeout,
-        }
-        self._listener = _listen(host, port)
+        given = {"host": host, "port": port} | settings
+        chosen = {name: value for name, value in given.items() if value is not None}
+        self.config = app.config.replace(**chosen)
+        self._listener = _listen(self.config.host, self.config.port)
         self.host, self.port = self._listener.getsockname()[:2]
         self._threads: dict[threading.Thread, Association | None] = {}
-        self._spare = self._served = 0
+        self._spare = 0
+        self._served: Counter[str] = Counter()  # associations of all, of each host and each AE
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._hurry = threading.Event()
@@ -133,8 +120,8 @@ class Server:
         self._listener.close()
         count = len(self._associations())
         if count:
-            logger.info("stopping: %d associations have %g s to finish", count, self._grace)
-        deadline = time.monotonic() + self._grace
+            logger.info("stopping: %d associations have %g s to finish", count, self.config.grace)
+        deadline = time.monotonic() + self.config.grace
         while (
             self._associations()
             and time.monotonic() < deadline
@@ -208,7 +195,7 @@ class Server:
                 with self._lock:
                     self._spare -= 1
                     busy = len(self._threads) - self._spare
-                    if self._spare == 0 and busy < self._max_associations + _REFUSALS:
+                    if self._spare == 0 and busy < self.config.max_associations + _REFUSALS:
                         self._begin()
                 try:
                     self._serve(thread, *accepted)
@@ -250,16 +237,22 @@ class Server:
         self._after.submit(function)
 
     def _serve(self, thread: threading.Thread, sock: socket.socket, host: str) -> None:
-        association = Association(sock, self.app, host, defer=self._defer, **self._timeouts)
-        association.alone = lambda: self._served == 1
+        association = Association(sock, self.app, host, defer=self._defer, config=self.config)
+        association.alone = lambda: self._served[_ALL] == 1
         started = time.monotonic()
+        places = [_ALL, f"host {host}"]
         with self._lock:
             self._threads[thread] = association
-            self._served += 1
-            full = self._served > self._max_associations
-        refusal = AssociateRJ(2, 3, 2) if full else None  # transient: local limit exceeded
+            self._served.update(places)
+
+        def full(calling_ae: str) -> AssociateRJ | None:
+            places.append(f"AE {calling_ae}")
+            with self._lock:
+                self._served[places[-1]] += 1
+            return self._full(places)
+
         try:
-            association.negotiate(refusal)
+            association.negotiate(full)
             if logger.isEnabledFor(logging.INFO):
                 logger.info(
                     "%s associated from %s as %s, %d presentation contexts accepted",
@@ -297,9 +290,26 @@ class Server:
             with contextlib.suppress(Exception):
                 association.abort(2)
         finally:
-            with self._lock:
-                self._served -= 1  # its place is free while the peer takes its time to close
+            with self._lock:  # its place is free while the peer takes its time to close
+                for place in places:
+                    self._served[place] -= 1
+                    if not self._served[place]:
+                        del self._served[place]
             association.close()
+
+    def _full(self, places: list[str]) -> AssociateRJ | None:
+        """Reject an association that is one too many."""
+        limits = ("max_associations", "max_associations_per_host", "max_associations_per_ae")
+        for place, limit in zip(places, limits, strict=True):
+            if self._served[place] > getattr(self.config, limit):
+                logger.warning(
+                    "%s: %s reached, %d associations",
+                    ascii(place)[1:-1] or "the server",
+                    limit,
+                    getattr(self.config, limit),
+                )
+                return AssociateRJ(2, 3, 2)  # transient: local limit exceeded
+        return None
 
 
 def _listen(host: str, port: int) -> socket.socket:

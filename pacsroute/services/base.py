@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
 
 from pydicom import Dataset
 
 from pacsroute import extended, uids
-from pacsroute.app import App, Outcome
+from pacsroute.app import App
 from pacsroute.dataset.parse import identifier
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, Response
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import AssociationAborted, DataSetError
-from pacsroute.requests import Peer
+from pacsroute.outcome import Outcome
+from pacsroute.requests import Peer, Request
+from pacsroute.routing import Route
 from pacsroute.status import IDENTIFIER_MISMATCH, SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 from pacsroute.upper_layer.pdu import AssociateRQ
@@ -102,13 +105,18 @@ _COMMANDS = {
 }
 
 
-class Call(NamedTuple):
-    """A message on its way to a handler, and what is needed to answer it."""
+@dataclass(slots=True)
+class Call:
+    """A message on its way to a handler, and what is needed to answer it.
+
+    `request` is what has become of it; None before, and where it is refused without one.
+    """
 
     app: App
     association: Association
     context: AcceptedContext
     message: Message
+    request: Request | None = None
 
     def values(self) -> dict[str, Any]:
         """Return what a request of it has, whatever its service."""
@@ -128,10 +136,11 @@ class Call(NamedTuple):
             values["extended"] = extended.agreed(name, context.information)
         return values
 
-    @property
-    def served_class(self) -> str:
-        """The SOP class whose routes answer: the context's, or the general one it is served as."""
-        return self.context.general or self.context.abstract_syntax
+    def route(self, command: str) -> Route | None:
+        """Return the route of a command for the context's class, or for what that is served as."""
+        association, context = self.association, self.context
+        served_class = context.general or context.abstract_syntax
+        return self.app.route(command, served_class, association.calling_ae, association.called_ae)
 
 
 def _names(kind: type[Command]) -> tuple[type[Response], list[tuple[str, str]]]:
@@ -161,7 +170,7 @@ def read_identifier(call: Call, command: str, sop_class: str) -> Dataset | Outco
     """Return the identifier of a request, or the outcome that refuses it."""
     sop_class = uids.trim(sop_class)
     calling_ae = call.association.calling_ae
-    if call.app.route(command, call.served_class, calling_ae) is None:
+    if call.route(command) is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     refused = misplaced(call, sop_class)
     if refused is not None:

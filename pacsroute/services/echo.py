@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pacsroute.app import Outcome
 from pacsroute.dimse.commands import CEchoRQ
-from pacsroute.requests import EchoRequest, Request
+from pacsroute.outcome import Outcome
+from pacsroute.requests import EchoRequest
 from pacsroute.services.base import Call, response
 from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.uids import VERIFICATION
 
 
-def answer(call: Call) -> tuple[Outcome, Request | None]:
+def answer(call: Call) -> Outcome:
     """Answer a C-ECHO; return how it went."""
     command = call.message.command
     assert isinstance(command, CEchoRQ)
-    request = None
     if call.context.abstract_syntax != VERIFICATION:
         outcome = Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     else:
-        request = EchoRequest(sop_class=VERIFICATION, **call.values())
+        call.request = request = EchoRequest(sop_class=VERIFICATION, **call.values())
         outcome = call.app.handle(request)
     call.association.send(call.context.id, response(command, outcome))
-    return outcome, request
+    return outcome

@@ -9,17 +9,16 @@ from collections.abc import Iterator, Mapping
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.app import Answer, Outcome, failed
 from pacsroute.dataset.encode import RowEncoder
 from pacsroute.dimse.commands import CFindRQ
 from pacsroute.errors import AssociationError
-from pacsroute.requests import FindRequest, Request
+from pacsroute.outcome import Answer, Outcome
+from pacsroute.requests import FindRequest
 from pacsroute.services.base import Call, read_identifier, response
 from pacsroute.status import (
     CANCEL,
     PENDING,
     PENDING_WARNING,
-    UNABLE_TO_PROCESS,
     Status,
 )
 
@@ -28,21 +27,20 @@ logger = logging.getLogger("pacsroute")
 _LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow at once
 
 
-def answer(call: Call) -> tuple[Outcome, Request | None]:
+def answer(call: Call) -> Outcome:
     """Answer a C-FIND with all its responses; return how it went."""
     command = call.message.command
     assert isinstance(command, CFindRQ)
-    request = None
     identifier = read_identifier(call, "find", command.affected_sop_class)
     if isinstance(identifier, Outcome):
         outcome = identifier
     else:
-        request = FindRequest(
+        call.request = request = FindRequest(
             sop_class=call.context.abstract_syntax, identifier=identifier, **call.values()
         )
         outcome = _send_answers(call, command, request)
     call.association.send(call.context.id, response(command, outcome))
-    return outcome, request
+    return outcome
 
 
 def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome:
@@ -55,7 +53,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
         if level:
             always["QueryRetrieveLevel"] = level
     encoder = RowEncoder(
-        context.transfer_syntax, request.identifier, always=always, charset=app.charset
+        context.transfer_syntax, request.identifier, always=always, charset=app.config.charset
     )
     complete = response(command, Outcome(Status(PENDING)))
     partial = response(command, Outcome(Status(PENDING_WARNING)))
@@ -81,7 +79,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     except AssociationError:
         raise
     except BaseException as error:  # noqa: BLE001 - a row that cannot be encoded
-        return failed(request, error, UNABLE_TO_PROCESS)
+        return app.failed(request, error)
     finally:
         answers.close()  # type: ignore[attr-defined]
     return Outcome(Status(CANCEL))

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from pacsroute import uids
-from pacsroute.app import Outcome
 from pacsroute.dataset.bulk import without_bulk_data
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CGetRQ
-from pacsroute.requests import GetRequest, Request
+from pacsroute.outcome import Outcome
+from pacsroute.requests import GetRequest
 from pacsroute.services import retrieve, transfer
 from pacsroute.services.base import Call, read_identifier
 from pacsroute.status import Status
 
 
-def answer(call: Call) -> tuple[Outcome, Request | None]:
+def answer(call: Call) -> Outcome:
     """Answer a C-GET with its sub-operations; return how it went."""
     command = call.message.command
     assert isinstance(command, CGetRQ)
-    request = counts = None
+    counts = None
     identifier = read_identifier(call, "get", command.affected_sop_class)
     if isinstance(identifier, Outcome):
         outcome = identifier
     else:
-        request = GetRequest(
+        call.request = request = GetRequest(
             sop_class=call.context.abstract_syntax, identifier=identifier, **call.values()
         )
         refused = retrieve.refusal(request)
@@ -30,7 +30,7 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
             outcome = refused
         else:
             outcome, counts = retrieve.perform(call, command, request, _sender(call))
-    return retrieve.finish(call, command, outcome, counts), request
+    return retrieve.finish(call, command, outcome, counts)
 
 
 def _sender(call: Call) -> retrieve.Sender:

@@ -5,29 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from pacsroute.app import Outcome, failed
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CMoveRQ
 from pacsroute.errors import AssociationError, DataSetError, ProtocolError, ReadFailed
-from pacsroute.requests import MoveRequest, Peer, Request
+from pacsroute.outcome import Outcome
+from pacsroute.requests import MoveRequest, Peer
 from pacsroute.services import retrieve, transfer
 from pacsroute.services.base import Call, Carrier, read_identifier
-from pacsroute.status import MOVE_DESTINATION_UNKNOWN, UNABLE_TO_PROCESS, Status
+from pacsroute.status import MOVE_DESTINATION_UNKNOWN, Status
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, propose
 
 logger = logging.getLogger("pacsroute")
 
 
-def answer(call: Call) -> tuple[Outcome, Request | None]:
+def answer(call: Call) -> Outcome:
     """Answer a C-MOVE with its sub-operations; return how it went."""
     command = call.message.command
     assert isinstance(command, CMoveRQ)
-    request = counts = None
+    counts = None
     identifier = read_identifier(call, "move", command.affected_sop_class)
     if isinstance(identifier, Outcome):
         outcome = identifier
     else:
-        request = MoveRequest(
+        call.request = request = MoveRequest(
             sop_class=call.context.abstract_syntax,
             identifier=identifier,
             move_destination=command.move_destination,
@@ -39,7 +39,7 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
             try:
                 peer = call.app.resolve(request.move_destination, request)
             except BaseException as error:  # noqa: BLE001 - the user's function
-                refused = failed(request, error, UNABLE_TO_PROCESS)
+                refused = call.app.failed(request, error)
         if refused is not None:
             outcome = refused
         elif peer is None:
@@ -50,7 +50,7 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
                 outcome, counts = retrieve.perform(call, command, request, destination.send)
             finally:
                 destination.close()
-    return retrieve.finish(call, command, outcome, counts), request
+    return retrieve.finish(call, command, outcome, counts)
 
 
 class _Destination:
@@ -117,7 +117,7 @@ class _Destination:
             self._calling_ae,
             self._called_ae,
             self._contexts,
-            maximum_length=self._call.app.maximum_length,
+            maximum_length=self._call.app.config.maximum_length,
         )
         try:
             self._association = self._call.association.connect(self._peer, request)

@@ -9,12 +9,12 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from pacsroute import uids
-from pacsroute.app import Outcome
 from pacsroute.dataset.encode import RowEncoder, encode
 from pacsroute.dataset.parse import parse
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import NActionRSP, NEventReportRQ, NEventReportRSP
 from pacsroute.errors import DataSetError
+from pacsroute.outcome import Outcome
 from pacsroute.requests import (
     EventReport,
     NActionRequest,
@@ -24,7 +24,6 @@ from pacsroute.requests import (
     NGetRequest,
     NormalizedRequest,
     NSetRequest,
-    Request,
 )
 from pacsroute.services.base import Association, Call, misplaced, response
 from pacsroute.status import (
@@ -52,14 +51,14 @@ _KINDS: dict[type[commands.Request], tuple[type[NormalizedRequest], str, str]] =
 }
 
 
-def answer(call: Call) -> tuple[Outcome, Request | None]:
+def answer(call: Call) -> Outcome:
     """Answer a request of an N-service; return how it went."""
     command: Any = call.message.command
     made = _request(call, command)
     if isinstance(made, Outcome):
         outcome, request = made, None
     else:
-        request = made
+        call.request = request = made
         outcome = call.app.handle(request)
         if isinstance(command, commands.NCreateRQ):
             command.affected_sop_instance = request.sop_instance
@@ -79,7 +78,7 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
     if request is not None and request.reports:
         for report in request.reports:
             _report(call, report)
-    return outcome, request
+    return outcome
 
 
 def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
@@ -120,15 +119,12 @@ def _unknown(
     call: Call, kind: type[NormalizedRequest], sop_class: str, command: Any, type_name: str
 ) -> Outcome | None:
     """Refuse what no route is for: the class, the operation, or the type of it."""
-    calling_ae = call.association.calling_ae
+    titles = call.association.calling_ae, call.association.called_ae
     number = getattr(command, type_name) if type_name else None
-    if call.app.route(kind.command, sop_class, calling_ae, number) is not None:
+    if call.app.route(kind.command, sop_class, *titles, number) is not None:
         return None
-    of_class = [
-        route.command
-        for route in call.app.routes
-        if route.covers(sop_class) and route.calling_ae in (None, calling_ae)
-    ]
+    routes = call.app.routes_for(*titles)
+    of_class = [route.command for route in routes if route.covers(sop_class)]
     if kind.command in of_class:
         no_such = NO_SUCH_ACTION if kind is NActionRequest else NO_SUCH_EVENT_TYPE
         return Outcome(Status(no_such))
@@ -148,7 +144,7 @@ def _encoded(
     asked = Dataset()
     for tag in request.attribute_identifiers:
         asked.add_new(tag, "LO", None)
-    encoded, complete = RowEncoder(syntax, asked, charset=call.app.charset).encode(data)
+    encoded, complete = RowEncoder(syntax, asked, charset=call.app.config.charset).encode(data)
     if not complete and outcome.status.code == SUCCESS:
         outcome = outcome._replace(status=Status(ATTRIBUTE_LIST_ERROR, "not all are known here"))
     return encoded, outcome

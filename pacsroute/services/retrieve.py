@@ -11,11 +11,11 @@ from typing import Any
 from pydicom.multival import MultiValue
 
 from pacsroute import uids
-from pacsroute.app import Outcome
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CGetRQ, CMoveRQ, SubOperationsResponse
 from pacsroute.errors import DataSetError, NotAccepted
+from pacsroute.outcome import Outcome
 from pacsroute.requests import GetRequest
 from pacsroute.services.base import Call, response
 from pacsroute.status import (

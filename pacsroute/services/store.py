@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 
 from pacsroute import uids
-from pacsroute.app import App, Outcome
+from pacsroute.app import App
 from pacsroute.dataset import part10, peek
 from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import CStoreRQ
-from pacsroute.requests import Request, StoreRequest
+from pacsroute.outcome import Outcome
+from pacsroute.requests import StoreRequest
 from pacsroute.services.base import Association, Call, misplaced, response
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
@@ -37,21 +38,20 @@ def open_spool(
         sender=association.calling_ae,
         receiver=association.called_ae,
     )
-    return Spool(head, app.spool)
+    return Spool(head, app.config.spool)
 
 
-def answer(call: Call) -> tuple[Outcome, Request | None]:
+def answer(call: Call) -> Outcome:
     """Answer a C-STORE; return how it went."""
     command, spool = call.message.command, call.message.data
     assert isinstance(command, CStoreRQ)
     sop_class = call.context.abstract_syntax
     sop_instance = uids.trim(command.affected_sop_instance)
-    request = None
     outcome = misplaced(call, uids.trim(command.affected_sop_class))
     outcome = outcome or _refusal(call, sop_instance, spool)
     if outcome is None and isinstance(spool, Spool):
         syntax = call.context.transfer_syntax
-        request = StoreRequest(
+        call.request = request = StoreRequest(
             sop_class=sop_class,
             sop_instance=sop_instance,
             instance=Instance(
@@ -61,16 +61,15 @@ def answer(call: Call) -> tuple[Outcome, Request | None]:
             move_originator_message_id=command.move_originator_message_id,
             **call.values(),
         )
-        route = call.app.route("store", call.served_class, request.calling_ae)
-        outcome = _mismatch(spool, request) or call.app.handle(request, route)
+        outcome = _mismatch(spool, request) or call.app.handle(request, call.route("store"))
     assert outcome is not None
     call.association.send(call.context.id, response(command, outcome))
-    return outcome, request
+    return outcome
 
 
 def _refusal(call: Call, sop_instance: str, spool: object) -> Outcome | None:
     """Return why an instance does not even reach a handler."""
-    if call.app.route("store", call.served_class, call.association.calling_ae) is None:
+    if call.route("store") is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     if not uids.is_uid(sop_instance):
         return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))

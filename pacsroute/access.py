@@ -1,0 +1,87 @@
+"""Who may associate, by AE title and network: the rules of the setting `allow`."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pacsroute.errors import SetupError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Rule(NamedTuple):
+    """A calling AE title, a network, or both; None is any."""
+
+    ae_title: str | None
+    network: Network | None
+
+
+@functools.lru_cache(maxsize=1024)
+def rule(text: str) -> Rule:
+    """Return the rule that a text is: ``AE``, ``NETWORK`` or ``AE@NETWORK``.
+
+    Raises
+    ------
+    SetupError
+        If it is none.
+
+    Examples
+    --------
+    >>> rule("CT1@10.1.0.0/16")
+    Rule(ae_title='CT1', network=IPv4Network('10.1.0.0/16'))
+    >>> rule("CT1").network, rule("10.1.2.3").ae_title
+    (None, None)
+    """
+    title, at, address = text.rpartition("@")
+    if not at:
+        network = _network(text)
+        if network is not None:
+            return Rule(None, network)
+        title = text
+        if "/" in text:
+            raise SetupError(f"{text!r} is no network, as 10.1.0.0/16, and no AE title")
+    else:
+        network = _network(address)
+        if network is None:
+            raise SetupError(f"{text!r}: {address!r} is no network, as 10.1.0.0/16")
+    if not 1 <= len(title) <= 16:
+        raise SetupError(f"{text!r} is AE, NETWORK or AE@NETWORK; a title has 1 to 16 characters")
+    return Rule(None if title == "*" else title, network)
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        return None
+
+
+def allowed(rules: Iterable[str], ae_title: str, address: str) -> bool:
+    """Tell whether a rule lets a calling AE title in from an address; no rules let everybody.
+
+    Examples
+    --------
+    >>> allowed(["CT1@10.1.0.0/16", "127.0.0.1"], "CT1", "10.2.0.1")
+    False
+    >>> allowed(["CT1@10.1.0.0/16", "127.0.0.1"], "CT2", "::ffff:127.0.0.1")
+    True
+    """
+    found = [rule(text) for text in rules]
+    return not found or any(
+        one.ae_title in (None, ae_title) and _within(address, one.network) for one in found
+    )
+
+
+def _within(address: str, network: Network | None) -> bool:
+    if network is None:
+        return True
+    try:
+        host = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    # What comes over IPv4 to a socket that listens for both looks like IPv6.
+    mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
+    return (mapped or host) in network

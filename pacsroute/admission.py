@@ -1,0 +1,196 @@
+"""Whether an association is accepted: who, to whom, as which user, and for what."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol
+
+from pacsroute.access import allowed
+from pacsroute.app import App
+from pacsroute.errors import AssociationAborted, AssociationRejected
+from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
+from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
+
+logger = logging.getLogger("pacsroute")
+
+_USER_REJECTION = 1  # of a presentation context (PS3.8 §9.3.3.2)
+
+Kind = Literal["username", "passcode", "kerberos", "saml", "jwt"]
+_KINDS: dict[int, Kind] = {
+    1: "username",
+    2: "passcode",
+    3: "kerberos",
+    4: "saml",
+    5: "jwt",
+}
+
+
+class Identity:
+    """Who a peer says it is: what `@app.authenticate` judges (PS3.7 §D.3.3.7).
+
+    Attributes
+    ----------
+    kind : str
+        ``username``, ``passcode`` (a user name with one), ``kerberos``, ``saml`` or ``jwt``.
+    name : str
+        The user name; empty where there is a token.
+    token : bytes
+        The Kerberos service ticket, SAML assertion or JSON Web Token; else empty.
+    response : bytes
+        What the peer gets in return if it has asked for that: a Kerberos server ticket or
+        SAML response, to be set by the function that judges.
+    """
+
+    def __init__(self, identity: UserIdentity) -> None:
+        self.kind: Kind = _KINDS.get(identity.type, "username")
+        has_name = self.kind in ("username", "passcode")
+        self.name = identity.primary.decode("utf-8", "replace") if has_name else ""
+        self.token = b"" if has_name else identity.primary
+        self.response = b""
+        self._passcode = identity.secondary
+
+    def __repr__(self) -> str:
+        return f"Identity({self.kind!r})"  # neither names nor secrets in a log
+
+    @property
+    def passcode(self) -> str:
+        """The passcode, to be handed on; to compare it use `proves`."""
+        return self._passcode.decode("utf-8", "replace")
+
+    def proves(self, name: str, passcode: str) -> bool:
+        """Tell whether this is a user name and its passcode, in a time that tells neither.
+
+        Examples
+        --------
+        >>> Identity(UserIdentity(2, False, b"doe", b"secret")).proves("doe", "secret")
+        True
+        """
+        same_name = hmac.compare_digest(self.name.encode(), name.encode())
+        same_passcode = hmac.compare_digest(self._passcode, passcode.encode())
+        return self.kind == "passcode" and same_name and same_passcode
+
+
+class Association(Protocol):
+    """What is judged, and what hooks see."""
+
+    calling_ae: str
+    called_ae: str
+    remote_address: str
+    user: Any
+    contexts: dict[int, AcceptedContext]
+    state: SimpleNamespace
+
+
+def admit(
+    app: App, association: Association, request: AssociateRQ, *, user: Any = None
+) -> AssociateAC | AssociateRJ:
+    """Return the answer to an association request; `user` and `contexts` are set with it.
+
+    Parameters
+    ----------
+    app : App
+        Whose settings, functions and routes decide.
+    association : Association
+        Its titles and remote address are known already.
+    request : AssociateRQ
+        What the peer wants.
+    user : object, optional
+        Who it is, where a test says so: nobody is asked then.
+
+    Raises
+    ------
+    ProtocolError
+        If it cannot even be rejected.
+    """
+    refused = _stranger(app, association, request)
+    if refused is not None:
+        return refused
+    try:
+        response = _authenticate(app, association, request.user_information.user_identity, user)
+        answer, contexts = negotiate(
+            request,
+            app.policy(association.calling_ae, association.called_ae),
+            app.config.maximum_length,
+        )
+        if isinstance(answer, AssociateRJ):
+            return answer
+        association.contexts = contexts
+        before = dict(contexts)
+        for scope in app.scopes_of(association.called_ae):
+            for hook in scope.hooks["before_association"]:
+                hook(association)
+    except AssociationRejected as rejected:
+        return AssociateRJ(rejected.result, rejected.source, rejected.reason)
+    if before.keys() != association.contexts.keys():
+        answer = _narrowed(answer, association.contexts)
+    if response is not None:
+        information = replace(answer.user_information, user_identity_response=response)
+        answer = replace(answer, user_information=information)
+    return answer
+
+
+def _stranger(app: App, association: Association, request: AssociateRQ) -> AssociateRJ | None:
+    """Reject who is not on the list, calls somebody else, or wants too much."""
+    config = app.config
+    who = ascii(association.calling_ae)[1:-1], association.remote_address
+    if config.require_called_ae and association.called_ae not in app.titles:
+        logger.warning("%s (%s) calls %s, who is not here", *who, ascii(association.called_ae))
+        return AssociateRJ(1, 1, 7)
+    if not allowed(config.allow, association.calling_ae, association.remote_address):
+        logger.warning("%s (%s) is not allowed to associate", *who)
+        return AssociateRJ(1, 1, 3)
+    if len(request.contexts) > config.max_contexts:
+        logger.warning("%s (%s) proposes more contexts than max_contexts", *who)
+        return AssociateRJ(2, 3, 2)
+    return None
+
+
+def _authenticate(
+    app: App, association: Association, claimed: UserIdentity | None, user: Any
+) -> bytes | None:
+    """Set the association's user; return the response that the peer has asked for."""
+    if user is not None:
+        association.user = user
+        return None
+    for scope in reversed(app.scopes_of(association.called_ae)):
+        if scope.authenticator is None:
+            continue
+        identity = None if claimed is None else Identity(claimed)
+        try:
+            found = scope.authenticator(identity, association)
+        except AssociationRejected:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # Not with a traceback: what an authentication library quotes may be the secret.
+            logger.error("@app.authenticate failed: %s", type(error).__name__)
+            raise AssociationRejected(2, 2, 1) from None
+        if found is None or found is False:
+            raise AssociationRejected(1, 2, 1)
+        association.user = found
+        wanted = claimed is not None and claimed.response_requested
+        return identity.response if identity is not None and wanted else None
+    return None
+
+
+def _narrowed(answer: AssociateAC, contexts: dict[int, AcceptedContext]) -> AssociateAC:
+    """Return the answer without the contexts that a hook has taken away."""
+    results = tuple(
+        result._replace(result=_USER_REJECTION)
+        if result.result == 0 and result.id not in contexts
+        else result
+        for result in answer.contexts
+    )
+    return replace(answer, contexts=results)
+
+
+def left(app: App, association: Association, error: AssociationAborted | None) -> None:
+    """Call the hooks of `after_association`, the innermost first."""
+    for scope in reversed(app.scopes_of(association.called_ae)):
+        for hook in reversed(scope.hooks["after_association"]):
+            try:
+                hook(association, error)
+            except BaseException:
+                logger.exception("@app.after_association failed")

@@ -1,0 +1,330 @@
+"""Blueprints: handlers, hooks and error handlers that are registered with an app as one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pacsroute.config import ae_title
+from pacsroute.errors import Failure, SetupError
+from pacsroute.routing import Router, check_callable
+
+if TYPE_CHECKING:
+    from pacsroute.app import App
+    from pacsroute.requests import Peer
+
+F = TypeVar("F", bound=Callable[..., Any])
+Family = tuple[tuple["Scope", ...], str | None]
+"""A blueprint with those around it, from the outermost, and the called AE title it owns."""
+
+
+class Scope(Router):
+    """What an app and a blueprint have in common: the decorators.
+
+    Hooks run in the order of their registration, those of the app first, then those of the
+    blueprint around, then the blueprint's own; the ``after_`` ones the other way round.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks: dict[str, list[Callable[..., Any]]] = {
+            "before_association": [],
+            "after_association": [],
+            "before_request": [],
+            "after_request": [],
+        }
+        self.error_handlers: dict[type[BaseException], Callable[[Any, Any], Any]] = {}
+        self.authenticator: Callable[[Any, Any], Any] | None = None
+        self.destinator: Callable[[str, Any], Peer | None] | None = None
+        self.lifespans: list[Callable[[App], Iterator[None]]] = []
+        self.families: list[Family] = [((self,), None)]
+
+    # ------------------------------------------------------------- hooks
+
+    def before_association(self, function: F) -> F:
+        """Register what is asked before an association is accepted.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the association, of which `user`, `calling_ae`, `called_ae`,
+            `remote_address` and `contexts` are known. To reject it, it raises an
+            `AssociationRejected` (PS3.8 §9.3.4); to narrow what was negotiated, it deletes
+            entries of `contexts`. What else it raises rejects as transient.
+
+        Examples
+        --------
+        >>> from pacsroute import App, AssociationRejected
+        >>> app = App()
+        >>> @app.before_association
+        ... def only_ours(association):
+        ...     if not association.remote_address.startswith("10."):
+        ...         raise AssociationRejected(1, 1, 3)
+        """
+        return self._hook("before_association", function, ("association",))
+
+    def after_association(self, function: F) -> F:
+        """Register what is done when an association that was accepted has ended.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the association, and with the `AssociationAborted` that ended it or
+            None where it was released. What it raises is logged.
+        """
+        return self._hook("after_association", function, ("association", "error"))
+
+    def before_request(self, function: F) -> F:
+        """Register what is done before the handler of each request is called.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the request. It returns nothing, and raises `Failure` to refuse the
+            request; whatever it raises is treated as if the handler had.
+
+        Examples
+        --------
+        >>> from pacsroute import App, Failure
+        >>> app = App()
+        >>> @app.before_request
+        ... def known(request):
+        ...     if request.command == "store" and request.calling_ae == "OLD_CT":
+        ...         raise Failure(0x0124, "not from here")
+        """
+        return self._hook("before_request", function, ("request",))
+
+    def after_request(self, function: F) -> F:
+        """Register what is done when a request was answered, however that went.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the request, the `Status` of the final response, which is None if none
+            could be sent, and what the handler has raised, or None. The response is on its
+            way already. What it raises is logged.
+
+        Examples
+        --------
+        >>> from pacsroute import App
+        >>> app, audit = App(), []
+        >>> @app.after_request
+        ... def remember(request, status, error):
+        ...     audit.append((request.calling_ae, request.command, str(status)))
+        """
+        return self._hook("after_request", function, ("request", "status", "error"))
+
+    def _hook(self, name: str, function: F, arguments: tuple[str, ...]) -> F:
+        check_callable(name, function, arguments)
+        self._still_open(name)
+        self.hooks[name].append(function)
+        return function
+
+    def error_handler(self, kind: type[BaseException]) -> Callable[[F], F]:
+        """Register what answers a request whose handler raised an exception of a class.
+
+        The nearest class of the exception is looked for, first in the blueprint of the route,
+        then outwards. A `Failure` is an answer and goes to a handler of `Failure` only.
+
+        Parameters
+        ----------
+        kind : exception class
+            The decorated function is called with the exception and the request. It returns
+            a status or raises a `Failure`; where it returns None, the answer is what it would
+            have been without it.
+
+        Examples
+        --------
+        >>> import sqlite3
+        >>> from pacsroute import App, Failure
+        >>> app = App()
+        >>> @app.error_handler(sqlite3.OperationalError)
+        ... def busy(error, request):
+        ...     raise Failure(0xA700, "the index is busy")
+        """
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise SetupError(f"@app.error_handler(ExceptionType), not {kind!r:.40}")
+        if kind in self.error_handlers:
+            raise SetupError(f"@app.error_handler: there is one for {kind.__name__} already")
+
+        def decorator(function: F) -> F:
+            check_callable("error_handler", function, ("error", "request"))
+            self._still_open("error_handler")
+            self.error_handlers[kind] = function
+            return function
+
+        return decorator
+
+    def error_handler_of(self, error: BaseException) -> Callable[[Any, Any], Any] | None:
+        """Return what was registered for the nearest class of an exception."""
+        for kind in type(error).__mro__:
+            if kind in self.error_handlers:
+                return self.error_handlers[kind]
+            if kind is Failure:
+                return None
+        return None
+
+    def authenticate(self, function: F) -> F:
+        """Register who may come in (PS3.7 §D.3.3.7).
+
+        Parameters
+        ----------
+        function : callable
+            Called for every association with the peer's `Identity`, which is None where it
+            has given none, and the association. What it returns is `request.user`; None or
+            False rejects. What it raises rejects, too.
+
+        Examples
+        --------
+        >>> from pacsroute import App
+        >>> app = App()
+        >>> @app.authenticate
+        ... def check(identity, association):
+        ...     if identity is not None and identity.proves("doe", "secret"):
+        ...         return identity.name
+        """
+        check_callable("authenticate", function, ("identity", "association"))
+        self._still_open("authenticate")
+        if self.authenticator is not None:
+            raise SetupError("@app.authenticate: there is one already; it sees every association")
+        self.authenticator = function
+        return function
+
+    def destination(self, function: F) -> F:
+        """Register where a C-MOVE sends, and what `App.connect` connects to.
+
+        Parameters
+        ----------
+        function : callable
+            Called with an AE title and the `MoveRequest`, which is None for `connect`;
+            returns a `Peer`, or None where it knows none: 0xA801, move destination
+            unknown. `App.destinations` is asked then.
+
+        Examples
+        --------
+        >>> from pacsroute import App, Peer
+        >>> app = App()
+        >>> @app.destination
+        ... def destination(ae_title, request):
+        ...     return {"WORKSTATION": Peer("10.0.0.7", 11112)}.get(ae_title)
+        >>> app.resolve("WORKSTATION").port
+        11112
+        """
+        check_callable("destination", function, ("ae_title", "request"))
+        self._still_open("destination")
+        if self.destinator is not None:
+            raise SetupError("@app.destination: there is one already; it sees every title")
+        self.destinator = function
+        return function
+
+    def lifespan(self, function: F) -> F:
+        """Register what is made before the first association and put away after the last.
+
+        Parameters
+        ----------
+        function : generator function
+            Called with the app once in each serving process; it yields once.
+
+        Examples
+        --------
+        >>> from pacsroute import App
+        >>> app = App()
+        >>> @app.lifespan
+        ... def resources(app):
+        ...     app.state.ready = True
+        ...     yield
+        ...     app.state.ready = False
+        """
+        check_callable("lifespan", function, ("app",))
+        self._still_open("lifespan")
+        if not inspect.isgeneratorfunction(function):
+            raise SetupError(
+                f"@app.lifespan: {getattr(function, '__qualname__', function)!s} needs one yield, "
+                "between what is done at the start and at the stop"
+            )
+        self.lifespans.append(function)
+        return function
+
+    # ------------------------------------------------------------- blueprints
+
+    def register_blueprint(self, blueprint: Blueprint, *, called_ae: str | None = None) -> None:
+        """Take all that was registered with a blueprint.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+            It is complete: nothing can be registered with it any more.
+        called_ae : str, optional
+            The called AE title that it owns: an association to that title reaches this
+            blueprint, and nothing else does. Without it, its routes stand beside those of
+            the app, or of the blueprint around. Of two blueprints, one in the other, the
+            inner one's title counts for it.
+
+        Raises
+        ------
+        SetupError
+            If it answers what is answered already.
+
+        Examples
+        --------
+        >>> from pacsroute import App, Blueprint
+        >>> research = Blueprint("research")
+        >>> @research.store
+        ... def store(request): ...
+        >>> app = App("ARCHIVE")
+        >>> app.register_blueprint(research, called_ae="RESEARCH")
+        """
+        if not isinstance(blueprint, Blueprint):
+            raise SetupError(f"a Blueprint is registered, not {type(blueprint).__name__}")
+        self._still_open("register_blueprint")
+        title = None if called_ae is None else ae_title(called_ae)
+        for route in blueprint.routes:
+            scopes = (self, *route.scopes)
+            self.add_route(replace(route, called_ae=route.called_ae or title, scopes=scopes))
+        for scopes, inner in blueprint.families:
+            self.families.append(((self, *scopes), inner or title))
+        blueprint.is_registered = True
+
+    def _still_open(self, what: str) -> None:
+        """Raise if it is too late to register anything."""
+
+
+class Blueprint(Scope):
+    """A part of an app: the same decorators, for a file of its own.
+
+    Parameters
+    ----------
+    name : str
+        What it is called in lists and messages.
+
+    Examples
+    --------
+    >>> worklist = Blueprint("worklist")
+    >>> @worklist.find("Worklist")
+    ... def find(request):
+    ...     yield {"PatientID": "1"}
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if not isinstance(name, str) or not name:
+            raise SetupError('a blueprint has a name: Blueprint("research")')
+        self.name = name
+        self.is_registered = False
+
+    def __repr__(self) -> str:
+        return f"Blueprint({self.name!r})"
+
+    def add_route(self, route: Any) -> None:
+        """Take a route, unless there is one for the same, or it is too late."""
+        self._still_open(route.command)
+        super().add_route(route)
+
+    def _still_open(self, what: str) -> None:
+        if self.is_registered:
+            raise SetupError(
+                f"@{self.name}.{what}: the blueprint {self.name!r} is registered already; "
+                "register it after all of its decorators"
+            )

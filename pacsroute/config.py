@@ -1,0 +1,250 @@
+"""The settings of an app: their defaults, and where else they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pacsroute import access
+from pacsroute.errors import SetupError
+
+MIB = 1_048_576
+
+
+def _setting(
+    default: Any,
+    purpose: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    metadata = {"purpose": purpose, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class Config:
+    """What can be set of an app and of the server around it.
+
+    What is said later wins: the defaults, the arguments of `App`, then in the order of their
+    calls `from_mapping`, `from_file` and `from_environment`. ``pacsroute run`` adds ``--config``,
+    the environment and its own options, in this order.
+
+    Every value is checked when it is set, and unknown names are errors.
+
+    Raises
+    ------
+    SetupError
+        If a setting has no such value, or there is no such setting.
+
+    Examples
+    --------
+    >>> config = Config(ae_title="ARCHIVE")
+    >>> config.from_mapping({"max_associations": "50"})
+    >>> config.max_associations
+    50
+    >>> config.max_asociations = 10
+    Traceback (most recent call last):
+    pacsroute.errors.SetupError: there is no setting 'max_asociations'; did you mean 'max_associations'?
+    """  # noqa: E501 - the message of the example
+
+    # What it is and where it listens.
+    ae_title: str = _setting("PACSROUTE", "Its own AE title, 1 to 16 characters.")
+    host: str = _setting("127.0.0.1", "The address it listens on; 0.0.0.0 lets other machines in.")
+    port: int = _setting(11112, "The port it listens on; 0 is a free one.", 0, 65535)
+    spool: str | None = _setting(
+        None, "Folder for large data sets while they come, by default the system's."
+    )
+    charset: str | None = _setting(None, "Specific Character Set of responses.")
+    maximum_length: int = _setting(
+        131_072, "Maximum length of P-DATA-TF that is offered, in bytes.", 4096, 0x0FFF_FFFF
+    )
+    outstanding: int = _setting(
+        1, "Operations that may overlap on one association (PS3.7 §D.3.3.3).", 1, 1000
+    )
+    debug: bool = _setting(False, "Tell peers in the Error Comment what a handler raised.")
+
+    # Who may come in.
+    allow: tuple[str, ...] = _setting(
+        (), "Who may associate: AE, NETWORK or AE@NETWORK; without any, everybody."
+    )
+    require_called_ae: bool = _setting(False, "Reject AE titles that are not its own.")
+    called_ae_titles: tuple[str, ...] = _setting((), "AE titles that are its own, too.")
+
+    # How much of it. Lengths are in bytes.
+    max_associations: int = _setting(500, "Associations at once; more are rejected.", 0)
+    max_associations_per_host: int = _setting(250, "Associations of one host at once.", 1)
+    max_associations_per_ae: int = _setting(250, "Associations of one calling AE at once.", 1)
+    max_associate_length: int = _setting(MIB, "Length of an association request.", 512)
+    max_contexts: int = _setting(128, "Presentation contexts of an association request.", 1)
+    max_command_length: int = _setting(65_536, "Length of a command set.", 512)
+    max_identifier_length: int = _setting(4 * MIB, "Length of a data set but C-STORE's.", 512)
+    max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
+    max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
+    max_depth: int = _setting(64, "How deep sequences are nested.", 1, 200)
+    max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
+    max_deflate_ratio: int = _setting(200, "What 16 MiB or more may be deflated to: 1 to this.", 2)
+
+    # How long. Times are in seconds.
+    artim: float = _setting(30.0, "Time for the association request, and to close.", 0.01)
+    idle_timeout: float = _setting(900.0, "Time without a message.", 0.01)
+    network_timeout: float = _setting(
+        60.0, "Time without a byte within a message, or without one taken.", 0.01
+    )
+    message_timeout: float = _setting(3600.0, "Time for a whole message to come.", 0.01)
+    connect_timeout: float = _setting(10.0, "Time in which a peer takes our connection.", 0.01)
+    grace: float = _setting(10.0, "Time that associations have when the server stops.", 0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, _checked(name, value))
+
+    def from_mapping(self, mapping: Mapping[str, Any]) -> None:
+        """Take settings from a mapping; texts are converted.
+
+        Parameters
+        ----------
+        mapping : mapping of str to object
+            Values by the settings' names.
+        """
+        for name, value in mapping.items():
+            setattr(self, name, value)
+
+    def from_file(self, path: str | os.PathLike[str]) -> None:
+        """Take settings from a TOML file, whose keys are their names.
+
+        Parameters
+        ----------
+        path : path
+            The file. A relative `spool` in it is relative to its folder.
+
+        Raises
+        ------
+        SetupError
+            Also if there is no such file, or it is no TOML.
+        """
+        path = Path(path)
+        try:
+            found = tomllib.loads(path.read_text("utf-8"))
+            if found.get("spool"):
+                found["spool"] = str(path.parent / found["spool"])
+            self.from_mapping(found)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SetupError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise SetupError(f"{path}: {why}") from None
+
+    def from_environment(
+        self, prefix: str = "PACSROUTE_", environment: Mapping[str, str] = os.environ
+    ) -> None:
+        """Take settings from environment variables, as ``PACSROUTE_MAX_ASSOCIATIONS``.
+
+        Lists are separated by commas. Variables of the prefix that are no settings are let be
+        unless they look like one misspelt: the commands have some, too.
+
+        Parameters
+        ----------
+        prefix : str
+            What their names begin with.
+        environment : mapping of str to str
+            The variables.
+        """
+        for variable, value in environment.items():
+            name = variable.removeprefix(prefix).lower()
+            if not variable.startswith(prefix):
+                continue
+            if name in SETTINGS or difflib.get_close_matches(name, SETTINGS, 1, 0.85):
+                try:
+                    setattr(self, name, value)
+                except SetupError as error:
+                    raise SetupError(f"{variable}: {error}") from None
+
+    def replace(self, **settings: Any) -> Config:
+        """Return a copy in which some settings are different."""
+        if not settings:
+            return self
+        copy = dataclasses.replace(self)
+        copy.from_mapping(settings)
+        return copy
+
+
+SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
+"""The settings by name; the metadata of each has its ``purpose``, ``low`` and ``high``."""
+
+_KINDS = get_type_hints(Config)
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+def ae_title(text: str) -> str:
+    """Return an AE title without the spaces around it (PS3.5 §6.2).
+
+    Raises
+    ------
+    SetupError
+        If it is none.
+    """
+    title = text.strip(" ")
+    if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable():
+        raise SetupError(f"an AE title has 1 to 16 ASCII characters: {text!r} has not")
+    if "\\" in title:
+        raise SetupError(f"an AE title has no backslash: {text!r}")
+    return title
+
+
+def _checked(name: str, value: Any) -> Any:
+    setting = SETTINGS.get(name)
+    if setting is None:
+        near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SetupError(f"there is no setting {name!r}{hint}")
+    value = _converted(name, value)
+    low, high = setting.metadata["low"], setting.metadata["high"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
+        raise SetupError(f"{name} is {bounds}, not {value!r}")
+    choices = setting.metadata["choices"]
+    if choices and value is not None and value not in choices:
+        raise SetupError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+    if name == "ae_title":
+        return ae_title(value)
+    if name == "called_ae_titles":
+        return tuple(map(ae_title, value))
+    if name == "allow":
+        for text in value:
+            access.rule(text)
+    return value
+
+
+def _converted(name: str, value: Any) -> Any:
+    kind = _KINDS[name]
+    is_text = isinstance(value, (str, os.PathLike))
+    try:
+        if kind is bool:
+            if isinstance(value, str):
+                return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[value.lower()]
+            if isinstance(value, bool):
+                return value
+        elif kind in (int, float):
+            if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+                number = kind(value)
+                if math.isfinite(number) and (isinstance(value, str) or number == value):
+                    return number
+        elif kind is str:
+            if is_text:
+                return os.fspath(value)
+        elif kind == str | None:
+            if value is None or is_text:
+                return os.fspath(value or "") or None
+        elif isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        elif isinstance(value, Iterable) and all(isinstance(part, str) for part in value):
+            return tuple(value)
+    except (ValueError, KeyError, OverflowError):
+        pass
+    what = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    raise SetupError(f"{name} is {what.get(kind, 'a list of texts')}, not {value!r}")

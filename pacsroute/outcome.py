@@ -1,0 +1,145 @@
+"""What a handler's result means: a status, a data set, or a stream of answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pydicom import Dataset
+
+from pacsroute.dataset.instance import Instance
+from pacsroute.requests import GetRequest
+from pacsroute.routing import Route
+from pacsroute.status import PENDING, PENDING_WARNING, SUCCESS, Status
+
+logger = logging.getLogger("pacsroute")
+
+
+class Outcome(NamedTuple):
+    """How a request went: its status, what else the response is to say, and a note for the log."""
+
+    status: Status
+    elements: Mapping[str, Any] = {}
+    note: str = ""
+    data: Mapping[str, Any] | Dataset | None = None
+
+
+DONE = Outcome(Status(SUCCESS))
+
+
+class Answer(NamedTuple):
+    """One of the answers that a generator gives; `row` is None in the last, the final one.
+
+    Its outcome is None where the handler left the final status to the service.
+    """
+
+    row: Mapping[str, Any] | Dataset | Instance | None
+    outcome: Outcome | None
+    complete: bool = True
+
+
+def final_status(result: object) -> Status:
+    """Return the status that a handler's return value means.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it means none.
+    """
+    if result is None:
+        return Status(SUCCESS)
+    if isinstance(result, Status):
+        status = result
+    elif isinstance(result, int) and not isinstance(result, bool):
+        status = Status(result)
+    else:
+        raise TypeError(f"a handler returns None, an int or a Status, not {type(result).__name__}")
+    if status.category in ("Unknown", "Pending"):
+        raise ValueError(f"0x{status.code:04X} is no final status")
+    return status
+
+
+def reply(result: object) -> Outcome:
+    """Return the outcome that the handler of an N-service means: status, data set, or both."""
+    parts = result if isinstance(result, tuple) and not isinstance(result, Status) else (result,)
+    data = [part for part in parts if isinstance(part, (Mapping, Dataset))]
+    rest = [part for part in parts if not isinstance(part, (Mapping, Dataset))]
+    if len(data) > 1 or len(rest) > 1:
+        raise TypeError("a handler returns a status, a dict or Dataset, or one of each")
+    status = final_status(rest[0] if rest else None)
+    return Outcome(status, data=data[0] if data else None)
+
+
+def rows_of(result: object, route: Route) -> Iterator[Any]:
+    if result is None or isinstance(result, (str, bytes, os.PathLike, Mapping, Dataset)):
+        raise TypeError(
+            f"{route.where} returned {type(result).__name__}, not something to iterate: "
+            "yield each answer, or return a list of them"
+        )
+    if not isinstance(result, Iterable):
+        raise TypeError(f"{route.where} returned {type(result).__name__}, which has no answers")
+    return iter(result)
+
+
+def find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answer, None, Any]:
+    while True:
+        try:
+            item = next(rows)
+        except StopIteration as stop:
+            return stop.value
+        row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
+        if not isinstance(row, (Mapping, Dataset)):
+            raise TypeError(f"a find yields dicts or Datasets, not {type(row).__name__}")
+        code = int(status[0] if isinstance(status, Status) else status)
+        if code not in (PENDING, PENDING_WARNING):
+            raise ValueError(f"a row has the status 0xFF00 or 0xFF01, not 0x{code:04X}")
+        yield Answer(row, Outcome(Status(code)), code == PENDING)
+
+
+def instances_of(
+    request: GetRequest, source: Any, rows: Iterator[Any]
+) -> Generator[Answer, None, Any]:
+    """Yield instances, with `request.count` known before the first."""
+    result = None
+
+    def instances() -> Iterator[Instance]:
+        nonlocal result
+        while True:
+            try:
+                item = next(rows)
+            except StopIteration as stop:
+                result = stop.value
+                return
+            if not isinstance(item, (str, os.PathLike, Dataset, Instance)):
+                raise TypeError(
+                    f"a {request.command} yields paths, Datasets or Instances, "
+                    f"not {type(item).__name__}"
+                )
+            yield item if isinstance(item, Instance) else Instance(item)
+
+    coming = instances()
+    first = next(coming, None)  # a generator has set the count by now, if it ever does
+    if request.count is None and hasattr(source, "__len__"):
+        request.count = len(source)
+    if first is not None and request.count is None:
+        spool = None if request.app is None else request.app.config.spool
+        known = [first.set_aside(spool), *(instance.set_aside(spool) for instance in coming)]
+        request.count = len(known)
+        first, coming = known[0], iter(known[1:])
+    if first is not None:
+        yield Answer(first, None)
+    for instance in coming:
+        yield Answer(instance, None)
+    return result
+
+
+def close_all(*things: object) -> None:
+    for thing in things:
+        close = getattr(thing, "close", None)
+        if close is not None:
+            try:
+                close()
+            except BaseException:
+                logger.exception("closing the answers of a handler failed")

@@ -1,0 +1,64 @@
+"""What the routes say of a peer's presentation contexts: negotiation is derived from them."""
+
+from __future__ import annotations
+
+from pacsroute import extended, uids
+from pacsroute.routing import Route, choose_syntax
+
+
+class Policy:
+    """What may be negotiated, as `pacsroute.upper_layer.negotiation` asks it.
+
+    Parameters
+    ----------
+    routes : list of Route
+        Those that the peer may reach.
+    window : int
+        How many operations may be outstanding at once.
+    """
+
+    def __init__(self, routes: list[Route], window: int = 1) -> None:
+        self._all = routes
+        self.window = window
+
+    def _covering(self, sop_class: str) -> list[Route]:
+        """Return the routes that commands on a context of this class may reach."""
+        classes = {sop_class, *uids.carried(sop_class)}
+        return [route for route in self._all if any(map(route.covers, classes))]
+
+    def _routes(self, sop_class: str) -> list[Route]:
+        """Return the routes for which this side is the SCP of a class."""
+        return [route for route in self._covering(sop_class) if route.command != "n_event_report"]
+
+    def serves(self, sop_class: str) -> bool:
+        """Tell whether a route answers for the SOP class; C-ECHO always has one."""
+        return sop_class == uids.VERIFICATION or bool(self._routes(sop_class))
+
+    def uses(self, sop_class: str) -> bool:
+        """Tell whether this side may be the SCU of the class.
+
+        It is that of what a C-GET fetches, and of what events are reported to it.
+        """
+        if any(route.command == "n_event_report" for route in self._covering(sop_class)):
+            return True
+        return uids.is_storage(sop_class) and any(route.command == "get" for route in self._all)
+
+    def extended(self, sop_class: str, offered: bytes) -> bytes:
+        """Return the answer to an extended negotiation; empty where no route has any."""
+        for route in self._routes(sop_class):
+            if route.extended:
+                return extended.answer(route.command, route.extended, offered)
+        return b""
+
+    def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
+        """Return the transfer syntax for a context."""
+        for route in self._covering(sop_class):
+            return choose_syntax(route, proposed)
+        if sop_class == uids.VERIFICATION:
+            return choose_syntax(ECHO, proposed)
+        # What a C-GET sends is in any syntax, and is converted if it can be.
+        return next(iter(proposed), None) if self.uses(sop_class) else None
+
+
+ECHO = Route("echo", None, None, (), False, lambda request: None)
+"""What answers a C-ECHO where no route does."""

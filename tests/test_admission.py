@@ -1,0 +1,227 @@
+"""Who may associate: AE titles, networks, identities and limits."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
+
+from pacsroute import App, AssociationRejected, Blueprint, SetupError, connect
+from pacsroute.access import allowed, rule
+from pacsroute.upper_layer.pdu import UserIdentity
+
+
+def _reason(server, **options):
+    with connect("127.0.0.1", server.port, **options) as client:
+        try:
+            client.echo()
+        except AssociationRejected as error:
+            return error.result, error.source, error.reason
+    return None
+
+
+def test_an_app_may_insist_on_its_own_titles():
+    app = App("ARCHIVE", require_called_ae=True, called_ae_titles=["OLD_NAME"])
+    app.register_blueprint(Blueprint("research"), called_ae="RESEARCH")
+    with app.serve(port=0, grace=1) as server:
+        for title in ("ARCHIVE", "OLD_NAME", "RESEARCH"):
+            assert _reason(server, called_ae=title) is None
+        assert _reason(server, called_ae="ELSE") == (1, 1, 7)
+
+
+def test_only_those_on_the_list_come_in(dcmtk):
+    app = App(allow=["CT1", "MR1@10.0.0.0/8", "WS@127.0.0.0/8"])
+    with app.serve(port=0, grace=1) as server:
+        assert _reason(server, calling_ae="CT1") is None
+        assert _reason(server, calling_ae="WS") is None
+        assert _reason(server, calling_ae="MR1") == (1, 1, 3)
+        assert _reason(server, calling_ae="ct1") == (1, 1, 3)
+        done = dcmtk("echoscu", "-aet", "NOBODY", "127.0.0.1", server.port)
+        assert "Calling AE Title Not Recognized" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "ae_title", "address", "answer"),
+    [
+        ("CT1", "CT1", "192.168.0.1", True),
+        ("CT1", "CT2", "192.168.0.1", False),
+        ("192.168.0.0/24", "CT2", "192.168.0.7", True),
+        ("192.168.0.0/24", "CT2", "192.168.1.7", False),
+        ("192.168.0.7", "X", "::ffff:192.168.0.7", True),
+        ("*@192.168.0.7", "X", "192.168.0.7", True),
+        ("2001:db8::/32", "X", "2001:db8::1", True),
+        ("2001:db8::/32", "X", "192.168.0.7", False),
+        ("fe80::/10", "X", "fe80::1%eth0", True),
+        ("A@B@10.0.0.1", "A@B", "10.0.0.1", True),
+        ("10.0.0.1", "X", "not an address", False),
+    ],
+)
+def test_a_rule(text, ae_title, address, answer):
+    assert allowed([text], ae_title, address) is answer
+
+
+@pytest.mark.parametrize(
+    "text", ["", "CT1@", "CT1@10.0.0.0/33", "10.0.0.0/40", "A" * 17, "@10.0.0.1", "CT1@host"]
+)
+def test_what_is_no_rule_is_an_error_at_set_up(text):
+    with pytest.raises(SetupError):
+        rule(text)
+    with pytest.raises(SetupError):
+        App(allow=[text])
+
+
+# ------------------------------------------------------------------------------ identities
+
+
+def _guarded():
+    app, seen = App(), []
+
+    @app.authenticate
+    def check(identity, association):
+        seen.append((identity and identity.kind, association.calling_ae))
+        if identity is None:
+            return None
+        if identity.kind in ("saml", "jwt", "kerberos"):
+            identity.response = b"ticket"
+            return identity.token
+        return identity.name if identity.proves("doe", "secret") else False
+
+    @app.echo
+    def echo(request):
+        seen.append(request.user)
+
+    return app, seen
+
+
+def test_who_does_not_prove_it_is_rejected():
+    app, seen = _guarded()
+    with app.serve(port=0, grace=1) as server:
+        assert _reason(server, user=("doe", "secret")) is None
+        assert _reason(server, user=("doe", "wrong")) == (1, 2, 1)
+        assert _reason(server, user="doe") == (1, 2, 1)
+        assert _reason(server) == (1, 2, 1)
+    assert seen == [
+        ("passcode", "PACSROUTE"),
+        "doe",
+        ("passcode", "PACSROUTE"),
+        ("username", "PACSROUTE"),
+        (None, "PACSROUTE"),
+    ]
+
+
+@pytest.mark.parametrize(("number", "answer"), [(3, b"ticket"), (4, b"ticket"), (5, b"ticket")])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_pynetdicom_gets_the_response_it_asked_for(number, answer, wanted):
+    app, _ = _guarded()
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type = number
+    identity.primary_field = b"token"
+    identity.positive_response_requested = wanted
+    ae = AE()
+    ae.add_requested_context("1.2.840.10008.1.1")
+    with app.serve(port=0, grace=1) as server:
+        assoc = ae.associate("127.0.0.1", server.port, ext_neg=[identity])
+        assert assoc.is_established
+        responses = [
+            item.server_response
+            for item in assoc.acceptor.user_information
+            if isinstance(item, UserIdentityNegotiation)
+        ]
+        assert responses == ([answer] if wanted else [])
+        assoc.release()
+
+
+def test_without_a_judge_everybody_is_let_in_and_nothing_is_said_of_it():
+    with App().serve(port=0, grace=1) as server:
+        assert _reason(server, user=UserIdentity(2, True, b"doe", b"x")) is None
+
+
+def test_what_a_judge_raises_rejects_and_never_tells(caplog):
+    app = App()
+
+    @app.authenticate
+    def check(identity, association):
+        raise ValueError(identity.passcode)
+
+    with app.serve(port=0, grace=1) as server:
+        assert _reason(server, user=("doe", "top-secret")) == (2, 2, 1)
+    assert "@app.authenticate failed: ValueError" in caplog.text
+    assert "top-secret" not in caplog.text
+
+
+def test_a_title_of_its_own_has_a_judge_of_its_own():
+    app, research = App("ARCHIVE"), Blueprint("research")
+    app.authenticate(lambda identity, association: "anybody")
+    research.authenticate(lambda identity, association: identity)
+    app.register_blueprint(research, called_ae="RESEARCH")
+    open_door = Blueprint("open")
+    app.register_blueprint(open_door, called_ae="OPEN")
+    with app.serve(port=0, grace=1) as server:
+        assert _reason(server, called_ae="ARCHIVE") is None
+        assert _reason(server, called_ae="OPEN") is None
+        assert _reason(server, called_ae="RESEARCH") == (1, 2, 1)
+        assert _reason(server, called_ae="RESEARCH", user="doe") is None
+
+
+def test_neither_names_nor_secrets_are_shown():
+    from pacsroute import Identity
+
+    identity = Identity(UserIdentity(2, False, b"doe", b"secret"))
+    assert repr(identity) == "Identity('passcode')"
+    assert not identity.proves("doe", "secre")
+    assert not identity.proves("do", "secret")
+    assert not Identity(UserIdentity(1, False, b"doe", b"")).proves("doe", "")
+
+
+def test_in_memory_the_judge_is_asked_unless_the_test_says_who_it_is():
+    app, seen = _guarded()
+    with pytest.raises(AssociationRejected), app.test_client() as client:
+        client.echo()
+    with app.test_client(identity=("doe", "secret")) as client:
+        client.echo()
+    with app.test_client(user="root") as client:
+        client.echo()
+    assert seen[-2:] == ["doe", "root"]
+
+
+# ------------------------------------------------------------------------------ limits
+
+
+@pytest.mark.parametrize("limit", ["max_associations_per_host", "max_associations_per_ae"])
+def test_one_peer_does_not_take_all_places(limit, caplog, raw_peer):
+    with App(**{limit: 2}).serve(port=0, grace=1) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                assert stack.enter_context(raw_peer(server.port)).echo() == 0
+            answer = stack.enter_context(raw_peer(server.port)).answer
+            assert tuple(answer) == (2, 3, 2)
+            if limit.endswith("ae"):
+                assert _reason(server, calling_ae="OTHER") is None
+        assert limit in caplog.text
+        while True:  # the places are free again
+            try:
+                with raw_peer(server.port) as peer:
+                    assert peer.echo() == 0
+                    break
+            except AttributeError:
+                continue
+
+
+def test_too_many_contexts_are_rejected(raw_peer):
+    contexts = [("1.2.840.10008.1.1", "1.2.840.10008.1.2")] * 3
+    with App(max_contexts=2).serve(port=0, grace=1) as server:
+        with raw_peer(server.port, contexts) as peer:
+            assert tuple(peer.answer) == (2, 3, 2)
+        with raw_peer(server.port, contexts[:2]) as peer:
+            assert peer.echo() == 0
+
+
+def test_a_long_request_is_aborted(raw_peer):
+    contexts = [("1.2.840.10008.1.1", "1.2.840.10008.1.2")] * 20
+    with App(max_associate_length=600).serve(port=0, grace=1) as server:
+        with raw_peer(server.port, contexts) as peer:
+            assert type(peer.answer).__name__ == "Abort"
+        with raw_peer(server.port) as peer:
+            assert peer.echo() == 0

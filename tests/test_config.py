@@ -1,0 +1,102 @@
+"""Settings: where they come from, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from pacsroute import App, Config, SetupError
+from pacsroute.config import SETTINGS
+
+
+def test_later_wins(tmp_path):
+    file = tmp_path / "pacs.toml"
+    file.write_text('max_associations = 7\nallow = ["CT1"]\nspool = "spool"\nartim = 5\n')
+    app = App("ARCHIVE", max_associations=5, grace=3)
+    app.config.from_file(file)
+    app.config.from_environment(environment={"PACSROUTE_ARTIM": "2.5", "HOME": "/"})
+    config = app.config
+    assert (config.max_associations, config.grace, config.artim) == (7, 3.0, 2.5)
+    assert config.allow == ("CT1",)
+    assert config.spool == str(tmp_path / "spool")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("max_asociations", 1, "did you mean 'max_associations'"),
+        ("xyzzy", 1, "there is no setting 'xyzzy'$"),
+        ("port", 70000, "0 to 65,535"),
+        ("port", "http", "a whole number"),
+        ("port", 1.5, "a whole number"),
+        ("port", True, "a whole number"),
+        ("artim", "soon", "a number"),
+        ("artim", 0, "0.01 or more"),
+        ("artim", float("nan"), "a number"),
+        ("artim", "nan", "a number"),
+        ("artim", "inf", "a number"),
+        ("debug", "maybe", "true or false"),
+        ("debug", 1, "true or false"),
+        ("ae_title", "A" * 17, "1 to 16 ASCII characters"),
+        ("ae_title", None, "a text"),
+        ("called_ae_titles", ["\\"], "backslash"),
+        ("allow", 3, "a list of texts"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_that_says_what_would_be_right(name, value, words):
+    with pytest.raises(SetupError, match=words):
+        Config().from_mapping({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("debug", "yes", True),
+        ("debug", "off", False),
+        ("port", "104", 104),
+        ("port", "11_112", 11112),
+        ("allow", "CT1, 10.0.0.0/8,", ("CT1", "10.0.0.0/8")),
+        ("spool", "", None),
+        ("idle_timeout", "1e3", 1000.0),
+    ],
+)
+def test_texts_of_the_environment_are_converted(name, text, value):
+    config = Config()
+    config.from_environment(environment={f"PACSROUTE_{name.upper()}": text})
+    assert getattr(config, name) == value
+
+
+def test_a_misspelt_variable_is_an_error_and_one_of_the_commands_is_not():
+    config = Config()
+    config.from_environment(environment={"PACSROUTE_APP": "x", "PACSROUTE_CALLING_AE": "Y"})
+    with pytest.raises(SetupError, match=r"PACSROUTE_MAX_ASOCIATIONS.*did you mean"):
+        config.from_environment(environment={"PACSROUTE_MAX_ASOCIATIONS": "1"})
+    with pytest.raises(SetupError, match="PACSROUTE_PORT: port is a whole number"):
+        config.from_environment(environment={"PACSROUTE_PORT": "x"})
+    config.from_environment("MINE_", {"MINE_PORT": "105", "PACSROUTE_PORT": "x"})
+    assert config.port == 105
+
+
+@pytest.mark.parametrize("content", ["max_asociations = 1", "port = ", "port = 'x'", "\xff"])
+def test_a_wrong_file_is_named(tmp_path, content):
+    file = tmp_path / "pacs.toml"
+    file.write_text(content, "latin-1")
+    with pytest.raises(SetupError, match=r"pacs\.toml: "):
+        Config().from_file(file)
+    with pytest.raises(SetupError, match=r"none\.toml: No such file"):
+        Config().from_file(tmp_path / "none.toml")
+
+
+def test_every_default_is_a_value_that_could_be_set():
+    config = Config()
+    for name in SETTINGS:
+        setattr(config, name, getattr(config, name))
+        assert SETTINGS[name].metadata["purpose"].endswith(".")
+
+
+def test_a_server_has_settings_of_its_own():
+    app = App(grace=1)
+    with app.serve(port=0, max_associations=3) as server:
+        assert server.config.max_associations == 3
+        assert app.config.max_associations == 500
+    with pytest.raises(SetupError, match="did you mean"):
+        app.serve(port=0, max_asociations=3)
