@@ -13,6 +13,7 @@ from pydicom import config
 
 from pacsroute.blueprints import Scope
 from pacsroute.config import Config
+from pacsroute.dataset.spool import Room, sweep
 from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
 from pacsroute.outcome import (
     DONE,
@@ -102,6 +103,7 @@ class App(Scope):
         self.state = SimpleNamespace()
         self.destinations: dict[str, Peer] = {}
         self.in_memory: Mapping[str, App] = {}  # the peers of a test, by AE title
+        self.room = Room()
         self._found: dict[tuple[object, ...], Route | None] = {}
 
     @property
@@ -115,6 +117,8 @@ class App(Scope):
         scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_quiet_reading())
+            if self.config.spool is not None and (left := sweep(self.config.spool)):
+                logger.info("%d unfinished files of an earlier run removed", left)
             for scope in scopes:
                 for function in scope.lifespans:
                     stack.enter_context(contextlib.contextmanager(function)(self))

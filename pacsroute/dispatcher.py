@@ -41,21 +41,28 @@ _AHEAD = 2  # times its window that a peer may have outstanding before it is abo
 
 
 class Memory(bytearray):
-    """A sink for data sets that are small and read at once: identifiers."""
+    """A sink for data sets that are small and read at once: identifiers.
 
-    limit = 4 * 1_048_576
+    What goes beyond the limit is dropped, and `is_cut` tells of it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.is_cut = False
 
     def write(self, data: memoryview, /) -> None:
-        """Take a fragment, and no more than the limit of them."""
-        if len(self) + len(data) <= self.limit:
-            self += data
+        """Take a fragment."""
+        room = self.limit - len(self)
+        self.is_cut = self.is_cut or len(data) > room
+        self += data[:room]
 
 
 def open_sink(app: App, association: Association, context_id: int, command: Command) -> Sink:
     """Return where the data set of a message goes."""
     if isinstance(command, CStoreRQ):
         return store.open_spool(app, association, association.contexts[context_id], command)
-    return Memory()
+    return Memory(app.config.max_identifier_length)
 
 
 class Dispatcher:

@@ -1,7 +1,10 @@
 """Instances, spools and saving, without a socket."""
 
 import gc
+import os
 import stat
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pacsroute import DataSetError, Failure, Instance, uids
 from pacsroute.dataset import part10
+from pacsroute.dataset import spool as spool_module
 from pacsroute.dataset.spool import Spool
 
 # Until Instance._parse closes the file that it opens: see the test of that name below.
@@ -50,6 +54,15 @@ def body(path):
     instance = Instance(path)
     with instance.open() as file:
         return file.read()
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["nameless", "named"])
+def nameless(request, monkeypatch):
+    """Have drafts without a name, where the system can, and with one, as elsewhere."""
+    if request.param and not spool_module._NAMELESS:
+        pytest.skip("no nameless files here")
+    monkeypatch.setattr(spool_module, "_NAMELESS", request.param)
+    return request.param
 
 
 @pytest.fixture(params=[16, 5000], ids=["memory", "file"])
@@ -161,15 +174,16 @@ def test_an_element_added_or_removed_is_an_edit(received, tmp_path, edit):
         received[0].save(tmp_path / "a")
 
 
-def test_few_bytes_stay_in_memory_and_many_go_to_a_file(tmp_path):
+def test_few_bytes_stay_in_memory_and_many_go_to_a_file(tmp_path, nameless):
     folder = tmp_path / "spool"
     spool = Spool(b"head", str(folder), threshold=10)
     spool.write(b"0123456789")
     assert not folder.exists()
     spool.write(memoryview(b"abc"))
-    (file,) = folder.iterdir()
-    assert file.read_bytes() == b"head0123456789abc"
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(list(folder.iterdir())) == (not nameless)
+    for file in folder.iterdir():
+        assert file.read_bytes() == b"head0123456789abc"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with spool.open() as opened:
         assert opened.read() == spool.first() == b"0123456789abc"
     assert spool.size == 13
@@ -181,8 +195,7 @@ def test_few_bytes_stay_in_memory_and_many_go_to_a_file(tmp_path):
 def test_saving_a_spool_on_the_same_file_system_renames_it(tmp_path):
     data = data_set(5000)
     instance = spooled(data, tmp_path / "spool")
-    (file,) = (tmp_path / "spool").iterdir()
-    inode = file.stat().st_ino
+    inode = os.fstat(instance._source._fd).st_ino
     (tmp_path / "a").mkdir()
     path = instance.save(tmp_path / "a")
     assert path.stat().st_ino == inode
@@ -292,3 +305,50 @@ def test_a_file_that_is_not_dicom(tmp_path):
     with pytest.raises(DataSetError):
         Instance(tmp_path / "x").sop_class
     assert Instance(Dataset()).sop_instance == ""
+
+
+def test_saved_files_have_the_mode_of_the_umask(received, tmp_path):
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(received[0].save(tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_crash_leaves_nothing_that_the_next_start_does_not_remove(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from pacsroute.dataset import spool\n"
+        f"spool._NAMELESS = {spool_module._NAMELESS}\n"
+        "one = spool.Spool(b'', sys.argv[1], threshold=1)\n"
+        "one.write(b'0123456789')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    assert done.returncode == -9
+    mine = Spool(b"", str(tmp_path), threshold=1)
+    (tmp_path / ".pacsroute-notes.txt").write_text("not one of them")
+    left = spool_module.sweep(str(tmp_path))
+    assert left == (not spool_module._NAMELESS)
+    mine.write(b"0123456789")
+    assert spool_module.sweep(str(tmp_path)) == 0  # what is being written stays
+    with mine.open() as file:
+        assert file.read() == b"0123456789"
+    mine.close()
+    assert [path.name for path in tmp_path.iterdir()] == [".pacsroute-notes.txt"]
+
+
+def test_a_limit_of_a_spool_is_an_error_and_gives_its_room_back(tmp_path):
+    room = spool_module.Room()
+    limits = {"most": 100, "room": room, "most_of_all": 150}
+    one, two, small = (Spool(b"", str(tmp_path), 10, **limits) for _ in range(3))
+    one.write(bytes(60))
+    two.write(bytes(60))
+    assert room.used == 120
+    one.write(bytes(50))
+    assert "max_dataset_length" in str(one.error)
+    small.write(bytes(9))
+    small.write(bytes(50))
+    assert "max_spool" in str(small.error)
+    for spool in (one, two, small):
+        spool.close()
+    assert room.used == 0
+    assert list(tmp_path.iterdir()) == []

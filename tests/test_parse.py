@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import identifier, parse
+from pacsroute.dataset.parse import Limits, identifier, parse
 from pacsroute.errors import DataSetError
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (
@@ -197,7 +197,11 @@ def test_deflated_bombs_are_refused():
     data = encode({"PixelData": bytes(1 << 20)}, DEFLATED)
     assert len(parse(data, DEFLATED).PixelData) == 1 << 20
     with pytest.raises(DataSetError):
-        parse(data, DEFLATED, max_inflated=1 << 19)
+        parse(data, DEFLATED, limits=Limits(inflated=1 << 19))
+    bomb = encode({"PixelData": bytes(17 << 20)}, DEFLATED)
+    with pytest.raises(DataSetError, match="max_deflate_ratio"):
+        parse(bomb, DEFLATED)
+    assert len(parse(bomb, DEFLATED, limits=Limits(ratio=2000)).PixelData) == 17 << 20
     with pytest.raises(DataSetError):
         parse(b"no deflate", DEFLATED)
     assert parse(data + b"\0\0", DEFLATED).PixelData

@@ -18,8 +18,8 @@ from pacsroute import uids
 from pacsroute.dataset import part10, peek
 from pacsroute.dataset.convert import can_convert, convert
 from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import parse
-from pacsroute.dataset.spool import Spool, partial_name, write_all
+from pacsroute.dataset.parse import LIMITS, Limits, parse
+from pacsroute.dataset.spool import Spool, draft, publish, sync_folder, write_all
 from pacsroute.errors import DataSetError, Failure
 
 DEFER_SIZE = 1_048_576
@@ -36,6 +36,8 @@ class Instance:
         set's in the `transfer_syntax` given.
     sop_class, sop_instance, transfer_syntax : str, optional
         What is known of it already; with all three no file is opened to tell them.
+    limits : Limits, optional
+        How deep and how large it may be when it is parsed.
 
     Examples
     --------
@@ -53,6 +55,7 @@ class Instance:
         sop_class: str | None = None,
         sop_instance: str | None = None,
         transfer_syntax: str | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         if not isinstance(source, (str, os.PathLike, Dataset, bytes, Spool)):
             raise TypeError(f"an Instance is made of a path, Dataset or bytes, not {source!r:.40}")
@@ -62,6 +65,7 @@ class Instance:
             "sop_instance": sop_instance,
             "transfer_syntax": transfer_syntax,
         }
+        self._limits = limits
         self._dataset: Dataset | None = source if isinstance(source, Dataset) else None
 
     def __repr__(self) -> str:
@@ -181,7 +185,7 @@ class Instance:
                 f"to {uids.name(transfer_syntax)}"
             )
         with self.open() as file:
-            dataset = parse(file, self.transfer_syntax)
+            dataset = parse(file, self.transfer_syntax, limits=self._limits)
         return io.BytesIO(convert(dataset, self.transfer_syntax, transfer_syntax))
 
     @property
@@ -200,7 +204,7 @@ class Instance:
     def _parse(self) -> Dataset:
         file = self.open()
         try:
-            dataset = parse(file, self.transfer_syntax, defer_size=DEFER_SIZE)
+            dataset = parse(file, self.transfer_syntax, defer_size=DEFER_SIZE, limits=self._limits)
         except BaseException:
             file.close()
             raise
@@ -320,34 +324,24 @@ class Instance:
         except FileExistsError:
             return _occupied(target, duplicate)
         if durable:
-            _sync_folder(place)
+            sync_folder(place)
         return Path(target)
 
     def _copy(self, folder: str, target: str, *, replace: bool, durable: bool) -> None:
-        """Write the file under a temporary name, and give it its own when it is whole."""
-        partial = os.path.join(folder, partial_name())
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        """Write the file, and give it its name when it is whole."""
+        fd, path = draft(folder)
         try:
-            fd = os.open(partial, flags, 0o666)
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-            fd = os.open(partial, flags, 0o666)
-        try:
-            try:
-                self._write(fd)
-                if durable:
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
-            if replace:
-                os.rename(partial, target)
-            else:
-                os.link(partial, target)
-                os.unlink(partial)
+            self._write(fd)
+            if durable:
+                os.fsync(fd)
+            publish(fd, path, target, replace=replace)
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
+            if path:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
             raise
+        finally:
+            os.close(fd)
 
     def _write(self, fd: int) -> None:
         if isinstance(self._source, Spool):
@@ -390,11 +384,3 @@ def _occupied(target: str, duplicate: str) -> Path:
     if duplicate == "refuse":
         raise Failure(0x0111, "the SOP instance is there already")
     return Path(target)
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from pydicom import config
 from pydicom._dicom_dict import DicomDictionary
@@ -43,14 +43,28 @@ from pacsroute.errors import DataSetError
 
 Source: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
 
-MAX_DEPTH = 64
-"""How deep sequences may be nested; real ones stay below ten."""
 
-MAX_INFLATED = 1 << 30
-"""How many bytes a deflated data set may become."""
+class Limits(NamedTuple):
+    """How much a data set may be made of.
 
-MAX_IDENTIFIER = 4 * 1_048_576
-"""How many bytes an identifier may have."""
+    Parameters
+    ----------
+    depth : int
+        How deep sequences may be nested; real ones stay below ten.
+    inflated : int
+        How many bytes a deflated data set may become.
+    ratio : int
+        How many times its bytes that may be, beyond 16 MiB: an empty mask is deflated to a
+        thousandth, but it is not large.
+    """
+
+    depth: int = 64
+    inflated: int = 1 << 30
+    ratio: int = 200
+
+
+LIMITS = Limits()
+_RATIO_FROM = 16 * 1_048_576
 
 MAX_KEYS = 50_000
 """How many elements an identifier may have, those in sequences too."""
@@ -68,7 +82,7 @@ def parse(
     transfer_syntax: str,
     *,
     defer_size: int | None = None,
-    max_inflated: int = MAX_INFLATED,
+    limits: Limits = LIMITS,
 ) -> Dataset:
     r"""The Dataset that some bytes are.
 
@@ -83,8 +97,8 @@ def parse(
         Values of a file that are longer stay there until they are accessed, for which
         the file has to be open still or to be found by its name. Deflated data sets
         and values inside sequences are never deferred.
-    max_inflated : int
-        How many bytes a deflated data set may become.
+    limits : Limits
+        How deep and how large it may be.
 
     Raises
     ------
@@ -96,10 +110,10 @@ def parse(
     >>> parse(b"\x10\x00 \x00LO\x02\x001 ", "1.2.840.10008.1.2.1").PatientID
     '1'
     """
-    return _parse(data, transfer_syntax, defer_size, max_inflated, strict=False)
+    return _parse(data, transfer_syntax, defer_size, limits, strict=False)
 
 
-def identifier(data: Source, transfer_syntax: str) -> Dataset:
+def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
     r"""The Dataset of a C-FIND, C-GET or C-MOVE identifier.
 
     All of its values are converted, so that no access raises: IS and DS that are not
@@ -112,6 +126,8 @@ def identifier(data: Source, transfer_syntax: str) -> Dataset:
         What the request holds.
     transfer_syntax : str
         That of the presentation context.
+    limits : Limits
+        How deep it may be.
 
     Raises
     ------
@@ -123,7 +139,7 @@ def identifier(data: Source, transfer_syntax: str) -> Dataset:
     >>> identifier(b"\x10\x00 \x00LO\x02\x001*", "1.2.840.10008.1.2.1").PatientID
     '1*'
     """
-    dataset = _parse(data, transfer_syntax, None, MAX_IDENTIFIER, strict=True)
+    dataset = _parse(data, transfer_syntax, None, limits, strict=True)
     return _converted(dataset, charsets.DEFAULT)
 
 
@@ -131,7 +147,7 @@ def _parse(
     data: Source,
     transfer_syntax: str,
     defer_size: int | None,
-    max_inflated: int,
+    limits: Limits,
     *,
     strict: bool,
 ) -> Dataset:
@@ -145,9 +161,9 @@ def _parse(
             source = data.cast("B") if data.format != "B" else data
         base = source.base if file is not None else 0
         if how.deflated:
-            source, file, base = _inflated(bytes(source[0:]), max_inflated), None, 0
+            source, file, base = _inflated(bytes(source[0:]), limits), None, 0
         defer = defer_size if file is not None else None
-        reader = _Reader(source, how.little, base, defer, strict)
+        reader = _Reader(source, how.little, base, defer, strict, limits.depth)
         implicit = reader.implicit_at(0, len(source), how.implicit, top=True)
         dataset, at = reader.data_set(0, len(source), implicit, charsets.DEFAULT, None, 0)
         rest = bytes(source[at : at + 8])
@@ -165,12 +181,14 @@ def _parse(
         raise DataSetError(f"not a data set ({type(error).__name__})") from None
 
 
-def _inflated(data: bytes, limit: int) -> bytes:
+def _inflated(data: bytes, limits: Limits) -> bytes:
+    most = min(limits.inflated, max(_RATIO_FROM, limits.ratio * len(data)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(data, limit)
+        inflated = inflater.decompress(data, most)
         if inflater.unconsumed_tail and inflater.decompress(inflater.unconsumed_tail, 1):
-            raise DataSetError(f"a deflated data set of more than {limit} bytes")
+            limit = "max_inflated" if most == limits.inflated else "max_deflate_ratio"
+            raise DataSetError(f"a deflated data set of more than {most} bytes: {limit}")
     except zlib.error:
         raise DataSetError("a data set that cannot be inflated") from None
     return inflated
@@ -216,9 +234,16 @@ class _Reader:
     """Reads data sets of one byte order out of something that can be sliced."""
 
     def __init__(
-        self, data: Any, little: bool, base: int, defer_size: int | None, strict: bool
+        self,
+        data: Any,
+        little: bool,
+        base: int,
+        defer_size: int | None,
+        strict: bool,
+        most_depth: int,
     ) -> None:
         self._data = data
+        self._most_depth = most_depth
         self._little = little
         order = "<" if little else ">"
         self._implicit = struct.Struct(order + "HHI").unpack
@@ -252,8 +277,8 @@ class _Reader:
         undefined: bool = False,
     ) -> tuple[Dataset, int]:
         """The elements from `at` to `end` or an item delimiter, and where they end."""
-        if depth > MAX_DEPTH:
-            raise DataSetError("sequences are nested too deeply")
+        if depth > self._most_depth:
+            raise DataSetError("sequences are nested too deeply: max_depth")
         data, little, base, defer = self._data, self._little, self._base, self._defer_size
         inherited = names
         elements: dict[BaseTag, Any] = {}

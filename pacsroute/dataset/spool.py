@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
 import secrets
 import tempfile
+import threading
 from typing import Any, BinaryIO
 
 from pacsroute.dataset.peek import LOOK
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 THRESHOLD = 131_072
 """How many bytes of one data set are held in memory, before they go to a file."""
@@ -27,17 +34,162 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         written = os.write(fd, data)
 
 
-_TOKEN = f".pacsroute-{secrets.token_hex(6)}"
+_PREFIX, _SUFFIX = ".pacsroute-", ".part"
+_TOKEN = secrets.token_hex(6)
 _COUNT = itertools.count()
+_NAMELESS = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
+_swept: set[str] = set()
 
 
-def partial_name() -> str:
+def _partial_name() -> str:
     """Return a name for a file that is not whole yet: nobody else's, and soon made.
 
     `tempfile` asks the system for random bytes each time, which costs as much as opening
     the file.
     """
-    return f"{_TOKEN}-{os.getpid()}-{next(_COUNT)}.part"
+    return f"{_PREFIX}{_TOKEN}-{os.getpid()}-{next(_COUNT)}{_SUFFIX}"
+
+
+def _ours_alone(fd: int) -> bool:
+    """Lock a file that is not whole yet, for as long as it is open; tell whether we could."""
+    if fcntl is None:
+        return True  # such a system does not remove open files
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
+def sweep(folder: str) -> int:
+    """Remove what processes that have died left unfinished; return how many files that was."""
+    count = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
+                with contextlib.suppress(OSError), open(entry.path, "rb") as file:
+                    if _ours_alone(file.fileno()):
+                        os.unlink(entry.path)
+                        count += 1
+    return count
+
+
+def draft(folder: str) -> tuple[int, str]:
+    """Open a new file for what is not whole yet, in a folder that is made if need be.
+
+    Returns
+    -------
+    descriptor, path : int and str
+        Linux has files without a name, whose path is empty: whatever happens to the process,
+        nothing of them stays behind.
+    """
+    try:
+        return _open_draft(folder)
+    except FileNotFoundError:
+        _make(folder)
+        return _open_draft(folder)
+
+
+def _make(folder: str) -> None:
+    """Make a folder and those above it, so that they are there after a power cut, too."""
+    above = os.path.dirname(os.path.abspath(folder))
+    if not os.path.isdir(above):
+        _make(above)
+    os.makedirs(folder, exist_ok=True)
+    sync_folder(above)
+
+
+def sync_folder(folder: str) -> None:
+    """Have the names in a folder written to the disk."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_draft(folder: str) -> tuple[int, str]:
+    if _NAMELESS:
+        try:
+            return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o600), ""
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    path = _named_in(folder)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    if not _ours_alone(fd):  # it is being swept
+        os.close(fd)
+        return _open_draft(folder)
+    return fd, path
+
+
+def _named_in(folder: str) -> str:
+    """Return a name for a draft; the first time in a folder, what others left there goes."""
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
+    return os.path.join(folder, _partial_name())
+
+
+def publish(fd: int, path: str, target: str, *, replace: bool) -> None:
+    """Give a draft its final name, all at once.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file of that name, and it is not to be replaced.
+    OSError
+        If it cannot have that name, as on another file system; it is as it was then.
+    """
+    # The mode was for secrets; a file that is whole has the one that the umask gives.
+    os.fchmod(fd, 0o666 & ~_UMASK)
+    if path:
+        _rename(path, target, replace=replace)
+        return
+    try:
+        _link(fd, target)
+    except FileExistsError:
+        if not replace:
+            raise
+        # What is there is only replaced by something with a name.
+        path = _named_in(os.path.dirname(target))
+        _ours_alone(fd)
+        _link(fd, path)
+        try:
+            os.rename(path, target)
+        except BaseException:
+            os.unlink(path)
+            raise
+
+
+def _rename(path: str, target: str, *, replace: bool) -> None:
+    if replace:
+        os.rename(path, target)
+    else:
+        os.link(path, target)
+        os.unlink(path)
+
+
+def _link(fd: int, target: str) -> None:
+    # Python follows the link of /proc only if a folder is named, which an absolute path ignores.
+    os.link(f"/proc/self/fd/{fd}", target, src_dir_fd=fd, follow_symlinks=True)
+
+
+class Room:
+    """How many bytes all spools of an app have in files."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> int:
+        """Take so many bytes, or give them back if they are negative; return what is in use."""
+        with self._lock:
+            self.used += count
+            return self.used
 
 
 class _Reader(io.RawIOBase):
@@ -81,6 +233,12 @@ class Spool:
         Where a temporary file goes; None is the system's folder for them.
     threshold : int
         How many bytes are held in memory before that.
+    most : int, optional
+        How many bytes there may be.
+    room : Room, optional
+        What it shares with others.
+    most_of_all : int, optional
+        How many bytes they may have in files together.
 
     Attributes
     ----------
@@ -97,7 +255,16 @@ class Spool:
     (None, None, b'abcd')
     """
 
-    def __init__(self, head: bytes, folder: str | None = None, threshold: int = THRESHOLD) -> None:
+    def __init__(
+        self,
+        head: bytes,
+        folder: str | None = None,
+        threshold: int = THRESHOLD,
+        *,
+        most: int | None = None,
+        room: Room | None = None,
+        most_of_all: int | None = None,
+    ) -> None:
         self.head = head
         self.size = 0
         self.error: OSError | None = None
@@ -107,6 +274,10 @@ class Spool:
         self._fd = -1
         self._path = ""
         self._temporary = False
+        self._most = most
+        self._room = room
+        self._most_of_all = most_of_all
+        self._taken = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next fragment; never raises, see `error`."""
@@ -114,15 +285,35 @@ class Spool:
             return
         self.size += len(data)
         if self._fd < 0 and self.error is None:
-            if self.size <= self._threshold:
+            if self.size <= self._threshold and (self._most is None or self.size <= self._most):
                 self._chunks.append(bytes(data))
                 return
             self._to_file()
         if self.error is None:
             try:
+                self._take(len(data))
                 write_all(self._fd, data)
             except OSError as error:
-                self.error = error
+                self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """Make room at once: what came so far is of no use."""
+        self.error = error.with_traceback(None)  # whose frames would keep this spool
+        self.close()
+
+    def _take(self, count: int) -> None:
+        if self._most is not None and self.size > self._most:
+            raise OSError(errno.EFBIG, f"longer than max_dataset_length, {self._most} bytes")
+        if self._room is not None:
+            self._taken += count
+            used = self._room.take(count)
+            if self._most_of_all is not None and used > self._most_of_all:
+                raise OSError(errno.ENOSPC, f"max_spool reached, {self._most_of_all} bytes")
+
+    def _give_back(self) -> None:
+        if self._room is not None and self._taken:
+            self._room.take(-self._taken)
+            self._taken = 0
 
     def close(self) -> None:
         """Drop what came, but for a file that has its final name."""
@@ -130,27 +321,23 @@ class Spool:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-            if self._temporary:
+            if self._temporary and self._path:
                 with contextlib.suppress(OSError):
                     os.unlink(self._path)
+        self._give_back()
 
     __del__ = close
 
     def _to_file(self) -> None:
         try:
             folder = tempfile.gettempdir() if self._folder is None else self._folder
-            path = os.path.join(folder, partial_name())
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-            try:
-                self._fd = os.open(path, flags, 0o600)
-            except FileNotFoundError:
-                os.makedirs(folder, exist_ok=True)
-                self._fd = os.open(path, flags, 0o600)
-            self._path, self._temporary = path, True
+            self._fd, self._path = draft(folder)
+            self._temporary = True
+            self._take(sum(map(len, self._chunks)))
             write_all(self._fd, b"".join((self.head, *self._chunks)))
             self._chunks.clear()
         except OSError as error:
-            self.error = error
+            self._fail(error)
 
     def first(self) -> bytes:
         """Return the beginning of the data set, for a look at its first elements."""
@@ -194,21 +381,16 @@ class Spool:
         """
         if not self._temporary:
             return False
-        # The mode was for secrets; a saved file has the one that the umask gives.
-        os.fchmod(self._fd, 0o666 & ~_UMASK)
         if durable:
             os.fsync(self._fd)
         try:
-            if replace:
-                os.rename(self._path, target)
-            else:
-                os.link(self._path, target)
-                os.unlink(self._path)
+            publish(self._fd, self._path, target, replace=replace)
         except FileExistsError:
             raise
         except OSError:
             return False  # another file system: copied instead, which tells what is wrong
-        self._path, self._temporary = target, False
+        self._temporary = False
+        self._give_back()
         return True
 
 

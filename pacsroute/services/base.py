@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 from pacsroute import extended, uids
 from pacsroute.app import App
-from pacsroute.dataset.parse import identifier
+from pacsroute.dataset.parse import Limits, identifier
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, Response
 from pacsroute.dimse.messages import Message
@@ -136,6 +136,27 @@ class Call:
             values["extended"] = extended.agreed(name, context.information)
         return values
 
+    @property
+    def limits(self) -> Limits:
+        """How deep and how large a data set to be stored may be when it is parsed."""
+        config = self.app.config
+        return Limits(config.max_depth, config.max_inflated, config.max_deflate_ratio)
+
+    def read(self, how: Callable[[bytes, str, Limits], Dataset]) -> Dataset:
+        """Return the data set of the message, which is not one to be stored.
+
+        Raises
+        ------
+        DataSetError
+            If it is none, or is longer than the limit.
+        """
+        most = self.app.config.max_identifier_length
+        data: Any = self.message.data
+        if getattr(data, "is_cut", False):
+            raise DataSetError(f"longer than max_identifier_length, {most} bytes")
+        limits = self.limits._replace(inflated=most)
+        return how(bytes(data), self.context.transfer_syntax, limits)
+
     def route(self, command: str) -> Route | None:
         """Return the route of a command for the context's class, or for what that is served as."""
         association, context = self.association, self.context
@@ -175,11 +196,10 @@ def read_identifier(call: Call, command: str, sop_class: str) -> Dataset | Outco
     refused = misplaced(call, sop_class)
     if refused is not None:
         return refused
-    data: Any = call.message.data
-    if not data:
+    if not call.message.data:
         return Outcome(Status(IDENTIFIER_MISMATCH, "there is no identifier"))
     try:
-        return identifier(bytes(data), call.context.transfer_syntax)
+        return call.read(identifier)
     except DataSetError as error:
         logger.warning("C-%s from %s: %s", command.upper(), ascii(calling_ae)[1:-1], error)
         return Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))

@@ -100,7 +100,9 @@ def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
     data: Any = call.message.data
     if data and data_name:
         try:
-            values[data_name] = parse(bytes(data), call.context.transfer_syntax)
+            values[data_name] = call.read(
+                lambda data, syntax, limits: parse(data, syntax, limits=limits)
+            )
         except DataSetError as error:
             logger.warning("%s from %s: %s", kind.command, call.association.calling_ae, error)
             return Outcome(Status(PROCESSING_FAILURE, "the data set cannot be read"))

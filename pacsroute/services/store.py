@@ -38,7 +38,13 @@ def open_spool(
         sender=association.calling_ae,
         receiver=association.called_ae,
     )
-    return Spool(head, app.config.spool)
+    return Spool(
+        head,
+        app.config.spool,
+        most=app.config.max_dataset_length,
+        room=app.room,
+        most_of_all=app.config.max_spool,
+    )
 
 
 def answer(call: Call) -> Outcome:
@@ -55,7 +61,11 @@ def answer(call: Call) -> Outcome:
             sop_class=sop_class,
             sop_instance=sop_instance,
             instance=Instance(
-                spool, sop_class=sop_class, sop_instance=sop_instance, transfer_syntax=syntax
+                spool,
+                sop_class=sop_class,
+                sop_instance=sop_instance,
+                transfer_syntax=syntax,
+                limits=call.limits,
             ),
             move_originator_ae=command.move_originator_ae,
             move_originator_message_id=command.move_originator_message_id,
