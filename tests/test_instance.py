@@ -346,7 +346,7 @@ def test_a_limit_of_a_spool_is_an_error_and_gives_its_room_back(tmp_path):
     one.write(bytes(50))
     assert "max_dataset_length" in str(one.error)
     small.write(bytes(9))
-    small.write(bytes(50))
+    small.write(bytes(90))
     assert "max_spool" in str(small.error)
     for spool in (one, two, small):
         spool.close()
