@@ -10,7 +10,6 @@ from pydicom import Dataset
 
 from pacsroute import requirements
 from pacsroute.errors import Failure
-from pacsroute.status import Status
 
 SCHEDULED, IN_PROGRESS = "SCHEDULED", "IN PROGRESS"
 COMPLETED, CANCELED = "COMPLETED", "CANCELED"
@@ -149,11 +148,11 @@ def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: boo
     >>> step.ProcedureStepState = "COMPLETED"
     >>> check_create(None, step)
     Traceback (most recent call last):
-    pacsroute.errors.Failure: 0xC309 Failed: a UPS is created SCHEDULED
+    pacsroute.errors.Failure: 0xC309
     """
     _answer("N-CREATE", stored)
     if text(attribute_list, STATE) != SCHEDULED:
-        raise refused(0xC309)
+        raise Failure(0xC309)
     given = [keyword for keyword in _CREATED_EMPTY if attribute_list.get(keyword)]
     if given:
         raise requirements.failure(0x0106, given, f"to be created empty: {', '.join(given)}")
@@ -189,21 +188,21 @@ def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: boo
     >>> step.ProcedureStepState, step.TransactionUID = "IN PROGRESS", "1.2.3"
     >>> check_set(step, progress)
     Traceback (most recent call last):
-    pacsroute.errors.Failure: 0xC301 Failed: not the Transaction UID of the UPS
+    pacsroute.errors.Failure: 0xC301
     """
     if stored is None:
-        raise refused(0xC307)
+        raise Failure(0xC307)
     state, transaction = text(stored, STATE), text(modification_list, TRANSACTION)
     if state in (COMPLETED, CANCELED):
-        raise refused(0xC300)
+        raise Failure(0xC300)
     if state == IN_PROGRESS and transaction != text(stored, TRANSACTION):
-        raise refused(0xC301)
+        raise Failure(0xC301)
     if state == SCHEDULED and transaction:
-        raise refused(0xC310)
+        raise Failure(0xC310)
     wanted = text(modification_list, STATE) if STATE in modification_list else state
     if wanted != state:
         if wanted == SCHEDULED:
-            raise refused(0xC303)
+            raise Failure(0xC303)
         raise requirements.failure(0x0106, [STATE], "the state is changed by N-ACTION")
     if strict:
         requirements.check_settable(stored, modification_list, _SET, _RULES)
@@ -240,7 +239,7 @@ def check_state(
     >>> asked.ProcedureStepState, asked.TransactionUID = "COMPLETED", "1.2.3"
     >>> check_state(step, asked)
     Traceback (most recent call last):
-    pacsroute.errors.Failure: 0xC310 Failed: the UPS is not IN PROGRESS
+    pacsroute.errors.Failure: 0xC310
     """
     wanted, transaction = (text(action_information, name) for name in (STATE, TRANSACTION))
     if wanted not in _STATES[1:]:
@@ -334,7 +333,7 @@ def read(step: Dataset | None, attribute_identifiers: Iterable[int] = ()) -> tup
     (0, False)
     """
     if step is None:
-        raise refused(0xC307)
+        raise Failure(0xC307)
     answer = Dataset()
     answer.update({element.tag: element for element in step if element.keyword not in _NOT_TOLD})
     asked = list(attribute_identifiers)
@@ -351,7 +350,7 @@ def _answer(row: str, stored: Dataset | None) -> str:
     """Return ``ok`` or ``final``, or raise what Table CC.1.1-2 has for a request."""
     answer = _ANSWERS[row]["" if stored is None else text(stored, STATE)]
     if answer not in ("ok", "final"):
-        raise refused(int(answer, 16))
+        raise Failure(int(answer, 16))
     return answer
 
 
@@ -367,7 +366,3 @@ def _missing(step: Dataset, codes: str, rules: requirements.Rules) -> Iterator[s
 
 def text(dataset: Dataset, keyword: str) -> str:
     return str(dataset.get(keyword) or "").strip()
-
-
-def refused(status: int) -> Failure:
-    return Failure(status, Status(status).name)

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.errors import Failure
-from pacsroute.ups.steps import refused, text
+from pacsroute.ups.steps import text
 
 SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 3, 4, 5
 GLOBAL = uids.sop_instance("UPSGlobalSubscription")
@@ -112,9 +112,9 @@ def check_subscription(
         raise Failure(0x0115, "ReceivingAE is missing")
     everything = sop_instance in (GLOBAL, FILTERED_GLOBAL)
     if not everything and action_type == SUSPEND:
-        raise refused(0xC314)
+        raise Failure(0xC314)
     if not everything and stored is None:
-        raise refused(0xC307)
+        raise Failure(0xC307)
     scope, keys, globally = "global" if everything else "specific", Dataset(), "none"
     if action_type == SUBSCRIBE:
         lock = {"TRUE": "locked", "FALSE": "unlocked"}.get(text(action_information, "DeletionLock"))
