@@ -21,8 +21,8 @@ that the standard has for it; what becomes of the step is the handler's own:
 from __future__ import annotations
 
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
 
+from pacsroute import requirements
 from pacsroute.errors import Failure
 
 __all__ = ["FINAL", "IN_PROGRESS", "check_create", "check_set"]
@@ -92,21 +92,7 @@ PerformedSeriesSequence                 2 3 1
 >>ReferencedSOPClassUID                 1 1 3
 >>ReferencedSOPInstanceUID              1 1 3
 """
-_Rules = dict[str, tuple[list[str], "_Rules"]]  # the three types, and the rules of an item
-
-
-def _rules(table: str) -> _Rules:
-    levels: list[_Rules] = [{}]
-    for line in table.split("\n")[1:-1]:
-        name, *types = line.split()
-        keyword = name.lstrip(">")
-        inner: _Rules = {}
-        levels[len(name) - len(keyword) + 1 :] = [inner]
-        levels[-2][keyword] = types, inner
-    return levels[0]
-
-
-_RULES = _rules(_TABLE)
+_RULES = requirements.rules(_TABLE)
 
 
 def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
@@ -133,11 +119,11 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
     Traceback (most recent call last):
     pacsroute.errors.Failure: 0x0106 a step is created IN PROGRESS
     """
-    _require(_STATUS, "1", attribute_list)
+    requirements.require(_STATUS, "1", attribute_list)
     if _status(attribute_list) != IN_PROGRESS:
-        raise _failure(0x0106, [_STATUS], "a step is created IN PROGRESS")
+        raise requirements.failure(0x0106, [_STATUS], "a step is created IN PROGRESS")
     if strict:
-        _check(attribute_list, _CREATE, _RULES)
+        requirements.check(attribute_list, _CREATE, _RULES)
 
 
 def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = True) -> None:
@@ -176,47 +162,17 @@ def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = Tru
         raise Failure(0x0110, comment, ErrorID=0xA710)
     status = IN_PROGRESS
     if _STATUS in modification_list:
-        _require(_STATUS, "1", modification_list)
+        requirements.require(_STATUS, "1", modification_list)
         status = _status(modification_list)
     if status != IN_PROGRESS and status not in FINAL:
-        raise _failure(0x0106, [_STATUS], "no such status of a step")
+        raise requirements.failure(0x0106, [_STATUS], "no such status of a step")
     if not strict:
         return
-    wrong = [
-        keyword
-        for keyword, (types, _) in _RULES.items()
-        if types[_SET] == "-"
-        and keyword in modification_list
-        and modification_list[keyword].value != stored.get(keyword)
-    ]
-    if wrong:
-        raise _failure(0x0106, wrong, f"not to be set: {', '.join(wrong)}")
-    _check(modification_list, _SET, _RULES)
+    requirements.check_settable(stored, modification_list, _SET, _RULES)
+    requirements.check(modification_list, _SET, _RULES)
     if status in FINAL:
-        _check(modification_list, _FINAL, _RULES, stored)
+        requirements.check(modification_list, _FINAL, _RULES, stored)
 
 
 def _status(step: Dataset) -> str:
     return str(step.get(_STATUS) or "").strip()
-
-
-def _check(step: Dataset, column: int, rules: _Rules, before: Dataset | None = None) -> None:
-    """Find what is missing in a step, or in what it becomes of one before."""
-    for keyword, (types, inner) in rules.items():
-        where = before if before is not None and keyword not in step else step
-        _require(keyword, types[column], where)
-        if inner and types[column] != "-":
-            for item in where.get(keyword) or ():
-                _check(item, column, inner)
-
-
-def _require(keyword: str, kind: str, step: Dataset) -> None:
-    if kind in "12" and keyword not in step:
-        raise _failure(0x0120, [keyword], f"{keyword} is missing")
-    if kind == "1" and not step.get(keyword):
-        raise _failure(0x0121, [keyword], f"{keyword} has no value")
-
-
-def _failure(status: int, keywords: list[str], comment: str) -> Failure:
-    tags = tuple(int(tag_for_keyword(keyword) or 0) for keyword in keywords)
-    return Failure(status, comment, AttributeIdentifierList=tags)

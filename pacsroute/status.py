@@ -57,6 +57,25 @@ _NAMES = {
     0xB000: "Warning: coercion of data elements, or sub-operations with failures",
     0xB006: "Warning: elements discarded",
     0xB007: "Warning: data set does not match SOP class",
+    0xB300: "Warning: the UPS was created with modifications",
+    0xB301: "Warning: deletion lock not granted",
+    0xB304: "Warning: the UPS is CANCELED already",
+    0xB305: "Warning: invalid values were coerced to valid ones",
+    0xB306: "Warning: the UPS is COMPLETED already",
+    0xC300: "Failed: the UPS may no longer be updated",
+    0xC301: "Failed: not the Transaction UID of the UPS",
+    0xC302: "Failed: the UPS is IN PROGRESS already",
+    0xC303: "Failed: a UPS becomes SCHEDULED by N-CREATE only",
+    0xC304: "Failed: the UPS does not meet the final state requirements",
+    0xC307: "Failed: no such UPS here",
+    0xC308: "Failed: the receiving AE title is unknown",
+    0xC309: "Failed: a UPS is created SCHEDULED",
+    0xC310: "Failed: the UPS is not IN PROGRESS",
+    0xC311: "Failed: the UPS is COMPLETED already",
+    0xC312: "Failed: the performer cannot be contacted",
+    0xC313: "Failed: the performer chooses not to cancel",
+    0xC314: "Failed: not an action for this instance",
+    0xC315: "Failed: event reports are not supported",
     0xFE00: "Cancel",
     0xFF00: "Pending",
     0xFF01: "Pending: optional keys were not supported",
@@ -103,10 +122,10 @@ class Status(NamedTuple):
     @property
     def name(self) -> str:
         """The standard's words for the code, or those of its range."""
-        if 0xC000 <= self.code <= 0xCFFF:
-            return "Error: cannot understand, or unable to process"
         family = self.code & 0xFF00
         of_family = _NAMES[family] if family in (0xA700, 0xA900) else self.category
+        if 0xC000 <= self.code <= 0xCFFF:
+            of_family = "Error: cannot understand, or unable to process"
         return _NAMES.get(self.code, of_family)
 
     def __str__(self) -> str:

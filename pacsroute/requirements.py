@@ -1,0 +1,68 @@
+"""What attributes an SOP instance has to have, as the tables of PS3.4 tell it (PS3.4 §5.4.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+
+from pacsroute.errors import Failure
+
+Rules = dict[str, tuple[list[str], "Rules"]]
+"""By keyword: what each column says, and the rules of an item where it is a sequence."""
+
+
+def rules(table: str) -> Rules:
+    """Read a table with a line for each attribute: its keyword and what the columns say.
+
+    Attributes of an item have one more ``>`` before them than the sequence above.
+    """
+    levels: list[Rules] = [{}]
+    for line in table.strip().split("\n"):
+        name, *columns = line.split()
+        keyword = name.lstrip(">")
+        inner: Rules = {}
+        levels[len(name) - len(keyword) + 1 :] = [inner]
+        levels[-2][keyword] = columns, inner
+    return levels[0]
+
+
+def check(dataset: Dataset, column: int, rules: Rules, before: Dataset | None = None) -> None:
+    """Raise a `Failure` for what is missing in a data set, or in what it makes of one before.
+
+    Type 1 has to be there with a value, type 2 has to be there; ``-`` says nothing.
+    """
+    for keyword, (types, inner) in rules.items():
+        where = before if before is not None and keyword not in dataset else dataset
+        require(keyword, types[column], where)
+        if inner and types[column] != "-":
+            for item in where.get(keyword) or ():
+                check(item, column, inner)
+
+
+def check_settable(before: Dataset, modifications: Dataset, column: int, rules: Rules) -> None:
+    """Raise a `Failure` for attributes that a column says ``-`` of and that would be changed."""
+    wrong = [
+        keyword
+        for keyword, (types, _) in rules.items()
+        if types[column] == "-"
+        and keyword in modifications
+        and modifications[keyword].value != before.get(keyword)
+    ]
+    if wrong:
+        raise failure(0x0106, wrong, f"not to be set: {', '.join(wrong)}")
+
+
+def require(keyword: str, kind: str, dataset: Dataset) -> None:
+    """Raise a `Failure` if an attribute of a type is not there: 0x0120, or 0x0121 if empty."""
+    if kind in "12" and keyword not in dataset:
+        raise failure(0x0120, [keyword], f"{keyword} is missing")
+    if kind == "1" and dataset[keyword].is_empty:
+        raise failure(0x0121, [keyword], f"{keyword} has no value")
+
+
+def failure(status: int, keywords: Iterable[str], comment: str) -> Failure:
+    """Return a `Failure` that lists the attributes it is about."""
+    tags = tuple(int(tag_for_keyword(keyword) or 0) for keyword in keywords)
+    return Failure(status, comment, AttributeIdentifierList=tags)
