@@ -3,9 +3,11 @@
     pacsroute run examples/archive.py --destination WORKSTATION=10.0.0.7:11112
 
 Files and an SQLite index are made on first start in the folder ``archive``, or in the one
-that the environment variable ARCHIVE names.
+that the environment variable ARCHIVE names. Each start brings the index in step with the files,
+whatever ended the last one, and files that were put there meanwhile are taken in.
 """
 
+import logging
 import os
 import sqlite3
 import threading
@@ -14,8 +16,9 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from pacsroute import App, Failure, Instance, matching
+from pacsroute import App, DataSetError, Failure, Instance, matching
 
+logger = logging.getLogger("pacsroute")
 FOLDER = Path(os.environ.get("ARCHIVE", "archive"))
 
 # What is matched and returned at each level, besides what is at the levels above it.
@@ -71,10 +74,15 @@ COMPUTED = {
     "IMAGE": {},
 }
 
+VERSION = 2  # of the tables
+
 
 def schema():
     """Yield the statements that make the index; they do nothing where it is there."""
-    more = {"study": [f"{name}_key" for name in NAMES], "image": ["path", "transfer_syntax"]}
+    more = {
+        "study": [f"{name}_key" for name in NAMES],
+        "image": ["path", "modified", "transfer_syntax"],
+    }
     for table, keys in TABLES.items():
         names = [*keys, *more.get(table, [])]
         columns = ", ".join(f"{name} {'INTEGER' if name in NUMBERS else 'TEXT'}" for name in names)
@@ -100,8 +108,14 @@ class Index:
         self.path = path
         self.idle = []  # connections that no thread uses just now
         self.writing = threading.Lock()  # fairer than SQLite's own, which polls
+        self.storing = [threading.Lock() for _ in range(64)]
         with self.connection() as db:
             db.execute("PRAGMA journal_mode = WAL")  # writing and reading do not wait
+            ((version,),) = db.execute("PRAGMA user_version")
+            if version != VERSION:  # of another layout: it is made anew from the files
+                for table in TABLES:
+                    db.execute(f"DROP TABLE IF EXISTS {table}")
+                db.execute(f"PRAGMA user_version = {VERSION}")
             for statement in schema():
                 db.execute(statement)
 
@@ -121,6 +135,31 @@ class Index:
         finally:
             self.idle.append(db)
 
+    def of(self, uid):
+        """Return what two that store the same instance have to wait for."""
+        return self.storing[hash(uid) % len(self.storing)]
+
+    def recover(self, folder):
+        """Bring the index in step with the files: a crash may have come between the two."""
+        known = dict(self.rows("SELECT path, modified FROM image", []))
+        for entry in os.scandir(folder):
+            if not entry.name.endswith(".dcm"):
+                continue
+            path = Path(folder, entry.name)
+            if known.pop(str(path), None) == str(entry.stat().st_mtime_ns):
+                continue
+            try:
+                instance = Instance(path)
+                self.add(instance.dataset, path, instance.transfer_syntax)
+                logger.warning("%s was not in the index", path)
+            except (DataSetError, OSError, sqlite3.Error) as error:
+                logger.error("%s cannot be put into the index: %s", path, error)
+        with self.writing, self.connection() as db, db:
+            for path in known:
+                if not Path(path).exists():
+                    logger.error("%s is gone: it is taken from the index", path)
+                    db.execute("DELETE FROM image WHERE path = ?", [path])
+
     def add(self, dataset, path, transfer_syntax):
         """Put an instance in, in the place of an earlier one of the same UID."""
         rows = {
@@ -131,6 +170,7 @@ class Index:
             rows["study"] |= {name: str(dataset.get(name) or "") or None}
             rows["study"] |= {f"{name}_key": matching.stored(name, dataset)}
         rows["image"] |= {"path": str(path), "transfer_syntax": transfer_syntax}
+        rows["image"]["modified"] = str(os.stat(path).st_mtime_ns)
         with self.writing, self.connection() as db, db:
             for table, row in rows.items():
                 db.execute(
@@ -183,6 +223,7 @@ app = App("ARCHIVE", spool=FOLDER / ".spool")
 def resources(app):
     FOLDER.mkdir(parents=True, exist_ok=True)
     app.state.index = Index(FOLDER / "index.db")
+    app.state.index.recover(FOLDER)
     yield
     app.state.index.close()
 
@@ -192,8 +233,9 @@ def store(request):
     for key in ("StudyInstanceUID", "SeriesInstanceUID"):
         if not request.dataset.get(key):
             raise Failure(0xA900, f"{key} is missing")
-    path = request.save(FOLDER)  # first the file: what the index names is there
-    app.state.index.add(request.dataset, path, request.transfer_syntax)
+    with app.state.index.of(request.sop_instance):
+        path = request.save(FOLDER)  # first the file: what the index names is there
+        app.state.index.add(request.dataset, path, request.transfer_syntax)
 
 
 @app.find("StudyRoot")

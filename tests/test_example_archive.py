@@ -1,12 +1,18 @@
 """The archive example: what was stored is found and sent, at every level."""
 
+import contextlib
+import copy
+import os
 import runpy
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
-from pacsroute import App, Instance, RequestFailed
+from pacsroute import App, AssociationError, Instance, RequestFailed, connect
 
 ARCHIVE = Path(__file__).parents[1] / "examples" / "archive.py"
 NAMES = ("CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "rtplan.dcm", "examples_overlay.dcm")
@@ -83,3 +89,82 @@ def test_several_instances_by_a_list_of_uids(client, sample):
     uids = [dcmread(sample(name)).StudyInstanceUID for name in ("CT_small.dcm", "rtplan.dcm")]
     keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uids}
     assert len(list(client.get(keys, storage=STORAGE))) == 2
+
+
+def started(monkeypatch, folder):
+    monkeypatch.setenv("ARCHIVE", str(folder))
+    return runpy.run_path(str(ARCHIVE))["app"]
+
+
+def uids_of(app):
+    with app.test_client() as client:
+        found = client.find({"QueryRetrieveLevel": "IMAGE", "SOPInstanceUID": "", "PatientID": ""})
+        return {row.SOPInstanceUID: row.PatientID for row in found}
+
+
+def test_a_start_brings_index_and_files_in_step(tmp_path, monkeypatch, sample, caplog):
+    app = started(monkeypatch, tmp_path)
+    with app.test_client() as client:
+        for name in NAMES:
+            client.store(sample(name))
+    before = uids_of(app)
+    ct, mr = dcmread(sample("CT_small.dcm")), dcmread(sample("MR_small.dcm"))
+    # A file that is newer than its row, one without, one that is none, and a row without a file.
+    ct.PatientID = "ANOTHER"
+    Instance(ct).save(tmp_path)
+    mr.SOPInstanceUID = "1.2.3.4"
+    Instance(mr).save(tmp_path)
+    (tmp_path / "broken.dcm").write_bytes(b"no DICOM")
+    gone = str(dcmread(sample("rtplan.dcm")).SOPInstanceUID)
+    (tmp_path / f"{gone}.dcm").unlink()
+    after = uids_of(started(monkeypatch, tmp_path))
+    del before[gone]
+    assert after == before | {str(ct.SOPInstanceUID): "ANOTHER", "1.2.3.4": str(mr.PatientID)}
+    assert "broken.dcm cannot be put into the index" in caplog.text
+    caplog.clear()
+    assert uids_of(started(monkeypatch, tmp_path)) == after
+    assert "was not in the index" not in caplog.text
+
+
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, sample, monkeypatch):
+    """An archive that is killed while four clients store finds each instance again."""
+    source = dcmread(sample("CT_small.dcm"))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "pacsroute", "run", str(ARCHIVE), "--port", "0"],
+        env=os.environ | {"ARCHIVE": str(tmp_path / "archive"), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    acknowledged, enough = [], threading.Event()
+    try:
+        port = next(
+            int(line.split(":")[1].split(",")[0]) for line in server.stdout if "listen" in line
+        )
+
+        def store(thread):
+            with contextlib.suppress(AssociationError), connect("127.0.0.1", port) as client:
+                for number in range(1000):
+                    ds = copy.deepcopy(source)
+                    ds.SOPInstanceUID = f"1.2.{thread + 1}.{number}"
+                    client.store(ds)
+                    acknowledged.append(str(ds.SOPInstanceUID))
+                    if len(acknowledged) >= 60:
+                        enough.set()
+
+        threads = [threading.Thread(target=store, args=[number]) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        assert enough.wait(60)
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    for thread in threads:
+        thread.join()
+    found = uids_of(started(monkeypatch, tmp_path / "archive"))
+    files = {path.stem for path in (tmp_path / "archive").glob("*.dcm")}
+    assert set(acknowledged) <= set(found) == files
+    for uid in files:
+        assert dcmread(tmp_path / "archive" / f"{uid}.dcm").PixelData == source.PixelData
+    assert not list((tmp_path / "archive").rglob("*.part"))
