@@ -24,9 +24,11 @@ def _setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    *,
+    secret: bool = False,
 ) -> Any:
     metadata = {"purpose": purpose, "low": low, "high": high, "choices": choices}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(kw_only=True)
@@ -77,6 +79,27 @@ class Config:
     )
     require_called_ae: bool = _setting(False, "Reject AE titles that are not its own.")
     called_ae_titles: tuple[str, ...] = _setting((), "AE titles that are its own, too.")
+
+    # TLS (PS3.15 §B.12, §B.13); the files are PEM, and read again when they have changed.
+    tls_certificate: str | None = _setting(
+        None, "Its certificate; with one, it speaks TLS, at the port of --tls-port or else --port."
+    )
+    tls_key: str | None = _setting(None, "The key, where that has a file of its own.")
+    tls_key_passphrase: str | None = _setting(
+        None, "The key's; as a variable it shows in no list of processes.", secret=True
+    )
+    tls_ca: str | None = _setting(None, "CAs that clients have to have a certificate of.")
+    tls_client_certificate: str | None = _setting(
+        None,
+        "none, optional or required, which it is by default with a --tls-ca.",
+        choices=("none", "optional", "required"),
+    )
+    tls_port: int | None = _setting(
+        None, "A port for TLS, while --port stays plain; 2762 is registered.", 0, 65535
+    )
+    tls_profile: str = _setting(
+        "bcp195", "bcp195 or modified: PS3.15 §B.12 or §B.13.", choices=("bcp195", "modified")
+    )
 
     # How much of it. Lengths are in bytes.
     max_associations: int = _setting(500, "Associations at once; more are rejected.", 0)
@@ -204,11 +227,13 @@ def _checked(name: str, value: Any) -> Any:
         raise SetupError(f"there is no setting {name!r}{hint}")
     value = _converted(name, value)
     low, high = setting.metadata["low"], setting.metadata["high"]
+    if value is None:
+        return value
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
         raise SetupError(f"{name} is {bounds}, not {value!r}")
     choices = setting.metadata["choices"]
-    if choices and value is not None and value not in choices:
+    if choices and value not in choices:
         raise SetupError(f"{name} is one of {', '.join(choices)}, not {value!r}")
     if name == "ae_title":
         return ae_title(value)
@@ -222,6 +247,10 @@ def _checked(name: str, value: Any) -> Any:
 
 def _converted(name: str, value: Any) -> Any:
     kind = _KINDS[name]
+    if kind == int | None:
+        if value in (None, ""):
+            return None
+        kind = int
     is_text = isinstance(value, (str, os.PathLike))
     try:
         if kind is bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from pacsroute.app import App
+    from pacsroute.net.tls import TLS
 
 
 class Association(Protocol):
@@ -360,7 +361,7 @@ class Peer(NamedTuple):
         Its address.
     ae_title : str, optional
         What it is called, where that is not the title it was asked for by.
-    tls : ssl.SSLContext, optional
+    tls : TLS or ssl.SSLContext, optional
         What to speak TLS with; without it, the connection is plain.
 
     Examples
@@ -372,4 +373,4 @@ class Peer(NamedTuple):
     host: str
     port: int
     ae_title: str = ""
-    tls: SSLContext | None = None
+    tls: TLS | SSLContext | None = None

@@ -54,6 +54,7 @@ class MemoryAssociation:
         self.app = app
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
         self.remote_address = "memory"
+        self.peer_certificate: dict[str, Any] | None = None
         self.user: Any = None
         self.state = SimpleNamespace()
         self.contexts = contexts

@@ -7,7 +7,6 @@ import errno
 import functools
 import os
 import signal
-import ssl
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ from pacsroute.errors import (
     SetupError,
 )
 from pacsroute.net.client import RESPONSE_TIMEOUT, Client, connect
+from pacsroute.net.tls import TLS
 from pacsroute.requests import Progress
 from pacsroute.status import Status
 
@@ -207,19 +207,17 @@ def _ae_title(context: click.Context, option: click.Parameter, text: str) -> str
         raise click.BadParameter(str(error)) from None
 
 
-def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
-    if key and not cert:
-        raise click.UsageError("--tls-key needs its certificate: --tls-cert")
-    file = ca
+def _tls(
+    wanted: bool, certificate: str | None, key: str | None, ca: str | None, **others: Any
+) -> TLS | None:
+    if not (wanted or certificate or key or ca):
+        return None
     try:
-        context = ssl.create_default_context(cafile=ca)
-        file = cert
-        if cert:
-            context.load_cert_chain(cert, key)
-    except (ssl.SSLError, OSError) as error:
-        both = f"{file} and {key}" if key and file == cert else file
-        raise click.UsageError(f"TLS: {both} cannot be used: {reason(error)}") from None
-    return context
+        tls = TLS(certificate, key, ca=ca, **others)
+        tls.client()
+    except SetupError as error:
+        raise click.UsageError(str(error)) from None
+    return tls
 
 
 _FILE = click.Path(exists=True, dir_okay=False)
@@ -250,10 +248,18 @@ _PEER_OPTIONS = (
         show_default=True,
         help="Ours.",
     ),
-    _option("--tls", is_flag=True, help="Speak TLS; the --tls-… files imply it."),
-    _option("--tls-ca", type=_FILE, help="Whom to trust, in the place of the system's CAs."),
-    _option("--tls-cert", type=_FILE, help="Our certificate, as PEM."),
+    _option("--tls", is_flag=True, help="Speak TLS; the files below imply it."),
+    _option("--tls-certificate", type=_FILE, help="Our certificate, as PEM."),
     _option("--tls-key", type=_FILE, help="Its key, where that has a file of its own."),
+    _option("--tls-key-passphrase", help="The key's; as a variable it shows in no list."),
+    _option("--tls-ca", type=_FILE, help="Whom to trust, in the place of the system's CAs."),
+    _option(
+        "--tls-check-hostname/--no-tls-check-hostname",
+        "tls_check_hostname",
+        default=None,
+        help="Have the certificate name HOST; by default only without --tls-ca.",
+    ),
+    _option("--tls-no-verify", is_flag=True, help="Take any certificate: for tests only."),
     _option("--user", help="A user name to authenticate with."),
     _option("--passcode", help="The user's; PACSROUTE_PASSCODE shows in no list of processes."),
     _option(
@@ -276,9 +282,12 @@ def asks_a_peer(function: Command) -> Command:
         called_ae: str,
         calling_ae: str,
         tls: bool,
-        tls_ca: str | None,
-        tls_cert: str | None,
+        tls_certificate: str | None,
         tls_key: str | None,
+        tls_key_passphrase: str | None,
+        tls_ca: str | None,
+        tls_check_hostname: bool | None,
+        tls_no_verify: bool,
         user: str | None,
         passcode: str | None,
         timeout: float,
@@ -286,13 +295,20 @@ def asks_a_peer(function: Command) -> Command:
     ) -> None:
         if passcode and not user:
             raise click.UsageError("a passcode is somebody's: say --user, too")
-        secured = tls or tls_ca or tls_cert or tls_key
         client = connect(
             host,
             port,
             called_ae=called_ae,
             calling_ae=calling_ae,
-            tls=_tls(tls_ca, tls_cert, tls_key) if secured else None,
+            tls=_tls(
+                tls,
+                tls_certificate,
+                tls_key,
+                tls_ca,
+                passphrase=tls_key_passphrase,
+                check_hostname=tls_check_hostname,
+                verify=not tls_no_verify,
+            ),
             user=(user, passcode) if user and passcode else user,
             timeout=timeout,
         )

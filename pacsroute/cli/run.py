@@ -44,8 +44,8 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         elif isinstance(shown, tuple):
             options |= {"multiple": True, "metavar": "TEXT"}
         else:
-            kind = {int: "NUMBER", float: "SECONDS"}.get(type(shown), "TEXT")
-            options["metavar"] = kind
+            kind = str(setting.type).removesuffix(" | None")
+            options["metavar"] = {"int": "NUMBER", "float": "SECONDS"}.get(kind, "TEXT")
             if shown is not None:
                 options["help"] = (
                     f"{help_text}  [default: {shown:,}]"
@@ -107,11 +107,12 @@ def run(
         )
     except SetupError as error:
         raise click.UsageError(str(error)) from None
-    config = found.config
     try:
         server = Server(found)
+    except SetupError as error:
+        raise click.UsageError(str(error)) from None
     except OSError as error:
-        raise click.ClickException(_why_not(error, config.host, config.port)) from None
+        raise click.ClickException(_why_not(error)) from None
     if not found.routes:
         click.echo("no handler is registered: only C-ECHO is answered", err=True)
     click.echo(f"{found.ae_title} serves")
@@ -119,16 +120,22 @@ def run(
         click.echo(f"  {route}")
     if not any(route.command == "echo" for route in found.routes):
         click.echo(f"  {name_of('echo'):<14} Verification")
-    where = f"listening on {server.host}:{server.port}, Ctrl-C stops"
-    server.run(ready=lambda: click.echo(where))
+    where = f"{server.host}:{server.port}"
+    if server.tls_port == server.port:
+        where += " (TLS)"
+    elif server.tls_port is not None:
+        where += f" and {server.tls_port} (TLS)"
+    server.run(ready=lambda: click.echo(f"listening on {where}, Ctrl-C stops"))
     click.echo("stopped")
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _why_not(error: OSError) -> str:
+    host, _, port = str(error.filename).rpartition(":")
+    another = "choose another with --port or --tls-port"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} is taken: stop what listens there, or choose another with --port"
+        return f"port {port} is taken: stop what listens there, or {another}"
     if error.errno == errno.EACCES:
-        return f"port {port} is for root only: choose one above 1023 with --port"
+        return f"port {port} is for root only: {another}, above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host} is no address of this machine: choose another with --host"
     return f"cannot listen on {host}:{port}: {error.strerror or error}"

@@ -31,6 +31,7 @@ from pacsroute.errors import (
 )
 from pacsroute.net import transport
 from pacsroute.net.flusher import flusher
+from pacsroute.net.tls import HANDSHAKE, TLS, explain
 from pacsroute.requests import Peer
 from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
@@ -85,6 +86,7 @@ class Association:
         *,
         role: Literal["acceptor", "requestor"] = "acceptor",
         defer: Callable[[Callable[[], object]], object] | None = None,
+        tls: ssl.SSLContext | None = None,
         config: Config | None = None,
     ) -> None:
         self.app = app
@@ -98,6 +100,8 @@ class Association:
         self.numbers = message_ids()
         self.window = 1
         self.remote_address = remote_address
+        self.peer_certificate: dict[str, Any] | None = None
+        self._tls = tls
         self._tick = min(config.artim, config.network_timeout, config.idle_timeout)
         self._defer = defer
         self._role = role
@@ -125,12 +129,12 @@ class Association:
         self._pulsed = 0.0
         self._quick = False
         self.alone: Callable[[], bool] = lambda: False  # a server knows
-        self._socket: transport.Socket
+        self._lost: OSError | None = None
+        self._socket: transport.Socket = sock
+        transport.set_up(sock, self._tick, config.network_timeout)
         if isinstance(sock, ssl.SSLSocket):
-            self._socket = transport.TLSSocket(sock, self._tick)
-        else:
-            self._socket = sock
-            transport.set_up(sock, self._tick, config.network_timeout)
+            self._socket = transport.TLSSocket(sock, self._tick, config.network_timeout)
+            self.peer_certificate = self._socket.peer_certificate()
 
     @classmethod
     def accept(cls, sock: socket.socket, app: App, **options: Any) -> Association:
@@ -191,6 +195,7 @@ class Association:
         """
         who = f"{request.called_ae} at {peer.host}:{peer.port}"
         config = app.config.replace(**options)
+        context = peer.tls.client() if isinstance(peer.tls, TLS) else peer.tls
         try:
             sock = socket.create_connection((peer.host, peer.port), config.connect_timeout)
         except (OSError, UnicodeError) as error:  # the latter for what can be no host name
@@ -198,17 +203,8 @@ class Association:
             raise AssociationAborted(
                 None, message=f"{who} cannot be reached ({why}): is it on, and the port right?"
             ) from None
-        if peer.tls is not None:
-            try:
-                sock = peer.tls.wrap_socket(sock, server_hostname=peer.host)
-            except (OSError, ValueError) as error:
-                sock.close()
-                raise AssociationAborted(
-                    None, message=f"{who} does not speak TLS as we do: {error}"
-                ) from None
-        else:
-            sock.settimeout(None)
-        association = cls(sock, app, peer.host, role="requestor", config=config)
+        sock.settimeout(None)
+        association = cls(sock, app, peer.host, role="requestor", tls=context, config=config)
         association.calling_ae, association.called_ae = request.calling_ae, request.called_ae
         try:
             association._associate(request, who)
@@ -218,10 +214,16 @@ class Association:
         return association
 
     def _associate(self, request: AssociateRQ, who: str) -> None:
+        deadline = time.monotonic() + self.config.artim
+        try:
+            self._secure(deadline)
+        except (OSError, ValueError) as error:  # the latter for what can be no host name
+            raise AssociationAborted(
+                None, message=f"{who} does not speak TLS as we do: {explain(error)}"
+            ) from None
         self._connection.associate(request)
         self._connection.transport_connected()
         self._write_out()
-        deadline = time.monotonic() + self.config.artim
         while (answer := self._connection.next_event()) is None:
             self._write_out()
             if self._connection.state != "Sta5":
@@ -229,8 +231,10 @@ class Association:
             if not self._read_before(deadline):
                 closed = self._connection.transport_closed() is not None
                 lost = closed and time.monotonic() < deadline
-                why = "closed the connection" if lost else "did not answer in time"
-                raise AssociationAborted(None, message=f"{who} {why}")
+                how = "closed the connection" if lost else "did not answer in time"
+                if isinstance(self._lost, ssl.SSLError):  # TLS 1.3 refuses certificates late
+                    how += f": {explain(self._lost)}"
+                raise AssociationAborted(None, message=f"{who} {how}")
         if isinstance(answer, AssociateRJ):
             raise AssociationRejected(*answer, f"{who} rejected: {_why(answer, request)}")
         if not isinstance(answer, AssociateAC):
@@ -264,7 +268,12 @@ class Association:
         refuse : callable, optional
             Called with the calling AE title; what it returns is the answer.
         """
-        request = self._wait_request()
+        deadline = time.monotonic() + self.config.artim
+        try:
+            self._secure(deadline)
+        except OSError as error:
+            raise AssociationAborted(None, message=f"TLS failed: {explain(error)}") from None
+        request = self._wait_request(deadline)
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
         answer: Any = None if refuse is None else refuse(request.calling_ae)
         try:
@@ -290,8 +299,36 @@ class Association:
         self._connection.reject(answer)
         self._write_out()
 
-    def _wait_request(self) -> AssociateRQ:
-        deadline = time.monotonic() + self.config.artim
+    def _secure(self, deadline: float) -> None:
+        """Begin to speak TLS, where that is to be spoken, before a deadline."""
+        sock = self._socket
+        if self._tls is None or isinstance(sock, transport.TLSSocket):
+            return
+        acceptor = self._role == "acceptor"
+        if acceptor:
+            # What is no TLS is said so, and not left to OpenSSL's many words for it.
+            if not transport.readable(sock, deadline - time.monotonic()):
+                raise TimeoutError("nothing came")
+            first = sock.recv(1, socket.MSG_PEEK)
+            if not first:
+                raise ConnectionError("the peer gave up")
+            if first[0] != HANDSHAKE:
+                raise ConnectionError("the peer does not speak it, as it has to on this port")
+        wrapped = self._tls.wrap_socket(
+            sock,
+            server_side=acceptor,
+            server_hostname=None if acceptor else self.remote_address,
+            do_handshake_on_connect=False,
+        )
+        self._socket = transport.TLSSocket(wrapped, self._tick, self.config.network_timeout)
+        if self._stopping:  # it was the socket of before that was shut down
+            raise ConnectionError("the server stops")
+        try:
+            self.peer_certificate = self._socket.handshake(deadline - time.monotonic())
+        except BlockingIOError:
+            raise TimeoutError(f"the handshake took {self.config.artim:g} s") from None
+
+    def _wait_request(self, deadline: float) -> AssociateRQ:
         while True:
             event = self._connection.next_event()
             if isinstance(event, AssociateRQ):
@@ -476,16 +513,23 @@ class Association:
 
     def _read_before(self, deadline: float) -> bool:
         """Read what comes before a deadline; tell whether anything did."""
-        left = deadline - time.monotonic()
-        # A read ends by itself after a tick, which is near enough for most deadlines.
-        if left <= 0 or (left < 0.9 * self._tick and not transport.readable(self._socket, left)):
-            return False
-        try:
-            count = self._socket.recv_into(self._connection.get_buffer())
-        except OSError:
-            count = 0
-        self._connection.buffer_updated(count)
-        return count > 0
+        while (left := deadline - time.monotonic()) > 0:
+            flags = 0
+            # A read ends by itself after a tick, which is near enough for most deadlines.
+            if left < 0.9 * self._tick:
+                if not transport.readable(self._socket, left):
+                    return False
+                flags = transport.DONTWAIT
+            try:
+                count = self._socket.recv_into(self._connection.get_buffer(), 0, flags)
+            except BlockingIOError:
+                continue  # nothing, or less than a record of TLS
+            except OSError as error:
+                self._lost = error
+                count = 0
+            self._connection.buffer_updated(count)
+            return count > 0
+        return False
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone; never waits.
@@ -741,7 +785,7 @@ class Association:
                     self._write_out()
         self._assembler.close()
         self._messages.clear()
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):  # not while the flusher sends
             self._socket.close()
 
 

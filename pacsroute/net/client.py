@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ssl import SSLContext, create_default_context
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
@@ -47,6 +47,7 @@ from pacsroute.errors import (
     RequestFailed,
 )
 from pacsroute.net.association import Association
+from pacsroute.net.tls import TLS
 from pacsroute.outcome import Outcome
 from pacsroute.requests import Peer, Progress
 from pacsroute.routing import name_of
@@ -608,7 +609,7 @@ def connect(
     *,
     called_ae: str = "ANY-SCP",
     calling_ae: str = "PACSROUTE",
-    tls: SSLContext | bool | None = None,
+    tls: TLS | SSLContext | bool | None = None,
     user: str | tuple[str, str] | UserIdentity | None = None,
     timeout: float = RESPONSE_TIMEOUT,
     app: App | None = None,
@@ -621,14 +622,19 @@ def connect(
         Where the peer listens.
     called_ae, calling_ae : str
         Its AE title, and ours.
-    tls : ssl.SSLContext or bool, optional
-        What to speak TLS with; True is the system's certificates.
+    tls : TLS or ssl.SSLContext or bool, optional
+        What to speak TLS with; True trusts the system's CAs, for the host as it is called.
     user : str, (str, str) or UserIdentity, optional
         A user name, or one with a passcode, or what else PS3.7 §D.3.3.7 has.
     timeout : float
         Seconds without a message, after which a request is given up.
     app : App, optional
         What answers requests of the peer.
+
+    Raises
+    ------
+    SetupError
+        If the TLS files cannot be used.
 
     Examples
     --------
@@ -637,9 +643,12 @@ def connect(
         with pacsroute.connect("10.0.0.7", 11112, called_ae="PACS") as client:
             client.store("image.dcm")
     """
-    context = create_default_context() if tls is True else (tls or None)
+    if tls is True:
+        tls = TLS()
+    if isinstance(tls, TLS):
+        tls.client()  # what is wrong with the files is better known now
     return client_of(
-        Peer(host, port, called_ae, context), calling_ae, user=user, timeout=timeout, app=app
+        Peer(host, port, called_ae, tls or None), calling_ae, user=user, timeout=timeout, app=app
     )
 
 

@@ -17,14 +17,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
 from pacsroute import uids
 from pacsroute.app import App
+from pacsroute.config import Config
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
 from pacsroute.net.association import Association
+from pacsroute.net.tls import TLS, subject
 from pacsroute.upper_layer.pdu import AssociateRJ
 
 logger = logging.getLogger("pacsroute")
@@ -35,7 +38,16 @@ _STOP_TICK = 0.05
 _SIGNAL_TICK = 0.5
 _REFUSALS = 50  # peers that are being told of the limit at the same time
 _NAMED = 8  # SOP classes in a log line
-_SPARE = 4  # threads that wait for a peer
+_SPARE = 4  # threads that wait for a peer, at each port
+
+
+@dataclass(eq=False)
+class _Door:
+    """A port, and how many threads wait there."""
+
+    listener: socket.socket
+    tls: TLS | None
+    spare: int = 0
 
 
 class Server:
@@ -50,10 +62,19 @@ class Server:
     **settings
         Settings of `pacsroute.Config` in the place of the app's.
 
+    Attributes
+    ----------
+    host, port : str and int
+        Where it listens.
+    tls_port : int or None
+        Where it speaks TLS: at `port` itself, if the settings have no port for it.
+
     Raises
     ------
     OSError
         If it cannot listen there.
+    SetupError
+        If the TLS files cannot be used.
 
     Examples
     --------
@@ -73,10 +94,14 @@ class Server:
         given = {"host": host, "port": port} | settings
         chosen = {name: value for name, value in given.items() if value is not None}
         self.config = app.config.replace(**chosen)
-        self._listener = _listen(self.config.host, self.config.port)
-        self.host, self.port = self._listener.getsockname()[:2]
+        tls = _tls(self.config)
+        ports = [self.config.port]
+        if self.config.tls_port is not None:
+            ports.append(self.config.tls_port)
+        self._doors = _open(self.config.host, ports, tls)
+        self.host, self.port = self._doors[0].listener.getsockname()[:2]
+        self.tls_port = self._doors[-1].listener.getsockname()[1] if tls else None
         self._threads: dict[threading.Thread, Association | None] = {}
-        self._spare = 0
         self._served: Counter[str] = Counter()  # associations of all, of each host and each AE
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -101,12 +126,13 @@ class Server:
         try:
             self._running.enter_context(self.app.running())
         except BaseException:
-            self._listener.close()
+            _close(self._doors)
             raise
         self._after = ThreadPoolExecutor(_AFTER_THREADS, "pacsroute-after")
         with self._lock:
-            for _ in range(_SPARE):
-                self._begin()
+            for door in self._doors:
+                for _ in range(_SPARE):
+                    self._begin(door)
 
     def stop(self) -> None:
         """Stop: no new associations, a grace period for the running ones, then A-ABORT.
@@ -115,9 +141,10 @@ class Server:
         lifespan ends last.
         """
         self._stop.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes those in accept
-        self._listener.close()
+        for door in self._doors:
+            with contextlib.suppress(OSError):
+                door.listener.shutdown(socket.SHUT_RDWR)  # wakes those in accept
+        _close(self._doors)
         count = len(self._associations())
         if count:
             logger.info("stopping: %d associations have %g s to finish", count, self.config.grace)
@@ -175,54 +202,54 @@ class Server:
         with self._lock:
             return [association for association in self._threads.values() if association]
 
-    def _begin(self) -> None:
+    def _begin(self, door: _Door) -> None:
         """Have one more thread wait for a peer; the lock is ours."""
-        thread = threading.Thread(target=self._work, name="pacsroute", daemon=True)
+        thread = threading.Thread(target=self._work, args=(door,), name="pacsroute", daemon=True)
         self._threads[thread] = None
-        self._spare += 1
+        door.spare += 1
         try:
             thread.start()
         except RuntimeError as error:  # no more threads: this one goes back when it is done
             del self._threads[thread]
-            self._spare -= 1
+            door.spare -= 1
             logger.error("no thread for the next association: %s", error)
 
-    def _work(self) -> None:
+    def _work(self, door: _Door) -> None:
         """Accept a peer, serve it, and accept the next, while few others wait."""
         thread = threading.current_thread()
         try:
-            while (accepted := self._accept()) is not None:
+            while (accepted := self._accept(door.listener)) is not None:
                 with self._lock:
-                    self._spare -= 1
-                    busy = len(self._threads) - self._spare
-                    if self._spare == 0 and busy < self.config.max_associations + _REFUSALS:
-                        self._begin()
+                    door.spare -= 1
+                    busy = len(self._threads) - sum(door.spare for door in self._doors)
+                    if door.spare == 0 and busy < self.config.max_associations + _REFUSALS:
+                        self._begin(door)
                 try:
-                    self._serve(thread, *accepted)
+                    self._serve(thread, *accepted, door.tls)
                 finally:
                     with self._lock:
                         self._threads[thread] = None
-                        self._spare += 1
+                        door.spare += 1
                 with self._lock:
-                    if self._spare > _SPARE:
-                        self._leave(thread)
+                    if door.spare > _SPARE:
+                        self._leave(thread, door)
                         return
         except BaseException:
             with self._lock:
-                self._leave(thread)
+                self._leave(thread, door)
             raise
         with self._lock:
-            self._leave(thread)
+            self._leave(thread, door)
 
-    def _leave(self, thread: threading.Thread) -> None:
-        self._spare -= 1
+    def _leave(self, thread: threading.Thread, door: _Door) -> None:
+        door.spare -= 1
         del self._threads[thread]
 
-    def _accept(self) -> tuple[socket.socket, str] | None:
+    def _accept(self, listener: socket.socket) -> tuple[socket.socket, str] | None:
         """Wait for a peer; return its socket and host, or None when the server stops."""
         while not self._stop.is_set():
             try:
-                sock, address = self._listener.accept()
+                sock, address = listener.accept()
             except OSError as error:
                 if not self._stop.is_set():
                     # Out of descriptors, or a peer that gave up already: wait, and go on.
@@ -236,8 +263,17 @@ class Server:
         assert self._after is not None
         self._after.submit(function)
 
-    def _serve(self, thread: threading.Thread, sock: socket.socket, host: str) -> None:
-        association = Association(sock, self.app, host, defer=self._defer, config=self.config)
+    def _serve(
+        self, thread: threading.Thread, sock: socket.socket, host: str, tls: TLS | None
+    ) -> None:
+        association = Association(
+            sock,
+            self.app,
+            host,
+            defer=self._defer,
+            tls=tls.server() if tls else None,
+            config=self.config,
+        )
         association.alone = lambda: self._served[_ALL] == 1
         started = time.monotonic()
         places = [_ALL, f"host {host}"]
@@ -255,9 +291,10 @@ class Server:
             association.negotiate(full)
             if logger.isEnabledFor(logging.INFO):
                 logger.info(
-                    "%s associated from %s as %s, %d presentation contexts accepted",
+                    "%s associated from %s%s as %s, %d presentation contexts accepted",
                     ascii(association.calling_ae)[1:-1],
                     association.remote_address,
+                    _identified(association),
                     ascii(association.called_ae)[1:-1],
                     len(association.contexts),
                 )
@@ -312,6 +349,47 @@ class Server:
         return None
 
 
+def _identified(association: Association) -> str:
+    """Return what a log says of the peer's certificate."""
+    if association.peer_certificate is None:
+        return ""
+    return f" with the certificate of {ascii(subject(association.peer_certificate))[1:-1]}"
+
+
+def _tls(config: Config) -> TLS | None:
+    """Return what the settings say of TLS, with files that can be used."""
+    names = ("certificate", "key", "ca", "client_certificate", "port")
+    if all(getattr(config, f"tls_{name}") is None for name in names):
+        return None
+    tls = TLS(
+        config.tls_certificate,
+        config.tls_key,
+        passphrase=config.tls_key_passphrase,
+        ca=config.tls_ca,
+        client_certificate=config.tls_client_certificate,  # type: ignore[arg-type]
+        profile=config.tls_profile,  # type: ignore[arg-type]
+    )
+    tls.server()
+    return tls
+
+
+def _open(host: str, ports: list[int], tls: TLS | None) -> list[_Door]:
+    """Listen at all of the ports, or at none; TLS is spoken at the last one."""
+    doors: list[_Door] = []
+    try:
+        for port in ports:
+            doors.append(_Door(_listen(host, port), tls if len(doors) == len(ports) - 1 else None))
+    except BaseException:
+        _close(doors)
+        raise
+    return doors
+
+
+def _close(doors: list[_Door]) -> None:
+    for door in doors:
+        door.listener.close()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -319,6 +397,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)
+    except OSError as error:
+        listener.close()
+        error.filename = f"{host}:{port}"  # for its text
+        raise
     except BaseException:
         listener.close()
         raise

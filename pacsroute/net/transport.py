@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 import socket
 import ssl
 import struct
 import sys
+import threading
+import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from pacsroute.upper_layer.pdu import Buffer
 
@@ -22,42 +28,94 @@ _JOINED = 131_072  # bytes up to which joining buffers costs less than sending s
 class TLSSocket:
     """A TLS connection that behaves like a plain socket with time-outs as options.
 
+    Two threads must not use it at once, but one waits for the peer while another one
+    sends. So the socket beneath never blocks: a lock is held for each step of TLS, and
+    waiting is done without it.
+
     Parameters
     ----------
     sock : ssl.SSLSocket
-        After its handshake.
-    seconds : float
-        How long a read or a write may take; a read raises BlockingIOError then.
+        Before or after its handshake.
+    receive, send : float
+        Seconds that a read, and each step of a write, may wait; BlockingIOError then.
     """
 
-    def __init__(self, sock: ssl.SSLSocket, seconds: float) -> None:
+    def __init__(self, sock: ssl.SSLSocket, receive: float, send: float) -> None:
         self._socket = sock
-        self._socket.settimeout(seconds)
+        self._receive = receive
+        self._send = send
+        self._lock = threading.Lock()
+        sock.setblocking(False)
         self.fileno = sock.fileno
         self.setsockopt = sock.setsockopt
-        self.shutdown = sock.shutdown
-        self.close = sock.close
-        self.sendall = sock.sendall
-        self.pending = sock.pending
+
+    def handshake(self, seconds: float) -> dict[str, Any] | None:
+        """Do the handshake; return the peer's certificate, if it was asked for and verified."""
+        self._step(self._socket.do_handshake, (), seconds)
+        return self.peer_certificate()
+
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """Return the peer's certificate, if it was asked for and verified."""
+        return self._socket.getpeercert() or None
+
+    def pending(self) -> int:
+        """Return how many bytes are there already, and in no buffer of the system's."""
+        with self._lock:
+            return self._socket.pending()
 
     def recv_into(self, view: memoryview, size: int = 0, flags: int = 0) -> int:
         """Read what is there; with `DONTWAIT`, only that."""
-        if flags and not (self.pending() or readable(self, 0)):
-            raise BlockingIOError
-        try:
-            return self._socket.recv_into(view)
-        except (TimeoutError, ssl.SSLWantReadError):
-            raise BlockingIOError from None
-        except ssl.SSLEOFError:
-            return 0  # closed without a close_notify, as many do
+        count: int = self._step(self._socket.recv_into, (view,), 0 if flags else self._receive)
+        return count
 
-    def send(self, data: bytes, flags: int = 0) -> int:
-        """Send some of the data."""
-        return self._socket.send(data)
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        """Send the data; with `DONTWAIT`, what goes at once.
+
+        What is left then has to come again, at the beginning of the next data.
+        """
+        view, sent = memoryview(data), 0
+        try:
+            while sent < len(view):  # a step takes a record, which is 16 KB at the most
+                step = (view[sent:],)
+                sent += self._step(self._socket.send, step, 0 if flags else self._send)
+        except BlockingIOError:
+            if not (flags and sent):
+                raise
+        return sent
+
+    sendall = send
 
     def sendmsg(self, buffers: list[memoryview]) -> int:
-        """Send some of the buffers."""
-        return self._socket.send(b"".join(buffers))
+        """Send the buffers."""
+        return self.send(b"".join(buffers))
+
+    def _step(self, step: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> Any:
+        deadline = None
+        while True:
+            try:
+                with self._lock:
+                    return step(*arguments)
+            except ssl.SSLWantReadError:
+                writes = False
+            except ssl.SSLWantWriteError:
+                writes = True
+            if seconds > 0:
+                now = time.monotonic()
+                deadline = deadline or now + seconds
+                if now < deadline and _ready(self._socket, deadline - now, writes=writes):
+                    continue
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def shutdown(self, how: int) -> None:
+        """Shut the connection down beneath TLS, which wakes who waits for the peer."""
+        socket.socket.shutdown(self._socket, how)  # ssl's own also forgets that it is TLS
+
+    def close(self) -> None:
+        """Tell the peer that nothing more comes, without waiting for it, and close."""
+        with self._lock:
+            with contextlib.suppress(OSError, ValueError):
+                self._socket.unwrap()
+            self._socket.close()
 
 
 Socket = socket.socket | TLSSocket
@@ -85,15 +143,23 @@ def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
 
 
 def readable(sock: Socket, seconds: float) -> bool:
-    """Tell whether something can be read within a time, in seconds."""
+    """Tell whether something can be read within a time, in seconds.
+
+    With TLS it may be less than a record, and give nothing yet.
+    """
     if isinstance(sock, TLSSocket) and sock.pending():
         return True
+    return _ready(sock, seconds)
+
+
+def _ready(sock: Socket, seconds: float, *, writes: bool = False) -> bool:
     try:
         if hasattr(select, "poll"):  # unlike select, not limited to 1,024 descriptors
             poll = select.poll()
-            poll.register(sock.fileno(), select.POLLIN)
+            poll.register(sock.fileno(), select.POLLOUT if writes else select.POLLIN)
             return bool(poll.poll(seconds * 1000))
-        return bool(select.select([sock.fileno()], [], [], seconds)[0])
+        one = [sock.fileno()]
+        return any(select.select([] if writes else one, one if writes else [], [], seconds))
     except (OSError, ValueError):
         return False
 

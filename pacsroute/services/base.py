@@ -77,6 +77,7 @@ class Association(Carrier, Protocol):
     calling_ae: str
     called_ae: str
     remote_address: str
+    peer_certificate: dict[str, Any] | None
     user: Any
     failure: BaseException | None
     window: int

@@ -24,6 +24,8 @@ _SLACK = 65_536  # room behind a large PDU, so that one read can bring the next 
 # The actions of table 9-10 that hand the PDU on to the user.
 _INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10", "AA-3"})
 
+_TLS = (0x15, 0x16)  # what a record of TLS begins with, where it cannot know us yet
+
 _RECEIVED = {1: "Evt6", 2: "Evt3", 3: "Evt4", 4: "Evt10", 5: "Evt12", 6: "Evt13", 7: "Evt16"}
 
 
@@ -163,7 +165,8 @@ class Connection:
         """Refuse what cannot be framed before anything is kept for it."""
         if number not in _RECEIVED:
             self._lost_framing = True
-            raise ProtocolError(f"no PDU has the type {number:02X}H", pdus.UNRECOGNIZED_PDU)
+            hint = ", but TLS begins like that" if number in _TLS else ""
+            raise ProtocolError(f"no PDU has the type {number:02X}H{hint}", pdus.UNRECOGNIZED_PDU)
         if number == 4 and self.state in ("Sta2", "Sta3", "Sta5"):
             # Answered as it would be when whole, but nobody gets a buffer before they are known.
             self._lost_framing = True

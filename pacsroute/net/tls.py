@@ -1,0 +1,209 @@
+"""TLS for servers and clients, from files that may change while they are in use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, get_args
+
+from pacsroute.errors import SetupError
+
+logger = logging.getLogger("pacsroute")
+
+File = str | os.PathLike[str]
+ClientCertificate = Literal["none", "optional", "required"]
+Profile = Literal["bcp195", "modified"]
+
+HANDSHAKE = 0x16
+"""The first byte of a peer that speaks TLS (RFC 8446 §5.1); no PDU has it as its type."""
+
+# For TLS 1.2. The suites of TLS 1.3 are OpenSSL's: all of them have what is asked for here.
+_CIPHERS = {
+    # Forward secrecy and authenticated encryption (RFC 9325 §4.2).
+    "bcp195": "ECDHE+AESGCM:ECDHE+CHACHA20",
+    # PS3.15 names them. Those with DHE and Camellia, which may be had too, are left out: the
+    # length of a DHE key is not ours to set, and OpenSSL has no Camellia with GCM.
+    "modified": ":".join(
+        (
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-RSA-AES256-GCM-SHA384",
+            "ECDHE-ECDSA-AES256-CCM",
+            "ECDHE-ECDSA-AES256-CCM8",
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+            "ECDHE-RSA-CHACHA20-POLY1305",
+            "ECDHE-RSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-AES128-CCM",
+            "ECDHE-ECDSA-AES128-CCM8",
+        )
+    ),
+}
+
+
+@dataclass(eq=False)
+class TLS:
+    """The certificate, key and trust that one side of TLS has (PS3.15 §B.12, §B.13).
+
+    The files are PEM. They are read again when they have changed, for the next association;
+    while what they hold cannot be used, what was read before stays in use. So make one, and
+    keep it.
+
+    Parameters
+    ----------
+    certificate : path, optional
+        Ours, with the intermediate ones behind it; a server has to have one.
+    key : path, optional
+        Its private key, where that has a file of its own.
+    passphrase : str, optional
+        What the key is encrypted with.
+    ca : path, optional
+        Whom to trust: CAs, or the certificates of the peers themselves. Without it, a
+        client trusts the CAs of the system.
+    client_certificate : str, optional
+        What a server asks of clients: ``none``, ``optional`` or ``required``. Without it,
+        ``required`` where `ca` says whom to trust, else ``none``.
+    profile : str
+        ``bcp195`` (§B.12), or ``modified`` (§B.13), which has a list of its own for TLS 1.2.
+        Both have TLS 1.2 and 1.3, and nothing older.
+    verify : bool
+        Whether a client looks at the server's certificate at all.
+    check_hostname : bool, optional
+        Whether a client wants the certificate to be for the host that it has called. Those
+        of DICOM devices often name an application entity or a device and no host, and whoever
+        hands out a `ca` knows what it signs: so without this only where the CAs are the
+        system's, which sign for anybody.
+
+    Raises
+    ------
+    SetupError
+        If the parts do not go together; from `server` and `client`, if a file cannot be used.
+
+    Examples
+    --------
+    ::
+
+        pacs = Peer("10.0.0.7", 2762, "PACS", TLS("ours.pem", "ours.key", ca="hospital.pem"))
+    """
+
+    certificate: File | None = None
+    key: File | None = None
+    _: KW_ONLY
+    passphrase: str | None = field(default=None, repr=False)
+    ca: File | None = None
+    client_certificate: ClientCertificate | None = None
+    profile: Profile = "bcp195"
+    verify: bool = True
+    check_hostname: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.key and not self.certificate:
+            raise SetupError("a TLS key needs its certificate")
+        if self.client_certificate not in (None, *get_args(ClientCertificate)):
+            raise SetupError(f"{self.client_certificate!r}: none, optional or required")
+        if self.profile not in _CIPHERS:
+            raise SetupError(f"{self.profile!r} is no TLS profile: bcp195 or modified")
+        if self.client_certificate in ("optional", "required") and not self.ca:
+            raise SetupError("client certificates need a CA file to be verified with")
+        self._made: dict[str, tuple[object, ssl.SSLContext]] = {}
+        self._lock = threading.Lock()
+
+    def server(self) -> ssl.SSLContext:
+        """Return what a server speaks TLS with, from the files as they are now."""
+        return self._context("server", self._server)
+
+    def client(self) -> ssl.SSLContext:
+        """Return what a client speaks TLS with, from the files as they are now."""
+        return self._context("client", self._client)
+
+    def _context(self, side: str, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        with self._lock:
+            files = [_state(name) for name in (self.certificate, self.key, self.ca) if name]
+            before, context = self._made.get(side, (None, None))
+            if context is None:
+                context = make()
+            elif before != files:
+                try:
+                    context = make()
+                    logger.info("TLS: %s or its like has changed, and is read", self.certificate)
+                except SetupError as error:
+                    logger.error("%s: what was read before stays in use", error)
+            self._made[side] = files, context
+            return context
+
+    def _server(self) -> ssl.SSLContext:
+        if not self.certificate:
+            raise SetupError("a TLS server needs a certificate")
+        context = self._either(ssl.PROTOCOL_TLS_SERVER)
+        asked = self.client_certificate or ("required" if self.ca else "none")
+        context.verify_mode = getattr(ssl, f"CERT_{asked.upper()}")
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+        # Associations are few and long, and a client that closes without having read its
+        # tickets resets the connection.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        return context
+
+    def _client(self) -> ssl.SSLContext:
+        context = self._either(ssl.PROTOCOL_TLS_CLIENT)
+        named = self.check_hostname if self.check_hostname is not None else not self.ca
+        context.check_hostname = self.verify and named
+        context.verify_mode = ssl.CERT_REQUIRED if self.verify else ssl.CERT_NONE
+        if not self.ca:
+            context.load_default_certs()
+        return context
+
+    def _either(self, protocol: Any) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(_CIPHERS[self.profile])
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if self.ca:
+            try:
+                context.load_verify_locations(self.ca)
+            except OSError as error:
+                raise SetupError(f"TLS: {self.ca} cannot be used: {explain(error)}") from None
+        if self.certificate:
+            both = f"{self.certificate} and {self.key}" if self.key else str(self.certificate)
+            try:
+                # With no passphrase at all OpenSSL would ask on the terminal.
+                context.load_cert_chain(self.certificate, self.key, self.passphrase or "")
+            except (OSError, ValueError) as error:
+                raise SetupError(f"TLS: {both} cannot be used: {explain(error)}") from None
+        return context
+
+
+def _state(name: File) -> object:
+    """Return what changes when a file does."""
+    try:
+        found = os.stat(name)
+    except OSError as error:
+        return error.errno
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def subject(certificate: Mapping[str, Any]) -> str:
+    """Return whose certificate it is, for people.
+
+    Examples
+    --------
+    >>> subject({"subject": ((("organizationName", "Hospital"),), (("commonName", "CT1"),))})
+    'organizationName=Hospital, commonName=CT1'
+    """
+    names = (pair for relative in certificate.get("subject", ()) for pair in relative)
+    return ", ".join(f"{name}={value}" for name, value in names)
+
+
+def explain(error: Exception) -> str:
+    """Return why TLS has failed, in a few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is refused, {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return "the connection was closed in the middle of it"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
