@@ -41,8 +41,12 @@ class RawPeer:
             for i, (abstract, syntax) in enumerate(contexts)
         )
         information = pdu.UserInformation(16_384, "1.2.3.4")
-        self.socket.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", proposed, information)))
-        self.answer = self.read_pdu()
+        try:
+            self.socket.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", proposed, information)))
+            self.answer = self.read_pdu()
+        except BaseException:
+            self.socket.close()
+            raise
 
     def __enter__(self):
         return self

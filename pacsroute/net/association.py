@@ -700,7 +700,7 @@ class Association:
         try:
             transport.send_all(self._socket, buffers)
         except OSError as error:
-            self._end(AssociationAborted(None, message=f"sending failed: {error.strerror}"))
+            self._end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))
             self._connection.transport_closed()
             assert self._ended is not None
             raise self._ended from None

@@ -21,7 +21,8 @@ Profile = Literal["bcp195", "modified"]
 HANDSHAKE = 0x16
 """The first byte of a peer that speaks TLS (RFC 8446 §5.1); no PDU has it as its type."""
 
-# For TLS 1.2. The suites of TLS 1.3 are OpenSSL's: all of them have what is asked for here.
+# For TLS 1.2. Those of TLS 1.3 are OpenSSL's to choose, which leaves out the two with CCM that
+# PS3.15 §B.13 has too, unless its own configuration adds them.
 _CIPHERS = {
     # Forward secrecy and authenticated encryption (RFC 9325 §4.2).
     "bcp195": "ECDHE+AESGCM:ECDHE+CHACHA20",
@@ -161,6 +162,9 @@ class TLS:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS[self.profile])
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        # Many close without saying so first. That a message is cut off shows without it, and
+        # an A-ABORT can still be sent then.
+        context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if self.ca:
             try:
@@ -202,7 +206,7 @@ def explain(error: Exception) -> str:
     """Return why TLS has failed, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is refused, {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return "the connection was closed in the middle of it"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.replace("_", " ").lower()

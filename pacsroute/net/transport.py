@@ -22,6 +22,8 @@ DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 _IOV_MAX = 512
+_RECORD = 16_384  # bytes in a record of TLS
+_LINGER = 1.0  # seconds
 _JOINED = 131_072  # bytes up to which joining buffers costs less than sending several
 
 
@@ -51,8 +53,21 @@ class TLSSocket:
 
     def handshake(self, seconds: float) -> dict[str, Any] | None:
         """Do the handshake; return the peer's certificate, if it was asked for and verified."""
-        self._step(self._socket.do_handshake, (), seconds)
+        try:
+            self._step(self._socket.do_handshake, (), seconds)
+        except ssl.SSLError:
+            self._linger()
+            raise
         return self.peer_certificate()
+
+    def _linger(self) -> None:
+        """Let the peer read why it was refused; closing at once could destroy that."""
+        deadline = time.monotonic() + _LINGER
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0 and _ready(self._socket, left):
+                if not socket.socket.recv(self._socket, 65_536):
+                    break
 
     def peer_certificate(self) -> dict[str, Any] | None:
         """Return the peer's certificate, if it was asked for and verified."""
@@ -75,8 +90,8 @@ class TLSSocket:
         """
         view, sent = memoryview(data), 0
         try:
-            while sent < len(view):  # a step takes a record, which is 16 KB at the most
-                step = (view[sent:],)
+            while sent < len(view):  # each step in a time of its own
+                step = (view[sent : sent + _RECORD],)
                 sent += self._step(self._socket.send, step, 0 if flags else self._send)
         except BlockingIOError:
             if not (flags and sent):
