@@ -27,9 +27,13 @@ class Association(Protocol):
     ----------
     failure : BaseException or None
         What the last handler that failed has raised; tests see it.
+    peer_certificate : dict or None
+        The peer's certificate, as `ssl.SSLSocket.getpeercert` has it; None without TLS, and
+        where the peer has shown none.
     """
 
     failure: BaseException | None
+    peer_certificate: dict[str, Any] | None
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled the request, or is gone."""

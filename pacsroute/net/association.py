@@ -74,6 +74,9 @@ class Association:
         What `@app.authenticate` has returned.
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted.
+    peer_certificate : dict or None
+        As `ssl.SSLSocket.getpeercert` has it; None without TLS, and where the peer has shown
+        none or it was not verified.
     state : types.SimpleNamespace
         A place for what hooks and handlers share.
     """

@@ -23,11 +23,10 @@ from typing import Any
 
 from pacsroute import uids
 from pacsroute.app import App
-from pacsroute.config import Config
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
 from pacsroute.net.association import Association
-from pacsroute.net.tls import TLS, subject
+from pacsroute.net.tls import TLS, configured, subject
 from pacsroute.upper_layer.pdu import AssociateRJ
 
 logger = logging.getLogger("pacsroute")
@@ -94,7 +93,7 @@ class Server:
         given = {"host": host, "port": port} | settings
         chosen = {name: value for name, value in given.items() if value is not None}
         self.config = app.config.replace(**chosen)
-        tls = _tls(self.config)
+        tls = configured(self.config)
         ports = [self.config.port]
         if self.config.tls_port is not None:
             ports.append(self.config.tls_port)
@@ -354,23 +353,6 @@ def _identified(association: Association) -> str:
     if association.peer_certificate is None:
         return ""
     return f" with the certificate of {ascii(subject(association.peer_certificate))[1:-1]}"
-
-
-def _tls(config: Config) -> TLS | None:
-    """Return what the settings say of TLS, with files that can be used."""
-    names = ("certificate", "key", "ca", "client_certificate", "port")
-    if all(getattr(config, f"tls_{name}") is None for name in names):
-        return None
-    tls = TLS(
-        config.tls_certificate,
-        config.tls_key,
-        passphrase=config.tls_key_passphrase,
-        ca=config.tls_ca,
-        client_certificate=config.tls_client_certificate,  # type: ignore[arg-type]
-        profile=config.tls_profile,  # type: ignore[arg-type]
-    )
-    tls.server()
-    return tls
 
 
 def _open(host: str, ports: list[int], tls: TLS | None) -> list[_Door]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
+from pacsroute.config import Config
 from pacsroute.errors import SetupError
 
 logger = logging.getLogger("pacsroute")
@@ -188,6 +189,23 @@ def _state(name: File) -> object:
     except OSError as error:
         return error.errno
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def configured(config: Config) -> TLS | None:
+    """Return what a server's settings say of TLS, with files that can be used."""
+    names = ("certificate", "key", "ca", "client_certificate", "port")
+    if all(getattr(config, f"tls_{name}") is None for name in names):
+        return None
+    tls = TLS(
+        config.tls_certificate,
+        config.tls_key,
+        passphrase=config.tls_key_passphrase,
+        ca=config.tls_ca,
+        client_certificate=config.tls_client_certificate,  # type: ignore[arg-type]
+        profile=config.tls_profile,  # type: ignore[arg-type]
+    )
+    tls.server()
+    return tls
 
 
 def subject(certificate: Mapping[str, Any]) -> str:
