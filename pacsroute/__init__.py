@@ -1,6 +1,6 @@
 """Flask for DICOM: a decorator-routed micro-framework for the server side of medical imaging."""
 
-from pacsroute import matching, mpps
+from pacsroute import matching, mpps, ups
 from pacsroute.admission import Identity
 from pacsroute.app import App
 from pacsroute.blueprints import Blueprint
@@ -25,6 +25,7 @@ from pacsroute.errors import (
 from pacsroute.net.association import Association
 from pacsroute.net.client import Client, Reply, connect
 from pacsroute.net.server import Server
+from pacsroute.net.tls import TLS
 from pacsroute.requests import (
     EchoRequest,
     FindRequest,
@@ -44,6 +45,7 @@ from pacsroute.requests import (
 from pacsroute.status import Status
 
 __all__ = [
+    "TLS",
     "App",
     "Association",
     "AssociationAborted",
@@ -85,4 +87,5 @@ __all__ = [
     "connect",
     "matching",
     "mpps",
+    "ups",
 ]
