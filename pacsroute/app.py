@@ -45,6 +45,7 @@ from pacsroute.status import (
     UNABLE_TO_PROCESS,
     Status,
 )
+from pacsroute.trace.tap import TapFactory
 
 if TYPE_CHECKING:
     from pacsroute.net.client import Client
@@ -105,6 +106,7 @@ class App(Scope):
         self.in_memory: Mapping[str, App] = {}  # the peers of a test, by AE title
         self.room = Room()
         self._found: dict[tuple[object, ...], Route | None] = {}
+        self.taps: list[TapFactory] = []  # what observes the bytes of associations
 
     @property
     def ae_title(self) -> str:

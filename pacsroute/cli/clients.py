@@ -20,6 +20,7 @@ from click.exceptions import Exit
 
 from pacsroute.app import App
 from pacsroute.cli.keys import Path, aligned, asks_for, json_array, named
+from pacsroute.cli.tracing import observes
 from pacsroute.dataset.instance import Instance
 from pacsroute.errors import (
     AssociationError,
@@ -35,6 +36,7 @@ from pacsroute.net.client import RESPONSE_TIMEOUT, Client, connect
 from pacsroute.net.tls import TLS
 from pacsroute.requests import Progress
 from pacsroute.status import Status
+from pacsroute.trace.tap import TapFactory
 
 SOME_FAILED, NO_ASSOCIATION, REFUSED, INTERRUPTED = 1, 3, 4, 130
 """Exit codes; 2 is click's, for a command line that is not understood."""
@@ -291,10 +293,13 @@ def asks_a_peer(function: Command) -> Command:
         user: str | None,
         passcode: str | None,
         timeout: float,
+        taps: list[TapFactory],
         **others: Any,
     ) -> None:
         if passcode and not user:
             raise click.UsageError("a passcode is somebody's: say --user, too")
+        app = App(calling_ae)
+        app.taps += taps
         client = connect(
             host,
             port,
@@ -311,11 +316,12 @@ def asks_a_peer(function: Command) -> Command:
             ),
             user=(user, passcode) if user and passcode else user,
             timeout=timeout,
+            app=app,
         )
         with _exit_codes(), _released(client):
             function(client, **others)
 
-    wrapped: Command = command
+    wrapped = observes(err=True)(command)
     for option in reversed(_PEER_OPTIONS):
         wrapped = option(wrapped)
     return wrapped

@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from pacsroute.cli.loading import load
+from pacsroute.cli.tracing import observes
 from pacsroute.config import SETTINGS
 from pacsroute.errors import SetupError
 from pacsroute.net.server import Server
 from pacsroute.requests import Peer
 from pacsroute.routing import name_of
+from pacsroute.trace.tap import TapFactory
 
 _LEVELS = ["debug", "info", "warning", "error"]
 
@@ -82,11 +84,13 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
 )
 @_setting_options
+@observes(err=False)
 def run(
     app: str | None,
     file: str | None,
     destinations: dict[str, Peer],
     log_level: str,
+    taps: list[TapFactory],
     **options: Any,
 ) -> None:
     """Serve APP until Ctrl-C.
@@ -98,6 +102,7 @@ def run(
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
     found = load(app)
     found.destinations |= destinations
+    found.taps += taps
     try:
         if file is not None:
             found.config.from_file(file)

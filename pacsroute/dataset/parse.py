@@ -143,6 +143,35 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
     return _converted(dataset, charsets.DEFAULT)
 
 
+def readable(data: Source, transfer_syntax: str, *, max_inflated: int = MAX_INFLATED) -> Dataset:
+    r"""The Dataset that some bytes are, as far as they go, for somebody to look at.
+
+    As lenient as `parse`; all of its values are converted as those of an `identifier` are,
+    so that no access raises or warns of them.
+
+    Parameters
+    ----------
+    data : bytes-like
+        A data set, or its beginning.
+    transfer_syntax : str
+        As for `parse`.
+    max_inflated : int
+        How many bytes a deflated data set may become.
+
+    Raises
+    ------
+    DataSetError
+        As for `parse`.
+
+    Examples
+    --------
+    >>> readable(b"\x10\x00 \x00LO\x08\x0012", "1.2.840.10008.1.2.1").PatientID
+    '12'
+    """
+    dataset = _parse(data, transfer_syntax, None, max_inflated, strict=False)
+    return _converted(dataset, charsets.DEFAULT)
+
+
 def _parse(
     data: Source,
     transfer_syntax: str,

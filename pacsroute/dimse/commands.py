@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from pydicom.datadict import dictionary_keyword
+
 from pacsroute.errors import ProtocolError
 
 LOW, MEDIUM, HIGH = 2, 0, 1
@@ -381,6 +383,17 @@ _ELEMENTS: dict[str, tuple[int, _Codec]] = {
     "move_originator_ae": (0x1030, _TEXT),
     "move_originator_message_id": (0x1031, _NUMBER),
 }
+
+
+def keyword(name: str) -> str:
+    """Return the dictionary's keyword of a field of a command.
+
+    Examples
+    --------
+    >>> keyword("error_comment")
+    'ErrorComment'
+    """
+    return dictionary_keyword(_ELEMENTS[name][0])
 
 
 # How each message type is written: what fetches its values, and what writes each of them.

@@ -66,6 +66,13 @@ class Assembler:
         """Whether a message has begun that is not complete."""
         return self._command is not None or self._begun
 
+    @property
+    def incomplete(self) -> Message | None:
+        """The message whose data set is awaited, with as much of it as has come."""
+        if self._command is None:
+            return None
+        return Message(self._context_id, self._command, self._sink)
+
     def close(self) -> None:
         """Drop what is not complete."""
         close = getattr(self._sink, "close", None)

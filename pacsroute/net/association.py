@@ -31,6 +31,7 @@ from pacsroute.errors import (
 )
 from pacsroute.net import transport
 from pacsroute.net.flusher import flusher
+from pacsroute.net.tapped import TappedSocket
 from pacsroute.net.tls import HANDSHAKE, TLS, explain
 from pacsroute.requests import Peer
 from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
@@ -224,6 +225,7 @@ class Association:
             raise AssociationAborted(
                 None, message=f"{who} does not speak TLS as we do: {explain(error)}"
             ) from None
+        self._observe()
         self._connection.associate(request)
         self._connection.transport_connected()
         self._write_out()
@@ -276,6 +278,7 @@ class Association:
             self._secure(deadline)
         except OSError as error:
             raise AssociationAborted(None, message=f"TLS failed: {explain(error)}") from None
+        self._observe()
         request = self._wait_request(deadline)
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
         answer: Any = None if refuse is None else refuse(request.calling_ae)
@@ -305,7 +308,7 @@ class Association:
     def _secure(self, deadline: float) -> None:
         """Begin to speak TLS, where that is to be spoken, before a deadline."""
         sock = self._socket
-        if self._tls is None or isinstance(sock, transport.TLSSocket):
+        if self._tls is None or not isinstance(sock, socket.socket):
             return
         acceptor = self._role == "acceptor"
         if acceptor:
@@ -330,6 +333,11 @@ class Association:
             self.peer_certificate = self._socket.handshake(deadline - time.monotonic())
         except BlockingIOError:
             raise TimeoutError(f"the handshake took {self.config.artim:g} s") from None
+
+    def _observe(self) -> None:
+        """Have the app's taps see the bytes; without any, nothing stands between."""
+        if self.app.taps and not isinstance(self._socket, TappedSocket):
+            self._socket = TappedSocket(self._socket, self._role, self.app.taps)
 
     def _wait_request(self, deadline: float) -> AssociateRQ:
         while True:

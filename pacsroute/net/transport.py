@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pacsroute.net.tapped import TappedSocket
 from pacsroute.upper_layer.pdu import Buffer
 
 DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -50,6 +51,8 @@ class TLSSocket:
         sock.setblocking(False)
         self.fileno = sock.fileno
         self.setsockopt = sock.setsockopt
+        self.getsockname = sock.getsockname
+        self.getpeername = sock.getpeername
 
     def handshake(self, seconds: float) -> dict[str, Any] | None:
         """Do the handshake; return the peer's certificate, if it was asked for and verified."""
@@ -133,7 +136,7 @@ class TLSSocket:
             self._socket.close()
 
 
-Socket = socket.socket | TLSSocket
+Socket = socket.socket | TLSSocket | TappedSocket
 
 
 def set_up(sock: socket.socket, receive: float, send: float) -> None:
@@ -162,7 +165,7 @@ def readable(sock: Socket, seconds: float) -> bool:
 
     With TLS it may be less than a record, and give nothing yet.
     """
-    if isinstance(sock, TLSSocket) and sock.pending():
+    if isinstance(sock, TLSSocket | TappedSocket) and sock.pending():
         return True
     return _ready(sock, seconds)
 

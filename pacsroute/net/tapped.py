@@ -1,0 +1,104 @@
+"""The seam where the bytes of an association are observed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pacsroute.trace.tap import Link, Tap, TapFactory
+from pacsroute.upper_layer.pdu import Buffer
+
+if TYPE_CHECKING:
+    from pacsroute.net.transport import TLSSocket
+
+logger = logging.getLogger("pacsroute")
+
+
+class TappedSocket:
+    """A socket whose bytes are observed; it stands in the place of one only where they are.
+
+    Parameters
+    ----------
+    sock : socket.socket or TLSSocket
+        What it behaves like.
+    role : {"acceptor", "requestor"}
+        Ours in the association.
+    factories : sequence of TapFactory
+        They make the observers. One that raises is logged, and told no more.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket | TLSSocket,
+        role: Literal["acceptor", "requestor"],
+        factories: Sequence[TapFactory],
+    ) -> None:
+        self._socket = sock
+        self.fileno = sock.fileno
+        self.setsockopt = sock.setsockopt
+        self.shutdown = sock.shutdown
+        self.pending: Callable[[], int] = getattr(sock, "pending", lambda: 0)
+        self._taps: list[Tap] = []
+        link = Link(role, _address(sock.getsockname), _address(sock.getpeername))
+        for factory in factories:
+            with self._guarded():
+                self._taps.append(factory(link))
+
+    @contextlib.contextmanager
+    def _guarded(self, tap: Tap | None = None) -> Iterator[None]:
+        """Keep what an observer raises away from the association."""
+        try:
+            yield
+        except Exception as error:
+            if tap in self._taps:
+                self._taps.remove(tap)
+            if isinstance(error, OSError):
+                logger.error("recording or tracing of an association ends: %s", error.strerror)
+            else:
+                logger.exception("recording or tracing of an association failed")
+
+    def _tell(self, event: Callable[[Tap], object]) -> None:
+        for tap in tuple(self._taps):
+            with self._guarded(tap):
+                event(tap)
+
+    def recv_into(self, view: memoryview, size: int = 0, flags: int = 0) -> int:
+        """Read what is there."""
+        count = self._socket.recv_into(view, size, flags)
+        if count:
+            self._tell(lambda tap: tap.received(view[:count]))
+        return count
+
+    def sendall(self, data: Buffer) -> None:
+        """Send all of the data; it is told before, so that no answer to it is told earlier."""
+        self._tell(lambda tap: tap.sent(data))
+        self._socket.sendall(data)
+
+    def sendmsg(self, buffers: list[memoryview]) -> int:
+        """Send all of the buffers."""
+        data = b"".join(buffers)
+        self.sendall(data)
+        return len(data)
+
+    def send(self, data: bytes, flags: int = 0) -> int:
+        """Send some of the data."""
+        sent = self._socket.send(data, flags)
+        self._tell(lambda tap: tap.sent(data[:sent]))
+        return sent
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+        self._tell(lambda tap: tap.closed())
+        self._taps.clear()
+
+
+def _address(name: Callable[[], Any]) -> str:
+    try:
+        host, port = name()[:2]
+    except (OSError, ValueError):  # the peer is gone already, or it is not a TCP socket
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

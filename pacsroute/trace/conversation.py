@@ -1,0 +1,40 @@
+"""What recordings and captures have in common: two ends, and the bytes between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pacsroute.errors import PacsrouteError
+from pacsroute.trace.tap import Link
+
+
+class UnreadableFile(PacsrouteError):
+    """A file that is neither a recording nor a capture of a network."""
+
+
+class Chunk(NamedTuple):
+    """Bytes that one end sent, at a time in seconds since 1970."""
+
+    time: float
+    by_requestor: bool
+    data: bytes
+
+
+@dataclass(eq=False)
+class Conversation:
+    """A connection between a requestor and an acceptor, each by its ``HOST:PORT``.
+
+    `trouble` says, once all chunks have come, why there are no more where that is not
+    because the connection was closed.
+    """
+
+    requestor: str
+    acceptor: str
+    trouble: str = ""
+
+    @classmethod
+    def of(cls, link: Link) -> Conversation:
+        """Return that of a connection of ours."""
+        ends = link.peer, link.local
+        return cls(*(ends if link.role == "acceptor" else reversed(ends)))

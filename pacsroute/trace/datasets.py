@@ -1,0 +1,101 @@
+"""A data set as lines of text, with what may hold patient data masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.multival import MultiValue
+
+from pacsroute import uids
+from pacsroute.trace.layout import dim, printable, shortened
+from pacsroute.trace.safe import is_safe
+
+_STEP = 2  # characters that each level is indented
+_MANY = 100  # values of which none is shown
+_UID = 64  # characters of a UID at the most
+_KEYWORD = 32  # characters up to which keywords are aligned
+
+
+def lines(
+    dataset: Dataset, width: int, indent: int, *, values: bool, masked: bool = True
+) -> Iterator[str]:
+    """Return the lines of a data set.
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        All of whose values are converted: see `pacsroute.dataset.parse.readable`.
+    width, indent : int
+        Of the terminal and to the left, in characters.
+    values : bool
+        Whether those are shown that may hold patient data, too.
+    masked : bool
+        Whether elements whose values are not shown have a line; else they are counted.
+    """
+    elements = [one for one in dataset if values or masked or _tells(one)]
+    column = min(_KEYWORD, max((len(name(one)) for one in elements), default=0))
+    for element in elements:
+        head = f"{' ' * indent}({element.tag.group:04X},{element.tag.element:04X}) {element.VR} "
+        label = f"{name(element):<{column}}  "
+        room = width - len(head) - len(label)
+        text = value(element, room, values=values)
+        if element.VR == "UI" and text.endswith("…"):  # a part of a UID is of no use
+            yield dim(head) + name(element)
+            yield f"{' ' * (indent + 2 * _STEP)}{value(element, _UID, values=values)}"
+        else:
+            yield f"{dim(head)}{label}{text}".rstrip()
+        if element.VR == "SQ":
+            for number, item in enumerate(element.value, 1):
+                yield dim(f"{' ' * (indent + _STEP)}item {number}")
+                deeper = indent + 2 * _STEP
+                yield from lines(item, width, deeper, values=values, masked=masked)
+    if hidden := len(dataset) - len(elements):
+        yield dim(f"{' ' * indent}and {hidden} more, masked")
+
+
+def _tells(element: DataElement) -> bool:
+    """Tell whether an element, or one in its items, has a value that is shown."""
+    if element.VR == "SQ":
+        return any(_tells(one) for item in element.value for one in item)
+    return is_safe(element.tag, texts(element) or [])
+
+
+def name(element: DataElement) -> str:
+    """Return an element's keyword, or what it is where it has none."""
+    private = "private element" if element.tag.is_private else "unknown element"
+    return keyword_for_tag(element.tag) or private
+
+
+def value(element: DataElement, width: int, *, values: bool) -> str:
+    """Return an element's value as a text of at most so many characters, masked if need be."""
+    if element.VR == "SQ":
+        count = len(element.value)
+        return dim("1 item" if count == 1 else f"{count} items")
+    held = texts(element)
+    if held is None:
+        return dim(f"{len(element.value):,} bytes")
+    if not any(held):
+        return dim("no value")
+    if len(held) > _MANY:
+        return dim(f"{len(held):,} values")
+    if values or is_safe(element.tag, held):
+        if element.VR == "UI":
+            held = [uids.name(uid) for uid in held]
+        return shortened(printable("\\".join(held)), width)
+    if len(held) > 1:
+        return dim(f"masked, {len(held)} values")
+    return dim(f"masked, {len(held[0])} characters")
+
+
+def texts(element: DataElement) -> list[str] | None:
+    """Return the values of an element as texts; None where they are bytes."""
+    held: Any = element.value
+    if isinstance(held, bytes):
+        return None if held else []
+    if held is None:
+        return []
+    return [str(one) for one in held] if isinstance(held, (MultiValue, list)) else [str(held)]

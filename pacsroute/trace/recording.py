@@ -1,0 +1,167 @@
+"""Recordings: the bytes of one association, in a file of their own.
+
+The format is made to be written as things happen, and to be whole up to the moment of a
+crash. A file begins with two lines of text, the second of them JSON::
+
+    pacsroute recording 1
+    {"version": "PACSROUTE_0_1", "role": "acceptor", "local": "10.0.0.1:104",
+     "peer": "10.0.0.7:50312", "began": 1735689600.0}
+
+(on one line there): who wrote it, our role in the association, the addresses, and the time
+in seconds since 1970. Keys that a reader does not know are skipped. Then come records, each
+with a head of 13 bytes, big endian:
+
+=====  ==========  ================================================
+bytes  type        what
+=====  ==========  ================================================
+1      character   ``<`` received, ``>`` sent, ``.`` closed
+8      float64     seconds since the association began
+4      unsigned    how many bytes follow
+=====  ==========  ================================================
+
+and then the bytes as they went over the wire; with TLS, as they were before encryption. A
+file without ``.`` at its end was cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pacsroute import uids
+from pacsroute.dataset.spool import write_all
+from pacsroute.trace.conversation import Chunk, Conversation, UnreadableFile
+from pacsroute.trace.tap import Link, TapFactory
+from pacsroute.upper_layer.pdu import Buffer
+
+MAGIC = b"pacsroute recording 1\n"
+
+_HEAD = struct.Struct(">cdI")
+_HEADER_LIMIT = 65_536
+_RECORD_LIMIT = 1 << 30  # more than one read or write ever has
+_NUMBERS = itertools.count(1)
+
+
+def recorder(folder: str | os.PathLike[str]) -> TapFactory:
+    """Return what records each association in a file of a folder, for `App.taps`.
+
+    Recordings hold patient data: the folder is made for its owner alone, and so is each
+    file. Their names are made of the time and a number, nothing that a peer has said.
+
+    Parameters
+    ----------
+    folder : path
+        It is made if need be.
+
+    Raises
+    ------
+    OSError
+        If nothing can be written there.
+
+    Examples
+    --------
+    ::
+
+        app.taps.append(recorder("recordings"))
+    """
+    path = Path(folder)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(13, "not writable", str(path))
+    return lambda link: Recorder(path, link)
+
+
+class Recorder:
+    """A `Tap` that writes a recording; an OSError of it is that of the disk."""
+
+    def __init__(self, folder: Path, link: Link) -> None:
+        began = time.time()
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(began))
+        name = f"{when}-{os.getpid()}-{next(_NUMBERS):06}.rec"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._fd = os.open(folder / name, flags, 0o600)
+        header = {"version": uids.IMPLEMENTATION_VERSION, **link._asdict(), "began": began}
+        try:
+            write_all(self._fd, MAGIC + json.dumps(header).encode() + b"\n")
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def received(self, data: Buffer) -> None:
+        """Record what the peer has sent."""
+        self._write(b"<", data)
+
+    def sent(self, data: Buffer) -> None:
+        """Record what is sent to the peer."""
+        self._write(b">", data)
+
+    def closed(self) -> None:
+        """Record the end, and close the file."""
+        self._write(b".", b"", last=True)
+
+    def _write(self, kind: bytes, data: Buffer, *, last: bool = False) -> None:
+        with self._lock:
+            if self._fd < 0:
+                return
+            record = _HEAD.pack(kind, time.monotonic() - self._began, len(data)) + data
+            try:
+                write_all(self._fd, record)
+            except OSError:
+                last = True
+                raise
+            finally:
+                if last:
+                    os.close(self._fd)
+                    self._fd = -1
+
+
+def read(file: BinaryIO) -> Iterator[tuple[Conversation, Chunk | None]]:
+    """Return the chunks of a recording as they came, and None at the end.
+
+    A recording that was cut is read as far as it goes.
+
+    Parameters
+    ----------
+    file : binary file
+        It stands behind `MAGIC`.
+
+    Raises
+    ------
+    UnreadableFile
+        If there is not even a header.
+    """
+    try:
+        header = json.loads(file.readline(_HEADER_LIMIT))
+        link = Link(header["role"], str(header["local"]), str(header["peer"]))
+        began = float(header["began"])
+        by_requestor = {b"<": link.role == "acceptor", b">": link.role == "requestor"}
+    except (ValueError, KeyError, TypeError):
+        raise UnreadableFile("a recording whose header is damaged") from None
+    conversation = Conversation.of(link)
+    while True:
+        head = file.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            conversation.trouble = "the recording was cut here"
+            break
+        kind, seconds, length = _HEAD.unpack(head)
+        if kind == b".":
+            break
+        if kind not in by_requestor or length > _RECORD_LIMIT:
+            conversation.trouble = "the recording is damaged from here on"
+            break
+        data = file.read(length)
+        if data:
+            yield conversation, Chunk(began + seconds, by_requestor[kind], data)
+        if len(data) < length:
+            conversation.trouble = "the recording was cut here"
+            break
+    yield conversation, None

@@ -1,0 +1,84 @@
+"""Which values of a data set are shown to everybody: those that cannot hold patient data.
+
+A trace is pasted into mails and issues. So, as a rule, values are masked, and what follows is
+the list of exceptions: elements that say how, and not about whom.
+
+- UIDs that are written as UIDs, as the Retain UIDs Option of PS3.15 Annex E has it: without
+  them a trace does not tell one study from another. With access to the archive, and only
+  with that, they lead to a patient.
+- Levels, counts, numbers within a series, modality, state, and how pixels are laid out:
+  elements that are codes or whole numbers by the dictionary, and that no profile of PS3.15
+  table E.1-1 removes or replaces. Free text, names, dates, times and private elements are
+  not among them, nor are ages, sizes and sex.
+
+The peer decides what its elements hold, so each value must also look like what its element
+is for. Command sets and negotiation are shown, less Error Comments, which are free text, and
+the user identity. AE titles name machines, and are shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.tag import BaseTag
+
+from pacsroute import uids
+
+_KEYWORDS = """
+    SpecificCharacterSet QueryRetrieveLevel InstanceAvailability
+    NumberOfPatientRelatedStudies NumberOfPatientRelatedSeries NumberOfPatientRelatedInstances
+    NumberOfStudyRelatedSeries NumberOfStudyRelatedInstances NumberOfSeriesRelatedInstances
+    Modality ModalitiesInStudy SeriesNumber AcquisitionNumber InstanceNumber
+    ImageType ConversionType PresentationIntentType
+    SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns
+    BitsAllocated BitsStored HighBit PixelRepresentation PixelAspectRatio
+    LossyImageCompression LossyImageCompressionMethod
+    BurnedInAnnotation RecognizableVisualFeatures
+    ScheduledProcedureStepStatus PerformedProcedureStepStatus
+    ProcedureStepState InputReadinessState ScheduledProcedureStepPriority
+    FailureReason WarningReason TransactionStatus
+    CompletionFlag VerificationFlag ValueType ContinuityOfContent RelationshipType
+    NumberOfCopies PrintPriority MediumType FilmDestination FilmOrientation FilmSizeID
+    MagnificationType SmoothingType Polarity ImageBoxPosition PrinterStatus ExecutionStatus
+"""
+
+SHOWN = frozenset(tag for word in _KEYWORDS.split() if (tag := tag_for_keyword(word)))
+"""The tags of the list; every element that is a UID by the dictionary comes on top."""
+
+_FORMS = {
+    "CS": re.compile(r"[A-Z0-9 _*?]{1,16}", re.ASCII),
+    "IS": re.compile(r"[+-]?[0-9]{1,10}", re.ASCII),
+    "US": re.compile(r"[0-9]{1,5}", re.ASCII),
+}
+
+
+def is_safe(tag: BaseTag, values: Sequence[str]) -> bool:
+    """Tell whether the values of an element may be shown.
+
+    Parameters
+    ----------
+    tag : BaseTag
+        Of the element.
+    values : sequence of str
+        What it holds, each value as a text.
+
+    Examples
+    --------
+    >>> is_safe(BaseTag(0x00080060), ["CT"]), is_safe(BaseTag(0x00100010), ["Doe^John"])
+    (True, False)
+    """
+    if tag.is_private:
+        return False
+    if tag in SHOWN:
+        form = _FORMS[dictionary_VR(tag)]
+        return all(form.fullmatch(value) for value in values)
+    return _holds_uids(tag) and all(map(uids.is_uid, values))
+
+
+def _holds_uids(tag: BaseTag) -> bool:
+    try:
+        return dictionary_VR(tag) == "UI"
+    except KeyError:
+        return False

@@ -1,0 +1,39 @@
+"""The seam between an association and what observes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+from pacsroute.upper_layer.pdu import Buffer
+
+
+class Link(NamedTuple):
+    """The ends of a connection: our role in the association, and both addresses.
+
+    An address is ``HOST:PORT`` as the system has it; empty where there is none.
+    """
+
+    role: Literal["acceptor", "requestor"]
+    local: str
+    peer: str
+
+
+class Tap(Protocol):
+    """Sees the bytes of one association, decrypted, in the order in which things happened.
+
+    Several threads may call it. What it raises ends the tap, and never the association.
+    """
+
+    def received(self, data: Buffer, /) -> object:
+        """Take what the peer has sent; the buffer is not valid afterwards."""
+
+    def sent(self, data: Buffer, /) -> object:
+        """Take what is sent to the peer."""
+
+    def closed(self) -> object:
+        """Take notice that the connection is closed."""
+
+
+TapFactory = Callable[[Link], Tap]
+"""Makes the tap of a new association."""

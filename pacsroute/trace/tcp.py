@@ -1,0 +1,146 @@
+"""TCP connections put together from the segments of a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pacsroute.trace.capture import DamagedCapture, Packet
+from pacsroute.trace.conversation import Chunk, Conversation
+from pacsroute.trace.frames import ACK, FIN, RST, SYN, Segment, segment
+
+_End = tuple[str, int]
+_WAITING = 16 * 1_048_576  # bytes behind a gap after which nobody expects it to be filled
+
+
+def conversations(packets: Iterable[Packet]) -> Iterator[tuple[Conversation, Chunk | None]]:
+    """Return the bytes of each connection as they come, and None at the end of each.
+
+    Segments that are retransmitted, that overlap or that come in another order are put
+    right. Where some were not captured, that direction ends there.
+    """
+    open_now: dict[frozenset[_End], _Connection] = {}
+    done: set[frozenset[_End]] = set()
+    trouble = "the capture ends here"
+    try:
+        for packet in packets:
+            found = segment(packet)
+            if found is None:
+                continue
+            key = frozenset((found.source, found.target))
+            connection = open_now.get(key)
+            begins = found.flags & (SYN | ACK) == SYN
+            if connection is not None and begins and connection.is_another(found):
+                yield from connection.end("")
+                connection = None
+            if connection is None:
+                if not begins and (key in done or not (found.data or found.flags & SYN)):
+                    continue  # the rest of a connection that is over
+                done.discard(key)
+                connection = open_now[key] = _Connection(found)
+            for chunk in connection.add(found):
+                yield connection.conversation, chunk
+            if connection.closed:
+                del open_now[key]
+                done.add(key)
+                yield from connection.end("")
+    except DamagedCapture as error:
+        trouble = str(error)
+    for connection in open_now.values():
+        yield from connection.end(trouble)
+
+
+class _Connection:
+    """A connection, from its first segment that was captured."""
+
+    def __init__(self, first: Segment) -> None:
+        ends = first.source, first.target
+        if first.flags & SYN:
+            requestor = first.target if first.flags & ACK else first.source
+        elif first.data[:2] in (b"\1\0", b"\2\0"):  # of an A-ASSOCIATE-RQ or -AC
+            requestor = first.source if first.data[0] == 1 else first.target
+        else:
+            requestor = max(ends, key=lambda end: end[1])  # servers have the lower ports
+        acceptor = ends[0] if requestor == ends[1] else ends[1]
+        self.conversation = Conversation(_text(requestor), _text(acceptor))
+        self._requestor = requestor
+        self._streams = {end: _Stream() for end in ends}
+        self._reset = False
+
+    def is_another(self, found: Segment) -> bool:
+        """Tell whether a SYN opens a new connection, and is not this one's again."""
+        return self._streams[found.source].first not in (None, found.sequence + 1 & 0xFFFF_FFFF)
+
+    def add(self, found: Segment) -> Iterator[Chunk]:
+        """Take a segment; return the bytes that are in order now."""
+        self._reset = self._reset or bool(found.flags & RST)
+        data = self._streams[found.source].add(found)
+        if data:
+            yield Chunk(found.time, found.source == self._requestor, data)
+
+    @property
+    def closed(self) -> bool:
+        """Whether both ends have closed it, or one has broken it off."""
+        return self._reset or all(stream.finished for stream in self._streams.values())
+
+    def end(self, trouble: str) -> Iterator[tuple[Conversation, None]]:
+        """Say that it is over, and whether anything is missing."""
+        for stream in self._streams.values():
+            if stream.gap:
+                trouble = f"{stream.gap:,} bytes were not captured, so what follows is not told"
+        self.conversation.trouble = trouble
+        yield self.conversation, None
+
+
+class _Stream:
+    """What one end sends."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.finished = False
+        self._next = 0
+        self._waiting: dict[int, bytes] = {}  # by how far behind the first byte it stands
+        self._last: int | None = None  # where the end is, likewise
+        self._size = 0
+        self._lost = False
+
+    @property
+    def gap(self) -> int:
+        """How many bytes are missing before what is waiting."""
+        return min(self._waiting) - self._next if self._waiting else 0
+
+    def add(self, found: Segment) -> bytes:
+        """Take a segment; return the bytes that are in order now."""
+        begins = bool(found.flags & SYN)
+        if self.first is None:
+            self.first = found.sequence + begins & 0xFFFF_FFFF
+        # Numbers wrap around at 4 GiB: what is meant is the position next to what is known.
+        ahead = found.sequence + begins - self.first - self._next & 0xFFFF_FFFF
+        position = self._next + ahead - (0x1_0000_0000 if ahead & 0x8000_0000 else 0)
+        if found.flags & FIN:
+            self._last = position + len(found.data)
+        if (
+            found.data
+            and not self._lost
+            and len(found.data) > len(self._waiting.get(position, b""))
+        ):
+            self._size += len(found.data) - len(self._waiting.get(position, b""))
+            self._waiting[position] = found.data
+        ready = self._ready()
+        self._lost = self._size > _WAITING
+        self.finished = self.finished or self._next == self._last
+        return ready
+
+    def _ready(self) -> bytes:
+        ready = bytearray()
+        while self._waiting and (position := min(self._waiting)) <= self._next:
+            data = self._waiting.pop(position)
+            self._size -= len(data)
+            fresh = data[self._next - position :]
+            ready += fresh
+            self._next += len(fresh)
+        return bytes(ready)
+
+
+def _text(end: _End) -> str:
+    host, port = end
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
