@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +88,9 @@ def width() -> int:
 def writer(*, err: bool = False) -> Callable[[str], None]:
     """Return what prints a text, in colour on a terminal unless NO_COLOR is set."""
     # Not every terminal has every character; that is no reason to stop.
-    stream = click.get_text_stream("stderr" if err else "stdout", errors="replace")
+    stream = sys.stderr if err else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
     colour = stream.isatty() and not os.environ.get("NO_COLOR")
     return lambda text: click.echo(text, file=stream, color=colour)
 
