@@ -7,7 +7,7 @@ import click
 from pacsroute.cli.clients import echo, find, get, move
 from pacsroute.cli.run import run
 from pacsroute.cli.sending import store
-from pacsroute.cli.tracing import explain
+from pacsroute.cli.tracing import explain, replay
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,5 +29,5 @@ def main() -> None:
     """  # noqa: D301 - click's mark is a backspace
 
 
-for _command in (run, echo, store, find, get, move, explain):
+for _command in (run, echo, store, find, get, move, explain, replay):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""``--record`` and ``--trace`` of the commands that associate, and ``pacsroute explain``."""
+"""``--record`` and ``--trace`` of the commands that associate, and what reads recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.exceptions import Exit
 
+from pacsroute import testing
+from pacsroute.cli.loading import load
 from pacsroute.trace.conversation import Conversation, UnreadableFile
 from pacsroute.trace.files import read
 from pacsroute.trace.live import tracer
@@ -135,3 +138,39 @@ def explain(file: str, values: bool) -> None:
         raise click.ClickException(f"{file}: {error}") from None
     if not number:
         raise click.ClickException(f"{file}: no TCP connection in it")
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("app", required=False, envvar="PACSROUTE_APP")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="KEYWORD",
+    help="An element that may differ, as ErrorComment; may be given several times.",
+)
+@click.option(
+    "--values", is_flag=True, help="Show all values, also those that may hold patient data."
+)
+def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) -> None:
+    """Play FILE back to APP, and tell where APP answers otherwise; exit code 1 if it does.
+
+    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture, be it of
+    another server. No network is used, but APP does what it does: an archive stores what
+    was recorded. APP is given as to `pacsroute run`.
+
+    \b
+    Example:
+      pacsroute replay odd-modality.rec app.py --ignore ErrorComment
+    """  # noqa: D301 - click's mark is a backspace
+    found = load(app)
+    try:
+        differences = testing.replay(file, found, ignore=ignore, values=values)
+    except UnreadableFile as error:
+        raise click.ClickException(f"{file}: {error}") from None
+    write = writer()
+    for difference in differences:
+        write(str(difference))
+    if differences:
+        raise Exit(1)
+    write(f"{found.ae_title} answers as was recorded")

@@ -16,7 +16,6 @@ from pacsroute.trace.safe import is_safe
 
 _STEP = 2  # characters that each level is indented
 _MANY = 100  # values of which none is shown
-_UID = 64  # characters of a UID at the most
 _KEYWORD = 32  # characters up to which keywords are aligned
 
 
@@ -41,13 +40,13 @@ def lines(
     for element in elements:
         head = f"{' ' * indent}({element.tag.group:04X},{element.tag.element:04X}) {element.VR} "
         label = f"{name(element):<{column}}  "
+        text, is_value = _value(element, values=values)
         room = width - len(head) - len(label)
-        text = value(element, room, values=values)
-        if element.VR == "UI" and text.endswith("…"):  # a part of a UID is of no use
+        if is_value and element.VR == "UI" and len(text) > room:  # half a UID is of no use
             yield dim(head) + name(element)
-            yield f"{' ' * (indent + 2 * _STEP)}{value(element, _UID, values=values)}"
+            yield f"{' ' * (indent + 2 * _STEP)}{text}"
         else:
-            yield f"{dim(head)}{label}{text}".rstrip()
+            yield f"{dim(head)}{label}{shortened(text, room) if is_value else dim(text)}".rstrip()
         if element.VR == "SQ":
             for number, item in enumerate(element.value, 1):
                 yield dim(f"{' ' * (indent + _STEP)}item {number}")
@@ -72,23 +71,28 @@ def name(element: DataElement) -> str:
 
 def value(element: DataElement, width: int, *, values: bool) -> str:
     """Return an element's value as a text of at most so many characters, masked if need be."""
+    text, is_value = _value(element, values=values)
+    return shortened(text, width) if is_value else text
+
+
+def _value(element: DataElement, *, values: bool) -> tuple[str, bool]:
+    """Return a value, or what is said in its place; and which of them it is."""
     if element.VR == "SQ":
         count = len(element.value)
-        return dim("1 item" if count == 1 else f"{count} items")
+        return "1 item" if count == 1 else f"{count} items", False
     held = texts(element)
     if held is None:
-        return dim(f"{len(element.value):,} bytes")
+        return f"{len(element.value):,} bytes", False
     if not any(held):
-        return dim("no value")
+        return "no value", False
     if len(held) > _MANY:
-        return dim(f"{len(held):,} values")
+        return f"{len(held):,} values", False
     if values or is_safe(element.tag, held):
-        if element.VR == "UI":
-            held = [uids.name(uid) for uid in held]
-        return shortened(printable("\\".join(held)), width)
+        named = map(uids.name, held) if element.VR == "UI" else held
+        return printable("\\".join(named)), True
     if len(held) > 1:
-        return dim(f"masked, {len(held)} values")
-    return dim(f"masked, {len(held[0])} characters")
+        return f"masked, {len(held)} values", False
+    return f"masked, {len(held[0])} characters", False
 
 
 def texts(element: DataElement) -> list[str] | None:

@@ -92,8 +92,8 @@ class Observer:
                 self.request = what
             elif isinstance(what, AssociateAC) and self.request is not None:
                 self.contexts = agreed(self.request, what)
-        if self._directions[by_requestor].foreign:
-            self._directions[not by_requestor].lost = True
+        if self._directions[by_requestor].frames.foreign:
+            self._directions[not by_requestor].frames.lost = True  # no need to say so twice
         return seen
 
     def end(self) -> list[tuple[bool, Seen]]:
@@ -105,60 +105,82 @@ class Observer:
         ]
 
 
+class Frames:
+    """Cuts what one end sends into PDUs.
+
+    Attributes
+    ----------
+    lost : bool
+        Whether its bytes make no sense any more.
+    rest : bytearray
+        What has come of the next PDU.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.rest = bytearray()
+        self._position = 0
+
+    @property
+    def foreign(self) -> bool:
+        """Whether there never was a PDU."""
+        return self.lost and self._position == 0
+
+    def add(self, data: Buffer) -> Iterator[bytes]:
+        """Take bytes; return the PDUs that are complete."""
+        self.rest += data
+        while len(self.rest) >= 6 and not self.lost:
+            number, length = pdus.HEADER.unpack_from(self.rest)
+            limit = _LONGEST if number == 4 else _LONGEST_ASSOCIATE
+            if number not in _NAMES or length > limit:
+                self.lost = True
+                return
+            size = 6 + length
+            if len(self.rest) < size:
+                return
+            frame = bytes(self.rest[:size])
+            del self.rest[:size]
+            self._position += size
+            yield frame
+
+    def trouble(self) -> Trouble:
+        """Say why `lost`, or what is not complete."""
+        if self.lost and self._position:
+            return Trouble(f"no PDU begins where one should, after {self._position:,} bytes")
+        if self.lost and self.rest.startswith(_TLS):
+            return Trouble("TLS: what is inside cannot be read here")
+        if self.lost:
+            return Trouble("no PDU at the beginning: not DICOM, or begun before it was captured")
+        if len(self.rest) < 6:
+            return Trouble(f"a PDU ends after {len(self.rest)} bytes")
+        number, length = pdus.HEADER.unpack_from(self.rest)
+        return Trouble(f"{_NAMES[number]} ends after {len(self.rest):,} of {6 + length:,} bytes")
+
+
 class _Direction:
     """What one end sends."""
 
     def __init__(self, kept: int) -> None:
+        self.frames = Frames()
         self._kept = kept
-        self._buffer = bytearray()
         self._assembler = Assembler(self._open)
-        self._position = 0
-        self.lost = False
 
     def _open(self, context_id: int, command: Command) -> DataSet:
         return DataSet(self._kept)
 
-    @property
-    def foreign(self) -> bool:
-        """Whether there never was a PDU: no need to say so of the other direction, too."""
-        return self.lost and self._position == 0
-
     def add(self, data: Buffer) -> Iterator[Seen]:
-        if self.lost:
+        if self.frames.lost:
             return
-        self._buffer += data
-        while len(self._buffer) >= 6:
-            number, length = pdus.HEADER.unpack_from(self._buffer)
-            reason = self._not_a_pdu(number, length)
-            if reason:
-                self.lost = True
-                self._buffer.clear()
-                yield Trouble(reason)
-                return
-            size = 6 + length
-            if len(self._buffer) < size:
-                return
-            frame = bytes(self._buffer[:size])
-            del self._buffer[:size]
-            self._position += size
-            yield from self._read(number, frame)
+        for frame in self.frames.add(data):
+            yield from self._read(frame)
+        if self.frames.lost:
+            yield self.frames.trouble()
 
-    def _not_a_pdu(self, number: int, length: int) -> str:
-        """Say why bytes cannot be the head of a PDU, if they cannot."""
-        known = number in _NAMES
-        if known and length <= (_LONGEST if number == 4 else _LONGEST_ASSOCIATE):
-            return ""
-        if self._position:
-            return f"no PDU begins where one should, after {self._position:,} bytes"
-        if self._buffer.startswith(_TLS):
-            return "TLS: what is inside cannot be read here"
-        return "no PDU at the beginning: not DICOM, or begun before it was captured"
-
-    def _read(self, number: int, frame: bytes) -> Iterator[Seen]:
+    def _read(self, frame: bytes) -> Iterator[Seen]:
         try:
             pdu = pdus.decode(frame)
         except ProtocolError as error:
-            yield Trouble(f"a damaged {_NAMES[number]}: {error}")
+            yield Trouble(f"a damaged {_NAMES[frame[0]]}: {error}")
             return
         if not isinstance(pdu, PDataTF):
             yield pdu
@@ -171,16 +193,12 @@ class _Direction:
                 self._assembler = Assembler(self._open)
 
     def end(self) -> Iterator[Seen]:
-        if self.lost:
+        if self.frames.lost:
             return
         message = self._assembler.incomplete
         if message is not None:
             yield message
-        if self._buffer:
-            what, whole = "a PDU", ""
-            if len(self._buffer) >= 6:
-                number, length = pdus.HEADER.unpack_from(self._buffer)
-                what, whole = f"a {_NAMES[number]}", f" of {6 + length:,}"
-            yield Trouble(f"{what} ends after {len(self._buffer):,}{whole} bytes")
-        elif self._assembler.partial:
+        if self.frames.rest:
+            yield self.frames.trouble()
+        elif message is None and self._assembler.partial:
             yield Trouble("a message ends before its last fragment")

@@ -1,4 +1,4 @@
-"""Tests without a network: a client that speaks to an app in memory."""
+"""A client that speaks to an app in memory."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ class TestClient(Client):
     def __enter__(self) -> TestClient:
         for other in (self.app, *self._peers.values()):
             self._running.enter_context(other.running())
-        self._running.enter_context(_known(self.app, self._peers))
+        self._running.enter_context(known(self.app, self._peers))
         return self
 
     def __exit__(
@@ -287,7 +287,7 @@ class TestClient(Client):
 
 
 @contextlib.contextmanager
-def _known(app: App, peers: Mapping[str, App]) -> Iterator[None]:
+def known(app: App, peers: Mapping[str, App]) -> Iterator[None]:
     """Have an app know where the peers of a test are: in memory."""
     before, app.destinations = app.destinations, app.destinations.copy()
     app.destinations |= {title: Peer("memory", 0, title) for title in peers}

@@ -1,0 +1,143 @@
+"""Recordings played back against an app: what a peer once sent, as a test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+from pacsroute.app import App
+from pacsroute.dimse.commands import CMoveRQ, CMoveRSP
+from pacsroute.dimse.messages import Message
+from pacsroute.dispatcher import Dispatcher
+from pacsroute.errors import AssociationError
+from pacsroute.net.association import Association
+from pacsroute.requests import Peer
+from pacsroute.status import MOVE_DESTINATION_UNKNOWN
+from pacsroute.testing.comparing import Difference, compare
+from pacsroute.testing.memory import associate, known
+from pacsroute.testing.script import Script, Wire, scripts
+from pacsroute.trace.conversation import UnreadableFile
+from pacsroute.upper_layer.pdu import AssociateRQ
+
+
+def replay(
+    file: str | os.PathLike[str],
+    app: App,
+    *,
+    peers: Mapping[str, App] | None = None,
+    ignore: Collection[str] = (),
+    values: bool = False,
+) -> list[Difference]:
+    """Play what a requestor has sent to an app; return where the app answers differently.
+
+    No network is used and no time passes. The app runs in its lifespan, and does what it
+    does: an archive stores what was recorded.
+
+    What differs from one server to the next is not compared: implementation, maximum
+    length, Message IDs of the app's own requests, how messages are cut into PDUs, and the
+    Pending responses of C-GET and C-MOVE, whose number depends on the time.
+
+    Parameters
+    ----------
+    file : path
+        A recording of ``pacsroute run --record``, or a pcap or pcapng capture, be it of
+        another server: what is played is the requestor's part, and what is compared the
+        acceptor's.
+    app : App
+        What answers.
+    peers : mapping of str to App, optional
+        What is behind AE titles that the app sends to. A stand-in that takes everything is
+        behind the others.
+    ignore : collection of str
+        Keywords of elements that may differ, in command sets and data sets, as
+        ``ErrorComment`` or ``InstanceCreationTime``.
+    values : bool
+        Whether differences show values that may hold patient data; else they are masked.
+
+    Raises
+    ------
+    OSError, UnreadableFile
+        If there is no association in the file.
+
+    Examples
+    --------
+    ::
+
+        def test_the_odd_modality():
+            assert replay("recordings/odd-modality.rec", app) == []
+    """
+    found = list(scripts(file))
+    if not found:
+        raise UnreadableFile("no association in it")
+    differences: list[Difference] = []
+    with app.running():
+        for number, script in enumerate(found, 1):
+            wire = _play(script, app, peers or {})
+            label = f"association {number}, " if len(found) > 1 else ""
+            differences += [
+                one._replace(where=label + one.where)
+                for one in compare(script, wire, frozenset(ignore), values=values)
+            ]
+    return differences
+
+
+def _play(script: Script, app: App, peers: Mapping[str, App]) -> Wire:
+    wire = Wire(script)
+    everybody = _Peers({title: _stand_in(title) for title in _destinations(script)} | dict(peers))
+    with known(app, everybody), contextlib.suppress(AssociationError):
+        association = cast("_Played", _Played.accept(cast("Any", wire), app))
+        association.peers = everybody
+        try:
+            Dispatcher(app, association).run()
+        finally:
+            association.close()
+    return wire
+
+
+class _Played(Association):
+    """An association whose sub-operations stay in memory, too."""
+
+    peers: Mapping[str, App]
+
+    def connect(self, peer: Peer, request: AssociateRQ, **options: Any) -> Any:
+        return associate(request, self.peers[request.called_ae], self.app, self.peers)
+
+
+class _Peers(dict[str, App]):
+    """Who is behind each AE title; nobody is on the network."""
+
+    def __missing__(self, title: str) -> App:
+        return self.setdefault(title, _stand_in(title))
+
+    def __contains__(self, title: object) -> bool:
+        return True
+
+
+def _stand_in(title: str) -> App:
+    """Return a peer that takes everything."""
+    app = App(title)
+    app.store(_take)
+    app.n_event_report("StorageCommitment")(_take)
+    return app
+
+
+def _take(request: Any) -> None:
+    """Say that all went well."""
+
+
+def _destinations(script: Script) -> set[str]:
+    """Return the destinations of C-MOVE that were known when it was recorded."""
+    answers = [one.command for one in script.answers if isinstance(one, Message)]
+    unknown = {
+        answer.message_id_responded_to
+        for answer in answers
+        if isinstance(answer, CMoveRSP) and answer.status == MOVE_DESTINATION_UNKNOWN
+    }
+    said = [one.command for one in script.said if isinstance(one, Message)]
+    return {
+        command.move_destination
+        for command in said
+        if isinstance(command, CMoveRQ) and command.message_id not in unknown
+    }

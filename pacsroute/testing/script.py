@@ -1,0 +1,198 @@
+"""A recorded association as a script: what the peer says, and when its turn is."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pacsroute.dimse.commands import Request
+from pacsroute.dimse.messages import Message
+from pacsroute.trace.conversation import Chunk, Conversation
+from pacsroute.trace.files import read
+from pacsroute.trace.observer import Frames, Observer, Seen
+from pacsroute.upper_layer.pdu import AssociateAC, Buffer
+
+_PATIENCE = 5.0  # seconds in which operations that overlap have to answer
+
+# Command Field of a response, and further on its Message ID Being Responded To.
+_RESPONSE = re.compile(
+    rb"\x00\x00\x00\x01\x02\x00\x00\x00.\x80.*?\x00\x00\x20\x01\x02\x00\x00\x00(..)", re.DOTALL
+)
+
+
+class Turn(NamedTuple):
+    """What the requestor sends, once the acceptor has given so many answers."""
+
+    data: bytes
+    after: int
+
+
+@dataclass
+class Script:
+    """An association, from the requestor's side.
+
+    Attributes
+    ----------
+    turns : list of Turn
+        What the requestor has sent, a PDU each; the last, empty, is that it closed.
+    said : list
+        The same, decoded.
+    answers : list
+        What the acceptor has sent.
+    """
+
+    conversation: Conversation
+    turns: list[Turn] = field(default_factory=list)
+    said: list[Seen] = field(default_factory=list)
+    answers: list[Seen] = field(default_factory=list)
+    observer: Observer = field(default_factory=lambda: Observer(sys.maxsize))
+    _frames: Frames = field(default_factory=Frames)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take what was recorded next."""
+        seen = self.observer.add(chunk.by_requestor, chunk.data)
+        if not chunk.by_requestor:
+            self.answers += seen
+            return
+        self.said += seen
+        after = len(self.answers)
+        self.turns += [Turn(frame, after) for frame in self._frames.add(chunk.data)]
+        if self._frames.lost:  # then as it came
+            self.turns.append(Turn(bytes(self._frames.rest), after))
+            self._frames.rest.clear()
+
+    def end(self) -> None:
+        """Take the end."""
+        after = len(self.answers)
+        if self._frames.rest:
+            self.turns.append(Turn(bytes(self._frames.rest), after))
+        self.turns.append(Turn(b"", after))
+
+
+def scripts(file: str | os.PathLike[str]) -> Iterator[Script]:
+    """Return the associations of a recording or capture."""
+    under_way: dict[Conversation, Script] = {}
+    for conversation, chunk in read(file):
+        script = under_way.setdefault(conversation, Script(conversation))
+        if chunk is not None:
+            script.add(chunk)
+            continue
+        script.end()
+        del under_way[conversation]
+        if script.observer.request is not None:
+            yield script
+
+
+class Wire:
+    """The requestor of a script, in the shape of the socket that an association has.
+
+    When the association wants to read, it is the requestor's turn: no time passes, and
+    nothing is sent over a network.
+
+    Attributes
+    ----------
+    answers : list
+        What the association has sent.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self.answers: list[Seen] = []
+        self.observer = Observer(sys.maxsize)
+        self._turns = deque(script.turns)
+        self._ready = memoryview(b"")
+        self._address = script.conversation.requestor
+        self._recorded = iter(_message_ids(script.answers))
+        self._ids: dict[int, int] = {}  # of the acceptor's requests: as recorded, and now
+        self._patience = 0.0
+        self._answered = threading.Condition()
+
+    def recv_into(self, view: memoryview, size: int = 0, flags: int = 0) -> int:
+        """Read what the requestor says now; any flags mean that it may have to wait."""
+        if not self._ready:
+            with self._answered:
+                data = self._next(may_wait=not flags)
+            self.observer.add(True, data)
+            self._ready = memoryview(data)
+        count = min(len(view), len(self._ready))
+        view[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _next(self, *, may_wait: bool) -> bytes:
+        if not self._turns:
+            return b""
+        data, after = self._turns[0]
+        if len(self.answers) < after:
+            if not may_wait:
+                raise BlockingIOError
+            self._answered.wait_for(lambda: len(self.answers) >= after, self._patience)
+        self._turns.popleft()
+        return self._adapted(data)
+
+    def _adapted(self, data: bytes) -> bytes:
+        """Have a response of the requestor respond to the request as it is numbered now."""
+        found = _RESPONSE.search(data, 0, 1024) if data[:1] == b"\4" else None
+        if found is None:
+            return data
+        recorded = int.from_bytes(found[1], "little")
+        number = self._ids.get(recorded, recorded).to_bytes(2, "little")
+        return data[: found.start(1)] + number + data[found.end(1) :]
+
+    def sendall(self, data: Buffer) -> None:
+        """Take what the association sends."""
+        with self._answered:
+            for seen in self.observer.add(False, data):
+                self.answers.append(seen)
+                if isinstance(seen, AssociateAC):
+                    overlap = seen.user_information.asynchronous_operations
+                    self._patience = _PATIENCE if overlap else 0.0
+                for number in _message_ids([seen]):
+                    self._ids[next(self._recorded, number)] = number
+            self._answered.notify_all()
+
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        """Take what the association sends."""
+        self.sendall(data)
+        return len(data)
+
+    def sendmsg(self, buffers: list[memoryview]) -> int:
+        """Take what the association sends."""
+        return sum(map(self.send, buffers))
+
+    def getpeername(self) -> tuple[str, int]:
+        """Return where the requestor was."""
+        host, _, port = self._address.rpartition(":")
+        return host.strip("[]"), int(port or 0)
+
+    getsockname = getpeername
+
+    def fileno(self) -> int:
+        """Refuse: the system knows nothing of it."""
+        raise OSError("not a socket")
+
+    def setblocking(self, flag: bool) -> None:
+        """Do nothing, as for all that a network would need."""
+
+    def setsockopt(self, *option: object) -> None:
+        """Do nothing."""
+
+    def shutdown(self, how: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _message_ids(answers: list[Seen]) -> list[int]:
+    """Return the Message IDs of the acceptor's own requests."""
+    return [
+        seen.command.message_id
+        for seen in answers
+        if isinstance(seen, Message) and isinstance(seen.command, Request)
+    ]
