@@ -16,6 +16,7 @@ from pacsroute.trace.safe import is_safe
 
 _STEP = 2  # characters that each level is indented
 _MANY = 100  # values of which none is shown
+_PIXELS = 0x7FE0
 _KEYWORD = 32  # characters up to which keywords are aligned
 
 
@@ -60,6 +61,8 @@ def _tells(element: DataElement) -> bool:
     """Tell whether an element, or one in its items, has a value that is shown."""
     if element.VR == "SQ":
         return any(_tells(one) for item in element.value for one in item)
+    if element.tag.group == _PIXELS:
+        return True  # that there are any, and how many bytes
     return is_safe(element.tag, texts(element) or [])
 
 

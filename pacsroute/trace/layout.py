@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import click
+
+HARD_SPACE = "\u00a0"
+"""A space in a cell at which no line ends."""
 
 _GAP = 2
 _NARROWEST = 8
@@ -59,13 +63,7 @@ def table(rows: Sequence[Sequence[Cell]], width: int, indent: int) -> Iterator[s
     indent : int
         Characters to the left of it.
     """
-    columns = len(rows[0])
-    widths = [
-        max(len(line) for row in rows for line in row[i].text.split("\n")) for i in range(columns)
-    ]
-    room = width - indent - _GAP * (columns - 1)
-    while sum(widths) > room and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    widths = _widths(rows, width - indent)
     for row in rows:
         cells = [_wrapped(cell.text, size) for cell, size in zip(row, widths, strict=True)]
         for number in range(max(map(len, cells))):
@@ -77,9 +75,23 @@ def table(rows: Sequence[Sequence[Cell]], width: int, indent: int) -> Iterator[s
             yield line.rstrip()
 
 
+def _widths(rows: Sequence[Sequence[Cell]], room: int) -> list[int]:
+    """Return how wide each column is, so that they fit and words stay whole if they can."""
+    columns = [[row[number].text for row in rows] for number in range(len(rows[0]))]
+    widths = [max(len(line) for text in column for line in text.split("\n")) for column in columns]
+    words = [
+        max(len(word) for text in column for word in re.split("[ \n]", text)) for column in columns
+    ]
+    room -= _GAP * (len(columns) - 1)
+    for narrowest in (words, [_NARROWEST] * len(columns)):
+        while sum(widths) > room:
+            spare = [size - least for size, least in zip(widths, narrowest, strict=True)]
+            if max(spare) <= 0:
+                break
+            widths[spare.index(max(spare))] -= 1
+    return widths
+
+
 def _wrapped(text: str, width: int) -> list[str]:
-    lines: list[str] = []
-    for line in text.split("\n"):
-        after = " " * (len(line) - len(line.lstrip()))
-        lines += textwrap.wrap(line, width, subsequent_indent=after, drop_whitespace=True) or [""]
-    return lines
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, width) or [""]]
+    return [line.replace(HARD_SPACE, " ") for line in lines]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydicom.uid import UID
 
 from pacsroute import extended, uids
-from pacsroute.trace.layout import Cell, printable, table
+from pacsroute.trace.layout import HARD_SPACE, Cell, printable, table
 from pacsroute.upper_layer.negotiation import AcceptedContext
 from pacsroute.upper_layer.pdu import (
     Abort,
@@ -133,7 +133,9 @@ def contexts(
         if chosen and len(names) > _NAMED + 1:
             names[_NAMED:] = [f"and {len(names) - _NAMED} more"]
         numbers = str(group[0].id) if len(group) == 1 else f"{group[0].id}…{group[-1].id}"
-        lines = [f"{'✓' if uid == chosen else ' '} {syntax_name(uid)}" for uid in syntaxes]
+        lines = [
+            f"{'✓' if uid == chosen else ' '}{HARD_SPACE}{syntax_name(uid)}" for uid in syntaxes
+        ]
         rows.append([Cell(numbers), Cell("\n".join(names)), Cell("\n".join(lines) or "none"), told])
     yield from table(rows, width, indent)
 

@@ -264,7 +264,7 @@ def _status(response: Response) -> str:
     text = click.style(str(status), fg=_COLOURS[status.category])
     if isinstance(response, SubOperationsResponse):
         counts = [(name, getattr(response, name)) for name in _COUNTS]
-        told = ", ".join(f"{count} {name}" for name, count in counts if count is not None)
+        told = ", ".join(f"{count} {name}" for name, count in counts if count)
         text += f": {told}" if told else ""
     return text
 
