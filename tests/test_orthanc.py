@@ -15,15 +15,19 @@ from test_peers import SAMPLES, body
 
 import pacsroute
 from pacsroute import App, RequestFailed
+from pacsroute.testing import replay
+from pacsroute.trace.recording import recorder
 
 START = 20  # seconds that Orthanc may take; it takes less than one
 NAMES = ["CT_small.dcm", "MR_small.dcm", "693_J2KI.dcm", "rtplan.dcm", "test-SR.dcm"]
 
 
 @pytest.fixture(scope="module")
-def destination():
+def destination(tmp_path_factory):
     app = App("DEST")
     app.state.received = {}
+    app.state.recordings = tmp_path_factory.mktemp("recordings")
+    app.taps.append(recorder(app.state.recordings))
 
     @app.store
     def store(request):
@@ -168,3 +172,20 @@ def test_move_to_nobody(client):
     with pytest.raises(RequestFailed):
         list(client.move(study("CT_small.dcm"), "NOBODY"))
     assert client.echo().code == 0
+
+
+def test_what_orthanc_sends_is_replayed(client, destination):
+    folder = destination.app.state.recordings
+    *_, last = client.move(study("CT_small.dcm"), "DEST")
+    assert last.completed == 1
+    again = App("DEST")
+    stored = []
+
+    @again.store
+    def store(request):
+        stored.append(request.sop_instance)
+
+    # Orthanc may keep an association for its next C-MOVE: then it is not complete yet.
+    for path in folder.iterdir():
+        assert replay(path, again) == []
+    assert SAMPLES["CT_small.dcm"][1] in stored

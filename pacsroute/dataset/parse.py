@@ -143,7 +143,7 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
     return _converted(dataset, charsets.DEFAULT)
 
 
-def readable(data: Source, transfer_syntax: str, *, max_inflated: int = MAX_INFLATED) -> Dataset:
+def readable(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
     r"""The Dataset that some bytes are, as far as they go, for somebody to look at.
 
     As lenient as `parse`; all of its values are converted as those of an `identifier` are,
@@ -153,10 +153,8 @@ def readable(data: Source, transfer_syntax: str, *, max_inflated: int = MAX_INFL
     ----------
     data : bytes-like
         A data set, or its beginning.
-    transfer_syntax : str
+    transfer_syntax, limits
         As for `parse`.
-    max_inflated : int
-        How many bytes a deflated data set may become.
 
     Raises
     ------
@@ -168,7 +166,7 @@ def readable(data: Source, transfer_syntax: str, *, max_inflated: int = MAX_INFL
     >>> readable(b"\x10\x00 \x00LO\x08\x0012", "1.2.840.10008.1.2.1").PatientID
     '12'
     """
-    dataset = _parse(data, transfer_syntax, None, max_inflated, strict=False)
+    dataset = _parse(data, transfer_syntax, None, limits, strict=False)
     return _converted(dataset, charsets.DEFAULT)
 
 

@@ -51,9 +51,13 @@ def compare(
 ) -> Iterator[Difference]:
     """Return the differences of a replay.
 
-    Where a context that is used was negotiated otherwise there are no others: what the
-    peer sent on it does not fit any more.
+    Where the association, or a context that is used, was negotiated otherwise there are no
+    others: what the peer sent does not fit any more.
     """
+    first = [answers[0] if answers else None for answers in (script.answers, wire.answers)]
+    if type(first[0]) is not type(first[1]):
+        yield Difference("the answer", *map(_text, first))
+        return
     used = {seen.context_id for seen in script.said + script.answers if isinstance(seen, Message)}
     unusable = False
     for context_id, difference in _contexts(script.observer, wire.observer):

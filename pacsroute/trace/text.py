@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pacsroute import uids
-from pacsroute.dataset.parse import readable
+from pacsroute.dataset.parse import Limits, readable
 from pacsroute.dimse.commands import (
     Command,
     CStoreRQ,
@@ -38,7 +38,7 @@ from pacsroute.upper_layer.pdu import (
 )
 
 _INDENT = 4
-_MAX_INFLATED = 64 * 1_048_576  # bytes of a deflated data set
+_LIMITS = Limits(inflated=64 * 1_048_576)
 
 _COLOURS = {
     "Success": "green",
@@ -212,7 +212,7 @@ class Trace:
             return
         yield " " * _INDENT + dim(f"{about}, {negotiation.syntax_name(syntax)}")
         try:
-            dataset = readable(data.bytes, syntax, max_inflated=_MAX_INFLATED)
+            dataset = readable(data.bytes, syntax, _LIMITS)
         except DataSetError as error:
             yield " " * _INDENT + click.style(f"cannot be read: {error}", fg="red")
             return
