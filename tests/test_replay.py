@@ -105,7 +105,16 @@ def test_findscu_that_cancels(record, dcmtk):
     def talk(port):
         succeeds(dcmtk("findscu", "-S", "--cancel", 2, *KEYS, "127.0.0.1", port))
 
-    (path,) = record(archive(rows=2000), talk)
+    app = App()
+    app.state.stored = []
+
+    @app.find("StudyRoot")
+    def find(request):
+        while not request.cancelled:
+            yield {"PatientName": "Doe^John"}
+
+    (path,) = record(app, talk)
+    assert replay(path, app) == []
     (difference, *_) = replay(path, archive(rows=1))
     assert difference.where.startswith("C-FIND-RSP 1")
 

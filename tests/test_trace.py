@@ -13,11 +13,13 @@ from pydicom.datadict import dictionary_VR
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag
+from test_recordings import RECORDINGS
 
 from pacsroute import App, Failure, uids
 from pacsroute.dimse import commands
 from pacsroute.dimse.messages import fragment
 from pacsroute.trace.conversation import Conversation
+from pacsroute.trace.files import read
 from pacsroute.trace.live import tracer
 from pacsroute.trace.safe import SHOWN
 from pacsroute.trace.text import Trace
@@ -149,6 +151,7 @@ def test_rejections_and_aborts():
         "→ abort by the upper layer: invalid PDU parameter value"
     )
     assert told((False, pdu.Abort(0))).endswith("← abort by the application")
+    assert told().endswith("closed without a release")
     ended = told((True, pdu.ReleaseRQ()), (False, pdu.ReleaseRP())).splitlines()
     assert [line[-10:] for line in ended[-2:]] == [" → release", "← released"]
 
@@ -324,6 +327,29 @@ def test_nothing_of_table_e_1_1_is_shown_but_uids():
     assert len(protected) > 600
     assert not protected & SHOWN
     assert {dictionary_VR(tag) for tag in SHOWN} == {"CS", "IS", "US"}
+
+
+RECORDED = [chunk for _, chunk in read(RECORDINGS / "dcmtk_storescu.rec") if chunk]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=8),
+    st.integers(0, len(RECORDED) - 1),
+    st.booleans(),
+)
+def test_whatever_comes_is_told_and_nothing_fails(damage, which, values):
+    steps = []
+    for number, chunk in enumerate(RECORDED):
+        data = bytearray(chunk.data)
+        if number == which:
+            for at, byte in damage:
+                data[at % len(data)] = byte
+        steps.append((chunk.by_requestor, bytes(data)))
+    text = told(*steps, accepted=False, values=values)
+    assert text
+    if not values:
+        assert "Doe" not in text
+        assert "4711" not in text
 
 
 # ------------------------------------------------------------- live

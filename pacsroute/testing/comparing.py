@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.dataset.parse import readable
-from pacsroute.dimse.commands import Response, SubOperationsResponse, keyword
+from pacsroute.dimse.commands import CCancelRQ, Response, SubOperationsResponse, keyword
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
 from pacsroute.status import Status
@@ -24,6 +24,7 @@ from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, ReleaseRP
 
 _WIDTH = 64  # characters of a value
 _NOTHING = "nothing"
+_CANCELLED = ", pending until cancelled"
 _NOT_COMPARED = {"message_id", "has_data_set", "received_field"}
 
 
@@ -65,9 +66,16 @@ def compare(
         yield difference
     if unusable:
         return
-    before, now = _grouped(script.answers), _grouped(wire.answers)
+    cancelled = {
+        seen.command.message_id_responded_to
+        for seen in script.said
+        if isinstance(seen, Message) and isinstance(seen.command, CCancelRQ)
+    }
+    before, now = (_grouped(answers, cancelled) for answers in (script.answers, wire.answers))
     for where in before | now:
         pairs = list(zip_longest(before[where], now[where]))
+        if where.endswith(_CANCELLED):
+            pairs = list(zip(before[where], now[where], strict=False))
         for number, (one, other) in enumerate(pairs, 1):
             label = f"{where}, number {number}" if len(pairs) > 1 else where
             if one is None or other is None:
@@ -75,15 +83,14 @@ def compare(
                 if one is not None or not script.conversation.trouble:
                     yield Difference(label, _text(one), _text(other))
             elif isinstance(one, Message) and isinstance(other, Message):
-                syntaxes = script.observer, wire.observer
-                yield from _messages(label, one, other, syntaxes, ignore, values=values)
+                yield from _messages(label, one, other, script.observer, ignore, values=values)
             elif isinstance(one, AssociateAC) and isinstance(other, AssociateAC):
                 yield from _agreements(one, other)
             elif one != other:
                 yield Difference(label, _text(one), _text(other))
 
 
-def _grouped(answers: list[Seen]) -> defaultdict[str, list[Seen]]:
+def _grouped(answers: list[Seen], cancelled: set[int]) -> defaultdict[str, list[Seen]]:
     """Return the answers by what they answer, so that one more does not shift all others."""
     groups: defaultdict[str, list[Seen]] = defaultdict(list)
     answered: Counter[int] = Counter()
@@ -102,7 +109,8 @@ def _grouped(answers: list[Seen]) -> defaultdict[str, list[Seen]]:
             answered[number] += 1
             groups[f"{name} {number}{again}"].append(seen)
         elif not isinstance(command, SubOperationsResponse):
-            groups[f"{name} {number}{again}, pending"].append(seen)
+            until = _CANCELLED if number in cancelled else ", pending"
+            groups[f"{name} {number}{again}{until}"].append(seen)
     return groups
 
 
@@ -166,7 +174,7 @@ def _messages(
     where: str,
     one: Message,
     other: Message,
-    observers: tuple[Observer, Observer],
+    observer: Observer,
     ignore: frozenset[str],
     *,
     values: bool,
@@ -191,7 +199,8 @@ def _messages(
             ]
         yield _difference(f"{where}, {keyword(field.name)}", *told)
     data = [message.data for message in (one, other)]
-    syntax = observers[0].contexts[one.context_id].transfer_syntax
+    accepted = observer.contexts.get(one.context_id)
+    syntax = accepted.transfer_syntax if accepted else ""
     yield from _data_sets(where, data, syntax, ignore, values=values)
 
 

@@ -37,7 +37,8 @@ def replay(
 
     What differs from one server to the next is not compared: implementation, maximum
     length, Message IDs of the app's own requests, how messages are cut into PDUs, and the
-    Pending responses of C-GET and C-MOVE, whose number depends on the time.
+    Pending responses of C-GET and C-MOVE, whose number depends on the time, as does that of
+    the answers to a query that was cancelled.
 
     Parameters
     ----------
@@ -72,13 +73,15 @@ def replay(
     if not found:
         raise UnreadableFile("no association in it")
     differences: list[Difference] = []
-    with app.running():
+    with contextlib.ExitStack() as lifespans:
+        for one in (app, *(peers or {}).values()):
+            lifespans.enter_context(one.running())
         for number, script in enumerate(found, 1):
             wire = _play(script, app, peers or {})
             label = f"association {number}, " if len(found) > 1 else ""
             differences += [
-                one._replace(where=label + one.where)
-                for one in compare(script, wire, frozenset(ignore), values=values)
+                difference._replace(where=label + difference.where)
+                for difference in compare(script, wire, frozenset(ignore), values=values)
             ]
     return differences
 

@@ -97,7 +97,7 @@ class Trace:
         self._observer = Observer()
         self._proposed: float | None = None  # when, while it waits for its answer
         self._time = 0.0
-        self._told = False
+        self._told = self._over = False
 
     def add(self, when: float, by_requestor: bool, data: Buffer) -> None:
         """Tell what the bytes of one end complete, at a time in seconds since 1970."""
@@ -112,9 +112,11 @@ class Trace:
         self._tell_unanswered()
         if not self._told:
             self._block(f"{self._addresses()}: nothing was sent")
-        if self._conversation.trouble:
-            text = click.style(self._conversation.trouble, fg="red")
-            self._block(f"{self._clock(self._time)}   {text}")
+        why = self._conversation.trouble
+        if not why and self._observer.request and not self._over:
+            why = "closed without a release"
+        if why:
+            self._block(f"{self._clock(self._time)}   {click.style(why, fg='red')}")
 
     def _addresses(self) -> str:
         return f"{self._conversation.requestor} → {self._conversation.acceptor}"
@@ -144,6 +146,7 @@ class Trace:
             where = "" if self._observer.request else f"{self._addresses()}: "
             self._block(head + where + click.style(printable(what), fg="red"))
         else:
+            self._over = not isinstance(what, ReleaseRQ)
             self._block(head + _short(what))
 
     def _associated(self, head: str, clock: str, answer: AssociateAC) -> None:
