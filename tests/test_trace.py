@@ -257,6 +257,16 @@ def test_text_of_a_peer_cannot_steer_the_terminal():
     assert text.replace("\n", "").isprintable()
 
 
+def test_what_begins_after_the_negotiation():
+    text = told((True, find(Dataset())), accepted=False)
+    assert "→ C-FIND-RQ 7  Study Root Query" in text
+    assert "on context 1, negotiated before" in text
+    assert "in an unknown transfer syntax" in text
+    assert "on context 9, which was not accepted" in told(
+        (True, message(commands.CFindRQ(message_id=1), None, 9))
+    )
+
+
 # ------------------------------------------------------------- what is masked
 
 TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT")

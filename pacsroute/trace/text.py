@@ -188,7 +188,8 @@ class Trace:
             first += f"  {uids.name(named) if uids.is_uid(named) else 'no SOP class'}"
         yield first
         if context is None:
-            yield f"{' ' * _INDENT}on context {message.context_id}, which was not accepted"
+            why = "which was not accepted" if self._observer.request else "negotiated before"
+            yield f"{' ' * _INDENT}on context {message.context_id}, {why}"
         for name, text in self._elements(command):
             yield f"{' ' * _INDENT}{dim(name)}  {shortened(text, self._width() - len(name) - 6)}"
         if isinstance(message.data, DataSet):
