@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacsroute import App, Peer, uids
-from pacsroute.net import transport
+from pacsroute.net.tapped import TappedSocket
 from pacsroute.trace import recording
 from pacsroute.trace.conversation import UnreadableFile
 from pacsroute.trace.files import read
@@ -233,11 +233,19 @@ def test_a_tap_that_fails_is_told_no_more(caplog, raw_peer):
     assert len(caplog.records) == 1
 
 
-def test_links():
+def test_addresses():
+    seen = []
+
+    class Looking:
+        def __init__(self, link):
+            seen.append(link)
+
     here, there = socket.socketpair()
     with here, there:
-        assert transport.link(here, "acceptor") == Link("acceptor", "", "")
+        TappedSocket(here, "acceptor", [Looking])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as sock:
-            assert transport.link(sock, "requestor").peer == f"127.0.0.1:{port}"
+            TappedSocket(sock, "requestor", [Looking])
+    assert seen[0] == Link("acceptor", "", "")
+    assert (seen[1].role, seen[1].peer) == ("requestor", f"127.0.0.1:{port}")

@@ -26,6 +26,8 @@ from pacsroute import App, Association, AssociationAborted, Instance, Peer, Setu
 from pacsroute.cli import main
 from pacsroute.net import transport
 from pacsroute.net.tls import TLS
+from pacsroute.testing import replay
+from pacsroute.trace.recording import recorder
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import AssociateRJ
 
@@ -142,6 +144,19 @@ def test_a_plain_and_a_tls_port_at_once(serve, made):
         with secured(server, made.trusting()) as client:
             assert client.echo().code == plain.echo().code == client.echo().code == 0
     assert seen == [None, None, None]
+
+
+def test_what_observes_an_association_sees_what_is_inside(serve, made, tmp_path):
+    app, asking = App(), App("ASKING")
+    app.taps.append(recorder(tmp_path / "served"))
+    asking.taps.append(recorder(tmp_path / "asked"))
+    server = serve(app)
+    with secured(server, made.trusting(), app=asking) as client:
+        assert client.echo().code == 0
+    server.stop()
+    for side in ("served", "asked"):
+        (path,) = (tmp_path / side).iterdir()
+        assert replay(path, App()) == []
 
 
 def test_without_a_port_for_it_the_only_port_speaks_tls(serve, made):
