@@ -123,6 +123,23 @@ def test_an_idle_generator_learns_that_the_peer_vanished():
         assert closed.wait(WAIT)
 
 
+def test_a_handler_that_ends_because_of_a_cancel_is_answered_with_cancel():
+    app = App()
+
+    @app.find
+    def find(request):
+        yield {"PatientID": "1"}
+        while not request.cancelled:
+            threading.Event().wait(0.01)
+
+    with app.serve(port=0, grace=1) as server:
+        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
+            peer.find(IDENTIFIER, STUDY)
+            assert peer.receive()[0].status == 0xFF00
+            peer.send(1, commands.CCancelRQ(message_id_responded_to=1))
+            assert peer.receive()[0].status == 0xFE00
+
+
 def test_answers_arrive_although_the_next_is_not_there_yet():
     app, received = App(), [threading.Event(), threading.Event()]
     in_time = []
@@ -347,7 +364,8 @@ def test_stop_ends_a_connection_that_never_asked_for_an_association():
     with RawPeer(server.port), socket.create_connection(("127.0.0.1", server.port), WAIT) as silent:
         stopping = threading.Thread(target=server.stop)
         stopping.start()
-        silent.recv(100)
+        with contextlib.suppress(ConnectionResetError):  # it was not even accepted yet
+            silent.recv(100)
         stopping.join(WAIT)
         assert not stopping.is_alive()
 

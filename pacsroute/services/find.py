@@ -19,6 +19,7 @@ from pacsroute.status import (
     CANCEL,
     PENDING,
     PENDING_WARNING,
+    SUCCESS,
     Status,
 )
 
@@ -63,6 +64,9 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
         for row, outcome, supported in answers:
             if not isinstance(row, (Mapping, Dataset)):
                 assert outcome is not None
+                # A handler that ends because it saw the cancel has not told everything.
+                if outcome.status.code == SUCCESS and association.cancelled(request.message_id):
+                    outcome = Outcome(Status(CANCEL))
                 return outcome._replace(note=f"{sent} answers")
             now = time.monotonic()
             if now - looked > _LOOK_EVERY:
