@@ -65,8 +65,9 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
             if not isinstance(row, (Mapping, Dataset)):
                 assert outcome is not None
                 # A handler that ends because it saw the cancel has not told everything.
-                if outcome.status.code == SUCCESS and association.cancelled(request.message_id):
-                    outcome = Outcome(Status(CANCEL))
+                early = outcome.status.code == SUCCESS
+                if early and association.cancelled(request.message_id):
+                    return Outcome(Status(CANCEL), note=f"{sent} answers")
                 return outcome._replace(note=f"{sent} answers")
             now = time.monotonic()
             if now - looked > _LOOK_EVERY:
