@@ -300,13 +300,39 @@ def test_security_and_limits_are_those_of_the_settings():
     app.authenticate(lambda identity, association: identity)
     parts = {number: "\n".join(lines) for number, lines in sections(statement(app)).items()}
     assert "CT1@10.0.0.0/8" in parts["8.7.2"]
-    assert "GATE asks who its peers are" in parts["8.5.2"]
+    assert "User identities are asked for by GATE;" in parts["8.5.2"]
     assert "It is called GATE, OLD; other called AE titles are rejected." in parts["4.1.1"]
     assert "| 104 | 127.0.0.1 | in |" in parts["8.3"]
     assert "| Associations accepted at the same time | 12 |" in parts["7.1.1"]
     assert "ISO_IR 144, as configured" in parts["5.7"]
     for reason in ("| 1 | 1 | 3 |", "| 1 | 1 | 7 |", "| 1 | 2 | 1 |"):
         assert reason in parts["7.3.1"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ["| 104 | 127.0.0.1 | in | DICOM, without TLS |"]),
+        (
+            {"tls_certificate": "a.pem"},
+            ["| 104 | 127.0.0.1 | in | DICOM over TLS", "| PS3.15 B.12 |", "are not asked for"],
+        ),
+        (
+            {"tls_certificate": "a.pem", "tls_ca": "ca.pem", "tls_port": 2762},
+            ["in | DICOM, without TLS |", "| 2762 | 127.0.0.1 | in |", "without a valid"],
+        ),
+        (
+            {"tls_certificate": "a.pem", "tls_profile": "modified", "tls_key_passphrase": "s3cret"},
+            ["| PS3.15 B.13 |", "ECDHE-RSA-AES256-GCM-SHA384"],
+        ),
+    ],
+)
+def test_tls_is_stated_as_it_is_set(settings, words):
+    text = statement(App("GATE", port=104, **settings))
+    assert all(word in text for word in words)
+    assert not re.search(r"a\.pem|s3cret", text)
+    number = "8.4.2 Secure Transport Connection Profiles"
+    assert (f"{number} - N/A" in text) is (not settings)
 
 
 # ---- the command

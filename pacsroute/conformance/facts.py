@@ -181,8 +181,9 @@ class Facts:
 
 def gather(app: App) -> Facts:
     """Return what there is to be said of an app."""
-    own = [title for title in app.titles if title not in app.config.called_ae_titles]
-    entities = tuple(_entity(app, title) for title in own)
+    owned = [title for _, title in app.families if title is not None]
+    titles = dict.fromkeys((app.ae_title, *owned))
+    entities = tuple(_entity(app, title) for title in titles)
     used = dict.fromkeys(offer.syntaxes for entity in entities for offer in entity.offers)
     return Facts(app, entities, {syntaxes: f"TS{n}" for n, syntaxes in enumerate(used, 1)})
 

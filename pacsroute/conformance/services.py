@@ -150,7 +150,7 @@ def _storage(facts: Facts) -> dict[str, str]:
     keepers = [entity for entity in facts.entities if entity.answers("store")]
     if senders:
         found["5.2.5.1"] = (
-            f"{', '.join(senders)} sends instances by C-STORE as sub-operations of C-GET and "
+            f"Instances are sent by {', '.join(senders)} as sub-operations of C-GET and "
             "C-MOVE (section 5.2.7), one after the other. A response with a failure makes that "
             "sub-operation a failed one; it is not tried again."
         )
@@ -201,7 +201,7 @@ def _keeping(facts: Facts, keepers: list[Entity]) -> str:
     ]
     config = facts.app.config
     return text(
-        f"{', '.join(entity.title for entity in keepers)} receives instances by C-STORE.",
+        f"Instances are received by {', '.join(entity.title for entity in keepers)}.",
         table(
             ["AE", "Level of Conformance", "Level of Digital Signature Support", "Coercion"], lines
         ),
