@@ -140,7 +140,7 @@ def compare(text, number, title, port, called, callers=("",)):
             if accepted is None:
                 assert roles is None, f"{uid} is accepted in {syntax}"
                 continue
-            listed = syntax in accepted[0] or (syntax == PRIVATE and "any other" in accepted[0])
+            listed = syntax in accepted[0] or "any other" in accepted[0]
             assert roles == (accepted[1] if listed else None), (uid, syntax)
     return said
 

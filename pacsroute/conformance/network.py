@@ -141,7 +141,7 @@ def _entities(facts: Facts) -> str:
         parts += [
             heading(at, f"{entity.title} Application Entity"),
             heading(f"{at}.1", f"Sequencing of Real-World Activities for {entity.title}"),
-            _sequence(entity),
+            _sequence(facts, entity),
             heading(f"{at}.2", f"Association Parameters of {entity.title}"),
             "Those of section 7.1.1.",
             heading(f"{at}.3", "Association Initiation"),
@@ -152,8 +152,14 @@ def _entities(facts: Facts) -> str:
     return text(*parts)
 
 
-def _sequence(entity: Entity) -> str:
-    parts = ["Requests are answered in the order in which they come on an association."]
+def _sequence(facts: Facts, entity: Entity) -> str:
+    window = facts.app.config.outstanding
+    parts = [
+        "Requests are answered in the order in which they come on an association."
+        if window == 1
+        else f"Up to {window} requests of an association are answered at the same time, where that "
+        "was negotiated; else one after the other."
+    ]
     if entity.answers("get") or entity.answers("move"):
         parts.append(
             "The sub-operations of a C-GET or C-MOVE come one after the other, before its final "
