@@ -213,13 +213,7 @@ class App(Scope):
             ]
             if command == "echo":
                 found.append(replace(ECHO, scopes=self.scopes_of(called_ae)))
-            found.sort(
-                key=lambda route: (
-                    route.sop_class is None,
-                    route.kind is None,
-                    route.calling_ae is None,
-                )
-            )
+            found.sort(key=lambda route: route.rank)
             if len(self._found) >= _FOUND:
                 self._found.clear()
             self._found[key] = found[0] if found else None

@@ -15,10 +15,11 @@ Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GENERATES = frozenset({"find", "get", "move"})
-_BARE = {
+BARE = {
     command: frozenset({models["PatientRoot"], models["StudyRoot"]})
     for command, models in uids.QUERY_RETRIEVE.items()
 }
+"""The classes of a find, get or move without one."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Route:
         """What no two routes have in common."""
         return self.command, self.sop_class, self.calling_ae, self.kind, self.called_ae
 
+    @property
+    def rank(self) -> tuple[bool, bool, bool]:
+        """How specific it is: of the routes for one request, the least wins."""
+        return self.sop_class is None, self.kind is None, self.calling_ae is None
+
     def covers(self, sop_class: str) -> bool:
         """Tell whether it answers for a SOP class."""
         if self.sop_class is not None:
@@ -81,7 +87,7 @@ class Route:
             return sop_class == uids.VERIFICATION
         if self.command == "store":
             return sop_class in uids.STORAGE or (self.unknown and uids.is_storage(sop_class))
-        return sop_class in _BARE[self.command]
+        return sop_class in BARE[self.command]
 
     def __str__(self) -> str:
         if self.sop_class is not None:

@@ -15,9 +15,10 @@ IMPLEMENTATION_VERSION = "PACSROUTE_0_1"
 
 # The types of pydicom's rows: (name, type, info, retired, keyword).
 _KEYWORDS = {row[4]: uid for uid, row in UID_dictionary.items() if row[4]}
-_SOP_CLASSES = frozenset(
+SOP_CLASSES = frozenset(
     uid for uid, row in UID_dictionary.items() if row[1] in ("SOP Class", "Meta SOP Class")
 )
+"""Every SOP class and meta SOP class of the dictionary (PS3.6 Annex A)."""
 
 TRANSFER_SYNTAXES = frozenset(
     uid for uid, row in UID_dictionary.items() if row[1] == "Transfer Syntax"
@@ -77,7 +78,7 @@ def _models(command: str) -> dict[str, str]:
     """Return the keywords of a command's classes by what distinguishes them."""
     ending = re.compile(f"(QueryRetrieve)?(InformationModel)?{command.capitalize()}$")
     found = {ending.sub("", word): word for word in _KEYWORDS if ending.search(word)}
-    return {short: word for short, word in found.items() if _KEYWORDS[word] in _SOP_CLASSES}
+    return {short: word for short, word in found.items() if _KEYWORDS[word] in SOP_CLASSES}
 
 
 _SHORT = {command: _models(command) for command in ("find", "get", "move")}
@@ -157,6 +158,20 @@ def carried(abstract_syntax: str) -> frozenset[str]:
 def short_names(command: str) -> tuple[str, ...]:
     """Return the short names of SOP classes that a command has."""
     return tuple(_SHORT.get(command, ()))
+
+
+def written(uid: str, command: str = "") -> str:
+    """Return what a UID may be called in a decorator: short name, keyword, or the UID itself.
+
+    Examples
+    --------
+    >>> written("1.2.840.10008.5.1.4.31", "find"), written("1.2.840.10008.5.1.4.1.1.2")
+    ('Worklist', 'CTImageStorage')
+    """
+    row = UID_dictionary.get(uid)
+    keyword = row[4] if row else ""
+    short = {word: name for name, word in _SHORT.get(command, {}).items()}
+    return short.get(keyword, keyword) or uid
 
 
 def sop_instance(text: str) -> str:
@@ -255,12 +270,12 @@ def sop_class(text: str, command: str) -> str:
         return text
     short = _SHORT.get(command, {})
     uid = _KEYWORDS.get(short.get(text, text))
-    if uid in _SOP_CLASSES:
+    if uid in SOP_CLASSES:
         return str(uid)
     for other, others in _SHORT.items():
         if text in others:
             raise SetupError(f"{text!r} is a class of {other}, not of {command}")
-    names = [*short, *(word for word, uid in _KEYWORDS.items() if uid in _SOP_CLASSES)]
+    names = [*short, *(word for word, uid in _KEYWORDS.items() if uid in SOP_CLASSES)]
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise SetupError(f"no SOP class is called {text!r}{hint}")

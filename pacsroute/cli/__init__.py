@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from pacsroute.cli.clients import echo, find, get, move
+from pacsroute.cli.conformance import conformance
+from pacsroute.cli.routes import routes
 from pacsroute.cli.run import run
 from pacsroute.cli.sending import store
 from pacsroute.cli.tracing import explain, replay
@@ -29,5 +31,5 @@ def main() -> None:
     """  # noqa: D301 - click's mark is a backspace
 
 
-for _command in (run, echo, store, find, get, move, explain, replay):
+for _command in (run, routes, conformance, echo, store, find, get, move, explain, replay):
     main.add_command(_command)

@@ -71,6 +71,14 @@ _BY_NUMBER = {s.term: s for s in (*_G1, *_G0)}
 _BY_ESCAPE = {s.escape: s for s in (_ASCII, _ROMAJI, *_G1, *_G0)} | {b"\x1b$@": _G0[0]}
 _EXTENSION_ONLY = {"87", "159", "149", "58"}
 
+SUPPORTED = (
+    "ISO_IR 6",
+    *(f"ISO_IR {s.term}" for s in _G1 if s.width == 1),
+    *(f"ISO 2022 IR {s.term}" for s in (_ASCII, *_G1, *_G0)),
+    *("ISO_IR 192", "GB18030", "GBK"),
+)
+"""Every defined term that is understood (PS3.3 C.12.1.1.2)."""
+
 # Without code extensions the whole value is one Python codec's; ISO_IR 13 is left out
 # since JIS X 0201 is only a part of Shift-JIS.
 _WHOLE = {"ISO_IR 192": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}

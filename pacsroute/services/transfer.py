@@ -14,7 +14,7 @@ from pacsroute.status import Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
 # What is converted into, the best first: most peers know the first two.
-_CONVERTED = (
+CONVERTED = (
     uids.EXPLICIT_VR_LITTLE_ENDIAN,
     uids.IMPLICIT_VR_LITTLE_ENDIAN,
     uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -33,7 +33,7 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
     sop_class, transfer_syntax : str
         Their UIDs.
     """
-    others = tuple(uid for uid in _CONVERTED[:2] if uid != transfer_syntax)
+    others = tuple(uid for uid in CONVERTED[:2] if uid != transfer_syntax)
     if not can_convert(transfer_syntax, others[0]):
         return [(sop_class, (transfer_syntax,))]
     return [(sop_class, (transfer_syntax,)), (sop_class, others)]
@@ -68,7 +68,7 @@ def pick(
     if not syntaxes:
         raise NotAccepted(f"the peer has not accepted {uids.name(instance.sop_class)}")
     own = instance.transfer_syntax
-    for syntax in (own, *_CONVERTED):
+    for syntax in (own, *CONVERTED):
         if syntax in syntaxes and can_convert(own, syntax):
             return syntaxes[syntax]
     raise NotAccepted(

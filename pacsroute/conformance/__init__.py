@@ -1,0 +1,45 @@
+"""The DICOM Conformance Statement of an app, in the sections of PS3.2 Annex N.
+
+It is made of what is registered and set: `facts` asks the policy that negotiates associations,
+the other modules say it, each for some of the sections. Nothing else is claimed; what only the
+vendor of a product knows is marked as to be completed.
+"""
+
+from __future__ import annotations
+
+from pacsroute.app import App
+from pacsroute.conformance import network, overview, security, services, statuses
+from pacsroute.conformance.facts import gather
+from pacsroute.conformance.markdown import BLANK, text
+from pacsroute.conformance.outline import assemble, with_contents
+
+__all__ = ["BLANK", "statement"]
+
+
+def statement(app: App, date: str | None = None) -> str:
+    """Return the conformance statement of an app, as Markdown.
+
+    The same app with the same settings has the same statement.
+
+    Parameters
+    ----------
+    app : App
+        With all of its routes and blueprints.
+    date : str, optional
+        The date of the document.
+
+    Examples
+    --------
+    >>> app = App("ARCHIVE")
+    >>> print(statement(app).splitlines()[0])
+    # DICOM Conformance Statement: ARCHIVE
+    """
+    facts = gather(app)
+    bodies = {
+        **overview.sections(facts),
+        **services.sections(facts),
+        **network.sections(facts),
+        **statuses.sections(facts),
+        **security.sections(facts),
+    }
+    return with_contents(text(overview.cover(facts, date), assemble(bodies))) + "\n"

@@ -1,0 +1,258 @@
+"""What a statement is about: what each AE of an app accepts, asked of what negotiates for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydicom.uid import UID
+
+from pacsroute import extended, uids
+from pacsroute.app import App
+from pacsroute.blueprints import Scope
+from pacsroute.policy import Policy
+from pacsroute.routing import Route
+
+UNKNOWN = "2.25.1"
+"""A class or transfer syntax that no dictionary has: what becomes of it becomes of them all."""
+
+
+# The services as sections 5.2 and 7.3.2 number them; the template has no section for the last.
+VERIFICATION, WORKLIST, PROCEDURE_STEP, UPS, AVAILABILITY, STORAGE, COMMITMENT, QUERY = range(8)
+PRINT, OTHER = 8, 9
+NAMES = {
+    VERIFICATION: "Verification",
+    WORKLIST: "Basic Worklist Management",
+    PROCEDURE_STEP: "Modality Performed Procedure Step",
+    UPS: "Unified Worklist and Procedure Step",
+    AVAILABILITY: "Instance Availability Notification",
+    STORAGE: "Storage",
+    COMMITMENT: "Storage Commitment",
+    QUERY: "Query/Retrieve",
+    PRINT: "Print Management",
+    OTHER: "Other",
+}
+_KEYWORDS = (
+    (VERIFICATION, "Verification$"),
+    (WORKLIST, "ModalityWorklist"),
+    (PROCEDURE_STEP, "ModalityPerformedProcedureStep"),
+    (UPS, "UnifiedProcedureStep"),
+    (AVAILABILITY, "InstanceAvailability"),
+    (COMMITMENT, "StorageCommitment"),
+    (QUERY, ".*(Find|Get|Move)$|RepositoryQuery"),
+    (PRINT, "Basic(Film|.*Box|.*Print)|Print|.*(PrintManagementMeta|ImageBox)$|.*LUT|PullPrint"),
+)
+
+
+def title(service: int, names: Sequence[str]) -> str:
+    """Return what a heading calls SOP classes of a service: by their names, or by its own."""
+    if service == STORAGE or len(names) > 2:
+        return f"the {NAMES[service]} SOP Classes"
+    return " and ".join(f"the {name}" for name in names)
+
+
+class Syntaxes(NamedTuple):
+    """The transfer syntaxes of a presentation context.
+
+    Parameters
+    ----------
+    uids : tuple of str
+        In the order in which they are preferred.
+    ours : bool
+        Whether that order counts; else it is the peer's.
+    unknown : bool
+        Whether those that no dictionary has are accepted, too.
+    """
+
+    uids: tuple[str, ...]
+    ours: bool
+    unknown: bool
+
+
+class Offer(NamedTuple):
+    """A SOP class as an AE accepts it.
+
+    Parameters
+    ----------
+    sop_class : str
+        Its UID; `UNKNOWN` stands for the private ones and those newer than the dictionary.
+    scp, scu : bool
+        Which roles this AE can have where its peer has asked for the association.
+    syntaxes : Syntaxes
+        What is accepted of what the peer proposes.
+    commands : tuple of str
+        What peers may ask on its presentation context, as routes name it.
+    extended : tuple of (str, int)
+        What it says in extended negotiation, by name.
+    calling_ae : str
+        The one AE title that gets this; empty is everybody.
+    """
+
+    sop_class: str
+    scp: bool
+    scu: bool
+    syntaxes: Syntaxes
+    commands: tuple[str, ...]
+    extended: tuple[tuple[str, int], ...] = ()
+    calling_ae: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the SOP class, in words where a UID stands for many or has none."""
+        if self.sop_class == UNKNOWN:
+            return "Every other class: private ones, and those that this release does not know"
+        if self.sop_class not in uids.SOP_CLASSES:
+            return "Private SOP class"
+        uid = UID(self.sop_class)
+        name = uid.name or "Storage SOP Class without a name in PS3.6"
+        return f"{name} (Retired)" if uid.is_retired else name
+
+    @property
+    def uid(self) -> str:
+        """The UID of the SOP class, as a table has it."""
+        return "any other" if self.sop_class == UNKNOWN else self.sop_class
+
+    @property
+    def service(self) -> int:
+        """Which service it belongs to, as sections 5.2 and 7.3.2 number them."""
+        if "store" in self.commands or (uids.is_storage(self.sop_class) and not self.commands):
+            return STORAGE
+        if self.sop_class not in uids.SOP_CLASSES:
+            return OTHER
+        word = UID(self.sop_class).keyword
+        return next((number for number, words in _KEYWORDS if re.match(words, word)), OTHER)
+
+
+@dataclass(frozen=True)
+class Entity:
+    """An application entity: an AE title and what is behind it.
+
+    Parameters
+    ----------
+    title : str
+        Its AE title.
+    routes : tuple of Route
+        What its peers can reach.
+    offers : tuple of Offer
+        What it accepts, in the order of the UIDs.
+    scopes : tuple of Scope
+        The app and its blueprints, with their hooks.
+    """
+
+    title: str
+    routes: tuple[Route, ...]
+    offers: tuple[Offer, ...]
+    scopes: tuple[Scope, ...]
+
+    def answers(self, command: str) -> bool:
+        """Tell whether a route is for a command; C-ECHO always has one."""
+        return command == "echo" or any(route.command == command for route in self.routes)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether it asks who its peers are."""
+        return any(scope.authenticator for scope in self.scopes)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a statement is made of.
+
+    Parameters
+    ----------
+    app : App
+        The app, with its settings.
+    entities : tuple of Entity
+        Its application entities, that of its own title first.
+    sets : dict of Syntaxes to str
+        What the tables call each set of transfer syntaxes.
+    """
+
+    app: App
+    entities: tuple[Entity, ...]
+    sets: dict[Syntaxes, str]
+
+    def answers(self, command: str) -> bool:
+        """Tell whether any AE has a route for a command."""
+        return any(entity.answers(command) for entity in self.entities)
+
+
+def gather(app: App) -> Facts:
+    """Return what there is to be said of an app."""
+    owned = [title for _, title in app.families if title is not None]
+    titles = dict.fromkeys((app.ae_title, *owned))
+    entities = tuple(_entity(app, title) for title in titles)
+    used = dict.fromkeys(offer.syntaxes for entity in entities for offer in entity.offers)
+    return Facts(app, entities, {syntaxes: f"TS{n}" for n, syntaxes in enumerate(used, 1)})
+
+
+def _entity(app: App, title: str) -> Entity:
+    scopes = app.scopes_of(title)
+    owned = title if any(title == owner for _, owner in app.families) else None
+    routes = tuple(route for route in app.routes if route.called_ae == owned)
+    return Entity(title, routes, tuple(_offers(app, title, routes)), scopes)
+
+
+def _offers(app: App, called_ae: str, routes: Iterable[Route]) -> Iterator[Offer]:
+    """Yield what an AE title accepts.
+
+    Where a calling AE title gets something else than everybody does, it follows as another
+    offer of the same class.
+    """
+    named = {route.sop_class for route in routes if route.sop_class is not None}
+    callers = sorted({route.calling_ae for route in routes if route.calling_ae is not None})
+    for sop_class in sorted(uids.SOP_CLASSES | named | {UNKNOWN}, key=_number):
+        everybody = _offer(app, sop_class, "", called_ae)
+        if everybody is not None:
+            yield everybody
+        for caller in callers:
+            own = _offer(app, sop_class, caller, called_ae)
+            if own is not None and own._replace(calling_ae="") != everybody:
+                yield own
+
+
+def _number(uid: str) -> tuple[bool, list[int]]:
+    return uid == UNKNOWN, [int(part) for part in uid.split(".")]
+
+
+def _offer(app: App, sop_class: str, calling_ae: str, called_ae: str) -> Offer | None:
+    policy = app.policy(calling_ae, called_ae)
+    scp, scu = policy.serves(sop_class), policy.uses(sop_class)
+    if not (scp or scu):
+        return None
+    routes = app.routes_for(calling_ae, called_ae)
+    classes = {sop_class, *uids.carried(sop_class)}
+    covering = [route for route in routes if any(map(route.covers, classes))]
+    commands = dict.fromkeys(route.command for route in covering)
+    return Offer(
+        sop_class,
+        scp,
+        scu,
+        _syntaxes(policy, sop_class, routes),
+        tuple(commands) or (("echo",) if sop_class == uids.VERIFICATION else ()),
+        _extended(covering),
+        calling_ae,
+    )
+
+
+def _syntaxes(policy: Policy, sop_class: str, routes: Iterable[Route]) -> Syntaxes:
+    named = {syntax for route in routes for syntax in route.transfer_syntaxes}
+    proposed = tuple(sorted(uids.TRANSFER_SYNTAXES | named, key=_number))
+    first = policy.choose(sop_class, proposed)
+    ours = first == policy.choose(sop_class, proposed[::-1])
+    preferred = []
+    while (syntax := policy.choose(sop_class, proposed)) is not None:
+        preferred.append(syntax)
+        proposed = tuple(other for other in proposed if other != syntax)
+    unknown = policy.choose(sop_class, (UNKNOWN,)) is not None
+    return Syntaxes(tuple(preferred), ours and not unknown, unknown)
+
+
+def _extended(covering: Iterable[Route]) -> tuple[tuple[str, int], ...]:
+    """Return what the first route that says anything says: it is the one that answers."""
+    for route in covering:
+        if route.extended and route.command != "n_event_report":
+            return tuple(extended.agreed(route.command, route.extended).items())
+    return ()

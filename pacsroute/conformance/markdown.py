@@ -1,0 +1,54 @@
+"""Markdown as the statement has it: tables, sub-sections, and what is left to the vendor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+BLANK = "To be completed"
+"""What marks the places that only the vendor can fill in."""
+
+YES, NO = "Y", "N"
+
+
+def blank(what: str) -> str:
+    """Return the mark of something that only the vendor knows.
+
+    Examples
+    --------
+    >>> blank("name of the product")
+    '**To be completed:** name of the product'
+    """
+    return f"**{BLANK}:** {what}"
+
+
+def heading(number: str, title: str, *, applies: bool = True) -> str:
+    """Return the heading of a section, marked as PS3.2 Annex N has it where it does not apply.
+
+    Examples
+    --------
+    >>> heading("1.4", "Media Services", applies=False)
+    '### 1.4 Media Services - N/A'
+    """
+    level = min(number.removeprefix("A.").count(".") + 2, 6)
+    return f"{'#' * level} {number} {title}{'' if applies else ' - N/A'}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table; a bar within a cell is escaped.
+
+    Examples
+    --------
+    >>> print(table(["Name", "Value"], [["PDU", 4096]]))
+    | Name | Value |
+    | --- | --- |
+    | PDU | 4096 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def text(*blocks: str) -> str:
+    """Return paragraphs, tables and headings one below the other, without the empty ones."""
+    return "\n\n".join(block for block in blocks if block)

@@ -1,0 +1,114 @@
+"""Section 8: who may come in, and how the way is protected."""
+
+from __future__ import annotations
+
+from pacsroute.config import Config
+from pacsroute.conformance.facts import Facts
+from pacsroute.conformance.markdown import blank, table, text
+from pacsroute.net.tls import TLS
+
+
+def sections(facts: Facts) -> dict[str, str]:
+    """Return the bodies of section 8 by the numbers of its sub-sections."""
+    asking = [entity.title for entity in facts.entities if entity.authenticates]
+    config = facts.app.config
+    secure = {}
+    if config.tls_certificate:
+        secure = {"8.4.2": _transport(config), "A.C": _ciphers(config)}
+    return {
+        "8": "",
+        "8.1": blank("in which network the product is meant to be, and what protects it there"),
+        "8.2": "TCP/IP, over IPv4 or IPv6. Host names are resolved as the operating system does. "
+        "No other network service is required.",
+        "8.3": _ports(config),
+        "8.4": "",
+        **secure,
+        "8.5": "",
+        "8.5.1": blank("which identity the product gives when it requests associations, if any"),
+        "8.5.2": _identities(facts, asking),
+        "8.7": "",
+        "8.7.2": _network(config),
+        "8.7.3": "What is logged has AE titles, addresses and UIDs, and no values of data sets. "
+        "Lengths, nesting and numbers are bounded as section 6.1 says.",
+    }
+
+
+def _ports(config: Config) -> str:
+    plain, secured = "DICOM, without TLS", "DICOM over TLS (section 8.4.2)"
+    only_tls = bool(config.tls_certificate) and config.tls_port is None
+    ports = [(config.port, secured if only_tls else plain)]
+    if config.tls_certificate and config.tls_port is not None:
+        ports.append((config.tls_port, secured))
+    return table(
+        ["Port", "Address", "Direction", "Use"],
+        [
+            *([port or "a free one", config.host, "in", use] for port, use in ports),
+            ["as configured", "C-MOVE destinations and other peers", "out", "DICOM, or over TLS"],
+        ],
+    )
+
+
+_PROFILES = {
+    "bcp195": ("BCP 195 TLS Secure Transport Connection Profile", "PS3.15 B.12"),
+    "modified": ("Modified BCP 195 TLS Secure Transport Connection Profile", "PS3.15 B.13"),
+}
+_CLIENT_CERTIFICATES = {
+    "none": "Clients are not asked for a certificate.",
+    "optional": "Clients may have a certificate; one that is there has to be valid.",
+    "required": "Clients without a valid certificate are refused.",
+}
+
+
+def _transport(config: Config) -> str:
+    asked = config.tls_client_certificate or ("required" if config.tls_ca else "none")
+    return text(
+        table(["Profile", "Defined in", "Support"], [[*_PROFILES[config.tls_profile], "acceptor"]]),
+        f"TLS 1.2 and 1.3 are spoken, nothing older. {_CLIENT_CERTIFICATES[asked]} Revocation is "
+        "not looked up.",
+        blank("key lengths and issuer of the certificate, and how certificates are exchanged"),
+    )
+
+
+def _ciphers(config: Config) -> str:
+    context = TLS(profile=config.tls_profile).client()  # type: ignore[arg-type]
+    suites = ", ".join(sorted(cipher["name"] for cipher in context.get_ciphers()))
+    return f"Cipher suites, as OpenSSL calls them: {suites}."
+
+
+def _identities(facts: Facts, asking: list[str]) -> str:
+    if not asking:
+        return (
+            "An identity that a peer gives is not looked at; the association is accepted without "
+            "a server response."
+        )
+    others = [entity.title for entity in facts.entities if entity.title not in asking]
+    return text(
+        f"User identities are asked for by {', '.join(asking)}; peers that are not known are "
+        "rejected. A server response is sent if the peer has asked for it.",
+        f"They are not looked at by {', '.join(others)}." if others else "",
+        table(
+            ["Type", "Identity", "Support"],
+            [
+                ["1", "User name", blank("Y or N")],
+                ["2", "User name and passcode", blank("Y or N")],
+                ["3", "Kerberos service ticket", blank("Y or N")],
+                ["4", "SAML assertion", blank("Y or N")],
+                ["5", "JSON Web Token", blank("Y or N")],
+            ],
+        ),
+    )
+
+
+def _network(config: Config) -> str:
+    if config.allow:
+        who = table(
+            ["Allowed calling AE title, network, or both"], [[text] for text in config.allow]
+        )
+    else:
+        who = "Every calling AE title may associate, from every address that reaches the product."
+    called = (
+        "Called AE titles other than those of section 4.1 are rejected."
+        if config.require_called_ae
+        else "No called AE title is rejected."
+    )
+    return text(who, called)

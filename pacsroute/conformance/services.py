@@ -1,0 +1,231 @@
+"""Section 5: what is done for each service."""
+
+from __future__ import annotations
+
+from pacsroute import uids
+from pacsroute.conformance import facts as kinds
+from pacsroute.conformance.facts import Entity, Facts, Offer
+from pacsroute.conformance.markdown import NO, YES, blank, heading, table, text
+from pacsroute.conformance.overview import of_services, who
+from pacsroute.dataset.convert import can_convert
+from pacsroute.routing import name_of
+
+_QUERY_CONDUCT = (
+    "A key that is asked for and not supported is left out of the responses, which are Pending "
+    "with warning (FF01) then; group lengths are ignored. A C-CANCEL is looked for between "
+    "responses, and answered with FE00. Priority is ignored."
+)
+_LEVELS = "Responses have the Query/Retrieve Level of the request, and the Retrieve AE Title."
+_UNIQUE_KEYS = (
+    "The unique key of the level has to have a value, or a list of them, without wildcards; what "
+    "would mean the whole archive is refused (A900). A level may be spelt as in IMAGES or Study."
+)
+_RETRIEVE_CONDUCT = (
+    "Failed instances are listed in the final response. A C-CANCEL is looked for between "
+    "sub-operations, and answered with FE00. Priority is ignored. An instance goes in the transfer "
+    "syntax in which it is kept if that was accepted; else as section 5.2.5.1.1 says."
+)
+_MOVE_CONDUCT = (
+    "The move destination is looked up by its AE title; one that nobody knows is A801. Instances "
+    "go there on an association of their own, from the AE title that was called, with the Move "
+    "Originator AE Title and Message ID."
+)
+
+
+def sections(facts: Facts) -> dict[str, str]:
+    """Return the bodies of section 5 by the numbers of its sub-sections."""
+    found = {
+        "5": "",
+        "5.1": _mapping(facts),
+        "5.2": text(
+            "Every AE answers a C-ECHO.",
+            "The requests below are handed to the product when this layer has checked them.",
+        ),
+        **_storage(facts),
+        "5.6": blank("how the services depend on each other"),
+        "5.7": _character_sets(facts),
+    }
+    for number in range(kinds.WORKLIST, kinds.OTHER + 1):
+        if number != kinds.STORAGE and (body := _service(facts, number)):
+            found[f"5.2.{number}"] = body
+    return found
+
+
+def _mapping(facts: Facts) -> str:
+    lines = []
+    for service, name in kinds.NAMES.items():
+        cells = [_roles(entity, service) for entity in facts.entities]
+        if any(cells):
+            lines.append([name, *(cell or "-" for cell in cells)])
+    return table(["Service", *(entity.title for entity in facts.entities)], lines)
+
+
+def _roles(entity: Entity, service: int) -> str:
+    offers = [offer for offer in entity.offers if offer.service == service]
+    roles = ["SCP"] * any(offer.scp for offer in offers)
+    sends = service == kinds.STORAGE and (entity.answers("move") or entity.answers("get"))
+    roles += ["SCU"] * (sends or any(offer.scu for offer in offers))
+    return ", ".join(roles)
+
+
+def _service(facts: Facts, service: int) -> str:
+    """Return a sub-section for each SOP class of a service."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for entity, offer in of_services(facts, [service]):
+        role = "SCP" if offer.scp else "SCU"
+        answers = f"{who(entity, offer)} answers {', '.join(_types(entity, offer))}"
+        names = alike.setdefault((role, answers, _conduct(entity, offer)), [])
+        names += [] if offer.name in names else [offer.name]
+    parts = []
+    for number, ((role, answers, conduct), names) in enumerate(alike.items(), 1):
+        title = heading(f"5.2.{service}.{number}", f"{role} of {kinds.title(service, names)}")
+        parts += [title, f"{answers} on presentation contexts of {', '.join(names)}.", conduct]
+    return text(*parts)
+
+
+def _conduct(entity: Entity, offer: Offer) -> str:
+    parts = []
+    rooted = any(offer.sop_class in roots.values() for roots in uids.QUERY_RETRIEVE.values())
+    if "find" in offer.commands:
+        parts += [
+            f"{_QUERY_CONDUCT} {_LEVELS}" if rooted else _QUERY_CONDUCT,
+            blank("the keys that are matched, how, and those returned"),
+        ]
+    if {"get", "move"} & set(offer.commands):
+        parts += [_UNIQUE_KEYS] if rooted else []
+        parts.append(f"{_pending(entity, offer)} {_RETRIEVE_CONDUCT}")
+    if "move" in offer.commands:
+        parts.append(_MOVE_CONDUCT)
+    if "get" in offer.commands:
+        parts.append(
+            "The peer has to propose the Storage SOP Classes that it wants on the association of "
+            "the C-GET, with the SCP role for them."
+        )
+    if any(command.startswith("n_") for command in offer.commands):
+        parts.append(blank("the attributes that are used, and what is done with them"))
+    if offer.service == kinds.COMMITMENT and offer.scp:
+        parts += [
+            "The outcome is reported by N-EVENT-REPORT, on the association of the request after "
+            "its response, or on a new one: see section 7.2.",
+            blank("which of the two, when, how often it is tried, and the failure reasons used"),
+        ]
+    if offer.extended:
+        says = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in offer.extended)
+        parts.append(f"In extended negotiation it says: {says}.")
+    return text(*parts)
+
+
+def _types(entity: Entity, offer: Offer) -> list[str]:
+    """Return what is answered on a context, with the action and event types."""
+    classes = {offer.sop_class, *uids.carried(offer.sop_class)}
+    found: dict[str, list[int]] = {}
+    for route in entity.routes:
+        if any(map(route.covers, classes)):
+            found.setdefault(route.command, []).extend([] if route.kind is None else [route.kind])
+    return [
+        name_of(command) + (f" of type {', '.join(map(str, sorted(types)))}" if types else "")
+        for command, types in found.items()
+    ]
+
+
+def _pending(entity: Entity, offer: Offer) -> str:
+    for route in entity.routes:
+        if route.covers(offer.sop_class) and route.pending_interval:
+            return (
+                f"A Pending response with the counts follows a sub-operation every "
+                f"{route.pending_interval:g} s, and one a second while none ends."
+            )
+    return (
+        "A Pending response with the counts follows each sub-operation, and one a second while "
+        "none ends."
+    )
+
+
+# ------------------------------------------------------------- storage
+
+
+def _storage(facts: Facts) -> dict[str, str]:
+    found = {}
+    senders = [e.title for e in facts.entities if e.answers("get") or e.answers("move")]
+    keepers = [entity for entity in facts.entities if entity.answers("store")]
+    if senders:
+        found["5.2.5.1"] = (
+            f"Instances are sent by {', '.join(senders)} as sub-operations of C-GET and "
+            "C-MOVE (section 5.2.7), one after the other. A response with a failure makes that "
+            "sub-operation a failed one; it is not tried again."
+        )
+        found["5.2.5.1.1"] = _transcoding()
+    if keepers:
+        found["5.2.5.2"] = _keeping(facts, keepers)
+    if found:
+        found["5.2.5"] = ""
+    return found
+
+
+def _transcoding() -> str:
+    targets = sorted(uids.NATIVE)
+    compressed = uids.TRANSFER_SYNTAXES - uids.NATIVE
+    assert all(can_convert(source, target) for source in compressed for target in targets)
+    names = [uids.name(uid) for uid in targets]
+    kept = [(uids.name(uid), YES) for uid in targets]
+    return text(
+        table(
+            ["Kept as", *names],
+            [
+                *([name, *[yes] * len(names)] for name, yes in kept),
+                ["Any other standard transfer syntax", *["Y, if a decoder is there"] * len(names)],
+                ["A private transfer syntax", *[NO] * len(names)],
+            ],
+        ),
+        "Transcoding keeps the SOP Instance UID. Nothing is compressed.",
+        blank("which decoders are installed"),
+    )
+
+
+def _keeping(facts: Facts, keepers: list[Entity]) -> str:
+    levels = {
+        (entity.title, name): str(value)
+        for entity in keepers
+        for offer in entity.offers
+        if offer.service == kinds.STORAGE
+        for name, value in offer.extended
+    }
+    lines = [
+        [
+            entity.title,
+            levels.get((entity.title, "level"), blank("0, 1 or 2")),
+            levels.get((entity.title, "signature"), blank("1, 2 or 3")),
+            levels.get((entity.title, "coercion"), blank("0, 1 or 2")),
+        ]
+        for entity in keepers
+    ]
+    config = facts.app.config
+    return text(
+        f"Instances are received by {', '.join(entity.title for entity in keepers)}.",
+        table(
+            ["AE", "Level of Conformance", "Level of Digital Signature Support", "Coercion"], lines
+        ),
+        "An instance is handed to the product as the bytes that were received: nothing in it is "
+        "coerced, converted or left out on the way. It is refused without being looked at further "
+        "if its SOP Class UID or SOP Instance UID differs from that of the request, or if it is "
+        f"longer than {config.max_dataset_length:,} bytes. Instances of private SOP Classes and in "
+        "private transfer syntaxes are treated like all others.",
+        blank("how long instances are kept, what becomes of duplicates, what is changed in them"),
+    )
+
+
+def _character_sets(facts: Facts) -> str:
+    chosen = facts.app.config.charset
+    preferred = (
+        f"{chosen}, as configured" if chosen else "the Specific Character Set of the request"
+    )
+    return text(
+        "Requests may have any character set of section 1.7, with or without code extensions; one "
+        "that is missing, misspelt or wrong does not make a request fail.",
+        f"Responses without a character outside of ISO_IR 6 have no Specific Character Set. Others "
+        f"are encoded in {preferred}, or as ISO_IR 192 where that set has not all of their "
+        "characters.",
+        "Instances that are stored and sent are not converted, except where section 5.2.5.1.1 "
+        "says so; their character set remains what it was.",
+        blank("how person names are matched, and what a user interface shows"),
+    )
