@@ -51,6 +51,17 @@ def test_what_a_title_does_not_serve_no_other_title_serves_for_it():
                 list(client.find(STUDY))
 
 
+def test_what_is_found_is_to_be_retrieved_from_the_title_that_has_it():
+    app, research = App("ARCHIVE"), Blueprint("research")
+    _finder(app, "clinic")
+    _finder(research, "study")
+    app.register_blueprint(research, called_ae="RESEARCH")
+    keys = STUDY | {"RetrieveAETitle": ""}
+    for called, stated in (("RESEARCH", "RESEARCH"), ("ARCHIVE", "ARCHIVE"), ("ANY", "ARCHIVE")):
+        with app.test_client(called_ae=called) as client:
+            assert [row.RetrieveAETitle for row in client.find(keys)] == [stated]
+
+
 def test_without_a_title_its_routes_stand_beside_the_apps():
     app, part = App("ARCHIVE"), Blueprint("part")
     _finder(part, "part")

@@ -49,7 +49,8 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     app, association, context = call.app, call.association, call.context
     always = {}
     if context.abstract_syntax in uids.QUERY_RETRIEVE["find"].values():
-        always["RetrieveAETitle"] = app.ae_title
+        called_ae = association.called_ae
+        always["RetrieveAETitle"] = called_ae if called_ae in app.titles else app.ae_title
         level = request.identifier.get("QueryRetrieveLevel")
         if level:
             always["QueryRetrieveLevel"] = level
