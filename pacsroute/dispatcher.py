@@ -17,7 +17,7 @@ from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
 from pacsroute.outcome import Outcome
 from pacsroute.services import echo, find, get, move, normalized, store
-from pacsroute.services.base import Association, Call, response
+from pacsroute.services.base import Association, Call, limit_of, response
 from pacsroute.status import UNRECOGNIZED_OPERATION, Status
 
 logger = logging.getLogger("pacsroute")
@@ -41,7 +41,7 @@ _AHEAD = 2  # times its window that a peer may have outstanding before it is abo
 
 
 class Memory(bytearray):
-    """A sink for data sets that are small and read at once: identifiers.
+    """A sink for data sets that are read at once: all but those to be stored.
 
     What goes beyond the limit is dropped, and `is_cut` tells of it.
     """
@@ -62,7 +62,7 @@ def open_sink(app: App, association: Association, context_id: int, command: Comm
     """Return where the data set of a message goes."""
     if isinstance(command, CStoreRQ):
         return store.open_spool(app, association, association.contexts[context_id], command)
-    return Memory(app.config.max_identifier_length)
+    return Memory(getattr(app.config, limit_of(command)))
 
 
 class Dispatcher:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pacsroute.app import App
     from pacsroute.net.tls import TLS
+    from pacsroute.upper_layer.negotiation import AcceptedContext
 
 
 class Association(Protocol):
@@ -25,6 +26,8 @@ class Association(Protocol):
 
     Attributes
     ----------
+    contexts : mapping of int to AcceptedContext
+        The presentation contexts that were accepted, by their IDs.
     failure : BaseException or None
         What the last handler that failed has raised; tests see it.
     peer_certificate : dict or None
@@ -32,6 +35,7 @@ class Association(Protocol):
         where the peer has shown none.
     """
 
+    contexts: Mapping[int, AcceptedContext]
     failure: BaseException | None
     peer_certificate: dict[str, Any] | None
 
@@ -57,6 +61,9 @@ class Request:
         The peer's Message ID.
     sop_class, sop_instance, transfer_syntax : str
         UIDs; empty where the command has none.
+    abstract_syntax : str
+        The UID of what its presentation context is for, which is not always the command's
+        SOP class: a film box comes on the context of a print management meta class.
     extended : mapping of str to int
         What extended negotiation has agreed for its SOP class, by name: see
         `pacsroute.Router.find` and its like.
@@ -77,6 +84,7 @@ class Request:
     sop_class: str = ""
     sop_instance: str = ""
     transfer_syntax: str = ""
+    abstract_syntax: str = ""
     extended: Mapping[str, int] = field(default_factory=dict)
     association: Association | None = field(default=None, repr=False)
     error: BaseException | None = field(default=None, repr=False)
@@ -247,6 +255,8 @@ class NormalizedRequest(Request):
         sop_instance: str | None = None,
     ) -> None:
         """Have an N-EVENT-REPORT sent on this association once the response has gone.
+
+        Where the peer has negotiated no presentation context for it, nobody is told.
 
         Parameters
         ----------

@@ -7,9 +7,11 @@ import shutil
 import socket
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import pydicom
+import pynetdicom.association
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -156,3 +158,25 @@ FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 def sample():
     """Return a function that gives the path of one of pydicom's test files."""
     return lambda name: FILES / name
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pynetdicom_pauses():
+    """Have pynetdicom's associations know whether their reactor is paused.
+
+    It keeps a flag, which is set before the reactor is, and which another thread resets
+    after an event report: an answer may be read by the reactor and lost, or a request wait
+    for ever. Here it is paused while it waits at its checkpoint.
+    """
+
+    def is_paused(self):
+        waits = bool(self._reactor_checkpoint._cond._waiters)
+        return waits or not self.is_alive() or threading.current_thread() is self
+
+    def ignore(self, value):
+        """Leave it to the checkpoint."""
+
+    kind = pynetdicom.association.Association
+    kind._is_paused = property(is_paused, ignore)
+    yield
+    del kind._is_paused

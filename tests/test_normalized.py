@@ -1,5 +1,7 @@
 """The N-services, as pynetdicom's SCU of each service class asks for them."""
 
+import queue
+
 import pytest
 from pydicom import Dataset
 from pydicom.uid import UID
@@ -287,3 +289,68 @@ def test_routes_of_two_types_are_two():
     app.n_action("StorageCommitment")(lambda request: None)
     with pytest.raises(SetupError, match="registered for the same"):
         app.n_action("StorageCommitment", action_type=1)(lambda request: None)
+
+
+FILMS = classes.BasicGrayscalePrintManagementMeta
+
+
+def test_a_request_knows_the_meta_class_of_its_context(app, associate):
+    seen = []
+
+    @app.n_delete("FilmBox")
+    def delete(request):
+        seen.append((request.sop_class, request.abstract_syntax))
+
+    association = associate(FILMS, classes.BasicColorPrintManagementMeta)
+    for meta in (FILMS, classes.BasicColorPrintManagementMeta):
+        association.send_n_delete(classes.BasicFilmBox, "1.2.3", meta_uid=meta)
+    assert seen == [
+        (classes.BasicFilmBox, FILMS),
+        (classes.BasicFilmBox, classes.BasicColorPrintManagementMeta),
+    ]
+
+
+def test_an_event_goes_on_the_context_that_it_belongs_to(app, associate):
+    @app.n_set("AnnotationBox")
+    def write(request):
+        printer = uids.sop_instance("Printer")
+        job = uids.sop_class("PrintJob", "n_get")
+        request.report(1, {"ExecutionStatusInfo": "QUEUED"}, sop_class=job, sop_instance="1.2.9")
+        request.report(1, {"PrinterName": "P"}, sop_class=classes.Printer, sop_instance=printer)
+
+    app.n_get("Printer")(lambda request: {"PrinterName": "P"})
+    events = queue.Queue()
+
+    def on_report(event):
+        events.put((event.request.AffectedSOPClassUID, event.context.abstract_syntax))
+        return 0, None
+
+    handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
+    association = associate(FILMS, classes.BasicAnnotationBox, handlers=handlers)
+    note = dataset(TextString="text")
+    status, _ = association.send_n_set(note, classes.BasicAnnotationBox, "1.2.3")
+    assert status.Status == 0
+    # There is no context for the print job: nothing is said of it, on no other either.
+    assert events.get(timeout=8) == (classes.Printer, FILMS)
+    status, _ = association.send_n_get([], classes.Printer, classes.PrinterInstance, meta_uid=FILMS)
+    assert (status.Status, events.qsize()) == (0, 0)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 0), (1_000_000, 0x0110)])
+def test_a_large_image_is_whole_or_refused(app, associate, limit, expected):
+    lengths = []
+
+    @app.n_set("GrayscaleImageBox")
+    def image(request):
+        lengths.append(len(request.modification_list.PixelData))
+
+    if limit is not None:
+        app.config.max_set_length = limit
+    association = associate(FILMS)
+    ds = dataset(BitsAllocated=8, PixelData=bytes(6_000_000))
+    ds["PixelData"].VR = "OB"
+    box = classes.BasicGrayscaleImageBox
+    for _ in range(2):
+        status, _ = association.send_n_set(ds, box, "1.2.3", meta_uid=FILMS)
+        assert status.Status == expected
+    assert lengths == ([] if limit else [6_000_000] * 2)

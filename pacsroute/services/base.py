@@ -106,6 +106,12 @@ _COMMANDS = {
 }
 
 
+def limit_of(command: Command) -> str:
+    """Return the setting that limits the data set of a command, if that is not to be stored."""
+    is_set = isinstance(command, commands.NSetRQ)
+    return "max_set_length" if is_set else "max_identifier_length"
+
+
 @dataclass(slots=True)
 class Call:
     """A message on its way to a handler, and what is needed to answer it.
@@ -131,6 +137,7 @@ class Call:
             "user": association.user,
             "message_id": getattr(command, "message_id", 0),
             "transfer_syntax": context.transfer_syntax,
+            "abstract_syntax": context.abstract_syntax,
         }
         if context.information:
             name = _COMMANDS.get(type(command), "")
@@ -151,10 +158,11 @@ class Call:
         DataSetError
             If it is none, or is longer than the limit.
         """
-        most = self.app.config.max_identifier_length
+        limit = limit_of(self.message.command)
+        most = getattr(self.app.config, limit)
         data: Any = self.message.data
         if getattr(data, "is_cut", False):
-            raise DataSetError(f"longer than max_identifier_length, {most} bytes")
+            raise DataSetError(f"longer than {limit}, {most} bytes")
         limits = self.limits._replace(inflated=most)
         return how(bytes(data), self.context.transfer_syntax, limits)
 

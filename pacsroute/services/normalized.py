@@ -154,11 +154,13 @@ def _encoded(
 
 def _report(call: Call, report: EventReport) -> None:
     """Send an N-EVENT-REPORT on the association of the request, and wait for its answer."""
-    context = call.context
-    if report.sop_class not in (context.abstract_syntax, *uids.carried(context.abstract_syntax)):
-        for other in call.association.contexts.values():
-            if other.abstract_syntax == report.sop_class:
-                context = other
+    for context in (call.context, *call.association.contexts.values()):
+        abstract = context.abstract_syntax
+        if report.sop_class == abstract or report.sop_class in uids.carried(abstract):
+            break
+    else:
+        logger.debug("no context for an event of %s", uids.name(report.sop_class))
+        return
     status = send_report(call.association, context.id, context.transfer_syntax, report)
     if status.category not in ("Success", "Warning"):
         logger.warning(
