@@ -3,7 +3,6 @@
 import contextlib
 import os
 import queue
-import shutil
 import socket
 import struct
 import subprocess
@@ -12,7 +11,7 @@ import time
 
 import pydicom
 import pytest
-from conftest import FILES, RawPeer
+from conftest import FILES, RawPeer, dcmtk_tool
 from pydicom.dataset import Dataset
 from test_peers import SAMPLES, body
 
@@ -823,11 +822,7 @@ def test_a_failure_elsewhere_is_not_passed_on(listening):
 
 def started(tool, *arguments):
     """Start one of DCMTK's servers, and wait until it listens on the port that is its last."""
-    path = shutil.which(tool)
-    if path is None:
-        if "CI" in os.environ:
-            pytest.fail(f"DCMTK's {tool} is not installed, and CI has to have it")
-        pytest.skip(f"DCMTK's {tool} is not installed")
+    path = dcmtk_tool(tool)
     process = subprocess.Popen(
         [path, *map(str, arguments)],
         env={**os.environ, "TCP_NODELAY": "1"},

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import FILES, RawPeer
+from conftest import FILES, RawPeer, dcmtk_tool
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
@@ -386,11 +385,7 @@ def test_getscu_gets_what_was_stored(syntax, archive, dcmtk, tmp_path):
 @pytest.fixture(scope="module")
 def storescp(tmp_path_factory):
     """Run DCMTK's storescp, which takes everything as it comes."""
-    path = shutil.which("storescp")
-    if path is None:
-        if "CI" in os.environ:
-            pytest.fail("DCMTK's storescp is not installed, and CI has to have it")
-        pytest.skip("DCMTK's storescp is not installed")
+    path = dcmtk_tool("storescp")
     with contextlib.ExitStack() as stack:
 
         def start(*options):

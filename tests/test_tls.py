@@ -18,7 +18,7 @@ import pydicom
 import pytest
 import trustme
 from click.testing import CliRunner
-from conftest import RawPeer
+from conftest import RawPeer, dcmtk_tool
 from cryptography.hazmat.primitives import serialization
 
 import pacsroute
@@ -746,11 +746,7 @@ def test_storescu(serve, made, dcmtk, sample, tmp_path):
 @pytest.fixture
 def storescp(made, tmp_path):
     """Start DCMTK's storescp with TLS, which wants certificates of the hospital."""
-    path = shutil.which("storescp")
-    if path is None:
-        if "CI" in os.environ:
-            pytest.fail("DCMTK's storescp is not installed, and CI has to have it")
-        pytest.skip("DCMTK's storescp is not installed")
+    path = dcmtk_tool("storescp")
     folder = tmp_path / "storescp"
     folder.mkdir()
     with socket.create_server((LOCALHOST, 0)) as listener:
