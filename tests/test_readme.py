@@ -35,3 +35,19 @@ def test_example_loads_and_answers(path, tmp_path, monkeypatch):
     app = runpy.run_path(str(path))["app"]
     with app.serve(port=0):
         assert app.handle(EchoRequest(app=app)).status.code == 0
+
+
+def test_the_table_of_service_classes_has_names_that_there_are():
+    from pacsroute import uids
+
+    table = README[README.index("| service class |") :].partition("\n\n")[0]
+    names = [name for name in re.findall(r'"(\w+)"', table) if name not in ("Cardiac",)]
+    commands = ("store", "find", "get", "move", *uids.N_COMMANDS)
+    short = {name for command in commands for name in uids.short_names(command)}
+    assert len(names) > 30
+    assert [name for name in names if name not in short and name != "CTImageStorage"] == []
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
