@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import pwd
+import select
 import signal
 import sys
 import threading
@@ -251,6 +252,8 @@ class Log(glogging.Logger):  # type: ignore[misc]
 class DicomWorker(Worker):  # type: ignore[misc]
     """One process that serves; its arbiter hears from it once a second."""
 
+    server: Server | None = None
+
     def load_wsgi(self) -> None:
         """Load nothing yet, and no WSGI app at all."""
 
@@ -258,9 +261,12 @@ class DicomWorker(Worker):  # type: ignore[misc]
         """Load the app and serve it until a signal of the arbiter's."""
         threading.Thread(target=self._beat, daemon=True).start()
         try:
-            server = self.app.make([listener.sock for listener in self.sockets])
-            if self.alive:
-                server.run(lambda: logger.info("worker %d serves", os.getpid()))
+            self.server = self.app.make([listener.sock for listener in self.sockets])
+            with self.server:
+                logger.info("worker %d serves", os.getpid())
+                while self.alive and os.getppid() == self.ppid:
+                    if select.select(self.PIPE[:1], [], [], _HEARTBEAT)[0]:
+                        os.read(self.PIPE[0], 4096)  # there was a signal
             logger.info("worker %d has ended", os.getpid())
         except Exception as error:
             if isinstance(error, click.ClickException):
@@ -273,13 +279,12 @@ class DicomWorker(Worker):  # type: ignore[misc]
             sys.exit(1)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop at once, as a second SIGTERM has `Server.run` do it."""
-        on_term: Any = signal.getsignal(signal.SIGTERM)
-        for _ in range(2):
-            on_term(sig, frame)
+        """Stop without a grace period. SIGTERM, which may come again and again, leaves it."""
+        self.alive = False
+        if self.server is not None:
+            self.server.hurry()
 
     def _beat(self) -> None:
-        while os.getppid() == self.ppid:
+        while True:
             self.notify()
             time.sleep(_HEARTBEAT)
-        os.kill(os.getpid(), signal.SIGTERM)

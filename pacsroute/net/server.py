@@ -115,7 +115,7 @@ class Server:
         self._served: Counter[str] = Counter()  # associations of all, of each host and each AE
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._hurry = threading.Event()
+        self._hurried = False
         self._running = contextlib.ExitStack()
         self._after: ThreadPoolExecutor | None = None
 
@@ -157,8 +157,8 @@ class Server:
         self._stop.set()
         if self._shared:  # to shut them down would be to shut them down for the others, too
             left = time.monotonic() + 2 * _ACCEPT_TICK
-            while self._spare and time.monotonic() < left and not self._hurry.wait(_STOP_TICK):
-                pass
+            while self._spare and time.monotonic() < left and not self._hurried:
+                time.sleep(_STOP_TICK)
         else:
             for door in self._doors:
                 with contextlib.suppress(OSError):
@@ -169,11 +169,9 @@ class Server:
             logger.info("stopping: %d associations have %g s to finish", count, self.config.grace)
         deadline = time.monotonic() + self.config.grace
         while (  # one that has accepted a peer just now is no association yet
-            len(self._threads) > self._spare
-            and time.monotonic() < deadline
-            and not self._hurry.wait(_STOP_TICK)
+            len(self._threads) > self._spare and time.monotonic() < deadline and not self._hurried
         ):
-            pass
+            time.sleep(_STOP_TICK)
         for association in self._associations():
             association.stop()
         deadline = time.monotonic() + 2
@@ -188,6 +186,10 @@ class Server:
             self._after.shutdown(wait=True)
         self._running.close()
 
+    def hurry(self) -> None:
+        """Have `stop` wait no longer for associations to finish; a signal handler may call it."""
+        self._hurried = True
+
     def run(self, ready: Callable[[], object] | None = None) -> None:
         """Serve until SIGINT or SIGTERM; a second one cuts the grace period short.
 
@@ -201,7 +203,7 @@ class Server:
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if self._stop.is_set():
-                self._hurry.set()
+                self.hurry()
             self._stop.set()
 
         for number in signals:
