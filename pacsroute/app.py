@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
@@ -48,6 +49,8 @@ from pacsroute.status import (
 from pacsroute.trace.tap import TapFactory
 
 if TYPE_CHECKING:
+    import click
+
     from pacsroute.net.client import Client
     from pacsroute.net.server import Server
     from pacsroute.testing import TestClient
@@ -125,6 +128,27 @@ class App(Scope):
                 for function in scope.lifespans:
                     stack.enter_context(contextlib.contextmanager(function)(self))
             yield self
+
+    @functools.cached_property
+    def cli(self) -> click.Group:
+        """Commands of the app's own, for ``pacsroute NAME``: a click group.
+
+        A command that needs what the lifespan makes holds it, ``with app.running():``.
+
+        Examples
+        --------
+        >>> import click
+        >>> app = App()
+        >>> @app.cli.command()
+        ... @click.argument("folder")
+        ... def reindex(folder):
+        ...     "Read all files of FOLDER into the index."
+        >>> list(app.cli.commands)
+        ['reindex']
+        """
+        import click  # noqa: PLC0415 - only for those who have commands
+
+        return click.Group()
 
     # ------------------------------------------------------------- called AE titles
 

@@ -6,13 +6,25 @@ import click
 
 from pacsroute.cli.clients import echo, find, get, move
 from pacsroute.cli.conformance import conformance
+from pacsroute.cli.custom import Commands, choose_app
+from pacsroute.cli.new import new
 from pacsroute.cli.routes import routes
 from pacsroute.cli.run import run
 from pacsroute.cli.sending import store
+from pacsroute.cli.shell import shell
 from pacsroute.cli.tracing import explain, replay
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--app",
+    is_eager=True,
+    expose_value=False,
+    callback=choose_app,
+    metavar="APP",
+    help="The app of the commands that work with one, and of those that it has itself: "
+    "module:app or path/to/file.py. Else PACSROUTE_APP, or app.py in this folder.",
+)
 @click.version_option(package_name="pacsroute")
 def main() -> None:
     """Flask for DICOM: serve an app of decorated functions, or ask a peer for its services.
@@ -31,5 +43,18 @@ def main() -> None:
     """  # noqa: D301 - click's mark is a backspace
 
 
-for _command in (run, routes, conformance, echo, store, find, get, move, explain, replay):
+for _command in (
+    run,
+    routes,
+    conformance,
+    shell,
+    new,
+    echo,
+    store,
+    find,
+    get,
+    move,
+    explain,
+    replay,
+):
     main.add_command(_command)

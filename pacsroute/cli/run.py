@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+from pacsroute.app import App
 from pacsroute.cli.loading import load
+from pacsroute.cli.serving import explained, serve
 from pacsroute.cli.tracing import observes
 from pacsroute.config import SETTINGS
 from pacsroute.errors import SetupError
 from pacsroute.net.server import Server
 from pacsroute.requests import Peer
-from pacsroute.routing import name_of
 from pacsroute.trace.tap import TapFactory
 
 _LEVELS = ["debug", "info", "warning", "error"]
@@ -83,6 +85,20 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     envvar="PACSROUTE_LOG_LEVEL",
     show_default=True,
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    envvar="PACSROUTE_WORKERS",
+    help="Serve in that many processes, each with its own limits.",
+)
+@click.option("--user", envvar="PACSROUTE_USER", help="Whom the workers run as, if root starts.")
+@click.option("--group", envvar="PACSROUTE_GROUP", help="Their group, by default the user's own.")
+@click.option(
+    "--reload",
+    is_flag=True,
+    envvar="PACSROUTE_RELOAD",
+    help="Serve anew whenever a file of the app is saved.",
+)
 @_setting_options
 @observes(err=False)
 def run(
@@ -91,6 +107,10 @@ def run(
     destinations: dict[str, Peer],
     log_level: str,
     taps: list[TapFactory],
+    workers: int | None,
+    user: str | None,
+    group: str | None,
+    reload: bool,
     **options: Any,
 ) -> None:
     """Serve APP until Ctrl-C.
@@ -98,49 +118,57 @@ def run(
     APP is module:app, path/to/file.py, module:create_app(), or nothing for app.py in this
     folder. Each option is also an environment variable: --port is PACSROUTE_PORT. An option
     wins over the environment, that over --config, and that over what APP itself says.
+
+    With --workers, SIGTERM stops gracefully and Ctrl-C at once; SIGHUP has new workers, which
+    load APP anew, take the place of the others, and SIGTTIN and SIGTTOU make them one more or
+    one fewer.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
-    found = load(app)
-    found.destinations |= destinations
-    found.taps += taps
-    try:
-        if file is not None:
-            found.config.from_file(file)
-        found.config.from_environment()
-        found.config.from_mapping(
-            {name: value for name, value in options.items() if value not in (None, ())}
-        )
-    except SetupError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        server = Server(found)
-    except SetupError as error:
-        raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(_why_not(error)) from None
-    if not found.routes:
-        click.echo("no handler is registered: only C-ECHO is answered", err=True)
-    click.echo(f"{found.ae_title} serves")
-    for route in found.routes:
-        click.echo(f"  {route}")
-    if not any(route.command == "echo" for route in found.routes):
-        click.echo(f"  {name_of('echo'):<14} Verification")
-    where = f"{server.host}:{server.port}"
-    if server.tls_port == server.port:
-        where += " (TLS)"
-    elif server.tls_port is not None:
-        where += f" and {server.tls_port} (TLS)"
-    server.run(ready=lambda: click.echo(f"listening on {where}, Ctrl-C stops"))
-    click.echo("stopped")
+    process = "%(process)d " if workers else ""
+    logging.basicConfig(
+        level=log_level.upper(), format=f"%(asctime)s {process}%(levelname)-7s %(message)s"
+    )
+
+    def load_app() -> App:
+        found = load(app)
+        found.destinations |= destinations
+        found.taps += taps
+        try:
+            if file is not None:
+                found.config.from_file(file)
+            found.config.from_environment()
+            found.config.from_mapping(
+                {name: value for name, value in options.items() if value not in (None, ())}
+            )
+        except SetupError as error:
+            raise click.UsageError(str(error)) from None
+        return found
+
+    if workers and reload:
+        raise click.UsageError("--workers and --reload do not go together: SIGHUP reloads workers")
+    if (user and not workers) or (group and not user):
+        raise click.UsageError("--group needs --user, and --user needs --workers")
+    if workers:
+        with _extra("workers"):
+            from pacsroute.cli.workers import run_workers  # noqa: PLC0415 - only where gunicorn is
+        run_workers(load_app, workers, user, group)
+    elif reload:
+        with _extra("reload"):
+            from pacsroute.cli.reload import run_reloading  # noqa: PLC0415 - where watchfiles is
+        run_reloading(load_app, app)
+    else:
+        with explained():
+            server = Server(load_app())
+        serve(server)
 
 
-def _why_not(error: OSError) -> str:
-    host, _, port = str(error.filename).rpartition(":")
-    another = "choose another with --port or --tls-port"
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} is taken: stop what listens there, or {another}"
-    if error.errno == errno.EACCES:
-        return f"port {port} is for root only: {another}, above 1023"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is no address of this machine: choose another with --host"
-    return f"cannot listen on {host}:{port}: {error.strerror or error}"
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Tell what is to be installed where an import fails."""
+    if os.name != "posix":
+        raise click.ClickException(f"--{name} forks processes, which this system does not")
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"--{name} needs {error.name}: pip install 'pacsroute[{name}]'"
+        ) from None

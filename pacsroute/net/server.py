@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -23,8 +23,10 @@ from typing import Any
 
 from pacsroute import uids
 from pacsroute.app import App
+from pacsroute.config import Config
 from pacsroute.dispatcher import Dispatcher
-from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
+from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected, SetupError
+from pacsroute.net import transport
 from pacsroute.net.association import Association
 from pacsroute.net.tls import TLS, configured, subject
 from pacsroute.upper_layer.pdu import AssociateRJ
@@ -35,6 +37,7 @@ _ALL = ""  # counts them all
 _AFTER_THREADS = 4
 _STOP_TICK = 0.05
 _SIGNAL_TICK = 0.5
+_ACCEPT_TICK = 0.25  # how soon those who accept from a shared listener see that it stops
 _REFUSALS = 50  # peers that are being told of the limit at the same time
 _NAMED = 8  # SOP classes in a log line
 _SPARE = 4  # threads that wait for a peer, at each port
@@ -45,7 +48,7 @@ class _Door:
     """A port, and how many threads wait there."""
 
     listener: socket.socket
-    tls: TLS | None
+    tls: TLS | None = None
     spare: int = 0
 
 
@@ -58,6 +61,9 @@ class Server:
         Whose handlers answer.
     host, port : str and int, optional
         Where it listens, in the place of what the app's settings say; port 0 is a free one.
+    listeners : collection of socket, optional
+        Sockets that listen already, in the place of these, as `listen` makes them: those that
+        other processes accept from, too.
     **settings
         Settings of `pacsroute.Config` in the place of the app's.
 
@@ -87,6 +93,8 @@ class Server:
         app: App,
         host: str | None = None,
         port: int | None = None,
+        *,
+        listeners: Collection[socket.socket] | None = None,
         **settings: Any,
     ) -> None:
         self.app = app
@@ -94,17 +102,20 @@ class Server:
         chosen = {name: value for name, value in given.items() if value is not None}
         self.config = app.config.replace(**chosen)
         tls = configured(self.config)
-        ports = [self.config.port]
-        if self.config.tls_port is not None:
-            ports.append(self.config.tls_port)
-        self._doors = _open(self.config.host, ports, tls)
+        self._shared = listeners is not None
+        if listeners is None:
+            listeners = listen(self.config).values()
+        self._doors = [_Door(listener) for listener in listeners]
+        if len(self._doors) != 1 + (self.config.tls_port is not None):
+            raise SetupError("the settings have more or fewer ports than it listens at")
+        self._doors[-1].tls = tls
         self.host, self.port = self._doors[0].listener.getsockname()[:2]
         self.tls_port = self._doors[-1].listener.getsockname()[1] if tls else None
         self._threads: dict[threading.Thread, Association | None] = {}
         self._served: Counter[str] = Counter()  # associations of all, of each host and each AE
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._hurry = threading.Event()
+        self._hurried = False
         self._running = contextlib.ExitStack()
         self._after: ThreadPoolExecutor | None = None
 
@@ -127,6 +138,10 @@ class Server:
         except BaseException:
             _close(self._doors)
             raise
+        if self._shared:
+            for door in self._doors:
+                door.listener.setblocking(True)
+                transport.set_up(door.listener, _ACCEPT_TICK, 0)
         self._after = ThreadPoolExecutor(_AFTER_THREADS, "pacsroute-after")
         with self._lock:
             for door in self._doors:
@@ -140,20 +155,23 @@ class Server:
         lifespan ends last.
         """
         self._stop.set()
-        for door in self._doors:
-            with contextlib.suppress(OSError):
-                door.listener.shutdown(socket.SHUT_RDWR)  # wakes those in accept
+        if self._shared:  # to shut them down would be to shut them down for the others, too
+            left = time.monotonic() + 2 * _ACCEPT_TICK
+            while self._spare and time.monotonic() < left and not self._hurried:
+                time.sleep(_STOP_TICK)
+        else:
+            for door in self._doors:
+                with contextlib.suppress(OSError):
+                    door.listener.shutdown(socket.SHUT_RDWR)  # wakes those in accept
         _close(self._doors)
         count = len(self._associations())
         if count:
             logger.info("stopping: %d associations have %g s to finish", count, self.config.grace)
         deadline = time.monotonic() + self.config.grace
-        while (
-            self._associations()
-            and time.monotonic() < deadline
-            and not self._hurry.wait(_STOP_TICK)
+        while (  # one that has accepted a peer just now is no association yet
+            len(self._threads) > self._spare and time.monotonic() < deadline and not self._hurried
         ):
-            pass
+            time.sleep(_STOP_TICK)
         for association in self._associations():
             association.stop()
         deadline = time.monotonic() + 2
@@ -168,6 +186,10 @@ class Server:
             self._after.shutdown(wait=True)
         self._running.close()
 
+    def hurry(self) -> None:
+        """Have `stop` wait no longer for associations to finish; a signal handler may call it."""
+        self._hurried = True
+
     def run(self, ready: Callable[[], object] | None = None) -> None:
         """Serve until SIGINT or SIGTERM; a second one cuts the grace period short.
 
@@ -181,7 +203,7 @@ class Server:
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if self._stop.is_set():
-                self._hurry.set()
+                self.hurry()
             self._stop.set()
 
         for number in signals:
@@ -196,6 +218,10 @@ class Server:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @property
+    def _spare(self) -> int:
+        return sum(door.spare for door in self._doors)
 
     def _associations(self) -> list[Association]:
         with self._lock:
@@ -220,7 +246,7 @@ class Server:
             while (accepted := self._accept(door.listener)) is not None:
                 with self._lock:
                     door.spare -= 1
-                    busy = len(self._threads) - sum(door.spare for door in self._doors)
+                    busy = len(self._threads) - self._spare
                     if door.spare == 0 and busy < self.config.max_associations + _REFUSALS:
                         self._begin(door)
                 try:
@@ -249,6 +275,8 @@ class Server:
         while not self._stop.is_set():
             try:
                 sock, address = listener.accept()
+            except BlockingIOError:  # the tick of a shared listener
+                continue
             except OSError as error:
                 if not self._stop.is_set():
                     # Out of descriptors, or a peer that gave up already: wait, and go on.
@@ -355,16 +383,41 @@ def _identified(association: Association) -> str:
     return f" with the certificate of {ascii(subject(association.peer_certificate))[1:-1]}"
 
 
-def _open(host: str, ports: list[int], tls: TLS | None) -> list[_Door]:
-    """Listen at all of the ports, or at none; TLS is spoken at the last one."""
-    doors: list[_Door] = []
+def listen(
+    config: Config, kept: Mapping[str, socket.socket] | None = None
+) -> dict[str, socket.socket]:
+    """Listen at all ports of the settings, or at none.
+
+    Parameters
+    ----------
+    config : Config
+        The settings. TLS is spoken at the last port that they have.
+    kept : mapping of str to socket, optional
+        What an earlier call has returned: the socket of what is asked for again is used again.
+
+    Returns
+    -------
+    dict of str to socket
+        The sockets by what was asked for.
+
+    Raises
+    ------
+    OSError
+        If it cannot listen there.
+    """
+    kept = kept or {}
+    found: dict[str, socket.socket] = {}
     try:
-        for port in ports:
-            doors.append(_Door(_listen(host, port), tls if len(doors) == len(ports) - 1 else None))
+        for name in ("port", "tls_port"):
+            port = getattr(config, name)
+            if port is not None:
+                asked = f"{name} {config.host}:{port}"
+                found[asked] = kept.get(asked) or _listen(config.host, port)
     except BaseException:
-        _close(doors)
+        for asked in found.keys() - kept.keys():
+            found[asked].close()
         raise
-    return doors
+    return found
 
 
 def _close(doors: list[_Door]) -> None:

@@ -1,0 +1,214 @@
+"""``pacsroute run --reload``: a new process for each saved file, on the same port.
+
+This process never loads the app. It forks one that does and serves; when a file is saved it
+ends that one and forks the next. The first that listens hands its socket over, and this
+process keeps it for those that follow: peers that come meanwhile wait and are answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import click
+from watchfiles import Change, PythonFilter, watch
+
+from pacsroute.app import App
+from pacsroute.cli.serving import explained, serve
+from pacsroute.config import Config
+from pacsroute.net.server import Server, listen
+
+_TICK = 100  # milliseconds in which is seen what the child has to say
+_PATIENCE = 3.0  # seconds that a child has to end
+_MISUSED = 2  # the exit code of a command line that no saved file mends
+_wanted = PythonFilter(extra_extensions=[".toml"])
+
+
+def run_reloading(load_app: Callable[[], App], spec: str | None) -> None:
+    """Serve until SIGINT or SIGTERM, and anew whenever a file is saved.
+
+    Parameters
+    ----------
+    load_app : callable
+        Loads the app; called in a process of its own.
+    spec : str or None
+        How the app is named on the command line.
+    """
+
+    def serve_once(session: Session) -> None:
+        try:
+            app = load_app()
+        finally:
+            session.tell()
+        with explained():
+            # Whoever saves a file does not want to wait for a workstation to release.
+            server = Server(app, listeners=session.listen(app.config), grace=0)
+        serve(server, ready=session.tell)
+
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    supervisor = _Supervisor(_first_folders(spec), stop)
+    while not stop.is_set():
+        supervisor.run(serve_once)
+
+
+class Session:
+    """What a child knows of the process that it is a child of.
+
+    Parameters
+    ----------
+    channel : socket
+        Where it tells of itself.
+    listeners : dict of str to socket
+        What an earlier child has listened on.
+    """
+
+    def __init__(self, channel: socket.socket, listeners: dict[str, socket.socket]) -> None:
+        self._listeners = listeners
+        self._channel = channel
+
+    def listen(self, config: Config) -> Collection[socket.socket]:
+        """Listen where the settings say, with the sockets of before where that is the same."""
+        before, self._listeners = self._listeners, listen(config, self._listeners)
+        for asked in before.keys() - self._listeners.keys():
+            before[asked].close()
+        self.tell()
+        return self._listeners.values()
+
+    def tell(self) -> None:
+        """Tell the folders of what is imported so far, and what is listened on."""
+        told = {"folders": sorted(_imported()), "listeners": list(self._listeners)}
+        descriptors = [listener.fileno() for listener in self._listeners.values()]
+        socket.send_fds(self._channel, [json.dumps(told).encode()], descriptors)
+
+
+class _Supervisor:
+    def __init__(self, folders: set[str], stop: threading.Event) -> None:
+        self._folders = folders
+        self._stop = stop
+        self._listeners: dict[str, socket.socket] = {}
+        self._running = False
+
+    def run(self, serve: Callable[[Session], object]) -> None:
+        """Have a child serve until a file is saved, or this process is to stop."""
+        since = time.time()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with ours, theirs:
+            ours.setblocking(False)
+            child = multiprocessing.get_context("fork").Process(
+                target=_child, args=(serve, Session(theirs, self._listeners))
+            )
+            child.start()
+            self._running = True
+            try:
+                while not (self._saved(since, child, ours) or self._stop.is_set()):
+                    pass
+            finally:
+                child.terminate()
+                child.join(_PATIENCE)
+                child.kill()
+                child.join()
+                self._hear(ours)
+
+    def _saved(self, since: float, child: BaseProcess, channel: socket.socket) -> bool:
+        """Wait for a file to be saved; return False early if more folders are to be watched."""
+        watched, seen = frozenset(self._folders), frozenset[str]()
+        for changes in watch(
+            *filter(os.path.isdir, watched),
+            watch_filter=_wanted,
+            stop_event=self._stop,
+            rust_timeout=_TICK,
+            yield_on_timeout=True,
+            recursive=False,
+        ):
+            saved = [path for _, path in changes] or _newer(watched - seen, since)
+            seen = watched
+            if saved:
+                click.echo(f"{os.path.relpath(min(saved))} is saved: restarting")
+                return True
+            if self._running and not child.is_alive():
+                self._running = False
+                if child.exitcode == _MISUSED:
+                    raise click.exceptions.Exit(_MISUSED)
+                click.echo("the app has ended: waiting for a file to be saved", err=True)
+            self._hear(channel)
+            if watched != self._folders:
+                break
+        return False
+
+    def _hear(self, channel: socket.socket) -> None:
+        """Take what the child has told."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(channel, 1 << 18, 8)
+                told = json.loads(data)
+                self._folders |= set(told["folders"])
+                for listener in self._listeners.values():
+                    listener.close()
+                sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                self._listeners = dict(zip(told["listeners"], sockets, strict=True))
+
+
+def _child(serve: Callable[[Session], object], session: Session) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # What is saved twice within a second would be taken for what was compiled the first time.
+    sys.dont_write_bytecode = True
+    # multiprocessing has closed it, and `breakpoint()` in a handler wants it.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    try:
+        serve(session)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def _first_folders(spec: str | None) -> set[str]:
+    """Return where the app is to be found, as far as its name tells."""
+    source = (spec or "app.py").partition(":")[0]
+    is_path = source.endswith(".py")
+    folders = [Path(source).parent] if is_path else Path(*source.split(".")).parents
+    return {str(path.resolve()) for path in (Path.cwd(), *folders) if path.is_dir()}
+
+
+def _imported() -> set[str]:
+    """Return the folders of the modules that are imported, without those that are installed."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    paths = {Path(file).parent for file in files if file}
+    standard = Path(sysconfig.get_path("stdlib"))
+    return {
+        str(path)
+        for path in paths
+        if not path.is_relative_to(standard)
+        and not {"site-packages", "dist-packages"} & set(path.parts)
+    }
+
+
+def _newer(folders: Iterable[str], since: float) -> list[str]:
+    """Return the files that were saved before anybody watched their folders."""
+    found = []
+    now = time.time()  # what is of the future says nothing
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it may be gone by now
+            found += [
+                entry.path
+                for entry in os.scandir(folder)
+                if _wanted(Change.modified, entry.path) and since < entry.stat().st_mtime <= now
+            ]
+    return found

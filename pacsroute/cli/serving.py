@@ -1,0 +1,74 @@
+"""What every way of serving tells on the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+
+import click
+
+from pacsroute.app import App
+from pacsroute.errors import SetupError
+from pacsroute.net.server import Server
+from pacsroute.routing import name_of
+
+
+def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
+    """Serve until Ctrl-C, and tell what is served and where."""
+    announce(server.app)
+    where = address(server.host, server.port, server.tls_port)
+
+    def listening() -> None:
+        click.echo(f"listening on {where}, Ctrl-C stops")
+        ready()
+
+    server.run(listening)
+    click.echo("stopped")
+
+
+def announce(app: App) -> None:
+    """Tell what an app serves."""
+    if not app.routes:
+        click.echo("no handler is registered: only C-ECHO is answered", err=True)
+    click.echo(f"{app.ae_title} serves")
+    for route in app.routes:
+        click.echo(f"  {route}")
+    if not any(route.command == "echo" for route in app.routes):
+        click.echo(f"  {name_of('echo'):<14} Verification")
+
+
+def address(host: str, port: int, tls_port: int | None) -> str:
+    """Return where it is served, for people.
+
+    Examples
+    --------
+    >>> address("127.0.0.1", 11112, 2762)
+    '127.0.0.1:11112 and 2762 (TLS)'
+    """
+    if tls_port is None:
+        return f"{host}:{port}"
+    return f"{host}:{port} (TLS)" if tls_port == port else f"{host}:{port} and {tls_port} (TLS)"
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Say in a line why a server cannot be made."""
+    try:
+        yield
+    except SetupError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(_why_not(error)) from None
+
+
+def _why_not(error: OSError) -> str:
+    host, _, port = str(error.filename).rpartition(":")
+    another = "choose another with --port or --tls-port"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is taken: stop what listens there, or {another}"
+    if error.errno == errno.EACCES:
+        return f"port {port} is for root only: {another}, above 1023"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine: choose another with --host"
+    return f"cannot listen on {host}:{port}: {error.strerror or error}"

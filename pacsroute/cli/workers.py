@@ -1,0 +1,290 @@
+"""``pacsroute run --workers``: several processes that serve, under gunicorn's arbiter.
+
+The arbiter never loads the app: each worker does, so that SIGHUP brings in what has changed.
+
+All workers accept from one listening socket. The kernel wakes those who wait in `accept` in
+turn, which spreads associations evenly: of 8 on two workers always 4 and 4. With SO_REUSEPORT
+and a socket for each it was 3 and 5 on average, and a worker that stops loses those who wait.
+"""
+
+from __future__ import annotations
+
+import grp
+import logging
+import multiprocessing
+import os
+import pwd
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from socket import socket
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+
+import click
+from gunicorn import glogging
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+from pacsroute.app import App
+from pacsroute.cli.serving import address, announce, explained
+from pacsroute.config import Config
+from pacsroute.net.server import Server, listen
+from pacsroute.net.tls import configured
+
+logger = logging.getLogger("pacsroute")
+
+_HEARTBEAT = 1.0
+_SILENCE = 30  # seconds without a heartbeat after which a worker is killed
+_AFTERWARDS = 30  # seconds for `request.after` and lifespans, once associations have ended
+T = TypeVar("T")
+
+_PAUSE = 1.0  # seconds before a worker that cannot start is followed by the next
+
+
+def run_workers(
+    load_app: Callable[[], App], count: int, user: str | None, group: str | None
+) -> None:
+    """Serve with a number of workers until SIGTERM, which is graceful, SIGINT or SIGQUIT.
+
+    Parameters
+    ----------
+    load_app : callable
+        Loads the app; called in each worker.
+    count : int
+        How many workers there are.
+    user, group : str or None
+        Who they run as, if not as this process.
+    """
+    account = Account.of(user, group) if user else None
+    first: Config | None = None
+
+    def look() -> Config:
+        app = load_app()
+        with explained():
+            configured(app.config)
+        if first is not None and _asked(app.config) != _asked(first):
+            raise click.ClickException("another host or port takes a new start")
+        announce(app)
+        return app.config
+
+    def make(sockets: list[socket]) -> Server:
+        with explained():
+            return Server(load_app(), listeners=sockets)
+
+    first = try_out(look, account)
+    with explained():
+        listeners = list(listen(first).values())
+    host, port = listeners[0].getsockname()[:2]
+    tls_port = listeners[-1].getsockname()[1] if first.tls_certificate else None
+    where = address(host, port, tls_port)
+    click.echo(f"listening on {where} with {count} workers, Ctrl-C stops")
+    Supervisor(make, look, listeners, count, account, first.grace).run()
+
+
+def _asked(config: Config) -> tuple[str, int, int | None]:
+    return config.host, config.port, config.tls_port
+
+
+class Account(NamedTuple):
+    """Who the workers run as, where root has started them."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, user: str, group: str | None) -> Account:
+        """Return the account of a user; without a group it is in the user's own.
+
+        Raises
+        ------
+        click.UsageError
+            If there is none, or whoever asks is not root.
+        """
+        try:
+            uid, gid = pwd.getpwnam(user)[2:4]
+            gid = gid if group is None else grp.getgrnam(group).gr_gid
+        except KeyError as error:
+            raise click.UsageError(f"--user, --group: {error.args[0]}") from None
+        if os.geteuid() != 0:
+            raise click.UsageError("only root can have --user")
+        return cls(user, uid, gid)
+
+    def take(self) -> None:
+        """Have this process run as the account, with its groups and none of root's."""
+        os.initgroups(self.name, self.gid)  # gunicorn does either this or the next
+        os.setgid(self.gid)
+        os.setuid(self.uid)
+
+
+def try_out(look: Callable[[], T], account: Account | None) -> T:
+    """Return what a function returns in a process of its own: this one loads nothing.
+
+    Raises
+    ------
+    click.exceptions.Exit
+        If it fails, which it has told itself.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_look, args=(look, account, sender))
+    child.start()
+    sender.close()
+    try:
+        with receiver:
+            result: T = receiver.recv()
+    except EOFError:
+        child.join()
+        raise click.exceptions.Exit(child.exitcode or 1) from None
+    child.join()
+    return result
+
+
+def _look(look: Callable[[], Any], account: Account | None, sender: Connection) -> None:
+    for number in Arbiter.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    if account is not None:
+        account.take()
+    try:
+        sender.send(look())
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
+    """Keeps a number of workers that serve.
+
+    Parameters
+    ----------
+    make : callable
+        Loads the app, and returns its server on the sockets that it is called with.
+    look : callable
+        Loads the app, to see whether it can be.
+    listeners : list of socket
+        What the workers accept from.
+    count : int
+        How many workers there are.
+    account : Account or None
+        Who they run as, if not as this process.
+    grace : float
+        Seconds that running associations have when a worker stops.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[list[socket]], Server],
+        look: Callable[[], Any],
+        listeners: list[socket],
+        count: int,
+        account: Account | None,
+        grace: float,
+    ) -> None:
+        self.make = make
+        self.look = look
+        self.account = account
+        self._settings = {
+            "bind": [f"fd://{listener.detach()}" for listener in listeners],
+            "workers": count,
+            "worker_class": DicomWorker,
+            "logger_class": Log,
+            "timeout": _SILENCE,
+            "graceful_timeout": int(grace) + _AFTERWARDS,
+            "on_exit": lambda arbiter: click.echo("stopped"),
+            "control_socket_disable": True,
+        }
+        if account is not None:
+            self._settings |= {
+                "user": account.uid,  # who owns the file that the heartbeat touches
+                "group": account.gid,
+                "post_fork": lambda arbiter, worker: account.take(),
+            }
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand our settings to gunicorn, as far as its version has them."""
+        for name, value in self._settings.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def run(self) -> None:
+        """Serve until SIGTERM, which is graceful, or SIGINT or SIGQUIT, which are quick."""
+        DicomArbiter(self).run()
+
+
+class DicomArbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's arbiter, which does not give up what runs for what cannot be loaded."""
+
+    def handle_hup(self) -> None:
+        """Have workers that load the app anew take the place of those that are there."""
+        try:
+            try_out(self.app.look, self.app.account)
+        except click.exceptions.Exit:
+            logger.error("the app cannot be loaded any more: the workers go on as they are")
+        else:
+            logger.info("reloading: new workers begin, the old ones finish")
+            super().handle_hup()
+
+    def handle_usr2(self) -> None:
+        """Do nothing: the command line would have to listen on its port once more."""
+        logger.warning("SIGUSR2 does nothing here; SIGHUP loads the app anew")
+
+
+class Log(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's log within ours: what it tells of its daily work is for debugging."""
+
+    def setup(self, cfg: Any) -> None:
+        """Send everything where our own log goes."""
+        self.cfg = cfg
+        self.error_log = logging.getLogger("pacsroute.arbiter")
+
+    def info(self, msg: str, *args: Any, **options: Any) -> None:
+        """Log something for debugging."""
+        self.debug(msg, *args, **options)
+
+
+class DicomWorker(Worker):  # type: ignore[misc]
+    """One process that serves; its arbiter hears from it once a second."""
+
+    server: Server | None = None
+
+    def load_wsgi(self) -> None:
+        """Load nothing yet, and no WSGI app at all."""
+
+    def run(self) -> None:
+        """Load the app and serve it until a signal of the arbiter's."""
+        threading.Thread(target=self._beat, daemon=True).start()
+        try:
+            self.server = self.app.make([listener.sock for listener in self.sockets])
+            with self.server:
+                logger.info("worker %d serves", os.getpid())
+                while self.alive and os.getppid() == self.ppid:
+                    if select.select(self.PIPE[:1], [], [], _HEARTBEAT)[0]:
+                        os.read(self.PIPE[0], 4096)  # there was a signal
+            logger.info("worker %d has ended", os.getpid())
+        except Exception as error:
+            if isinstance(error, click.ClickException):
+                error.show()
+            else:
+                logger.exception("worker %d failed", os.getpid())
+            if self.age <= self.cfg.workers:  # it never worked: this ends the arbiter
+                sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            time.sleep(_PAUSE)
+            sys.exit(1)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop without a grace period. SIGTERM, which may come again and again, leaves it."""
+        self.alive = False
+        if self.server is not None:
+            self.server.hurry()
+
+    def _beat(self) -> None:
+        while True:
+            self.notify()
+            time.sleep(_HEARTBEAT)
