@@ -36,7 +36,7 @@ logger = logging.getLogger("pacsroute")
 _ALL = ""  # counts them all
 _AFTER_THREADS = 4
 _STOP_TICK = 0.05
-_SIGNAL_TICK = 0.5
+_SIGNAL_TICK = 0.1
 _ACCEPT_TICK = 0.25  # how soon those who accept from a shared listener see that it stops
 _REFUSALS = 50  # peers that are being told of the limit at the same time
 _NAMED = 8  # SOP classes in a log line
@@ -200,11 +200,14 @@ class Server:
         """
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.getsignal(number) for number in signals}
+        stopping = False
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set():
+            # No Event: the main thread, which runs this, may hold its lock.
+            nonlocal stopping
+            if stopping:
                 self.hurry()
-            self._stop.set()
+            stopping = True
 
         for number in signals:
             signal.signal(number, on_signal)
@@ -213,8 +216,8 @@ class Server:
                 if ready is not None:
                     ready()
                 # Not one long wait: a signal that another thread receives does not end it.
-                while not self._stop.wait(_SIGNAL_TICK):
-                    pass
+                while not stopping:
+                    time.sleep(_SIGNAL_TICK)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pacsroute.dimse.commands import Request
+from pacsroute.dimse.commands import Request, Response
 from pacsroute.dimse.messages import Message
+from pacsroute.status import Status
 from pacsroute.trace.conversation import Chunk, Conversation
 from pacsroute.trace.files import read
 from pacsroute.trace.observer import Frames, Observer, Seen
@@ -26,11 +27,33 @@ _RESPONSE = re.compile(
 )
 
 
+class Progress(NamedTuple):
+    """How far an acceptor has come.
+
+    Pending responses count up to the next other one only: how many there are before a cancel
+    comes, or while a handler thinks, depends on the time.
+    """
+
+    others: int = 0
+    pending: int = 0
+
+    def and_then(self, seen: list[Seen]) -> Progress:
+        """Return how far it has come with these, too."""
+        others, pending = self
+        for one in seen:
+            command = one.command if isinstance(one, Message) else None
+            if isinstance(command, Response) and Status(command.status).category == "Pending":
+                pending += 1
+            else:
+                others, pending = others + 1, 0
+        return Progress(others, pending)
+
+
 class Turn(NamedTuple):
-    """What the requestor sends, once the acceptor has given so many answers."""
+    """What the requestor sends, once the acceptor has come so far."""
 
     data: bytes
-    after: int
+    after: Progress
 
 
 @dataclass
@@ -53,15 +76,17 @@ class Script:
     answers: list[Seen] = field(default_factory=list)
     observer: Observer = field(default_factory=lambda: Observer(sys.maxsize))
     _frames: Frames = field(default_factory=Frames)
+    _progress: Progress = Progress()
 
     def add(self, chunk: Chunk) -> None:
         """Take what was recorded next."""
         seen = self.observer.add(chunk.by_requestor, chunk.data)
         if not chunk.by_requestor:
             self.answers += seen
+            self._progress = self._progress.and_then(seen)
             return
         self.said += seen
-        after = len(self.answers)
+        after = self._progress
         self.turns += [Turn(frame, after) for frame in self._frames.add(chunk.data)]
         if self._frames.lost:  # then as it came
             self.turns.append(Turn(bytes(self._frames.rest), after))
@@ -69,7 +94,7 @@ class Script:
 
     def end(self) -> None:
         """Take the end."""
-        after = len(self.answers)
+        after = self._progress
         if self._frames.rest:
             self.turns.append(Turn(bytes(self._frames.rest), after))
         self.turns.append(Turn(b"", after))
@@ -104,6 +129,7 @@ class Wire:
     def __init__(self, script: Script) -> None:
         self.answers: list[Seen] = []
         self.observer = Observer(sys.maxsize)
+        self._progress = Progress()
         self._turns = deque(script.turns)
         self._ready = memoryview(b"")
         self._address = script.conversation.requestor
@@ -128,10 +154,10 @@ class Wire:
         if not self._turns:
             return b""
         data, after = self._turns[0]
-        if len(self.answers) < after:
+        if self._progress < after:
             if not may_wait:
                 raise BlockingIOError
-            self._answered.wait_for(lambda: len(self.answers) >= after, self._patience)
+            self._answered.wait_for(lambda: self._progress >= after, self._patience)
         self._turns.popleft()
         return self._adapted(data)
 
@@ -149,6 +175,7 @@ class Wire:
         with self._answered:
             for seen in self.observer.add(False, data):
                 self.answers.append(seen)
+                self._progress = self._progress.and_then([seen])
                 if isinstance(seen, AssociateAC):
                     overlap = seen.user_information.asynchronous_operations
                     self._patience = _PATIENCE if overlap else 0.0
