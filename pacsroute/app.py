@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom import config
 
+from pacsroute import uids
 from pacsroute.blueprints import Scope
 from pacsroute.config import Config
 from pacsroute.dataset.spool import Room, sweep
 from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
+from pacsroute.logs import about
+from pacsroute.observer import Observer
 from pacsroute.outcome import (
     DONE,
     Answer,
@@ -108,6 +111,7 @@ class App(Scope):
         self.destinations: dict[str, Peer] = {}
         self.in_memory: Mapping[str, App] = {}  # the peers of a test, by AE title
         self.room = Room()
+        self.observer = Observer()
         self._found: dict[tuple[object, ...], Route | None] = {}
         self.taps: list[TapFactory] = []  # what observes the bytes of associations
 
@@ -357,6 +361,13 @@ class App(Scope):
             name_of(request.command),
             ascii(request.calling_ae)[1:-1],
             exc_info=error,
+            extra=about(
+                request,
+                association=getattr(request.association, "id", None),
+                event="failed",
+                command=name_of(request.command),
+                sop_class=uids.name(request.sop_class),
+            ),
         )
         # The text of an exception may hold patient data; the name of its type does not.
         text = f": {error}" if self.config.debug else ""

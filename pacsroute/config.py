@@ -101,6 +101,18 @@ class Config:
         "bcp195", "bcp195 or modified: PS3.15 §B.12 or §B.13.", choices=("bcp195", "modified")
     )
 
+    # Who watches it.
+    log_level: str = _setting(
+        "info", "debug, info, warning or error.", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = _setting(
+        "plain", "plain, or json: one object a line.", choices=("plain", "json")
+    )
+    metrics_port: int | None = _setting(
+        None, "A port for /metrics, /health and /ready over HTTP; 0 is a free one.", 0, 65535
+    )
+    metrics_host: str = _setting("127.0.0.1", "The address that --metrics-port is at.")
+
     # How much of it. Lengths are in bytes.
     max_associations: int = _setting(500, "Associations at once; more are rejected.", 0)
     max_associations_per_host: int = _setting(250, "Associations of one host at once.", 1)
@@ -234,6 +246,8 @@ def _checked(name: str, value: Any) -> Any:
         bounds = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
         raise SetupError(f"{name} is {bounds}, not {value!r}")
     choices = setting.metadata["choices"]
+    if choices:
+        value = value.lower()
     if choices and value not in choices:
         raise SetupError(f"{name} is one of {', '.join(choices)}, not {value!r}")
     if name == "ae_title":

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
+from pacsroute.logs import about
 from pacsroute.outcome import Outcome
 from pacsroute.services import echo, find, get, move, normalized, store
 from pacsroute.services.base import Association, Call, limit_of, response
 from pacsroute.status import UNRECOGNIZED_OPERATION, Status
+from pacsroute.upper_layer.negotiation import AcceptedContext
 
 logger = logging.getLogger("pacsroute")
 
@@ -148,6 +151,7 @@ class Dispatcher:
         context = association.contexts[message.context_id]
         call = Call(self.app, association, context, message)
         status, error = None, None
+        self.app.observer.began(call)
         try:
             outcome = _SERVICES.get(type(command), _unrecognized)(call)
             status = outcome.status
@@ -155,10 +159,12 @@ class Dispatcher:
             error = lost
             raise
         finally:
+            seconds = time.perf_counter() - started
+            self.app.observer.answered(call, status, seconds)
             if call.request is not None:
                 self.app.finished(call.request, status, error or call.request.error)
         if logger.isEnabledFor(logging.INFO):
-            _log(association, message, outcome, time.perf_counter() - started)
+            _log(association, context, message, outcome, seconds)
         if call.request is not None and call.request.followers:
             for function in call.request.followers:
                 association.defer(functools.partial(_call, function))
@@ -178,12 +184,16 @@ def _call(function: Callable[[], object]) -> None:
         logger.exception("a function of request.after failed")
 
 
-def _log(association: Association, message: Message, outcome: Outcome, seconds: float) -> None:
+def _log(
+    association: Association,
+    context: AcceptedContext,
+    message: Message,
+    outcome: Outcome,
+    seconds: float,
+) -> None:
     status = outcome.status
-    name = _NAMES.get(type(message.command), "an unknown command")
-    size = getattr(message.data, "size", None)
-    if size is None and isinstance(message.data, bytearray):
-        size = len(message.data)
+    name = command_name(message.command)
+    size = size_of(message)
     logger.log(
         logging.INFO if status.category in ("Success", "Cancel") else logging.WARNING,
         "%s %s 0x%04X %s%s%s%s %.1f ms",
@@ -195,13 +205,33 @@ def _log(association: Association, message: Message, outcome: Outcome, seconds: 
         f", {outcome.note}," if outcome.note else "",
         "" if size is None or outcome.note else f", {size} bytes,",
         seconds * 1000,
+        extra=about(
+            association,
+            event="answered",
+            command=name,
+            sop_class=uids.name(context.abstract_syntax),
+            status=f"0x{status.code:04X}",
+            bytes=size,
+            duration_ms=int(seconds * 1e6) / 1000,
+        ),
     )
+
+
+def size_of(message: Message) -> int | None:
+    """Return the length of a message's data set; None without one."""
+    size = getattr(message.data, "size", None)
+    return len(message.data) if isinstance(message.data, bytearray) else size
+
+
+def command_name(command: Command) -> str:
+    """Return the standard's name of a command, of a response that of its request."""
+    return _NAMES.get(type(command), "an unknown command")
 
 
 def _name(kind: type[Command]) -> str:
     words = {"EventReport": "EVENT-REPORT"}
-    text = kind.__name__.removesuffix("RQ")
+    text = kind.__name__.removesuffix("RQ").removesuffix("RSP")
     return f"{text[0]}-{words.get(text[1:], text[1:].upper())}"
 
 
-_NAMES = {kind: _name(kind) for kind in commands.TYPES.values() if kind.__name__.endswith("RQ")}
+_NAMES = {kind: _name(kind) for kind in commands.TYPES.values()}

@@ -96,6 +96,9 @@ _NAMES = {
     0xFF01: "Pending: optional keys were not supported",
 }
 
+KNOWN = frozenset({*_NAMES, UNABLE_TO_PROCESS})
+"""The status codes that have a meaning of their own."""
+
 _WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
 
 

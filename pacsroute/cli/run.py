@@ -14,13 +14,12 @@ from pacsroute.app import App
 from pacsroute.cli.loading import load
 from pacsroute.cli.serving import explained, serve
 from pacsroute.cli.tracing import observes
-from pacsroute.config import SETTINGS
+from pacsroute.config import SETTINGS, Config
 from pacsroute.errors import SetupError
+from pacsroute.logs import JSONFormatter
 from pacsroute.net.server import Server
 from pacsroute.requests import Peer
 from pacsroute.trace.tap import TapFactory
-
-_LEVELS = ["debug", "info", "warning", "error"]
 
 
 def _destinations(
@@ -79,13 +78,6 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Where a C-MOVE to that AE title goes; may be given several times.",
 )
 @click.option(
-    "--log-level",
-    default="info",
-    type=click.Choice(_LEVELS, case_sensitive=False),
-    envvar="PACSROUTE_LOG_LEVEL",
-    show_default=True,
-)
-@click.option(
     "--workers",
     type=click.IntRange(1),
     envvar="PACSROUTE_WORKERS",
@@ -105,7 +97,6 @@ def run(
     app: str | None,
     file: str | None,
     destinations: dict[str, Peer],
-    log_level: str,
     taps: list[TapFactory],
     workers: int | None,
     user: str | None,
@@ -123,26 +114,34 @@ def run(
     load APP anew, take the place of the others, and SIGTTIN and SIGTTOU make them one more or
     one fewer.
     """
+    log = logging.StreamHandler()
+    logging.basicConfig(handlers=[log])
     process = "%(process)d " if workers else ""
-    logging.basicConfig(
-        level=log_level.upper(), format=f"%(asctime)s {process}%(levelname)-7s %(message)s"
-    )
+    plain = f"%(asctime)s {process}%(levelname)-7s %(message)s"
+
+    def settle(config: Config) -> None:
+        try:
+            if file is not None:
+                config.from_file(file)
+            config.from_environment()
+            config.from_mapping(
+                {name: value for name, value in options.items() if value not in (None, ())}
+            )
+        except SetupError as error:
+            raise click.UsageError(str(error)) from None
+        is_json = config.log_format == "json"
+        log.setFormatter(JSONFormatter() if is_json else logging.Formatter(plain))
+        logging.captureWarnings(is_json)
+        logging.getLogger().setLevel(config.log_level.upper())
 
     def load_app() -> App:
         found = load(app)
         found.destinations |= destinations
         found.taps += taps
-        try:
-            if file is not None:
-                found.config.from_file(file)
-            found.config.from_environment()
-            found.config.from_mapping(
-                {name: value for name, value in options.items() if value not in (None, ())}
-            )
-        except SetupError as error:
-            raise click.UsageError(str(error)) from None
+        settle(found.config)
         return found
 
+    settle(Config())  # for what is logged before there is an app
     if workers and reload:
         raise click.UsageError("--workers and --reload do not go together: SIGHUP reloads workers")
     if (user and not workers) or (group and not user):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 from collections.abc import Callable, Iterator
 
 import click
@@ -13,10 +14,14 @@ from pacsroute.errors import SetupError
 from pacsroute.net.server import Server
 from pacsroute.routing import name_of
 
+logger = logging.getLogger("pacsroute")
+
 
 def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
     """Serve until Ctrl-C, and tell what is served and where."""
     announce(server.app)
+    if server.metrics_port is not None:
+        announce_monitor(server.config.metrics_host, server.metrics_port)
     where = address(server.host, server.port, server.tls_port)
 
     def listening() -> None:
@@ -30,12 +35,17 @@ def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
 def announce(app: App) -> None:
     """Tell what an app serves."""
     if not app.routes:
-        click.echo("no handler is registered: only C-ECHO is answered", err=True)
+        logger.warning("no handler is registered: only C-ECHO is answered")
     click.echo(f"{app.ae_title} serves")
     for route in app.routes:
         click.echo(f"  {route}")
     if not any(route.command == "echo" for route in app.routes):
         click.echo(f"  {name_of('echo'):<14} Verification")
+
+
+def announce_monitor(host: str, port: int) -> None:
+    """Tell where it is answered how the server is."""
+    click.echo(f"/metrics, /health and /ready at http://{host}:{port}")
 
 
 def address(host: str, port: int, tls_port: int | None) -> str:
@@ -64,11 +74,12 @@ def explained() -> Iterator[None]:
 
 def _why_not(error: OSError) -> str:
     host, _, port = str(error.filename).rpartition(":")
-    another = "choose another with --port or --tls-port"
+    another = "choose another with --port, --tls-port or --metrics-port"
     if error.errno == errno.EADDRINUSE:
         return f"port {port} is taken: stop what listens there, or {another}"
     if error.errno == errno.EACCES:
         return f"port {port} is for root only: {another}, above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is no address of this machine: choose another with --host"
+        another = "choose another with --host or --metrics-host"
+        return f"{host} is no address of this machine: {another}"
     return f"cannot listen on {host}:{port}: {error.strerror or error}"

@@ -9,14 +9,17 @@ and a socket for each it was 3 and 5 on average, and a worker that stops loses t
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import logging
 import multiprocessing
 import os
 import pwd
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +35,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from pacsroute.app import App
-from pacsroute.cli.serving import address, announce, explained
+from pacsroute.cli.serving import address, announce, announce_monitor, explained
 from pacsroute.config import Config
 from pacsroute.net.server import Server, listen
 from pacsroute.net.tls import configured
@@ -42,6 +45,7 @@ logger = logging.getLogger("pacsroute")
 _HEARTBEAT = 1.0
 _SILENCE = 30  # seconds without a heartbeat after which a worker is killed
 _AFTERWARDS = 30  # seconds for `request.after` and lifespans, once associations have ended
+_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 T = TypeVar("T")
 
 _PAUSE = 1.0  # seconds before a worker that cannot start is followed by the next
@@ -81,14 +85,44 @@ def run_workers(
     with explained():
         listeners = list(listen(first).values())
     host, port = listeners[0].getsockname()[:2]
-    tls_port = listeners[-1].getsockname()[1] if first.tls_certificate else None
-    where = address(host, port, tls_port)
+    ports = [listener.getsockname()[1] for listener in listeners]
+    counts = None
+    if first.metrics_port is not None:
+        announce_monitor(first.metrics_host, ports.pop())
+        counts = _count_together(account)
+    where = address(host, port, ports[-1] if first.tls_certificate else None)
     click.echo(f"listening on {where} with {count} workers, Ctrl-C stops")
-    Supervisor(make, look, listeners, count, account, first.grace).run()
+    Supervisor(make, look, listeners, count, account, counts, first.grace).run()
 
 
-def _asked(config: Config) -> tuple[str, int, int | None]:
-    return config.host, config.port, config.tls_port
+def _count_together(account: Account | None) -> str | None:
+    """Have the workers count in a folder that they share; return it, if it is to be removed."""
+    if _COUNTS in os.environ:
+        return None
+    folder = os.environ[_COUNTS] = tempfile.mkdtemp(prefix="pacsroute-")
+    if account is not None:
+        os.chown(folder, account.uid, account.gid)
+    return folder
+
+
+def _ended(counts: str | None) -> None:
+    if counts is not None:
+        shutil.rmtree(counts, ignore_errors=True)
+    click.echo("stopped")
+
+
+def _uncount(worker: Worker) -> None:
+    """Have a worker that has ended count no longer among what is open or under way."""
+    if _COUNTS in os.environ:
+        with contextlib.suppress(ModuleNotFoundError):
+            from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+
+            mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def _asked(config: Config) -> tuple[object, ...]:
+    metrics = config.metrics_host, config.metrics_port
+    return config.host, config.port, config.tls_port, *metrics
 
 
 class Account(NamedTuple):
@@ -173,6 +207,8 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         How many workers there are.
     account : Account or None
         Who they run as, if not as this process.
+    counts : str or None
+        A folder to be removed at the end.
     grace : float
         Seconds that running associations have when a worker stops.
     """
@@ -184,6 +220,7 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         listeners: list[socket],
         count: int,
         account: Account | None,
+        counts: str | None,
         grace: float,
     ) -> None:
         self.make = make
@@ -196,7 +233,8 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
             "logger_class": Log,
             "timeout": _SILENCE,
             "graceful_timeout": int(grace) + _AFTERWARDS,
-            "on_exit": lambda arbiter: click.echo("stopped"),
+            "on_exit": lambda arbiter: _ended(counts),
+            "child_exit": lambda arbiter, worker: _uncount(worker),
             "control_socket_disable": True,
         }
         if account is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
 import socket
@@ -56,6 +57,7 @@ _WAITING = 4  # requests that are read ahead of the one being answered
 _SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
 _yield_cpu = getattr(os, "sched_yield", lambda: None)
 _HURRY = 1.0  # seconds that a peer has to close after our A-ABORT
+association_id = itertools.count(1).__next__
 _PULSE = 0.9  # seconds after which a Pending is due, where one a second has to go
 
 
@@ -67,6 +69,8 @@ class Association:
 
     Attributes
     ----------
+    id : int
+        Which one it is of this process: logs have it.
     calling_ae, called_ae : str
         The AE titles, as negotiated.
     remote_address : str
@@ -94,6 +98,7 @@ class Association:
         config: Config | None = None,
     ) -> None:
         self.app = app
+        self.id = association_id()
         self.config = config = config or app.config
         self.state = SimpleNamespace()
         self.calling_ae = self.called_ae = ""
@@ -294,6 +299,7 @@ class Association:
             self._reject(answer)
             raise AssociationRejected(*answer)
         self._admitted = True
+        self.app.observer.accepted(self)
         self.proposed = [context.abstract_syntax for context in request.contexts]
         self._peer_limit(request.user_information)
         window = answer.user_information.asynchronous_operations
@@ -302,6 +308,7 @@ class Association:
         self._write_out()
 
     def _reject(self, answer: AssociateRJ) -> None:
+        self.app.observer.rejected(self, answer)
         self._connection.reject(answer)
         self._write_out()
 
@@ -618,6 +625,8 @@ class Association:
             self._send_file(context_id, command, data)
             return
         buffers = fragment(context_id, command, data, self._peer_maximum)
+        if data is not None:
+            self.app.observer.sent(command, len(data))
         if not (more or self._holding or self.window > 1):
             # The lock is for answers that are held back, and for several threads.
             self._connection.send_data(buffers)
@@ -647,6 +656,7 @@ class Association:
             while (batch := self._next_batch(batches)) is not None:
                 self._held += batch
                 self._flush()
+        self.app.observer.sent(command, size)
 
     def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
         try:
@@ -782,6 +792,7 @@ class Association:
             self._admitted = False
             lost = self._ended if isinstance(self._ended, AssociationAborted) else None
             left(self.app, self, lost)
+            self.app.observer.ended(self, lost)
         if self._holding:
             self._holding = False
             flusher.remove(self)

@@ -26,8 +26,10 @@ from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected, SetupError
+from pacsroute.logs import about
 from pacsroute.net import transport
 from pacsroute.net.association import Association
+from pacsroute.net.monitor import Monitor
 from pacsroute.net.tls import TLS, configured, subject
 from pacsroute.upper_layer.pdu import AssociateRJ
 
@@ -73,6 +75,8 @@ class Server:
         Where it listens.
     tls_port : int or None
         Where it speaks TLS: at `port` itself, if the settings have no port for it.
+    metrics_port : int or None
+        Where it answers over HTTP how it is, if it does.
 
     Raises
     ------
@@ -103,11 +107,16 @@ class Server:
         self.config = app.config.replace(**chosen)
         tls = configured(self.config)
         self._shared = listeners is not None
-        if listeners is None:
-            listeners = listen(self.config).values()
-        self._doors = [_Door(listener) for listener in listeners]
-        if len(self._doors) != 1 + (self.config.tls_port is not None):
+        listeners = list(listen(self.config).values() if listeners is None else listeners)
+        asked = (self.config.port, self.config.tls_port, self.config.metrics_port)
+        if len(listeners) != sum(port is not None for port in asked):
             raise SetupError("the settings have more or fewer ports than it listens at")
+        self.metrics_port: int | None = None
+        self._monitor: Monitor | None = None
+        if self.config.metrics_port is not None:
+            self._monitor = Monitor(listeners.pop(), app, self.obstacle)
+            self.metrics_port = self._monitor.port
+        self._doors = [_Door(listener) for listener in listeners]
         self._doors[-1].tls = tls
         self.host, self.port = self._doors[0].listener.getsockname()[:2]
         self.tls_port = self._doors[-1].listener.getsockname()[1] if tls else None
@@ -133,10 +142,14 @@ class Server:
 
     def start(self) -> None:
         """Begin to accept associations, in the app's lifespan."""
+        if self._monitor is not None:
+            self._monitor.start()
         try:
             self._running.enter_context(self.app.running())
         except BaseException:
             _close(self._doors)
+            if self._monitor is not None:
+                self._monitor.stop()
             raise
         if self._shared:
             for door in self._doors:
@@ -156,6 +169,9 @@ class Server:
         """
         self._stop.set()
         if self._shared:  # to shut them down would be to shut them down for the others, too
+            if self._monitor is not None:
+                self._monitor.stop()  # the others answer; that this one stops is nobody's concern
+                self._monitor = None
             left = time.monotonic() + 2 * _ACCEPT_TICK
             while self._spare and time.monotonic() < left and not self._hurried:
                 time.sleep(_STOP_TICK)
@@ -184,7 +200,11 @@ class Server:
             logger.warning("stopped with %d handlers that do not end", len(stuck))
         if self._after is not None:
             self._after.shutdown(wait=True)
-        self._running.close()
+        try:
+            self._running.close()
+        finally:
+            if self._monitor is not None:
+                self._monitor.stop()
 
     def hurry(self) -> None:
         """Have `stop` wait no longer for associations to finish; a signal handler may call it."""
@@ -221,6 +241,16 @@ class Server:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def obstacle(self) -> str:
+        """Return why no association would be accepted now; an empty text if one would be."""
+        if self._stop.is_set():
+            return "it is stopping"
+        if self._after is None:
+            return "it is starting"
+        if self._served[_ALL] >= self.config.max_associations:
+            return f"max_associations reached, {self.config.max_associations} associations"
+        return ""
 
     @property
     def _spare(self) -> int:
@@ -327,6 +357,7 @@ class Server:
                     _identified(association),
                     ascii(association.called_ae)[1:-1],
                     len(association.contexts),
+                    extra=about(association, event="accepted"),
                 )
             if not association.contexts:
                 logger.warning(
@@ -336,24 +367,40 @@ class Server:
                 )
             Dispatcher(self.app, association).run()
             if logger.isEnabledFor(logging.INFO):
+                seconds = time.monotonic() - started
                 logger.info(
                     "%s released after %.1f s",
                     ascii(association.calling_ae)[1:-1],
-                    time.monotonic() - started,
+                    seconds,
+                    extra=about(
+                        association, event="released", duration_ms=int(seconds * 1e6) / 1000
+                    ),
                 )
         except AssociationRejected as error:
-            logger.warning("%s: %s", association.remote_address, error)
+            logger.warning(
+                "%s: %s",
+                association.remote_address,
+                error,
+                extra=about(
+                    association,
+                    event="rejected",
+                    result=error.result,
+                    source=error.source,
+                    reason=error.reason,
+                ),
+            )
         except AssociationAborted as error:
             logger.warning(
                 "%s (%s): the association ended: %s",
                 ascii(association.calling_ae)[1:-1] or "a peer",
                 association.remote_address,
                 ascii(str(error))[1:-1],
+                extra=about(association, event="aborted"),
             )
         except AssociationError as error:
             logger.warning("%s: %s", association.remote_address, error)
         except BaseException:  # a handler may raise what it likes; this thread goes on
-            logger.exception("an association failed")
+            logger.exception("an association failed", extra=about(association, event="failed"))
             with contextlib.suppress(Exception):
                 association.abort(2)
         finally:
@@ -394,7 +441,7 @@ def listen(
     Parameters
     ----------
     config : Config
-        The settings. TLS is spoken at the last port that they have.
+        The settings. TLS is spoken at the last port for peers that they have.
     kept : mapping of str to socket, optional
         What an earlier call has returned: the socket of what is asked for again is used again.
 
@@ -411,11 +458,12 @@ def listen(
     kept = kept or {}
     found: dict[str, socket.socket] = {}
     try:
-        for name in ("port", "tls_port"):
+        for name in ("port", "tls_port", "metrics_port"):
+            host = config.metrics_host if name == "metrics_port" else config.host
             port = getattr(config, name)
             if port is not None:
-                asked = f"{name} {config.host}:{port}"
-                found[asked] = kept.get(asked) or _listen(config.host, port)
+                asked = f"{name} {host}:{port}"
+                found[asked] = kept.get(asked) or _listen(host, port)
     except BaseException:
         for asked in found.keys() - kept.keys():
             found[asked].close()

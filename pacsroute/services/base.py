@@ -74,6 +74,7 @@ class Carrier(Sending, Protocol):
 class Association(Carrier, Protocol):
     """An association with a peer that asks for something."""
 
+    id: int
     calling_ae: str
     called_ae: str
     remote_address: str

@@ -123,7 +123,9 @@ def perform(
                 known, counts.remaining = True, max(0, request.count or 0)
             if association.cancelled(request.message_id):
                 break
-            counts.add(_sent(sender, item, request), item.sop_instance_if_known)
+            status = _sent(sender, item, request)
+            counts.add(status, item.sop_instance_if_known)
+            call.app.observer.sub_operation(call, status)
             now = time.monotonic()
             if now - said >= interval:
                 said = now

@@ -24,7 +24,7 @@ from pacsroute.errors import (
     AssociationReleased,
     RequestFailed,
 )
-from pacsroute.net.association import Association
+from pacsroute.net.association import Association, association_id
 from pacsroute.net.client import Client
 from pacsroute.requests import Peer
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
@@ -52,6 +52,7 @@ class MemoryAssociation:
         contexts: dict[int, AcceptedContext],
     ) -> None:
         self.app = app
+        self.id = association_id()
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
         self.remote_address = "memory"
         self.peer_certificate: dict[str, Any] | None = None

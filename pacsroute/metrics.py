@@ -1,0 +1,166 @@
+"""Prometheus metrics of an app; they need the extra ``metrics``.
+
+No label has more values than the standard has names: whatever else peers send, and whatever
+else handlers answer, is ``other``.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from pacsroute import uids
+from pacsroute.app import App
+from pacsroute.dimse.commands import Command
+from pacsroute.dispatcher import command_name, size_of
+from pacsroute.errors import AssociationAborted
+from pacsroute.observer import Observer
+from pacsroute.services.base import Association, Call
+from pacsroute.status import KNOWN, Status
+from pacsroute.upper_layer.pdu import AssociateRJ
+
+_REASONS = {  # by source and reason (PS3.8 §9.3.4)
+    (1, 1): "no reason given",
+    (1, 2): "application context not supported",
+    (1, 3): "calling AE title not recognized",
+    (1, 7): "called AE title not recognized",
+    (2, 1): "no reason given",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_OTHER = "other"
+
+
+class Metrics(Observer):
+    """Counts what an app does.
+
+    Where the environment has ``PROMETHEUS_MULTIPROC_DIR``, the numbers are those of all
+    processes that share this folder.
+
+    Parameters
+    ----------
+    app : App
+        Of which it becomes the `observer`.
+
+    Examples
+    --------
+    >>> app = App()
+    >>> metrics = Metrics(app)
+    >>> with app.test_client() as client:
+    ...     status = client.echo()
+    >>> b'category="Success",command="C-ECHO"' in metrics.render()
+    True
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._registry = CollectorRegistry()
+        make = self._make
+        self._accepted = make(Counter, "associations_accepted", "Associations accepted.")
+        self._rejected = make(Counter, "associations_rejected", "Associations rejected.", "reason")
+        self._ended = make(
+            Counter, "associations_ended", "Associations released, aborted, or lost.", "how"
+        )
+        self._open = make(Gauge, "associations_open", "Associations accepted that have not ended.")
+        self._requests = make(
+            Counter,
+            "requests",
+            "Requests answered, by final status.",
+            *("command", "sop_class", "category", "status"),
+        )
+        self._durations = make(
+            Histogram,
+            "request_duration_seconds",
+            "Time from a request, with its data set, to its final response.",
+            "command",
+        )
+        self._in_flight = make(
+            Gauge, "requests_in_flight", "Requests that are being answered.", "command"
+        )
+        self._received = make(
+            Counter, "received_bytes", "Length of the data sets of requests.", "command"
+        )
+        self._sent = make(Counter, "sent_bytes", "Length of the data sets sent.", "command")
+        self._sub_operations = make(
+            Counter,
+            "sub_operations",
+            "Instances sent by C-GET and C-MOVE, by the peer's status.",
+            *("command", "category"),
+        )
+        self._spool = make(Gauge, "spool_bytes", "Length of the data sets in files of the spool.")
+        app.observer = self
+
+    def _make(self, kind: Any, name: str, purpose: str, *labels: str) -> Any:
+        """Return a metric, or what gives its children: remembered, which makes it fast."""
+        options: dict[type, dict[str, Any]] = {
+            Gauge: {"multiprocess_mode": "livesum"},
+            Histogram: {"buckets": _SECONDS},
+        }
+        metric = kind(
+            f"pacsroute_{name}",
+            purpose,
+            labels,
+            registry=self._registry,
+            **options.get(kind, {}),
+        )
+        return cache(metric.labels) if labels else metric
+
+    def accepted(self, association: Association) -> None:
+        """Count it."""
+        self._accepted.inc()
+        self._open.inc()
+
+    def rejected(self, association: Association, answer: AssociateRJ) -> None:
+        """Count it by reason."""
+        self._rejected(_REASONS.get((answer.source, answer.reason), _OTHER)).inc()
+
+    def ended(self, association: Association, error: AssociationAborted | None) -> None:
+        """Count it by how it ended."""
+        how = "released" if error is None else "lost" if error.source is None else "aborted"
+        self._ended(how).inc()
+        self._open.dec()
+
+    def began(self, call: Call) -> None:
+        """Count it among those in flight, and its bytes."""
+        command = command_name(call.message.command)
+        self._in_flight(command).inc()
+        if size := size_of(call.message):
+            self._received(command).inc(size)
+            self._spool.set(self._app.room.used)
+
+    def answered(self, call: Call, status: Status | None, seconds: float) -> None:
+        """Count it by status."""
+        command = command_name(call.message.command)
+        uid = call.context.abstract_syntax
+        name = uids.name(uid)
+        category, code = "Unanswered", ""
+        if status is not None:
+            category = status.category
+            code = f"0x{status.code:04X}" if status.code in KNOWN else _OTHER
+        self._requests(command, _OTHER if name == uid else name, category, code).inc()
+        self._durations(command).observe(seconds)
+        self._in_flight(command).dec()
+
+    def sub_operation(self, call: Call, status: Status) -> None:
+        """Count it by category."""
+        self._sub_operations(command_name(call.message.command), status.category).inc()
+
+    def sent(self, command: Command, size: int) -> None:
+        """Count the bytes."""
+        self._sent(command_name(command)).inc(size)
+
+    def render(self) -> bytes:
+        """Return all of it as Prometheus reads it, with what the app itself may count."""
+        self._spool.set(self._app.room.used)
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            shared = CollectorRegistry()
+            MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+            return generate_latest(shared)
+        return generate_latest(self._registry) + generate_latest(REGISTRY)

@@ -1,0 +1,170 @@
+"""What watches a server asks over HTTP: /metrics, /health and /ready."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
+
+from pacsroute.app import App
+
+logger = logging.getLogger("pacsroute")
+
+_PATIENCE = 5.0  # seconds that a client has for its request, and again for our answer
+_HEAD = 8192  # bytes of a request
+_CLIENTS = 16
+_TICK = 0.2
+_PLAIN = "text/plain; charset=utf-8"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+_END = (b"\r\n\r\n", b"\n\n")
+
+
+class Monitor(ThreadingMixIn, TCPServer):
+    """Answers who asks how a server is.
+
+    Clients have few seconds and few places: the newest one takes the place of the oldest.
+
+    Parameters
+    ----------
+    listener : socket
+        Where they connect to; other processes may accept from it, too.
+    app : App
+        Whose metrics they are.
+    obstacle : callable
+        Returns why no association would be accepted now, or an empty text.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, listener: socket.socket, app: App, obstacle: Callable[[], str]) -> None:
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.port: int = self.server_address[1]
+        listener.setblocking(False)  # another process may be the one that accepts
+        self.obstacle = obstacle
+        self.metrics = _metrics(app)
+        self._clients: dict[Any, None] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(_TICK,), name="pacsroute-monitor", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        if self._thread is not None:
+            self.shutdown()
+        self.server_close()
+        with self._lock:
+            for client in self._clients:
+                _hang_up(client)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a thread answer a client."""
+        with self._lock:
+            if len(self._clients) >= _CLIENTS:
+                oldest = next(iter(self._clients))
+                del self._clients[oldest]
+                _hang_up(oldest)
+            self._clients[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Let a client go."""
+        with self._lock:
+            self._clients.pop(request, None)
+            super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what went wrong; the next client may have more luck."""
+        logger.exception("an answer over HTTP failed")
+
+
+def _metrics(app: App) -> Callable[[], bytes] | None:
+    """Return what renders the metrics of an app, which are counted from now on."""
+    try:
+        from pacsroute.metrics import Metrics  # noqa: PLC0415 - only where prometheus_client is
+    except ModuleNotFoundError as error:
+        logger.warning("/metrics needs %s: pip install 'pacsroute[metrics]'", error.name)
+        return None
+    observer = app.observer
+    return (observer if isinstance(observer, Metrics) else Metrics(app)).render
+
+
+def _hang_up(client: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Monitor
+    server_version, sys_version = "pacsroute", ""
+
+    def handle(self) -> None:
+        """Answer one request."""
+        self.rfile = io.BufferedReader(io.BytesIO(_head(self.connection)))
+        self.connection.settimeout(_PATIENCE)
+        with contextlib.suppress(OSError):
+            self.handle_one_request()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/health":
+            self._answer(HTTPStatus.OK, b"alive\n")
+        elif path == "/ready":
+            why = self.server.obstacle()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK
+            self._answer(status, f"{why or 'ready'}\n".encode())
+        elif path == "/metrics" and self.server.metrics is not None:
+            self._answer(HTTPStatus.OK, self.server.metrics(), _PROMETHEUS)
+        elif path == "/metrics":
+            self._answer(HTTPStatus.NOT_IMPLEMENTED, b"pip install 'pacsroute[metrics]'\n")
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, b"/metrics, /health and /ready are here\n")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _answer(self, status: HTTPStatus, body: bytes, kind: str = _PLAIN) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        """Log nothing: somebody asks every few seconds."""
+
+
+def _head(client: socket.socket) -> bytes:
+    """Return a request without its body; empty where it does not come in time.
+
+    A timeout of the socket alone would begin anew with every byte that a client sends.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    head = b""
+    try:
+        while not any(end in head for end in _END):
+            client.settimeout(max(deadline - time.monotonic(), 0.001))
+            data = client.recv(_HEAD - len(head))
+            if not data:
+                return b""
+            head += data
+    except OSError:
+        return b""
+    return head

@@ -1,0 +1,41 @@
+"""Who watches an app at work: told of what happens, by those who do it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pacsroute.dimse.commands import Command
+    from pacsroute.errors import AssociationAborted
+    from pacsroute.services.base import Association, Call
+    from pacsroute.status import Status
+    from pacsroute.upper_layer.pdu import AssociateRJ
+
+
+class Observer:
+    """An observer that does nothing: what `App.observer` is while nobody wants to know.
+
+    The threads of the associations call it, several at the same time; its methods are quick
+    and raise nothing.
+    """
+
+    def accepted(self, association: Association) -> None:
+        """An association has been accepted."""
+
+    def rejected(self, association: Association, answer: AssociateRJ) -> None:
+        """An association has been rejected."""
+
+    def ended(self, association: Association, error: AssociationAborted | None) -> None:
+        """An association that was accepted has ended; None where it was released."""
+
+    def began(self, call: Call) -> None:
+        """A request has come, with its data set, and is about to be answered."""
+
+    def answered(self, call: Call, status: Status | None, seconds: float) -> None:
+        """A request that began has been answered; None where no final response could be sent."""
+
+    def sub_operation(self, call: Call, status: Status) -> None:
+        """A sub-operation of a C-GET or C-MOVE has ended."""
+
+    def sent(self, command: Command, size: int) -> None:
+        """A data set of so many bytes has been sent."""
