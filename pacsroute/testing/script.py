@@ -76,7 +76,7 @@ class Script:
     answers: list[Seen] = field(default_factory=list)
     observer: Observer = field(default_factory=lambda: Observer(sys.maxsize))
     _frames: Frames = field(default_factory=Frames)
-    _progress: Progress = Progress()
+    _progress: Progress = field(default_factory=Progress)
 
     def add(self, chunk: Chunk) -> None:
         """Take what was recorded next."""
