@@ -1,22 +1,57 @@
 """The benchmark itself works; what it measures is for a person to judge."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_a_quick_run_prints_its_table():
-    works = ("echo", "associate", "store40k", "store512k", "find")
+from tests.benchmarks import plot, report
+from tests.benchmarks.works import WORKS
+
+
+@pytest.mark.timeout(240)
+def test_each_work_is_done_by_our_server_and_reported(tmp_path):
+    figures = tmp_path / "figures.json"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "tests.benchmarks", "--quick"),
-            *("--server", "pacsroute", "--only", *works),
+            *(sys.executable, "-m", "tests.benchmarks", "--scale", "0.01", "--rounds", "1"),
+            *("--without", "pynetdicom", "storescp --fork", "--json", str(figures)),
         ],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 2 + len(works), done.stdout
+    found = json.loads(figures.read_text())
+    assert list(found["works"]) == list(WORKS)
+    assert all(works["pacsroute"][0] > 0 for works in found["works"].values())
+    assert [len(figures) > 1 for figures in found["growth"].values()] == [True] * 3
+    for work in WORKS.values():
+        assert f"| {work.name} | **pacsroute** |" in done.stdout
+
+
+def test_ratios_are_those_of_the_medians():
+    figures = {"pacsroute": [10.0, 30.0, 20.0], "storescp": [5.0, 5.0, 100.0]}
+    work = WORKS["echo"]
+    assert report.ratio(work, figures, work.parties[1]) == 4
+    assert report.ratio(work, figures, work.parties[0]) is None
+    assert report.ratio(work, figures, work.parties[2]) is None
+    lines = list(report.table(WORKS, {"echo": figures}))
+    assert lines[2:] == [
+        "| C-ECHO, one association | **pacsroute** | 20 /s | ±50% |  |  |",
+        "|  | storescp | 5 /s | ±950% | 4.00 | ≥ 1.1 |",
+    ]
+
+
+def test_a_plot_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib", exc_type=ImportError)
+    figures = {
+        "echo": {"pacsroute": [10.0], "storescp": [5.0]},
+        "start": {"pacsroute": [10.0], "pynetdicom": [20.0]},
+    }
+    plot.plot(WORKS, figures, {"answers": {"10": 1.0, "100": 2.0}}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

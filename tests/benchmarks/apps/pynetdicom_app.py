@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.sop_class import (
+    CTImageStorage,
+    PatientRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
     Verification,
 )
 
@@ -23,7 +26,7 @@ def store(event):
 
 
 def find(event):
-    for number in range(1000):
+    for number in range(int(event.identifier.PatientID)):
         row = Dataset()
         row.QueryRetrieveLevel = "STUDY"
         row.PatientName = "Doe^John"
@@ -44,12 +47,26 @@ def get(event):
         yield 0xFF00, dcmread(path)
 
 
+def move(event):
+    context = build_context(CTImageStorage, "1.2.840.10008.1.2.1")
+    yield "127.0.0.1", int(os.environ["BENCH_SINK"]), {"contexts": [context]}
+    yield from get(event)
+
+
 ae = AE("BENCH")
 ae.maximum_pdu_size = 0
+ae.maximum_associations = 2000
 for context in AllStoragePresentationContexts:
     ae.add_supported_context(context.abstract_syntax, scu_role=True, scp_role=True)
 ae.add_supported_context(Verification)
+ae.add_supported_context(PatientRootQueryRetrieveInformationModelFind)
 ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
 ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
-handlers = [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)]
+ae.add_supported_context(StudyRootQueryRetrieveInformationModelMove)
+handlers = [
+    (evt.EVT_C_STORE, store),
+    (evt.EVT_C_FIND, find),
+    (evt.EVT_C_GET, get),
+    (evt.EVT_C_MOVE, move),
+]
 ae.start_server(("127.0.0.1", int(sys.argv[1])), evt_handlers=handlers)

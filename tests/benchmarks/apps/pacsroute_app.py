@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
-from pacsroute import App, Instance
+from pydicom import Dataset
+
+from pacsroute import App, Instance, Peer
 
 FOLDER = os.environ["BENCH_FOLDER"]
 app = App("BENCH", spool=FOLDER)
+app.destinations["SINK"] = Peer("127.0.0.1", int(os.environ["BENCH_SINK"]))
 
 
 @app.store
@@ -14,9 +17,8 @@ def store(request):
     request.save(FOLDER, durable=os.environ.get("BENCH_DURABLE") == "1")
 
 
-@app.find("StudyRoot")
-def find(request):
-    for number in range(1000):
+def rows(request):
+    for number in range(int(request.identifier.PatientID)):
         yield {
             "PatientName": "Doe^John",
             "PatientID": f"ID{number:06}",
@@ -29,8 +31,23 @@ def find(request):
         }
 
 
+@app.find("StudyRoot")
+def find(request):
+    return rows(request)
+
+
+@app.find("PatientRoot")
+def find_datasets(request):
+    for row in rows(request):
+        ds = Dataset()
+        for keyword, value in row.items():
+            setattr(ds, keyword, value)
+        yield ds
+
+
 @app.get("StudyRoot")
-def get(request):
+@app.move("StudyRoot")
+def retrieve(request):
     paths = list(Path(FOLDER, "kept").iterdir())
     request.count = len(paths)
     for path in paths:  # the hints are what an index knows

@@ -1,0 +1,315 @@
+"""What a peer does with a server; each function returns its rate, and checks what was done."""
+
+import hashlib
+import os
+import subprocess
+import threading
+import time
+
+from pydicom import Dataset
+
+from pacsroute.dataset import part10
+from tests.benchmarks import client, sink
+from tests.benchmarks.servers import dcmtk
+
+
+def uid(number):
+    """Return a SOP Instance UID; all of them have the same length."""
+    return b"1.2.826.0.1.3680043.1%08d" % number
+
+
+def images(size, count, first=0):
+    """Return UIDs and data sets of images that differ in nothing else."""
+    template = client.image(size, uid(0))
+    for number in range(first, first + count):
+        yield uid(number), template.replace(uid(0), uid(number)) if number else template
+
+
+# ------------------------------------------------------------------ C-ECHO
+
+
+def echo(server, count):
+    association = client.Association(server.port, client.VERIFICATION, client.IMPLICIT)
+    message = _echo(association)
+    started = time.perf_counter()
+    for _ in range(count):
+        association.socket.sendall(message)
+        assert association.status() == (0, False)
+    seconds = time.perf_counter() - started
+    association.release()
+    return count / seconds
+
+
+def _echo(association):
+    encoded = client.command(client.C_ECHO, 1, client.VERIFICATION, data_set=False)
+    return b"".join(association.pdus(encoded))
+
+
+def associate(server, count):
+    started = time.perf_counter()
+    for _ in range(count):
+        association = client.Association(server.port, client.VERIFICATION, client.IMPLICIT)
+        association.socket.sendall(_echo(association))
+        assert association.status() == (0, False)
+        association.release()
+    return count / (time.perf_counter() - started)
+
+
+def raw_ping_pong(server, count, times=1):
+    with client.connect(server.port) as sock:
+        sock.sendall(b"P")
+        return _ping_pongs(sock, count * times)
+
+
+def _ping_pongs(sock, count):
+    message = bytes(74)
+    started = time.perf_counter()
+    for _ in range(count):
+        sock.sendall(message)
+        sock.recv(4096)
+    return count / (time.perf_counter() - started)
+
+
+def raw_associate(server, count):
+    """As many bytes and turns as an association with one echo."""
+    started = time.perf_counter()
+    for _ in range(count):
+        with client.connect(server.port) as sock:
+            sock.sendall(b"P")
+            _ping_pongs(sock, 3)
+    return count / (time.perf_counter() - started)
+
+
+# ------------------------------------------------------------------ C-STORE
+
+
+def store(server, count, size):
+    """Store instances one after the other; they are compared with what was sent by hash."""
+    association = client.Association(server.port, client.CT_STORAGE)
+    messages, digests, length = _stores(association, size, count)
+    started = time.perf_counter()
+    _send_all(association, messages)
+    seconds = time.perf_counter() - started
+    association.release()
+    check(server.folder, digests, length)
+    return count * length / seconds / 1e6
+
+
+def store_parallel(server, count, size=512_000, associations=8):
+    """Store instances over several associations at once."""
+    each = max(1, count // associations)
+    all_of_them, digests = [], []
+    for number in range(associations):
+        association = client.Association(server.port, client.CT_STORAGE)
+        messages, hashes, length = _stores(association, size, each, number * each)
+        all_of_them.append((association, messages))
+        digests += hashes
+    ready = threading.Barrier(associations + 1)
+
+    def send(association, messages):
+        ready.wait()
+        _send_all(association, messages)
+        association.release()
+
+    threads = [threading.Thread(target=send, args=pair) for pair in all_of_them]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - started
+    check(server.folder, digests, length)
+    return associations * each * length / seconds / 1e6
+
+
+def _stores(association, size, count, first=0):
+    messages, digests = [], []
+    for number, (name, data) in enumerate(images(size, count, first)):
+        encoded = client.command(client.C_STORE, number % 60_000 + 1, client.CT_STORAGE, name)
+        pieces = association.pdus(encoded, data)
+        messages.append([b"".join(pieces)] if len(data) < client.LARGEST else pieces)
+        digests.append(hashlib.sha256(data).hexdigest())
+    return messages, digests, len(data)
+
+
+def _send_all(association, messages):
+    for pieces in messages:
+        for piece in pieces:
+            association.socket.sendall(piece)
+        assert association.status() == (0, False)
+
+
+def raw_to_file(server, count, size):
+    sent = list(images(size, count))
+    with client.connect(server.port) as sock:
+        sock.sendall(b"F")
+        started = time.perf_counter()
+        for _, data in sent:
+            sock.sendall(len(data).to_bytes(8))
+            sock.sendall(data)
+            assert sock.recv(1) == b"\0"
+        seconds = time.perf_counter() - started
+    check(server.folder, [hashlib.sha256(data).hexdigest() for _, data in sent], len(data))
+    return count * len(data) / seconds / 1e6
+
+
+def check(folder, digests, length):
+    """Compare the files of a folder with what was sent, and remove them.
+
+    Each server writes a head of its own; the data sets behind it are the same.
+    """
+    found = []
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                file.seek(-length, os.SEEK_END)
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+            path.unlink()
+    assert sorted(found) == sorted(digests), f"{len(found)} files of {len(digests)}, or others"
+
+
+def storescu(server, count, no_delay=False):
+    """Store with DCMTK's tool, without what it takes to start and to associate."""
+    environment = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
+    if no_delay:
+        environment["TCP_NODELAY"] = "1"
+    sent = server.folder / "sent"
+    sent.mkdir(exist_ok=True)
+    data = []
+    for name, image in images(40_000, count + 1):
+        head = part10.head(client.CT_STORAGE.decode(), name.decode(), client.EXPLICIT.decode())
+        sent.joinpath(name.decode()).write_bytes(head + image)
+        data.append(image)
+    paths = sorted(map(str, sent.iterdir()))
+    seconds = []
+    for some in (paths[:1], paths):
+        listed = server.folder / "listed"  # more paths than a command line should have
+        listed.mkdir()
+        for path in some:
+            os.link(path, listed / os.path.basename(path))
+        command = [dcmtk("storescu"), "+sd", "127.0.0.1", str(server.port), str(listed)]
+        started = time.perf_counter()
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+        for path in listed.iterdir():
+            path.unlink()
+        listed.rmdir()
+    for path in paths:
+        os.unlink(path)
+    sent.rmdir()
+    check(server.folder, [hashlib.sha256(image).hexdigest() for image in data], len(data[0]))
+    return count / (seconds[1] - seconds[0])
+
+
+# ------------------------------------------------------------------ C-FIND
+
+
+def find(server, count, root=client.STUDY_FIND, matches=1000):
+    association = client.Association(server.port, root)
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "STUDY"
+    for keyword in (
+        *("PatientName", "StudyInstanceUID", "StudyDate", "StudyTime", "ModalitiesInStudy"),
+        *("AccessionNumber", "StudyDescription"),
+    ):
+        setattr(keys, keyword, "")
+    keys.PatientID = str(matches)  # the apps take it for how many answers to give
+    encoded = client.command(client.C_FIND, 1, root)
+    message = b"".join(association.pdus(encoded, client.encode(keys)))
+    answers = 0
+    started = time.perf_counter()
+    for _ in range(count):
+        association.socket.sendall(message)
+        pending, status = association.answers()
+        assert status == 0, hex(status)
+        answers += pending
+    seconds = time.perf_counter() - started
+    association.release()
+    assert answers == matches * count
+    return answers / seconds
+
+
+def find_datasets(server, count):
+    return find(server, count, client.PATIENT_FIND)
+
+
+# ------------------------------------------------------------------ C-GET and C-MOVE
+
+
+def prepare(server, count, size=512_000):
+    """Give a server what it is to send: dcmqrscp by C-STORE, the others as files."""
+    if server.kept.exists():
+        return
+    server.kept.mkdir()
+    sent = images(size, count)
+    if server.name == "dcmqrscp":
+        association = client.Association(server.port, client.CT_STORAGE)
+        for number, (name, data) in enumerate(sent):
+            encoded = client.command(client.C_STORE, number + 1, client.CT_STORAGE, name)
+            _send_all(association, [association.pdus(encoded, data)])
+        association.release()
+        return
+    for name, data in sent:
+        head = part10.head(client.CT_STORAGE.decode(), name.decode(), client.EXPLICIT.decode())
+        server.kept.joinpath(f"{name.decode()}.dcm").write_bytes(head + data)
+
+
+def get(server, count):
+    """Fetch instances; a second time, untimed, they are compared by hash the first time."""
+    prepare(server, count)
+    if server.unchecked("get"):
+        _, receiver = _get(server, hashing=True)
+        _compare(receiver, count)
+    seconds, receiver = _get(server)
+    assert receiver.count == count
+    return receiver.size / seconds / 1e6
+
+
+def _get(server, hashing=False):
+    association = client.Association(server.port, client.STUDY_GET, fetched=client.CT_STORAGE)
+    message = _study(association, client.command(client.C_GET, 1, client.STUDY_GET))
+    receiver = sink.Receiver(association.socket, association.file, hashing)
+    started = time.perf_counter()
+    association.socket.sendall(message)
+    status = receiver.run()
+    seconds = time.perf_counter() - started
+    association.release()
+    assert status == 0, hex(status)
+    return seconds, receiver
+
+
+def _study(association, encoded):
+    keys = Dataset()
+    keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", "1.2.3"
+    return b"".join(association.pdus(encoded, client.encode(keys)))
+
+
+def move(server, count):
+    """Have instances sent to a receiver that keeps nothing."""
+    prepare(server, count)
+    if server.unchecked("move"):
+        _, receiver = _move(server, hashing=True)
+        _compare(receiver, count)
+    seconds, receiver = _move(server)
+    assert receiver.count == count
+    return receiver.size / seconds / 1e6
+
+
+def _move(server, hashing=False):
+    server.sink.hashing = hashing
+    association = client.Association(server.port, client.STUDY_MOVE)
+    encoded = client.command(client.C_MOVE, 1, client.STUDY_MOVE, destination=b"SINK")
+    message = _study(association, encoded)
+    started = time.perf_counter()
+    association.socket.sendall(message)
+    _, status = association.answers()
+    seconds = time.perf_counter() - started
+    association.release()
+    assert status == 0, hex(status)
+    return seconds, server.sink.take()
+
+
+def _compare(receiver, count):
+    expected = [hashlib.sha256(data).hexdigest() for _, data in images(512_000, count)]
+    assert sorted(receiver.digests) == sorted(expected)
