@@ -88,7 +88,7 @@ def command(field, message_id, sop_class, instance=b"", destination=b"", data_se
 
 
 def value(data, element):
-    """Return a number of a command set."""
+    """Return a number of a command set; Message IDs below 256 do not look like elements."""
     at = data.index(struct.pack("<HHI", 0, element, 2))
     return struct.unpack_from("<H", data, at + 8)[0]
 

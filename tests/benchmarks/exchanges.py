@@ -126,7 +126,7 @@ def store_parallel(server, count, size=512_000, associations=8):
 def _stores(association, size, count, first=0):
     messages, digests = [], []
     for number, (name, data) in enumerate(images(size, count, first)):
-        encoded = client.command(client.C_STORE, number % 60_000 + 1, client.CT_STORAGE, name)
+        encoded = client.command(client.C_STORE, number % 200 + 1, client.CT_STORAGE, name)
         pieces = association.pdus(encoded, data)
         messages.append([b"".join(pieces)] if len(data) < client.LARGEST else pieces)
         digests.append(hashlib.sha256(data).hexdigest())
@@ -246,7 +246,7 @@ def prepare(server, count, size=512_000):
     if server.name == "dcmqrscp":
         association = client.Association(server.port, client.CT_STORAGE)
         for number, (name, data) in enumerate(sent):
-            encoded = client.command(client.C_STORE, number + 1, client.CT_STORAGE, name)
+            encoded = client.command(client.C_STORE, number % 200 + 1, client.CT_STORAGE, name)
             _send_all(association, [association.pdus(encoded, data)])
         association.release()
         return

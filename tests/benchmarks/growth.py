@@ -68,7 +68,7 @@ def store(server, size):
     for number in range(count):
         name = exchanges.uid(number)
         head = client.image(0, name)[:-4] + size.to_bytes(4, "little")
-        encoded = client.command(client.C_STORE, number + 1, client.CT_STORAGE, name)
+        encoded = client.command(client.C_STORE, number % 200 + 1, client.CT_STORAGE, name)
         whole, rest = divmod(size, room)
         association.socket.sendall(client.pdu(1, 3, encoded) + client.pdu(1, 0, head))
         for _ in range(whole):
