@@ -10,13 +10,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pydicom import config
-
 from pacsroute import uids
 from pacsroute.blueprints import Scope
 from pacsroute.config import Config
 from pacsroute.dataset.spool import Room, sweep
 from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
+from pacsroute.late import quiet_reading
 from pacsroute.logs import about
 from pacsroute.observer import Observer
 from pacsroute.outcome import (
@@ -125,7 +124,7 @@ class App(Scope):
         """Hold the lifespans: what a server and a test client do around their work."""
         scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_quiet_reading())
+            stack.enter_context(quiet_reading())
             if self.config.spool is not None and (left := sweep(self.config.spool)):
                 logger.info("%d unfinished files of an earlier run removed", left)
             for scope in scopes:
@@ -512,19 +511,3 @@ def _code(request: Request, error: BaseException) -> int:
     if request.command == "store":
         return OUT_OF_RESOURCES if isinstance(error, OSError) else UNABLE_TO_PROCESS
     return UNABLE_TO_PROCESS if isinstance(request, QueryRequest) else PROCESSING_FAILURE
-
-
-@contextlib.contextmanager
-def _quiet_reading() -> Iterator[None]:
-    """Have pydicom not complain about values that it reads: its warnings quote them.
-
-    They are patient data, and Python remembers each warning for as long as it runs.
-    """
-    settings = config.settings
-    before = settings.reading_validation_mode
-    if before == config.WARN:
-        settings.reading_validation_mode = config.IGNORE
-    try:
-        yield
-    finally:
-        settings.reading_validation_mode = before

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 from pacsroute import uids
@@ -18,26 +19,42 @@ from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
 from pacsroute.logs import about
 from pacsroute.outcome import Outcome
-from pacsroute.services import echo, find, get, move, normalized, store
+from pacsroute.services import store
 from pacsroute.services.base import Association, Call, limit_of, response
 from pacsroute.status import UNRECOGNIZED_OPERATION, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
 logger = logging.getLogger("pacsroute")
 
-_SERVICES: dict[type[Command], Callable[[Call], Outcome]] = {
-    commands.CEchoRQ: echo.answer,
-    commands.CStoreRQ: store.answer,
-    commands.CFindRQ: find.answer,
-    commands.CGetRQ: get.answer,
-    commands.CMoveRQ: move.answer,
-    commands.NCreateRQ: normalized.answer,
-    commands.NSetRQ: normalized.answer,
-    commands.NGetRQ: normalized.answer,
-    commands.NActionRQ: normalized.answer,
-    commands.NDeleteRQ: normalized.answer,
-    commands.NEventReportRQ: normalized.answer,
+_SERVICES = {
+    commands.CEchoRQ: "echo",
+    commands.CStoreRQ: "store",
+    commands.CFindRQ: "find",
+    commands.CGetRQ: "get",
+    commands.CMoveRQ: "move",
+    commands.NCreateRQ: "normalized",
+    commands.NSetRQ: "normalized",
+    commands.NGetRQ: "normalized",
+    commands.NActionRQ: "normalized",
+    commands.NDeleteRQ: "normalized",
+    commands.NEventReportRQ: "normalized",
 }
+_loaded: dict[type[Command], Callable[[Call], Outcome]] = {}
+
+
+def _service(kind: type[Command]) -> Callable[[Call], Outcome]:
+    """Return what answers a kind of request, imported with the first one: see `pacsroute.late`."""
+    if kind not in _SERVICES:
+        return _unrecognized
+    if kind not in _loaded:
+        _loaded[kind] = import_module(f"pacsroute.services.{_SERVICES[kind]}").answer
+    return _loaded[kind]
+
+
+def get_ready() -> None:
+    """Import what answers all kinds of requests, so that the first one does not wait for it."""
+    for kind in _SERVICES:
+        _service(kind)
 
 
 _AHEAD = 2  # times its window that a peer may have outstanding before it is aborted
@@ -153,7 +170,7 @@ class Dispatcher:
         status, error = None, None
         self.app.observer.began(call)
         try:
-            outcome = _SERVICES.get(type(command), _unrecognized)(call)
+            outcome = _service(type(command))(call)
             status = outcome.status
         except BaseException as lost:
             error = lost

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-from pydicom import Dataset
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pacsroute.dataset.instance import Instance
+from pacsroute.late import is_dataset
 from pacsroute.requests import GetRequest
 from pacsroute.routing import Route
 from pacsroute.status import PENDING, PENDING_WARNING, SUCCESS, Status
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 logger = logging.getLogger("pacsroute")
 
@@ -64,8 +66,8 @@ def final_status(result: object) -> Status:
 def reply(result: object) -> Outcome:
     """Return the outcome that the handler of an N-service means: status, data set, or both."""
     parts = result if isinstance(result, tuple) and not isinstance(result, Status) else (result,)
-    data = [part for part in parts if isinstance(part, (Mapping, Dataset))]
-    rest = [part for part in parts if not isinstance(part, (Mapping, Dataset))]
+    data = [part for part in parts if isinstance(part, Mapping) or is_dataset(part)]
+    rest = [part for part in parts if not (isinstance(part, Mapping) or is_dataset(part))]
     if len(data) > 1 or len(rest) > 1:
         raise TypeError("a handler returns a status, a dict or Dataset, or one of each")
     status = final_status(rest[0] if rest else None)
@@ -73,7 +75,8 @@ def reply(result: object) -> Outcome:
 
 
 def rows_of(result: object, route: Route) -> Iterator[Any]:
-    if result is None or isinstance(result, (str, bytes, os.PathLike, Mapping, Dataset)):
+    whole = isinstance(result, (str, bytes, os.PathLike, Mapping)) or is_dataset(result)
+    if result is None or whole:
         raise TypeError(
             f"{route.where} returned {type(result).__name__}, not something to iterate: "
             "yield each answer, or return a list of them"
@@ -90,7 +93,7 @@ def find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answe
         except StopIteration as stop:
             return stop.value
         row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
-        if not isinstance(row, (Mapping, Dataset)):
+        if not (isinstance(row, Mapping) or is_dataset(row)):
             raise TypeError(f"a find yields dicts or Datasets, not {type(row).__name__}")
         code = int(status[0] if isinstance(status, Status) else status)
         if code not in (PENDING, PENDING_WARNING):
@@ -112,7 +115,7 @@ def instances_of(
             except StopIteration as stop:
                 result = stop.value
                 return
-            if not isinstance(item, (str, os.PathLike, Dataset, Instance)):
+            if not (isinstance(item, (str, os.PathLike, Instance)) or is_dataset(item)):
                 raise TypeError(
                     f"a {request.command} yields paths, Datasets or Instances, "
                     f"not {type(item).__name__}"

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from pydicom import Dataset
-
+from pacsroute import late
 from pacsroute.dataset.instance import Instance
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+    from pydicom import Dataset
 
     from pacsroute.app import App
     from pacsroute.net.tls import TLS
@@ -138,6 +139,7 @@ class StoreRequest(Request):
 
     Examples
     --------
+    >>> from pydicom import Dataset
     >>> ds = Dataset()
     >>> ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
     >>> StoreRequest(instance=Instance(ds)).sop_instance
@@ -186,7 +188,7 @@ class QueryRequest(Request):
         The keys to match, and in a C-FIND those to return (PS3.4 §C.4.1.1.3).
     """
 
-    identifier: Dataset = field(default_factory=Dataset)
+    identifier: Dataset = field(default_factory=late.empty)
 
     @property
     def level(self) -> str:
@@ -294,7 +296,7 @@ class NCreateRequest(NormalizedRequest):
 
     command: ClassVar[str] = "n_create"
 
-    attribute_list: Dataset = field(default_factory=Dataset)
+    attribute_list: Dataset = field(default_factory=late.empty)
 
 
 @dataclass(kw_only=True)
@@ -303,7 +305,7 @@ class NSetRequest(NormalizedRequest):
 
     command: ClassVar[str] = "n_set"
 
-    modification_list: Dataset = field(default_factory=Dataset)
+    modification_list: Dataset = field(default_factory=late.empty)
 
 
 @dataclass(kw_only=True)
@@ -328,7 +330,7 @@ class NActionRequest(NormalizedRequest):
     command: ClassVar[str] = "n_action"
 
     action_type: int = 0
-    action_information: Dataset = field(default_factory=Dataset)
+    action_information: Dataset = field(default_factory=late.empty)
 
 
 @dataclass(kw_only=True)
@@ -345,7 +347,7 @@ class NEventReportRequest(NormalizedRequest):
     command: ClassVar[str] = "n_event_report"
 
     event_type: int = 0
-    event_information: Dataset = field(default_factory=Dataset)
+    event_information: Dataset = field(default_factory=late.empty)
 
 
 class Progress(NamedTuple):

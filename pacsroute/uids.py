@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import difflib
 import re
-
-from pydicom._uid_dict import UID_dictionary
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
+from typing import Any
 
 from pacsroute.errors import SetupError
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 IMPLEMENTATION_CLASS = "2.25.224098470337241907862398706190434471503"
 IMPLEMENTATION_VERSION = "PACSROUTE_0_1"
+
+
+def _dictionary() -> dict[str, tuple[str, str, str, str, str]]:
+    """Return pydicom's dictionary of UIDs without importing pydicom.
+
+    It is a module of literals that needs nothing of the rest, which takes 0.2 s and more;
+    see `pacsroute.late`.
+    """
+    package = find_spec("pydicom")
+    assert package is not None
+    spec = PathFinder.find_spec("_uid_dict", package.submodule_search_locations)
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.UID_dictionary)
+
+
+UID_dictionary = _dictionary()
 
 # The types of pydicom's rows: (name, type, info, retired, keyword).
 _KEYWORDS = {row[4]: uid for uid, row in UID_dictionary.items() if row[4]}

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
-from pacsroute.cli.clients import echo, find, get, move
-from pacsroute.cli.conformance import conformance
 from pacsroute.cli.custom import Commands, choose_app
-from pacsroute.cli.new import new
-from pacsroute.cli.routes import routes
-from pacsroute.cli.run import run
-from pacsroute.cli.sending import store
-from pacsroute.cli.shell import shell
-from pacsroute.cli.tracing import explain, replay
+
+_HOMES = {
+    "run": "run",
+    "routes": "routes",
+    "conformance": "conformance",
+    "shell": "shell",
+    "new": "new",
+    "echo": "clients",
+    "find": "clients",
+    "get": "clients",
+    "move": "clients",
+    "store": "sending",
+    "explain": "tracing",
+    "replay": "tracing",
+}
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(Commands):
+    """Commands that are imported when they are asked for: not all need pydicom to start."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        home = _HOMES.get(cmd_name)
+        if home is not None and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(f"pacsroute.cli.{home}"), cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--app",
     is_eager=True,
@@ -41,20 +63,3 @@ def main() -> None:
     Each of their options for the peer is an environment variable, too: --calling-ae is
     PACSROUTE_CALLING_AE.
     """  # noqa: D301 - click's mark is a backspace
-
-
-for _command in (
-    run,
-    routes,
-    conformance,
-    shell,
-    new,
-    echo,
-    store,
-    find,
-    get,
-    move,
-    explain,
-    replay,
-):
-    main.add_command(_command)

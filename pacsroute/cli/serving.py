@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from pacsroute.app import App
+from pacsroute.dispatcher import get_ready
 from pacsroute.errors import SetupError
 from pacsroute.net.server import Server
 from pacsroute.routing import name_of
@@ -27,6 +28,7 @@ def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
     def listening() -> None:
         click.echo(f"listening on {where}, Ctrl-C stops")
         ready()
+        get_ready()
 
     server.run(listening)
     click.echo("stopped")

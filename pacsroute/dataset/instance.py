@@ -8,19 +8,17 @@ import os
 import struct
 import weakref
 from pathlib import Path
-from typing import BinaryIO, Literal
-
-from pydicom import Dataset, FileMetaDataset
-from pydicom.filereader import read_partial
-from pydicom.uid import UID
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from pacsroute import uids
 from pacsroute.dataset import part10, peek
-from pacsroute.dataset.convert import can_convert, convert
-from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import LIMITS, Limits, parse
+from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.dataset.spool import Spool, draft, publish, sync_folder, write_all
 from pacsroute.errors import DataSetError, Failure
+from pacsroute.late import is_dataset
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 DEFER_SIZE = 1_048_576
 """Values longer than this many bytes are read from a file only when they are used."""
@@ -57,7 +55,7 @@ class Instance:
         transfer_syntax: str | None = None,
         limits: Limits = LIMITS,
     ) -> None:
-        if not isinstance(source, (str, os.PathLike, Dataset, bytes, Spool)):
+        if not (isinstance(source, (str, os.PathLike, bytes, Spool)) or is_dataset(source)):
             raise TypeError(f"an Instance is made of a path, Dataset or bytes, not {source!r:.40}")
         self._source = source
         self._hints = {
@@ -66,7 +64,7 @@ class Instance:
             "transfer_syntax": transfer_syntax,
         }
         self._limits = limits
-        self._dataset: Dataset | None = source if isinstance(source, Dataset) else None
+        self._dataset: Dataset | None = source if is_dataset(source) else None
 
     def __repr__(self) -> str:
         return f"Instance({self._hints['sop_instance'] or type(self._source).__name__})"
@@ -86,7 +84,7 @@ class Instance:
         """The SOP Instance UID, where no file has to be read for it; else empty."""
         try:
             return self._hints["sop_instance"] or (
-                self.sop_instance if isinstance(self._source, Dataset) else ""
+                self.sop_instance if is_dataset(self._source) else ""
             )
         except DataSetError:
             return ""
@@ -103,7 +101,7 @@ class Instance:
         return self._hints[name] or ""
 
     def _read_hints(self) -> dict[str, str]:
-        if isinstance(self._source, Dataset):
+        if is_dataset(self._source):
             ds = self._source
             meta = getattr(ds, "file_meta", None)
             syntax = getattr(meta, "TransferSyntaxUID", None)
@@ -143,8 +141,8 @@ class Instance:
         """Return a binary file to read the bytes of the data set from, without its head."""
         if isinstance(self._source, Spool):
             return self._source.open()
-        if isinstance(self._source, Dataset):
-            return io.BytesIO(encode(self._source, self.transfer_syntax))
+        if is_dataset(self._source):
+            return io.BytesIO(_encode(self._source, self.transfer_syntax))
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             return io.BytesIO(self._source)
         file = self._file()
@@ -173,12 +171,15 @@ class Instance:
         OSError
             If it cannot be read.
         """
-        if isinstance(self._source, Dataset) and transfer_syntax in uids.NATIVE:
+        if is_dataset(self._source) and transfer_syntax in uids.NATIVE:
             native = self.transfer_syntax in uids.NATIVE
             if native or "PixelData" not in self._source:
-                return io.BytesIO(encode(self._source, transfer_syntax))
+                return io.BytesIO(_encode(self._source, transfer_syntax))
         if transfer_syntax == self.transfer_syntax:
             return self.open()
+        from pacsroute.dataset.convert import can_convert, convert  # noqa: PLC0415 - pydicom, late
+        from pacsroute.dataset.parse import parse  # noqa: PLC0415
+
         if not can_convert(self.transfer_syntax, transfer_syntax):
             raise DataSetError(
                 f"no conversion from {uids.name(self.transfer_syntax)} "
@@ -202,6 +203,11 @@ class Instance:
         return self._dataset
 
     def _parse(self) -> Dataset:
+        from pydicom import FileMetaDataset  # noqa: PLC0415 - pydicom, late
+        from pydicom.uid import UID  # noqa: PLC0415
+
+        from pacsroute.dataset.parse import parse  # noqa: PLC0415
+
         file = self.open()
         try:
             dataset = parse(file, self.transfer_syntax, defer_size=DEFER_SIZE, limits=self._limits)
@@ -220,7 +226,7 @@ class Instance:
 
     def _edited(self) -> bool:
         """Tell whether the data set that was handed out differs from the bytes."""
-        if self._dataset is None or isinstance(self._source, Dataset):
+        if self._dataset is None or is_dataset(self._source):
             return False
         fresh = self._parse()
         if fresh.keys() != self._dataset.keys():
@@ -243,11 +249,11 @@ class Instance:
         folder : str, optional
             Where that goes; by default the system's folder for them.
         """
-        if not isinstance(self._source, Dataset):
+        if not is_dataset(self._source):
             return self
         syntax = self.transfer_syntax
         spool = Spool(part10.head(self.sop_class, self.sop_instance, syntax), folder)
-        spool.write(encode(self._source, syntax))
+        spool.write(_encode(self._source, syntax))
         if spool.error is not None:
             raise spool.error
         return Instance(
@@ -353,8 +359,16 @@ class Instance:
                 write_all(fd, piece)
 
 
+def _encode(dataset: Dataset, transfer_syntax: str) -> bytes:
+    from pacsroute.dataset.encode import encode  # noqa: PLC0415 - pydicom, late
+
+    return encode(dataset, transfer_syntax)
+
+
 def _file_meta(file: BinaryIO) -> Dataset:
     """Read the File Meta Information; the file stands at the data set then."""
+    from pydicom.filereader import read_partial  # noqa: PLC0415 - pydicom, late
+
     try:
         meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from pydicom import config
 from pydicom._dicom_dict import DicomDictionary
@@ -28,7 +28,9 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 from pydicom.valuerep import DS, IS, PersonName
 
+from pacsroute import late
 from pacsroute.dataset import charsets
+from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.dataset.vr import (
     LONG_VRS,
     NUMBER_FORMATS,
@@ -41,29 +43,10 @@ from pacsroute.dataset.vr import (
 )
 from pacsroute.errors import DataSetError
 
+late.settle()
+
 Source: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
 
-
-class Limits(NamedTuple):
-    """How much a data set may be made of.
-
-    Parameters
-    ----------
-    depth : int
-        How deep sequences may be nested; real ones stay below ten.
-    inflated : int
-        How many bytes a deflated data set may become.
-    ratio : int
-        How many times its bytes that may be, beyond 16 MiB: an empty mask is deflated to a
-        thousandth, but it is not large.
-    """
-
-    depth: int = 64
-    inflated: int = 1 << 30
-    ratio: int = 200
-
-
-LIMITS = Limits()
 _RATIO_FROM = 16 * 1_048_576
 
 MAX_KEYS = 50_000

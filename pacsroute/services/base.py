@@ -6,13 +6,11 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
-
-from pydicom import Dataset
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from pacsroute import extended, uids
 from pacsroute.app import App
-from pacsroute.dataset.parse import Limits, identifier
+from pacsroute.dataset.limits import Limits
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, Response
 from pacsroute.dimse.messages import Message
@@ -23,6 +21,9 @@ from pacsroute.routing import Route
 from pacsroute.status import IDENTIFIER_MISMATCH, SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 from pacsroute.upper_layer.pdu import AssociateRQ
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 logger = logging.getLogger("pacsroute")
 
@@ -199,6 +200,8 @@ def misplaced(call: Call, sop_class: str) -> Outcome | None:
 
 def read_identifier(call: Call, command: str, sop_class: str) -> Dataset | Outcome:
     """Return the identifier of a request, or the outcome that refuses it."""
+    from pacsroute.dataset.parse import identifier  # noqa: PLC0415 - pydicom, late
+
     sop_class = uids.trim(sop_class)
     calling_ae = call.association.calling_ae
     if call.route(command) is None:

@@ -70,7 +70,7 @@ class Server:
         self.port = _free_port()
         self.process = subprocess.Popen(
             self._command(),
-            env=os.environ
+            env=environment()
             | {
                 "TCP_NODELAY": "1",  # DCMTK at its best
                 "BENCH_FOLDER": str(self.folder),
@@ -110,6 +110,13 @@ class Server:
                 config.write_text(_QRSCP.format(folder=self.folder, sink=self.sink.port))
                 return [dcmtk("dcmqrscp"), "-c", str(config), port]
         raise ValueError(self.name)
+
+
+def environment():
+    """Return what processes run in: with compiled modules, as installed packages have them."""
+    kept = dict(os.environ)
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return kept
 
 
 def installed(name):

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from pydicom import Dataset
-
 from pacsroute import App, Instance, Peer
 
 FOLDER = os.environ["BENCH_FOLDER"]
@@ -38,6 +36,8 @@ def find(request):
 
 @app.find("PatientRoot")
 def find_datasets(request):
+    from pydicom import Dataset  # here: an app that answers with dicts starts without pydicom
+
     for row in rows(request):
         ds = Dataset()
         for keyword, value in row.items():
