@@ -20,11 +20,16 @@ class Policy:
     def __init__(self, routes: list[Route], window: int = 1) -> None:
         self._all = routes
         self.window = window
+        self._known: dict[str, list[Route]] = {}
 
     def _covering(self, sop_class: str) -> list[Route]:
         """Return the routes that commands on a context of this class may reach."""
-        classes = {sop_class, *uids.carried(sop_class)}
-        return [route for route in self._all if any(map(route.covers, classes))]
+        if sop_class not in self._known:  # it is asked for several times in one negotiation
+            classes = (sop_class, *uids.carried(sop_class))
+            self._known[sop_class] = [
+                route for route in self._all if any(map(route.covers, classes))
+            ]
+        return self._known[sop_class]
 
     def _routes(self, sop_class: str) -> list[Route]:
         """Return the routes for which this side is the SCP of a class."""

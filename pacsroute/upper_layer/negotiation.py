@@ -95,11 +95,12 @@ def negotiate(
     results, accepted = [], {}
     for context in request.contexts:
         sop_class, general = context.abstract_syntax, ""
-        if not policy.serves(sop_class):
+        is_served = policy.serves(sop_class)
+        if not is_served:
             # Served as what its requestor says it is a kind of, if that is served.
             general = next(filter(policy.serves, related.get(sop_class, ())), "")
         served = general or sop_class
-        role = roles.get(sop_class) or RoleSelection(sop_class, policy.serves(served), False)
+        role = roles.get(sop_class) or RoleSelection(sop_class, is_served or bool(general), False)
         first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
         if not (role.scu or role.scp):
             # The syntax of a rejected context is not significant, but it is there.
