@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
 
 
 DONE = Outcome(Status(SUCCESS))
+_ROW = {code: Outcome(Status(code)) for code in (PENDING, PENDING_WARNING)}
 
 
 class Answer(NamedTuple):
@@ -93,12 +94,13 @@ def find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answe
         except StopIteration as stop:
             return stop.value
         row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
-        if not (isinstance(row, Mapping) or is_dataset(row)):
+        # A dict is told from other mappings at a tenth of the cost, and most rows are dicts.
+        if not (isinstance(row, (dict, Mapping)) or is_dataset(row)):
             raise TypeError(f"a find yields dicts or Datasets, not {type(row).__name__}")
         code = int(status[0] if isinstance(status, Status) else status)
-        if code not in (PENDING, PENDING_WARNING):
+        if code not in _ROW:
             raise ValueError(f"a row has the status 0xFF00 or 0xFF01, not 0x{code:04X}")
-        yield Answer(row, Outcome(Status(code)), code == PENDING)
+        yield Answer(row, _ROW[code], code == PENDING)
 
 
 def instances_of(

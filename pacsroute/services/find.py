@@ -63,7 +63,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     looked, sent = 0.0, 0
     try:
         for row, outcome, supported in answers:
-            if not isinstance(row, (Mapping, Dataset)):
+            if not isinstance(row, (dict, Mapping, Dataset)):
                 assert outcome is not None
                 # A handler that ends because it saw the cancel has not told everything.
                 early = outcome.status.code == SUCCESS
