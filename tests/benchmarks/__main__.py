@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from tests.benchmarks import report
@@ -46,6 +47,16 @@ def main():
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     if options.plot:
         plot(WORKS, results, grown, options.plot)
+    sys.exit(any(len(figures) < len(here(WORKS[key], options)) for key, figures in results.items()))
+
+
+def here(work, options):
+    """Return the parties of a work that can be measured here."""
+    return [
+        party
+        for party in work.parties
+        if installed(party.server) and party.server not in options.without
+    ]
 
 
 def measure(options, top, sink):
@@ -55,20 +66,22 @@ def measure(options, top, sink):
         running = {}
         for key in options.only:
             work = WORKS[key]
-            parties = [
-                party
-                for party in work.parties
-                if installed(party.server) and party.server not in options.without
-            ]
+            parties = here(work, options)
             for party in parties:
                 if party.server not in running:
                     server = Server(party.server, top / f"server{len(running)}", sink)
                     running[party.server] = stack.enter_context(server)
             figures = results[key] = {party.name: [] for party in parties}
             for _ in range(min(options.rounds, work.rounds)):
-                for party in parties:
+                for party in list(parties):
                     count = max(1, round(work.count * party.share * options.scale))
-                    figures[party.name].append(party.run(running[party.server], count))
+                    try:
+                        figures[party.name].append(party.run(running[party.server], count))
+                    except Exception:  # noqa: BLE001 - the other works are not its fault
+                        print(f"failed: {work.name}, {party.name}", file=sys.stderr)
+                        traceback.print_exc()
+                        parties.remove(party)
+                        del figures[party.name]
             print(f"measured: {work.name}", file=sys.stderr)
     return results
 

@@ -95,7 +95,9 @@ class Server:
         match self.name:
             case "pacsroute" | "pacsroute, durable":
                 app = str(_APPS / "pacsroute_app.py")
-                options = ("--log-level", "warning", "--max-associations", "2000")
+                options = ["--log-level", "warning"]
+                for limit in ("", "-per-host", "-per-ae"):
+                    options += (f"--max-associations{limit}", "2000")
                 return [sys.executable, "-m", "pacsroute", "run", app, "--port", port, *options]
             case "pynetdicom":
                 return [sys.executable, str(_APPS / "pynetdicom_app.py"), port]
