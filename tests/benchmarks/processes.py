@@ -38,8 +38,8 @@ def memory_of_store(server, count, size=200_000_000):
     """Return how far the peak is over what an idle server has that has stored before."""
     with server.another() as other:
         exchanges.store(other, 1, 512_000)
+        before = _settled(other)
         Path(f"/proc/{other.process.pid}/clear_refs").write_text("5")
-        before = _status(other, "VmRSS")
         exchanges.store(other, 1, size)
         return (_status(other, "VmHWM") - before) / 1000
 
@@ -50,7 +50,7 @@ def memory_of_idle(server, count):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with server.another() as other:
         exchanges.associate(other, 1)
-        before = _status(other, "VmRSS") - _stacks(other)
+        before = _settled(other) - _stacks(other)
         idle = []
         for _ in range(count):
             idle.append(client.Association(other.port, client.VERIFICATION, client.IMPLICIT))
@@ -58,6 +58,15 @@ def memory_of_idle(server, count):
         for association in idle:
             association.release()
     return taken / count
+
+
+def _settled(server):
+    """Return the kilobytes of a server that has done what it does after its start."""
+    before, now = 0, _status(server, "VmRSS")
+    while now != before:
+        time.sleep(0.5)
+        before, now = now, _status(server, "VmRSS")
+    return now
 
 
 def _status(server, name):
