@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from pacsroute import uids
-from pacsroute.dataset.parse import Limits, readable
+from pacsroute.dataset.limits import Limits
+from pacsroute.dataset.parse import readable
 from pacsroute.dimse.commands import (
     Command,
     CStoreRQ,
