@@ -13,8 +13,6 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from pydicom.datadict import dictionary_keyword
-
 from pacsroute.errors import ProtocolError
 
 LOW, MEDIUM, HIGH = 2, 0, 1
@@ -393,6 +391,8 @@ def keyword(name: str) -> str:
     >>> keyword("error_comment")
     'ErrorComment'
     """
+    from pydicom.datadict import dictionary_keyword  # noqa: PLC0415 - pydicom, late
+
     return dictionary_keyword(_ELEMENTS[name][0])
 
 
