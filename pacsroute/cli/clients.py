@@ -20,7 +20,7 @@ from click.exceptions import Exit
 
 from pacsroute.app import App
 from pacsroute.cli.keys import Path, aligned, asks_for, json_array, named
-from pacsroute.cli.tracing import observes
+from pacsroute.cli.observing import observes
 from pacsroute.dataset.instance import Instance
 from pacsroute.errors import (
     AssociationError,

@@ -12,8 +12,8 @@ import click
 
 from pacsroute.app import App
 from pacsroute.cli.loading import load
+from pacsroute.cli.observing import observes
 from pacsroute.cli.serving import explained, serve
-from pacsroute.cli.tracing import observes
 from pacsroute.config import SETTINGS, Config
 from pacsroute.errors import SetupError
 from pacsroute.logs import JSONFormatter
