@@ -37,6 +37,7 @@ from gunicorn.workers.base import Worker
 from pacsroute.app import App
 from pacsroute.cli.serving import address, announce, announce_monitor, explained
 from pacsroute.config import Config
+from pacsroute.dispatcher import get_ready
 from pacsroute.net.server import Server, listen
 from pacsroute.net.tls import configured
 
@@ -66,6 +67,7 @@ def run_workers(
         Who they run as, if not as this process.
     """
     account = Account.of(user, group) if user else None
+    get_ready()  # once for all workers, and while every file can still be read
     first: Config | None = None
 
     def look() -> Config:
