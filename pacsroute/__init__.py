@@ -1,6 +1,10 @@
 """Flask for DICOM: a decorator-routed micro-framework for the server side of medical imaging."""
 
-from pacsroute import matching, mpps, ups
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pacsroute.admission import Identity
 from pacsroute.app import App
 from pacsroute.blueprints import Blueprint
@@ -23,7 +27,6 @@ from pacsroute.errors import (
     SetupError,
 )
 from pacsroute.net.association import Association
-from pacsroute.net.client import Client, Reply, connect
 from pacsroute.net.server import Server
 from pacsroute.net.tls import TLS
 from pacsroute.requests import (
@@ -43,6 +46,10 @@ from pacsroute.requests import (
     StoreRequest,
 )
 from pacsroute.status import Status
+
+if TYPE_CHECKING:
+    from pacsroute import matching, mpps, ups
+    from pacsroute.net.client import Client, Reply, connect
 
 __all__ = [
     "TLS",
@@ -89,3 +96,12 @@ __all__ = [
     "mpps",
     "ups",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs pydicom when it is asked for; see `pacsroute.late`."""
+    if name in ("matching", "mpps", "ups"):
+        return import_module(f"pacsroute.{name}")
+    if name in ("Client", "Reply", "connect"):
+        return getattr(import_module("pacsroute.net.client"), name)
+    raise AttributeError(f"module 'pacsroute' has no attribute {name!r}")
