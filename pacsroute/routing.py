@@ -47,6 +47,8 @@ class Route:
         The one action or event type it answers.
     extended : bytes
         What it supports of extended negotiation.
+    charset : str, optional
+        The Specific Character Set of its rows; None leaves it to the settings and the peer.
     called_ae : str, optional
         The called AE title that its blueprint owns; None is every title that nobody owns.
     scopes : tuple of Router
@@ -63,6 +65,7 @@ class Route:
     pending_interval: float = 0
     kind: int | None = None
     extended: bytes = b""
+    charset: str | None = None
     called_ae: str | None = None
     scopes: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
@@ -192,6 +195,9 @@ class Router:
             What it supports of ``relational``, ``date_time``, ``fuzzy``, ``time_zone``,
             ``enhanced_multi_frame``, ``empty_value`` and ``multiple_value`` (PS3.4
             §C.5.1.1); `request.extended` tells what a peer has negotiated of it.
+        charset : str, optional
+            The Specific Character Set of its rows that are not ASCII, in the place of the
+            setting; a row that it cannot encode goes as ISO_IR 192.
 
         Examples
         --------
@@ -200,7 +206,7 @@ class Router:
         ... def find(request):
         ...     yield {"PatientID": "1"}
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "extended")
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "extended", "charset")
         return self._decorate("find", sop_class, options, names)
 
     def get(self, sop_class: str | F | None = None, **options: Any) -> Any:
@@ -411,6 +417,7 @@ class Router:
             float(options.get("pending_interval", 0)),
             options.get("action_type", options.get("event_type")),
             extended.supported(command, options.get("extended")),
+            options.get("charset"),
             scopes=(self,),
         )
         self.add_route(route)

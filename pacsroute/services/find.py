@@ -54,12 +54,14 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
         level = request.identifier.get("QueryRetrieveLevel")
         if level:
             always["QueryRetrieveLevel"] = level
+    route = app.find_route(request)
+    charset = (route and route.charset) or app.config.charset
     encoder = RowEncoder(
-        context.transfer_syntax, request.identifier, always=always, charset=app.config.charset
+        context.transfer_syntax, request.identifier, always=always, charset=charset
     )
     complete = response(command, Outcome(Status(PENDING)))
     partial = response(command, Outcome(Status(PENDING_WARNING)))
-    answers: Iterator[Answer] = app.handle(request)
+    answers: Iterator[Answer] = app.handle(request, route)
     looked, sent = 0.0, 0
     try:
         for row, outcome, supported in answers:
