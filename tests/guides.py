@@ -82,7 +82,11 @@ class Reader:
         self._commands = folder.parent / f"{folder.name}-bin"
         self._commands.mkdir()
         python = shlex.quote(sys.executable)
-        for name, words in {"python": "", "pacsroute": "-m pacsroute", "pytest": "-m pytest"}.items():
+        for name, words in {
+            "python": "",
+            "pacsroute": "-m pacsroute",
+            "pytest": "-m pytest",
+        }.items():
             path = self._commands / name
             path.write_text(f'#!/bin/sh\nexec {python} {words} "$@"\n')
             path.chmod(0o755)

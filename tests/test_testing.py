@@ -1,6 +1,7 @@
 """The test client and the fixtures, as a user's tests use them."""
 
 import contextlib
+import threading
 
 import pytest
 from pydicom import Dataset
@@ -196,6 +197,20 @@ def test_the_user_and_the_titles_are_the_requests():
         client.echo()
         client.echo()
     assert seen[:2] == [("ME", "YOU", "ann"), "after"]
+
+
+def test_what_is_done_afterwards_is_done_before_the_lifespan_ends(app):
+    @app.echo
+    def echo(request):
+        request.after(work)
+
+    def work():
+        threading.Event().wait(0.1)
+        app.state.events.append("done")
+
+    with app.test_client() as client:
+        client.echo()
+    assert app.state.events == ["start", "done", "stop"]
 
 
 def test_an_exception_aborts_the_association(app):

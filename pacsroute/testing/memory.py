@@ -64,6 +64,7 @@ class MemoryAssociation:
         self.window = 1
         self.numbers = message_ids()
         self.peer: MemoryAssociation = self
+        self.serving: threading.Thread | None = None
         self.peers: Mapping[str, App] = {}
         self._coming: queue.Queue[Message | AssociationError] = queue.Queue()
         self._messages: deque[Message] = deque()
@@ -173,8 +174,10 @@ class MemoryAssociation:
         return associate(request, app, self.app, self.peers)
 
     def release(self) -> None:
-        """Release the association."""
+        """Release the association; what `request.after` has of the other end is done then."""
         self._end(AssociationReleased("released"), AssociationReleased("released by the peer"))
+        if self.serving is not None:
+            self.serving.join(WAIT)
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
         """End the association at once."""
@@ -216,7 +219,8 @@ def associate(
         finally:
             theirs.close()
 
-    threading.Thread(target=serve, name="pacsroute-test", daemon=True).start()
+    ours.serving = threading.Thread(target=serve, name="pacsroute-test", daemon=True)
+    ours.serving.start()
     return ours
 
 
