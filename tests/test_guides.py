@@ -1,11 +1,133 @@
 """The guides: every block does what the page says, page by page."""
 
+import contextlib
+import importlib.util
+import re
+from dataclasses import is_dataclass
+
+import pytest
 from guides import GUIDES, Reader, blocks
+from pydicom import Dataset, dcmread
+from pydicom.uid import CTImageStorage, MRImageStorage
+from pynetdicom import AE, evt
+
+from pacsroute import App, Client, RequestFailed, connect, requests
+from pacsroute.config import SETTINGS
 
 
+@pytest.mark.timeout(300)  # a process for each command: slow where the machine is busy
 def test_the_tutorial_is_what_happens(tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
     with Reader(folder) as reader:
         for block in blocks(GUIDES / "tutorial.md"):
             reader.read(block)
+
+
+def _module(folder, name):
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _pynetdicom(module):
+    address = ("127.0.0.1", 0)
+    server = module.ae.start_server(address, block=False, evt_handlers=module.handlers)
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def _pacsroute(module):
+    with module.app.serve(port=0, grace=1) as server:
+        yield server.port
+
+
+@pytest.mark.parametrize("scp", ["pynetdicom", "pacsroute"])
+@pytest.mark.parametrize("scu", ["pynetdicom", "pacsroute"])
+def test_programs_side_by_side_do_the_same(scu, scp, tmp_path, monkeypatch, sample):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with Reader(folder) as reader:
+        for block in blocks(GUIDES / "from_pynetdicom.md"):
+            reader.read(block)
+    path = sample("CT_small.dcm")
+    client = _module(folder, f"scu_{scu}")
+    serving = {"pynetdicom": _pynetdicom, "pacsroute": _pacsroute}[scp]
+    with serving(_module(folder, f"scp_{scp}")) as port:
+        assert client.send_and_find(port, path) == [("1CT1", "CompressedSamples^CT1")]
+    (saved,) = folder.glob("*.dcm")
+    before = dcmread(path)
+    before.pop("DataSetTrailingPadding", None)
+    after = dcmread(saved)
+    after.pop("DataSetTrailingPadding", None)
+    assert after == before
+    assert after.file_meta.TransferSyntaxUID == before.file_meta.TransferSyntaxUID
+
+
+def test_what_is_said_of_statuses_is_so():
+    app = App()
+
+    def broken(error):
+        def handler(request):
+            raise error
+
+        return handler
+
+    app.store(broken(ValueError("x")))
+    app.store("CTImageStorage")(broken(OSError("x")))
+    app.find(broken(ValueError("x")))
+    app.echo(broken(ValueError("x")))
+    app.n_create("MPPS")(broken(ValueError("x")))
+    ct, mr = Dataset(), Dataset()
+    ct.SOPClassUID, ct.SOPInstanceUID = CTImageStorage, "1.2.3"
+    mr.SOPClassUID, mr.SOPInstanceUID = MRImageStorage, "1.2.3"
+    with app.serve(port=0, grace=1) as server:
+        with connect("127.0.0.1", server.port) as client:
+            for code, ask in {
+                0xA700: lambda: client.store(ct),
+                0xC000: lambda: client.store(mr),
+                0x0110: client.echo,
+            }.items():
+                with pytest.raises(RequestFailed) as caught:
+                    ask()
+                assert caught.value.status.code == code
+                assert "Error" in caught.value.status.comment
+            with pytest.raises(RequestFailed, match="ValueError") as caught:
+                list(client.find({"QueryRetrieveLevel": "STUDY"}))
+            assert caught.value.status.code == 0xC000
+            with pytest.raises(RequestFailed) as caught:
+                client.n_create("MPPS", {})
+            assert caught.value.status.code == 0x0110
+    assert App().config.idle_timeout == 15 * 60
+    assert AE().network_timeout == 60
+
+
+REQUESTS = [
+    kind for kind in vars(requests).values() if isinstance(kind, type) and is_dataclass(kind)
+]
+
+
+@pytest.mark.parametrize("page", sorted(GUIDES.glob("*.md")), ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"@app\.(\w+)", text):
+        assert hasattr(App, name), name
+    for name in re.findall(r"\bclient\.(\w+)", text):
+        assert hasattr(Client, name), name
+    for name in re.findall(r"\bevt\.(\w+)", text):
+        assert hasattr(evt, name), name
+    for name in re.findall(r"(?<!\w\.)\brequest\.(\w+)", text):
+        assert any(hasattr(kind, name) or name in kind.__dataclass_fields__ for kind in REQUESTS), (
+            name
+        )
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / link).exists(), link
+    for names in re.findall(r"the settings? ((?:`\w+`(?:, )?)+)", text):
+        for name in re.findall(r"\w+", names):
+            assert name in SETTINGS, name
