@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
+from conftest import dcmtk_tool
+from processes import Running, environment
 
 from pacsroute import Config
 
@@ -24,7 +24,7 @@ TIMEOUT = 30
 _FENCE = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _FILE = re.compile(r"# ([\w./-]+\.\w+)(, continued)?\n")
-_LISTENING = re.compile(r"listening on [\d.]+:(\d+)")
+_LISTENING = r"listening on [\d.]+:(\d+)"
 
 
 class Block(NamedTuple):
@@ -78,7 +78,7 @@ class Reader:
         self.namespace: dict[str, Any] = {"__name__": "guide"}
         self.ports: dict[str, str] = {}  # of the page, and what they are here
         self.printed: str | None = None
-        self._servers: dict[str, subprocess.Popen[str]] = {}
+        self._servers: dict[str, Running] = {}
         self._commands = folder.parent / f"{folder.name}-bin"
         self._commands.mkdir()
         python = shlex.quote(sys.executable)
@@ -133,11 +133,8 @@ class Reader:
         subprocess.run(["bash", "-n", "-c", block.text], check=True)
         if block.options == "not-run":
             return
-        missing = [tool for tool in DCMTK if tool in block.text and not shutil.which(tool)]
-        if missing:
-            if "CI" in os.environ:
-                pytest.fail(f"{missing[0]} is not installed, and CI has to have it")
-            pytest.skip(f"{missing[0]} is not installed")
+        for tool in DCMTK & set(block.text.split()):
+            dcmtk_tool(tool)
         if block.options == "serves":
             self._serve(block.text)
             return
@@ -158,40 +155,22 @@ class Reader:
         assert done.returncode == expected, f"{block.text}\n{done.stdout}"
 
     def _serve(self, command: str) -> None:
-        found = re.search(r"--port (\d+)", command)
-        port = found[1] if found else "11112"
+        words = shlex.split(self._here(command), comments=True)
+        start = words.index("pacsroute")
+        port = words[words.index("--port") + 1] if "--port" in words else "11112"
         self._end(port)
-        self.ports.pop(port, None)
-        # The last --port counts. `env` understands variables before the command, as a shell does.
-        script = f"exec env {self._here(command).strip()} --port 0"
-        log = self._commands / f"{port}.log"
-        with log.open("w") as errors:
-            process = subprocess.Popen(
-                ["bash", "-c", script],
-                cwd=self.folder,
-                env=self._environment(),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        self._servers[port] = process
-        assert process.stdout
-        self.printed = ""
-        for line in process.stdout:
-            self.printed += line
-            if listening := _LISTENING.match(line):
-                self.ports[port] = listening[1]
-                return
-        pytest.fail(log.read_text())
+        variables = dict(word.split("=", 1) for word in words[:start])
+        options = [*words[start + 1 :], "--port", "0"]  # the last one counts
+        self._servers[port] = server = Running(self.folder, *options, **variables)
+        self.ports[port] = server.until(_LISTENING)[1]
+        self.printed = "\n".join(server.lines)
 
     def _end(self, port: str) -> None:
-        process = self._servers.pop(port, None)
-        if process is not None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=9)
-            process.kill()
-            process.communicate()
+        self.ports.pop(port, None)
+        if server := self._servers.pop(port, None):
+            with server:
+                server.signal(signal.SIGTERM)
+                server.ended()
 
     def _text(self, block: Block) -> None:
         assert self.printed is not None, "text stands behind what prints it"
@@ -204,14 +183,8 @@ class Reader:
         return re.sub(r"\d{4,5}", lambda found: self.ports.get(found[0], found[0]), text)
 
     def _environment(self) -> dict[str, str]:
-        own = str(Path(sys.executable).parent)  # pynetdicom has commands of DCMTK's names there
-        folders = [part for part in os.environ["PATH"].split(":") if part != own]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("PACSROUTE_")}
-        return {
-            **kept,
-            "PATH": ":".join([str(self._commands), *folders]),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "TCP_NODELAY": "1",
-            "COLUMNS": "100",
-        }
+        # pynetdicom has commands of DCMTK's names beside our Python.
+        folders = os.environ["PATH"].split(os.pathsep)
+        others = [folder for folder in folders if not Path(folder).is_relative_to(sys.prefix)]
+        path = os.pathsep.join([str(self._commands), *others])
+        return environment(PATH=path, TCP_NODELAY="1", COLUMNS="100")

@@ -2,11 +2,21 @@
 
 import contextlib
 import importlib.util
+import json
+import os
 import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 from dataclasses import is_dataclass
+from pathlib import Path
 
 import pytest
-from guides import GUIDES, Reader, blocks
+from guides import GUIDES, ROOT, Block, Reader, blocks
+from processes import Running
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, evt
@@ -15,13 +25,87 @@ from pacsroute import App, Client, RequestFailed, connect, requests
 from pacsroute.config import SETTINGS
 
 
-@pytest.mark.timeout(300)  # a process for each command: slow where the machine is busy
-def test_the_tutorial_is_what_happens(tmp_path):
+@pytest.fixture
+def work(tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
-    with Reader(folder) as reader:
+    return folder
+
+
+@pytest.mark.timeout(300)  # a process for each command: slow where the machine is busy
+def test_the_tutorial_is_what_happens(work):
+    with Reader(work) as reader:
         for block in blocks(GUIDES / "tutorial.md"):
             reader.read(block)
+
+
+@pytest.mark.timeout(300)
+def test_the_guide_to_deployment_is_what_happens(work, sample):
+    shutil.copy(ROOT / "examples" / "archive.py", work)
+    shutil.copy(sample("CT_small.dcm"), work)
+    with Reader(work) as reader:
+        for block in blocks(GUIDES / "deployment.md"):
+            if block.language not in ("ini", "dockerfile"):
+                reader.read(block)
+    assert "Conformance Statement" in (work / "statement.md").read_text()
+    with sqlite3.connect(work / "copy" / "index.db") as db:
+        ((path,),) = db.execute("SELECT path FROM image")
+    db.close()
+    assert (work / "copy" / Path(path).name).is_file()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_the_unit_is_one_and_exposes_little(work):
+    units = [block for block in blocks(GUIDES / "deployment.md") if block.language == "ini"]
+    (unit,) = (block.text for block in units if block.options == "archive.service")
+    for block in units:
+        if block.options == "other":
+            unit = unit.replace("CapabilityBoundingSet=\n", "")
+            unit = unit.replace("[Install]", f"{block.text}\n[Install]")
+    command = "/opt/archive/venv/bin/pacsroute"
+    assert command in unit
+    path = work / "archive.service"
+    path.write_text(unit.replace(command, sys.executable), encoding="utf-8")
+    environment = {**os.environ, "SYSTEMD_LOG_LEVEL": "warning"}
+    for check in (["verify", "--man=no"], ["security", "--offline=yes", "--threshold=40"]):
+        done = subprocess.run(
+            ["systemd-analyze", *check, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Unknown" not in done.stderr
+
+
+def test_what_the_container_runs_is_understood(work):
+    (text,) = (b.text for b in blocks(GUIDES / "deployment.md") if b.language == "dockerfile")
+    commands = [json.loads(found) for found in re.findall(r"CMD (\[.*\])$", text, re.MULTILINE)]
+    check, serve = (shlex.join(command).replace("/opt/archive/", "") for command in commands)
+    serve = serve.replace("/data/", "")
+    shutil.copy(ROOT / "examples" / "archive.py", work)
+    page = GUIDES / "deployment.md"
+    with Reader(work) as reader:
+        reader.read(Block(page, "", 0, "sh", "serves", f"ARCHIVE=data {serve}\n"))
+        reader.read(Block(page, "", 0, "sh", "", check))
+
+
+def test_a_new_process_has_the_port_while_the_old_one_finishes(work):
+    (work / "app.py").write_text("from pacsroute import App\napp = App()\n")
+    with Running(work, "run", "app.py", "--port", "0", "--grace", "30") as old:
+        port = old.port()
+        with connect("127.0.0.1", port) as client:
+            assert client.echo()
+            old.signal(signal.SIGTERM)
+            old.until("have 30 s to finish")
+            with Running(work, "run", "app.py", "--port", str(port)) as new:
+                assert new.port() == port
+                with connect("127.0.0.1", port) as another:
+                    assert another.echo()
+                assert client.echo()
+        assert old.ended() == 0
 
 
 def _module(folder, name):
@@ -49,19 +133,17 @@ def _pacsroute(module):
 
 @pytest.mark.parametrize("scp", ["pynetdicom", "pacsroute"])
 @pytest.mark.parametrize("scu", ["pynetdicom", "pacsroute"])
-def test_programs_side_by_side_do_the_same(scu, scp, tmp_path, monkeypatch, sample):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    with Reader(folder) as reader:
+def test_programs_side_by_side_do_the_same(scu, scp, work, monkeypatch, sample):
+    monkeypatch.chdir(work)
+    with Reader(work) as reader:
         for block in blocks(GUIDES / "from_pynetdicom.md"):
             reader.read(block)
     path = sample("CT_small.dcm")
-    client = _module(folder, f"scu_{scu}")
+    client = _module(work, f"scu_{scu}")
     serving = {"pynetdicom": _pynetdicom, "pacsroute": _pacsroute}[scp]
-    with serving(_module(folder, f"scp_{scp}")) as port:
+    with serving(_module(work, f"scp_{scp}")) as port:
         assert client.send_and_find(port, path) == [("1CT1", "CompressedSamples^CT1")]
-    (saved,) = folder.glob("*.dcm")
+    (saved,) = work.glob("*.dcm")
     before = dcmread(path)
     before.pop("DataSetTrailingPadding", None)
     after = dcmread(saved)
