@@ -309,6 +309,22 @@ def test_security_and_limits_are_those_of_the_settings():
         assert reason in parts["7.3.1"]
 
 
+def test_a_character_set_of_one_peer_is_stated():
+    app = App("WORKLIST", charset="ISO_IR 192")
+
+    @app.find("Worklist")
+    @app.find("Worklist", calling_ae="OLD_CT", charset="ISO_IR 100")
+    def find(request):
+        return []
+
+    text = statement(app)
+    assert "encoded in ISO_IR 192, as configured" in text
+    assert (
+        "Where OLD_CT calls WORKLIST for Modality Worklist Information Model - FIND, "
+        "that set is ISO_IR 100."
+    ) in text
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

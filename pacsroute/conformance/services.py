@@ -214,6 +214,17 @@ def _keeping(facts: Facts, keepers: list[Entity]) -> str:
     )
 
 
+def _sets_of_their_own(facts: Facts) -> list[str]:
+    """Return a sentence for each route that has a character set of its own."""
+    return [
+        f"Where {route.calling_ae or 'an AE'} calls {route.called_ae or facts.app.ae_title} for "
+        f"{uids.name(route.sop_class) if route.sop_class else 'Query/Retrieve'}, that set is "
+        f"{route.charset}."
+        for route in facts.app.routes
+        if route.charset
+    ]
+
+
 def _character_sets(facts: Facts) -> str:
     chosen = facts.app.config.charset
     preferred = (
@@ -225,6 +236,7 @@ def _character_sets(facts: Facts) -> str:
         f"Responses without a character outside of ISO_IR 6 have no Specific Character Set. Others "
         f"are encoded in {preferred}, or as ISO_IR 192 where that set has not all of their "
         "characters.",
+        *_sets_of_their_own(facts),
         "Instances that are stored and sent are not converted, except where section 5.2.5.1.1 "
         "says so; their character set remains what it was.",
         blank("how person names are matched, and what a user interface shows"),
