@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from conftest import dcmtk_tool
 from processes import Running, environment
 
@@ -19,6 +21,7 @@ from pacsroute import Config
 ROOT = Path(__file__).parent.parent
 GUIDES = ROOT / "examples" / "guides"
 DCMTK = {"echoscu", "findscu", "getscu", "movescu", "storescu", "storescp"}
+OTHERS = {"curl", "openssl"}
 TIMEOUT = 30
 
 _FENCE = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -133,8 +136,11 @@ class Reader:
         subprocess.run(["bash", "-n", "-c", block.text], check=True)
         if block.options == "not-run":
             return
-        for tool in DCMTK & set(block.text.split()):
-            dcmtk_tool(tool)
+        for tool in set(re.findall(r"\w+", block.text)):
+            if tool in DCMTK:
+                dcmtk_tool(tool)
+            if tool in OTHERS and not shutil.which(tool):
+                pytest.skip(f"{tool} is not installed")
         if block.options == "serves":
             self._serve(block.text)
             return
@@ -157,13 +163,17 @@ class Reader:
     def _serve(self, command: str) -> None:
         words = shlex.split(self._here(command), comments=True)
         start = words.index("pacsroute")
-        port = words[words.index("--port") + 1] if "--port" in words else "11112"
+        port = _option(words, "--port") or "11112"
         self._end(port)
         variables = dict(word.split("=", 1) for word in words[:start])
         options = [*words[start + 1 :], "--port", "0"]  # the last one counts
+        if _option(words, "--metrics-port"):
+            options += ["--metrics-port", "0"]
         self._servers[port] = server = Running(self.folder, *options, **variables)
         self.ports[port] = server.until(_LISTENING)[1]
         self.printed = "\n".join(server.lines)
+        if found := re.search(r"http://[\d.]+:(\d+)", self.printed):
+            self.ports[_option(words, "--metrics-port")] = found[1]
 
     def _end(self, port: str) -> None:
         self.ports.pop(port, None)
@@ -188,3 +198,7 @@ class Reader:
         others = [folder for folder in folders if not Path(folder).is_relative_to(sys.prefix)]
         path = os.pathsep.join([str(self._commands), *others])
         return environment(PATH=path, TCP_NODELAY="1", COLUMNS="100")
+
+
+def _option(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1] if name in words else ""
