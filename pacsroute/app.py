@@ -39,7 +39,7 @@ from pacsroute.requests import (
     QueryRequest,
     Request,
 )
-from pacsroute.routing import Route, name_of
+from pacsroute.routing import Route, check_charset, name_of
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     OUT_OF_RESOURCES,
@@ -122,6 +122,8 @@ class App(Scope):
     @contextlib.contextmanager
     def running(self) -> Iterator[App]:
         """Hold the lifespans: what a server and a test client do around their work."""
+        if self.config.charset is not None:
+            check_charset(self.config.charset)
         scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet_reading())

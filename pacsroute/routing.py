@@ -407,6 +407,8 @@ class Router:
         calling_ae = options.get("calling_ae")
         if calling_ae is not None and not 1 <= len(calling_ae.strip()) <= 16:
             raise SetupError(f"@app.{command}: an AE title has 1 to 16 characters: {calling_ae!r}")
+        if options.get("charset") is not None:
+            check_charset(options["charset"])
         route = Route(
             command,
             sop_class,
@@ -470,6 +472,17 @@ def check_callable(
             f"@app.{decorator}: {name} is called as {name}({', '.join(arguments)}); "
             f"it is defined as {name}{signature}"
         ) from None
+
+
+def check_charset(text: str) -> None:
+    r"""Raise a `SetupError` if a text is no Specific Character Set (PS3.3 §C.12.1.1.2)."""
+    from pacsroute.dataset.charsets import SUPPORTED  # noqa: PLC0415 - it needs pydicom
+
+    for term in text.split("\\"):
+        if term and term not in SUPPORTED:
+            near = difflib.get_close_matches(term, SUPPORTED, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SetupError(f"{term!r} is no Specific Character Set{hint}")
 
 
 def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:

@@ -250,9 +250,17 @@ def trim(text: str) -> str:
 def is_storage(uid: str) -> bool:
     """Tell whether a SOP class stores composite instances.
 
-    A class that no dictionary knows, private or newer than pydicom, is taken for one.
+    A class that no dictionary knows, private or newer than pydicom, is taken for one. The
+    standard's own have their place: what is newer elsewhere is a transfer syntax or the like.
     """
-    return uid in STORAGE or (uid not in UID_dictionary and is_uid(uid))
+    if uid in STORAGE:
+        return True
+    of_the_standard = uid.startswith("1.2.840.10008.")
+    return (
+        uid not in UID_dictionary
+        and is_uid(uid)
+        and (not of_the_standard or uid.startswith("1.2.840.10008.5.1.4."))
+    )
 
 
 def name(uid: str) -> str:

@@ -380,3 +380,12 @@ def test_a_route_for_one_caller_is_no_route_for_another():
     assert app.policy("A").serves(CT)
     assert not app.policy("B").serves(CT)
     assert app.handle(store_request(calling_ae="B")).status.code == 0x0122
+
+
+def test_a_charset_that_is_none_is_an_error_before_anybody_is_answered():
+    with pytest.raises(SetupError, match="did you mean 'ISO_IR 100'"):
+        App().find("StudyRoot", charset="ISO_IR100")(lambda request: [])
+    with pytest.raises(SetupError, match="latin1"), App(charset="latin1").test_client():
+        pass
+    with App(charset="ISO 2022 IR 6\\ISO 2022 IR 87").test_client() as client:
+        assert client.echo().category == "Success"
