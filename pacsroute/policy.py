@@ -18,12 +18,12 @@ class Policy:
     """
 
     def __init__(self, routes: list[Route], window: int = 1) -> None:
-        self._all = routes
+        self._all = sorted(routes, key=lambda route: route.rank)
         self.window = window
         self._known: dict[str, list[Route]] = {}
 
-    def _covering(self, sop_class: str) -> list[Route]:
-        """Return the routes that commands on a context of this class may reach."""
+    def covering(self, sop_class: str) -> list[Route]:
+        """Return the routes that commands on a context of this class may reach, best first."""
         if sop_class not in self._known:  # it is asked for several times in one negotiation
             classes = (sop_class, *uids.carried(sop_class))
             self._known[sop_class] = [
@@ -33,7 +33,7 @@ class Policy:
 
     def _routes(self, sop_class: str) -> list[Route]:
         """Return the routes for which this side is the SCP of a class."""
-        return [route for route in self._covering(sop_class) if route.command != "n_event_report"]
+        return [route for route in self.covering(sop_class) if route.command != "n_event_report"]
 
     def serves(self, sop_class: str) -> bool:
         """Tell whether a route answers for the SOP class; C-ECHO always has one."""
@@ -44,7 +44,7 @@ class Policy:
 
         It is that of what a C-GET fetches, and of what events are reported to it.
         """
-        if any(route.command == "n_event_report" for route in self._covering(sop_class)):
+        if any(route.command == "n_event_report" for route in self.covering(sop_class)):
             return True
         return uids.is_storage(sop_class) and any(route.command == "get" for route in self._all)
 
@@ -57,7 +57,7 @@ class Policy:
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return the transfer syntax for a context."""
-        for route in self._covering(sop_class):
+        for route in self.covering(sop_class):
             return choose_syntax(route, proposed)
         if sop_class == uids.VERIFICATION:
             return choose_syntax(ECHO, proposed)

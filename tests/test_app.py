@@ -353,6 +353,21 @@ def test_a_routes_own_transfer_syntaxes_come_first_and_implicit_is_always_accept
     assert policy.choose(CT, ("1.2.3.999",)) is None
 
 
+@pytest.mark.parametrize("specific_first", [True, False])
+def test_the_most_specific_route_chooses_whatever_was_registered_first(specific_first):
+    app = App()
+    bare = (app.store, {})
+    specific = (app.store, {"sop_class": CT, "transfer_syntaxes": [EXPLICIT]})
+    one_peer = (app.store, {"sop_class": CT, "calling_ae": "B", "transfer_syntaxes": [IMPLICIT]})
+    routes = [bare, specific, one_peer]
+    for decorator, options in reversed(routes) if specific_first else routes:
+        decorator(**options)(lambda request: None)
+    proposed = (JPEG, IMPLICIT, EXPLICIT)
+    assert app.policy("A").choose(CT, proposed) == EXPLICIT
+    assert app.policy("B").choose(CT, proposed) == IMPLICIT
+    assert app.policy("A").choose(MR, proposed) == JPEG
+
+
 def test_identifiers_come_in_syntaxes_that_are_known():
     app = App()
     app.find(lambda request: [])

@@ -223,8 +223,7 @@ def _offer(app: App, sop_class: str, calling_ae: str, called_ae: str) -> Offer |
     if not (scp or scu):
         return None
     routes = app.routes_for(calling_ae, called_ae)
-    classes = {sop_class, *uids.carried(sop_class)}
-    covering = [route for route in routes if any(map(route.covers, classes))]
+    covering = policy.covering(sop_class)
     commands = dict.fromkeys(route.command for route in covering)
     return Offer(
         sop_class,
