@@ -18,6 +18,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import UID, generate_uid
+from pynetdicom import AE, evt
 from test_peers import SAMPLES, body
 
 from pacsroute import App, Association, Dispatcher, Failure, Instance, Peer, uids
@@ -591,6 +592,45 @@ def test_counts_and_statuses_of_a_get():
             assert final.status == status
             assert len(failed) == (4 if each == 0xA700 else 0)
         peer.release()
+
+
+def test_a_handler_that_fails_tells_what_failed_before():
+    def handler(request):
+        request.count = 3
+        yield made(0)
+        yield made(1)
+        raise Failure(0xC001, "no more")
+
+    answered = [0, 0xA700]
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        _, final, failed, _ = peer.all(lambda number, command: answered[number])
+        peer.release()
+    assert (final.status, counts(final), failed) == (0xC001, (None, 1, 1, 0), [uid(1)])
+
+
+@pytest.mark.parametrize("priority", [commands.LOW, commands.HIGH])
+def test_sub_operations_have_the_priority_of_the_request(priority):
+    arrived = []
+    ae = AE("DEST")
+    ae.add_supported_context(CT)
+    handlers = [(evt.EVT_C_STORE, lambda event: arrived.append(event.request.Priority) or 0)]
+    destination = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        with serving(lambda request: [made(0)]) as server:
+            server.app.destinations["DEST"] = Peer("127.0.0.1", destination.server_address[1])
+            with Requestor(server.port, (CT, EXPLICIT)) as peer:
+                asked = {"affected_sop_class": GET, "priority": priority}
+                peer._ask(1, commands.CGetRQ(**asked), 1, {})
+                *_, came = peer.all()
+                assert [command.priority for command, _ in came] == [priority]
+                asked |= {"affected_sop_class": MOVE, "move_destination": "DEST"}
+                peer._ask(3, commands.CMoveRQ(**asked), 2, {})
+                assert peer.all()[1].status == 0
+                peer.release()
+    finally:
+        destination.shutdown()
+    assert arrived == [priority]
 
 
 def test_cancel_of_a_get():

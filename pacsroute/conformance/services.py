@@ -22,8 +22,9 @@ _UNIQUE_KEYS = (
 )
 _RETRIEVE_CONDUCT = (
     "Failed instances are listed in the final response. A C-CANCEL is looked for between "
-    "sub-operations, and answered with FE00. Priority is ignored. An instance goes in the transfer "
-    "syntax in which it is kept if that was accepted; else as section 5.2.5.1.1 says."
+    "sub-operations, and answered with FE00. Priority is passed on to the sub-operations, and "
+    "ignored otherwise. An instance goes in the transfer syntax in which it is kept if that was "
+    "accepted; else as section 5.2.5.1.1 says."
 )
 _MOVE_CONDUCT = (
     "The move destination is looked up by its AE title; one that nobody knows is A801. Instances "

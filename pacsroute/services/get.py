@@ -29,11 +29,11 @@ def answer(call: Call) -> Outcome:
         if refused is not None:
             outcome = refused
         else:
-            outcome, counts = retrieve.perform(call, command, request, _sender(call))
+            outcome, counts = retrieve.perform(call, command, request, _sender(call, command))
     return retrieve.finish(call, command, outcome, counts)
 
 
-def _sender(call: Call) -> retrieve.Sender:
+def _sender(call: Call, command: CGetRQ) -> retrieve.Sender:
     association = call.association
     bare = call.context.abstract_syntax == uids.WITHOUT_BULK_DATA
 
@@ -41,6 +41,8 @@ def _sender(call: Call) -> retrieve.Sender:
         if bare:
             instance = without_bulk_data(instance)
         context = transfer.pick(association.contexts.values(), instance, as_acceptor=True)
-        return transfer.send(association, context, instance, next(association.numbers))
+        return transfer.send(
+            association, context, instance, next(association.numbers), priority=command.priority
+        )
 
     return send

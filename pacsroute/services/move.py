@@ -45,7 +45,7 @@ def answer(call: Call) -> Outcome:
         elif peer is None:
             outcome = Outcome(Status(MOVE_DESTINATION_UNKNOWN))
         else:
-            destination = _Destination(call, request, peer)
+            destination = _Destination(call, request, peer, command.priority)
             try:
                 outcome, counts = retrieve.perform(call, command, request, destination.send)
             finally:
@@ -61,12 +61,13 @@ class _Destination:
     breaks is made again, unless it has delivered nothing: then the rest fails.
     """
 
-    def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
+    def __init__(self, call: Call, request: MoveRequest, peer: Peer, priority: int) -> None:
         self._call = call
         self._peer = peer
         self._calling_ae = request.called_ae or call.app.ae_title
         self._called_ae = peer.ae_title or request.move_destination
         self._originator = (request.calling_ae, request.message_id)
+        self._priority = priority  # that of the C-MOVE (PS3.4 §C.4.2.1.2)
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._association: Carrier | None = None
         self._delivered = 0
@@ -84,6 +85,7 @@ class _Destination:
                     context,
                     instance,
                     next(association.numbers),
+                    priority=self._priority,
                     originator=self._originator,
                 )
             except ReadFailed as error:

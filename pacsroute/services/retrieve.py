@@ -179,7 +179,7 @@ def finish(
     code = outcome.status.code
     answer = counted(command, outcome, counts, remaining=code == CANCEL)
     data = None
-    if counts.failed_instances and code in (CANCEL, SUB_OPERATIONS_FAILED, SUB_OPERATIONS_WARNING):
+    if counts.failed_instances and code != SUCCESS:
         data = encode(
             {"FailedSOPInstanceUIDList": counts.failed_instances}, call.context.transfer_syntax
         )
