@@ -252,7 +252,11 @@ class App(Scope):
         """Return the route of a request."""
         kind = getattr(request, "action_type", getattr(request, "event_type", None))
         return self.route(
-            request.command, request.sop_class, request.calling_ae, request.called_ae, kind
+            request.command,
+            request.general or request.sop_class,
+            request.calling_ae,
+            request.called_ae,
+            kind,
         )
 
     def policy(self, calling_ae: str, called_ae: str = "") -> Policy:

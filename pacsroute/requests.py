@@ -65,6 +65,9 @@ class Request:
     abstract_syntax : str
         The UID of what its presentation context is for, which is not always the command's
         SOP class: a film box comes on the context of a print management meta class.
+    general : str
+        The UID of the related general SOP class that it is served as, where the peer has
+        negotiated one (PS3.7 §D.3.3.6) and its own has no route; else empty.
     extended : mapping of str to int
         What extended negotiation has agreed for its SOP class, by name: see
         `pacsroute.Router.find` and its like.
@@ -86,6 +89,7 @@ class Request:
     sop_instance: str = ""
     transfer_syntax: str = ""
     abstract_syntax: str = ""
+    general: str = ""
     extended: Mapping[str, int] = field(default_factory=dict)
     association: Association | None = field(default=None, repr=False)
     error: BaseException | None = field(default=None, repr=False)

@@ -102,17 +102,24 @@ def test_what_there_is_not_is_an_error(command, what, message):
 
 
 def test_a_related_general_class_is_served_in_its_place():
-    app, seen = App(), []
-    app.store("CTImageStorage")(lambda request: seen.append(request.sop_class))
+    app, seen, hooked = App(), [], []
+    app.store("CTImageStorage")(lambda request: seen.append((request.sop_class, request.general)))
+    app.after_request(lambda request, status, error: hooked.append(status.code))
     special = "1.2.826.0.1.3680043.9.1"
     common = pdu.CommonExtendedNegotiation(special, "1.2.840.10008.4.2", (CT,))
     with app.serve(port=0, grace=1) as server:
-        with Negotiator(server.port, [special], common_extended=(common,)) as peer:
-            assert peer.answer.contexts[0].result == 0
-            assert peer.store(DATA, special, "1.2.3").status == 0
+        for roles in ((), (pdu.RoleSelection(special, True, True),)):
+            negotiated = {"common_extended": (common,), "roles": roles}
+            with Negotiator(server.port, [special], **negotiated) as peer:
+                assert peer.answer.contexts[0].result == 0
+                granted = peer.answer.user_information.roles
+                assert granted == tuple(role._replace(scp=False) for role in roles)
+                assert peer.store(DATA, special, "1.2.3").status == 0
+                peer.release()
         with Negotiator(server.port, [special]) as peer:
             assert peer.answer.contexts[0].result == 3
-    assert seen == [special]
+    assert seen == [(special, CT)] * 2
+    assert hooked == [0, 0]
 
 
 # ------------------------------------------------------------------- overlapping operations

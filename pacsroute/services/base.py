@@ -140,6 +140,7 @@ class Call:
             "message_id": getattr(command, "message_id", 0),
             "transfer_syntax": context.transfer_syntax,
             "abstract_syntax": context.abstract_syntax,
+            "general": context.general,
         }
         if context.information:
             name = _COMMANDS.get(type(command), "")

@@ -81,24 +81,27 @@ def negotiate(
     if request.application_context != uids.APPLICATION_CONTEXT:
         return AssociateRJ(1, 1, 2), {}
 
+    related = {common.sop_class: common.related for common in user.common_extended}
+
+    def general_of(sop_class: str) -> str:
+        """Return what a class is served as that its requestor says is a kind of it."""
+        return next(filter(policy.serves, related.get(sop_class, ())), "")
+
     roles = {
         role.sop_class: RoleSelection(
             role.sop_class,
-            role.scu and policy.serves(role.sop_class),
+            role.scu and (policy.serves(role.sop_class) or bool(general_of(role.sop_class))),
             role.scp and policy.uses(role.sop_class),
         )
         for role in user.roles
     }
-    related = {common.sop_class: common.related for common in user.common_extended}
     offers = {item.sop_class: item.information for item in user.extended}
     answers: dict[str, bytes] = {}
     results, accepted = [], {}
     for context in request.contexts:
-        sop_class, general = context.abstract_syntax, ""
+        sop_class = context.abstract_syntax
         is_served = policy.serves(sop_class)
-        if not is_served:
-            # Served as what its requestor says it is a kind of, if that is served.
-            general = next(filter(policy.serves, related.get(sop_class, ())), "")
+        general = "" if is_served else general_of(sop_class)
         served = general or sop_class
         role = roles.get(sop_class) or RoleSelection(sop_class, is_served or bool(general), False)
         first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
