@@ -18,7 +18,7 @@ logger = logging.getLogger("pacsroute")
 
 _USER_REJECTION = 1  # of a presentation context (PS3.8 §9.3.3.2)
 
-Kind = Literal["username", "passcode", "kerberos", "saml", "jwt"]
+Kind = Literal["username", "passcode", "kerberos", "saml", "jwt", "unknown"]
 _KINDS: dict[int, Kind] = {
     1: "username",
     2: "passcode",
@@ -26,6 +26,7 @@ _KINDS: dict[int, Kind] = {
     4: "saml",
     5: "jwt",
 }
+_NAMED = ("username", "passcode")
 
 
 class Identity:
@@ -34,19 +35,22 @@ class Identity:
     Attributes
     ----------
     kind : str
-        ``username``, ``passcode`` (a user name with one), ``kerberos``, ``saml`` or ``jwt``.
+        ``username``, ``passcode`` (a user name with one), ``kerberos``, ``saml``, ``jwt``, or
+        ``unknown`` for a type that the standard has not.
     name : str
         The user name; empty where there is a token.
     token : bytes
-        The Kerberos service ticket, SAML assertion or JSON Web Token; else empty.
+        The Kerberos service ticket, SAML assertion or JSON Web Token, or what came of an
+        unknown type; else empty.
     response : bytes
         What the peer gets in return if it has asked for that: a Kerberos server ticket or
-        SAML response, to be set by the function that judges.
+        SAML response, to be set by the function that judges. Who has given a user name
+        gets an empty one (PS3.7 §D.3.3.7.2).
     """
 
     def __init__(self, identity: UserIdentity) -> None:
-        self.kind: Kind = _KINDS.get(identity.type, "username")
-        has_name = self.kind in ("username", "passcode")
+        self.kind: Kind = _KINDS.get(identity.type, "unknown")
+        has_name = self.kind in _NAMED
         self.name = identity.primary.decode("utf-8", "replace") if has_name else ""
         self.token = b"" if has_name else identity.primary
         self.response = b""
@@ -170,8 +174,9 @@ def _authenticate(
         if found is None or found is False:
             raise AssociationRejected(1, 2, 1)
         association.user = found
-        wanted = claimed is not None and claimed.response_requested
-        return identity.response if identity is not None and wanted else None
+        if identity is None or claimed is None or not claimed.response_requested:
+            return None
+        return b"" if identity.kind in _NAMED else identity.response
     return None
 
 

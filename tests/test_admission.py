@@ -83,8 +83,8 @@ def _guarded():
         seen.append((identity and identity.kind, association.calling_ae))
         if identity is None:
             return None
-        if identity.kind in ("saml", "jwt", "kerberos"):
-            identity.response = b"ticket"
+        identity.response = b"ticket"
+        if identity.token:
             return identity.token
         return identity.name if identity.proves("doe", "secret") else False
 
@@ -111,13 +111,15 @@ def test_who_does_not_prove_it_is_rejected():
     ]
 
 
-@pytest.mark.parametrize(("number", "answer"), [(3, b"ticket"), (4, b"ticket"), (5, b"ticket")])
+@pytest.mark.parametrize(
+    ("number", "answer"), [(2, b""), (3, b"ticket"), (4, b"ticket"), (5, b"ticket")]
+)
 @pytest.mark.parametrize("wanted", [True, False])
 def test_pynetdicom_gets_the_response_it_asked_for(number, answer, wanted):
     app, _ = _guarded()
     identity = UserIdentityNegotiation()
     identity.user_identity_type = number
-    identity.primary_field = b"token"
+    identity.primary_field, identity.secondary_field = b"doe", b"secret"
     identity.positive_response_requested = wanted
     ae = AE()
     ae.add_requested_context("1.2.840.10008.1.1")
@@ -131,6 +133,13 @@ def test_pynetdicom_gets_the_response_it_asked_for(number, answer, wanted):
         ]
         assert responses == ([answer] if wanted else [])
         assoc.release()
+
+
+def test_a_type_that_is_none_is_no_user_name():
+    from pacsroute import Identity
+
+    identity = Identity(UserIdentity(9, False, b"root"))
+    assert (identity.kind, identity.name, identity.token) == ("unknown", "", b"root")
 
 
 def test_without_a_judge_everybody_is_let_in_and_nothing_is_said_of_it():
