@@ -246,7 +246,7 @@ PROGRESS = "ProcedureStepProgressInformationSequence"
     [
         ({}, 0, 0),
         ({"InputReadinessState": ""}, 0xC304, 0xC304),
-        ({"SOPInstanceUID": None}, 0xC304, 0xC304),
+        ({"SOPInstanceUID": None}, 0, 0),  # not the performer's to give
         ({PERFORMED: []}, 0xC304, 0),
         ({PERFORMED: performed(PerformedProcedureStepEndDateTime="")}, 0xC304, 0),
         ({PERFORMED: performed(OutputInformationSequence=[])}, 0xC304, 0),

@@ -42,14 +42,14 @@ _ANSWERS = {
 
 # PS3.4 Table CC.2.5-3 without its optional rows: the type that an attribute has for the SCU in an
 # N-CREATE and in an N-SET ("-" is not allowed there), and its final state code. Conditions nobody
-# can check make a 3 of a 1C or 2C, and an O of an RC. Codes and content items are left to
-# whoever reads them.
+# can check make a 3 of a 1C or 2C, and an O of an RC; so is an R of what the performer cannot
+# set. Codes and content items are left to whoever reads them.
 _CREATE, _SET, _FINAL = 0, 1, 2
 _TABLE = """
-SOPClassUID                                     3 - R
-SOPInstanceUID                                  3 - R
+SOPClassUID                                     3 - O
+SOPInstanceUID                                  3 - O
 ScheduledProcedureStepPriority                  1 3 R
-ScheduledProcedureStepModificationDateTime      3 3 R
+ScheduledProcedureStepModificationDateTime      3 3 O
 ProcedureStepLabel                              1 3 O
 WorklistLabel                                   2 3 O
 ScheduledProcessingParametersSequence           2 3 O
