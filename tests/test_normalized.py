@@ -9,6 +9,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom import sop_class as classes
 
 from pacsroute import App, Failure, RequestFailed, SetupError, Status, uids
+from pacsroute.dimse import commands
 
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -334,6 +335,72 @@ def test_an_event_goes_on_the_context_that_it_belongs_to(app, associate):
     assert events.get(timeout=8) == (classes.Printer, FILMS)
     status, _ = association.send_n_get([], classes.Printer, classes.PrinterInstance, meta_uid=FILMS)
     assert (status.Status, events.qsize()) == (0, 0)
+
+
+def test_a_peer_that_does_not_look_at_events_is_not_kept_waiting(app, raw_peer):
+    hooked = queue.Queue()
+
+    @app.n_action("StorageCommitment")
+    def commit(request):
+        request.report(1, {"TransactionUID": "1.2.8"})
+        request.report(2, {"TransactionUID": "1.2.9"})
+        request.after(hooked.put, "after")
+
+    app.after_request(lambda request, status, error: hooked.put((status.code, error)))
+    command = commands.NActionRQ(
+        message_id=5,
+        requested_sop_class=COMMITMENT,
+        requested_sop_instance=classes.StorageCommitmentPushModelInstance,
+        action_type=1,
+    )
+    contexts = [(COMMITMENT, EXPLICIT), (uids.VERIFICATION, EXPLICIT)]
+    with app.serve(port=0, grace=1) as server, raw_peer(server.port, contexts) as peer:
+        peer.send(1, command)
+        assert peer.receive()[0].status == 0
+        assert peer.receive()[0].event_type == 1
+        peer.send(3, commands.CEchoRQ(message_id=6, affected_sop_class=uids.VERIFICATION))
+        assert peer.receive()[0].event_type == 2
+        answer, _ = peer.receive()
+        assert (type(answer), answer.status) == (commands.CEchoRSP, 0)
+        peer.release()
+    assert [hooked.get(timeout=8) for _ in range(2)] == [(0, None), "after"]
+
+
+def test_a_peer_that_is_gone_before_it_is_told_has_had_its_answer(app, raw_peer):
+    hooked = queue.Queue()
+
+    @app.n_action("StorageCommitment")
+    def commit(request):
+        request.report(1, {"TransactionUID": "1.2.8"})
+        request.after(hooked.put, "after")
+
+    app.after_request(lambda request, status, error: hooked.put((status.code, error)))
+    with app.serve(port=0, grace=1) as server:
+        with raw_peer(server.port, [(COMMITMENT, EXPLICIT)]) as peer:
+            peer.send(
+                1,
+                commands.NActionRQ(
+                    requested_sop_class=COMMITMENT,
+                    requested_sop_instance=classes.StorageCommitmentPushModelInstance,
+                    action_type=1,
+                ),
+            )
+            assert peer.receive()[0].status == 0
+            assert peer.receive()[0].event_type == 1
+            peer.release()
+        assert [hooked.get(timeout=8) for _ in range(2)] == [(0, None), "after"]
+
+
+def test_an_event_that_cannot_be_written_is_not_sent(app, caplog):
+    @app.n_action("StorageCommitment")
+    def commit(request):
+        request.report(1, {"TransactionUUID": "1.2.8"})
+
+    with app.test_client() as client:
+        for _ in range(2):  # the association lives on
+            done = client.n_action("StorageCommitment", "StorageCommitmentPushModel", 1)
+            assert done.status.code == 0
+    assert "an event report cannot be sent: no such keyword" in caplog.text
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, 0), (1_000_000, 0x0110)])

@@ -383,13 +383,36 @@ class Association:
                     return self._messages.popleft()
                 if (message := self._response(response_to)) is not None:
                     return message
-            if self._ended is not None:
-                raise self._ended
-            event = self._connection.next_event()
-            if event is None:
-                self._read()
-            else:
-                self._take(event)
+            self._go_on()
+
+    def answered(self, message_id: int) -> Message | None:
+        """Return the response to a request of ours; None if the peer asks for something first.
+
+        Parameters
+        ----------
+        message_id : int
+            The Message ID of the request.
+
+        Raises
+        ------
+        AssociationReleased, AssociationAborted
+            If the association has ended instead.
+        """
+        if self.window > 1:  # what the peer asks for meanwhile is not kept waiting
+            return self._receive_shared(message_id)
+        while not self._messages:
+            self._go_on()
+        return self._response(message_id)
+
+    def _go_on(self) -> None:
+        """Take what comes next."""
+        if self._ended is not None:
+            raise self._ended
+        event = self._connection.next_event()
+        if event is None:
+            self._read()
+        else:
+            self._take(event)
 
     def _response(self, message_id: int) -> Message | None:
         """Take the response to a request of ours from the messages that wait."""

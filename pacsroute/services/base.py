@@ -90,6 +90,9 @@ class Association(Carrier, Protocol):
     def ended(self) -> AssociationAborted | None:
         """Return how the association has ended, if it has."""
 
+    def answered(self, message_id: int) -> Message | None:
+        """Return the response to a request of ours; None if the peer asks for something first."""
+
     def defer(self, function: Callable[[], object]) -> None:
         """Have something done after what was sent."""
 

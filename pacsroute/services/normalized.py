@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -13,7 +14,7 @@ from pacsroute.dataset.encode import RowEncoder, encode
 from pacsroute.dataset.parse import parse
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import NActionRSP, NEventReportRQ, NEventReportRSP
-from pacsroute.errors import DataSetError
+from pacsroute.errors import AssociationError, DataSetError
 from pacsroute.outcome import Outcome
 from pacsroute.requests import (
     EventReport,
@@ -25,7 +26,7 @@ from pacsroute.requests import (
     NormalizedRequest,
     NSetRequest,
 )
-from pacsroute.services.base import Association, Call, misplaced, response
+from pacsroute.services.base import Call, misplaced, response
 from pacsroute.status import (
     ATTRIBUTE_LIST_ERROR,
     INVALID_SOP_INSTANCE,
@@ -76,8 +77,10 @@ def answer(call: Call) -> Outcome:
         reply.event_type = command.event_type
     call.association.send(call.context.id, reply, data)
     if request is not None and request.reports:
-        for report in request.reports:
-            _report(call, report)
+        # The response has gone: what ends the association now is for whoever receives next.
+        with contextlib.suppress(AssociationError):
+            for report in request.reports:
+                _report(call, report)
     return outcome
 
 
@@ -153,34 +156,37 @@ def _encoded(
 
 
 def _report(call: Call, report: EventReport) -> None:
-    """Send an N-EVENT-REPORT on the association of the request, and wait for its answer."""
-    for context in (call.context, *call.association.contexts.values()):
+    """Send an N-EVENT-REPORT on the association of the request, and wait for its answer.
+
+    Not for ever: a peer that goes on without having answered does not look at events.
+    """
+    association = call.association
+    for context in (call.context, *association.contexts.values()):
         abstract = context.abstract_syntax
         if report.sop_class == abstract or report.sop_class in uids.carried(abstract):
             break
     else:
         logger.debug("no context for an event of %s", uids.name(report.sop_class))
         return
-    status = send_report(call.association, context.id, context.transfer_syntax, report)
-    if status.category not in ("Success", "Warning"):
-        logger.warning(
-            "%s answered an event report: %s",
-            ascii(call.association.calling_ae)[1:-1],
-            ascii(str(status))[1:-1],
-        )
-
-
-def send_report(
-    association: Association, context_id: int, transfer_syntax: str, report: EventReport
-) -> Status:
-    """Send an N-EVENT-REPORT and return the peer's status."""
     command = NEventReportRQ(
         message_id=next(association.numbers),
         affected_sop_class=report.sop_class,
         affected_sop_instance=report.sop_instance,
         event_type=report.event_type,
     )
-    data = None if report.information is None else encode(report.information, transfer_syntax)
-    association.send(context_id, command, data)
-    answered: Any = association.receive(response_to=command.message_id).command
-    return Status(answered.status, answered.error_comment or "")
+    information = report.information
+    try:
+        data = None if information is None else encode(information, context.transfer_syntax)
+    except DataSetError as error:
+        logger.error("an event report cannot be sent: %s", error)
+        return
+    association.send(context.id, command, data)
+    answered = association.answered(command.message_id)
+    who = ascii(association.calling_ae)[1:-1]
+    if answered is None:
+        logger.info("%s goes on without having answered an event report", who)
+        return
+    told: Any = answered.command
+    status = Status(told.status, told.error_comment or "")
+    if status.category not in ("Success", "Warning"):
+        logger.warning("%s answered an event report: %s", who, ascii(str(status))[1:-1])

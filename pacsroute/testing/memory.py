@@ -133,12 +133,25 @@ class MemoryAssociation:
                 ):
                     self._messages.remove(message)
                     return message
-            if self._ended is not None:
-                raise self._ended
-            try:
-                self._take(self._coming.get(timeout=WAIT))
-            except queue.Empty:
-                raise AssociationAborted(None, message=f"no message for {WAIT:g} s") from None
+            self._go_on()
+
+    def answered(self, message_id: int) -> Message | None:
+        """Return the response to a request of ours; None if the other end asks for something."""
+        while not self._messages:
+            self._go_on()
+        command = self._messages[0].command
+        if isinstance(command, Response) and command.message_id_responded_to == message_id:
+            return self._messages.popleft()
+        return None
+
+    def _go_on(self) -> None:
+        """Take what comes next."""
+        if self._ended is not None:
+            raise self._ended
+        try:
+            self._take(self._coming.get(timeout=WAIT))
+        except queue.Empty:
+            raise AssociationAborted(None, message=f"no message for {WAIT:g} s") from None
 
     def _take(self, what: Message | AssociationError) -> None:
         if isinstance(what, Message):
