@@ -594,6 +594,21 @@ def test_counts_and_statuses_of_a_get():
         peer.release()
 
 
+def test_a_handler_that_returns_success_hides_no_failure():
+    def handler(request):
+        request.count = 2
+        yield made(0)
+        yield made(1)
+        return 0
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        for answered, status in (([0, 0], 0), ([0, 0xA700], 0xB000), ([0xA700] * 2, 0xA702)):
+            peer.get()
+            _, final, *_ = peer.all(lambda number, command, answered=answered: answered[number])
+            assert final.status == status
+        peer.release()
+
+
 def test_a_handler_that_fails_tells_what_failed_before():
     def handler(request):
         request.count = 3

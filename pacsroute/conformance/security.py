@@ -49,8 +49,12 @@ def _ports(config: Config) -> str:
 
 
 _PROFILES = {
-    "bcp195": ("BCP 195 TLS Secure Transport Connection Profile", "PS3.15 B.12"),
-    "modified": ("Modified BCP 195 TLS Secure Transport Connection Profile", "PS3.15 B.13"),
+    # With the RFCs in it: "BCP 195" alone names the older profile of B.9.
+    "bcp195": ("BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile", "PS3.15 B.12"),
+    "modified": (
+        "Modified BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile",
+        "PS3.15 B.13",
+    ),
 }
 _CLIENT_CERTIFICATES = {
     "none": "Clients are not asked for a certificate.",

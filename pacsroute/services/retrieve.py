@@ -117,7 +117,9 @@ def perform(
                 early = outcome is None and (counts.remaining or not known)
                 if early and association.cancelled(request.message_id):
                     break
-                return outcome or Outcome(counts.status()), counts
+                # Whoever returns Success says no more than that it is done.
+                given = outcome is not None and outcome.status.code != SUCCESS
+                return outcome if given else Outcome(counts.status()), counts
             if not known:
                 # What some databases call -1, an unsigned number does not hold.
                 known, counts.remaining = True, max(0, request.count or 0)
