@@ -16,7 +16,7 @@ from pacsroute.app import App
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
-from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
+from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased, let_go
 from pacsroute.logs import about
 from pacsroute.outcome import Outcome
 from pacsroute.services import store
@@ -162,7 +162,8 @@ class Dispatcher:
         """
         command, association = message.command, self.association
         if not isinstance(command, commands.Request):
-            logger.debug("%s ignored: %s", association.calling_ae, type(command).__name__)
+            title = ascii(association.calling_ae)[1:-1]
+            logger.debug("%s ignored: %s", title, type(command).__name__)
             return
         started = time.perf_counter()
         context = association.contexts[message.context_id]
@@ -179,11 +180,16 @@ class Dispatcher:
             seconds = time.perf_counter() - started
             self.app.observer.answered(call, status, seconds)
             if call.request is not None:
-                self.app.finished(call.request, status, error or call.request.error)
+                failure = call.request.error
+                self.app.finished(call.request, status, error or failure)
+                if failure is not None and failure is not association.failure:  # a test's to see
+                    let_go(failure)
         if logger.isEnabledFor(logging.INFO):
             _log(association, context, message, outcome, seconds)
         if call.request is not None and call.request.followers:
-            for function in call.request.followers:
+            # A function that knows its request would keep it, and the request the function.
+            followers, call.request.followers = call.request.followers, None
+            for function in followers:
                 association.defer(functools.partial(_call, function))
 
 

@@ -101,6 +101,15 @@ class AssociationRejected(AssociationError):
         self.reason = reason
 
 
+def let_go(error: BaseException) -> None:
+    """Have an exception that is kept let go of the frames that it came through.
+
+    They hold what it is kept in, an association or a request with its file: all of it would
+    stay until the collector looks for what is unused, which is not often.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
 _FAILURE_ELEMENTS = frozenset({"OffendingElement", "ErrorID", "AttributeIdentifierList"})
 
 

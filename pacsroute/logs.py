@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, and what its lines say of associations."""
+"""The log: lines that nothing from a peer can forge, and what they say of associations."""
 
 from __future__ import annotations
 
@@ -36,6 +36,32 @@ class JSONFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, default=str)
+
+
+class LineFormatter(logging.Formatter):
+    r"""Formats each record as one line, and its traceback as lines behind a bar.
+
+    What a peer has sent may be in either, and may look like another record.
+
+    Examples
+    --------
+    >>> record = logging.makeLogRecord({"msg": "stored\n2026-01-01 INFO", "levelname": "INFO"})
+    >>> LineFormatter("%(levelname)s %(message)s").format(record)
+    'INFO stored\\n2026-01-01 INFO'
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging has it
+        """Return the record's line."""
+        return _printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the lines of a traceback."""
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  | {_printable(line)}" for line in lines)
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def about(who: Any, **fields: Any) -> dict[str, Any]:

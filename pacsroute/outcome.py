@@ -142,9 +142,9 @@ def instances_of(
 
 def close_all(*things: object) -> None:
     for thing in things:
-        close = getattr(thing, "close", None)
-        if close is not None:
-            try:
+        try:
+            close = getattr(thing, "close", None)
+            if close is not None:
                 close()
-            except BaseException:
-                logger.exception("closing the answers of a handler failed")
+        except BaseException:
+            logger.exception("closing the answers of a handler failed")

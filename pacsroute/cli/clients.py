@@ -32,7 +32,8 @@ from pacsroute.errors import (
     RequestFailed,
     SetupError,
 )
-from pacsroute.net.client import RESPONSE_TIMEOUT, Client, connect
+from pacsroute.net.association import RESPONSE_TIMEOUT
+from pacsroute.net.client import Client, connect
 from pacsroute.net.tls import TLS
 from pacsroute.requests import Progress
 from pacsroute.status import Status

@@ -16,7 +16,7 @@ from pacsroute.cli.observing import observes
 from pacsroute.cli.serving import explained, serve
 from pacsroute.config import SETTINGS, Config
 from pacsroute.errors import SetupError
-from pacsroute.logs import JSONFormatter
+from pacsroute.logs import JSONFormatter, LineFormatter
 from pacsroute.net.server import Server
 from pacsroute.requests import Peer
 from pacsroute.trace.tap import TapFactory
@@ -130,7 +130,7 @@ def run(
         except SetupError as error:
             raise click.UsageError(str(error)) from None
         is_json = config.log_format == "json"
-        log.setFormatter(JSONFormatter() if is_json else logging.Formatter(plain))
+        log.setFormatter(JSONFormatter() if is_json else LineFormatter(plain))
         logging.captureWarnings(is_json)
         logging.getLogger().setLevel(config.log_level.upper())
 

@@ -29,6 +29,7 @@ from pacsroute.errors import (
     AssociationReleased,
     ProtocolError,
     ReadFailed,
+    let_go,
 )
 from pacsroute.net import transport
 from pacsroute.net.flusher import flusher
@@ -50,6 +51,9 @@ from pacsroute.upper_layer.pdu import (
 )
 
 logger = logging.getLogger("pacsroute")
+
+RESPONSE_TIMEOUT = 120.0
+"""Seconds without a message, in which a peer has to answer a request of ours."""
 
 _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _SMALL_READ = 16_384
@@ -259,8 +263,13 @@ class Association:
         self._peer_maximum = 16_384 if user.maximum_length is None else user.maximum_length
 
     def connect(self, peer: Peer, request: AssociateRQ, **options: Any) -> Association:
-        """Ask another peer for an association, for the same app."""
-        return type(self).request(peer, request, self.app, **options)
+        """Ask another peer for an association, for the same app and with the same patience."""
+        patience = {
+            "artim": self.config.artim,
+            "idle_timeout": min(self.config.idle_timeout, RESPONSE_TIMEOUT),
+            "network_timeout": self.config.network_timeout,
+        }
+        return type(self).request(peer, request, self.app, **{**patience, **options})
 
     def __enter__(self) -> Association:
         return self
@@ -375,6 +384,8 @@ class Association:
         AssociationReleased, AssociationAborted
             If the association has ended instead.
         """
+        if self.failure is not None and response_to is None:
+            self._forget_failure()
         if self.window > 1:
             return self._receive_shared(response_to)
         while True:
@@ -572,6 +583,7 @@ class Association:
             except BlockingIOError:
                 continue  # nothing, or less than a record of TLS
             except OSError as error:
+                let_go(error)
                 self._lost = error
                 count = 0
             self._connection.buffer_updated(count)
@@ -838,6 +850,19 @@ class Association:
         self._messages.clear()
         with self._lock, contextlib.suppress(OSError):  # not while the flusher sends
             self._socket.close()
+
+    def dispose(self) -> None:
+        """Close it, once nobody wants to know any more how it ended."""
+        self.close()
+        self._forget_failure()
+        if self._ended is not None:
+            let_go(self._ended)
+
+    def _forget_failure(self) -> None:
+        """Let go of the last request that failed; it was logged."""
+        if self.failure is not None:
+            let_go(self.failure)
+            self.failure = None
 
 
 _REASONS = {

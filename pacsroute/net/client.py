@@ -46,7 +46,7 @@ from pacsroute.errors import (
     ProtocolError,
     RequestFailed,
 )
-from pacsroute.net.association import Association
+from pacsroute.net.association import RESPONSE_TIMEOUT, Association
 from pacsroute.net.tls import TLS
 from pacsroute.outcome import Outcome
 from pacsroute.requests import Peer, Progress
@@ -61,9 +61,6 @@ from pacsroute.upper_layer.pdu import AssociateRQ, UserIdentity
 Source = Instance | str | os.PathLike[str] | Dataset | bytes
 Keys = Mapping[str, Any] | Dataset
 Context = tuple[str, tuple[str, ...]]
-
-RESPONSE_TIMEOUT = 120.0
-"""Seconds without a message, in which a peer has to answer."""
 
 _AFTER_CANCEL = 10.0  # seconds in which a peer has to end what was cancelled
 _NATIVE = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)

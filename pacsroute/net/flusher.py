@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Protocol
+
+logger = logging.getLogger("pacsroute")
 
 TICK = 0.02
 """Seconds between rounds while an answer may be waiting; none waits longer than two."""
@@ -36,10 +39,18 @@ class Flusher:
         with self._condition:
             self._waiting.add(waiting)
             if not self._started:
-                self._started = True
-                threading.Thread(target=self._run, name="pacsroute-flusher", daemon=True).start()
+                self._start()
             elif self._asleep:
                 self._condition.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="pacsroute-flusher", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # what waits goes with the final response; the next tries
+            logger.error("no thread for answers that wait: %s", error)
+        else:
+            self._started = True
 
     def remove(self, waiting: Waiting) -> None:
         """Leave the association alone again."""
@@ -54,8 +65,8 @@ class Flusher:
                     self._condition.wait()
                 self._asleep = False
                 waiting = list(self._waiting)
-            for association in waiting:
-                association.flush_waiting()
+            while waiting:  # and so nothing is held on to while this thread sleeps
+                waiting.pop().flush_waiting()
             time.sleep(TICK)
 
 

@@ -43,6 +43,8 @@ _ACCEPT_TICK = 0.25  # how soon those who accept from a shared listener see that
 _REFUSALS = 50  # peers that are being told of the limit at the same time
 _NAMED = 8  # SOP classes in a log line
 _SPARE = 4  # threads that wait for a peer, at each port
+_HURRY = 1.0  # seconds that a peer has while nobody waits for the next one
+_AGAIN = 60.0  # seconds after which what goes on failing is logged again
 
 
 @dataclass(eq=False)
@@ -123,6 +125,7 @@ class Server:
         self._threads: dict[threading.Thread, Association | None] = {}
         self._served: Counter[str] = Counter()  # associations of all, of each host and each AE
         self._lock = threading.Lock()
+        self._logged: dict[str, float] = {}
         self._stop = threading.Event()
         self._hurried = False
         self._running = contextlib.ExitStack()
@@ -199,7 +202,7 @@ class Server:
         if stuck:
             logger.warning("stopped with %d handlers that do not end", len(stuck))
         if self._after is not None:
-            self._after.shutdown(wait=True)
+            self._drain(self._after)
         try:
             self._running.close()
         finally:
@@ -207,8 +210,18 @@ class Server:
                 self._monitor.stop()
 
     def hurry(self) -> None:
-        """Have `stop` wait no longer for associations to finish; a signal handler may call it."""
+        """Have `stop` wait no longer for what goes on; a signal handler may call it."""
         self._hurried = True
+
+    def _drain(self, after: ThreadPoolExecutor) -> None:
+        """Have what waits done, or leave it when somebody is in a hurry."""
+        draining = threading.Thread(target=after.shutdown, name="pacsroute-drain", daemon=True)
+        try:
+            draining.start()
+        except RuntimeError:  # no thread for it
+            after.shutdown()
+        while draining.is_alive() and not self._hurried:
+            draining.join(_STOP_TICK)
 
     def run(self, ready: Callable[[], object] | None = None) -> None:
         """Serve until SIGINT or SIGTERM; a second one cuts the grace period short.
@@ -260,17 +273,26 @@ class Server:
         with self._lock:
             return [association for association in self._threads.values() if association]
 
-    def _begin(self, door: _Door) -> None:
-        """Have one more thread wait for a peer; the lock is ours."""
+    def _begin(self, door: _Door) -> bool:
+        """Have one more thread wait for a peer; the lock is ours. Tell whether there is one."""
         thread = threading.Thread(target=self._work, args=(door,), name="pacsroute", daemon=True)
         self._threads[thread] = None
         door.spare += 1
         try:
             thread.start()
-        except RuntimeError as error:  # no more threads: this one goes back when it is done
+        except RuntimeError as error:
             del self._threads[thread]
             door.spare -= 1
-            logger.error("no thread for the next association: %s", error)
+            self._complain("no thread for the next association", error)
+            return False
+        return True
+
+    def _complain(self, what: str, why: object) -> None:
+        """Log what fails again and again, but not each time; the lock is ours."""
+        now = time.monotonic()
+        if now - self._logged.get(what, -_AGAIN) >= _AGAIN:
+            self._logged[what] = now
+            logger.error("%s: %s", what, why)
 
     def _work(self, door: _Door) -> None:
         """Accept a peer, serve it, and accept the next, while few others wait."""
@@ -280,10 +302,14 @@ class Server:
                 with self._lock:
                     door.spare -= 1
                     busy = len(self._threads) - self._spare
+                    last = False
                     if door.spare == 0 and busy < self.config.max_associations + _REFUSALS:
-                        self._begin(door)
+                        last = not self._begin(door)
                 try:
-                    self._serve(thread, *accepted, door.tls)
+                    self._serve(thread, *accepted, door.tls, last=last)
+                except BaseException:  # no memory, perhaps; the next peer is heard all the same
+                    logger.exception("a peer could not be served")
+                    accepted[0].close()
                 finally:
                     with self._lock:
                         self._threads[thread] = None
@@ -313,7 +339,8 @@ class Server:
             except OSError as error:
                 if not self._stop.is_set():
                     # Out of descriptors, or a peer that gave up already: wait, and go on.
-                    logger.error("accept failed: %s", error.strerror)
+                    with self._lock:
+                        self._complain("accept failed", error.strerror)
                     self._stop.wait(0.1)
                 continue
             return sock, address[0]
@@ -321,18 +348,35 @@ class Server:
 
     def _defer(self, function: Any) -> None:
         assert self._after is not None
-        self._after.submit(function)
+        waiting = [function]
+
+        def once() -> None:
+            if waiting:
+                waiting.pop()()
+
+        try:
+            self._after.submit(once)
+        except RuntimeError:  # there is no thread for it, or the server has stopped
+            once()
 
     def _serve(
-        self, thread: threading.Thread, sock: socket.socket, host: str, tls: TLS | None
+        self,
+        thread: threading.Thread,
+        sock: socket.socket,
+        host: str,
+        tls: TLS | None,
+        *,
+        last: bool,
     ) -> None:
+        """Serve a peer; one that came to the last thread is sent away, for others to be heard."""
+        config = self.config.replace(artim=min(self.config.artim, _HURRY)) if last else self.config
         association = Association(
             sock,
             self.app,
             host,
             defer=self._defer,
             tls=tls.server() if tls else None,
-            config=self.config,
+            config=config,
         )
         association.alone = lambda: self._served[_ALL] == 1
         started = time.monotonic()
@@ -345,7 +389,7 @@ class Server:
             places.append(f"AE {calling_ae}")
             with self._lock:
                 self._served[places[-1]] += 1
-            return self._full(places)
+            return AssociateRJ(2, 3, 1) if last else self._full(places)
 
         try:
             association.negotiate(full)
@@ -409,7 +453,7 @@ class Server:
                     self._served[place] -= 1
                     if not self._served[place]:
                         del self._served[place]
-            association.close()
+            association.dispose()
 
     def _full(self, places: list[str]) -> AssociateRJ | None:
         """Reject an association that is one too many."""

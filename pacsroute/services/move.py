@@ -66,6 +66,7 @@ class _Destination:
         self._peer = peer
         self._calling_ae = request.called_ae or call.app.ae_title
         self._called_ae = peer.ae_title or request.move_destination
+        self._name = ascii(self._called_ae)[1:-1]  # for the log: the requestor chose it
         self._originator = (request.calling_ae, request.message_id)
         self._priority = priority  # that of the C-MOVE (PS3.4 §C.4.2.1.2)
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
@@ -93,7 +94,7 @@ class _Destination:
                 self._drop(association)
                 raise DataSetError(str(error)) from None
             except (AssociationError, ProtocolError) as error:
-                logger.warning("the association to %s broke: %s", self._called_ae, error)
+                logger.warning("the association to %s broke: %s", self._name, error)
                 self._drop(association)
                 if last_try or not self._delivered:
                     self._lost = error if isinstance(error, AssociationError) else None
@@ -124,7 +125,7 @@ class _Destination:
         try:
             self._association = self._call.association.connect(self._peer, request)
         except (AssociationError, ValueError) as error:  # no host name, no AE title
-            logger.warning("no association to %s: %s", self._called_ae, error)
+            logger.warning("no association to %s: %s", self._name, ascii(str(error))[1:-1])
             self._lost = error
             raise DataSetError(str(error)) from None
         return self._association

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from pacsroute.errors import AssociationError, ProtocolError
+from pacsroute.errors import AssociationError, ProtocolError, let_go
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, Buffer, Pdu
 from pacsroute.upper_layer.state_machine import ACTIONS, EVENTS, NEXT, RELEASE_COLLISION
@@ -193,6 +193,7 @@ class Connection:
             self.state = "Sta13"
         elif action in ("AA-1", "AA-7", "AA-8"):
             error = error or ProtocolError(f"unexpected: {EVENTS[event]}", pdus.UNEXPECTED_PDU)
+            let_go(error)
             self.error = self.error or error
             # In Sta2 there is no provider yet that could speak for the association.
             abort = Abort(0) if action == "AA-1" else Abort(2, error.reason)

@@ -340,12 +340,13 @@ def _text(view: memoryview) -> str:
     return bytes(view).decode("latin-1").strip(" \0")
 
 
-# A title ends up in log lines, which its bytes must not be able to forge.
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "?")
+# A title ends up in log lines, which its bytes must not be able to forge. It is of the default
+# repertoire (PS3.5 §6.2), so that nothing is lost of one that is right.
+_NOT_IN_A_TITLE = dict.fromkeys((*range(32), *range(127, 256)), "?")
 
 
 def _read_title(view: memoryview) -> str:
-    return bytes(view).decode("latin-1").strip(" \0").translate(_CONTROLS)
+    return bytes(view).decode("latin-1").strip(" \0").translate(_NOT_IN_A_TITLE)
 
 
 def _take(view: memoryview, position: int) -> tuple[memoryview, int]:

@@ -1,0 +1,264 @@
+"""What must hold for any bytes at all: a function for each kind, which raises where it does not.
+
+The coverage-guided fuzzer calls them (``python -m tests.fuzz``), and the suite with mutated
+recordings.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from pydicom import dcmread
+
+from pacsroute import App, Instance, Peer, matching, uids
+from pacsroute.dataset import parse, peek
+from pacsroute.dataset.encode import RowEncoder, encode
+from pacsroute.dimse import commands
+from pacsroute.dimse.messages import fragment
+from pacsroute.dispatcher import Dispatcher
+from pacsroute.errors import (
+    AssociationAborted,
+    AssociationRejected,
+    DataSetError,
+    ProtocolError,
+)
+from pacsroute.net.association import Association
+from pacsroute.trace.files import read
+from pacsroute.upper_layer import pdu
+
+RECORDINGS = Path(__file__).parents[1] / "fixtures" / "recordings"
+CT = uids.sop_class("CTImageStorage", "store")
+STUDY = {command: uids.sop_class("StudyRoot", command) for command in ("find", "get", "move")}
+MPPS = uids.sop_class("MPPS", "n_create")
+IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
+SYNTAXES = (
+    IMPLICIT,
+    EXPLICIT,
+    uids.EXPLICIT_VR_BIG_ENDIAN,
+    uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+WAIT = 5
+STREAM = 16_384  # bytes: the answers to more do not fit a socket that nobody reads
+
+IDENTIFIER = (
+    bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("20000d0004000000") + (b"1.2\0")
+)
+DATA_SET = b"\x08\0\x16\0UI" + bytes((len(CT), 0)) + CT.encode() + b"\x08\0\x18\0UI\x06\x001.2.3\0"
+COLUMNS = {"PatientName": "name", "StudyDate": "date", "PatientID": "id", "ModalitiesInStudy": "m"}
+
+
+# ----------------------------------------------------------------------------- the targets
+
+
+def pdus(data):
+    """A PDU is refused with a ProtocolError, or is the same when written and read again."""
+    try:
+        read = pdu.decode(data)
+    except ProtocolError:
+        return
+    assert pdu.decode(pdu.encode(read)) == read
+
+
+def command_sets(data):
+    """A command set is refused with a ProtocolError, or is the same when written and read."""
+    try:
+        read = commands.decode(data)
+    except ProtocolError:
+        return
+    assert commands.decode(commands.encode(read)) == read
+
+
+def data_sets(data):
+    """A data set is refused with a DataSetError; an identifier can be read, matched, answered."""
+    syntax, data = SYNTAXES[data[0] % len(SYNTAXES) if data else 0], data[1:]
+    for uid in peek.sop_uids(data, syntax):
+        assert isinstance(uid, str)
+    with contextlib.suppress(DataSetError):
+        parse.parse(data, syntax)
+    try:
+        keys = parse.identifier(data, syntax)
+    except DataSetError:
+        return
+    for element in keys.iterall():
+        str(element.value)
+    with contextlib.suppress(DataSetError):
+        where = matching.where(keys, COLUMNS)
+        assert where.sql.count("?") == len(where.parameters)
+    with contextlib.suppress(DataSetError):
+        RowEncoder(syntax, keys).encode({"PatientName": "Doe^John", "PatientID": None})
+
+
+def associations(data):
+    """Whatever a peer sends, its association ends in good order, and hurts nobody else.
+
+    It is the real association, over a socket that holds all that the peer ever sends.
+    """
+    folder = Path(_FOLDER.name)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(data[:STREAM])
+        theirs.shutdown(socket.SHUT_WR)
+        with _APP.running():
+            serve(_APP, ours)
+        theirs.settimeout(WAIT)
+        sent = b"".join(iter(lambda: theirs.recv(1 << 16), b""))
+    for answer in cut(sent):
+        pdu.decode(answer)
+    for path in folder.iterdir():
+        assert uids.is_uid(path.stem), path
+        assert path.suffix == ".dcm", path
+        dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        path.unlink()
+    assert not LOGGED.wrong, LOGGED.wrong
+
+
+TARGETS = {target.__name__: target for target in (pdus, command_sets, data_sets, associations)}
+
+
+def cut(stream):
+    """Return the PDUs of a stream."""
+    while stream:
+        length = pdu.HEADER.unpack_from(stream)[1] + 6
+        yield stream[:length]
+        stream = stream[length:]
+
+
+def serve(app, sock):
+    """Serve an association to its end, as the server does; other exceptions are bugs."""
+    association = Association(sock, app, config=app.config)
+    try:
+        association.negotiate()
+        Dispatcher(app, association).run()
+    except (AssociationAborted, AssociationRejected):
+        pass
+    finally:
+        association.close()
+
+
+class OneLine(logging.Handler):
+    """Notes each record that is not one line of printable ASCII: a peer could forge others."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrong = []
+
+    def emit(self, record):
+        text = record.getMessage()
+        if not (text.isascii() and text.isprintable()):
+            self.wrong.append(text)
+
+
+LOGGED = OneLine()
+
+
+def app_of_everything(folder):
+    """Return an app that has a handler for each service, and looks at all that it gets."""
+    app = App("FUZZ", spool=folder, artim=WAIT, idle_timeout=WAIT, network_timeout=WAIT)
+    app.destinations["WS"] = Peer("127.0.0.1", 1)  # where nobody listens
+
+    def answer(request):
+        if request.command == "store":
+            request.save(folder, durable=False)
+            str(request.dataset)
+        elif request.command in ("get", "move"):
+            return [
+                Instance(DATA_SET, sop_class=CT, sop_instance="1.2.3", transfer_syntax=EXPLICIT)
+            ]
+        elif request.command == "find":
+            matching.where(request.identifier, COLUMNS)
+            return [{"PatientName": "Doe^John", "StudyInstanceUID": "1.2"}] * 2
+        elif request.command == "n_get":
+            return {"PatientName": "Doe^John"}
+        return None
+
+    for register in (app.echo, app.store, app.find, app.get, app.move):
+        register(answer)
+    for name in uids.N_COMMANDS:
+        getattr(app, name)("MPPS")(answer)
+    return app
+
+
+_FOLDER = tempfile.TemporaryDirectory(
+    prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+)
+_APP = app_of_everything(_FOLDER.name)
+
+
+# ----------------------------------------------------------------------------- the seeds
+
+
+def recorded(name):
+    """Return the PDUs that another implementation has sent."""
+    chunks = [chunk for _, chunk in read(RECORDINGS / f"{name}.rec") if chunk is not None]
+    requestor = name not in ("dcmtk_storescp", "orthanc")
+    sent = b"".join(bytes(chunk.data) for chunk in chunks if chunk.by_requestor == requestor)
+    return list(cut(sent))
+
+
+def everything_recorded():
+    """Return all PDUs of all recordings."""
+    return [data for path in sorted(RECORDINGS.glob("*.rec")) for data in recorded(path.stem)]
+
+
+def message(context_id, command, data=None):
+    """Return a message as it stands on the wire."""
+    return b"".join(map(bytes, fragment(context_id, command, data, 16_384)))
+
+
+def conversations():
+    """Return whole streams of a peer: recorded ones, and one for each service."""
+    end = pdu.encode(pdu.ReleaseRQ())
+    for peer in ("dcmtk_echoscu", "dcmtk_storescu", "pynetdicom_echo"):
+        yield b"".join(recorded(peer))
+
+    abstract = (uids.VERIFICATION, CT, *STUDY.values(), MPPS)
+    contexts = tuple(
+        pdu.PresentationContext(2 * i + 1, uid, (EXPLICIT if uid == CT else IMPLICIT,))
+        for i, uid in enumerate(abstract)
+    )
+    roles = (pdu.RoleSelection(CT, True, True),)
+    information = pdu.UserInformation(16_384, "1.2.3", roles=roles)
+    begin = pdu.encode(pdu.AssociateRQ("FUZZ", "PEER", contexts, information))
+    names = {"affected_sop_class": MPPS, "affected_sop_instance": "1.2.3"}
+    asked = {"requested_sop_class": MPPS, "requested_sop_instance": "1.2.3"}
+    one = {"message_id": 1}
+    answered = commands.CStoreRSP(message_id_responded_to=1, affected_sop_class=CT)
+    for text in (
+        message(3, commands.CStoreRQ(**one, affected_sop_class=CT, affected_sop_instance="1.2.3"),
+                DATA_SET),
+        message(5, commands.CFindRQ(**one, affected_sop_class=STUDY["find"]), IDENTIFIER)
+        + message(5, commands.CCancelRQ(message_id_responded_to=1)),
+        message(7, commands.CGetRQ(**one, affected_sop_class=STUDY["get"]), IDENTIFIER)
+        + message(3, answered),
+        message(9, commands.CMoveRQ(**one, affected_sop_class=STUDY["move"],
+                                    move_destination="WS"), IDENTIFIER),
+        message(11, commands.NCreateRQ(**one, **names), IDENTIFIER),
+        message(11, commands.NSetRQ(**one, **asked), IDENTIFIER),
+        message(11, commands.NGetRQ(**one, **asked, attribute_identifiers=(0x00100010,))),
+        message(11, commands.NActionRQ(**one, **asked, action_type=1), IDENTIFIER),
+        message(11, commands.NDeleteRQ(**one, **asked)),
+        message(11, commands.NEventReportRQ(**one, **names, event_type=1), IDENTIFIER),
+        pdu.encode(pdu.Abort(0)),
+    ):  # fmt: skip
+        yield begin + text + end
+
+
+def seeds(target):
+    """Return what the fuzzer begins with."""
+    streams = list(conversations())
+    if target == "associations":
+        return streams
+    whole = everything_recorded()
+    whole += [data for stream in streams for data in cut(stream)]
+    if target == "pdus":
+        return whole
+    if target == "command_sets":
+        pdvs = [pdv for data in whole if data[0] == 4 for pdv in pdu.decode(data).pdvs]
+        return [bytes(pdv.fragment) for pdv in pdvs if pdv.is_command]
+    keys = {"PatientName": "Doe*", "StudyDate": "20240101-", "ModalitiesInStudy": "CT"}
+    item = {"ScheduledProcedureStepSequence": [{"Modality": "CT"}], "SpecificCharacterSet": ""}
+    found = [bytes((i,)) + encode(keys | item, syntax) for i, syntax in enumerate(SYNTAXES)]
+    return [*found, b"\0" + IDENTIFIER, b"\1" + DATA_SET]

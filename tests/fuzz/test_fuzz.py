@@ -1,0 +1,25 @@
+"""A short run of the coverage-guided fuzzer; a person gives it hours."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None,
+    reason="atheris is not installed: it is in the extra dev, for Linux on x86-64 only",
+)
+def test_a_short_run_breaks_nothing(tmp_path):
+    done = subprocess.run(
+        [*(sys.executable, "-m", "tests.fuzz"), *("--seconds", "8", "--keep", str(tmp_path))],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("| yes |") == 4, done.stdout

@@ -1,0 +1,22 @@
+"""The load test itself works; a person runs it with its real numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it reads /proc")
+def test_a_small_run_finds_nothing_wrong():
+    numbers = ("--seconds", "3", "--idle", "20", "--at-once", "8", "--each", "3")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.load", *numbers],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n") == 10, done.stdout
