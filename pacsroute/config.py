@@ -125,6 +125,7 @@ class Config:
     max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
     max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
     max_depth: int = _setting(64, "How deep sequences are nested.", 1, 200)
+    max_elements: int = _setting(2_000_000, "Elements and items of a data set.", 1000)
     max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
     max_deflate_ratio: int = _setting(200, "What 16 MiB or more may be deflated to: 1 to this.", 2)
 

@@ -22,6 +22,7 @@ from pacsroute.upper_layer import pdu
 CT = uids.sop_class("CTImageStorage", "store")
 MR = uids.sop_class("MRImageStorage", "store")
 STUDY = uids.sop_class("StudyRoot", "find")
+MPPS = uids.sop_class("MPPS", "n_create")
 IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
 DEFLATED = uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 WAIT = 8
@@ -115,6 +116,28 @@ def test_an_identifier_has_only_so_many_elements():
         with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
             peer.find(many, STUDY)
             assert peer.receive()[0].status == 0xA900
+
+
+def test_an_identifier_has_only_so_many_items():
+    app = App()
+    app.find(lambda request: [])
+    items = bytes.fromhex("feff00e000000000") * 60_000
+    sequence = struct.pack("<HHI", 0x0008, 0x1140, len(items)) + items
+    with app.serve(port=0, grace=1) as server:
+        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
+            peer.find(sequence, STUDY)
+            assert peer.receive()[0].status == 0xA900
+
+
+def test_an_n_create_has_only_so_many_items():
+    app = App()
+    app.n_create("MPPS")(lambda request: None)
+    items = bytes.fromhex("feff00e000000000") * 220_000
+    sequence = struct.pack("<HHI", 0x0008, 0x1140, len(items)) + items
+    with app.serve(port=0, grace=1) as server:
+        with RawPeer(server.port, [(MPPS, IMPLICIT)]) as peer:
+            peer.send(1, commands.NCreateRQ(message_id=1, affected_sop_class=MPPS), sequence)
+            assert peer.receive()[0].status == 0x0110
 
 
 @pytest.mark.parametrize("size", [0, 300_000], ids=["in memory", "in a file"])
