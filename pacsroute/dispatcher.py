@@ -79,10 +79,24 @@ class Memory(bytearray):
 
 
 def open_sink(app: App, association: Association, context_id: int, command: Command) -> Sink:
-    """Return where the data set of a message goes."""
+    """Return where the data set of a message goes: nowhere, if no handler may get it."""
+    context = association.contexts[context_id]
+    if isinstance(command, commands.Request) and not _is_routed(app, association, context, command):
+        return Memory(0)
     if isinstance(command, CStoreRQ):
-        return store.open_spool(app, association, association.contexts[context_id], command)
+        return store.open_spool(app, association, context, command)
     return Memory(getattr(app.config, limit_of(command)))
+
+
+def _is_routed(
+    app: App, association: Association, context: AcceptedContext, command: commands.Request
+) -> bool:
+    titles = association.calling_ae, association.called_ae
+    if isinstance(command, CStoreRQ):
+        served = context.general or context.abstract_syntax
+        return app.route("store", served, *titles) is not None
+    name = command_name(command).removeprefix("C-").lower().replace("-", "_")
+    return any(route.command == name for route in app.routes_for(*titles))
 
 
 class Dispatcher:
@@ -179,7 +193,9 @@ class Dispatcher:
             seconds = time.perf_counter() - started
             self.app.observer.answered(call, status, seconds)
             if call.request is not None:
-                self.app.finished(call.request, status, error or call.request.error)
+                # A store may have the route of the class that its own is a kind of.
+                route = call.route("store") if isinstance(message.command, CStoreRQ) else None
+                self.app.finished(call.request, status, error or call.request.error, route)
         if logger.isEnabledFor(logging.INFO):
             _log(association, context, message, outcome, seconds)
         if call.request is not None and call.request.followers:

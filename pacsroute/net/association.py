@@ -54,6 +54,7 @@ logger = logging.getLogger("pacsroute")
 _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _SMALL_READ = 16_384
 _WAITING = 4  # requests that are read ahead of the one being answered
+_UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
 _SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
 _yield_cpu = getattr(os, "sched_yield", lambda: None)
 _HURRY = 1.0  # seconds that a peer has to close after our A-ABORT
@@ -443,6 +444,8 @@ class Association:
                             # A cancel that came too late is not for a request of the same ID.
                             self._cancelled.discard(getattr(message.command, "message_id", -1))
                             self._messages.append(message)
+                    if len(self._messages) > _UNANSWERED + self.window:
+                        raise ProtocolError("more messages than anybody waits for")
                         self._begun = 0.0
             except ProtocolError as error:
                 self._abort_for(error)

@@ -92,13 +92,16 @@ def negotiate(
     related = {common.sop_class: common.related for common in user.common_extended}
     offers = {item.sop_class: item.information for item in user.extended}
     answers: dict[str, bytes] = {}
+    generals: dict[str, str] = {}
     results, accepted = [], {}
     for context in request.contexts:
         sop_class, general = context.abstract_syntax, ""
         is_served = policy.serves(sop_class)
         if not is_served:
-            # Served as what its requestor says it is a kind of, if that is served.
-            general = next(filter(policy.serves, related.get(sop_class, ())), "")
+            # Once for all contexts of a class: a peer may say a lot, and propose it often.
+            if sop_class not in generals:
+                generals[sop_class] = _general(policy, sop_class, related.get(sop_class, ()))
+            general = generals[sop_class]
         served = general or sop_class
         role = roles.get(sop_class) or RoleSelection(sop_class, is_served or bool(general), False)
         first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
@@ -133,6 +136,16 @@ def negotiate(
         titles=request.titles,
     )
     return answer, accepted
+
+
+def _general(policy: Policy, sop_class: str, related: Iterable[str]) -> str:
+    """Return the storage class that another one is a kind of, as its requestor says, and served as.
+
+    Empty if there is none (PS3.4 §B.3.1.4).
+    """
+    if not uids.is_storage(sop_class):
+        return ""
+    return next((uid for uid in related if uids.is_storage(uid) and policy.serves(uid)), "")
 
 
 def _window(offered: tuple[int, int] | None, ours: int) -> tuple[int, int] | None:
