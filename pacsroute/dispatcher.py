@@ -79,20 +79,19 @@ class Memory(bytearray):
 
 
 def open_sink(app: App, association: Association, context_id: int, command: Command) -> Sink:
-    """Return where the data set of a message goes: nowhere, if no handler may get it."""
-    context = association.contexts[context_id]
-    if isinstance(command, commands.Request) and not _is_routed(app, association, context, command):
-        return Memory(0)
+    """Return where the data set of a message goes."""
     if isinstance(command, CStoreRQ):
-        return store.open_spool(app, association, context, command)
+        return store.open_spool(app, association, association.contexts[context_id], command)
     return Memory(getattr(app.config, limit_of(command)))
 
 
-def _is_routed(
-    app: App, association: Association, context: AcceptedContext, command: commands.Request
-) -> bool:
+def is_expected(app: App, association: Association, context_id: int, command: Command) -> bool:
+    """Tell whether the data set of what a peer asks may reach a handler."""
+    if not isinstance(command, commands.Request):
+        return True
     titles = association.calling_ae, association.called_ae
     if isinstance(command, CStoreRQ):
+        context = association.contexts[context_id]
         served = context.general or context.abstract_syntax
         return app.route("store", served, *titles) is not None
     name = command_name(command).removeprefix("C-").lower().replace("-", "_")

@@ -21,7 +21,7 @@ from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
 from pacsroute.dimse.messages import Assembler, Message, fragment, message_ids, stream
-from pacsroute.dispatcher import open_sink
+from pacsroute.dispatcher import Memory, is_expected, open_sink
 from pacsroute.errors import (
     AssociationAborted,
     AssociationError,
@@ -594,6 +594,8 @@ class Association:
         return AssociationAborted(None, message=str(self._ended))
 
     def _open_sink(self, context_id: int, command: Command) -> Any:
+        if self._role == "acceptor" and not is_expected(self.app, self, context_id, command):
+            return Memory(0)
         return open_sink(self.app, self, context_id, command)
 
     # ------------------------------------------------------------- sending
