@@ -135,7 +135,7 @@ class Config:
     network_timeout: float = _setting(
         60.0, "Time without a byte within a message, or without one taken.", 0.01
     )
-    message_timeout: float = _setting(3600.0, "Time for a whole message to come.", 0.01)
+    message_timeout: float = _setting(3600.0, "Time for a whole message to come, or to go.", 0.01)
     connect_timeout: float = _setting(10.0, "Time in which a peer takes our connection.", 0.01)
     grace: float = _setting(10.0, "Time that associations have when the server stops.", 0)
 

@@ -378,22 +378,30 @@ def test_nothing_is_kept_of_what_no_handler_may_get(tmp_path):
     assert [(type(sink).__name__, len(sink)) for sink in sinks] == [("Memory", 0)] * 3
 
 
-def test_a_peer_is_not_listened_to_without_end_while_its_response_is_waited_for():
-    app = App()
-    app.get(lambda request: [Instance(instance("1.2.3"), **HINTS)])
-    app.store(lambda request: None)
-    roles = (pdu.RoleSelection(CT, True, True),)
+def retrieving(peer, port):
+    """Have a peer that reads slowly ask for all instances with a C-GET."""
     contexts = (
         pdu.PresentationContext(1, GET, (IMPLICIT,)),
         pdu.PresentationContext(3, CT, (EXPLICIT,)),
     )
+    roles = (pdu.RoleSelection(CT, True, True),)
     request = pdu.AssociateRQ("ANY", "RAW", contexts, pdu.UserInformation(0, "1.2", roles=roles))
+    peer.socket.close()
+    peer.socket = socket.socket()
+    peer.socket.settimeout(WAIT)
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.socket.connect(("127.0.0.1", port))
+    peer.socket.sendall(pdu.encode(request))
+    peer.answer = peer.read_pdu()
+    peer.send(1, commands.CGetRQ(message_id=1, affected_sop_class=GET), KEYS)
+
+
+def test_a_peer_is_not_listened_to_without_end_while_its_response_is_waited_for():
+    app = App()
+    app.get(lambda request: [Instance(instance("1.2.3"), **HINTS)])
+    app.store(lambda request: None)
     with app.serve(port=0, grace=1) as server, RawPeer(server.port, []) as peer:
-        peer.socket.close()
-        peer.socket = socket.create_connection(("127.0.0.1", server.port), WAIT)
-        peer.socket.sendall(pdu.encode(request))
-        peer.answer = peer.read_pdu()
-        peer.send(1, commands.CGetRQ(message_id=1, affected_sop_class=GET), KEYS)
+        retrieving(peer, server.port)
         assert isinstance(peer.receive()[0], commands.CStoreRQ)
         for number in range(100):
             command = commands.CStoreRQ(
@@ -404,6 +412,19 @@ def test_a_peer_is_not_listened_to_without_end_while_its_response_is_waited_for(
             except OSError:
                 break
         assert isinstance(peer.read_pdu(), pdu.Abort)
+
+
+def test_a_peer_that_reads_a_byte_now_and_then_is_given_up(caplog):
+    app = App(message_timeout=0.2, network_timeout=0.2)
+    app.get(lambda request: [Instance(instance("1.2.3", 20_000_000), **HINTS)])
+    stop = threading.Event()
+    with app.serve(port=0, grace=0) as server, RawPeer(server.port, []) as peer:
+        retrieving(peer, server.port)
+        with pytest.raises(OSError):  # noqa: PT012 - some byte meets the end
+            while peer.socket.recv(5_000):
+                stop.wait(0.02)
+            raise ConnectionError
+    assert "the peer took too long" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")

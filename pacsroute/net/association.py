@@ -664,9 +664,10 @@ class Association:
         with self._lock:
             self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
             batches = stream(context_id, file, size, self._peer_maximum)
+            deadline = time.monotonic() + self.config.message_timeout
             while (batch := self._next_batch(batches)) is not None:
                 self._held += batch
-                self._flush()
+                self._flush(deadline)
         self.app.observer.sent(command, size)
 
     def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
@@ -697,12 +698,12 @@ class Association:
                 self._holding = True
                 flusher.add(self)
 
-    def _flush(self) -> None:
+    def _flush(self, deadline: float = 0.0) -> None:
         """Send what is held back; the lock is ours."""
         self._pulsed = time.monotonic()
         self._connection.send_data(self._held)
         self._held, self._held_size = [], 0
-        self._write_out()
+        self._write_out(deadline)
 
     def flush_waiting(self) -> None:
         """Send answers that wait for a slow handler, as far as that needs no waiting."""
@@ -725,12 +726,13 @@ class Association:
         finally:
             self._lock.release()
 
-    def _write_out(self) -> None:
+    def _write_out(self, deadline: float = 0.0) -> None:
         buffers = self._connection.data_to_send()
         if not buffers:
             return
         try:
-            transport.send_all(self._socket, buffers)
+            deadline = deadline or time.monotonic() + self.config.message_timeout
+            transport.send_all(self._socket, buffers, deadline)
         except OSError as error:
             self._end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))
             self._connection.transport_closed()
