@@ -232,21 +232,22 @@ class App(Scope):
         `kind` is an action or event type. C-ECHO always has one.
         """
         key = (command, sop_class, calling_ae, called_ae, kind)
-        if key not in self._found:
-            found = [
-                route
-                for route in self.routes_for(calling_ae, called_ae)
-                if route.command == command
-                and route.kind in (None, kind)
-                and route.covers(sop_class)
-            ]
-            if command == "echo":
-                found.append(replace(ECHO, scopes=self.scopes_of(called_ae)))
-            found.sort(key=lambda route: route.rank)
-            if len(self._found) >= _FOUND:
-                self._found.clear()
-            self._found[key] = found[0] if found else None
-        return self._found[key]
+        try:
+            return self._found[key]
+        except KeyError:
+            pass
+        found = [
+            route
+            for route in self.routes_for(calling_ae, called_ae)
+            if route.command == command and route.kind in (None, kind) and route.covers(sop_class)
+        ]
+        if command == "echo":
+            found.append(replace(ECHO, scopes=self.scopes_of(called_ae)))
+        found.sort(key=lambda route: route.rank)
+        if len(self._found) >= _FOUND:
+            self._found.clear()
+        best = self._found[key] = found[0] if found else None
+        return best
 
     def find_route(self, request: Request) -> Route | None:
         """Return the route of a request."""

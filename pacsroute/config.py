@@ -125,6 +125,7 @@ class Config:
     max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
     max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
     max_depth: int = _setting(64, "How deep sequences are nested.", 1, 200)
+    max_elements: int = _setting(2_000_000, "Elements and items of a data set.", 1000)
     max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
     max_deflate_ratio: int = _setting(200, "What 16 MiB or more may be deflated to: 1 to this.", 2)
 
@@ -134,7 +135,7 @@ class Config:
     network_timeout: float = _setting(
         60.0, "Time without a byte within a message, or without one taken.", 0.01
     )
-    message_timeout: float = _setting(3600.0, "Time for a whole message to come.", 0.01)
+    message_timeout: float = _setting(3600.0, "Time for a whole message to come, or to go.", 0.01)
     connect_timeout: float = _setting(10.0, "Time in which a peer takes our connection.", 0.01)
     grace: float = _setting(10.0, "Time that associations have when the server stops.", 0)
 

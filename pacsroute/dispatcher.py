@@ -85,6 +85,19 @@ def open_sink(app: App, association: Association, context_id: int, command: Comm
     return Memory(getattr(app.config, limit_of(command)))
 
 
+def is_expected(app: App, association: Association, context_id: int, command: Command) -> bool:
+    """Tell whether the data set of what a peer asks may reach a handler."""
+    if not isinstance(command, commands.Request):
+        return True
+    titles = association.calling_ae, association.called_ae
+    if isinstance(command, CStoreRQ):
+        context = association.contexts[context_id]
+        served = context.general or context.abstract_syntax
+        return app.route("store", served, *titles) is not None
+    name = command_name(command).removeprefix("C-").lower().replace("-", "_")
+    return any(route.command == name for route in app.routes_for(*titles))
+
+
 class Dispatcher:
     """Routes the messages of one association to the handlers of an app.
 

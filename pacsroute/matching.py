@@ -27,8 +27,9 @@ row: ``connection.create_function("stored", 2, matching.stored, deterministic=Tr
 What the standard leaves open is decided so:
 
 - A key that is empty or only ``*`` matches everything. ``A\B`` matches either, whatever the VR.
-- A value that is not of its VR, such as a date with letters in it, is unknown, which is to say
-  empty. A *key* that is not of its VR is an `IdentifierError`.
+- A value that is not of its VR, such as a date with letters in it or a name of more than 1024
+  characters, is unknown, which is to say empty. A *key* that is not of its VR is an
+  `IdentifierError`.
 - Names are compared by Unicode case folding, on composed characters; accents count. Spaces around
   a component and trailing ``^`` and ``=`` do not, and ``DOE^*`` finds ``Doe`` too. A key is
   tried on the whole name and on its leading component groups; an empty group in a key, as in
@@ -85,6 +86,10 @@ _ASCII = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
 # SQLite would end at a NUL, and cannot bind a surrogate.
 _UNBINDABLE = re.compile("[\0\ud800-\udfff]")
 _MISFITS = (ValueError, ArithmeticError, TypeError)
+# What takes more than linear time is not done to what no attribute is: composing the characters
+# of a name, and looking for a part of a value. PS3.5 §6.2 has 64 characters, three times for PN.
+_LONGEST = 1024
+_COMPONENTS = 5  # of a name
 
 _MONTH, _DAY, _HOUR = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-4])"
 _FORMS = {
@@ -325,7 +330,7 @@ def _alternatives(vr: str, part: Any) -> list[_Test]:
     texts = [re.sub(r"\*+", "*", value)]
     if vr == "PN":
         texts = ["=".join(group or "*" for group in texts[0].split("="))]
-        while texts[-1].endswith("^*"):
+        while len(texts) < _COMPONENTS and texts[-1].endswith("^*"):
             texts.append(texts[-1][:-2])
         texts += [f"{text}=*" for text in texts if not text.endswith("*")]
     return [] if "*" in texts else [_text_test(text) for text in texts]
@@ -334,6 +339,8 @@ def _alternatives(vr: str, part: Any) -> list[_Test]:
 def _text_test(text: str) -> _Test:
     if not {"*", "?"} & {*text}:
         return _Test("=", (text,))
+    if len(text) > _LONGEST:
+        raise ValueError
     # SQLite's GLOB and fnmatch read a pattern alike, once a "[" is a class of its own.
     return _Test("GLOB", (text.replace("[", "[[]"),))
 
@@ -378,6 +385,8 @@ def _canonical(vr: str, part: Any) -> Any:
 
 
 def _fold(name: str) -> str:
+    if len(name) > _LONGEST:
+        raise ValueError
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
     groups = [[part.strip(" ") for part in group.split("^")] for group in folded.split("=")]
     return "=".join("^".join(group).rstrip("^") for group in groups).rstrip("=")

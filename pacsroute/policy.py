@@ -62,7 +62,7 @@ class Policy:
         if sop_class == uids.VERIFICATION:
             return choose_syntax(ECHO, proposed)
         # What a C-GET sends is in any syntax, and is converted if it can be.
-        return next(iter(proposed), None) if self.uses(sop_class) else None
+        return next(filter(uids.is_uid, proposed), None) if self.uses(sop_class) else None
 
 
 ECHO = Route("echo", None, None, (), False, lambda request: None)

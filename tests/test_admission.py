@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import sys
 
 import pytest
 from pynetdicom import AE
@@ -10,7 +12,11 @@ from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
 from pacsroute import App, AssociationRejected, Blueprint, SetupError, connect
 from pacsroute.access import allowed, rule
+from pacsroute.upper_layer import pdu
+from pacsroute.upper_layer.negotiation import propose
 from pacsroute.upper_layer.pdu import UserIdentity
+
+ECHO = ("1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
 
 
 def _reason(server, **options):
@@ -234,3 +240,21 @@ def test_a_long_request_is_aborted(raw_peer):
             assert type(peer.answer).__name__ == "Abort"
         with raw_peer(server.port) as peer:
             assert peer.echo() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+@pytest.mark.parametrize("first", [b"", b"not DICOM"], ids=["silent", "that do not close"])
+def test_connections_of_one_host_leave_room_for_others(first, caplog, raw_peer):
+    app = App(max_associations=10, max_associations_per_host=5, artim=60)
+    with app.serve(port=0, grace=0) as server, contextlib.ExitStack() as stack:
+        for _ in range(100):  # more than there are threads
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            with contextlib.suppress(ConnectionError):
+                peer.sendall(first)
+        other = stack.enter_context(socket.socket())
+        other.bind(("127.0.0.2", 0))
+        other.settimeout(10)
+        other.connect(("127.0.0.1", server.port))
+        other.sendall(pdu.encode(propose("CT", "ANY", [ECHO], maximum_length=16_384)))
+        assert other.recv(1) == b"\x02"
+    assert "127.0.0.1: more than 30 connections at once are closed" in caplog.text

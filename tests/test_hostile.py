@@ -15,19 +15,24 @@ from pathlib import Path
 import pytest
 from conftest import RawPeer
 
-from pacsroute import App, uids
+from pacsroute import App, Instance, uids
 from pacsroute.dimse import commands
 from pacsroute.upper_layer import pdu
+from pacsroute.upper_layer.negotiation import negotiate
 
 CT = uids.sop_class("CTImageStorage", "store")
 MR = uids.sop_class("MRImageStorage", "store")
 STUDY = uids.sop_class("StudyRoot", "find")
+GET, MOVE = (uids.sop_class("StudyRoot", name) for name in ("get", "move"))
+MPPS = uids.sop_class("MPPS", "n_create")
 IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
 DEFLATED = uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+HINTS = {"sop_class": CT, "sop_instance": "1.2.3", "transfer_syntax": EXPLICIT}
 WAIT = 8
 
 ECHO = [(uids.VERIFICATION, IMPLICIT)]
 IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")
+KEYS = IDENTIFIER[:14] + b"\x20\0\x0d\0\4\0\0\0001.2\0"
 
 
 def instance(uid, size=0):
@@ -115,6 +120,28 @@ def test_an_identifier_has_only_so_many_elements():
         with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
             peer.find(many, STUDY)
             assert peer.receive()[0].status == 0xA900
+
+
+def test_an_identifier_has_only_so_many_items():
+    app = App()
+    app.find(lambda request: [])
+    items = bytes.fromhex("feff00e000000000") * 60_000
+    sequence = struct.pack("<HHI", 0x0008, 0x1140, len(items)) + items
+    with app.serve(port=0, grace=1) as server:
+        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
+            peer.find(sequence, STUDY)
+            assert peer.receive()[0].status == 0xA900
+
+
+def test_an_n_create_has_only_so_many_items():
+    app = App()
+    app.n_create("MPPS")(lambda request: None)
+    items = bytes.fromhex("feff00e000000000") * 220_000
+    sequence = struct.pack("<HHI", 0x0008, 0x1140, len(items)) + items
+    with app.serve(port=0, grace=1) as server:
+        with RawPeer(server.port, [(MPPS, IMPLICIT)]) as peer:
+            peer.send(1, commands.NCreateRQ(message_id=1, affected_sop_class=MPPS), sequence)
+            assert peer.receive()[0].status == 0x0110
 
 
 @pytest.mark.parametrize("size", [0, 300_000], ids=["in memory", "in a file"])
@@ -252,3 +279,172 @@ def test_two_signals_at_once_stop_the_server(tmp_path):
                 process.wait(WAIT)
             finally:
                 process.kill()
+
+
+def odd_instances():
+    """Yield data sets that hide the UID of another instance from a look at their beginning."""
+    other = instance("9.9.9")
+    yield "behind a long element", b"\x08\0\5\0LO" + struct.pack("<H", 5000) + bytes(5000) + other
+    yield "behind a sequence", b"\x08\0\6\0SQ\0\0\0\0\0\0" + other
+    yield "out of order", b"\x10\0\x20\0LO\2\0A " + other
+    yield "with another VR", other.replace(b"UI", b"UC\0\0", 1).replace(b"\6\0", b"\6\0\0\0", 1)
+
+
+@pytest.mark.parametrize("data", [pytest.param(d, id=name) for name, d in odd_instances()])
+def test_what_a_handler_reads_is_the_instance_of_the_command(data):
+    app, read = App(), []
+    app.store(lambda request: read.append(request.dataset.SOPInstanceUID))
+    with app.serve(port=0, grace=1) as server, RawPeer(server.port, [(CT, EXPLICIT)]) as peer:
+        assert peer.store(data, CT, "1.2.3").status == 0xA900
+        assert peer.store(instance("1.2.3"), CT, "1.2.3").status == 0
+    assert read == ["1.2.3"]
+
+
+def related(sop_class, general, times=1):
+    """Return the answer to a request that says what a class is a kind of, and the connection."""
+    contexts = tuple(
+        pdu.PresentationContext(number, sop_class, (EXPLICIT,)) for number in range(1, 1 + times)
+    )
+    common = (pdu.CommonExtendedNegotiation(sop_class, "1.2.840.10008.4.2", general),)
+    information = pdu.UserInformation(16_384, "1.2.3.4", common_extended=common)
+    return pdu.AssociateRQ("ANY", "RAW", contexts, information)
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "general", "result"),
+    [
+        ("1.2.3.4", CT, 0),
+        ("../../etc/cron.d/x", CT, 3),
+        ("forged\nline", CT, 3),
+        (uids.VERIFICATION.replace("1.1", "1.20.1"), CT, 3),  # of the dictionary, and no storage
+        ("1.2.3.4", STUDY, 3),
+        ("1.2.3.4", uids.VERIFICATION, 3),
+    ],
+)
+def test_only_storage_classes_are_kinds_of_others(sop_class, general, result):
+    app = App()
+    app.store("CTImageStorage")(lambda request: None)
+    app.find(lambda request: [])
+    request = related(sop_class, (general,))
+    answer, _ = negotiate(request, app.policy("RAW", "ANY"), 16_384)
+    assert [context.result for context in answer.contexts] == [result]
+
+
+def test_what_classes_are_kinds_of_is_looked_up_once():
+    class Policy(type(App().policy(""))):
+        asked = 0
+
+        def serves(self, sop_class):
+            self.asked += 1
+            return super().serves(sop_class)
+
+    policy = Policy([])
+    negotiate(related(MR, tuple(f"1.2.{n}" for n in range(1000)), times=100), policy, 16_384)
+    assert policy.asked < 2000
+
+
+def test_hooks_see_what_is_stored_as_a_kind_of_another_class():
+    app, audit = App(), []
+    app.store("CTImageStorage")(lambda request: None)
+    app.after_request(lambda request, status, error: audit.append((request.sop_class, str(status))))
+    with app.serve(port=0, grace=1) as server, RawPeer(server.port, []) as peer:
+        peer.socket.close()
+        peer.socket = socket.create_connection(("127.0.0.1", server.port), WAIT)
+        peer.socket.sendall(pdu.encode(related("1.2.3.4", (CT,))))
+        peer.answer = peer.read_pdu()
+        assert peer.store(instance("1.2.3"), "1.2.3.4", "1.2.3").status == 0
+    assert audit == [("1.2.3.4", "0x0000 Success")]
+
+
+def test_nothing_is_kept_of_what_no_handler_may_get(tmp_path):
+    app = App(spool=tmp_path)
+    app.store("CTImageStorage")(lambda request: None)
+    sinks = []
+
+    @app.before_association
+    def look(association):
+        opened = association._assembler._open_sink
+        association._assembler._open_sink = lambda *args: sinks.append(opened(*args)) or sinks[-1]
+
+    with app.serve(port=0, grace=1) as server, RawPeer(server.port) as peer:
+        for command in (
+            commands.CStoreRQ(affected_sop_class=CT, affected_sop_instance="1.2"),
+            commands.CFindRQ(affected_sop_class=STUDY),
+            commands.NSetRQ(requested_sop_class=MPPS, requested_sop_instance="1.2"),
+        ):
+            command.message_id = 1
+            peer.send(1, command, bytes(300_000))
+            assert peer.receive()[0].status in (0x0122, 0xA900)
+    assert [(type(sink).__name__, len(sink)) for sink in sinks] == [("Memory", 0)] * 3
+
+
+def retrieving(peer, port):
+    """Have a peer that reads slowly ask for all instances with a C-GET."""
+    contexts = (
+        pdu.PresentationContext(1, GET, (IMPLICIT,)),
+        pdu.PresentationContext(3, CT, (EXPLICIT,)),
+    )
+    roles = (pdu.RoleSelection(CT, True, True),)
+    request = pdu.AssociateRQ("ANY", "RAW", contexts, pdu.UserInformation(0, "1.2", roles=roles))
+    peer.socket.close()
+    peer.socket = socket.socket()
+    peer.socket.settimeout(WAIT)
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.socket.connect(("127.0.0.1", port))
+    peer.socket.sendall(pdu.encode(request))
+    peer.answer = peer.read_pdu()
+    peer.send(1, commands.CGetRQ(message_id=1, affected_sop_class=GET), KEYS)
+
+
+def test_a_peer_is_not_listened_to_without_end_while_its_response_is_waited_for():
+    app = App()
+    app.get(lambda request: [Instance(instance("1.2.3"), **HINTS)])
+    app.store(lambda request: None)
+    with app.serve(port=0, grace=1) as server, RawPeer(server.port, []) as peer:
+        retrieving(peer, server.port)
+        assert isinstance(peer.receive()[0], commands.CStoreRQ)
+        for number in range(100):
+            command = commands.CStoreRQ(
+                message_id=number, affected_sop_class=CT, affected_sop_instance="1.2"
+            )
+            try:
+                peer.send(3, command, instance("1.2"))
+            except OSError:
+                break
+        assert isinstance(peer.read_pdu(), pdu.Abort)
+
+
+def test_a_peer_that_reads_a_byte_now_and_then_is_given_up(caplog):
+    app = App(message_timeout=0.2, network_timeout=0.2)
+    app.get(lambda request: [Instance(instance("1.2.3", 20_000_000), **HINTS)])
+    stop = threading.Event()
+    with app.serve(port=0, grace=0) as server, RawPeer(server.port, []) as peer:
+        retrieving(peer, server.port)
+        with pytest.raises(OSError):  # noqa: PT012 - some byte meets the end
+            while peer.socket.recv(5_000):
+                stop.wait(0.02)
+            raise ConnectionError
+    assert "the peer took too long" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_what_others_put_into_the_spool_does_not_stop_a_start(tmp_path):
+    os.mkfifo(tmp_path / ".pacsroute-a.part")
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / ".pacsroute-b.part").symlink_to(tmp_path / "kept")
+    with App(spool=tmp_path).serve(port=0, grace=1) as server, RawPeer(server.port) as peer:
+        assert peer.echo() == 0
+    assert (tmp_path / "kept").read_text() == "kept"
+
+
+def test_a_move_destination_is_an_ae_title():
+    app, asked = App(), []
+    app.move(lambda request: [Instance(instance("1.2.3"), **HINTS)])
+    app.destination(lambda title, request: asked.append(title))
+    with app.serve(port=0, grace=1) as server, RawPeer(server.port, [(MOVE, IMPLICIT)]) as peer:
+        for title in ("WS\nERROR forged", "\x1b[2J", "x" * 60_000, "WS"):
+            command = commands.CMoveRQ(message_id=1, affected_sop_class=MOVE)
+            command.move_destination = title
+            peer.send(1, command, KEYS)
+            assert peer.receive()[0].status == 0xA801
+    assert asked == ["WS"]

@@ -110,6 +110,15 @@ def test_nesting_has_a_limit(served, raw_peer, caplog):
     assert "max_depth" in caplog.text
 
 
+def test_elements_and_items_have_a_limit(served, raw_peer, caplog):
+    server = served(max_elements=1000)
+    with raw_peer(server.port, [(CT, EXPLICIT)]) as peer:
+        few, many = ({"ReferencedSeriesSequence": [{}] * count} for count in (900, 1100))
+        assert peer.store(_image(2, **few), CT, "1.2.3").status == 0
+        assert peer.store(_image(2, **many), CT, "1.2.3").status == 0xC000
+    assert "max_elements" in caplog.text
+
+
 @pytest.mark.parametrize("limit", ["max_inflated", "max_deflate_ratio"])
 def test_a_deflate_bomb_is_refused_when_it_is_parsed(served, raw_peer, caplog, limit):
     server = served(**{limit: 3_000_000 if limit == "max_inflated" else 100})

@@ -615,3 +615,20 @@ def test_many_stars_take_no_time():
 )
 def test_stored(keyword, value, expected):
     assert matching.stored(keyword, value) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("A" + "^*" * 500_000, id="trailing components"),
+        pytest.param("\u0301" * 500_000 + "\u0323" * 500_000, id="characters to be sorted"),
+        pytest.param("*" + "a" * 500_000 + "?", id="a long part"),
+    ],
+)
+def test_no_name_takes_long_to_match(name):
+    identifier = raw("PatientName", name.encode())
+    identifier.SpecificCharacterSet = "ISO_IR 192"
+    with pytest.raises(DataSetError, match="PatientName"):
+        matching.where(identifier, {"PatientName": "name"})
+    assert matching.stored("PatientName", name) is None
+    assert matching.stored("PatientName", "Doe" * 300) == "doe" * 300

@@ -197,9 +197,14 @@ class Instance:
         ------
         DataSetError
             If the bytes cannot be parsed.
+        Failure
+            With 0xA900 if it was received as another instance than it is.
         """
         if self._dataset is None:
-            self._dataset = self._parse()
+            dataset = self._parse()
+            if isinstance(self._source, Spool):
+                self._compare(dataset)
+            self._dataset = dataset
         return self._dataset
 
     def _parse(self) -> Dataset:
@@ -223,6 +228,17 @@ class Instance:
         else:
             file.close()
         return dataset
+
+    def _compare(self, dataset: Dataset) -> None:
+        """Refuse what came as one instance and says somewhere that it is another."""
+        named = {
+            0x0008_0016: ("SOP Class UID", self.sop_class),
+            0x0008_0018: ("SOP Instance UID", self.sop_instance),
+        }
+        for tag, (name, known) in named.items():
+            value = getattr(dataset.get_item(tag), "value", None)
+            if isinstance(value, bytes) and uids.trim(value.decode("latin-1")) not in ("", known):
+                raise Failure(0xA900, f"{name} differs from the command's")
 
     def _edited(self) -> bool:
         """Tell whether the data set that was handed out differs from the bytes."""

@@ -17,11 +17,15 @@ class Limits(NamedTuple):
     ratio : int
         How many times its bytes that may be, beyond 16 MiB: an empty mask is deflated to a
         thousandth, but it is not large.
+    elements : int
+        How many elements and items it may have, those within sequences too: an empty item is
+        8 bytes, and a hundred times that when it is parsed.
     """
 
     depth: int = 64
     inflated: int = 1 << 30
     ratio: int = 200
+    elements: int = 2_000_000
 
 
 LIMITS = Limits()

@@ -50,7 +50,7 @@ Source: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
 _RATIO_FROM = 16 * 1_048_576
 
 MAX_KEYS = 50_000
-"""How many elements an identifier may have, those in sequences too."""
+"""How many elements and items an identifier may have, those in sequences too."""
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -122,6 +122,7 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
     >>> identifier(b"\x10\x00 \x00LO\x02\x001*", "1.2.840.10008.1.2.1").PatientID
     '1*'
     """
+    limits = limits._replace(elements=min(limits.elements, MAX_KEYS))
     dataset = _parse(data, transfer_syntax, None, limits, strict=True)
     return _converted(dataset, charsets.DEFAULT)
 
@@ -173,7 +174,7 @@ def _parse(
         if how.deflated:
             source, file, base = _inflated(bytes(source[0:]), limits), None, 0
         defer = defer_size if file is not None else None
-        reader = _Reader(source, how.little, base, defer, strict, limits.depth)
+        reader = _Reader(source, how.little, base, defer, strict, limits)
         implicit = reader.implicit_at(0, len(source), how.implicit, top=True)
         dataset, at = reader.data_set(0, len(source), implicit, charsets.DEFAULT, None, 0)
         rest = bytes(source[at : at + 8])
@@ -250,10 +251,10 @@ class _Reader:
         base: int,
         defer_size: int | None,
         strict: bool,
-        most_depth: int,
+        limits: Limits,
     ) -> None:
         self._data = data
-        self._most_depth = most_depth
+        self._limits = limits
         self._little = little
         order = "<" if little else ">"
         self._implicit = struct.Struct(order + "HHI").unpack
@@ -263,7 +264,12 @@ class _Reader:
         self._defer_size = defer_size
         self._strict = strict
         self.deferred = False
-        self._count = 0
+        self._left = limits.elements
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise DataSetError(f"more than {self._limits.elements} elements: max_elements")
 
     def implicit_at(self, at: int, end: int, implicit: bool, *, top: bool = False) -> bool:
         """Whether the VR is implicit in what begins here, whatever was announced."""
@@ -287,17 +293,16 @@ class _Reader:
         undefined: bool = False,
     ) -> tuple[Dataset, int]:
         """The elements from `at` to `end` or an item delimiter, and where they end."""
-        if depth > self._most_depth:
+        if depth > self._limits.depth:
             raise DataSetError("sequences are nested too deeply: max_depth")
+        self._count()  # an item, which may have no element
         data, little, base, defer = self._data, self._little, self._base, self._defer_size
         inherited = names
         elements: dict[BaseTag, Any] = {}
         vr: str | None
         while at + 8 <= end:
             start = at
-            self._count += 1
-            if self._strict and self._count > MAX_KEYS:
-                raise DataSetError(f"an identifier of more than {MAX_KEYS} elements")
+            self._count()
             head = data[at : at + 8]
             at += 8
             here, odd = implicit, False

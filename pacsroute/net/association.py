@@ -21,7 +21,7 @@ from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
 from pacsroute.dimse.messages import Assembler, Message, fragment, message_ids, stream
-from pacsroute.dispatcher import open_sink
+from pacsroute.dispatcher import Memory, is_expected, open_sink
 from pacsroute.errors import (
     AssociationAborted,
     AssociationError,
@@ -58,6 +58,7 @@ RESPONSE_TIMEOUT = 120.0
 _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _SMALL_READ = 16_384
 _WAITING = 4  # requests that are read ahead of the one being answered
+_UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
 _SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
 _yield_cpu = getattr(os, "sched_yield", lambda: None)
 _HURRY = 1.0  # seconds that a peer has to close after our A-ABORT
@@ -478,6 +479,8 @@ class Association:
                             self._cancelled.discard(getattr(message.command, "message_id", -1))
                             self._messages.append(message)
                         self._begun = 0.0
+                    if len(self._messages) > _UNANSWERED + self.window:
+                        raise ProtocolError("more messages than anybody waits for")
             except ProtocolError as error:
                 self._abort_for(error)
         elif isinstance(event, ReleaseRQ):
@@ -626,6 +629,8 @@ class Association:
         return AssociationAborted(None, message=str(self._ended))
 
     def _open_sink(self, context_id: int, command: Command) -> Any:
+        if self._role == "acceptor" and not is_expected(self.app, self, context_id, command):
+            return Memory(0)
         return open_sink(self.app, self, context_id, command)
 
     # ------------------------------------------------------------- sending
@@ -694,9 +699,10 @@ class Association:
         with self._lock:
             self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
             batches = stream(context_id, file, size, self._peer_maximum)
+            deadline = time.monotonic() + self.config.message_timeout
             while (batch := self._next_batch(batches)) is not None:
                 self._held += batch
-                self._flush()
+                self._flush(deadline)
         self.app.observer.sent(command, size)
 
     def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
@@ -727,12 +733,12 @@ class Association:
                 self._holding = True
                 flusher.add(self)
 
-    def _flush(self) -> None:
+    def _flush(self, deadline: float = 0.0) -> None:
         """Send what is held back; the lock is ours."""
         self._pulsed = time.monotonic()
         self._connection.send_data(self._held)
         self._held, self._held_size = [], 0
-        self._write_out()
+        self._write_out(deadline)
 
     def flush_waiting(self) -> None:
         """Send answers that wait for a slow handler, as far as that needs no waiting."""
@@ -755,12 +761,13 @@ class Association:
         finally:
             self._lock.release()
 
-    def _write_out(self) -> None:
+    def _write_out(self, deadline: float = 0.0) -> None:
         buffers = self._connection.data_to_send()
         if not buffers:
             return
         try:
-            transport.send_all(self._socket, buffers)
+            deadline = deadline or time.monotonic() + self.config.message_timeout
+            transport.send_all(self._socket, buffers, deadline)
         except OSError as error:
             self._end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))
             self._connection.transport_closed()

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -42,6 +42,7 @@ _SIGNAL_TICK = 0.1
 _ACCEPT_TICK = 0.25  # how soon those who accept from a shared listener see that it stops
 _REFUSALS = 50  # peers that are being told of the limit at the same time
 _NAMED = 8  # SOP classes in a log line
+_TELL = 10.0  # seconds without connections that are too many, before the next is told of
 _SPARE = 4  # threads that wait for a peer, at each port
 _HURRY = 1.0  # seconds that a peer has while nobody waits for the next one
 _AGAIN = 60.0  # seconds after which what goes on failing is logged again
@@ -123,7 +124,8 @@ class Server:
         self.host, self.port = self._doors[0].listener.getsockname()[:2]
         self.tls_port = self._doors[-1].listener.getsockname()[1] if tls else None
         self._threads: dict[threading.Thread, Association | None] = {}
-        self._served: Counter[str] = Counter()  # associations of all, of each host and each AE
+        self._served: Counter[str] = Counter()  # of all, of each host and each AE title
+        self._told = -_TELL  # when it was last logged that a host has too many connections
         self._lock = threading.Lock()
         self._logged: dict[str, float] = {}
         self._stop = threading.Event()
@@ -314,6 +316,7 @@ class Server:
                     with self._lock:
                         self._threads[thread] = None
                         door.spare += 1
+                        self._free([_connections(accepted[1])])
                 with self._lock:
                     if door.spare > _SPARE:
                         self._leave(thread, door)
@@ -343,8 +346,35 @@ class Server:
                         self._complain("accept failed", error.strerror)
                     self._stop.wait(0.1)
                 continue
-            return sock, address[0]
+            if self._has_room(address[0]):
+                return sock, address[0]
+            sock.close()
         return None
+
+    def _has_room(self, host: str) -> bool:
+        """Take a thread for a host, if it has not too many of them, whatever they wait for.
+
+        Those that send no request, and those that are refused and do not close, count too.
+        """
+        config, place = self.config, _connections(host)
+        most = min(config.max_associations_per_host, config.max_associations) + _REFUSALS // 2
+        with self._lock:
+            self._served[place] += 1
+            if self._served[place] <= most:
+                return True
+            self._free([place])
+            now = time.monotonic()
+            again, self._told = now - self._told > _TELL, now
+        if again:
+            logger.warning("%s: more than %d connections at once are closed", host, most)
+        return False
+
+    def _free(self, places: Iterable[str]) -> None:
+        """Give places back; the lock is ours."""
+        for place in places:
+            self._served[place] -= 1
+            if not self._served[place]:
+                del self._served[place]
 
     def _defer(self, function: Any) -> None:
         assert self._after is not None
@@ -380,15 +410,14 @@ class Server:
         )
         association.alone = lambda: self._served[_ALL] == 1
         started = time.monotonic()
-        places = [_ALL, f"host {host}"]
+        places: list[str] = []
         with self._lock:
             self._threads[thread] = association
-            self._served.update(places)
 
         def full(calling_ae: str) -> AssociateRJ | None:
-            places.append(f"AE {calling_ae}")
+            places.extend((_ALL, f"host {host}", f"AE {calling_ae}"))
             with self._lock:
-                self._served[places[-1]] += 1
+                self._served.update(places)
             return AssociateRJ(2, 3, 1) if last else self._full(places)
 
         try:
@@ -449,10 +478,7 @@ class Server:
                 association.abort(2)
         finally:
             with self._lock:  # its place is free while the peer takes its time to close
-                for place in places:
-                    self._served[place] -= 1
-                    if not self._served[place]:
-                        del self._served[place]
+                self._free(places)
             association.dispose()
 
     def _full(self, places: list[str]) -> AssociateRJ | None:
@@ -468,6 +494,10 @@ class Server:
                 )
                 return AssociateRJ(2, 3, 2)  # transient: local limit exceeded
         return None
+
+
+def _connections(host: str) -> str:
+    return f"connections of {host}"
 
 
 def _identified(association: Association) -> str:

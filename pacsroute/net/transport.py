@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
@@ -182,18 +183,29 @@ def _ready(sock: Socket, seconds: float, *, writes: bool = False) -> bool:
         return False
 
 
-def send_all(sock: Socket, buffers: list[Buffer]) -> None:
-    """Send buffers, without joining the large ones."""
-    if len(buffers) == 1:
-        sock.sendall(buffers[0])
-        return
-    if sum(map(len, buffers)) <= _JOINED:
+def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) -> None:
+    """Send buffers, without joining the large ones.
+
+    Raises
+    ------
+    OSError
+        If the peer does not take them; TimeoutError if it takes a few bytes now and then, until
+        a deadline of `time.monotonic`.
+    """
+    if isinstance(sock, TappedSocket):  # which tells all of it before it goes
         sock.sendall(b"".join(buffers))
         return
+    if len(buffers) > 1 and sum(map(len, buffers)) <= _JOINED:
+        buffers = [b"".join(buffers)]
     waiting = deque(memoryview(buffer) for buffer in buffers)
     while waiting:
-        sent = sock.sendmsg([waiting[i] for i in range(min(len(waiting), _IOV_MAX))])
+        if len(waiting) == 1:
+            sent = sock.send(waiting[0])
+        else:
+            sent = sock.sendmsg([waiting[i] for i in range(min(len(waiting), _IOV_MAX))])
         while waiting and sent >= len(waiting[0]):
             sent -= len(waiting.popleft())
+        if waiting and time.monotonic() > deadline:
+            raise TimeoutError("the peer took too long")
         if sent:
             waiting[0] = waiting[0][sent:]

@@ -154,7 +154,9 @@ class Call:
     def limits(self) -> Limits:
         """How deep and how large a data set to be stored may be when it is parsed."""
         config = self.app.config
-        return Limits(config.max_depth, config.max_inflated, config.max_deflate_ratio)
+        return Limits(
+            config.max_depth, config.max_inflated, config.max_deflate_ratio, config.max_elements
+        )
 
     def read(self, how: Callable[[bytes, str, Limits], Dataset]) -> Dataset:
         """Return the data set of the message, which is not one to be stored.

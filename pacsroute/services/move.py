@@ -35,9 +35,10 @@ def answer(call: Call) -> Outcome:
         )
         refused = retrieve.refusal(request)
         peer = None
-        if refused is None:
+        title = request.move_destination
+        if refused is None and len(title) <= 16 and title.isprintable():  # else it is none
             try:
-                peer = call.app.resolve(request.move_destination, request)
+                peer = call.app.resolve(title, request)
             except BaseException as error:  # noqa: BLE001 - the user's function
                 refused = call.app.failed(request, error)
         if refused is not None:

@@ -11,6 +11,7 @@ from pydicom.uid import generate_uid
 
 from pacsroute import uids
 from pacsroute.dataset.encode import RowEncoder, encode
+from pacsroute.dataset.limits import Limits
 from pacsroute.dataset.parse import parse
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import NActionRSP, NEventReportRQ, NEventReportRSP
@@ -40,6 +41,8 @@ from pacsroute.status import (
 )
 
 logger = logging.getLogger("pacsroute")
+
+_ELEMENTS = 200_000  # of a data set: a commitment for 30,000 instances has half as many
 
 # What becomes of each command: its request, and the name there of the data set and the type.
 _KINDS: dict[type[commands.Request], tuple[type[NormalizedRequest], str, str]] = {
@@ -103,13 +106,15 @@ def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
     data: Any = call.message.data
     if data and data_name:
         try:
-            values[data_name] = call.read(
-                lambda data, syntax, limits: parse(data, syntax, limits=limits)
-            )
+            values[data_name] = call.read(_parsed)
         except DataSetError as error:
             logger.warning("%s from %s: %s", kind.command, call.association.calling_ae, error)
             return Outcome(Status(PROCESSING_FAILURE, "the data set cannot be read"))
     return kind(**values)
+
+
+def _parsed(data: bytes, syntax: str, limits: Limits) -> Dataset:
+    return parse(data, syntax, limits=limits._replace(elements=min(limits.elements, _ELEMENTS)))
 
 
 def _named(command: Any) -> tuple[str, str]:

@@ -82,15 +82,13 @@ def negotiate(
         return AssociateRJ(1, 1, 2), {}
 
     related = {common.sop_class: common.related for common in user.common_extended}
-
-    def general_of(sop_class: str) -> str:
-        """Return what a class is served as that its requestor says is a kind of it."""
-        return next(filter(policy.serves, related.get(sop_class, ())), "")
+    # Once for all contexts of a class: a peer may say a lot, and propose it often.
+    generals = {uid: _general(policy, uid, of) for uid, of in related.items()}
 
     roles = {
         role.sop_class: RoleSelection(
             role.sop_class,
-            role.scu and (policy.serves(role.sop_class) or bool(general_of(role.sop_class))),
+            role.scu and (policy.serves(role.sop_class) or bool(generals.get(role.sop_class))),
             role.scp and policy.uses(role.sop_class),
         )
         for role in user.roles
@@ -101,7 +99,7 @@ def negotiate(
     for context in request.contexts:
         sop_class = context.abstract_syntax
         is_served = policy.serves(sop_class)
-        general = "" if is_served else general_of(sop_class)
+        general = "" if is_served else generals.get(sop_class, "")
         served = general or sop_class
         role = roles.get(sop_class) or RoleSelection(sop_class, is_served or bool(general), False)
         first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
@@ -136,6 +134,16 @@ def negotiate(
         titles=request.titles,
     )
     return answer, accepted
+
+
+def _general(policy: Policy, sop_class: str, related: Iterable[str]) -> str:
+    """Return the storage class that another one is a kind of, as its requestor says, and served as.
+
+    Empty if there is none (PS3.4 §B.3.1.4).
+    """
+    if not uids.is_storage(sop_class):
+        return ""
+    return next((uid for uid in related if uids.is_storage(uid) and policy.serves(uid)), "")
 
 
 def _window(offered: tuple[int, int] | None, ours: int) -> tuple[int, int] | None:
