@@ -28,7 +28,8 @@ from watchfiles import Change, PythonFilter, watch
 from pacsroute.app import App
 from pacsroute.cli.serving import explained, serve
 from pacsroute.config import Config
-from pacsroute.net.server import Server, listen
+from pacsroute.net.listening import listen
+from pacsroute.net.server import Server
 
 _TICK = 100  # milliseconds in which is seen what the child has to say
 _PATIENCE = 3.0  # seconds that a child has to end

@@ -38,7 +38,8 @@ from pacsroute.app import App
 from pacsroute.cli.serving import address, announce, announce_monitor, explained
 from pacsroute.config import Config
 from pacsroute.dispatcher import get_ready
-from pacsroute.net.server import Server, listen
+from pacsroute.net.listening import listen
+from pacsroute.net.server import Server
 from pacsroute.net.tls import configured
 
 logger = logging.getLogger("pacsroute")

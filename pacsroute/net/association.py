@@ -1,8 +1,7 @@
-"""An association over a socket: the blocking shell around the upper layer and DIMSE."""
+"""An association over a socket: its negotiation, and the messages that come and go."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import logging
@@ -32,11 +31,13 @@ from pacsroute.errors import (
     let_go,
 )
 from pacsroute.net import transport
+from pacsroute.net.channel import Channel
 from pacsroute.net.flusher import flusher
+from pacsroute.net.reasons import why
 from pacsroute.net.tapped import TappedSocket
-from pacsroute.net.tls import HANDSHAKE, TLS, explain
+from pacsroute.net.tls import TLS, explain
 from pacsroute.requests import Peer
-from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
+from pacsroute.upper_layer.connection import Event, TransportClosed
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import (
     UNEXPECTED_PARAMETER,
@@ -56,17 +57,13 @@ RESPONSE_TIMEOUT = 120.0
 """Seconds without a message, in which a peer has to answer a request of ours."""
 
 _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
-_SMALL_READ = 16_384
 _WAITING = 4  # requests that are read ahead of the one being answered
 _UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
-_SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
-_yield_cpu = getattr(os, "sched_yield", lambda: None)
-_HURRY = 1.0  # seconds that a peer has to close after our A-ABORT
-association_id = itertools.count(1).__next__
 _PULSE = 0.9  # seconds after which a Pending is due, where one a second has to go
+association_id = itertools.count(1).__next__
 
 
-class Association:
+class Association(Channel):
     """An association with a peer.
 
     `accept` and `request` make one; `receive`, `send`, `cancelled`, `release` and `abort`
@@ -102,9 +99,9 @@ class Association:
         tls: ssl.SSLContext | None = None,
         config: Config | None = None,
     ) -> None:
+        super().__init__(sock, config or app.config, remote_address, role, tls)
         self.app = app
         self.id = association_id()
-        self.config = config = config or app.config
         self.state = SimpleNamespace()
         self.calling_ae = self.called_ae = ""
         self.user: Any = None
@@ -113,26 +110,12 @@ class Association:
         self.proposed: list[str] = []
         self.numbers = message_ids()
         self.window = 1
-        self.remote_address = remote_address
-        self.peer_certificate: dict[str, Any] | None = None
-        self._tls = tls
-        self._tick = min(config.artim, config.network_timeout, config.idle_timeout)
         self._defer = defer
-        self._role = role
-        self._connection = Connection(
-            role,
-            maximum_length=config.maximum_length,
-            maximum_associate_length=config.max_associate_length,
-        )
         self._peer_maximum = 0
-        self._assembler = Assembler(self._open_sink, config.max_command_length)
-        self._begun = 0.0  # when the message that is coming has begun
+        self._assembler = Assembler(self._open_sink, self.config.max_command_length)
         self._admitted = False
         self._messages: deque[Message] = deque()
         self._cancelled: set[int] = set()
-        self._ended: AssociationError | None = None
-        self._stopping = False
-        self._lock = threading.Lock()
         # Several threads share it where operations overlap; one of them reads.
         self._reader = 0
         self._arrived = threading.Condition()
@@ -141,14 +124,6 @@ class Association:
         self._holding = False
         self._pulses: dict[int, Callable[[], tuple[int, Command]]] = {}
         self._pulsed = 0.0
-        self._quick = self._small = False
-        self.alone: Callable[[], bool] = lambda: False  # a server knows
-        self._lost: OSError | None = None
-        self._socket: transport.Socket = sock
-        transport.set_up(sock, self._tick, config.network_timeout)
-        if isinstance(sock, ssl.SSLSocket):
-            self._socket = transport.TLSSocket(sock, self._tick, config.network_timeout)
-            self.peer_certificate = self._socket.peer_certificate()
 
     @classmethod
     def accept(cls, sock: socket.socket, app: App, **options: Any) -> Association:
@@ -251,7 +226,7 @@ class Association:
                     how += f": {explain(self._lost)}"
                 raise AssociationAborted(None, message=f"{who} {how}")
         if isinstance(answer, AssociateRJ):
-            raise AssociationRejected(*answer, f"{who} rejected: {_why(answer, request)}")
+            raise AssociationRejected(*answer, f"{who} rejected: {why(answer, request)}")
         if not isinstance(answer, AssociateAC):
             self._write_out()
             raise AssociationAborted(
@@ -321,35 +296,6 @@ class Association:
         self.app.observer.rejected(self, answer)
         self._connection.reject(answer)
         self._write_out()
-
-    def _secure(self, deadline: float) -> None:
-        """Begin to speak TLS, where that is to be spoken, before a deadline."""
-        sock = self._socket
-        if self._tls is None or not isinstance(sock, socket.socket):
-            return
-        acceptor = self._role == "acceptor"
-        if acceptor:
-            # What is no TLS is said so, and not left to OpenSSL's many words for it.
-            if not transport.readable(sock, deadline - time.monotonic()):
-                raise TimeoutError("nothing came")
-            first = sock.recv(1, socket.MSG_PEEK)
-            if not first:
-                raise ConnectionError("the peer gave up")
-            if first[0] != HANDSHAKE:
-                raise ConnectionError("the peer does not speak it, as it has to on this port")
-        wrapped = self._tls.wrap_socket(
-            sock,
-            server_side=acceptor,
-            server_hostname=None if acceptor else self.remote_address,
-            do_handshake_on_connect=False,
-        )
-        self._socket = transport.TLSSocket(wrapped, self._tick, self.config.network_timeout)
-        if self._stopping:  # it was the socket of before that was shut down
-            raise ConnectionError("the server stops")
-        try:
-            self.peer_certificate = self._socket.handshake(deadline - time.monotonic())
-        except BlockingIOError:
-            raise TimeoutError(f"the handshake took {self.config.artim:g} s") from None
 
     def _observe(self) -> None:
         """Have the app's taps see the bytes; without any, nothing stands between."""
@@ -494,105 +440,6 @@ class Association:
         elif isinstance(event, TransportClosed):
             self._end(AssociationAborted(None, message="the connection was lost"))
 
-    def _read(self) -> None:
-        """Wait for bytes of the peer."""
-        silent = 0.0
-        if self._connection.partial or self._assembler.partial:
-            self._keep_up()
-            if self._ended is not None:
-                return
-        while True:
-            try:
-                count = self._soon()
-                if count < 0:
-                    started = time.perf_counter()
-                    count = self._socket.recv_into(self._connection.get_buffer())
-                    self._quick = time.perf_counter() - started < _SOON
-            except BlockingIOError:
-                silent += self._tick
-                if silent >= self.config.network_timeout and (
-                    self._connection.partial or self._assembler.partial
-                ):
-                    self._give_up("nothing came in the middle of a message")
-                    return
-                if silent >= self.config.idle_timeout:
-                    self._give_up(f"no message came for {self.config.idle_timeout:g} s")
-                    return
-                continue
-            except OSError:
-                count = 0
-            if count == 0:
-                self._closed()
-                return
-            self._connection.buffer_updated(count)
-            self._small = count < _SMALL_READ
-            return
-
-    def _keep_up(self) -> None:
-        """Do what waiting in the middle of a message asks for: bound it, and hurry the peer.
-
-        A peer with Nagle's algorithm on, such as DCMTK's tools at their defaults, waits for
-        our acknowledgment of a small piece before it sends the rest. At once instead of after
-        40 ms, that makes 1,000 instances of 40 KB a second out of 22. In the middle of a bulk
-        transfer reads are larger, and it would only cost.
-        """
-        now = time.monotonic()
-        self._begun = self._begun or now
-        if now - self._begun > self.config.message_timeout:
-            self._give_up(f"a message did not come within {self.config.message_timeout:g} s")
-        elif self._small and transport.QUICKACK is not None:
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
-
-    def _soon(self) -> int:
-        """Read what comes at once, or return -1: the thread may as well go to sleep.
-
-        Falling asleep and being woken up costs more than most messages. A peer that has
-        been quick is given a moment, if this is the only association: echoes 1.6 times,
-        instances of 40 KB 1.15 times as many a second on one machine. A peer across a
-        network, or one that reads from a disk in between, is not that quick; finding out
-        costs a tenth of a millisecond.
-        """
-        if not self._quick or not self.alone():
-            return -1
-        deadline = time.perf_counter() + _SOON
-        room = self._connection.get_buffer()
-        while True:
-            try:
-                return self._socket.recv_into(room, 0, transport.DONTWAIT)
-            except BlockingIOError:
-                if time.perf_counter() > deadline:
-                    self._quick = False
-                    return -1
-                _yield_cpu()
-
-    def _closed(self) -> None:
-        if self._stopping:
-            self._give_up("the server stops")
-        else:
-            self._take(self._connection.transport_closed() or TransportClosed())
-
-    def _read_before(self, deadline: float) -> bool:
-        """Read what comes before a deadline; tell whether anything did."""
-        while (left := deadline - time.monotonic()) > 0:
-            flags = 0
-            # A read ends by itself after a tick, which is near enough for most deadlines.
-            if left < 0.9 * self._tick:
-                if not transport.readable(self._socket, left):
-                    return False
-                flags = transport.DONTWAIT
-            try:
-                count = self._socket.recv_into(self._connection.get_buffer(), 0, flags)
-            except BlockingIOError:
-                continue  # nothing, or less than a record of TLS
-            except OSError as error:
-                let_go(error)
-                self._lost = error
-                count = 0
-            self._connection.buffer_updated(count)
-            return count > 0
-        return False
-
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone; never waits.
 
@@ -622,11 +469,8 @@ class Association:
                 self._closed()
         return self._ended is not None or message_id in self._cancelled
 
-    def ended(self) -> AssociationAborted | None:
-        """Return how the association has ended, if it has."""
-        if self._ended is None or isinstance(self._ended, AssociationAborted):
-            return self._ended
-        return AssociationAborted(None, message=str(self._ended))
+    def _in_message(self) -> bool:
+        return self._connection.partial or self._assembler.partial
 
     def _open_sink(self, context_id: int, command: Command) -> Any:
         if self._role == "acceptor" and not is_expected(self.app, self, context_id, command):
@@ -761,19 +605,6 @@ class Association:
         finally:
             self._lock.release()
 
-    def _write_out(self, deadline: float = 0.0) -> None:
-        buffers = self._connection.data_to_send()
-        if not buffers:
-            return
-        try:
-            deadline = deadline or time.monotonic() + self.config.message_timeout
-            transport.send_all(self._socket, buffers, deadline)
-        except OSError as error:
-            self._end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))
-            self._connection.transport_closed()
-            assert self._ended is not None
-            raise self._ended from None
-
     def defer(self, function: Callable[[], object]) -> None:
         """Have something done after what was sent: at once, where no server is around."""
         if self._defer is None:
@@ -783,59 +614,8 @@ class Association:
 
     # ------------------------------------------------------------- ending
 
-    def release(self) -> None:
-        """Release the association in good order, and close it (PS3.8 §7.2)."""
-        if self._ended is None:
-            self._ended = AssociationReleased("released by this side")
-            deadline = time.monotonic() + self.config.artim
-            with contextlib.suppress(AssociationError):
-                self._connection.release()
-                self._write_out()
-                while self._connection.state not in ("Sta1", "Sta13"):
-                    event = self._connection.next_event()
-                    if isinstance(event, ReleaseRQ):  # both sides at the same time
-                        self._connection.respond_release()
-                        self._write_out()
-                    elif event is None and not self._read_before(deadline):
-                        break
-        self.close()
-
-    def abort(self, source: int = 0, reason: int = 0) -> None:
-        """End the association at once (PS3.8 §7.3)."""
-        if self._ended is None:
-            self._end(AssociationAborted(source, reason, "aborted by this side"))
-            with contextlib.suppress(AssociationError):
-                self._connection.abort(source, reason)
-                self._write_out()
-
-    def _abort_for(self, error: ProtocolError) -> None:
-        self._end(AssociationAborted(2, error.reason, str(error)))
-        self._connection.abort(2, error.reason)
-        self._write_out()
-        assert self._ended is not None
-        raise self._ended
-
-    def _give_up(self, why: str) -> None:
-        self._end(AssociationAborted(0, message=why))
-        with contextlib.suppress(AssociationError):
-            self._connection.abort()
-            self._write_out()
-
-    def _end(self, how: AssociationAborted) -> None:
-        if self._ended is None:
-            self._ended = how
-
-    def stop(self) -> None:
-        """Have the association aborted by its own thread; called from another one."""
-        self._stopping = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
-
     def close(self) -> None:
-        """Close the socket, as soon as the peer has closed its side, or ARTIM ends.
-
-        Closing first could destroy what was sent, on its way (PS3.8 §9.2.1, Sta13).
-        """
+        """Tell the hooks, and close the socket as soon as the peer has closed its side."""
         if self._admitted:
             self._admitted = False
             lost = self._ended if isinstance(self._ended, AssociationAborted) else None
@@ -844,19 +624,9 @@ class Association:
         if self._holding:
             self._holding = False
             flusher.remove(self)
-        if self._connection.state == "Sta13" and not self._stopping:
-            # Who asked for the association and aborts it is not waiting for anything more.
-            in_a_hurry = self._role == "requestor" and self.ended() is not None
-            patience = min(self.config.artim, _HURRY) if in_a_hurry else self.config.artim
-            deadline = time.monotonic() + patience
-            with contextlib.suppress(AssociationError):
-                while self._connection.state == "Sta13" and self._read_before(deadline):
-                    self._connection.next_event()
-                    self._write_out()
+        super().close()
         self._assembler.close()
         self._messages.clear()
-        with self._lock, contextlib.suppress(OSError):  # not while the flusher sends
-            self._socket.close()
 
     def dispose(self) -> None:
         """Close it, once nobody wants to know any more how it ended."""
@@ -870,23 +640,3 @@ class Association:
         if self.failure is not None:
             let_go(self.failure)
             self.failure = None
-
-
-_REASONS = {
-    (1, 1): "it gives no reason",
-    (1, 2): "it does not know the application context",
-    (1, 3): "it does not know the calling AE title {calling!r}: have it registered there",
-    (1, 7): "the called AE title {called!r} is not its own: ask what it is called",
-    (2, 1): "it gives no reason, and may not accept this user",
-    (2, 2): "it knows no common protocol version",
-    (3, 1): "it is congested: try again later",
-    (3, 2): "it has as many associations as it takes: try again later",
-}
-
-
-def _why(reject: AssociateRJ, request: AssociateRQ) -> str:
-    """Say what an A-ASSOCIATE-RJ means, and what to try (PS3.8 §9.3.4)."""
-    text = _REASONS.get((reject.source, reject.reason), "for a reason of its own")
-    how = "for now" if reject.result == 2 else "for good"
-    text = text.format(calling=request.calling_ae, called=request.called_ae)
-    return f"{text} ({how}; source {reject.source}, reason {reject.reason})"

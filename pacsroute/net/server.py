@@ -14,8 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -23,26 +22,24 @@ from typing import Any
 
 from pacsroute import uids
 from pacsroute.app import App
-from pacsroute.config import Config
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected, SetupError
 from pacsroute.logs import about
 from pacsroute.net import transport
 from pacsroute.net.association import Association
+from pacsroute.net.listening import listen
 from pacsroute.net.monitor import Monitor
+from pacsroute.net.places import REFUSALS, Places
 from pacsroute.net.tls import TLS, configured, subject
 from pacsroute.upper_layer.pdu import AssociateRJ
 
 logger = logging.getLogger("pacsroute")
 
-_ALL = ""  # counts them all
 _AFTER_THREADS = 4
 _STOP_TICK = 0.05
 _SIGNAL_TICK = 0.1
 _ACCEPT_TICK = 0.25  # how soon those who accept from a shared listener see that it stops
-_REFUSALS = 50  # peers that are being told of the limit at the same time
 _NAMED = 8  # SOP classes in a log line
-_TELL = 10.0  # seconds without connections that are too many, before the next is told of
 _SPARE = 4  # threads that wait for a peer, at each port
 _HURRY = 1.0  # seconds that a peer has while nobody waits for the next one
 _AGAIN = 60.0  # seconds after which what goes on failing is logged again
@@ -124,8 +121,7 @@ class Server:
         self.host, self.port = self._doors[0].listener.getsockname()[:2]
         self.tls_port = self._doors[-1].listener.getsockname()[1] if tls else None
         self._threads: dict[threading.Thread, Association | None] = {}
-        self._served: Counter[str] = Counter()  # of all, of each host and each AE title
-        self._told = -_TELL  # when it was last logged that a host has too many connections
+        self._places = Places(self.config)
         self._lock = threading.Lock()
         self._logged: dict[str, float] = {}
         self._stop = threading.Event()
@@ -263,7 +259,7 @@ class Server:
             return "it is stopping"
         if self._after is None:
             return "it is starting"
-        if self._served[_ALL] >= self.config.max_associations:
+        if self._places.associations >= self.config.max_associations:
             return f"max_associations reached, {self.config.max_associations} associations"
         return ""
 
@@ -305,7 +301,7 @@ class Server:
                     door.spare -= 1
                     busy = len(self._threads) - self._spare
                     last = False
-                    if door.spare == 0 and busy < self.config.max_associations + _REFUSALS:
+                    if door.spare == 0 and busy < self.config.max_associations + REFUSALS:
                         last = not self._begin(door)
                 try:
                     self._serve(thread, *accepted, door.tls, last=last)
@@ -316,7 +312,7 @@ class Server:
                     with self._lock:
                         self._threads[thread] = None
                         door.spare += 1
-                        self._free([_connections(accepted[1])])
+                    self._places.disconnect(accepted[1])
                 with self._lock:
                     if door.spare > _SPARE:
                         self._leave(thread, door)
@@ -346,35 +342,10 @@ class Server:
                         self._complain("accept failed", error.strerror)
                     self._stop.wait(0.1)
                 continue
-            if self._has_room(address[0]):
+            if self._places.connect(address[0]):
                 return sock, address[0]
             sock.close()
         return None
-
-    def _has_room(self, host: str) -> bool:
-        """Take a thread for a host, if it has not too many of them, whatever they wait for.
-
-        Those that send no request, and those that are refused and do not close, count too.
-        """
-        config, place = self.config, _connections(host)
-        most = min(config.max_associations_per_host, config.max_associations) + _REFUSALS // 2
-        with self._lock:
-            self._served[place] += 1
-            if self._served[place] <= most:
-                return True
-            self._free([place])
-            now = time.monotonic()
-            again, self._told = now - self._told > _TELL, now
-        if again:
-            logger.warning("%s: more than %d connections at once are closed", host, most)
-        return False
-
-    def _free(self, places: Iterable[str]) -> None:
-        """Give places back; the lock is ours."""
-        for place in places:
-            self._served[place] -= 1
-            if not self._served[place]:
-                del self._served[place]
 
     def _defer(self, function: Any) -> None:
         assert self._after is not None
@@ -408,17 +379,16 @@ class Server:
             tls=tls.server() if tls else None,
             config=config,
         )
-        association.alone = lambda: self._served[_ALL] == 1
+        association.alone = lambda: self._places.associations == 1
         started = time.monotonic()
         places: list[str] = []
         with self._lock:
             self._threads[thread] = association
 
         def full(calling_ae: str) -> AssociateRJ | None:
-            places.extend((_ALL, f"host {host}", f"AE {calling_ae}"))
-            with self._lock:
-                self._served.update(places)
-            return AssociateRJ(2, 3, 1) if last else self._full(places)
+            nonlocal places
+            places, refusal = self._places.associate(host, calling_ae)
+            return AssociateRJ(2, 3, 1) if last else refusal
 
         try:
             association.negotiate(full)
@@ -477,27 +447,8 @@ class Server:
             with contextlib.suppress(Exception):
                 association.abort(2)
         finally:
-            with self._lock:  # its place is free while the peer takes its time to close
-                self._free(places)
+            self._places.leave(places)  # while the peer takes its time to close
             association.dispose()
-
-    def _full(self, places: list[str]) -> AssociateRJ | None:
-        """Reject an association that is one too many."""
-        limits = ("max_associations", "max_associations_per_host", "max_associations_per_ae")
-        for place, limit in zip(places, limits, strict=True):
-            if self._served[place] > getattr(self.config, limit):
-                logger.warning(
-                    "%s: %s reached, %d associations",
-                    ascii(place)[1:-1] or "the server",
-                    limit,
-                    getattr(self.config, limit),
-                )
-                return AssociateRJ(2, 3, 2)  # transient: local limit exceeded
-        return None
-
-
-def _connections(host: str) -> str:
-    return f"connections of {host}"
 
 
 def _identified(association: Association) -> str:
@@ -507,61 +458,6 @@ def _identified(association: Association) -> str:
     return f" with the certificate of {ascii(subject(association.peer_certificate))[1:-1]}"
 
 
-def listen(
-    config: Config, kept: Mapping[str, socket.socket] | None = None
-) -> dict[str, socket.socket]:
-    """Listen at all ports of the settings, or at none.
-
-    Parameters
-    ----------
-    config : Config
-        The settings. TLS is spoken at the last port for peers that they have.
-    kept : mapping of str to socket, optional
-        What an earlier call has returned: the socket of what is asked for again is used again.
-
-    Returns
-    -------
-    dict of str to socket
-        The sockets by what was asked for.
-
-    Raises
-    ------
-    OSError
-        If it cannot listen there.
-    """
-    kept = kept or {}
-    found: dict[str, socket.socket] = {}
-    try:
-        for name in ("port", "tls_port", "metrics_port"):
-            host = config.metrics_host if name == "metrics_port" else config.host
-            port = getattr(config, name)
-            if port is not None:
-                asked = f"{name} {host}:{port}"
-                found[asked] = kept.get(asked) or _listen(host, port)
-    except BaseException:
-        for asked in found.keys() - kept.keys():
-            found[asked].close()
-        raise
-    return found
-
-
 def _close(doors: list[_Door]) -> None:
     for door in doors:
         door.listener.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        error.filename = f"{host}:{port}"  # for its text
-        raise
-    except BaseException:
-        listener.close()
-        raise
-    return listener

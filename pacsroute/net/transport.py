@@ -197,6 +197,11 @@ def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) ->
         return
     if len(buffers) > 1 and sum(map(len, buffers)) <= _JOINED:
         buffers = [b"".join(buffers)]
+    if len(buffers) == 1:
+        sent = sock.send(buffers[0])
+        if sent == len(buffers[0]):  # as most are
+            return
+        buffers = [memoryview(buffers[0])[sent:]]
     waiting = deque(memoryview(buffer) for buffer in buffers)
     while waiting:
         if len(waiting) == 1:

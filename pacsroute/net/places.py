@@ -1,0 +1,84 @@
+"""How many associations and connections there may be, of everybody and of each peer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+
+from pacsroute.config import Config
+from pacsroute.upper_layer.pdu import AssociateRJ
+
+logger = logging.getLogger("pacsroute")
+
+REFUSALS = 50  # peers that are being told of the limit at the same time
+_TELL = 10.0  # seconds without connections that are too many, before the next is told of
+_ALL = ""  # counts them all
+
+
+class Places:
+    """Counts the associations of a server, and rejects those that are too many.
+
+    Connections count from when they are accepted, whatever they wait for: those that send no
+    request, and those that are refused and do not close, take a thread as well.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._taken: Counter[str] = Counter()  # by all, by each host, and by each AE title
+        self._told = -_TELL
+        self._lock = threading.Lock()
+
+    @property
+    def associations(self) -> int:
+        """How many associations there are."""
+        return self._taken[_ALL]
+
+    def connect(self, host: str) -> bool:
+        """Take a place for a connection; tell whether the host has not too many."""
+        config, place = self._config, _connections(host)
+        most = min(config.max_associations_per_host, config.max_associations) + REFUSALS // 2
+        with self._lock:
+            self._taken[place] += 1
+            if self._taken[place] <= most:
+                return True
+            self._free([place])
+            now = time.monotonic()
+            again, self._told = now - self._told > _TELL, now
+        if again:
+            logger.warning("%s: more than %d connections at once are closed", host, most)
+        return False
+
+    def disconnect(self, host: str) -> None:
+        """Give the place of a connection back."""
+        self.leave([_connections(host)])
+
+    def associate(self, host: str, calling_ae: str) -> tuple[list[str], AssociateRJ | None]:
+        """Take places for an association; return them, and what rejects it if it is too many."""
+        places = [_ALL, f"host {host}", f"AE {calling_ae}"]
+        with self._lock:
+            self._taken.update(places)
+        limits = ("max_associations", "max_associations_per_host", "max_associations_per_ae")
+        for place, limit in zip(places, limits, strict=True):
+            most = getattr(self._config, limit)
+            if self._taken[place] > most:
+                who = ascii(place)[1:-1] or "the server"
+                logger.warning("%s: %s reached, %d associations", who, limit, most)
+                return places, AssociateRJ(2, 3, 2)  # transient: local limit exceeded
+        return places, None
+
+    def leave(self, places: list[str]) -> None:
+        """Give places back."""
+        with self._lock:
+            self._free(places)
+
+    def _free(self, places: list[str]) -> None:
+        for place in places:
+            self._taken[place] -= 1
+            if not self._taken[place]:
+                del self._taken[place]
+
+
+def _connections(host: str) -> str:
+    return f"connections of {host}"
