@@ -17,6 +17,7 @@ from conftest import RawPeer
 
 from pacsroute import App, Instance, uids
 from pacsroute.dimse import commands
+from pacsroute.services import normalized
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.negotiation import negotiate
 
@@ -133,10 +134,11 @@ def test_an_identifier_has_only_so_many_items():
             assert peer.receive()[0].status == 0xA900
 
 
-def test_an_n_create_has_only_so_many_items():
+def test_an_n_create_has_only_so_many_items(monkeypatch):
+    monkeypatch.setattr(normalized, "_ELEMENTS", 5_000)  # for the time that it takes
     app = App()
     app.n_create("MPPS")(lambda request: None)
-    items = bytes.fromhex("feff00e000000000") * 220_000
+    items = bytes.fromhex("feff00e000000000") * 5_500
     sequence = struct.pack("<HHI", 0x0008, 0x1140, len(items)) + items
     with app.serve(port=0, grace=1) as server:
         with RawPeer(server.port, [(MPPS, IMPLICIT)]) as peer:
