@@ -239,7 +239,9 @@ def _checked(name: str, value: Any) -> Any:
         near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise SetupError(f"there is no setting {name!r}{hint}")
-    value = _converted(name, value)
+    said, value = value, _converted(name, value)
+    if name == "allow" and not value and isinstance(said, str):
+        raise SetupError("allow is empty, which would let everybody in: leave it out for that")
     low, high = setting.metadata["low"], setting.metadata["high"]
     if value is None:
         return value
@@ -291,5 +293,7 @@ def _converted(name: str, value: Any) -> Any:
             return tuple(value)
     except (ValueError, KeyError, OverflowError):
         pass
-    what = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    raise SetupError(f"{name} is {what.get(kind, 'a list of texts')}, not {value!r}")
+    what = {bool: "true or false", int: "a whole number", float: "a number"}
+    text = kind in (str, str | None)
+    shown = f", not {value!r}" if SETTINGS[name].repr else ""  # some are secrets
+    raise SetupError(f"{name} is {'a text' if text else what.get(kind, 'a list of texts')}{shown}")

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from click.testing import CliRunner
 
-from pacsroute import App, Failure, Instance, Peer, connect
+from pacsroute import App, Failure, Instance, Peer, RequestFailed, Status, connect
 from pacsroute.cli import clients, main, sending
 from pacsroute.upper_layer import pdu
 
@@ -671,3 +671,17 @@ def test_the_help_tells_the_exit_codes():
         assert words in done.output
     for name in ("echo", "store", "find", "get", "move"):
         assert "Example" in CliRunner().invoke(main, [name, "--help"]).output
+
+
+def test_what_a_peer_says_does_not_steer_the_terminal(archive, server, capsys):
+    archive.rows = [{"PatientID": "A\x9b2J\x1b[2J\x7f"}]
+    table = run("find", server, "-k", "PatientID")
+    assert table.stdout.splitlines()[-1] == "A?2J?[2J?"
+    (row,) = json.loads(run("find", server, "-k", "PatientID", "--json").stdout)
+    assert row["00100020"]["Value"] == ["A\x9b2J\x1b[2J\x7f"]
+    raw = run("find", server, "-k", "PatientID", "--json").stdout
+    assert all(char.isprintable() for line in raw.splitlines() for char in line)
+    failed = RequestFailed("C-ECHO", Status(0xA700, "\x1b]0;title\x07 of a window\nnext"))
+    assert clients.reason(failed) == "C-ECHO: 0xA700 ?]0;title? of a window next"
+    clients.say("1.2\x1b[2J: failed")
+    assert capsys.readouterr().err == "1.2?[2J: failed\n"

@@ -100,3 +100,18 @@ def test_a_server_has_settings_of_its_own():
         assert app.config.max_associations == 500
     with pytest.raises(SetupError, match="did you mean"):
         app.serve(port=0, max_asociations=3)
+
+
+@pytest.mark.parametrize("text", ["", " , "])
+def test_an_empty_variable_lets_nobody_in_by_mistake(text):
+    config = Config(allow=["CT1"])
+    with pytest.raises(SetupError, match="PACSROUTE_ALLOW: allow is empty"):
+        config.from_environment(environment={"PACSROUTE_ALLOW": text})
+    assert config.allow == ("CT1",)
+    config.from_mapping({"allow": []})
+    assert config.allow == ()
+
+
+def test_a_secret_that_is_no_text_is_not_shown():
+    with pytest.raises(SetupError, match=r"^tls_key_passphrase is a text$"):
+        Config(tls_key_passphrase=12345)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -352,3 +353,21 @@ def test_a_limit_of_a_spool_is_an_error_and_gives_its_room_back(tmp_path):
         spool.close()
     assert room.used == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_another_one_has_replaced_is_not_sent_as_what_it_was(tmp_path, sample):
+    path = tmp_path / "1.2.3.dcm"
+    shutil.copy(sample("CT_small.dcm"), path)
+    was = Instance(path)
+    known = Instance(
+        path,
+        sop_class=was.sop_class,
+        sop_instance=was.sop_instance,
+        transfer_syntax=was.transfer_syntax,
+    )
+    known.open().close()
+    shutil.copy(sample("JPEG2000.dcm"), path)
+    with pytest.raises(DataSetError, match="another transfer syntax"):
+        known.open()
+    with pytest.raises(DataSetError, match="another transfer syntax"):
+        known.open_as(uids.IMPLICIT_VR_LITTLE_ENDIAN)

@@ -37,6 +37,7 @@ from pacsroute.net.client import Client, connect
 from pacsroute.net.tls import TLS
 from pacsroute.requests import Progress
 from pacsroute.status import Status
+from pacsroute.trace.layout import printable
 from pacsroute.trace.tap import TapFactory
 
 SOME_FAILED, NO_ASSOCIATION, REFUSED, INTERRUPTED = 1, 3, 4, 130
@@ -59,7 +60,7 @@ def reason(error: Exception) -> str:
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _failed(error: Exception, exit_code: int) -> click.ClickException:
@@ -176,7 +177,8 @@ def on_a_terminal() -> bool:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr, over what progress stands there."""
+    """Write a line to stderr, over what progress stands there; a peer may have a part in it."""
+    text = printable(text)
     click.echo(f"\r\033[K{text}" if on_a_terminal() else text, err=True)
 
 

@@ -22,12 +22,14 @@ from pacsroute.dataset.encode import encode
 from pacsroute.dataset.vr import NUMBER_FORMATS, SINGLE_VRS, several
 from pacsroute.errors import DataSetError, SetupError
 from pacsroute.requests import LEVELS
+from pacsroute.trace.layout import printable
 
 Path = tuple[str, ...]
 """The keywords that lead to a key: those of sequences, and its own."""
 
 _STEP = re.compile(r"(\([0-9A-F]{4},\s?[0-9A-F]{4}\)|\w+)(?:\[(\d+)\])?", re.IGNORECASE)
 _TAG = re.compile(r"\(?([0-9A-F]{4}),?\s?([0-9A-F]{4})\)?", re.IGNORECASE)
+_CONTROLS = re.compile("[\x7f-\x9f]")  # to a terminal some of them are what ESC is
 _NARROWEST = 6  # cells that a column keeps when the terminal is too narrow for all
 
 
@@ -235,8 +237,7 @@ def _shown(row: Dataset, path: Path) -> str:
     for name in path[:-1]:
         rows = [item for one in rows for item in one.get(name) or ()]
     text = "\\".join(filter(None, (_text(one, path[-1]) for one in rows)))
-    # What a peer sends is not to move the cursor.
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable(text)
 
 
 def _text(row: Dataset, keyword: str) -> str:
@@ -261,6 +262,7 @@ def json_array() -> Iterator[Callable[[Any], None]]:
         nonlocal before
         # A value that is none of its VR has no JSON; the rest of the row has.
         text = json.dumps(row.to_json_dict(suppress_invalid_tags=True), ensure_ascii=False)
+        text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as those below 20H
         click.echo(before + text, nl=False)
         before = ",\n"
 

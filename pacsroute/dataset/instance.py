@@ -147,7 +147,10 @@ class Instance:
             return io.BytesIO(self._source)
         file = self._file()
         try:
-            _skip_head(file)
+            told = _skip_head(file)
+            # Another one may have come in its place since an index was asked for this one.
+            if told and told != (self._hints["transfer_syntax"] or told):
+                raise DataSetError("the file is in another transfer syntax by now")
         except BaseException:
             file.close()
             raise
@@ -395,19 +398,26 @@ def _file_meta(file: BinaryIO) -> Dataset:
 
 
 _PREAMBLE = 132
+_USUAL_META = 4096  # bytes
 _GROUP_LENGTH = struct.Struct("<HH2sHI")
 
 
-def _skip_head(file: BinaryIO) -> None:
-    """Go to the data set without parsing what is before it, where its length is told."""
+def _skip_head(file: BinaryIO) -> str:
+    """Go to the data set without parsing what is before it, where its length is told.
+
+    Return its transfer syntax, if that is seen on the way.
+    """
     head = file.read(_PREAMBLE + _GROUP_LENGTH.size)
     if head[128:132] == b"DICM" and len(head) == _PREAMBLE + _GROUP_LENGTH.size:
         *element, length = _GROUP_LENGTH.unpack_from(head, _PREAMBLE)
         if element == [2, 0, b"UL", 4]:
+            meta = file.read(min(length, _USUAL_META))
             file.seek(len(head) + length)
-            return
+            _, found, rest = meta.partition(b"\x02\0\x10\0UI")
+            return uids.trim(rest[2 : 2 + rest[0]].decode("latin-1")) if found and rest else ""
     file.seek(0)
     _file_meta(file)
+    return ""
 
 
 def _occupied(target: str, duplicate: str) -> Path:
