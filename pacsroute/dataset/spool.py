@@ -119,7 +119,8 @@ def sync_folder(folder: str) -> None:
 def _open_draft(folder: str) -> tuple[int, str]:
     if _NAMELESS:
         try:
-            return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o600), ""
+            # Nobody finds it before it has its name, and then it may have the usual mode.
+            return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o666), ""
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
@@ -149,9 +150,9 @@ def publish(fd: int, path: str, target: str, *, replace: bool) -> None:
     OSError
         If it cannot have that name, as on another file system; it is as it was then.
     """
-    # The mode was for secrets; a file that is whole has the one that the umask gives.
-    os.fchmod(fd, 0o666 & ~_UMASK)
     if path:
+        # The mode was for secrets; a file that is whole has the one that the umask gives.
+        os.fchmod(fd, 0o666 & ~_UMASK)
         _rename(path, target, replace=replace)
         return
     try:
