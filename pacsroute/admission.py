@@ -171,7 +171,7 @@ def _authenticate(
             # Not with a traceback: what an authentication library quotes may be the secret.
             logger.error("@app.authenticate failed: %s", type(error).__name__)
             raise AssociationRejected(2, 2, 1) from None
-        if found is None or found is False:
+        if not found:  # an empty name is nobody either
             raise AssociationRejected(1, 2, 1)
         association.user = found
         if identity is None or claimed is None or not claimed.response_requested:

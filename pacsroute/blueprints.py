@@ -173,8 +173,8 @@ class Scope(Router):
         ----------
         function : callable
             Called for every association with the peer's `Identity`, which is None where it
-            has given none, and the association. What it returns is `request.user`; None or
-            False rejects. What it raises rejects, too.
+            has given none, and the association. What it returns is `request.user`; None,
+            False and what else is empty rejects. What it raises rejects, too.
 
         Examples
         --------

@@ -89,6 +89,7 @@ _MISFITS = (ValueError, ArithmeticError, TypeError)
 # What takes more than linear time is not done to what no attribute is: composing the characters
 # of a name, and looking for a part of a value. PS3.5 §6.2 has 64 characters, three times for PN.
 _LONGEST = 1024
+_MOST = 10_000  # values of one key, which SQL has to bind
 _COMPONENTS = 5  # of a name
 
 _MONTH, _DAY, _HOUR = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-4])"
@@ -298,7 +299,10 @@ def _keys(identifier: Dataset, supported: Any = None) -> Iterator[tuple[str, lis
 def _tests(keyword: str, vr: str, value: object) -> list[_Test]:
     """The tests of which one has to pass; none for a universal key."""
     tests: list[_Test] = []
-    for part in _split(vr, value):
+    parts = _split(vr, value)
+    if len(parts) > _MOST:
+        raise IdentifierError(f"{keyword}: more than {_MOST} values")
+    for part in parts:
         if isinstance(part, str) and not part.strip("*"):
             return []
         try:

@@ -148,6 +148,14 @@ def test_a_type_that_is_none_is_no_user_name():
     assert (identity.kind, identity.name, identity.token) == ("unknown", "", b"root")
 
 
+@pytest.mark.parametrize("nobody", [None, False, "", 0, {}])
+def test_what_is_empty_is_nobody(nobody):
+    app = App()
+    app.authenticate(lambda identity, association: nobody)
+    with app.serve(port=0, grace=1) as server:
+        assert _reason(server, user="doe") == (1, 2, 1)
+
+
 def test_without_a_judge_everybody_is_let_in_and_nothing_is_said_of_it():
     with App().serve(port=0, grace=1) as server:
         assert _reason(server, user=UserIdentity(2, True, b"doe", b"x")) is None

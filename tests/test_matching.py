@@ -632,3 +632,14 @@ def test_no_name_takes_long_to_match(name):
         matching.where(identifier, {"PatientName": "name"})
     assert matching.stored("PatientName", name) is None
     assert matching.stored("PatientName", "Doe" * 300) == "doe" * 300
+
+
+def test_a_key_has_only_so_many_values():
+    identifier = Dataset()
+    identifier.SOPInstanceUID = [f"1.2.{number}" for number in range(10_000)]
+    assert len(matching.where(identifier, {"SOPInstanceUID": "uid"}).parameters) == 10_000
+    identifier.SOPInstanceUID.append("1.3")
+    with pytest.raises(DataSetError, match="SOPInstanceUID: more than 10000 values"):
+        matching.where(identifier, {"SOPInstanceUID": "uid"})
+    with pytest.raises(DataSetError, match="more than 10000"):
+        matching.matches(identifier, {"SOPInstanceUID": "1.2.1"})
