@@ -160,15 +160,24 @@ def publish(fd: int, path: str, target: str, *, replace: bool) -> None:
     except FileExistsError:
         if not replace:
             raise
-        # What is there is only replaced by something with a name.
+        _replace(fd, target)
+
+
+def _replace(fd: int, target: str) -> None:
+    """Put a draft without a name in the place of what has the name already."""
+    while True:
         path = _named_in(os.path.dirname(target))
-        _ours_alone(fd)
         _link(fd, path)
         try:
             os.rename(path, target)
+        except FileNotFoundError:  # swept by another process, which found it unlocked
+            if not os.path.isdir(os.path.dirname(target)):
+                raise
         except BaseException:
             os.unlink(path)
             raise
+        else:
+            return
 
 
 def _rename(path: str, target: str, *, replace: bool) -> None:
