@@ -70,7 +70,7 @@ def explain(file: str, values: bool) -> None:
 def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) -> None:
     """Play FILE back to APP, and compare the answers.
 
-    Exit code 1 tells that APP answers otherwise, and where is printed.
+    Where APP answers otherwise is printed, and the exit code is 1.
 
     FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture, be it of
     another server. No network is used, but APP does what it does: an archive stores what
