@@ -9,6 +9,7 @@ is ``worklist.json``.
 
 import csv
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from pacsroute import App, Failure, matching
 
+logger = logging.getLogger("pacsroute")
 PATH = Path(os.environ.get("WORKLIST", "worklist.json"))
 STEP = [
     "ScheduledStationAETitle",
@@ -81,6 +83,7 @@ def refresh(db):
         is_csv = PATH.suffix.lower() == ".csv"
         rows = list(csv.DictReader(text.splitlines())) if is_csv else json.loads(text)
     except (OSError, ValueError) as error:
+        logger.error("%s cannot be read: %s", PATH, getattr(error, "strerror", None) or error)
         raise Failure(0xA700, "the worklist cannot be read") from error
     keys = [*PATIENT, *STEP]
     marks = ", ".join("?" for _ in range(2 * len(keys)))

@@ -309,7 +309,7 @@ def _tests(keyword: str, vr: str, value: object) -> list[_Test]:
             alternatives = _alternatives(vr, part)
         except _MISFITS:
             # Without the cause, which quotes the value.
-            raise IdentifierError(f"{keyword}: the key is not one of VR {vr}") from None
+            raise IdentifierError(f"{keyword}: the key cannot be a value of VR {vr}") from None
         if not alternatives:
             return []
         tests += alternatives

@@ -175,6 +175,7 @@ def test_the_environment_and_the_folder_name_an_app(folder):
         ([":app"], "is not the name of a module"),
         (["hello", "--ae-title", "A" * 17], "an AE title has 1 to 16"),
         (["hello", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
+        (["hello", "--charset", "latin1"], "'latin1' is no Specific Character Set"),
         (["setup.py"], "did you mean 'CTImageStorage'"),
     ],
 )
@@ -195,6 +196,30 @@ def test_a_set_up_mistake_names_the_users_line(folder):
         "from pacsroute import App\n\napp = App()\n\n@app.store\nasync def store(request): ...\n"
     )
     assert re.search(r"store is async.*wrong\.py:[56]\)", fails(folder, "wrong.py"))
+
+
+def test_a_setting_that_cannot_be_names_the_users_line(folder):
+    (folder / "long.py").write_text("from pacsroute import App\n\napp = App('A' * 17)\n")
+    assert re.search(r"an AE title has 1 to 16.*long\.py:3\)", fails(folder, "long.py"))
+
+
+def test_a_lifespan_that_fails_shows_the_users_traceback_only(folder):
+    (folder / "broken.py").write_text(
+        f"{APP}\n@app.lifespan\ndef database(app):\n    1 / 0\n    yield\n"
+    )
+    done = subprocess.run(
+        command("broken", "--port", "0"),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.endswith("Error: HELLO has ended: see the traceback above\n")
+    assert done.stderr.count('File "') == 1
 
 
 def test_a_port_that_is_taken(folder):

@@ -308,7 +308,7 @@ def test_files_that_cannot_be_used_are_named(made, tmp_path):
     (tmp_path / "empty.pem").touch()
     for tls, name in [
         (TLS(tmp_path / "none.pem"), r"none\.pem cannot be used: No such file"),
-        (TLS(tmp_path / "empty.pem"), r"empty\.pem cannot be used"),
+        (TLS(tmp_path / "empty.pem"), r"empty\.pem cannot be used: it is not PEM"),
         (TLS(made.server.certificate, made.client.key), r"client\.key cannot be used: key values"),
         (TLS(*made.server.files, ca=tmp_path / "empty.pem"), r"empty\.pem cannot be used"),
     ]:
@@ -812,7 +812,8 @@ def test_the_commands_of_the_client(serve, made):
         (["--tls-ca", made.ca], "certificate required"),
         ([*ours, "--tls"], "the certificate is refused"),
         ([*ours, "--tls-ca", made.ca, "--tls-check-hostname"], "mismatch"),
-        ([], "closed the connection"),
+        ([], "closed the connection: does it want TLS?"),
+        (["--tls-no-verify"], "certificate required"),
     ]:
         done = echo(*options)
         assert done.exit_code == 3, done.output

@@ -215,7 +215,8 @@ def _ae_title(context: click.Context, option: click.Parameter, text: str) -> str
 def _tls(
     wanted: bool, certificate: str | None, key: str | None, ca: str | None, **others: Any
 ) -> TLS | None:
-    if not (wanted or certificate or key or ca):
+    checks = not others["verify"] or others["check_hostname"] is not None
+    if not (wanted or certificate or key or ca or checks):
         return None
     try:
         tls = TLS(certificate, key, ca=ca, **others)
@@ -253,7 +254,7 @@ _PEER_OPTIONS = (
         show_default=True,
         help="Ours.",
     ),
-    _option("--tls", is_flag=True, help="Speak TLS; the files below imply it."),
+    _option("--tls", is_flag=True, help="Speak TLS; the other options of TLS imply it."),
     _option("--tls-certificate", type=_FILE, help="Our certificate, as PEM."),
     _option("--tls-key", type=_FILE, help="Its key, where that has a file of its own."),
     _option("--tls-key-passphrase", help="The key's; as a variable it shows in no list."),
@@ -371,7 +372,7 @@ def find(
 
     \b
     Examples:
-      pacsroute find 10.0.0.7 11112 -c PACS -k PatientName='DOE*' -k StudyInstanceUID
+      pacsroute find 10.0.0.7 11112 -c PACS -k PatientName='DOE*' -k StudyDate
       pacsroute find 10.0.0.7 11112 --model Worklist -k PatientName \\
           -k ScheduledProcedureStepSequence.Modality=CT
     """  # noqa: D301 - click's mark is a backspace
@@ -431,6 +432,9 @@ def get(
     status = None
     with CtrlC() as ctrl_c, _status_line() as show:
 
+        def instances() -> str:
+            return "1 instance" if count == 1 else f"{count} instances"
+
         def save(instance: Instance) -> None:
             nonlocal count, size
             try:
@@ -438,14 +442,14 @@ def get(
             except OSError as error:
                 raise click.ClickException(f"{output}: {reason(error)}") from None
             count += 1
-            show(f"{count} instances, {megabytes(size)}")
+            show(f"{instances()}, {megabytes(size)}")
 
         try:
             status = _each(client.get(identifier, model, storage=storage), ctrl_c, save)
         finally:
             show("")
             seconds = time.monotonic() - began
-            click.echo(f"{count} instances, {megabytes(size)} in {seconds:.1f} s")
+            click.echo(f"{instances()}, {megabytes(size)} in {seconds:.1f} s")
     if status is not None and status.category == "Warning":
         say(f"C-GET: {status}")
         raise Exit(SOME_FAILED)

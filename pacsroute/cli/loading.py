@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -91,10 +92,15 @@ def _show(error: BaseException, source: str) -> None:
         raise click.ClickException(f"{source}: {error}{where[0]}")
     if isinstance(error, ValueError) and str(error) == "Empty module name":
         raise click.ClickException(f"{source!r} is not the name of a module")
+    show_from_users_file(error)
+
+
+def show_from_users_file(error: BaseException, otherwise: TracebackType | None = None) -> None:
+    """Print an exception with its traceback from the user's file on, or else with another."""
     frames = error.__traceback__
     while frames is not None and _is_ours(frames):
         frames = frames.tb_next
-    traceback.print_exception(type(error), error, frames)
+    traceback.print_exception(type(error), error, frames or otherwise)
 
 
 def _users_frames(frames: TracebackType | None) -> list[str]:
@@ -109,7 +115,8 @@ def _users_frames(frames: TracebackType | None) -> list[str]:
 def _is_ours(frame: TracebackType) -> bool:
     name = frame.tb_frame.f_code.co_filename
     package = str(Path(__file__).parent.parent)
-    return name.startswith(package) or "importlib" in name
+    between = name in (contextlib.__file__, "<string>")  # lifespans; dataclasses
+    return name.startswith(package) or "importlib" in name or between
 
 
 def _resolve(module: ModuleType, name: str, spec: str) -> App:

@@ -19,6 +19,7 @@ from pacsroute.errors import SetupError
 from pacsroute.logs import JSONFormatter, LineFormatter
 from pacsroute.net.server import Server
 from pacsroute.requests import Peer
+from pacsroute.routing import check_charset
 from pacsroute.trace.tap import TapFactory
 
 
@@ -127,6 +128,8 @@ def run(
             config.from_mapping(
                 {name: value for name, value in options.items() if value not in (None, ())}
             )
+            if config.charset is not None:
+                check_charset(config.charset)
         except SetupError as error:
             raise click.UsageError(str(error)) from None
         is_json = config.log_format == "json"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from pacsroute.app import App
+from pacsroute.cli.loading import show_from_users_file
 from pacsroute.dispatcher import get_ready
 from pacsroute.errors import SetupError
 from pacsroute.net.server import Server
@@ -30,8 +31,21 @@ def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
         ready()
         get_ready()
 
-    server.run(listening)
+    with lifespan_of(server.app):
+        server.run(listening)
     click.echo("stopped")
+
+
+@contextlib.contextmanager
+def lifespan_of(app: App) -> Iterator[None]:
+    """End with a line where a lifespan raises, under its traceback in the user's file."""
+    try:
+        yield
+    except SetupError as error:
+        raise click.ClickException(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - whatever the user's file does
+        show_from_users_file(error, error.__traceback__)
+        raise click.ClickException(f"{app.ae_title} has ended: see the traceback above") from None
 
 
 def announce(app: App) -> None:

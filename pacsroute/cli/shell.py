@@ -11,6 +11,7 @@ import pydicom
 
 import pacsroute
 from pacsroute.cli.loading import load
+from pacsroute.cli.serving import lifespan_of
 
 
 @click.command()
@@ -22,7 +23,7 @@ def shell(app: str | None) -> None:
     client speaks to it in memory. IPython is used where it is installed.
     """
     found = load(app)
-    with found.test_client(calling_ae="SHELL") as client:
+    with lifespan_of(found), found.test_client(calling_ae="SHELL") as client:
         names = {
             "app": found,
             "client": client,

@@ -68,7 +68,9 @@ def explain(file: str, values: bool) -> None:
     "--values", is_flag=True, help="Show all values, also those that may hold patient data."
 )
 def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) -> None:
-    """Play FILE back to APP, and tell where APP answers otherwise; exit code 1 if it does.
+    """Play FILE back to APP, and compare the answers.
+
+    Where APP answers otherwise is printed, and the exit code is 1.
 
     FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture, be it of
     another server. No network is used, but APP does what it does: an archive stores what

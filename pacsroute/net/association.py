@@ -224,6 +224,8 @@ class Association(Channel):
                 how = "closed the connection" if lost else "did not answer in time"
                 if isinstance(self._lost, ssl.SSLError):  # TLS 1.3 refuses certificates late
                     how += f": {explain(self._lost)}"
+                elif lost and self._tls is None:
+                    how += ": does it want TLS?"
                 raise AssociationAborted(None, message=f"{who} {how}")
         if isinstance(answer, AssociateRJ):
             raise AssociationRejected(*answer, f"{who} rejected: {why(answer, request)}")

@@ -226,6 +226,8 @@ def explain(error: Exception) -> str:
         return f"the certificate is refused, {error.verify_message}"
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return "the connection was closed in the middle of it"
+    if isinstance(error, ssl.SSLError) and "PEM lib" in str(error):
+        return "it is not PEM, the key is not there, or its passphrase is wrong"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
