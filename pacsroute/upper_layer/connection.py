@@ -15,7 +15,7 @@ from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, Buffer, Pdu
 from pacsroute.upper_layer.state_machine import ACTIONS, EVENTS, NEXT, RELEASE_COLLISION
 
-DEFAULT_MAXIMUM_LENGTH = 131_072
+DEFAULT_MAXIMUM_LENGTH = 1_048_576
 """What we offer as maximum length of the P-DATA-TF variable field, in bytes."""
 
 _FIRST_BUFFER = 16_384
