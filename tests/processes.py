@@ -35,6 +35,21 @@ def pacsroute(folder, *arguments, text_in="", **values):
     return done.returncode, done.stdout, done.stderr
 
 
+def without(module, folder, *arguments):
+    """Run a command where a module is missing; return its exit code and its errors."""
+    script = f"import sys; sys.modules['{module}'] = None\nfrom pacsroute.cli import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
 class Running:
     """A ``pacsroute`` command under way; its lines can be waited for, in their order."""
 

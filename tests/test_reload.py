@@ -4,11 +4,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 
 import pytest
 from conftest import RawPeer
-from processes import Running, environment
+from processes import Running, without
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="it forks")
 
@@ -147,15 +146,6 @@ def test_a_command_line_that_no_file_mends_ends_it(folder):
 
 
 def test_without_watchfiles_it_says_what_to_install(folder):
-    script = "import sys; sys.modules['watchfiles'] = None\nfrom pacsroute.cli import main\nmain()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "run", "--reload"],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr == "Error: --reload needs watchfiles: pip install 'pacsroute[reload]'\n"
+    code, said = without("watchfiles", folder, "run", "--reload")
+    assert code == 1
+    assert said == "Error: --reload needs watchfiles: pip install 'pacsroute[reload]'\n"

@@ -4,15 +4,13 @@ import contextlib
 import os
 import pwd
 import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
 from conftest import RawPeer
-from processes import Running, environment, pacsroute
+from processes import Running, pacsroute, without
 
 from pacsroute import connect, uids
 from pacsroute.net.tls import TLS
@@ -277,15 +275,6 @@ def test_the_workers_run_as_another_user(folder):
 
 
 def test_without_gunicorn_it_says_what_to_install(folder):
-    script = "import sys; sys.modules['gunicorn'] = None\nfrom pacsroute.cli import main\nmain()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "run", "--workers", "2"],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr == "Error: --workers needs gunicorn: pip install 'pacsroute[workers]'\n"
+    code, said = without("gunicorn", folder, "run", "--workers", "2")
+    assert code == 1
+    assert said == "Error: --workers needs gunicorn: pip install 'pacsroute[workers]'\n"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from pacsroute.cli.loading import load
+from pacsroute.cli.loading import configure, load
 from pacsroute.conformance import BLANK, statement
-from pacsroute.errors import SetupError
 
 
 @click.command()
@@ -41,12 +40,7 @@ def conformance(app: str | None, output: Path | None, file: str | None, date: st
     APP is named as in pacsroute run.
     """
     found = load(app)
-    try:
-        if file is not None:
-            found.config.from_file(file)
-        found.config.from_environment()
-    except SetupError as error:
-        raise click.UsageError(str(error)) from None
+    configure(found.config, file)
     if date == "today":
         date = datetime.date.today().isoformat()
     text = statement(found, date)

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import click
 
 from pacsroute.app import App
+from pacsroute.config import Config
 from pacsroute.errors import SetupError
+from pacsroute.routing import check_charset
 
 
 def load(spec: str | None) -> App:
@@ -52,6 +55,28 @@ def load(spec: str | None) -> App:
     finally:
         App.loaded_by_command = False
     return _resolve(module, name, spec) if name else _only_app(module, source)
+
+
+def configure(
+    config: Config, file: str | None, options: Mapping[str, object] | None = None
+) -> None:
+    """Take settings from a file, then the environment, then options; None is not given.
+
+    Raises
+    ------
+    click.UsageError
+        If one is wrong.
+    """
+    try:
+        if file is not None:
+            config.from_file(file)
+        config.from_environment()
+        given = {name: value for name, value in (options or {}).items() if value not in (None, ())}
+        config.from_mapping(given)
+        if config.charset is not None:
+            check_charset(config.charset)
+    except SetupError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _import(source: str) -> ModuleType:

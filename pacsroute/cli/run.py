@@ -11,15 +11,13 @@ from typing import Any
 import click
 
 from pacsroute.app import App
-from pacsroute.cli.loading import load
+from pacsroute.cli.loading import configure, load
 from pacsroute.cli.observing import observes
 from pacsroute.cli.serving import explained, serve
 from pacsroute.config import SETTINGS, Config
-from pacsroute.errors import SetupError
 from pacsroute.logs import JSONFormatter, LineFormatter
 from pacsroute.net.server import Server
 from pacsroute.requests import Peer
-from pacsroute.routing import check_charset
 from pacsroute.trace.tap import TapFactory
 
 
@@ -121,17 +119,7 @@ def run(
     plain = f"%(asctime)s {process}%(levelname)-7s %(message)s"
 
     def settle(config: Config) -> None:
-        try:
-            if file is not None:
-                config.from_file(file)
-            config.from_environment()
-            config.from_mapping(
-                {name: value for name, value in options.items() if value not in (None, ())}
-            )
-            if config.charset is not None:
-                check_charset(config.charset)
-        except SetupError as error:
-            raise click.UsageError(str(error)) from None
+        configure(config, file, options)
         is_json = config.log_format == "json"
         log.setFormatter(JSONFormatter() if is_json else LineFormatter(plain))
         logging.captureWarnings(is_json)
