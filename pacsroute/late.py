@@ -24,8 +24,9 @@ def is_dataset(value: object) -> TypeGuard[Dataset]:
     >>> is_dataset(empty()), is_dataset({})
     (True, False)
     """
-    module: Any = sys.modules.get("pydicom.dataset")
-    return module is not None and isinstance(value, module.Dataset)
+    # Another thread may be in the middle of importing it.
+    kind = getattr(sys.modules.get("pydicom.dataset"), "Dataset", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def empty() -> Dataset:
@@ -49,9 +50,9 @@ def settle() -> None:
     as long as it runs. This is called when that changes, and when pydicom is imported.
     """
     config: Any = sys.modules.get("pydicom.config")
-    if config is None:
+    settings = getattr(config, "settings", None)
+    if settings is None:  # or another thread is in the middle of importing it
         return
-    settings = config.settings
     if _Reading.apps:
         if _Reading.before is None and settings.reading_validation_mode == config.WARN:
             _Reading.before = settings.reading_validation_mode

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import types
+
+from pacsroute import late
 
 PROGRAM = """
 import sys
@@ -33,3 +36,11 @@ for name in pacsroute.__all__:
 
 def test_pydicom_is_imported_with_the_first_data_set():
     subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], check=True, timeout=60)
+
+
+def test_a_pydicom_that_another_thread_is_importing_is_not_there_yet(monkeypatch):
+    for name in ("pydicom.dataset", "pydicom.config"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    assert not late.is_dataset({})
+    with late.quiet_reading():
+        pass
