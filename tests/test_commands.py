@@ -312,3 +312,48 @@ def test_a_cancel_names_the_request_it_is_about():
     found = elements(encode(CCancelRQ(message_id_responded_to=9)))
     assert found[0x0120] == us(9)
     assert 0x0110 not in found
+
+
+def _same_as_read_anew(data):
+    """Compare what is decoded by its likeness to others with what is read element by element."""
+    usual = commands._decode_usual(data)
+    try:
+        anew = commands._decode(data)
+    except ProtocolError:
+        anew = None
+    assert usual is None or usual == anew
+    return usual is not None
+
+
+@given(every_command)
+def test_usual_commands_are_decoded_by_their_likeness(command):
+    data = encode(command)
+    assert _same_as_read_anew(data) or not isinstance(
+        command, (CEchoRQ, CStoreRQ, CStoreRSP, CFindRQ)
+    )
+
+
+_PIECES = (
+    *(encode(CStoreRQ(message_id=3))[start:stop] for start, stop in ((0, 12), (12, 20), (20, 30))),
+    *(struct.pack("<HHIH", 0, element, 2, 7) for element in (0x0100, 0x0110, 0x0120, 0x0800)),
+    *(struct.pack("<HHIH", 0, 0x0100, 2, field) for field in (0x0001, 0x0030, 0x8001, 0x8030)),
+    *(struct.pack("<HHI", 0, element, 4) for element in (0x0000, 0x1000, 0x1030, 0x0002)),
+    *(struct.pack("<HHI4s", 0, element, 4, b"1.2\0") for element in (0x0002, 0x1000, 0x1001)),
+    struct.pack("<HHI10s", 0, 0x0002, 10, struct.pack("<HHIH", 0, 0x0110, 2, 9)),
+    struct.pack("<HHI8s", 0, 0x1001, 8, struct.pack("<HHI", 0, 0x1000, 0)),
+    struct.pack("<HHI", 0, 0x1000, 0),
+    b"\0\0",
+    b"1.",
+)
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=9).map(b"".join))
+def test_what_only_looks_like_a_usual_command_is_read_as_what_it_is(data):
+    _same_as_read_anew(commands._USUAL_HEAD + bytes(4) + data)
+
+
+def test_an_id_inside_a_uid_is_not_taken_for_the_message_id():
+    inside = struct.pack("<HHIH", 0, 0x0110, 2, 9)
+    data = encode(CEchoRQ(message_id=3, affected_sop_class=inside.decode("latin-1")))
+    assert decode(data).message_id == 3
+    assert commands._decode_usual(data) is None
