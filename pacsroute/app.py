@@ -39,7 +39,7 @@ from pacsroute.requests import (
     QueryRequest,
     Request,
 )
-from pacsroute.routing import Route, check_charset, name_of
+from pacsroute.routing import Route, Router, check_charset, name_of
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     OUT_OF_RESOURCES,
@@ -260,6 +260,11 @@ class App(Scope):
             kind,
         )
 
+    def _scopes(self, request: Request) -> tuple[Router, ...]:
+        """Return whose hooks and error handlers are for a request, the outermost first."""
+        route = request._route or self.find_route(request)
+        return () if route is None else route.scopes
+
     def policy(self, calling_ae: str, called_ae: str = "") -> Policy:
         """Return what the routes say of the contexts that a peer may have."""
         return Policy(self.routes_for(calling_ae, called_ae), self.config.outstanding)
@@ -284,7 +289,7 @@ class App(Scope):
             instances, and then the final one without. Whatever the handler raises is a
             status in it.
         """
-        route = route or self.find_route(request)
+        request._route = route = route or self.find_route(request)
         if isinstance(request, FindRequest):
             return self._answers(request, route, find_rows)
         if isinstance(request, GetRequest):
@@ -298,7 +303,7 @@ class App(Scope):
                 return reply(result)
             return DONE if result is None else Outcome(final_status(result))
         except BaseException as error:  # noqa: BLE001 - the association lives on
-            return self.failed(request, error, route)
+            return self.failed(request, error)
 
     def _answers(
         self,
@@ -322,16 +327,15 @@ class App(Scope):
         except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
             raise
         except BaseException as error:  # noqa: BLE001
-            outcome = self.failed(request, error, route)
+            outcome = self.failed(request, error)
         finally:
             close_all(rows, source)
         yield Answer(None, outcome)
 
-    def failed(self, request: Request, error: BaseException, route: Route | None = None) -> Outcome:
+    def failed(self, request: Request, error: BaseException) -> Outcome:
         """Return the outcome of a request whose handler raised, and log what is not meant."""
         request.error = error
-        route = route or self.find_route(request)
-        for scope in reversed(() if route is None else route.scopes):
+        for scope in reversed(self._scopes(request)):
             handler = scope.error_handler_of(error)
             if handler is not None:
                 try:
@@ -385,8 +389,7 @@ class App(Scope):
         self, request: Request, status: Status | None, error: BaseException | None
     ) -> None:
         """Call the hooks of `after_request`, the innermost first."""
-        route = self.find_route(request)
-        for scope in reversed(() if route is None else route.scopes):
+        for scope in reversed(self._scopes(request)):
             for hook in reversed(scope.hooks["after_request"]):
                 try:
                     hook(request, status, error)

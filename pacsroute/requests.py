@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pacsroute.app import App
     from pacsroute.net.tls import TLS
+    from pacsroute.routing import Route
     from pacsroute.upper_layer.negotiation import AcceptedContext
 
 
@@ -95,6 +96,7 @@ class Request:
     error: BaseException | None = field(default=None, repr=False)
     followers: list[Callable[[], object]] | None = field(default=None, repr=False)
     _state: SimpleNamespace | None = field(default=None, repr=False)
+    _route: Route | None = field(default=None, repr=False, compare=False)
 
     @property
     def state(self) -> SimpleNamespace:

@@ -231,7 +231,7 @@ def usual_storage(count: int) -> tuple[str, ...]:
     return tuple(known[:count])
 
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+_UID = re.compile(r"[0-9]++(?:\.[0-9]++)*+")  # without backtracking it takes half the time
 
 
 def is_uid(text: str) -> bool:

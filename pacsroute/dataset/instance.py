@@ -55,8 +55,13 @@ class Instance:
         transfer_syntax: str | None = None,
         limits: Limits = LIMITS,
     ) -> None:
-        if not (isinstance(source, (str, os.PathLike, bytes, Spool)) or is_dataset(source)):
-            raise TypeError(f"an Instance is made of a path, Dataset or bytes, not {source!r:.40}")
+        self._dataset: Dataset | None = None
+        if not isinstance(source, (Spool, str, bytes, os.PathLike)):  # the last one is slow
+            if not is_dataset(source):
+                raise TypeError(
+                    f"an Instance is made of a path, Dataset or bytes, not {source!r:.40}"
+                )
+            self._dataset = source
         self._source = source
         self._hints = {
             "sop_class": sop_class,
@@ -64,7 +69,6 @@ class Instance:
             "transfer_syntax": transfer_syntax,
         }
         self._limits = limits
-        self._dataset: Dataset | None = source if is_dataset(source) else None
 
     def __repr__(self) -> str:
         return f"Instance({self._hints['sop_instance'] or type(self._source).__name__})"
@@ -323,10 +327,11 @@ class Instance:
         """
         if duplicate not in ("replace", "keep", "refuse"):
             raise ValueError(f"duplicate is 'replace', 'keep' or 'refuse', not {duplicate!r}")
-        if not uids.is_uid(self.sop_instance):
+        sop_instance = self.sop_instance
+        if not uids.is_uid(sop_instance):
             raise Failure(0x0117, "the SOP Instance UID is not a UID")
         if name is None:
-            name = f"{self.sop_instance}.dcm"
+            name = f"{sop_instance}.dcm"
         elif name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
             raise ValueError(f"{name!r} is not the name of a file")
         if self._edited():

@@ -337,13 +337,13 @@ class Association(Channel):
             self._forget_failure()
         if self.window > 1:
             return self._receive_shared(response_to)
-        while True:
-            if self._messages:
-                if response_to is None:
-                    return self._messages.popleft()
-                if (message := self._response(response_to)) is not None:
-                    return message
+        if response_to is None:
+            while not self._messages:
+                self._go_on()
+            return self._messages.popleft()
+        while (message := self._response(response_to)) is None:
             self._go_on()
+        return message
 
     def answered(self, message_id: int) -> Message | None:
         """Return the response to a request of ours; None if the peer asks for something first.
@@ -365,14 +365,16 @@ class Association(Channel):
         return self._response(message_id)
 
     def _go_on(self) -> None:
-        """Take what comes next."""
+        """Take what has come; wait for more where nothing has."""
         if self._ended is not None:
             raise self._ended
         event = self._connection.next_event()
         if event is None:
             self._read()
-        else:
+            event = self._connection.next_event()
+        while event is not None:
             self._take(event)
+            event = None if self._messages else self._connection.next_event()
 
     def _response(self, message_id: int) -> Message | None:
         """Take the response to a request of ours from the messages that wait."""
@@ -420,15 +422,8 @@ class Association(Channel):
                             UNEXPECTED_PARAMETER,
                         )
                     for message in self._assembler.add(pdv):
-                        if isinstance(message.command, CCancelRQ):
-                            self._cancelled.add(message.command.message_id_responded_to)
-                        else:
-                            # A cancel that came too late is not for a request of the same ID.
-                            self._cancelled.discard(getattr(message.command, "message_id", -1))
-                            self._messages.append(message)
                         self._begun = 0.0
-                    if len(self._messages) > _UNANSWERED + self.window:
-                        raise ProtocolError("more messages than anybody waits for")
+                        self._add(message)
             except ProtocolError as error:
                 self._abort_for(error)
         elif isinstance(event, ReleaseRQ):
@@ -441,6 +436,19 @@ class Association(Channel):
             self._end(AssociationAborted(event.source, event.reason, str(why or "")))
         elif isinstance(event, TransportClosed):
             self._end(AssociationAborted(None, message="the connection was lost"))
+
+    def _add(self, message: Message) -> None:
+        """Have a message wait for who receives it; a cancel is for whoever asks for it."""
+        command = message.command
+        if isinstance(command, CCancelRQ):
+            self._cancelled.add(command.message_id_responded_to)
+            return
+        if self._cancelled:
+            # A cancel that came too late is not for a request of the same ID.
+            self._cancelled.discard(getattr(command, "message_id", -1))
+        self._messages.append(message)
+        if len(self._messages) > _UNANSWERED + self.window:
+            raise ProtocolError("more messages than anybody waits for")
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone; never waits.

@@ -125,12 +125,13 @@ class Channel:
             self._keep_up()
             if self._ended is not None:
                 return
+        room = self._connection.get_buffer()
         while True:
             try:
-                count = self._soon()
+                count = self._soon(room) if self._quick and self.alone() else -1
                 if count < 0:
                     started = time.perf_counter()
-                    count = self._socket.recv_into(self._connection.get_buffer())
+                    count = self._socket.recv_into(room)
                     self._quick = time.perf_counter() - started < _SOON
             except BlockingIOError:
                 silent += self._tick
@@ -166,7 +167,7 @@ class Channel:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
 
-    def _soon(self) -> int:
+    def _soon(self, room: memoryview) -> int:
         """Read what comes at once, or return -1: the thread may as well go to sleep.
 
         Falling asleep and being woken up costs more than most messages. A peer that has
@@ -175,10 +176,7 @@ class Channel:
         network, or one that reads from a disk in between, is not that quick; finding out
         costs a tenth of a millisecond.
         """
-        if not self._quick or not self.alone():
-            return -1
         deadline = time.perf_counter() + _SOON
-        room = self._connection.get_buffer()
         while True:
             try:
                 return self._socket.recv_into(room, 0, transport.DONTWAIT)

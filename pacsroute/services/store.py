@@ -12,6 +12,7 @@ from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import CStoreRQ
 from pacsroute.outcome import Outcome
 from pacsroute.requests import StoreRequest
+from pacsroute.routing import Route
 from pacsroute.services.base import Association, Call, misplaced, response
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
@@ -51,12 +52,12 @@ def answer(call: Call) -> Outcome:
     """Answer a C-STORE; return how it went."""
     command, spool = call.message.command, call.message.data
     assert isinstance(command, CStoreRQ)
-    sop_class = call.context.abstract_syntax
+    context, route = call.context, call.route("store")
+    sop_class, syntax = context.abstract_syntax, context.transfer_syntax
     sop_instance = uids.trim(command.affected_sop_instance)
     outcome = misplaced(call, uids.trim(command.affected_sop_class))
-    outcome = outcome or _refusal(call, sop_instance, spool)
+    outcome = outcome or _refusal(route, sop_instance, spool)
     if outcome is None and isinstance(spool, Spool):
-        syntax = call.context.transfer_syntax
         call.request = request = StoreRequest(
             sop_class=sop_class,
             sop_instance=sop_instance,
@@ -71,15 +72,15 @@ def answer(call: Call) -> Outcome:
             move_originator_message_id=command.move_originator_message_id,
             **call.values(),
         )
-        outcome = _mismatch(spool, request) or call.app.handle(request, call.route("store"))
+        outcome = _mismatch(spool, request) or call.app.handle(request, route)
     assert outcome is not None
-    call.association.send(call.context.id, response(command, outcome))
+    call.association.send(context.id, response(command, outcome))
     return outcome
 
 
-def _refusal(call: Call, sop_instance: str, spool: object) -> Outcome | None:
+def _refusal(route: Route | None, sop_instance: str, spool: object) -> Outcome | None:
     """Return why an instance does not even reach a handler."""
-    if call.route("store") is None:
+    if route is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     if not uids.is_uid(sop_instance):
         return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))

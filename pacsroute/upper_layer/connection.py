@@ -132,12 +132,10 @@ class Connection:
     def next_event(self) -> Event | None:
         """Return the next event in the bytes received, or None until more of them come."""
         while True:
-            if self._lost_framing or self.state == "Sta1":
-                self._start = self._end = 0
-                self._needed = 6
-                return None
             start = self._start
             available = self._end - start
+            if available and (self._lost_framing or self.state == "Sta1"):
+                self._start = self._end = available = 0
             if available < 6:
                 self._needed = 6
                 return None

@@ -457,8 +457,12 @@ def _decode_common(body: memoryview) -> CommonExtendedNegotiation:
 
 def decode_data(view: memoryview) -> PDataTF:
     """Return the P-DATA-TF that a variable field holds."""
-    pdvs: list[PDV] = []
     position, end = 0, len(view)
+    if end >= 6:
+        length, context_id, control = _PDV.unpack_from(view)
+        if length == end - 4:  # one PDV, as in most: no list, no loop
+            return PDataTF((PDV(context_id, control & 1 == 1, control & 2 == 2, view[6:]),))
+    pdvs: list[PDV] = []
     while position < end:
         if end - position < 6:
             raise ProtocolError("a PDV is cut short", INVALID_PARAMETER)

@@ -6,13 +6,14 @@ from pathlib import Path
 from pacsroute import App, Instance, Peer
 
 FOLDER = os.environ["BENCH_FOLDER"]
+DURABLE = os.environ.get("BENCH_DURABLE") == "1"
 app = App("BENCH", spool=FOLDER)
 app.destinations["SINK"] = Peer("127.0.0.1", int(os.environ["BENCH_SINK"]))
 
 
 @app.store
 def store(request):
-    request.save(FOLDER, durable=os.environ.get("BENCH_DURABLE") == "1")
+    request.save(FOLDER, durable=DURABLE)
 
 
 def rows(request):
