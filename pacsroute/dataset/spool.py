@@ -24,14 +24,17 @@ THRESHOLD = 131_072
 
 
 _IOV_MAX = 512
+# Windows has no such call.
+_writev = getattr(os, "writev", lambda fd, pieces: os.write(fd, b"".join(pieces)))
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write all of the data; a disk that fills up may take a part of it."""
-    written = os.write(fd, data)
-    while written < len(data):
-        data = memoryview(data)[written:]
-        written = os.write(fd, data)
+def write_all(fd: int, *pieces: bytes | memoryview) -> None:
+    """Write all of the data, in one call; a disk that fills up may take a part of it."""
+    written = _writev(fd, pieces[:_IOV_MAX])
+    if written < sum(map(len, pieces)):
+        rest = memoryview(b"".join(pieces))[written:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
 
 
 _PREFIX, _SUFFIX = ".pacsroute-", ".part"
@@ -286,6 +289,7 @@ class Spool:
         self._folder = folder
         self._threshold = threshold
         self._chunks: list[bytes] = []
+        self._first = b""
         self._fd = -1
         self._path = ""
         self._temporary = False
@@ -303,8 +307,8 @@ class Spool:
             if self.size <= self._threshold and (self._most is None or self.size <= self._most):
                 self._chunks.append(bytes(data))
                 return
-            self._to_file()
-        if self.error is None:
+            self._to_file(data)
+        elif self.error is None:
             try:
                 self._take(len(data))
                 write_all(self._fd, data)
@@ -343,13 +347,15 @@ class Spool:
 
     __del__ = close
 
-    def _to_file(self) -> None:
+    def _to_file(self, data: bytes | memoryview) -> None:
+        """Write what came so far, and the next fragment."""
         try:
             folder = tempfile.gettempdir() if self._folder is None else self._folder
             self._fd, self._path = draft(folder)
             self._temporary = True
-            self._take(sum(map(len, self._chunks)))
-            write_all(self._fd, b"".join((self.head, *self._chunks)))
+            self._take(self.size)
+            write_all(self._fd, self.head, *self._chunks, data)
+            self._first = b"".join((*self._chunks, data[:LOOK]))[:LOOK]
             self._chunks.clear()
         except OSError as error:
             self._fail(error)
@@ -357,7 +363,7 @@ class Spool:
     def first(self) -> bytes:
         """Return the beginning of the data set, for a look at its first elements."""
         if self._fd >= 0:
-            return os.pread(self._fd, LOOK, len(self.head))
+            return self._first
         if self._chunks and len(self._chunks[0]) >= LOOK:
             return self._chunks[0]
         return b"".join(self._chunks)[:LOOK]
@@ -374,11 +380,7 @@ class Spool:
     def copy_to(self, fd: int) -> None:
         """Write the Part 10 file to an open one."""
         if self._fd < 0:
-            pieces = [self.head, *self._chunks]
-            whole = len(self.head) + self.size
-            written = os.writev(fd, pieces[:_IOV_MAX])
-            if written < whole:
-                write_all(fd, memoryview(b"".join(pieces))[written:])
+            write_all(fd, self.head, *self._chunks)
             return
         position, end = 0, len(self.head) + self.size
         while position < end:
