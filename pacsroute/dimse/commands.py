@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pacsroute.errors import ProtocolError
 
@@ -427,25 +427,13 @@ def encode(command: Command) -> bytes:
     >>> decode(encode(CEchoRQ(message_id=7, affected_sop_class="1.2.840.10008.1.1")))
     CEchoRQ(has_data_set=False, message_id=7, affected_sop_class='1.2.840.10008.1.1')
     """
+    kind = type(command)
     try:
-        kind: Any = type(command)
-        usual: Any = command
-        if (
-            kind in _USUAL
-            and len(usual.affected_sop_class or "") <= 64
-            and usual.error_comment is None
-            and usual.error_id is None
-            and usual.offending_element is None
-        ):
-            instance = getattr(command, "affected_sop_instance", None)
-            tail = b"" if instance is None else _uid(0x1000, instance)
-            before, after = _around(
-                kind, usual.affected_sop_class, usual.status, command.has_data_set, len(tail)
-            )
-            return before + _US.pack(usual.message_id_responded_to) + after + tail
+        if kind in _USUAL and len(command.affected_sop_class or "") <= 64:  # type: ignore[attr-defined]
+            return _encode_usual(command, *_USUAL[kind])
         body = _body(command)
     except (struct.error, UnicodeEncodeError) as error:
-        raise ValueError(f"{type(command).__name__}: {error}") from None
+        raise ValueError(f"{kind.__name__}: {error}") from None
     return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 
 
@@ -457,22 +445,66 @@ def _body(command: Command) -> bytes:
     )
 
 
-_USUAL = frozenset({CEchoRSP, CStoreRSP, CFindRSP})
+_Writer = tuple[str, int, Callable[[int, Any], bytes]]
+
+
+class _Usual(NamedTuple):
+    """How a message is written in two halves: before its SOP Instance UID, and from it on."""
+
+    number: str
+    values: Callable[[Any], tuple[Any, ...]]  # of the first half, but for its Message ID
+    first: list[_Writer]
+    second: list[_Writer]
+
+
+def _usual(kind: type[Command]) -> _Usual:
+    number = "message_id" if issubclass(kind, Request) else "message_id_responded_to"
+    own = {field.name for field in fields(kind)} | {"command_field"}
+    writers = [(name, element, codec[0]) for name, (element, codec) in _ELEMENTS.items()]
+    first = [writer for writer in writers if writer[0] in own and writer[1] < 0x1000]
+    second = [writer for writer in writers if writer[0] in own and writer[1] >= 0x1000]
+    names = [name for name, _, _ in first if name != number]
+    return _Usual(number, operator.attrgetter(*names), first, second)
+
+
+_USUAL = {
+    kind: _usual(kind) for kind in (CEchoRSP, CStoreRQ, CStoreRSP, CFindRSP, CGetRSP, CMoveRSP)
+}
+
+
+def _encode_usual(
+    command: Any, number: str, values: Callable[[Any], Any], _: Any, second: list[_Writer]
+) -> bytes:
+    """Encode what is like others but for its Message ID, SOP Instance UID or counts.
+
+    They are sent over and over; this takes a third of the time of putting them together anew.
+    """
+    end = b""
+    for name, element, write in second:
+        value = getattr(command, name)
+        if value is not None:
+            end += write(element, value)
+    before, after = _first_half(type(command), values(command), len(end))
+    return before + _US.pack(getattr(command, number)) + after + end
 
 
 @lru_cache(maxsize=1024)
-def _around(
-    kind: Any, sop_class: str | None, status: int, has_data_set: bool, tail: int
+def _first_half(
+    kind: type[Command], values: tuple[Any, ...], second: int
 ) -> tuple[bytes, bytes]:
-    """Return what stands around the Message ID in responses that are the same otherwise.
-
-    A server sends the same response with another Message ID and SOP Instance UID over and
-    over; this takes a third of the time of putting it together anew.
-    """
-    response = kind(affected_sop_class=sop_class, status=status, has_data_set=has_data_set)
-    body = _body(response)
-    at = (0 if sop_class is None else len(_uid(0x0002, sop_class))) + 18
-    return _GROUP_LENGTH.pack(0, 0, 4, len(body) + tail) + body[:at], body[at + 2 :]
+    """Return what stands before and after the Message ID in the first half of messages."""
+    usual, rest = _USUAL[kind], iter(values)
+    parts: list[bytes] = []
+    at = 0
+    for name, element, write in usual.first:
+        value = 0 if name == usual.number else next(rest)
+        if value is not None:
+            parts.append(write(element, value))
+        if name == usual.number:
+            at = sum(map(len, parts))
+    body = b"".join(parts)
+    before = _GROUP_LENGTH.pack(0, 0, 4, len(body) + second) + body[: at - _US.size]
+    return before, body[at:]
 
 
 _LENGTH = struct.Struct("<I")
