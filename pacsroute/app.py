@@ -39,7 +39,7 @@ from pacsroute.requests import (
     QueryRequest,
     Request,
 )
-from pacsroute.routing import Route, Router, check_charset, name_of
+from pacsroute.routing import Route, check_charset, name_of
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     OUT_OF_RESOURCES,
@@ -260,7 +260,7 @@ class App(Scope):
             kind,
         )
 
-    def _scopes(self, request: Request) -> tuple[Router, ...]:
+    def _scopes(self, request: Request) -> tuple[Any, ...]:
         """Return whose hooks and error handlers are for a request, the outermost first."""
         route = request._route or self.find_route(request)
         return () if route is None else route.scopes

@@ -1025,7 +1025,8 @@ class Shrinking(Instance):
         path = self._source
 
         class File:
-            tell, seek, closed = file.tell, file.seek, False
+            tell, seek, close, fileno = file.tell, file.seek, file.close, file.fileno
+            closed = False
 
             def readinto(self, buffer):
                 count = file.readinto(buffer)

@@ -20,6 +20,8 @@ from pacsroute.late import is_dataset
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", None)
+_BUFFER = io.DEFAULT_BUFFER_SIZE  # said, so that nobody asks whether it is a terminal
 DEFER_SIZE = 1_048_576
 """Values longer than this many bytes are read from a file only when they are used."""
 
@@ -56,6 +58,7 @@ class Instance:
         limits: Limits = LIMITS,
     ) -> None:
         self._dataset: Dataset | None = None
+        self._opened: BinaryIO | None = None
         if not isinstance(source, (Spool, str, bytes, os.PathLike)):  # the last one is slow
             if not is_dataset(source):
                 raise TypeError(
@@ -139,10 +142,31 @@ class Instance:
         assert isinstance(self._source, (str, os.PathLike, bytes))
         if isinstance(self._source, bytes):
             return io.BytesIO(self._source)
-        return Path(self._source).open("rb")
+        return open(self._source, "rb", _BUFFER)
+
+    def get_ready(self) -> None:
+        """Open the file before it is asked for, so that `open` does not wait for the disk.
+
+        What is wrong with it `open` tells then.
+        """
+        if isinstance(self._source, (str, os.PathLike)) and self._opened is None:
+            with contextlib.suppress(OSError, ValueError, DataSetError):
+                if self.transfer_syntax and self.sop_class and self.sop_instance:
+                    self._opened = self.open()
+                    if _WILL_NEED is not None:
+                        os.posix_fadvise(self._opened.fileno(), 0, 0, _WILL_NEED)
+
+    def forget(self) -> None:
+        """Close what `get_ready` has opened, if nobody has asked for it."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
     def open(self) -> BinaryIO:
         """Return a binary file to read the bytes of the data set from, without its head."""
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            return opened
         if isinstance(self._source, Spool):
             return self._source.open()
         if is_dataset(self._source):

@@ -467,7 +467,7 @@ def _usual(kind: type[Command]) -> _Usual:
     return _Usual(number, operator.attrgetter(*names), first, second)
 
 
-_USUAL = {
+_USUAL: dict[type[Command], _Usual] = {
     kind: _usual(kind) for kind in (CEchoRSP, CStoreRQ, CStoreRSP, CFindRSP, CGetRSP, CMoveRSP)
 }
 
@@ -484,14 +484,13 @@ def _encode_usual(
         value = getattr(command, name)
         if value is not None:
             end += write(element, value)
-    before, after = _first_half(type(command), values(command), len(end))
+    kind: Any = type(command)
+    before, after = _first_half(kind, values(command), len(end))
     return before + _US.pack(getattr(command, number)) + after + end
 
 
 @lru_cache(maxsize=1024)
-def _first_half(
-    kind: type[Command], values: tuple[Any, ...], second: int
-) -> tuple[bytes, bytes]:
+def _first_half(kind: type[Command], values: tuple[Any, ...], second: int) -> tuple[bytes, bytes]:
     """Return what stands before and after the Message ID in the first half of messages."""
     usual, rest = _USUAL[kind], iter(values)
     parts: list[bytes] = []
@@ -550,10 +549,10 @@ def _decode_usual(data: bytes) -> Command | None:
     if alike is None or stop > len(data):
         return None
     kind, values, number = alike
-    command = kind(**values)
+    command: Command = kind(**values)
     setattr(command, number, int.from_bytes(data[at : at + 2], "little"))
     if named:
-        command.affected_sop_instance = _read_uid(data[start:stop])
+        command.affected_sop_instance = _read_uid(data[start:stop])  # type: ignore[attr-defined]
     return command
 
 
@@ -567,8 +566,8 @@ def _alike(
     found without reading what is before them, and may not be what they look like.
     """
     samples = []
-    for number, uid in (1, b"1"), (2, b"2.3"):
-        data = _USUAL_HEAD + _LENGTH.pack(0) + before + _US.pack(number) + between
+    for sample, uid in (1, b"1"), (2, b"2.3"):
+        data = _USUAL_HEAD + _LENGTH.pack(0) + before + _US.pack(sample) + between
         if after is not None:
             data += _LENGTH.pack(len(uid)) + uid + after
         try:

@@ -187,11 +187,12 @@ def _cut(context_id: int, data: bytes | memoryview, room: int, control: int) -> 
     return parts
 
 
-_BATCH = 262_144  # bytes of a file that are read, and sent, at a time
+BATCH = 262_144
+"""Bytes of a file that are read, and sent, at a time."""
 
 
 def stream(
-    context_id: int, file: BinaryIO, size: int, maximum_length: int
+    context_id: int, file: BinaryIO, size: int, maximum_length: int, room: memoryview
 ) -> Iterator[list[Buffer]]:
     """Cut a data set that is read from a file into P-DATA-TF PDUs, some at a time.
 
@@ -205,14 +206,16 @@ def stream(
         How many bytes that has. An odd number is made even with a NUL.
     maximum_length : int
         As for `fragment`.
+    room : memoryview
+        Where the bytes are read to, `BATCH` of them.
 
     Raises
     ------
     EOFError
         If the file ends before that.
     """
-    room = min(maximum_length or _BATCH, _BATCH) - 6 & ~1
-    batch = memoryview(bytearray(max(1, min(_BATCH, size + 1) // room + 1) * room))
+    length = min(maximum_length or BATCH, BATCH) - 6 & ~1
+    batch = room[: len(room) // length * length]
     left = size
     while True:
         count = 0
@@ -227,9 +230,9 @@ def stream(
             batch[count] = 0
             count += 1
         parts: list[Buffer] = []
-        for start in range(0, count, room) or (0,):
-            piece = batch[start : min(start + room, count)]
-            last = _LAST if left == 0 and start + room >= count else 0
+        for start in range(0, count, length) or (0,):
+            piece = batch[start : min(start + length, count)]
+            last = _LAST if left == 0 and start + length >= count else 0
             parts += (_HEADER.pack(4, len(piece) + 6, len(piece) + 2, context_id, last), piece)
         yield parts
         if left == 0:

@@ -19,7 +19,7 @@ from pacsroute.admission import admit, left
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
-from pacsroute.dimse.messages import Assembler, Message, fragment, message_ids, stream
+from pacsroute.dimse.messages import BATCH, Assembler, Message, fragment, message_ids, stream
 from pacsroute.dispatcher import Memory, is_expected, open_sink
 from pacsroute.errors import (
     AssociationAborted,
@@ -112,6 +112,7 @@ class Association(Channel):
         self.window = 1
         self._defer = defer
         self._peer_maximum = 0
+        self._room: memoryview | None = None
         self._assembler = Assembler(self._open_sink, self.config.max_command_length)
         self._admitted = False
         self._messages: deque[Message] = deque()
@@ -552,7 +553,9 @@ class Association(Channel):
         file.seek(start)
         with self._lock:
             self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
-            batches = stream(context_id, file, size, self._peer_maximum)
+            # Made once: new memory costs as much as what is read into it.
+            self._room = self._room or memoryview(bytearray(BATCH))
+            batches = stream(context_id, file, size, self._peer_maximum, self._room)
             deadline = time.monotonic() + self.config.message_timeout
             while (batch := self._next_batch(batches)) is not None:
                 self._held += batch

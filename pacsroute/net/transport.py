@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import math
 import os
 import select
@@ -195,22 +196,25 @@ def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) ->
     if isinstance(sock, TappedSocket):  # which tells all of it before it goes
         sock.sendall(b"".join(buffers))
         return
-    if len(buffers) > 1 and sum(map(len, buffers)) <= _JOINED:
+    whole = sum(map(len, buffers))
+    if len(buffers) > 1 and whole <= _JOINED:
         buffers = [b"".join(buffers)]
-    if len(buffers) == 1:
-        sent = sock.send(buffers[0])
-        if sent == len(buffers[0]):  # as most are
-            return
-        buffers = [memoryview(buffers[0])[sent:]]
+    sent = _send(sock, buffers)
+    if sent == whole:  # as most are
+        return
     waiting = deque(memoryview(buffer) for buffer in buffers)
-    while waiting:
-        if len(waiting) == 1:
-            sent = sock.send(waiting[0])
-        else:
-            sent = sock.sendmsg([waiting[i] for i in range(min(len(waiting), _IOV_MAX))])
+    while True:
         while waiting and sent >= len(waiting[0]):
             sent -= len(waiting.popleft())
-        if waiting and time.monotonic() > deadline:
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
             raise TimeoutError("the peer took too long")
-        if sent:
-            waiting[0] = waiting[0][sent:]
+        waiting[0] = waiting[0][sent:]
+        sent = _send(sock, list(itertools.islice(waiting, _IOV_MAX)))
+
+
+def _send(sock: Socket, buffers: list[Any]) -> int:
+    if len(buffers) == 1:
+        return sock.send(buffers[0])
+    return sock.sendmsg(buffers[:_IOV_MAX])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pacsroute import uids
 from pacsroute.dataset.bulk import without_bulk_data
 from pacsroute.dataset.instance import Instance
@@ -37,12 +39,16 @@ def _sender(call: Call, command: CGetRQ) -> retrieve.Sender:
     association = call.association
     bare = call.context.abstract_syntax == uids.WITHOUT_BULK_DATA
 
-    def send(instance: Instance) -> Status:
+    def send(instance: Instance, meanwhile: Callable[[], object]) -> Status:
         if bare:
             instance = without_bulk_data(instance)
-        context = transfer.pick(association.contexts.values(), instance, as_acceptor=True)
         return transfer.send(
-            association, context, instance, next(association.numbers), priority=command.priority
+            association,
+            transfer.pick(association.contexts.values(), instance, as_acceptor=True),
+            instance,
+            next(association.numbers),
+            priority=command.priority,
+            meanwhile=meanwhile,
         )
 
     return send

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CMoveRQ
@@ -75,7 +76,7 @@ class _Destination:
         self._delivered = 0
         self._lost: Exception | None = None
 
-    def send(self, instance: Instance) -> Status:
+    def send(self, instance: Instance, meanwhile: Callable[[], object]) -> Status:
         """Send an instance, on a second association if the first one breaks."""
         needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
         for last_try in (False, True):
@@ -89,6 +90,7 @@ class _Destination:
                     next(association.numbers),
                     priority=self._priority,
                     originator=self._originator,
+                    meanwhile=meanwhile,
                 )
             except ReadFailed as error:
                 # Not sent again: it would arrive as a whole instance, and be a part of one.

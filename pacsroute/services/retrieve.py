@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from pacsroute.dataset.encode import encode
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CGetRQ, CMoveRQ, SubOperationsResponse
 from pacsroute.errors import DataSetError, NotAccepted
-from pacsroute.outcome import Outcome
+from pacsroute.outcome import Answer, Outcome
 from pacsroute.requests import GetRequest
 from pacsroute.services.base import Call, response
 from pacsroute.status import (
@@ -30,8 +30,54 @@ from pacsroute.status import (
 
 logger = logging.getLogger("pacsroute")
 
-Sender = Callable[[Instance], Status]
-"""Sends one instance; DataSetError, NotAccepted and OSError are failures of that sub-operation."""
+Sender = Callable[[Instance, Callable[[], object]], Status]
+"""Sends one instance, and calls the function while the peer has to do with it.
+
+DataSetError, NotAccepted and OSError are failures of that sub-operation.
+"""
+
+
+_QUICK = 0.005  # seconds
+
+
+class _Ahead:
+    """The answers of a handler, of which the next one can be fetched before it is its turn.
+
+    While a peer stores an instance, the handler finds the next one and it is opened, which
+    makes a tenth more of them a second. A handler that is slow would keep the peer's response
+    waiting, and what is told of it.
+    """
+
+    def __init__(self, answers: Iterator[Answer]) -> None:
+        self._answers = answers
+        self._fetched: Answer | None = None
+        self._quick = False
+
+    def __iter__(self) -> Iterator[Answer]:
+        return self
+
+    def __next__(self) -> Answer:
+        answer, self._fetched = self._fetched, None
+        return answer or self._fetch()
+
+    def _fetch(self) -> Answer:
+        started = time.perf_counter()
+        answer = next(self._answers)
+        self._quick = time.perf_counter() - started < _QUICK
+        return answer
+
+    def look(self) -> None:
+        """Fetch the next one, if it is likely to come at once."""
+        if self._quick and self._fetched is None:
+            self._fetched = self._fetch()  # the last one is never looked beyond
+            if isinstance(self._fetched.row, Instance):
+                self._fetched.row.get_ready()
+
+    def close(self) -> None:
+        """Close the answers, and what was fetched."""
+        if self._fetched is not None and isinstance(self._fetched.row, Instance):
+            self._fetched.row.forget()
+        self._answers.close()  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -102,7 +148,7 @@ def perform(
     counts = SubOperations()
     route = call.app.find_route(request)
     interval = 0.0 if route is None else route.pending_interval
-    answers = call.app.handle(request, route)
+    answers = _Ahead(call.app.handle(request, route))
 
     def pending() -> tuple[int, Any]:
         return context.id, counted(command, Outcome(Status(PENDING)), counts, remaining=True)
@@ -118,20 +164,24 @@ def perform(
                 if early and association.cancelled(request.message_id):
                     break
                 # Whoever returns Success says no more than that it is done.
-                given = outcome is not None and outcome.status.code != SUCCESS
-                return outcome if given else Outcome(counts.status()), counts
+                if outcome is not None and outcome.status.code != SUCCESS:
+                    return outcome, counts
+                return Outcome(counts.status()), counts
             if not known:
                 # What some databases call -1, an unsigned number does not hold.
                 known, counts.remaining = True, max(0, request.count or 0)
             if association.cancelled(request.message_id):
                 break
-            status = _sent(sender, item, request)
-            counts.add(status, item.sop_instance_if_known)
+            assert isinstance(item, Instance)
+            name = item.sop_instance_if_known  # now: the handler may use a Dataset again
+            status = _sent(sender, item, request, answers.look)
+            counts.add(status, name or item.sop_instance_if_known)
             call.app.observer.sub_operation(call, status)
             now = time.monotonic()
             if now - said >= interval:
                 said = now
-                association.send(*pending())
+                # It goes with the next instance, or soon after.
+                association.send(*pending(), more=True)
     finally:
         association.pulse(None)
         answers.close()
@@ -141,12 +191,16 @@ def perform(
     return Outcome(Status(CANCEL)), counts
 
 
-def _sent(sender: Sender, instance: Instance, request: GetRequest) -> Status:
+def _sent(
+    sender: Sender, instance: Instance, request: GetRequest, meanwhile: Callable[[], object]
+) -> Status:
     try:
-        status = sender(instance)
+        status = sender(instance, meanwhile)
     except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also a path that is none
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
+    finally:
+        instance.forget()
     if status.category not in ("Success", "Warning"):
         logger.warning(
             "C-%s from %s: %s failed: %s",

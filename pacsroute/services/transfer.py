@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pacsroute import uids
 from pacsroute.dataset.convert import can_convert
@@ -85,6 +85,7 @@ def send(
     *,
     priority: int = 0,
     originator: tuple[str, int] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Status:
     """Send an instance and return the peer's status.
 
@@ -102,6 +103,8 @@ def send(
         As `pacsroute.dimse.commands` names it.
     originator : (str, int), optional
         The calling AE title and the Message ID of the C-MOVE behind it.
+    meanwhile : callable, optional
+        Called when it is sent, while the peer has to do with it.
 
     Raises
     ------
@@ -122,6 +125,8 @@ def send(
         command.move_originator_ae, command.move_originator_message_id = originator
     with instance.open_as(context.transfer_syntax) as file:
         association.send(context.id, command, file)
+    if meanwhile is not None:
+        meanwhile()
     answer = association.receive(response_to=message_id).command
     if not isinstance(answer, CStoreRSP):
         raise ProtocolError(f"a C-STORE was answered with {type(answer).__name__}")
