@@ -78,7 +78,7 @@ COMMAND_FIELDS = {
 def command_of(kind):
     values = {}
     for field in fields(kind):
-        if field.name == "received_field":
+        if field.name == "received_field" or not field.init:
             continue
         strategy = VALUES.get(field.name, number)
         values[field.name] = OPTIONAL | strategy if field.default is None else strategy

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,10 +25,14 @@ _AT = struct.Struct("<HH")
 
 @dataclass(slots=True, kw_only=True)
 class Command:
-    """What all messages have: their Command Field, and whether a data set follows."""
+    """What all messages have: their Command Field, and whether a data set follows.
+
+    What goes out many times as it is has its bytes in `encoded`, and is not changed any more.
+    """
 
     command_field: ClassVar[int] = 0
     has_data_set: bool = False
+    encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -383,6 +387,17 @@ _ELEMENTS: dict[str, tuple[int, _Codec]] = {
 }
 
 
+def values_of(command: Command) -> dict[str, Any]:
+    """Return the fields of a command by name.
+
+    Examples
+    --------
+    >>> values_of(CEchoRQ(message_id=1))
+    {'has_data_set': False, 'message_id': 1, 'affected_sop_class': ''}
+    """
+    return {one.name: getattr(command, one.name) for one in fields(command) if one.init}
+
+
 def keyword(name: str) -> str:
     """Return the dictionary's keyword of a field of a command.
 
@@ -401,7 +416,7 @@ _Plan = tuple[Callable[[Any], tuple[Any, ...]], list[tuple[int, Callable[[int, A
 
 
 def _plan(kind: type[Command]) -> _Plan:
-    own = {field.name for field in fields(kind)}
+    own = {one.name for one in fields(kind)}
     written = own if "received_field" in own else own | {"command_field"}
     names = [name for name in _ELEMENTS if name in written]
     writers = [(_ELEMENTS[name][0], _ELEMENTS[name][1][0]) for name in names]
@@ -427,6 +442,8 @@ def encode(command: Command) -> bytes:
     >>> decode(encode(CEchoRQ(message_id=7, affected_sop_class="1.2.840.10008.1.1")))
     CEchoRQ(has_data_set=False, message_id=7, affected_sop_class='1.2.840.10008.1.1')
     """
+    if command.encoded is not None:
+        return command.encoded
     kind = type(command)
     try:
         if kind in _USUAL and len(command.affected_sop_class or "") <= 64:  # type: ignore[attr-defined]
@@ -459,7 +476,7 @@ class _Usual(NamedTuple):
 
 def _usual(kind: type[Command]) -> _Usual:
     number = "message_id" if issubclass(kind, Request) else "message_id_responded_to"
-    own = {field.name for field in fields(kind)} | {"command_field"}
+    own = {one.name for one in fields(kind)} | {"command_field"}
     writers = [(name, element, codec[0]) for name, (element, codec) in _ELEMENTS.items()]
     first = [writer for writer in writers if writer[0] in own and writer[1] < 0x1000]
     second = [writer for writer in writers if writer[0] in own and writer[1] >= 0x1000]
@@ -574,7 +591,7 @@ def _alike(
             command = _decode(data)
         except ProtocolError:
             return None
-        samples.append((type(command), {f.name: getattr(command, f.name) for f in fields(command)}))
+        samples.append((type(command), values_of(command)))
     (kind, values), (other, others) = samples
     gaps = {name: value for name, value in values.items() if others.get(name) != value}
     number = "message_id" if "message_id" in gaps else "message_id_responded_to"
@@ -609,5 +626,5 @@ def _decode(data: bytes) -> Command:
     try:
         return kind(**known)
     except TypeError:  # elements that the message does not have
-        own = {field.name for field in fields(kind)}
+        own = {one.name for one in fields(kind)}
         return kind(**{name: value for name, value in known.items() if name in own})

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-
-from pydicom import Dataset
+from collections.abc import Iterator
 
 from pacsroute import uids
 from pacsroute.dataset.encode import RowEncoder
-from pacsroute.dimse.commands import CFindRQ
+from pacsroute.dataset.instance import Instance
+from pacsroute.dimse.commands import CFindRQ, Response, encode
 from pacsroute.errors import AssociationError
 from pacsroute.outcome import Answer, Outcome
 from pacsroute.requests import FindRequest
@@ -44,6 +43,14 @@ def answer(call: Call) -> Outcome:
     return outcome
 
 
+def _pending(command: CFindRQ, status: int) -> Response:
+    """Return a Pending that is sent over and over, encoded once."""
+    pending = response(command, Outcome(Status(status)))
+    pending.has_data_set = True
+    pending.encoded = encode(pending)
+    return pending
+
+
 def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome:
     """Send a Pending for each answer; return what the final response is to say."""
     app, association, context = call.app, call.association, call.context
@@ -59,13 +66,12 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     encoder = RowEncoder(
         context.transfer_syntax, request.identifier, always=always, charset=charset
     )
-    complete = response(command, Outcome(Status(PENDING)))
-    partial = response(command, Outcome(Status(PENDING_WARNING)))
+    complete, partial = _pending(command, PENDING), _pending(command, PENDING_WARNING)
     answers: Iterator[Answer] = app.handle(request, route)
     looked, sent = 0.0, 0
     try:
         for row, outcome, supported in answers:
-            if not isinstance(row, (dict, Mapping, Dataset)):
+            if row is None or isinstance(row, Instance):
                 assert outcome is not None
                 # A handler that ends because it saw the cancel has not told everything.
                 early = outcome.status.code == SUCCESS

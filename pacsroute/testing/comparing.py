@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.dataset.parse import readable
-from pacsroute.dimse.commands import CCancelRQ, Response, SubOperationsResponse, keyword
+from pacsroute.dimse.commands import CCancelRQ, Response, SubOperationsResponse, keyword, values_of
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
 from pacsroute.status import Status
@@ -186,18 +185,19 @@ def _messages(
         contexts = (f"context {message.context_id}" for message in (one, other))
         yield Difference(where, *contexts)
         return
-    for field in fields(one.command):
-        before, now = getattr(one.command, field.name), getattr(other.command, field.name)
-        if before == now or field.name in _NOT_COMPARED or keyword(field.name) in ignore:
+    others = values_of(other.command)
+    for name, before in values_of(one.command).items():
+        now = others[name]
+        if before == now or name in _NOT_COMPARED or keyword(name) in ignore:
             continue
-        if field.name == "status":
+        if name == "status":
             told = [str(Status(code)) for code in (before, now)]
         else:
             told = [
-                _NOTHING if value is None else shown(field.name, value, values=values)
+                _NOTHING if value is None else shown(name, value, values=values)
                 for value in (before, now)
             ]
-        yield _difference(f"{where}, {keyword(field.name)}", *told)
+        yield _difference(f"{where}, {keyword(name)}", *told)
     data = [message.data for message in (one, other)]
     accepted = observer.contexts.get(one.context_id)
     syntax = accepted.transfer_syntax if accepted else ""

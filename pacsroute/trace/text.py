@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Any
 
 import click
@@ -20,6 +19,7 @@ from pacsroute.dimse.commands import (
     Response,
     SubOperationsResponse,
     keyword,
+    values_of,
 )
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
@@ -200,15 +200,14 @@ class Trace:
             yield " " * _INDENT + click.style("the message is cut here", fg="red")
 
     def _elements(self, command: Command) -> Iterator[tuple[str, str]]:
-        for field in fields(command):
-            value: Any = getattr(command, field.name)
-            if field.name in _TOLD or value is None or value == "":
+        for name, value in values_of(command).items():
+            if name in _TOLD or value is None or value == "":
                 continue
-            if field.name == "priority":
+            if name == "priority":
                 if value:
                     yield "Priority", _PRIORITIES.get(value, str(value))
                 continue
-            yield keyword(field.name), shown(field.name, value, values=self._values)
+            yield keyword(name), shown(name, value, values=self._values)
 
     def _data_set(self, data: DataSet, syntax: str, stored: bool) -> Iterator[str]:
         about = f"data set, {data.size:,} bytes"
