@@ -68,7 +68,7 @@ class Channel:
             maximum_associate_length=config.max_associate_length,
         )
         self._begun = 0.0  # when the message that is coming has begun
-        self._quick = self._small = False
+        self._quick, self._small = True, False
         self._ended: AssociationError | None = None
         self._stopping = False
         self._lost: OSError | None = None
@@ -125,14 +125,9 @@ class Channel:
             self._keep_up()
             if self._ended is not None:
                 return
-        room = self._connection.get_buffer()
         while True:
             try:
-                count = self._soon(room) if self._quick and self.alone() else -1
-                if count < 0:
-                    started = time.perf_counter()
-                    count = self._socket.recv_into(room)
-                    self._quick = time.perf_counter() - started < _SOON
+                count = self._receive()
             except BlockingIOError:
                 silent += self._tick
                 if silent >= self.config.network_timeout and self._in_message():
@@ -167,6 +162,18 @@ class Channel:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
 
+    def _receive(self, flags: int = 0) -> int:
+        """Read what comes next into the connection's buffer; BlockingIOError if nothing does."""
+        room = self._connection.get_buffer()
+        if self._quick and self.alone():
+            count = self._soon(room)
+            if count >= 0:
+                return count
+        started = time.perf_counter()
+        count = self._socket.recv_into(room, 0, flags)
+        self._quick = time.perf_counter() - started < _SOON
+        return count
+
     def _soon(self, room: memoryview) -> int:
         """Read what comes at once, or return -1: the thread may as well go to sleep.
 
@@ -196,7 +203,7 @@ class Channel:
                     return False
                 flags = transport.DONTWAIT
             try:
-                count = self._socket.recv_into(self._connection.get_buffer(), 0, flags)
+                count = self._receive(flags)
             except BlockingIOError:
                 continue  # nothing, or less than a record of TLS
             except OSError as error:

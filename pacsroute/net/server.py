@@ -379,7 +379,7 @@ class Server:
             tls=tls.server() if tls else None,
             config=config,
         )
-        association.alone = lambda: self._places.associations == 1
+        association.alone = lambda: self._places.associations <= 1
         started = time.monotonic()
         places: list[str] = []
         with self._lock:
