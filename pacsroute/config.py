@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pacsroute import access
-from pacsroute.errors import SetupError
+from pacsroute.errors import SetupError, nearest
 
 MIB = 1_048_576
 
@@ -169,6 +167,8 @@ class Config:
         SetupError
             Also if there is no such file, or it is no TOML.
         """
+        import tomllib  # noqa: PLC0415 - only for those who have such a file
+
         path = Path(path)
         try:
             found = tomllib.loads(path.read_text("utf-8"))
@@ -198,7 +198,7 @@ class Config:
             name = variable.removeprefix(prefix).lower()
             if not variable.startswith(prefix):
                 continue
-            if name in SETTINGS or difflib.get_close_matches(name, SETTINGS, 1, 0.85):
+            if name in SETTINGS or nearest(name, SETTINGS, 0.85):
                 try:
                     setattr(self, name, value)
                 except SetupError as error:
@@ -239,9 +239,7 @@ def ae_title(text: str) -> str:
 def _checked(name: str, value: Any) -> Any:
     setting = SETTINGS.get(name)
     if setting is None:
-        near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise SetupError(f"there is no setting {name!r}{hint}")
+        raise SetupError(f"there is no setting {name!r}{nearest(name, SETTINGS)}")
     said, value = value, _converted(name, value)
     if name == "allow" and not value and isinstance(said, str):
         raise SetupError("allow is empty, which would let everybody in: leave it out for that")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -11,6 +12,20 @@ class PacsrouteError(Exception):
 
 class SetupError(PacsrouteError):
     """A mistake in how an app is put together; the message says what to do."""
+
+
+def nearest(text: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return what an error message says of the name that was perhaps meant; empty if none is near.
+
+    Examples
+    --------
+    >>> nearest("CT_Storage", ["CTStorage", "MRStorage"])
+    "; did you mean 'CTStorage'?"
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 - only for those who mistype
+
+    near = get_close_matches(text, list(names), 1, cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class DataSetError(PacsrouteError, ValueError):

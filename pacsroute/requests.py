@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
@@ -45,7 +45,7 @@ class Association(Protocol):
         """Tell whether the peer has cancelled the request, or is gone."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class Request:
     """What every request has.
 
@@ -98,6 +98,19 @@ class Request:
     _state: SimpleNamespace | None = field(default=None, repr=False)
     _route: Route | None = field(default=None, repr=False, compare=False)
 
+    # One for all: generating them for each kind takes a twentieth of a server's start.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = (f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        names = [one.name for one in fields(self) if one.compare]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     @property
     def state(self) -> SimpleNamespace:
         """A place for what hooks and handlers of this request share."""
@@ -125,14 +138,14 @@ class Request:
         self.followers.append(lambda: function(*args))
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class EchoRequest(Request):
     """C-ECHO: is anybody there? (PS3.7 §9.1.5)."""
 
     command: ClassVar[str] = "echo"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class StoreRequest(Request):
     """C-STORE: keep this instance (PS3.7 §9.1.1).
 
@@ -184,7 +197,7 @@ LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 """The levels of query/retrieve, from the top (PS3.4 §C.6)."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class QueryRequest(Request):
     """What requests with an identifier have in common.
 
@@ -206,14 +219,14 @@ class QueryRequest(Request):
         return {level[:3]: level for level in LEVELS}.get(written[:3], "")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class FindRequest(QueryRequest):
     """C-FIND: what is there that matches? (PS3.7 §9.1.2)."""
 
     command: ClassVar[str] = "find"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class GetRequest(QueryRequest):
     """C-GET: send these instances on this association (PS3.7 §9.1.3).
 
@@ -229,7 +242,7 @@ class GetRequest(QueryRequest):
     count: int | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class MoveRequest(GetRequest):
     """C-MOVE: send these instances to somebody (PS3.7 §9.1.4).
 
@@ -244,7 +257,7 @@ class MoveRequest(GetRequest):
     move_destination: str = ""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class NormalizedRequest(Request):
     """What the requests of the N-services have in common (PS3.7 §10).
 
@@ -296,7 +309,7 @@ class EventReport(NamedTuple):
     information: Mapping[str, Any] | Dataset | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class NCreateRequest(NormalizedRequest):
     """N-CREATE: make this SOP instance (PS3.7 §10.1.5)."""
 
@@ -305,7 +318,7 @@ class NCreateRequest(NormalizedRequest):
     attribute_list: Dataset = field(default_factory=late.empty)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class NSetRequest(NormalizedRequest):
     """N-SET: change these attributes (PS3.7 §10.1.3)."""
 
@@ -314,7 +327,7 @@ class NSetRequest(NormalizedRequest):
     modification_list: Dataset = field(default_factory=late.empty)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class NGetRequest(NormalizedRequest):
     """N-GET: tell these attributes; all of them where none is asked for (PS3.7 §10.1.2).
 
@@ -329,7 +342,7 @@ class NGetRequest(NormalizedRequest):
     attribute_identifiers: tuple[int, ...] = ()
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class NActionRequest(NormalizedRequest):
     """N-ACTION: do this (PS3.7 §10.1.4)."""
 
@@ -339,14 +352,14 @@ class NActionRequest(NormalizedRequest):
     action_information: Dataset = field(default_factory=late.empty)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class NDeleteRequest(NormalizedRequest):
     """N-DELETE: this SOP instance is no longer needed (PS3.7 §10.1.6)."""
 
     command: ClassVar[str] = "n_delete"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class NEventReportRequest(NormalizedRequest):
     """N-EVENT-REPORT: this has happened (PS3.7 §10.1.1)."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pacsroute import extended, uids
-from pacsroute.errors import SetupError
+from pacsroute.errors import SetupError, nearest
 
 Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -372,9 +371,8 @@ class Router:
     ) -> Any:
         for name in options:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
-                raise SetupError(f"@app.{command} has no option {name!r}; {hint}")
+                hint = nearest(name, names, 0.4) or f"; it takes {', '.join(names)}"
+                raise SetupError(f"@app.{command} has no option {name!r}{hint}")
         if command in uids.N_COMMANDS and (callable(first) or first is None):
             raise SetupError(f'@app.{command} needs a SOP class: @app.{command}("MPPS")')
         if callable(first):
@@ -480,9 +478,7 @@ def check_charset(text: str) -> None:
 
     for term in text.split("\\"):
         if term and term not in SUPPORTED:
-            near = difflib.get_close_matches(term, SUPPORTED, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise SetupError(f"{term!r} is no Specific Character Set{hint}")
+            raise SetupError(f"{term!r} is no Specific Character Set{nearest(term, SUPPORTED)}")
 
 
 def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
-from pacsroute.errors import SetupError
+from pacsroute.errors import SetupError, nearest
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 IMPLEMENTATION_CLASS = "2.25.224098470337241907862398706190434471503"
@@ -304,9 +303,7 @@ def sop_class(text: str, command: str) -> str:
         if text in others:
             raise SetupError(f"{text!r} is a class of {other}, not of {command}")
     names = [*short, *(word for word, uid in _KEYWORDS.items() if uid in SOP_CLASSES)]
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise SetupError(f"no SOP class is called {text!r}{hint}")
+    raise SetupError(f"no SOP class is called {text!r}{nearest(text, names)}")
 
 
 def transfer_syntax(text: str) -> str:
@@ -323,6 +320,4 @@ def transfer_syntax(text: str) -> str:
     if uid in TRANSFER_SYNTAXES:
         return str(uid)
     names = [word for word, uid in _KEYWORDS.items() if uid in TRANSFER_SYNTAXES]
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise SetupError(f"no transfer syntax is called {text!r}{hint}")
+    raise SetupError(f"no transfer syntax is called {text!r}{nearest(text, names)}")

@@ -7,8 +7,6 @@ import errno
 import io
 import itertools
 import os
-import secrets
-import tempfile
 import threading
 from typing import Any, BinaryIO
 
@@ -38,7 +36,7 @@ def write_all(fd: int, *pieces: bytes | memoryview) -> None:
 
 
 _PREFIX, _SUFFIX = ".pacsroute-", ".part"
-_TOKEN = secrets.token_hex(6)
+_TOKEN = os.urandom(6).hex()
 _COUNT = itertools.count()
 _NAMELESS = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
@@ -196,6 +194,12 @@ def _link(fd: int, target: str) -> None:
     os.link(f"/proc/self/fd/{fd}", target, src_dir_fd=fd, follow_symlinks=True)
 
 
+def _temporary() -> str:
+    from tempfile import gettempdir  # noqa: PLC0415 - with OpenSSL behind it, and seldom asked
+
+    return gettempdir()
+
+
 class Room:
     """How many bytes all spools of an app have in files."""
 
@@ -350,8 +354,7 @@ class Spool:
     def _to_file(self, data: bytes | memoryview) -> None:
         """Write what came so far, and the next fragment."""
         try:
-            folder = tempfile.gettempdir() if self._folder is None else self._folder
-            self._fd, self._path = draft(folder)
+            self._fd, self._path = draft(_temporary() if self._folder is None else self._folder)
             self._temporary = True
             self._take(self.size)
             write_all(self._fd, self.head, *self._chunks, data)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pacsroute import uids
 from pacsroute.app import App
@@ -28,10 +28,12 @@ from pacsroute.logs import about
 from pacsroute.net import transport
 from pacsroute.net.association import Association
 from pacsroute.net.listening import listen
-from pacsroute.net.monitor import Monitor
 from pacsroute.net.places import REFUSALS, Places
 from pacsroute.net.tls import TLS, configured, subject
 from pacsroute.upper_layer.pdu import AssociateRJ
+
+if TYPE_CHECKING:
+    from pacsroute.net.monitor import Monitor
 
 logger = logging.getLogger("pacsroute")
 
@@ -114,6 +116,8 @@ class Server:
         self.metrics_port: int | None = None
         self._monitor: Monitor | None = None
         if self.config.metrics_port is not None:
+            from pacsroute.net.monitor import Monitor  # noqa: PLC0415 - with its HTTP, if asked for
+
             self._monitor = Monitor(listeners.pop(), app, self.obstacle)
             self.metrics_port = self._monitor.port
         self._doors = [_Door(listener) for listener in listeners]
