@@ -456,10 +456,17 @@ def encode(command: Command) -> bytes:
     """
     if command.encoded is not None:
         return command.encoded
-    kind = type(command)
+    kind: Any = type(command)
     try:
         if kind in _USUAL and len(command.affected_sop_class or "") <= 64:  # type: ignore[attr-defined]
-            return _encode_usual(command, *_USUAL[kind])
+            number, values, _, second = _USUAL[kind]
+            end = b""
+            for name, element, write in second:
+                value = getattr(command, name)
+                if value is not None:
+                    end += write(element, value)
+            before, after = _first_half(kind, values(command), len(end))
+            return before + _US.pack(number(command)) + after + end
         body = _body(command)
     except (struct.error, UnicodeEncodeError) as error:
         raise ValueError(f"{kind.__name__}: {error}") from None
@@ -478,59 +485,46 @@ _Writer = tuple[str, int, Callable[[int, Any], bytes]]
 
 
 class _Usual(NamedTuple):
-    """How a message is written in two halves: before its SOP Instance UID, and from it on."""
+    """How a message is written of which many are alike, but for their ID and second half.
 
-    number: str
-    values: Callable[[Any], tuple[Any, ...]]  # of the first half, but for its Message ID
-    first: list[_Writer]
+    They are sent over and over; this takes a third of the time of putting them together anew.
+    """
+
+    number: Callable[[Any], int]  # fetches the Message ID
+    values: Callable[[Any], tuple[Any, ...]]  # fetches what else is in the first half
+    first: list[_Writer]  # before the SOP Instance UID
     second: list[_Writer]
 
 
 def _usual(kind: type[Command]) -> _Usual:
-    number = "message_id" if issubclass(kind, Request) else "message_id_responded_to"
     own = {one.name for one in fields(kind)} | {"command_field"}
     writers = [(name, element, codec[0]) for name, (element, codec) in _ELEMENTS.items()]
     first = [writer for writer in writers if writer[0] in own and writer[1] < 0x1000]
     second = [writer for writer in writers if writer[0] in own and writer[1] >= 0x1000]
-    names = [name for name, _, _ in first if name != number]
-    return _Usual(number, operator.attrgetter(*names), first, second)
+    number = next(name for name, element, _ in first if element in _IDS)
+    names = [name for name, element, _ in first if element not in (COMMAND_FIELD, *_IDS)]
+    return _Usual(operator.attrgetter(number), operator.attrgetter(*names), first, second)
 
 
+_IDS = (0x0110, 0x0120)
 _USUAL: dict[type[Command], _Usual] = {
     kind: _usual(kind) for kind in (CEchoRSP, CStoreRQ, CStoreRSP, CFindRSP, CGetRSP, CMoveRSP)
 }
 
 
-def _encode_usual(
-    command: Any, number: str, values: Callable[[Any], Any], _: Any, second: list[_Writer]
-) -> bytes:
-    """Encode what is like others but for its Message ID, SOP Instance UID or counts.
-
-    They are sent over and over; this takes a third of the time of putting them together anew.
-    """
-    end = b""
-    for name, element, write in second:
-        value = getattr(command, name)
-        if value is not None:
-            end += write(element, value)
-    kind: Any = type(command)
-    before, after = _first_half(kind, values(command), len(end))
-    return before + _US.pack(getattr(command, number)) + after + end
-
-
 @lru_cache(maxsize=1024)
-def _first_half(kind: type[Command], values: tuple[Any, ...], second: int) -> tuple[bytes, bytes]:
+def _first_half(kind: Any, values: tuple[Any, ...], second: int) -> tuple[bytes, bytes]:
     """Return what stands before and after the Message ID in the first half of messages."""
-    usual, rest = _USUAL[kind], iter(values)
-    parts: list[bytes] = []
-    at = 0
-    for name, element, write in usual.first:
-        value = 0 if name == usual.number else next(rest)
-        if value is not None:
-            parts.append(write(element, value))
-        if name == usual.number:
-            at = sum(map(len, parts))
-    body = b"".join(parts)
+    rest = iter(values)
+    body, at = b"", 0
+    for _, element, write in _USUAL[kind].first:
+        if element in _IDS:
+            body += write(element, 0)
+            at = len(body)
+        else:
+            value = kind.command_field if element == COMMAND_FIELD else next(rest)
+            if value is not None:
+                body += write(element, value)
     before = _GROUP_LENGTH.pack(0, 0, 4, len(body) + second) + body[: at - _US.size]
     return before, body[at:]
 

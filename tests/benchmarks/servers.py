@@ -93,11 +93,13 @@ class Server:
     def _command(self):
         port = str(self.port)
         match self.name:
-            case "pacsroute" | "pacsroute, durable":
+            case "pacsroute" | "pacsroute, durable" | "pacsroute --workers 2":
                 app = str(_APPS / "pacsroute_app.py")
                 options = ["--log-level", "warning"]
                 for limit in ("", "-per-host", "-per-ae"):
                     options += (f"--max-associations{limit}", "2000")
+                if "--workers" in self.name:
+                    options += self.name.split()[1:]
                 return [sys.executable, "-m", "pacsroute", "run", app, "--port", port, *options]
             case "pynetdicom":
                 return [sys.executable, str(_APPS / "pynetdicom_app.py"), port]
