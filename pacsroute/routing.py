@@ -226,6 +226,11 @@ class Router:
         extended : list of str, optional
             What it supports of ``relational`` and ``enhanced_multi_frame`` (PS3.4 §C.5.3.1).
 
+        Notes
+        -----
+        It is asked for the next instance when one has been sent, mostly before the peer has
+        said that it is stored.
+
         Examples
         --------
         >>> router = Router()

@@ -995,6 +995,83 @@ def test_instances_of_the_same_kind_share_an_association():
 # ------------------------------------------------------------------------------ files
 
 
+class Watched(Instance):
+    """An instance that tells when it has been opened ahead."""
+
+    def get_ready(self):
+        super().get_ready()
+        self.opened.set()
+
+
+def watched(folder, count):
+    instances = files(folder, count)
+    for instance in instances:
+        instance.__class__, instance.opened = Watched, threading.Event()
+    return instances
+
+
+@pytest.mark.parametrize("service", ["get", "move"])
+def test_the_next_instance_is_found_and_opened_while_a_peer_stores_one(
+    service, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pacsroute.services.retrieve._QUICK", WAIT)
+    instances = watched(tmp_path, 2)
+    path = tmp_path / f"{uid(1)}.dcm"
+
+    def handler(request):
+        request.count = 2
+        yield from instances
+
+    def store(*_):
+        if path.exists():  # the first one is being stored
+            assert instances[1].opened.wait(WAIT)
+            path.unlink()
+        return 0
+
+    with receiving(store) as destination, serving(handler, DEST=destination.port) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            getattr(peer, service)()
+            _, final, _, _ = peer.all(store)
+            peer.release()
+    assert (final.status, counts(final)) == (0, (None, 2, 0, 0))
+
+
+def test_what_was_opened_ahead_is_closed_after_a_cancel(tmp_path, monkeypatch):
+    monkeypatch.setattr("pacsroute.services.retrieve._QUICK", WAIT)
+    instances = watched(tmp_path, 3)
+
+    def handler(request):
+        request.count = 3
+        yield from instances
+
+    def store(number, command):
+        assert instances[1].opened.wait(WAIT)
+        peer.cancel(1)
+        return 0
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        _, final, _, came = peer.all(store)
+        peer.release()
+    assert (final.status, counts(final), len(came)) == (0xFE00, (2, 1, 0, 0), 1)
+    assert [instance._opened for instance in instances] == [None, None, None]
+
+
+def test_a_failed_dataset_is_named_even_if_the_handler_uses_it_again():
+    def handler(request):
+        request.count = 2
+        ds = made(0)
+        for number in range(2):
+            ds.SOPInstanceUID = uid(number)
+            yield ds
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        _, final, failed, _ = peer.all(lambda number, command: 0xA700 if number == 0 else 0)
+        peer.release()
+    assert (final.status, failed) == (0xB000, [uid(0)])
+
+
 @pytest.mark.parametrize("service", ["get", "move"])
 @pytest.mark.parametrize("hints", [True, False])
 def test_a_file_that_vanishes_is_named_by_its_hints(service, hints, tmp_path):

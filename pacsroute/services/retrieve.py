@@ -51,6 +51,7 @@ class _Ahead:
     def __init__(self, answers: Iterator[Answer]) -> None:
         self._answers = answers
         self._fetched: Answer | None = None
+        self._ready: Instance | None = None
         self._quick = False
 
     def __iter__(self) -> Iterator[Answer]:
@@ -71,12 +72,13 @@ class _Ahead:
         if self._quick and self._fetched is None:
             self._fetched = self._fetch()  # the last one is never looked beyond
             if isinstance(self._fetched.row, Instance):
-                self._fetched.row.get_ready()
+                self._ready = self._fetched.row
+                self._ready.get_ready()
 
     def close(self) -> None:
         """Close the answers, and what was fetched."""
-        if self._fetched is not None and isinstance(self._fetched.row, Instance):
-            self._fetched.row.forget()
+        if self._ready is not None:
+            self._ready.forget()
         self._answers.close()  # type: ignore[attr-defined]
 
 

@@ -234,6 +234,27 @@ def find_datasets(server, count):
     return find(server, count, client.PATIENT_FIND)
 
 
+def find_datasets_parallel(server, count, associations=4):
+    """Query over several associations at once; return the answers of all of them a second."""
+    ready = threading.Barrier(associations + 1)
+    rates = []
+
+    def query():
+        ready.wait()
+        rates.append(find_datasets(server, count))
+
+    threads = [threading.Thread(target=query) for _ in range(associations)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - started
+    assert len(rates) == associations
+    return 1000 * count * associations / seconds
+
+
 # ------------------------------------------------------------------ C-GET and C-MOVE
 
 

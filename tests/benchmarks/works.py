@@ -98,6 +98,7 @@ WORKS = {
             Party("pacsroute", exchanges.store_parallel),
             Party("storescp --fork", exchanges.store_parallel, "≥ 1.3"),
             Party("pynetdicom", exchanges.store_parallel, "≥ 25", share=0.4),
+            Party("pacsroute --workers 2", exchanges.store_parallel),
         ],
     ),
     "find": Work(
@@ -122,6 +123,15 @@ WORKS = {
         [
             Party("pacsroute", exchanges.find_datasets),
             Party("pynetdicom", exchanges.find_datasets, "≥ 8", share=0.4),
+        ],
+    ),
+    "find4": Work(
+        "the same, 4 associations",
+        "answers/s",
+        3,
+        [
+            Party("pacsroute", exchanges.find_datasets_parallel),
+            Party("pacsroute --workers 2", exchanges.find_datasets_parallel, "near 0.5"),
         ],
     ),
     "storescu": Work(
