@@ -413,6 +413,83 @@ def test_any_fragmentation_gives_the_same_events(stream, sizes, ends_well):
     assert copied.state == placed.state == ("Sta8" if ends_well else "Sta1")
 
 
+LARGE = bytes(range(256)) * 1500
+
+
+def large(is_last=True, data=LARGE):
+    return PDataTF((PDV(1, False, is_last, data),))
+
+
+def joined(events):
+    """Put together what was handed on in parts: contexts and kinds, ends, and bytes."""
+    found = []
+    for event in events:
+        for context_id, is_command, is_last, fragment in event.pdvs:
+            begun = b""
+            if found and found[-1][:2] == (context_id, is_command) and not found[-1][2]:
+                begun = found.pop()[3]
+            found.append((context_id, is_command, is_last, begun + fragment))
+    return found
+
+
+def test_the_first_part_of_a_large_pdv_is_handed_on_before_the_rest():
+    connection, whole = established(), encode(DATA) + encode(large())
+    assert feed(connection, whole[:50_000]) == [DATA]
+    assert feed(connection, whole[50_000:90_000]) == [
+        PDataTF((PDV(1, False, False, LARGE[: 90_000 - len(encode(DATA)) - 12]),))
+    ]
+    assert connection.partial
+    assert feed(connection, whole[90_000:-1]) == []
+    (rest,) = feed(connection, whole[-1:])
+    assert (rest.pdvs[0].is_last, len(rest.pdvs)) == (True, 1)
+    assert rest.pdvs[0].fragment == LARGE[90_000 - len(encode(DATA)) - 12 :]
+    assert not connection.partial
+
+
+def test_large_pdus_that_follow_each_other_come_whole():
+    connection = established()
+    feed(connection, DATA)
+    for _ in range(3):
+        whole = encode(large(is_last=False))
+        feed(connection, whole[:100_000])
+        feed(connection, whole[100_000:])
+    whole = encode(large())
+    assert feed(connection, whole[:100_000]) == []
+    assert feed(connection, whole[100_000:]) == [large()]
+
+
+def test_a_large_pdu_of_several_pdvs_comes_whole():
+    connection = established()
+    several = PDataTF((PDV(1, False, False, LARGE), PDV(1, False, True, LARGE)))
+    whole = encode(DATA) + encode(several)
+    assert feed(connection, whole[:100_000]) == [DATA]
+    assert feed(connection, whole[100_000:]) == [several]
+
+
+def test_after_an_abort_the_rest_of_a_large_pdv_is_ignored():
+    connection, whole = established(), encode(DATA) + encode(large()) + encode(Abort(0))
+    feed(connection, whole[:100_000])
+    connection.abort()
+    assert feed(connection, whole[100_000:]) == []
+    assert connection.state == "Sta1"
+
+
+@given(
+    st.lists(
+        st.sampled_from([DATA, large(), large(False), large(True, LARGE[:70_000])]), max_size=4
+    ),
+    st.lists(st.integers(1, 300_000), min_size=1, max_size=5),
+)
+@settings(deadline=None, max_examples=50)
+def test_any_fragmentation_of_large_pdvs_gives_the_same_bytes(stream, sizes):
+    connection, events = established(), []
+    for piece in cut(b"".join(map(encode, stream)), sizes):
+        connection.receive_data(piece)
+        events += taken(connection)
+    assert joined(events) == joined(stream)
+    assert not connection.partial
+
+
 def test_one_byte_at_a_time():
     connection, events = Connection("acceptor"), []
     for value in encode(REQUEST):
