@@ -128,6 +128,7 @@ def instances_of(
                 )
             yield item if isinstance(item, Instance) else Instance(item)
 
+    request.listed = isinstance(source, (list, tuple))
     coming = instances()
     first = next(coming, None)  # a generator has set the count by now, if it ever does
     if request.count is None and hasattr(source, "__len__"):
@@ -135,7 +136,7 @@ def instances_of(
     if first is not None and request.count is None:
         spool = None if request.app is None else request.app.config.spool
         known = [first.set_aside(spool), *(instance.set_aside(spool) for instance in coming)]
-        request.count = len(known)
+        request.count, request.listed = len(known), True
         first, coming = known[0], iter(known[1:])
     if first is not None:
         yield Answer(first, None)

@@ -235,11 +235,14 @@ class GetRequest(QueryRequest):
     count : int, optional
         How many instances there will be. A generator that sets it before its first
         yield is taken from one by one; one that does not is counted first.
+    listed : bool
+        Whether all of them are known, and nothing of the handler waits for what comes of one.
     """
 
     command: ClassVar[str] = "get"
 
     count: int | None = None
+    listed: bool = field(default=False, repr=False, compare=False)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

@@ -228,8 +228,8 @@ class Router:
 
         Notes
         -----
-        It is asked for the next instance when one has been sent, mostly before the peer has
-        said that it is stored.
+        A generator goes on when the peer has answered what it yielded last. What returns a list
+        is faster: the next instance is opened while the peer stores one.
 
         Examples
         --------

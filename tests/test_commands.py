@@ -357,3 +357,26 @@ def test_an_id_inside_a_uid_is_not_taken_for_the_message_id():
     data = encode(CEchoRQ(message_id=3, affected_sop_class=inside.decode("latin-1")))
     assert decode(data).message_id == 3
     assert commands._decode_usual(data) is None
+
+
+def test_a_message_id_that_is_cut_short_is_no_message_id():
+    data = encode(CEchoRQ(message_id=3, affected_sop_class="1.2"))
+    at = data.index(struct.pack("<HHI", 0, 0x0110, 2))
+    element_after = data[at + 10 :]
+    last = data[:at] + element_after + data[at : at + 10]
+    assert decode(last).message_id == 3
+    for missing in (1, 2):
+        with pytest.raises(ProtocolError):
+            decode(last[:-missing])
+
+
+def test_elements_that_only_look_like_the_message_id_are_not_taken_for_it():
+    """An unknown element may hold what looks like both gaps; what follows is what counts."""
+    inside = struct.pack("<HHIH", 0, 0x0110, 2, 9) + struct.pack("<HHI2s", 0, 0x1000, 2, b"9\0")
+    body = encode(CStoreRQ(message_id=3, affected_sop_class="1.2", affected_sop_instance="1.5"))[
+        12:
+    ]
+    data = commands._USUAL_HEAD + bytes(4)
+    data += struct.pack("<HHI", 0, 0x0004, len(inside)) + inside + body
+    command = decode(data)
+    assert (command.message_id, command.affected_sop_instance) == (3, "1.5")

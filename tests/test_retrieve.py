@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -995,37 +996,93 @@ def test_instances_of_the_same_kind_share_an_association():
 # ------------------------------------------------------------------------------ files
 
 
-class Watched(Instance):
-    """An instance that tells when it has been opened ahead."""
+@pytest.fixture
+def opened(monkeypatch):
+    """What is opened ahead, as it happens."""
+    instances, original = queue.Queue(), Instance.opened
 
-    def get_ready(self):
-        super().get_ready()
-        self.opened.set()
+    def watched(instance):
+        found = original(instance)
+        instances.put(found)
+        return found
 
-
-def watched(folder, count):
-    instances = files(folder, count)
-    for instance in instances:
-        instance.__class__, instance.opened = Watched, threading.Event()
+    monkeypatch.setattr(Instance, "opened", watched)
     return instances
 
 
 @pytest.mark.parametrize("service", ["get", "move"])
-def test_the_next_instance_is_found_and_opened_while_a_peer_stores_one(
-    service, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("pacsroute.services.retrieve._QUICK", WAIT)
-    instances = watched(tmp_path, 2)
+def test_the_next_of_a_list_is_opened_while_a_peer_stores_one(service, tmp_path, opened):
     path = tmp_path / f"{uid(1)}.dcm"
-
-    def handler(request):
-        request.count = 2
-        yield from instances
 
     def store(*_):
         if path.exists():  # the first one is being stored
-            assert instances[1].opened.wait(WAIT)
+            opened.get(timeout=WAIT)
             path.unlink()
+        return 0
+
+    instances = files(tmp_path, 2)
+    with receiving(store) as destination:
+        with serving(lambda request: instances, DEST=destination.port) as server:
+            with Requestor(server.port, (CT, EXPLICIT)) as peer:
+                getattr(peer, service)()
+                _, final, _, _ = peer.all(store)
+                peer.release()
+    assert (final.status, counts(final)) == (0, (None, 2, 0, 0))
+
+
+def test_what_was_opened_ahead_is_closed_after_a_cancel(tmp_path, opened):
+    ahead = []
+
+    def store(number, command):
+        ahead.append(opened.get(timeout=WAIT))
+        peer.cancel(1)
+        return 0
+
+    instances = files(tmp_path, 3)
+    with serving(lambda request: instances) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            peer.get()
+            _, final, _, came = peer.all(store)
+            peer.release()
+    assert (final.status, counts(final), len(came)) == (0xFE00, (2, 1, 0, 0), 1)
+    assert [instance._opened for instance in (*ahead, *instances)] == [None] * 4
+
+
+def test_instances_that_requests_share_are_sent_to_all_of_them(tmp_path):
+    instances = files(tmp_path, 5, 20_000)
+
+    def fetch(results):
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            for _ in range(10):
+                peer.get()
+                _, final, _, came = peer.all()
+                results.append((final.status, [data[-20_000:] for _, data in came]))
+            peer.release()
+
+    found = [[] for _ in range(3)]
+    with serving(lambda request: instances) as server:
+        threads = [threading.Thread(target=fetch, args=(results,)) for results in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT)
+    assert found == [[(0, [bytes(20_000)] * 5)] * 10] * 3
+
+
+@pytest.mark.parametrize("service", ["get", "move"])
+def test_a_generator_goes_on_when_the_peer_has_answered(service, tmp_path):
+    told = []
+
+    def handler(request):
+        request.count = 2
+        for number in range(2):
+            (instance,) = files(tmp_path, 1)
+            yield instance
+            told.append(f"answered {number}")
+            (tmp_path / f"{uid(0)}.dcm").unlink()
+
+    def store(*_):
+        told.append("stored")
         return 0
 
     with receiving(store) as destination, serving(handler, DEST=destination.port) as server:
@@ -1033,28 +1090,8 @@ def test_the_next_instance_is_found_and_opened_while_a_peer_stores_one(
             getattr(peer, service)()
             _, final, _, _ = peer.all(store)
             peer.release()
-    assert (final.status, counts(final)) == (0, (None, 2, 0, 0))
-
-
-def test_what_was_opened_ahead_is_closed_after_a_cancel(tmp_path, monkeypatch):
-    monkeypatch.setattr("pacsroute.services.retrieve._QUICK", WAIT)
-    instances = watched(tmp_path, 3)
-
-    def handler(request):
-        request.count = 3
-        yield from instances
-
-    def store(number, command):
-        assert instances[1].opened.wait(WAIT)
-        peer.cancel(1)
-        return 0
-
-    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
-        peer.get()
-        _, final, _, came = peer.all(store)
-        peer.release()
-    assert (final.status, counts(final), len(came)) == (0xFE00, (2, 1, 0, 0), 1)
-    assert [instance._opened for instance in instances] == [None, None, None]
+    assert counts(final) == (None, 2, 0, 0)
+    assert told == ["stored", "answered 0", "stored", "answered 1"]
 
 
 def test_a_failed_dataset_is_named_even_if_the_handler_uses_it_again():

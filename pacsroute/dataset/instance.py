@@ -145,20 +145,30 @@ class Instance:
             return io.BytesIO(self._source)
         return open(self._source, "rb", _BUFFER)
 
-    def get_ready(self) -> None:
-        """Open the file before it is asked for, so that `open` does not wait for the disk.
+    def opened(self) -> Instance:
+        """Return the same instance with its file open, so that `open` does not wait for the disk.
 
-        What is wrong with it `open` tells then.
+        It is of its own: others may be sending this one, too. What cannot be opened is returned
+        as it is, and `open` tells why.
         """
-        if isinstance(self._source, (str, os.PathLike)) and self._opened is None:
-            with contextlib.suppress(OSError, ValueError, DataSetError):
-                if self.transfer_syntax and self.sop_class and self.sop_instance:
-                    self._opened = self.open()
-                    if _WILL_NEED is not None:
-                        os.posix_fadvise(self._opened.fileno(), 0, 0, _WILL_NEED)
+        if type(self) is not Instance or not isinstance(self._source, (str, os.PathLike)):
+            return self
+        with contextlib.suppress(Exception):  # pydicom raises many kinds for broken files
+            opened = Instance(
+                self._source,
+                sop_class=self.sop_class,
+                sop_instance=self.sop_instance,
+                transfer_syntax=self.transfer_syntax,
+                limits=self._limits,
+            )
+            opened._opened = file = self.open()
+            if _WILL_NEED is not None:
+                os.posix_fadvise(file.fileno(), 0, 0, _WILL_NEED)
+            return opened
+        return self
 
     def forget(self) -> None:
-        """Close what `get_ready` has opened, if nobody has asked for it."""
+        """Close what `opened` has opened, if nobody has asked for it."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None

@@ -369,6 +369,8 @@ class Spool:
     def first(self) -> bytes:
         """Return the beginning of the data set, for a look at its first elements."""
         if self._fd >= 0:
+            if len(self._first) < min(LOOK, self.size):
+                return os.pread(self._fd, LOOK, len(self.head))
             return self._first
         if self._chunks and len(self._chunks[0]) >= LOOK:
             return self._chunks[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -569,7 +569,7 @@ def _decode_usual(data: bytes) -> Command | None:
         alike = _alike(data[_GROUP_LENGTH.size : at], data[at + 2 : uid], data[stop:])
     else:
         alike = _alike(data[_GROUP_LENGTH.size : at], data[at + 2 :], None)
-    if alike is None or stop > len(data):
+    if alike is None or max(at + _US.size, stop) > len(data):
         return None
     kind, values, number = alike
     command: Command = kind(**values)
@@ -585,43 +585,51 @@ def _alike(
 ) -> tuple[Any, dict[str, Any], str] | None:
     """Return the type of messages that are alike, the values they share, and which ID differs.
 
-    None if something else of them depends on what stands in the gaps: their places were
-    found without reading what is before them, and may not be what they look like.
+    None if what surrounds the gaps is not what it looks like: their places were found without
+    reading what is before them.
     """
-    samples = []
-    for sample, uid in (1, b"1"), (2, b"2.3"):
-        data = _USUAL_HEAD + _LENGTH.pack(0) + before + _US.pack(sample) + between
-        if after is not None:
-            data += _LENGTH.pack(len(uid)) + uid + after
-        try:
-            command = _decode(data)
-        except ProtocolError:
-            return None
-        samples.append((type(command), values_of(command)))
-    (kind, values), (other, others) = samples
-    gaps = {name: value for name, value in values.items() if others.get(name) != value}
-    number = "message_id" if "message_id" in gaps else "message_id_responded_to"
-    expected = {number: 1} if after is None else {number: 1, "affected_sop_instance": "1"}
-    if kind is not other or gaps != expected:
+    data = _USUAL_HEAD + _LENGTH.pack(0) + before + _US.pack(0) + between
+    places = {len(_USUAL_HEAD) + _LENGTH.size + len(before) - _HEAD.size}
+    if after is not None:
+        places.add(len(data) - _AT.size)
+        data += _LENGTH.pack(0) + after
+    try:
+        elements = list(_elements(data))
+        command = _decode(data)
+    except ProtocolError:
         return None
-    return kind, {name: value for name, value in values.items() if name not in gaps}, number
+    tags = [element for element, _, _ in elements]
+    starts = {start - _HEAD.size for _, start, _ in elements}
+    if not places <= starts or len(set(tags)) < len(tags):
+        return None
+    values = values_of(command)
+    number = "message_id" if 0x0110 in tags else "message_id_responded_to"
+    gaps = {number} if after is None else {number, "affected_sop_instance"}
+    if not gaps <= values.keys():
+        return None
+    return type(command), {name: values[name] for name in values.keys() - gaps}, number
 
 
-def _decode(data: bytes) -> Command:
-    known: dict[str, Any] = {}
+def _elements(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the number of each element, and where its value starts and stops."""
     position, end = 0, len(data)
-    unpack = _HEAD.unpack_from
-    while position + 8 <= end:
-        group, element, length = unpack(data, position)
-        start = position + 8
+    while position + _HEAD.size <= end:
+        group, element, length = _HEAD.unpack_from(data, position)
+        start = position + _HEAD.size
         position = start + length
         if group:
             raise ProtocolError(f"an element of group {group:04X}H in a command set")
         if position > end:
             raise ProtocolError("a command set is cut short")
+        yield element, start, position
+
+
+def _decode(data: bytes) -> Command:
+    known: dict[str, Any] = {}
+    for element, start, stop in _elements(data):
         if element in _READERS:
             name, read = _READERS[element]
-            known[name] = read(data[start:position])
+            known[name] = read(data[start:stop])
     number = known.pop("command_field", None)
     if number is None:
         raise ProtocolError("a command set without Command Field")

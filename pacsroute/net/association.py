@@ -334,8 +334,10 @@ class Association(Channel):
         AssociationReleased, AssociationAborted
             If the association has ended instead.
         """
-        if self.failure is not None and response_to is None:
-            self._forget_failure()
+        if response_to is None:
+            self._room = None  # many associations wait for their next request
+            if self.failure is not None:
+                self._forget_failure()
         if self.window > 1:
             return self._receive_shared(response_to)
         if response_to is None:
@@ -553,9 +555,9 @@ class Association(Channel):
         file.seek(start)
         with self._lock:
             self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
-            # Made once: new memory costs as much as what is read into it.
-            self._room = self._room or memoryview(bytearray(BATCH))
-            batches = stream(context_id, file, size, self._peer_maximum, self._room)
+            # Made once for many: new memory costs as much as what is read into it.
+            self._room = room = self._room or memoryview(bytearray(BATCH))
+            batches = stream(context_id, file, size, self._peer_maximum, room)
             deadline = time.monotonic() + self.config.message_timeout
             while (batch := self._next_batch(batches)) is not None:
                 self._held += batch

@@ -37,46 +37,37 @@ DataSetError, NotAccepted and OSError are failures of that sub-operation.
 """
 
 
-_QUICK = 0.005  # seconds
-
-
 class _Ahead:
     """The answers of a handler, of which the next one can be fetched before it is its turn.
 
-    While a peer stores an instance, the handler finds the next one and it is opened, which
-    makes a tenth more of them a second. A handler that is slow would keep the peer's response
-    waiting, and what is told of it.
+    While a peer stores an instance, the next one is opened: a tenth more of them a second. Only
+    where that resumes nothing of the handler, which may still need what was sent last.
     """
 
-    def __init__(self, answers: Iterator[Answer]) -> None:
+    def __init__(self, request: GetRequest, answers: Iterator[Answer]) -> None:
+        self._request = request
         self._answers = answers
         self._fetched: Answer | None = None
         self._ready: Instance | None = None
-        self._quick = False
 
     def __iter__(self) -> Iterator[Answer]:
         return self
 
     def __next__(self) -> Answer:
         answer, self._fetched = self._fetched, None
-        return answer or self._fetch()
-
-    def _fetch(self) -> Answer:
-        started = time.perf_counter()
-        answer = next(self._answers)
-        self._quick = time.perf_counter() - started < _QUICK
-        return answer
+        return answer or next(self._answers)
 
     def look(self) -> None:
-        """Fetch the next one, if it is likely to come at once."""
-        if self._quick and self._fetched is None:
-            self._fetched = self._fetch()  # the last one is never looked beyond
-            if isinstance(self._fetched.row, Instance):
-                self._ready = self._fetched.row
-                self._ready.get_ready()
+        """Fetch the next one, if that is possible."""
+        if self._request.listed and self._fetched is None:
+            answer = next(self._answers)  # the last one is never looked beyond
+            if isinstance(answer.row, Instance):
+                self._ready = answer.row.opened()
+                answer = answer._replace(row=self._ready)
+            self._fetched = answer
 
     def close(self) -> None:
-        """Close the answers, and what was fetched."""
+        """Close the answers, and what was opened."""
         if self._ready is not None:
             self._ready.forget()
         self._answers.close()  # type: ignore[attr-defined]
@@ -150,7 +141,7 @@ def perform(
     counts = SubOperations()
     route = call.app.find_route(request)
     interval = 0.0 if route is None else route.pending_interval
-    answers = _Ahead(call.app.handle(request, route))
+    answers = _Ahead(request, call.app.handle(request, route))
 
     def pending() -> tuple[int, Any]:
         return context.id, counted(command, Outcome(Status(PENDING)), counts, remaining=True)

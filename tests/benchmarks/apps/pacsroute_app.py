@@ -49,12 +49,12 @@ def find_datasets(request):
 @app.get("StudyRoot")
 @app.move("StudyRoot")
 def retrieve(request):
-    paths = list(Path(FOLDER, "kept").iterdir())
-    request.count = len(paths)
-    for path in paths:  # the hints are what an index knows
-        yield Instance(
+    return [
+        Instance(  # the hints are what an index knows
             path,
             sop_class="1.2.840.10008.5.1.4.1.1.2",
             sop_instance=path.stem,
             transfer_syntax="1.2.840.10008.1.2.1",
         )
+        for path in Path(FOLDER, "kept").iterdir()
+    ]
