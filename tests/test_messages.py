@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import struct
 from itertools import pairwise
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import CEchoRQ, CFindRQ, CStoreRQ
-from pacsroute.dimse.messages import Assembler, Message, fragment
+from pacsroute.dimse.messages import BATCH, Assembler, Message, fragment, stream
 from pacsroute.errors import ProtocolError
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER
@@ -43,11 +45,11 @@ def assembler(**options):
 
 
 def read_pdus(parts):
-    stream = b"".join(bytes(part) for part in parts)
-    while stream:
-        length = 6 + int.from_bytes(stream[2:6], "big")
-        yield length - 6, pdus.decode(stream[:length])
-        stream = stream[length:]
+    whole = b"".join(bytes(part) for part in parts)
+    while whole:
+        length = 6 + int.from_bytes(whole[2:6], "big")
+        yield length - 6, pdus.decode(whole[:length])
+        whole = whole[length:]
 
 
 def assemble(pdvs, **options):
@@ -268,3 +270,25 @@ def test_an_empty_first_fragment_begins_a_message():
     assert assembler.partial
     with pytest.raises(ProtocolError):
         assembler.add(PDV(3, True, True, commands.encode(commands.CEchoRQ(message_id=1))))
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 2, 99, 100, 101, 1000, BATCH - 1, BATCH, BATCH + 1, 600_001]
+)
+@pytest.mark.parametrize("maximum", [0, 64, 4096, 131_072, 1 << 20])
+def test_a_streamed_data_set_arrives_whole_and_even(size, maximum):
+    if maximum == 64 and size > 1000:
+        pytest.skip("a lot of PDUs")
+    data = bytes(range(256)) * (size // 256 + 1)
+    room = memoryview(bytearray(min(BATCH, size + 2 & ~1)))
+    batches = stream(5, io.BytesIO(data[:size]), size, maximum, room)
+    whole = memoryview(b"".join(b"".join(parts) for parts in batches))
+    found, ends = b"", []
+    while whole:
+        kind, length, pdv, context_id, control = struct.unpack_from(">BxIIBB", whole)
+        assert (kind, pdv, context_id) == (4, length - 4, 5)
+        assert length <= (maximum or length)
+        ends.append(control)
+        found, whole = found + whole[12 : 6 + length], whole[6 + length :]
+    assert found == data[:size] + b"\0" * (size & 1)
+    assert ends == [0] * (len(ends) - 1) + [2]

@@ -207,7 +207,8 @@ def stream(
     maximum_length : int
         As for `fragment`.
     room : memoryview
-        Where the bytes are read to, `BATCH` of them.
+        Where the bytes are read to: of an even length, with room for all of them and the NUL,
+        or for `BATCH`.
 
     Raises
     ------
@@ -215,7 +216,7 @@ def stream(
         If the file ends before that.
     """
     length = min(maximum_length or BATCH, BATCH) - 6 & ~1
-    batch = room[: len(room) // length * length]
+    batch = room[: max(1, len(room) // length) * length]
     left = size
     while True:
         count = 0

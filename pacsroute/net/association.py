@@ -556,8 +556,10 @@ class Association(Channel):
         with self._lock:
             self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
             # Made once for many: new memory costs as much as what is read into it.
-            self._room = room = self._room or memoryview(bytearray(BATCH))
-            batches = stream(context_id, file, size, self._peer_maximum, room)
+            needed = min(BATCH, size + 2 & ~1)
+            if self._room is None or len(self._room) < needed:
+                self._room = memoryview(bytearray(needed))
+            batches = stream(context_id, file, size, self._peer_maximum, self._room)
             deadline = time.monotonic() + self.config.message_timeout
             while (batch := self._next_batch(batches)) is not None:
                 self._held += batch
