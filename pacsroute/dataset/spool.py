@@ -17,11 +17,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-THRESHOLD = 49_152
-"""How many bytes of one data set are held in memory, before they go to a file.
-
-It is less than what is handed on first of a large PDV, so that this is written at once.
-"""
+THRESHOLD = 131_072
+"""How many bytes of one data set are held in memory, before they go to a file."""
 
 
 _IOV_MAX = 512

@@ -12,16 +12,7 @@ from typing import Literal, NamedTuple
 
 from pacsroute.errors import AssociationError, ProtocolError, let_go
 from pacsroute.upper_layer import pdu as pdus
-from pacsroute.upper_layer.pdu import (
-    PDV,
-    Abort,
-    AssociateAC,
-    AssociateRJ,
-    AssociateRQ,
-    Buffer,
-    PDataTF,
-    Pdu,
-)
+from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, Buffer, Pdu
 from pacsroute.upper_layer.state_machine import ACTIONS, EVENTS, NEXT, RELEASE_COLLISION
 
 DEFAULT_MAXIMUM_LENGTH = 1_048_576
@@ -29,9 +20,6 @@ DEFAULT_MAXIMUM_LENGTH = 1_048_576
 
 _FIRST_BUFFER = 16_384
 _SLACK = 65_536  # room behind a large PDU, so that one read can bring the next one's head
-
-_LARGE = 262_144  # bytes of a PDV whose first part is handed on before the rest has come
-_FIRST = 57_344  # bytes of that part, at the least
 
 # The actions of table 9-10 that hand the PDU on to the user.
 _INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10", "AA-3"})
@@ -96,9 +84,6 @@ class Connection:
         self._start = self._end = 0
         self._needed = 6
         self._lost_framing = False
-        self._begun = PDV(0, False, False, b"")  # whose first part was handed on
-        self._left = 0  # bytes of it that have not been
-        self._was_small = False
         self._out: list[Buffer] = []
         self._request: bytes | None = None
         if role == "acceptor":
@@ -142,7 +127,7 @@ class Connection:
     @property
     def partial(self) -> bool:
         """Whether the beginning of a PDU waits for its rest."""
-        return self._end > self._start or self._left > 0
+        return self._end > self._start
 
     def next_event(self) -> Event | None:
         """Return the next event in the bytes received, or None until more of them come."""
@@ -151,14 +136,6 @@ class Connection:
             available = self._end - start
             if available and (self._lost_framing or self.state == "Sta1"):
                 self._start = self._end = available = 0
-            if self._left:
-                if available < self._left:
-                    self._needed = self._left
-                    return None
-                rest = self._rest()
-                if self.state in ("Sta6", "Sta7"):
-                    return rest
-                continue  # nobody wants it any more
             if available < 6:
                 self._needed = 6
                 return None
@@ -169,15 +146,10 @@ class Connection:
                 if not is_data:
                     self._check_header(number, length)
                 if available < 6 + length:
-                    if is_data and self._was_small and length > _LARGE and available >= _FIRST:
-                        part = self._first_part(length)
-                        if part is not None:
-                            return part
                     self._needed = 6 + length
                     return None
                 self._start = stop = start + 6 + length
                 if is_data:
-                    self._was_small = length < _FIRST
                     return pdus.decode_data(self._view[start + 6 : stop])
                 received = pdus.decode(self._view[start:stop])
             except ProtocolError as error:
@@ -186,28 +158,6 @@ class Connection:
                 event = self._receive(_RECEIVED[number], received, None)
             if event is not None:
                 return event
-
-    def _first_part(self, length: int) -> PDataTF | None:
-        """Hand on what has come of a PDU that is one large PDV, as a PDV of its own.
-
-        This is done behind a small PDU, which may be the command: a file is opened and its first
-        part written while the peer still sends, which makes a sixth more instances of 512 KB a
-        second. In the middle of many large PDUs, larger pieces are faster.
-        """
-        start, stop = self._start, self._end
-        pdv = pdus.decode_head(self._view[start + 6 : start + 12], length)
-        if pdv is None:
-            return None
-        self._start, self._left = stop, start + 6 + length - stop
-        self._begun, self._was_small = pdv, False
-        return PDataTF((pdv._replace(is_last=False, fragment=self._view[start + 12 : stop]),))
-
-    def _rest(self) -> PDataTF:
-        """Hand on the rest of it, which has come."""
-        start = self._start
-        self._start = stop = start + self._left
-        self._left = 0
-        return PDataTF((self._begun._replace(fragment=self._view[start:stop]),))
 
     def _check_header(self, number: int, length: int) -> None:
         """Refuse what cannot be framed before anything is kept for it."""

@@ -476,14 +476,6 @@ def decode_data(view: memoryview) -> PDataTF:
     return PDataTF(tuple(pdvs))
 
 
-def decode_head(view: memoryview, length: int) -> PDV | None:
-    """Return the PDV that a variable field of a length begins with, if it is all of that."""
-    size, context_id, control = _PDV.unpack_from(view)
-    if size != length - 4:
-        return None
-    return PDV(context_id, control & 1 == 1, control & 2 == 2, b"")
-
-
 _DECODERS: dict[int, Callable[[memoryview], Pdu]] = {
     1: _decode_rq,
     2: _decode_ac,
