@@ -18,6 +18,7 @@ def growth(server, scale=1.0):
     scale : float
         The part of the largest amounts that is done.
     """
+    exchanges.find(server, 1, matches=1)  # imports what the first query needs
     free = os.statvfs(server.folder)
     room = free.f_bavail * free.f_frsize // 3
     return {
@@ -63,17 +64,22 @@ def store(server, size):
     count = max(1, min(500, 50_000_000 // size))
     association = client.Association(server.port, client.CT_STORAGE)
     room = association.maximum - 6 & ~1
-    middle = client.pdu(1, 0, bytes(room))
-    started = time.perf_counter()
-    for number in range(count):
-        name = exchanges.uid(number)
-        head = client.image(0, name)[:-4] + size.to_bytes(4, "little")
+    whole, rest = divmod(size, room)
+    middle, end = client.pdu(1, 0, bytes(room)), client.pdu(1, 2, bytes(rest))
+    begins = []
+    for number, (name, empty) in enumerate(exchanges.images(0, count)):
         encoded = client.command(client.C_STORE, number % 200 + 1, client.CT_STORAGE, name)
-        whole, rest = divmod(size, room)
-        association.socket.sendall(client.pdu(1, 3, encoded) + client.pdu(1, 0, head))
-        for _ in range(whole):
-            association.socket.sendall(middle)
-        association.socket.sendall(client.pdu(1, 2, bytes(rest)))
+        head = empty[:-4] + size.to_bytes(4, "little")
+        begins.append(client.pdu(1, 3, encoded) + client.pdu(1, 0, head))
+    started = time.perf_counter()
+    for begin in begins:
+        if whole:
+            association.socket.sendall(begin)
+            for _ in range(whole):
+                association.socket.sendall(middle)
+            association.socket.sendall(end)
+        else:
+            association.socket.sendall(begin + end)
         assert association.status() == (0, False)
     seconds = time.perf_counter() - started
     association.release()
