@@ -532,7 +532,7 @@ class Breaking(Instance):
 def test_an_instance_that_breaks_off_while_it_is_sent(error, raised, listening, archive, tmp_path):
     """Half of a message is on its way: the association cannot be used again."""
     ds = made(1)
-    ds.add_new("PixelData", "OW", bytes(900_000))
+    ds.add_new("PixelData", "OW", bytes(3_000_000))
     instance = Breaking(Instance(ds).save(tmp_path), error)
     peer = listening(archive)
     with peer.client() as client:

@@ -1158,7 +1158,7 @@ class Shrinking(Instance):
 
 
 def shrinking(folder, count, which):
-    instances = files(folder, count, 600_000)
+    instances = files(folder, count, 3_000_000)
     path = folder / f"{uid(which)}.dcm"
     instances[which] = Shrinking(
         path, sop_class=CT, sop_instance=uid(which), transfer_syntax=EXPLICIT
@@ -1179,7 +1179,7 @@ def test_a_file_that_gets_shorter_while_it_is_moved(which, tmp_path):
     assert (final.status, counts(final), failed) == (0xB000, (None, 3, 1, 0), [uid(which)])
     received = {request.sop_instance: len(data) for request, data in destination.received}
     assert received.keys() == {uid(number) for number in range(4) if number != which}
-    assert min(received.values()) > 600_000
+    assert min(received.values()) > 3_000_000
 
 
 def test_a_file_that_gets_shorter_while_it_is_fetched(tmp_path):
@@ -1196,7 +1196,7 @@ def test_a_file_that_gets_shorter_while_it_is_fetched(tmp_path):
     with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
         peer.get()
         answers = peer.answers()
-        assert len(next(answers)[1]) > 600_000
+        assert len(next(answers)[1]) > 3_000_000
         assert next(answers)[0].status == PENDING
         with pytest.raises(AssertionError, match="Abort"):
             next(answers)

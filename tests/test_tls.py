@@ -384,7 +384,7 @@ def test_a_plain_peer_on_the_tls_port(serve, made, caplog):
     with pytest.raises((EOFError, ConnectionError)):
         RawPeer(server.tls_port)
     assert echoes(server, made.trusting())
-    assert logged(caplog, "", server) == [
+    assert logged(caplog, "the association ended", server) == [
         "a peer (127.0.0.1): the association ended: TLS failed: "
         "the peer does not speak it, as it has to on this port"
     ]
@@ -395,7 +395,7 @@ def test_a_tls_peer_on_the_plain_port(serve, made, caplog):
     with pytest.raises(AssociationAborted, match="does not speak TLS as we do"):
         pacsroute.connect(LOCALHOST, server.port, tls=made.trusting()).echo()
     assert echoes(server, made.trusting())
-    assert logged(caplog, "", server) == [
+    assert logged(caplog, "the association ended", server) == [
         "a peer (127.0.0.1): the association ended: no PDU has the type 16H, "
         "but TLS begins like that"
     ]

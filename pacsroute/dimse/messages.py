@@ -187,7 +187,7 @@ def _cut(context_id: int, data: bytes | memoryview, room: int, control: int) -> 
     return parts
 
 
-BATCH = 262_144
+BATCH = 1_048_576
 """Bytes of a file that are read, and sent, at a time."""
 
 
