@@ -424,15 +424,21 @@ def keyword(name: str) -> str:
 
 
 # How each message type is written: what fetches its values, and what writes each of them.
-_Plan = tuple[Callable[[Any], tuple[Any, ...]], list[tuple[int, Callable[[int, Any], bytes]]]]
+_Writer = tuple[str, int, Callable[[int, Any], bytes]]
+_Plan = tuple[Callable[[Any], tuple[Any, ...]], list[_Writer]]
+
+
+def _writers(kind: type[Command]) -> list[_Writer]:
+    own = {one.name for one in fields(kind)}
+    written = own if "received_field" in own else own | {"command_field"}
+    return [
+        (name, element, codec[0]) for name, (element, codec) in _ELEMENTS.items() if name in written
+    ]
 
 
 def _plan(kind: type[Command]) -> _Plan:
-    own = {one.name for one in fields(kind)}
-    written = own if "received_field" in own else own | {"command_field"}
-    names = [name for name in _ELEMENTS if name in written]
-    writers = [(_ELEMENTS[name][0], _ELEMENTS[name][1][0]) for name in names]
-    return operator.attrgetter(*names), writers
+    writers = _writers(kind)
+    return operator.attrgetter(*(name for name, _, _ in writers)), writers
 
 
 _PLANS = {kind: _plan(kind) for kind in (*TYPES.values(), UnknownRQ, UnknownRSP)}
@@ -477,11 +483,8 @@ def _body(command: Command) -> bytes:
     values, writers = _PLANS[type(command)]
     pairs = zip(writers, values(command), strict=True)
     return b"".join(
-        [write(element, value) for (element, write), value in pairs if value is not None]
+        [write(element, value) for (_, element, write), value in pairs if value is not None]
     )
-
-
-_Writer = tuple[str, int, Callable[[int, Any], bytes]]
 
 
 class _Usual(NamedTuple):
@@ -497,10 +500,9 @@ class _Usual(NamedTuple):
 
 
 def _usual(kind: type[Command]) -> _Usual:
-    own = {one.name for one in fields(kind)} | {"command_field"}
-    writers = [(name, element, codec[0]) for name, (element, codec) in _ELEMENTS.items()]
-    first = [writer for writer in writers if writer[0] in own and writer[1] < 0x1000]
-    second = [writer for writer in writers if writer[0] in own and writer[1] >= 0x1000]
+    writers = _writers(kind)
+    first = [writer for writer in writers if writer[1] < 0x1000]
+    second = [writer for writer in writers if writer[1] >= 0x1000]
     number = next(name for name, element, _ in first if element in _IDS)
     names = [name for name, element, _ in first if element not in (COMMAND_FIELD, *_IDS)]
     return _Usual(operator.attrgetter(number), operator.attrgetter(*names), first, second)

@@ -104,23 +104,32 @@ def store_parallel(server, count, size=512_000, associations=8):
         messages, hashes, length = _stores(association, size, each, number * each)
         all_of_them.append((association, messages))
         digests += hashes
-    ready = threading.Barrier(associations + 1)
 
     def send(association, messages):
-        ready.wait()
         _send_all(association, messages)
         association.release()
 
-    threads = [threading.Thread(target=send, args=pair) for pair in all_of_them]
+    seconds = _at_once(send, all_of_them)
+    check(server.folder, digests, length)
+    return associations * each * length / seconds / 1e6
+
+
+def _at_once(function, calls):
+    """Call a function in a thread for each of the arguments; return the seconds that all took."""
+    ready = threading.Barrier(len(calls) + 1)
+
+    def run(arguments):
+        ready.wait()
+        function(*arguments)
+
+    threads = [threading.Thread(target=run, args=(arguments,)) for arguments in calls]
     for thread in threads:
         thread.start()
     ready.wait()
     started = time.perf_counter()
     for thread in threads:
         thread.join()
-    seconds = time.perf_counter() - started
-    check(server.folder, digests, length)
-    return associations * each * length / seconds / 1e6
+    return time.perf_counter() - started
 
 
 def _stores(association, size, count, first=0):
@@ -236,21 +245,8 @@ def find_datasets(server, count):
 
 def find_datasets_parallel(server, count, associations=4):
     """Query over several associations at once; return the answers of all of them a second."""
-    ready = threading.Barrier(associations + 1)
     rates = []
-
-    def query():
-        ready.wait()
-        rates.append(find_datasets(server, count))
-
-    threads = [threading.Thread(target=query) for _ in range(associations)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    started = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - started
+    seconds = _at_once(lambda: rates.append(find_datasets(server, count)), [()] * associations)
     assert len(rates) == associations
     return 1000 * count * associations / seconds
 

@@ -127,6 +127,8 @@ def installed(name):
     """Tell whether a server can be started here."""
     if name == "pynetdicom":
         return importlib.util.find_spec("pynetdicom") is not None
+    if "--workers" in name:
+        return importlib.util.find_spec("gunicorn") is not None
     if name.startswith(("pacsroute", "raw")):
         return True
     return dcmtk(name.split()[0]) is not None
