@@ -47,9 +47,27 @@ def rule(text: str) -> Rule:
         network = _network(address)
         if network is None:
             raise SetupError(f"{text!r}: {address!r} is no network, as 10.1.0.0/16")
-    if not 1 <= len(title) <= 16:
-        raise SetupError(f"{text!r} is AE, NETWORK or AE@NETWORK; a title has 1 to 16 characters")
+    try:
+        title = ae_title(title)
+    except SetupError as error:
+        raise SetupError(f"{text!r} is AE, NETWORK or AE@NETWORK: {error}") from None
     return Rule(None if title == "*" else title, network)
+
+
+def ae_title(text: str) -> str:
+    """Return an AE title without the spaces around it (PS3.5 §6.2).
+
+    Raises
+    ------
+    SetupError
+        If it is none.
+    """
+    title = text.strip(" ") if isinstance(text, str) else ""
+    if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable():
+        raise SetupError(f"an AE title has 1 to 16 ASCII characters: {text!r} has not")
+    if "\\" in title:
+        raise SetupError(f"an AE title has no backslash: {text!r}")
+    return title
 
 
 def _network(text: str) -> Network | None:

@@ -5,49 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pacsroute import uids
 from pacsroute.blueprints import Scope
 from pacsroute.config import Config
 from pacsroute.dataset.spool import Room, sweep
-from pacsroute.errors import AssociationError, Failure, IdentifierError, SetupError
+from pacsroute.errors import AssociationError, SetupError
+from pacsroute.handling import handle
 from pacsroute.late import quiet_reading
-from pacsroute.logs import about
 from pacsroute.observer import Observer
-from pacsroute.outcome import (
-    DONE,
-    Answer,
-    Outcome,
-    close_all,
-    final_status,
-    find_rows,
-    instances_of,
-    reply,
-    rows_of,
-)
 from pacsroute.policy import ECHO, Policy
-from pacsroute.requests import (
-    FindRequest,
-    GetRequest,
-    MoveRequest,
-    NormalizedRequest,
-    Peer,
-    QueryRequest,
-    Request,
-)
-from pacsroute.routing import Route, check_charset, name_of
-from pacsroute.status import (
-    IDENTIFIER_MISMATCH,
-    OUT_OF_RESOURCES,
-    PROCESSING_FAILURE,
-    SOP_CLASS_NOT_SUPPORTED,
-    UNABLE_TO_PROCESS,
-    Status,
-)
+from pacsroute.requests import MoveRequest, Peer, Request
+from pacsroute.router import check_charset
+from pacsroute.routing import Route
 from pacsroute.trace.tap import TapFactory
 
 if TYPE_CHECKING:
@@ -200,7 +173,8 @@ class App(Scope):
                 kind = type(peer).__name__
                 raise TypeError(f"@app.destination returns a Peer or None, not {kind}")
             if peer is not None:
-                return peer
+                # A peer of a test is found by this title, whatever it has of its own.
+                return peer._replace(ae_title=ae_title) if ae_title in self.in_memory else peer
         return self.destinations.get(ae_title)
 
     # ------------------------------------------------------------- routes
@@ -260,11 +234,6 @@ class App(Scope):
             kind,
         )
 
-    def _scopes(self, request: Request) -> tuple[Any, ...]:
-        """Return whose hooks and error handlers are for a request, the outermost first."""
-        route = request._route or self.find_route(request)
-        return () if route is None else route.scopes
-
     def policy(self, calling_ae: str, called_ae: str = "") -> Policy:
         """Return what the routes say of the contexts that a peer may have."""
         return Policy(self.routes_for(calling_ae, called_ae), self.config.outstanding)
@@ -289,112 +258,7 @@ class App(Scope):
             instances, and then the final one without. Whatever the handler raises is a
             status in it.
         """
-        request._route = route = route or self.find_route(request)
-        if isinstance(request, FindRequest):
-            return self._answers(request, route, find_rows)
-        if isinstance(request, GetRequest):
-            return self._answers(request, route, instances_of)
-        if route is None:
-            return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
-        try:
-            _prepare(request, route)
-            result = route.handler(request)
-            if isinstance(request, NormalizedRequest):
-                return reply(result)
-            return DONE if result is None else Outcome(final_status(result))
-        except BaseException as error:  # noqa: BLE001 - the association lives on
-            return self.failed(request, error)
-
-    def _answers(
-        self,
-        request: QueryRequest,
-        route: Route | None,
-        items: Callable[[Any, Any, Iterator[Any]], Generator[Answer, None, Any]],
-    ) -> Iterator[Answer]:
-        if route is None:
-            yield Answer(None, Outcome(Status(SOP_CLASS_NOT_SUPPORTED)))
-            return
-        rows: Iterator[Any] | None = None
-        source: Any = None
-        outcome: Outcome | None = None
-        try:
-            _prepare(request, route)
-            source = route.handler(request)
-            rows = rows_of(source, route)
-            result = yield from items(request, source, rows)
-            if result is not None or isinstance(request, FindRequest):
-                outcome = Outcome(final_status(result))
-        except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
-            raise
-        except BaseException as error:  # noqa: BLE001
-            outcome = self.failed(request, error)
-        finally:
-            close_all(rows, source)
-        yield Answer(None, outcome)
-
-    def failed(self, request: Request, error: BaseException) -> Outcome:
-        """Return the outcome of a request whose handler raised, and log what is not meant."""
-        request.error = error
-        for scope in reversed(self._scopes(request)):
-            handler = scope.error_handler_of(error)
-            if handler is not None:
-                try:
-                    result = handler(error, request)
-                    if result is not None:
-                        return reply(result)
-                except BaseException as another:  # noqa: BLE001 - a Failure is its way to answer
-                    error = another
-                break
-        return self._default(request, error)
-
-    def _default(self, request: Request, error: BaseException) -> Outcome:
-        """Return what answers an exception that no error handler is for."""
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        if isinstance(error, Failure):
-            status = Status(error.status, error.comment)
-            if status.category not in ("Unknown", "Pending", "Success"):
-                return Outcome(status, error.elements)
-            error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
-        if isinstance(error, IdentifierError):
-            logger.warning(
-                "%s from %s: %s",
-                name_of(request.command),
-                ascii(request.calling_ae)[1:-1],
-                ascii(str(error))[1:-1],
-            )
-            return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
-        if request.association is not None:
-            request.association.failure = error
-        logger.error(
-            "%s from %s: the handler failed",
-            name_of(request.command),
-            ascii(request.calling_ae)[1:-1],
-            exc_info=error,
-            extra=about(
-                request,
-                association=getattr(request.association, "id", None),
-                event="failed",
-                command=name_of(request.command),
-                sop_class=uids.name(request.sop_class),
-            ),
-        )
-        # The text of an exception may hold patient data; the name of its type does not.
-        text = f": {error}" if self.config.debug else ""
-        return Outcome(
-            Status(_code(request, error), f"the handler failed: {type(error).__name__}{text}")
-        )
-
-    def finished(
-        self, request: Request, status: Status | None, error: BaseException | None
-    ) -> None:
-        """Call the hooks of `after_request`, the innermost first."""
-        for scope in reversed(self._scopes(request)):
-            for hook in reversed(scope.hooks["after_request"]):
-                try:
-                    hook(request, status, error)
-                except BaseException:
-                    logger.exception("@app.after_request failed")
+        return handle(self, request, route)
 
     # ------------------------------------------------------------- doors to the upper floors
 
@@ -447,7 +311,7 @@ class App(Scope):
         if ae_title in self.in_memory:
             from pacsroute.testing import client_in_memory  # noqa: PLC0415
 
-            return client_in_memory(self, ae_title)
+            return client_in_memory(self, ae_title, **options)
         peer = peer._replace(ae_title=peer.ae_title or ae_title)
         return client_of(peer, self.ae_title, app=self, **options)
 
@@ -501,23 +365,3 @@ class App(Scope):
             logger.warning("app.run() is left out: the command serves the app")
             return
         self.serve(host, port, **options).run()
-
-
-def _prepare(request: Request, route: Route) -> None:
-    """Call the hooks of `before_request`, the outermost first."""
-    for scope in route.scopes:
-        for hook in scope.hooks["before_request"]:
-            result = hook(request)
-            if result is not None:
-                name = getattr(hook, "__qualname__", repr(hook))
-                raise TypeError(
-                    f"{name} returned {result!r:.40}: a before_request hook raises "
-                    "a Failure to refuse, and returns nothing"
-                )
-
-
-def _code(request: Request, error: BaseException) -> int:
-    """Return the status of a service for an exception that nobody has meant."""
-    if request.command == "store":
-        return OUT_OF_RESOURCES if isinstance(error, OSError) else UNABLE_TO_PROCESS
-    return UNABLE_TO_PROCESS if isinstance(request, QueryRequest) else PROCESSING_FAILURE

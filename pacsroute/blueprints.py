@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pacsroute.config import ae_title
+from pacsroute.access import ae_title
 from pacsroute.errors import Failure, SetupError
-from pacsroute.routing import Router, check_callable
+from pacsroute.router import Router, check_callable
 
 if TYPE_CHECKING:
     from pacsroute.app import App

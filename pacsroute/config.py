@@ -172,7 +172,7 @@ class Config:
         path = Path(path)
         try:
             found = tomllib.loads(path.read_text("utf-8"))
-            if found.get("spool"):
+            if isinstance(found.get("spool"), str) and found["spool"]:
                 found["spool"] = str(path.parent / found["spool"])
             self.from_mapping(found)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SetupError) as error:
@@ -213,27 +213,22 @@ class Config:
         return copy
 
 
+_ITS_OWN = ("host", "port", "metrics_", "tls_", "grace", "artim", "idle_", "network_", "message_")
+_ITS_LIMITS = ("max_associations", "max_associate_length", "max_command_length")
+
+
+def check_own(settings: Iterable[str]) -> None:
+    """Raise a `SetupError` for what one server or association cannot have apart from its app."""
+    for name in settings:
+        if name in SETTINGS and not name.startswith((*_ITS_OWN, *_ITS_LIMITS)):
+            raise SetupError(f"{name} is a setting of the app: say App({name}=…)")
+
+
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
 """The settings by name; the metadata of each has its ``purpose``, ``low`` and ``high``."""
 
 _KINDS = get_type_hints(Config)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
-
-
-def ae_title(text: str) -> str:
-    """Return an AE title without the spaces around it (PS3.5 §6.2).
-
-    Raises
-    ------
-    SetupError
-        If it is none.
-    """
-    title = text.strip(" ")
-    if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable():
-        raise SetupError(f"an AE title has 1 to 16 ASCII characters: {text!r} has not")
-    if "\\" in title:
-        raise SetupError(f"an AE title has no backslash: {text!r}")
-    return title
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -255,9 +250,9 @@ def _checked(name: str, value: Any) -> Any:
     if choices and value not in choices:
         raise SetupError(f"{name} is one of {', '.join(choices)}, not {value!r}")
     if name == "ae_title":
-        return ae_title(value)
+        return access.ae_title(value)
     if name == "called_ae_titles":
-        return tuple(map(ae_title, value))
+        return tuple(map(access.ae_title, value))
     if name == "allow":
         for text in value:
             access.rule(text)

@@ -7,16 +7,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
 from pacsroute import uids
 from pacsroute.app import App
+from pacsroute.daemons import Daemons
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased, let_go
+from pacsroute.handling import finished
 from pacsroute.logs import about
 from pacsroute.outcome import Outcome
 from pacsroute.services import store
@@ -144,14 +145,17 @@ class Dispatcher:
     def _run_overlapping(self, window: int) -> None:
         """Answer requests while others are being answered (PS3.7 §D.3.3.3)."""
         under_way = threading.Semaphore(window * _AHEAD)
-        with ThreadPoolExecutor(window, "pacsroute-operation") as pool:
+        operations = Daemons("pacsroute-operation", window)
+        try:
             while True:
                 message = self.association.receive()
                 # This thread has to go on reading: cancels and responses come here, too.
                 if not under_way.acquire(blocking=False):
                     self.association.abort(2)
                     raise AssociationAborted(2, message=f"more than {window} operations at once")
-                pool.submit(self._answer, message, under_way)
+                operations.submit(functools.partial(self._answer, message, under_way))
+        finally:
+            operations.drain()
 
     def _answer(self, message: Message, under_way: threading.Semaphore) -> None:
         try:
@@ -194,7 +198,7 @@ class Dispatcher:
             self.app.observer.answered(call, status, seconds)
             if call.request is not None:
                 failure = call.request.error
-                self.app.finished(call.request, status, error or failure)
+                finished(self.app, call.request, status, error or failure)
                 if failure is not None and failure is not association.failure:  # a test's to see
                     let_go(failure)
         if logger.isEnabledFor(logging.INFO):

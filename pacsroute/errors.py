@@ -14,8 +14,19 @@ class SetupError(PacsrouteError):
     """A mistake in how an app is put together; the message says what to do."""
 
 
-def nearest(text: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+def nearest(text: str, names: Iterable[str], cutoff: float = 0.5, *, any_case: bool = False) -> str:
     """Return what an error message says of the name that was perhaps meant; empty if none is near.
+
+    Parameters
+    ----------
+    text : str
+        What was written.
+    names : iterable of str
+        What there is.
+    cutoff : float
+        How near, from 0 to 1.
+    any_case : bool
+        Whether names are as near in another case.
 
     Examples
     --------
@@ -24,8 +35,9 @@ def nearest(text: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """
     from difflib import get_close_matches  # noqa: PLC0415 - only for those who mistype
 
-    near = get_close_matches(text, list(names), 1, cutoff)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    spelt = {name.casefold() if any_case else name: name for name in names}
+    near = get_close_matches(text.casefold() if any_case else text, spelt, 1, cutoff)
+    return f"; did you mean {spelt[near[0]]!r}?" if near else ""
 
 
 class DataSetError(PacsrouteError, ValueError):
@@ -155,6 +167,15 @@ class Failure(PacsrouteError):
         unknown = elements.keys() - _FAILURE_ELEMENTS
         if unknown:
             raise TypeError(f"a Failure has {', '.join(sorted(_FAILURE_ELEMENTS))}, not {unknown}")
+        # Here, where the traceback shows the handler's line, and not when the response is encoded.
+        if not isinstance(comment, str):
+            raise TypeError(f"the comment of a Failure is a text, not {comment!r:.40}")
+        for name in elements.keys() - {"ErrorID"}:
+            tags = elements[name] if isinstance(elements[name], (list, tuple)) else [elements[name]]
+            if not all(isinstance(tag, int) and 0 <= tag < 1 << 32 for tag in tags):
+                raise TypeError(f"{name} has tags, as 0x00100020, not {elements[name]!r:.40}")
+        if not 0 <= elements.get("ErrorID", 0) < 1 << 16:
+            raise TypeError(f"ErrorID is from 0 to 65535, not {elements['ErrorID']!r:.40}")
         self.status = status
         self.comment = comment
         self.elements = elements

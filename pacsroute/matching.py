@@ -271,7 +271,7 @@ def _condition(column: str, tests: list[_Test], split: bool, empty_matches: bool
     terms += [f"{operand} IN ({', '.join('?' * len(equal))})"] if len(equal) > 1 else []
     terms += [f"{operand} {t.operator} {' AND '.join('?' * len(t.operands))}" for t in others]
     terms += [f"{operand} IS NULL", f"{operand} = ''"] if empty_matches else []
-    sql = " OR ".join(terms)
+    sql = _any(terms)
     parameters = equal + [value for test in others for value in test.operands]
     if split:
         # JSON writes a backslash as \\; with "," in its place the string is an array's inside.
@@ -279,6 +279,14 @@ def _condition(column: str, tests: list[_Test], split: bool, empty_matches: bool
         sql = f"EXISTS (SELECT 1 FROM json_each({array}) WHERE {sql})"
         parameters = [str(value) for value in parameters]
     return Where(sql, tuple(parameters))
+
+
+def _any(terms: list[str]) -> str:
+    """Join terms; SQLite takes 1,000 one after the other for an expression of that depth."""
+    if len(terms) <= 500:
+        return " OR ".join(terms)
+    half = len(terms) // 2
+    return f"({_any(terms[:half])}) OR ({_any(terms[half:])})"
 
 
 def _keys(identifier: Dataset, supported: Any = None) -> Iterator[tuple[str, list[Any]]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import operator
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pacsroute.dataset.instance import Instance
+from pacsroute.dataset.spool import scratch
+from pacsroute.errors import DataSetError, Failure
 from pacsroute.late import is_dataset
 from pacsroute.requests import GetRequest
 from pacsroute.routing import Route
@@ -133,16 +137,32 @@ def instances_of(
     first = next(coming, None)  # a generator has set the count by now, if it ever does
     if request.count is None and hasattr(source, "__len__"):
         request.count = len(source)
-    if first is not None and request.count is None:
-        spool = None if request.app is None else request.app.config.spool
-        known = [first.set_aside(spool), *(instance.set_aside(spool) for instance in coming)]
-        request.count, request.listed = len(known), True
-        first, coming = known[0], iter(known[1:])
-    if first is not None:
-        yield Answer(first, None)
-    for instance in coming:
-        yield Answer(instance, None)
+    with contextlib.ExitStack() as stack:
+        if first is not None and request.count is None:
+            spool = None if request.app is None else request.app.config.spool
+            folder = stack.enter_context(scratch(spool))
+            known = [_set_aside(first, folder, 0)]
+            for instance in coming:
+                if request.cancelled:
+                    break
+                known.append(_set_aside(instance, folder, len(known)))
+            request.count, request.listed = len(known), True
+            first, coming = known[0], iter(known[1:])
+        if request.count is not None:
+            request.count = operator.index(request.count)
+        if first is not None:
+            yield Answer(first, None)
+        for instance in coming:
+            yield Answer(instance, None)
     return result
+
+
+def _set_aside(instance: Instance, folder: str, number: int) -> Instance:
+    """Have a Dataset in a file, which neither memory nor an open file is kept for."""
+    try:
+        return instance.set_aside(folder, str(number))
+    except (DataSetError, Failure):  # the sub-operation fails with the same, and not all of them
+        return instance
 
 
 def close_all(*things: object) -> None:

@@ -71,11 +71,16 @@ class Request:
         negotiated one (PS3.7 §D.3.3.6) and its own has no route; else empty.
     extended : mapping of str to int
         What extended negotiation has agreed for its SOP class, by name: see
-        `pacsroute.Router.find` and its like.
+        `pacsroute.App.find` and its like.
     association : object
         The association it came over; None in a test.
     error : BaseException or None
         What the handler has raised.
+
+    Attributes
+    ----------
+    route : Route or None
+        What was registered for it, once it is being answered.
     """
 
     command: ClassVar[str] = ""
@@ -96,7 +101,7 @@ class Request:
     error: BaseException | None = field(default=None, repr=False)
     followers: list[Callable[[], object]] | None = field(default=None, repr=False)
     _state: SimpleNamespace | None = field(default=None, repr=False)
-    _route: Route | None = field(default=None, repr=False, compare=False)
+    route: Route | None = field(default=None, init=False, repr=False, compare=False)
 
     # One for all: generating them for each kind takes a twentieth of a server's start.
     __hash__ = None  # type: ignore[assignment]

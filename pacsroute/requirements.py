@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
@@ -48,10 +49,15 @@ def check_settable(before: Dataset, modifications: Dataset, column: int, rules: 
         for keyword, (types, _) in rules.items()
         if types[column] == "-"
         and keyword in modifications
-        and modifications[keyword].value != before.get(keyword)
+        and _or_none(modifications[keyword].value) != _or_none(before.get(keyword))
     ]
     if wrong:
         raise failure(0x0106, wrong, f"not to be set: {', '.join(wrong)}")
+
+
+def _or_none(value: Any) -> Any:
+    """Return a value, or None for one that is empty: not there is no other than empty here."""
+    return None if hasattr(value, "__len__") and not len(value) else value
 
 
 def require(keyword: str, kind: str, dataset: Dataset) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pacsroute import uids
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
 from pacsroute.dimse.messages import fragment
 from pacsroute.upper_layer import pdu
 
@@ -92,7 +92,7 @@ class RawPeer:
                 if pdv.is_command:
                     command += pdv.fragment
                     if pdv.is_last:
-                        decoded = commands.decode(command)
+                        decoded = command_set.decode(command)
                         if not decoded.has_data_set:
                             return decoded, None
                 else:

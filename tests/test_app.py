@@ -1,6 +1,7 @@
 """The app without a socket: set-up, routing, statuses, lifespan, and negotiation's rules."""
 
 import asyncio
+import re
 
 import pytest
 from pydicom import DataElement, Dataset, config
@@ -105,6 +106,49 @@ def test_two_equal_routes_are_a_set_up_error():
 def test_an_impossible_ae_title_is_a_set_up_error(title):
     with pytest.raises(SetupError, match="AE title"):
         App(title)
+    with pytest.raises(SetupError, match=r"@app\.store: an AE title"):
+        App().store(calling_ae=title)(lambda request: None)
+
+
+def test_the_spaces_around_a_calling_ae_title_are_not_its_own():
+    app = App()
+    app.store(calling_ae=" CT ")(lambda request: None)
+    assert [len(app.routes_for(title, "ARCHIVE")) for title in ("CT", "MR")] == [1, 0]
+
+
+def test_options_that_are_none():
+    app = App()
+    with pytest.raises(SetupError, match=r"AE title has 1 to 16 ASCII characters: 5 has not"):
+        app.store(calling_ae=5)(lambda request: None)
+    with pytest.raises(SetupError, match=r"@app\.echo has no SOP class"):
+        app.echo("CTImageStorage")(lambda request: None)
+    for decorator, name, value in (
+        (app.get, "pending_interval", "1 s"),
+        (app.get, "pending_interval", -1),
+        (app.get, "pending_interval", float("nan")),
+        (app.get, "pending_interval", True),
+        (app.find, "charset", ["ISO_IR 100"]),
+        (app.find, "transfer_syntaxes", 5),
+        (app.find, "transfer_syntaxes", EXPLICIT),
+        (app.store, "unknown", "no"),
+    ):
+        with pytest.raises(SetupError, match=rf"{name} is .*, not {re.escape(repr(value))}"):
+            decorator(**{name: value})(lambda request: None)
+    for decorator, name in ((app.n_action, "action_type"), (app.n_event_report, "event_type")):
+        with pytest.raises(SetupError, match=f"{name} is a whole number, not '1'"):
+            decorator("StorageCommitment", **{name: "1"})(lambda request: None)
+    with pytest.raises(SetupError, match=r"@app\.find: 'ISO_IR 1' is no Specific Character Set"):
+        app.find(charset="ISO_IR 1")(lambda request: [])
+    assert not app.routes
+
+
+def test_options_hold_for_a_function_that_is_passed_directly():
+    app = App()
+    app.store(lambda request: None, calling_ae="CT", unknown=False)
+    (route,) = app.routes
+    assert (route.calling_ae, route.unknown) == ("CT", False)
+    with pytest.raises(SetupError, match="AE title"):
+        app.find(lambda request: [], calling_ae="")
 
 
 def test_decorators_return_the_function_unchanged():
@@ -404,3 +448,15 @@ def test_a_charset_that_is_none_is_an_error_before_anybody_is_answered():
         pass
     with App(charset="ISO 2022 IR 6\\ISO 2022 IR 87").test_client() as client:
         assert client.echo().category == "Success"
+
+
+def test_a_failure_of_impossible_parts_is_the_handlers_error():
+    for elements in (
+        {"comment": ValueError("x")},
+        {"OffendingElement": "PatientID"},
+        {"AttributeIdentifierList": ["PatientID"]},
+        {"ErrorID": 70_000},
+    ):
+        with pytest.raises(TypeError, match=r"Failure is a text|has tags|from 0 to 65535"):
+            Failure(0xA900, **elements)
+    assert Failure(0xA900, OffendingElement=[0x00100020], ErrorID=1).elements["ErrorID"] == 1

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pacsroute.trace.capture import DamagedCapture, packets
@@ -204,6 +204,7 @@ def test_a_damaged_capture_is_no_traceback(damage, old):
 
 
 @given(st.binary(max_size=80), st.sampled_from([ETHERNET, NULL, RAW, SLL, SLL2]))
+@example(b"`\0\0\0\0\0\6", RAW)
 def test_packets_of_anything(data, kind):
     assert isinstance(heard(pcap(kind, [data, *(linked(kind, p) for p in dialogue())])), list)
 

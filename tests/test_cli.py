@@ -230,6 +230,14 @@ def test_a_port_that_is_taken(folder):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_a_spool_that_cannot_be_made(folder, workers):
+    Path(folder, "taken").touch()
+    said = fails(folder, "hello", "--port", "0", "--spool", "taken/spool", *workers)
+    assert said.endswith("Error: the spool taken/spool cannot be used: Not a directory\n")
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     ("spec", "text", "words"),
     [

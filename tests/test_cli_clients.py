@@ -197,6 +197,9 @@ def test_a_user_and_a_passcode():
         (["--tls-key", __file__], "needs its certificate"),
         (["--tls-ca", "/no/such/file"], "does not exist"),
         (["--timeout", "0"], "--timeout"),
+        (["--timeout", "0.001"], "--timeout"),
+        (["--timeout", "nan"], "timeout is"),
+        (["--timeout", "inf"], "--timeout"),
     ],
 )
 def test_mistakes_in_the_options_of_the_peer(free_port, arguments, words):

@@ -29,11 +29,13 @@ from pacsroute import (
     NotAccepted,
     Peer,
     Progress,
+    ProtocolError,
     ReadFailed,
     RequestFailed,
     Status,
     uids,
 )
+from pacsroute.dataset import part10
 from pacsroute.dimse import commands
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import UserIdentity
@@ -198,6 +200,10 @@ def test_a_rejection_says_who_and_why(answer, words):
         (None, "closed the connection"),
         (pdu.Abort(2, 1), "aborted"),
         (pdu.ReleaseRP(), "aborted"),
+        (
+            pdu.AssociateAC("PACS", "ME", (), pdu.UserInformation(4, "1.2.3.4")),
+            "a maximum length of 4",
+        ),
     ],
 )
 def test_a_peer_that_does_not_answer_a_request_for_an_association(answer, words):
@@ -206,6 +212,25 @@ def test_a_peer_that_does_not_answer_a_request_for_an_association(answer, words)
             with pytest.raises(AssociationAborted, match=words) as raised:
                 client.echo()
     assert f"PACS at 127.0.0.1:{port}" in str(raised.value)
+
+
+def test_a_peer_that_says_nothing_is_given_up_in_the_time_that_was_given():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pacsroute.connect("127.0.0.1", port, timeout=0.1) as client:
+            with pytest.raises(AssociationAborted, match="did not answer in time"):
+                client.echo()  # which has 30 s without it, more than a test
+
+
+def test_an_ae_title_that_is_none_leaves_no_socket_open():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = pacsroute.connect("127.0.0.1", listener.getsockname()[1], called_ae="X" * 17)
+        with pytest.raises(ValueError, match="16"):
+            client.echo()
+        sock, _ = listener.accept()
+        with sock:
+            sock.settimeout(WAIT)
+            assert sock.recv(1) == b""
 
 
 def test_nobody_there():
@@ -319,6 +344,44 @@ def test_a_peer_that_closed_an_idle_association(how, listening):
         assert len(peer.associations) == 2
 
 
+def test_a_peer_that_has_sent_nonsense_meanwhile(listening):
+    """The next request associates anew, and the socket is closed."""
+    sending, sent = threading.Event(), threading.Event()
+
+    def serve(association):
+        Dispatcher(peer.app, association).receive_and_dispatch()
+        if len(peer.associations) == 1:
+            assert sending.wait(WAIT)
+            association._socket.sendall(pdu.encode(pdu.PDataTF((pdu.PDV(99, True, True, b""),))))
+            sent.set()
+        association.receive()
+
+    peer = listening(App(), serve)
+    with peer.client() as client:
+        client.echo()
+        sending.set()
+        assert sent.wait(WAIT)
+        assert client.echo() == Status(0)
+        assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
+        assert len(peer.associations) == 2
+
+
+def test_a_client_that_is_closed_while_it_associates(listening):
+    peer = listening(App())
+    client = peer.client()
+    opener = client._pool._opener
+
+    def slowly(request, app):
+        association = opener(request, app)
+        client.close()
+        return association
+
+    client._pool._opener = slowly
+    with pytest.raises(AssociationError, match="the client is closed"):
+        client.echo()
+    assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
+
+
 def test_a_peer_that_dies_in_the_middle(listening):
     def serve(association):
         if len(peer.associations) == 1:
@@ -343,6 +406,33 @@ def test_a_peer_that_never_answers(listening):
     with peer.client(timeout=0.1) as client:
         with pytest.raises(AssociationAborted, match=r"no message came for 0\.1 s"):
             client.echo()
+    assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
+
+
+@pytest.mark.parametrize("service", ["echo", "store", "find", "get", "move", "n_get"])
+def test_a_response_to_something_else(service, listening, sample):
+    def serve(association):
+        context, command, _ = association.receive()
+        kind = commands.CFindRSP if service == "echo" else commands.CEchoRSP
+        association.send(context, kind(message_id_responded_to=command.message_id, status=0))
+        association.receive()
+
+    app = App()
+    app.store(lambda request: None)
+    app.n_get("MPPS")(lambda request: {})
+    for decorator in (app.find, app.get, app.move):
+        decorator(lambda request: [])
+    calls = {
+        "echo": lambda client: client.echo(),
+        "store": lambda client: client.store(sample("CT_small.dcm")),
+        "find": lambda client: list(client.find(STUDY)),
+        "get": lambda client: list(client.get(STUDY)),
+        "move": lambda client: list(client.move(STUDY, "DEST")),
+        "n_get": lambda client: client.n_get("MPPS", "1.2.3"),
+    }
+    peer = listening(app, serve)
+    with peer.client() as client, pytest.raises(ProtocolError, match="was answered with"):
+        calls[service](client)
     assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
 
 
@@ -521,6 +611,22 @@ class Breaking(Instance):
         return File()
 
 
+@pytest.mark.parametrize("size", [9, 10, 200_001, 2_000_001])
+@pytest.mark.parametrize("kind", ["file", "bytes"])
+def test_an_odd_data_set_is_made_even(kind, size, listening, tmp_path):
+    data = b"\x08\0\x60\0CS\2\0CT".ljust(size, b"\x01")[:size]
+    path = tmp_path / "odd.dcm"
+    path.write_bytes(part10.head(CT, "1.2.3", EXPLICIT) + data)
+    app = App("ARCHIVE")
+    app.store(lambda request: request.save(tmp_path / "archive") and None)
+    hints = {"sop_class": CT, "sop_instance": "1.2.3", "transfer_syntax": EXPLICIT}
+    peer = listening(app)
+    with peer.client() as client:
+        client.store(Instance(path if kind == "file" else data, **hints))
+    stored = (tmp_path / "archive" / "1.2.3.dcm").read_bytes()
+    assert stored.endswith(data + b"\0" * (size % 2))
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [
@@ -625,6 +731,28 @@ def test_an_iterator_that_is_closed_cancels(service, listening):
                 assert ended.get(timeout=WAIT) is True
             assert len(peer.associations) == 1
         assert peer.ended.get(timeout=WAIT) is None
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_peer_that_is_silent_after_a_cancel_is_not_waited_for(in_memory, listening, monkeypatch):
+    monkeypatch.setattr("pacsroute.net.answers._AFTER_CANCEL", 0.1)
+    app, hold = App("ARCHIVE"), threading.Event()
+
+    @app.find
+    def find(request):
+        yield {"PatientID": "1"}
+        hold.wait(WAIT)
+
+    peer = None if in_memory else listening(app)
+    with app.test_client() if in_memory else peer.client() as client:
+        rows = client.find({"PatientID": ""})
+        next(rows)
+        rows.close()
+        assert not hold.is_set()
+        hold.set()
+        assert client.echo() == Status(0)
+    if peer is not None:
+        assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
 
 
 # ------------------------------------------------------------------------------ get, move

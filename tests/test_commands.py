@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
+from pacsroute.dimse.command_set import decode, encode
 from pacsroute.dimse.commands import (
     TYPES,
     CCancelRQ,
@@ -23,8 +24,6 @@ from pacsroute.dimse.commands import (
     NGetRQ,
     UnknownRQ,
     UnknownRSP,
-    decode,
-    encode,
 )
 from pacsroute.errors import ProtocolError
 
@@ -284,7 +283,9 @@ def test_any_bytes_at_all(data):
 @given(
     st.sampled_from([*TYPES, 0x0BAD, 0x8BAD]),
     st.dictionaries(
-        st.sampled_from([number for number, _ in commands._ELEMENTS.values() if number != 0x0100]),
+        st.sampled_from(
+            [number for number, _ in command_set._ELEMENTS.values() if number != 0x0100]
+        ),
         st.binary(max_size=9),
     ),
 )
@@ -316,9 +317,9 @@ def test_a_cancel_names_the_request_it_is_about():
 
 def _same_as_read_anew(data):
     """Compare what is decoded by its likeness to others with what is read element by element."""
-    usual = commands._decode_usual(data)
+    usual = command_set._decode_usual(data)
     try:
-        anew = commands._decode(data)
+        anew = command_set._decode(data)
     except ProtocolError:
         anew = None
     assert usual is None or usual == anew
@@ -349,14 +350,14 @@ _PIECES = (
 
 @given(st.lists(st.sampled_from(_PIECES), max_size=9).map(b"".join))
 def test_what_only_looks_like_a_usual_command_is_read_as_what_it_is(data):
-    _same_as_read_anew(commands._USUAL_HEAD + bytes(4) + data)
+    _same_as_read_anew(command_set._USUAL_HEAD + bytes(4) + data)
 
 
 def test_an_id_inside_a_uid_is_not_taken_for_the_message_id():
     inside = struct.pack("<HHIH", 0, 0x0110, 2, 9)
     data = encode(CEchoRQ(message_id=3, affected_sop_class=inside.decode("latin-1")))
     assert decode(data).message_id == 3
-    assert commands._decode_usual(data) is None
+    assert command_set._decode_usual(data) is None
 
 
 def test_a_message_id_that_is_cut_short_is_no_message_id():
@@ -376,7 +377,7 @@ def test_elements_that_only_look_like_the_message_id_are_not_taken_for_it():
     body = encode(CStoreRQ(message_id=3, affected_sop_class="1.2", affected_sop_instance="1.5"))[
         12:
     ]
-    data = commands._USUAL_HEAD + bytes(4)
+    data = command_set._USUAL_HEAD + bytes(4)
     data += struct.pack("<HHI", 0, 0x0004, len(inside)) + inside + body
     command = decode(data)
     assert (command.message_id, command.affected_sop_instance) == (3, "1.5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pacsroute import App, Config, SetupError
+from pacsroute.access import allowed
 from pacsroute.config import SETTINGS
 
 
@@ -40,6 +41,7 @@ def test_later_wins(tmp_path):
         ("ae_title", None, "a text"),
         ("called_ae_titles", ["\\"], "backslash"),
         ("allow", 3, "a list of texts"),
+        ("allow", ["CTé"], "1 to 16 ASCII characters"),
     ],
 )
 def test_a_wrong_setting_is_an_error_that_says_what_would_be_right(name, value, words):
@@ -115,3 +117,14 @@ def test_an_empty_variable_lets_nobody_in_by_mistake(text):
 def test_a_secret_that_is_no_text_is_not_shown():
     with pytest.raises(SetupError, match=r"^tls_key_passphrase is a text$"):
         Config(tls_key_passphrase=12345)
+
+
+def test_a_spool_in_a_file_that_is_no_text(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("spool = 5\n")
+    with pytest.raises(SetupError, match="spool is a text, not 5"):
+        Config().from_file(file)
+
+
+def test_the_spaces_around_a_title_in_a_rule_are_not_its_own():
+    assert allowed(["CT1 @10.0.0.0/8"], "CT1", "10.0.0.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import warnings
@@ -10,6 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
 
+import numpy
 import pydicom
 import pytest
 from hypothesis import given
@@ -29,6 +31,7 @@ from pydicom.uid import (
 from pydicom.valuerep import PersonName
 
 from pacsroute.dataset.encode import RowEncoder, encode
+from pacsroute.dataset.encoder import encoder_of_all
 from pacsroute.dataset.parse import identifier, parse
 from pacsroute.dataset.vr import syntax
 from pacsroute.errors import DataSetError
@@ -256,6 +259,7 @@ def test_none_and_empty_are_zero_length():
         ("InstanceNumber", Decimal(7), b"7 "),
         ("PixelSpacing", [1, 0.5, Decimal("0.25"), "1e3"], b"1\\0.5\\0.25\\1e3"),
         ("PixelSpacing", 1 / 3, b"0.33333333333333"),
+        ("PixelSpacing", numpy.array([0.5, 0.25]), b"0.5\\0.25"),
         ("PixelSpacing", 10**20, b"1e+20 "),
         ("ModalitiesInStudy", ("CT", None, "MR"), b"CT\\\\MR"),
         ("ModalitiesInStudy", "CT\\MR", b"CT\\MR "),
@@ -314,6 +318,26 @@ def test_values_of_the_wrong_type_are_refused_without_showing_them(keyword, valu
             assert caught.value.__suppress_context__ or caught.value.__context__ is None
     if keyword != "RequestAttributesSequence":
         assert keyword in str(caught.value)
+
+
+@pytest.mark.parametrize("keyword", ["", "_", "Item", "ItemDelimitationItem"])
+def test_nothing_is_proposed_that_is_no_keyword_of_rows(keyword):
+    with pytest.raises(DataSetError, match="no such keyword") as caught:
+        encode({keyword: 1}, EXPLICIT)
+    assert "''?" not in str(caught.value)
+    assert "'Item" not in str(caught.value).partition("did you mean")[2]
+
+
+def test_plans_of_character_sets_do_not_pile_up():
+    terms = ["ISO 2022 IR 100", "ISO 2022 IR 101", "ISO 2022 IR 109", "ISO 2022 IR 110"]
+    terms += ["ISO 2022 IR 144", "ISO 2022 IR 127", "ISO 2022 IR 126"]
+    asked = Dataset()
+    asked.RequestedProcedureCodeSequence = []
+    row = {"RequestedProcedureCodeSequence": [{"CodeMeaning": "Schädel"}]}
+    for some in itertools.islice(itertools.permutations(terms), 600):
+        asked.SpecificCharacterSet = list(some)
+        RowEncoder(EXPLICIT, asked).encode(row)
+    assert len(encoder_of_all(syntax(EXPLICIT))._plans) <= 256
 
 
 def test_an_unknown_keyword_names_the_nearest():

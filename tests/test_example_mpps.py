@@ -127,6 +127,8 @@ def test_only_the_status_is_looked_at_where_that_is_asked_for():
         (dataset(PerformedProcedureStepDescription="more"), 0),
         (dataset(PatientID="2"), 0x0106),
         (dataset(PatientID="1"), 0),
+        (dataset(AdmissionID="", ReferencedPatientSequence=[]), 0),
+        (dataset(AdmissionID="7"), 0x0106),
     ],
 )
 def test_n_set(change, expected):

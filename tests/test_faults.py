@@ -12,7 +12,7 @@ from conftest import RawPeer
 from unharmed import SHORT, WAIT, objects, unharmed, until
 
 from pacsroute import App, Failure, Instance, Peer, uids
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
 from pacsroute.upper_layer import pdu
 
 CT = uids.sop_class("CTImageStorage", "store")
@@ -127,7 +127,7 @@ def rejected(port):
     return sock
 
 
-STORE = commands.encode(
+STORE = command_set.encode(
     commands.CStoreRQ(
         message_id=1, affected_sop_class=CT, affected_sop_instance="1.2.3", has_data_set=True
     )

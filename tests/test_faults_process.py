@@ -5,6 +5,7 @@ import errno
 import hashlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -258,14 +259,17 @@ def test_a_folder_that_is_read_only(tmp_path, size):
 
 @pytest.mark.parametrize("size", [1000, 300_000], ids=["in memory", "in a file"])
 def test_a_folder_that_cannot_be_there(tmp_path, size):
-    (tmp_path / "file").write_text("")
-    below = tmp_path / "file" / "folder"
+    file = tmp_path / "file"
+    below = file / "folder"
     for folder, spool in ((below, tmp_path / "spool"), (tmp_path / "folder", below)):
         with unharmed(saving(folder, spool)) as server, associated(server.port) as peer:
+            shutil.rmtree(file, ignore_errors=True)
+            file.write_text("")
             expected = 0 if size < 10_000 and folder != below else 0xA700
             assert peer.store(data_set(size), CT, "1.2.3", CT_ID).status == expected
             assert peer.echo(message_id=2) == 0
             peer.release()
+        file.unlink()
 
 
 @pytest.mark.parametrize("size", [1000, 300_000], ids=["in memory", "in a file"])

@@ -16,7 +16,7 @@ import pytest
 from conftest import RawPeer
 
 from pacsroute import App, Instance, uids
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.negotiation import negotiate
 
@@ -76,7 +76,7 @@ def test_requests_sent_ahead_do_not_stall_a_find():
     with app.serve(port=0, grace=0) as server:
         with RawPeer(server.port, [(STUDY, IMPLICIT), *ECHO]) as peer:
             command = commands.CEchoRQ(message_id=9, affected_sop_class=uids.VERIFICATION)
-            encoded = commands.encode(command)
+            encoded = command_set.encode(command)
             flood = pdu.encode(pdu.PDataTF((pdu.PDV(3, True, True, encoded),))) * 100
 
             def send():
@@ -177,7 +177,9 @@ def test_a_broken_store_leaves_neither_file_nor_descriptor(tmp_path):
                     )
                     command.has_data_set = True
                     peer.socket.sendall(
-                        pdu.encode(pdu.PDataTF((pdu.PDV(1, True, True, commands.encode(command)),)))
+                        pdu.encode(
+                            pdu.PDataTF((pdu.PDV(1, True, True, command_set.encode(command)),))
+                        )
                     )
                     for _ in range(3):
                         piece = pdu.PDataTF((pdu.PDV(1, False, False, bytes(100_000)),))
@@ -207,7 +209,7 @@ def test_fragments_hide_no_other_instance(cut):
                 message_id=1, affected_sop_class=CT, affected_sop_instance="1.2.3"
             )
             command.has_data_set = True
-            parts = [pdu.PDV(1, True, True, commands.encode(command))]
+            parts = [pdu.PDV(1, True, True, command_set.encode(command))]
             parts += [pdu.PDV(1, False, piece is pieces[-1], piece) for piece in pieces]
             for part in parts:
                 peer.socket.sendall(pdu.encode(pdu.PDataTF((part,))))

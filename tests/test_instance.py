@@ -17,9 +17,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pacsroute import DataSetError, Failure, Instance, uids
 from pacsroute.dataset import part10
 from pacsroute.dataset import spool as spool_module
+from pacsroute.dataset.encode import encode
 from pacsroute.dataset.spool import Spool
-
-# Until Instance._parse closes the file that it opens: see the test of that name below.
 
 CT = uids.sop_class("CTImageStorage", "store")
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -371,3 +370,70 @@ def test_a_file_that_another_one_has_replaced_is_not_sent_as_what_it_was(tmp_pat
         known.open()
     with pytest.raises(DataSetError, match="another transfer syntax"):
         known.open_as(uids.IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 1000, None])
+@pytest.mark.parametrize("syntax", [EXPLICIT, uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN])
+def test_a_group_length_that_is_wrong_or_missing(wrong, syntax, tmp_path):
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.PatientID = CT, "1.2.3", "P"
+    data = encode(ds, syntax)
+    head = bytearray(part10.head(CT, "1.2.3", syntax))
+    if wrong is None:
+        del head[132:144]
+    else:
+        length = 0 if wrong == 0 else int.from_bytes(head[140:144], "little") + wrong
+        head[140:144] = length.to_bytes(4, "little")
+    path = tmp_path / "odd.dcm"
+    path.write_bytes(head + data)
+    hints = {"sop_class": CT, "sop_instance": "1.2.3", "transfer_syntax": syntax}
+    for instance in (Instance(path), Instance(path, **hints)):
+        assert instance.sop_instance == "1.2.3"
+        with instance.open() as file:
+            assert file.read() == data
+        assert instance.dataset.PatientID == "P"
+
+
+def test_what_is_no_number_is_no_edit(tmp_path):
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = CT, "1.2.3"
+    ds.RecommendedDisplayFrameRateInFloat = float("nan")
+    item = Dataset()
+    item.RealWorldValueSlope = float("nan")
+    ds.RealWorldValueMappingSequence = [item]
+    instance = spooled(encode(ds, EXPLICIT), tmp_path)
+    assert str(instance.dataset)
+    assert instance.save(tmp_path / "out").is_file()
+    instance.dataset.RealWorldValueMappingSequence[0].RealWorldValueSlope = 1.0
+    with pytest.raises(DataSetError, match="edited"):
+        instance.save(tmp_path / "out")
+
+
+def test_bytes_of_a_data_set_know_their_uids(tmp_path):
+    instance = Instance(data_set(), transfer_syntax=EXPLICIT)
+    assert (instance.sop_class, instance.sop_instance) == (CT, "1.2.3")
+    assert body(instance.save(tmp_path)) == data_set()
+    with pytest.raises(DataSetError, match="need the transfer_syntax="):
+        _ = Instance(data_set()).sop_class
+
+
+def test_a_saved_file_that_was_made_shorter_is_not_copied_for_ever(tmp_path):
+    instance = spooled(data_set(200_000), tmp_path / "spool")
+    (tmp_path / "one").mkdir()
+    path = instance.save(tmp_path / "one")
+    os.truncate(path, 5000)
+    with pytest.raises(OSError, match="made shorter"):
+        instance.save(tmp_path / "two")
+    assert not list((tmp_path / "two").iterdir())
+
+
+def test_a_scratch_folder_that_is_left_is_swept(tmp_path):
+    with spool_module.scratch(str(tmp_path)) as folder:
+        Path(folder, "0").write_bytes(b"x")
+        assert spool_module.sweep(str(tmp_path)) == 0  # it is in use
+    assert not list(tmp_path.iterdir())
+    left = tmp_path / ".pacsroute-0123-1-1.part"
+    left.mkdir()
+    (left / "0").write_bytes(b"x")
+    assert spool_module.sweep(str(tmp_path)) == 1
+    assert not list(tmp_path.iterdir())

@@ -643,3 +643,15 @@ def test_a_key_has_only_so_many_values():
         matching.where(identifier, {"SOPInstanceUID": "uid"})
     with pytest.raises(DataSetError, match="more than 10000"):
         matching.matches(identifier, {"SOPInstanceUID": "1.2.1"})
+
+
+def test_many_patterns_and_ranges_are_sql_that_sqlite_takes():
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE studies (id, day)")
+    database.execute("INSERT INTO studies VALUES ('1500X', '20200101')")
+    asked = Dataset()
+    asked.PatientID = [f"{number:04}*" for number in range(2000)]
+    asked.StudyDate = [f"20{number:02}0101-20{number:02}0102" for number in range(50)] * 40
+    where = matching.where(asked, {"PatientID": "id", "StudyDate": "day"})
+    found = database.execute(f"SELECT id FROM studies WHERE {where.sql}", where.parameters)
+    assert found.fetchall() == [("1500X",)]

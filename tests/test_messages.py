@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
 from pacsroute.dimse.commands import CEchoRQ, CFindRQ, CStoreRQ
 from pacsroute.dimse.messages import BATCH, Assembler, Message, fragment, stream
 from pacsroute.errors import ProtocolError
@@ -20,7 +20,7 @@ from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER
 
 ECHO = CEchoRQ(message_id=1, affected_sop_class="1.2.840.10008.1.1")
 STORE = CStoreRQ(message_id=2, affected_sop_class="1.2.3", has_data_set=True)
-ECHO_BYTES, STORE_BYTES = commands.encode(ECHO), commands.encode(STORE)
+ECHO_BYTES, STORE_BYTES = command_set.encode(ECHO), command_set.encode(STORE)
 
 limits = st.just(0) | st.integers(8, 200) | st.integers(8, 70_000)
 contents = st.none() | st.binary(max_size=1_500).map(lambda data: data + data)
@@ -269,7 +269,7 @@ def test_an_empty_first_fragment_begins_a_message():
     assembler.add(PDV(1, True, False, b""))
     assert assembler.partial
     with pytest.raises(ProtocolError):
-        assembler.add(PDV(3, True, True, commands.encode(commands.CEchoRQ(message_id=1))))
+        assembler.add(PDV(3, True, True, command_set.encode(commands.CEchoRQ(message_id=1))))
 
 
 @pytest.mark.parametrize("maximum", [0, 64, 4096, 131_072, 1 << 20])

@@ -1,13 +1,15 @@
 """Extended negotiation, related general classes, and operations that overlap."""
 
+import queue
 import socket
 import threading
 import time
 
 import pytest
 from conftest import TIMEOUT, RawPeer
+from unharmed import until
 
-from pacsroute import App, SetupError, extended, uids
+from pacsroute import App, Association, AssociationAborted, SetupError, extended, uids
 from pacsroute.dimse import commands
 from pacsroute.upper_layer import pdu
 
@@ -213,6 +215,25 @@ def test_a_peer_that_oversteps_its_window_is_aborted():
                 peer.send(1, command)
             assert isinstance(peer.read_pdu(), pdu.Abort)
             hold.set()
+
+
+def test_who_waits_for_a_response_learns_of_the_end_at_once():
+    ours, theirs = socket.socketpair()
+    ended = queue.Queue()
+    with theirs, Association(ours, App()) as association:
+        association.window = 2
+        association._reader = threading.get_ident()
+
+        def wait():
+            try:
+                association.receive(response_to=1)
+            except AssociationAborted as error:
+                ended.put(error)
+
+        threading.Thread(target=wait, daemon=True).start()
+        assert until(lambda: association._arrived._waiters)
+        association.abort(2)
+        assert ended.get(timeout=TIMEOUT).source == 2
 
 
 def test_the_default_is_one_operation_at_a_time():

@@ -365,3 +365,57 @@ def test_the_dataset_is_pydicoms_own():
     target = BytesIO()
     dataset.save_as(target, implicit_vr=True, little_endian=True)
     assert parse(target.getvalue(), IMPLICIT).PatientName == "Ä^B"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("delimited", [False, True])
+def test_an_empty_item_that_comes_first(order, delimited):
+    """What follows it tells nothing of how the other items are encoded."""
+
+    def element(group, number, vr, value):
+        return struct.pack(f"{order}HH2sH", group, number, vr, len(value)) + value
+
+    def item(value):
+        delimiter = struct.pack(f"{order}HHI", 0xFFFE, 0xE00D, 0) if delimited else b""
+        length = 0xFFFF_FFFF if delimited else len(value)
+        return struct.pack(f"{order}HHI", 0xFFFE, 0xE000, length) + value + delimiter
+
+    reference = element(8, 0x1150, b"UI", b"1.2\0") + element(8, 0x1155, b"UI", b"1.3\0")
+    data = b"".join(
+        (
+            struct.pack(f"{order}HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFF_FFFF),
+            item(b""),
+            item(reference),
+            struct.pack(f"{order}HHI", 0xFFFE, 0xE0DD, 0),
+            element(0x10, 0x20, b"LO", b"PID1"),
+        )
+    )
+    syntax = ExplicitVRLittleEndian if order == "<" else ExplicitVRBigEndian
+    for read in (parse, identifier):
+        found = read(data, syntax)
+        assert found.PatientID == "PID1"
+        first, second = found.ReferencedImageSequence
+        assert (len(first), second.ReferencedSOPInstanceUID) == (0, "1.3")
+
+
+def test_fragments_that_are_gone_through_again_and_again_are_counted():
+    """Each of many elements has the same chain of items behind it, which ends in nothing."""
+    many, chain = 1000, 1000 * 28
+    data = bytearray()
+    for number in range(many):
+        data += struct.pack("<HH2sHI", 9, 0x1000, b"OB", 0, 0xFFFF_FFFF)
+        data += struct.pack("<HHI", 0xFFFE, 0xE000, chain - (number * 28 + 20))
+        data += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    data += struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 3500 + b"\x10\0\x20\0LO\2\0AB"
+    with pytest.raises(DataSetError, match="elements"):
+        parse(bytes(data), ExplicitVRLittleEndian, limits=Limits(elements=100_000))
+
+
+def test_a_deflated_identifier_that_is_cut_off():
+    asked = Dataset()
+    asked.QueryRetrieveLevel, asked.PatientID, asked.StudyInstanceUID = "STUDY", "1", "1.2.3"
+    whole = encode(asked, DeflatedExplicitVRLittleEndian)
+    assert identifier(whole, DeflatedExplicitVRLittleEndian) == asked
+    for length in range(1, len(whole) - 1):
+        with pytest.raises(DataSetError):
+            identifier(whole[:length], DeflatedExplicitVRLittleEndian)

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import stat
+import time
 
 import pytest
 from conftest import RawPeer
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacsroute import App, Peer, uids
+from pacsroute.net import transport
 from pacsroute.net.tapped import TappedSocket
 from pacsroute.trace import recording
 from pacsroute.trace.conversation import UnreadableFile
@@ -255,3 +257,12 @@ def test_addresses():
             TappedSocket(sock, "requestor", [Looking])
     assert seen[0] == Link("acceptor", "", "")
     assert (seen[1].role, seen[1].peer) == ("requestor", f"127.0.0.1:{port}")
+
+
+def test_a_peer_that_takes_nothing_is_given_up_while_it_is_observed():
+    here, there = socket.socketpair()
+    with here, there:
+        transport.set_up(here, 1, 0.05)
+        tapped = TappedSocket(here, "acceptor", [])
+        with pytest.raises(OSError, match=r"too long|temporarily"):
+            transport.send_all(tapped, [bytes(10_000_000)], time.monotonic())

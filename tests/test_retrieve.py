@@ -1017,6 +1017,7 @@ def test_the_next_of_a_list_is_opened_while_a_peer_stores_one(service, tmp_path,
     def store(*_):
         if path.exists():  # the first one is being stored
             opened.get(timeout=WAIT)
+            os.truncate(path, 200)  # it was read, too
             path.unlink()
         return 0
 
@@ -1335,7 +1336,7 @@ def test_large_data_sets_of_a_drained_generator():
 
 @pytest.mark.parametrize(("count", "left"), [(-1, [0, 0, 0]), (2, [1, 0, 0]), (70_000, None)])
 def test_a_count_that_is_wrong(count, left, monkeypatch):
-    monkeypatch.setattr("pacsroute.net.association._PULSE", 0.01)
+    monkeypatch.setattr("pacsroute.net.sending._PULSE", 0.01)
 
     def handler(request):
         request.count = count
@@ -1360,7 +1361,7 @@ def test_a_count_that_is_wrong(count, left, monkeypatch):
 
 
 def test_a_slow_generator_and_the_pending_that_say_so(monkeypatch):
-    monkeypatch.setattr("pacsroute.net.association._PULSE", 0.01)
+    monkeypatch.setattr("pacsroute.net.sending._PULSE", 0.01)
     seen = [threading.Event(), threading.Event()]
 
     def handler(request):
@@ -1388,7 +1389,7 @@ def test_a_slow_generator_and_the_pending_that_say_so(monkeypatch):
 
 
 def test_a_slow_destination_and_the_pending_that_say_so(monkeypatch):
-    monkeypatch.setattr("pacsroute.net.association._PULSE", 0.01)
+    monkeypatch.setattr("pacsroute.net.sending._PULSE", 0.01)
     seen = threading.Event()
 
     def store(request):
@@ -1408,7 +1409,7 @@ def test_a_slow_destination_and_the_pending_that_say_so(monkeypatch):
 
 
 def test_fewer_pending_with_an_interval(monkeypatch):
-    monkeypatch.setattr("pacsroute.net.association._PULSE", 1000)
+    monkeypatch.setattr("pacsroute.net.sending._PULSE", 1000)
     with serving() as server:
         server.app.get(pending_interval=1000)(lambda r: [made(n) for n in range(20)])
         with Requestor(server.port, (CT, EXPLICIT)) as peer:
@@ -1559,3 +1560,121 @@ def test_memory_stays_flat_while_300_megabytes_pass(tmp_path):
                 peer.release()
         finally:
             process.kill()
+
+
+class Unreadable(Instance):
+    """An instance whose file opens, and cannot be read."""
+
+    def open(self):
+        class File:
+            def tell(self):
+                return 0
+
+            def seek(self, *where):
+                return 5_000_000
+
+            def readinto(self, buffer):
+                raise OSError("disk")
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+        return File()
+
+
+def test_a_pending_that_waits_goes_before_the_abort(tmp_path):
+    good, bad = files(tmp_path, 2)
+    bad = Unreadable(bad._source, **bad._hints)
+    with serving(lambda request: [good, bad]) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            peer.get()
+            answers = peer.answers()
+            assert isinstance(next(answers)[0], commands.CStoreRQ)
+            command, _ = next(answers)
+            assert (command.status, command.completed) == (PENDING, 1)
+            assert isinstance(peer.read_pdu(), pdu.Abort)
+
+
+def test_one_of_an_uncounted_generator_that_cannot_be_encoded(tmp_path):
+    def handler(request):
+        for number in range(5):
+            ds = made(number)
+            if number == 2:
+                ds.Rows = 70_000
+            yield ds
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        _, final, failed, came = peer.all()
+        peer.release()
+    assert (final.status, counts(final)) == (0xB000, (None, 4, 1, 0))
+    assert (failed, len(came)) == ([uid(2)], 4)
+
+
+def test_an_uncounted_generator_is_not_drained_for_who_has_cancelled():
+    begun, cancelled, drawn = threading.Event(), threading.Event(), []
+
+    def handler(request):
+        for number in range(1000):
+            drawn.append(number)
+            begun.set()
+            assert cancelled.wait(WAIT)
+            deadline = time.monotonic() + WAIT
+            while not request.cancelled and time.monotonic() < deadline:
+                time.sleep(0.001)
+            yield made(number)
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        assert begun.wait(WAIT)
+        peer.cancel(1)
+        cancelled.set()
+        _, final, _, came = peer.all()
+        peer.release()
+    assert (final.status, came) == (CANCEL, [])
+    assert len(drawn) <= 2
+
+
+@pytest.mark.parametrize("error", [KeyError("mine"), RuntimeError("mine")])
+def test_an_instance_of_the_handlers_own_that_raises(error, tmp_path):
+    class Own(Instance):
+        def open(self):
+            raise error
+
+    good, bad = files(tmp_path, 2)
+    bad = Own(bad._source, **bad._hints)
+    with serving(lambda request: [bad, good]) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            peer.get()
+            _, final, failed, _ = peer.all()
+            peer.release()
+    assert (final.status, counts(final), failed) == (0xB000, (None, 1, 1, 0), [uid(1)])
+
+
+def test_a_dataset_without_a_uid_is_not_sent():
+    nameless = made(1)
+    del nameless.SOPInstanceUID
+    with serving(lambda request: [nameless, made(2)]) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            peer.get()
+            _, final, _, came = peer.all()
+            peer.release()
+    assert (counts(final), len(came)) == ((None, 1, 1, 0), 1)
+
+
+@pytest.mark.parametrize("count", ["5", (5,), 5.5])
+def test_a_count_that_is_no_number_fails_the_request(count):
+    def handler(request):
+        request.count = count
+        yield made(1)
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        _, final, _, _ = peer.all()
+        peer.get(message_id=2)
+        peer.all()
+        peer.release()
+    assert final.status == 0xC000

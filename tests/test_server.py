@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import RawPeer
 
-from pacsroute import App, Failure, Status, uids
+from pacsroute import App, Association, Failure, SetupError, Status, uids
+from pacsroute.daemons import Daemons
 from pacsroute.dataset import part10
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
 from pacsroute.upper_layer import pdu
 
 CT = uids.sop_class("CTImageStorage", "store")
@@ -440,7 +441,7 @@ def test_memory_stays_flat_while_200_megabytes_are_stored(process, tmp_path):
         command = commands.CStoreRQ(
             message_id=2, affected_sop_class=CT, affected_sop_instance="1.2.3", has_data_set=True
         )
-        encoded = commands.encode(command)
+        encoded = command_set.encode(command)
         peer.socket.sendall(
             pdu.encode(pdu.PDataTF((pdu.PDV(1, True, True, encoded),)))
             + pdu.encode(
@@ -539,3 +540,94 @@ def test_what_the_standard_does_not_allow_is_aborted(received, reason):
     with App().serve(port=0, grace=1, artim=1) as server, RawPeer(server.port) as peer:
         peer.socket.sendall(received)
         assert peer.read_pdu() == pdu.Abort(2, reason)
+
+
+@pytest.mark.parametrize(
+    "name", ["allow", "require_called_ae", "maximum_length", "outstanding", "debug", "spool"]
+)
+def test_settings_that_only_an_app_can_have_are_refused_elsewhere(name):
+    """They would be ignored, and who relies on `allow` must not find that out later."""
+    app, value = App(), getattr(App().config, name)
+    words = rf"{name} is a setting of the app: say App\({name}=…\)"
+    with pytest.raises(SetupError, match=words):
+        app.serve(port=0, **{name: "x" if value is None else value})
+    with pytest.raises(SetupError, match=words):
+        Association.accept(None, app, **{name: value})
+
+
+def test_threads_that_no_process_waits_for():
+    done, hold, daemons = [], threading.Event(), Daemons("pacsroute-after", 4)
+    for number in range(20):
+        daemons.submit(lambda number=number: done.append(number))
+    daemons.drain()
+    assert sorted(done) == list(range(20))
+    with pytest.raises(RuntimeError):
+        daemons.submit(lambda: done.append("too late"))
+    assert len(done) == 20
+    stuck = Daemons("pacsroute-after", 4)
+    stuck.submit(lambda: hold.wait(WAIT))
+    stuck.drain(lambda: True)  # it does not wait, and the process could end
+    assert not hold.is_set()
+    names = [thread for thread in threading.enumerate() if thread.name == "pacsroute-after"]
+    assert names
+    assert all(thread.daemon for thread in names)
+    hold.set()
+
+
+def test_what_is_deferred_when_the_server_has_stopped_is_done_at_once():
+    done = []
+    with App().serve(port=0) as server:
+        pass
+    server._defer(lambda: done.append("at once"))
+    assert done == ["at once"]
+
+
+def test_a_release_of_both_sides_at_once_where_we_are_the_acceptor(raw_peer):
+    """PS3.8 §7.2.2: the requestor's response comes first, then the acceptor's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            sock, _ = listener.accept()
+            Association.accept(sock, App()).release()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with raw_peer(listener.getsockname()[1], ECHO) as peer:
+            assert isinstance(peer.read_pdu(), pdu.ReleaseRQ)
+            peer.socket.sendall(pdu.encode(pdu.ReleaseRQ()))
+            peer.socket.sendall(pdu.encode(pdu.ReleaseRP()))
+            assert isinstance(peer.read_pdu(), pdu.ReleaseRP)
+        thread.join(WAIT)
+        assert not thread.is_alive()
+
+
+def test_a_hook_that_raises_leaves_no_socket_open(raw_peer):
+    app, sockets = App(), []
+
+    @app.before_association
+    def before(association):
+        raise KeyError("mine")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            sockets.append(listener.accept()[0])
+            with contextlib.suppress(KeyError):
+                Association.accept(sockets[0], app)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with raw_peer(listener.getsockname()[1], ECHO) as peer:
+            assert isinstance(peer.answer, pdu.AssociateRJ)
+        thread.join(WAIT)
+    assert sockets[0].fileno() == -1
+
+
+def test_roles_of_what_is_not_proposed_are_not_answered(raw_peer):
+    roles = tuple(pdu.RoleSelection(f"1.2.3.{n:055}", True, True) for n in range(900))
+    with App().serve(port=0) as server, socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.settimeout(WAIT)
+        context = pdu.PresentationContext(1, uids.VERIFICATION, (IMPLICIT,))
+        information = pdu.UserInformation(16_384, "1.2.3.4", roles=roles)
+        s.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", (context,), information)))
+        assert s.recv(1) == b"\x02"

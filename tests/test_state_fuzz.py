@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from pacsroute import uids
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
 from pacsroute.dimse.messages import Assembler
 from pacsroute.errors import AssociationError, ProtocolError
 from pacsroute.upper_layer import pdu
@@ -29,7 +29,9 @@ MAXIMUM = 4096
 STATES = {f"Sta{number}" for number in range(1, 14)}
 REQUEST = pdu.decode(targets.recorded("dcmtk_storescu")[0])
 ACCEPT = AssociateAC("ARCHIVE", "CT", (ContextResult(1, 0, uids.IMPLICIT_VR_LITTLE_ENDIAN),))
-DATA = pdu.encode(PDataTF((PDV(1, True, True, commands.encode(commands.CEchoRQ(message_id=1))),)))
+DATA = pdu.encode(
+    PDataTF((PDV(1, True, True, command_set.encode(commands.CEchoRQ(message_id=1))),))
+)
 RECORDED = targets.everything_recorded()
 WHOLE = [
     *RECORDED,
@@ -306,7 +308,7 @@ class AnyFragments(RuleBasedStateMachine):
     def a_message_begins(self, context_id, message_id, data, cuts):
         command = commands.CStoreRQ(message_id=message_id, has_data_set=data is not None)
         self.expected = context_id, message_id, data
-        parts = [(True, commands.encode(command))] + ([] if data is None else [(False, data)])
+        parts = [(True, command_set.encode(command))] + ([] if data is None else [(False, data)])
         for is_command, whole in parts:
             edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
             pieces = [whole[a:b] for a, b in itertools.pairwise(edges)]

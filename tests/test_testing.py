@@ -14,6 +14,7 @@ from pacsroute import (
     Failure,
     Instance,
     NotAccepted,
+    Peer,
     RequestFailed,
     uids,
 )
@@ -135,6 +136,26 @@ def test_connect_reaches_a_peer_of_the_test(app):
     assert asked == ["ARCHIVE"]
 
 
+def test_who_connects_to_a_peer_of_the_test_says_who_it_is(app):
+    other, asked = App("OTHER"), []
+
+    @other.authenticate
+    def check(identity, association):
+        asked.append(identity and identity.proves("doe", "secret"))
+        return True
+
+    @app.echo
+    def echo(request):
+        with app.connect("OTHER", user=("doe", "secret"), timeout=5) as client:
+            client.echo()
+        with pytest.raises(TypeError, match="nonsense"):
+            app.connect("OTHER", nonsense=1)
+
+    with app.test_client(peers={"OTHER": other}) as client:
+        client.echo()
+    assert asked == [True]
+
+
 @pytest.mark.parametrize("command", ["echo", "store", "find", "get"])
 def test_a_handlers_own_exception_is_seen(command, sample):
     app = App()
@@ -229,3 +250,46 @@ def test_a_dataset_is_stored_as_well(app):
     with app.test_client() as client:
         client.store(ds)
     assert app.state.stored[0].dataset.PatientName == "Doe^John"
+
+
+def test_lifespans_of_the_peers_of_a_test():
+    told = []
+
+    def living(title, *, fails=False):
+        app = App(title)
+
+        @app.lifespan
+        def resources(app):
+            told.append(f"{title} starts")
+            if fails:
+                raise RuntimeError("no database")
+            try:
+                yield
+            finally:
+                told.append(f"{title} stops")
+
+        return app
+
+    app = living("A")
+    with app.test_client(peers={"A": app, "B": living("B")}):
+        assert told == ["A starts", "B starts"]
+    assert told[2:] == ["B stops", "A stops"]
+    told.clear()
+    with pytest.raises(RuntimeError), living("A").test_client(peers={"B": living("B", fails=True)}):
+        pass
+    assert told == ["A starts", "B starts", "A stops"]
+
+
+def test_the_peers_of_a_test_around_another():
+    app, came = App("ARCHIVE"), []
+    first, second = App("FIRST"), App("SECOND")
+    first.echo(lambda request: came.append("FIRST"))
+    app.destination(lambda title, request: Peer("127.0.0.1", 9, "WS1") if title == "WS" else None)
+    with app.test_client(peers={"WS": first}):
+        with app.test_client(peers={"SECOND": second}):
+            pass
+        with app.connect("WS") as client:
+            client.echo()
+        assert app.resolve("WS") == Peer("127.0.0.1", 9, "WS")
+    assert app.resolve("WS") == Peer("127.0.0.1", 9, "WS1")
+    assert came == ["FIRST"]

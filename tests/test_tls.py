@@ -553,7 +553,7 @@ def test_a_server_that_stops_wakes_those_in_a_handshake_and_after_it(made):
             thread = threading.Thread(target=server.stop)
             thread.start()
             # What it says to an association goes encrypted, though its reading is shut down.
-            (one,) = client._idle
+            (one,) = client._pool._idle
             with pytest.raises(AssociationAborted, match="aborted"):
                 one.association.receive()
             thread.join(WAIT)

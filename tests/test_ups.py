@@ -337,6 +337,7 @@ def test_filtered_global_subscription():
     ("instance", "action", "changes", "expected"),
     [
         (ups.GLOBAL, ups.SUBSCRIBE, {"ReceivingAE": None}, 0x0115),
+        (ups.FILTERED_GLOBAL, ups.SUBSCRIBE, {"SpecificCharacterSet": "ISO_IR 100"}, 0x0115),
         (ups.GLOBAL, ups.UNSUBSCRIBE, {"ReceivingAE": ""}, 0x0115),
         (ups.GLOBAL, ups.SUBSCRIBE, {"DeletionLock": None}, 0x0115),
         (ups.FILTERED_GLOBAL, ups.SUBSCRIBE, {}, 0x0115),

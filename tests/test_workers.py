@@ -236,6 +236,9 @@ def test_a_lifespan_that_fails_ends_it(folder):
     code, _, said = pacsroute(folder, "run", "--port", "0", "--workers", "2")
     assert code != 0
     assert "ZeroDivisionError" in said
+    assert 'app.py", line' in said
+    assert "gunicorn" not in said
+    assert "pacsroute/" not in said  # whose lines tell nobody what to mend
 
 
 @pytest.mark.parametrize(

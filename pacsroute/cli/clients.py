@@ -81,6 +81,8 @@ def _exit_codes() -> Iterator[None]:
         raise _failed(error, NO_ASSOCIATION) from None
     except (RequestFailed, DataSetError) as error:
         raise _failed(error, REFUSED) from None
+    except SetupError as error:
+        raise click.UsageError(str(error)) from None
     except UnicodeError as error:  # a host name that cannot be one
         raise _failed(error, NO_ASSOCIATION) from None
     except (Failure, OSError) as error:
@@ -270,7 +272,7 @@ _PEER_OPTIONS = (
     _option("--passcode", help="The user's; PACSROUTE_PASSCODE shows in no list of processes."),
     _option(
         "--timeout",
-        type=click.FloatRange(0, min_open=True),
+        type=click.FloatRange(0.01, 1e6),
         default=RESPONSE_TIMEOUT,
         show_default=True,
         help="Seconds in which the peer has to answer.",

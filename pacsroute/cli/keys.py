@@ -235,9 +235,18 @@ def _cells(text: str) -> int:
 def _shown(row: Dataset, path: Path) -> str:
     rows = [row]
     for name in path[:-1]:
-        rows = [item for one in rows for item in one.get(name) or ()]
+        held = [_items(one, name) for one in rows]
+        rows = [item for items in held for item in items]
     text = "\\".join(filter(None, (_text(one, path[-1]) for one in rows)))
     return printable(text)
+
+
+def _items(row: Dataset, name: str) -> Iterable[Dataset]:
+    try:
+        value = row.get(name)
+    except Exception:  # noqa: BLE001 - as in `_text`
+        return ()
+    return value if isinstance(value, Items) else ()
 
 
 def _text(row: Dataset, keyword: str) -> str:

@@ -17,7 +17,7 @@ import click
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.errors import SetupError
-from pacsroute.routing import check_charset
+from pacsroute.router import check_charset
 
 
 def load(spec: str | None) -> App:

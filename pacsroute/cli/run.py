@@ -82,8 +82,12 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     envvar="PACSROUTE_WORKERS",
     help="Serve in that many processes, each with its own limits.",
 )
-@click.option("--user", envvar="PACSROUTE_USER", help="Whom the workers run as, if root starts.")
-@click.option("--group", envvar="PACSROUTE_GROUP", help="Their group, by default the user's own.")
+@click.option(
+    "--user", envvar="PACSROUTE_RUN_USER", help="Whom the workers run as, if root starts."
+)
+@click.option(
+    "--group", envvar="PACSROUTE_RUN_GROUP", help="Their group, by default the user's own."
+)
 @click.option(
     "--reload",
     is_flag=True,

@@ -32,14 +32,15 @@ import click
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
 from pacsroute.app import App
-from pacsroute.cli.serving import address, announce, announce_monitor, explained
+from pacsroute.cli.serving import address, announce, announce_monitor, explained, lifespan_of
 from pacsroute.config import Config
 from pacsroute.dispatcher import get_ready
 from pacsroute.net.listening import listen
-from pacsroute.net.server import Server
+from pacsroute.net.server import Server, check_spool
 from pacsroute.net.tls import configured
 
 logger = logging.getLogger("pacsroute")
@@ -75,6 +76,7 @@ def run_workers(
         app = load_app()
         with explained():
             configured(app.config)
+            check_spool(app.config.spool)
         if first is not None and _asked(app.config) != _asked(first):
             raise click.ClickException("another host or port takes a new start")
         announce(app)
@@ -272,6 +274,13 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
             logger.info("reloading: new workers begin, the old ones finish")
             super().handle_hup()
 
+    def stop(self, graceful: bool = True) -> None:
+        """Stop, also while one worker after the other turns out not to have started."""
+        while True:
+            with contextlib.suppress(HaltServer):
+                super().stop(graceful)
+                return
+
     def handle_usr2(self) -> None:
         """Do nothing: the command line would have to listen on its port once more."""
         logger.warning("SIGUSR2 does nothing here; SIGHUP loads the app anew")
@@ -303,7 +312,7 @@ class DicomWorker(Worker):  # type: ignore[misc]
         threading.Thread(target=self._beat, daemon=True).start()
         try:
             self.server = self.app.make([listener.sock for listener in self.sockets])
-            with self.server:
+            with lifespan_of(self.server.app), self.server:
                 logger.info("worker %d serves", os.getpid())
                 while self.alive and os.getppid() == self.ppid:
                     if select.select(self.PIPE[:1], [], [], _HEARTBEAT)[0]:

@@ -6,10 +6,9 @@ import contextlib
 import functools
 import io
 import os
-import struct
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pacsroute import uids
 from pacsroute.dataset import part10, peek
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 _WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", None)
 _BUFFER = io.DEFAULT_BUFFER_SIZE  # said, so that nobody asks whether it is a terminal
+_AT_ONCE = 1_048_576  # bytes of a file that are read in one call, as they are needed
 DEFER_SIZE = 1_048_576
 """Values longer than this many bytes are read from a file only when they are used."""
 
@@ -127,6 +127,14 @@ class Instance:
             names = ("SOPClassUID", "SOPInstanceUID")
             values = [str(ds.get(name) or "") for name in names]
             return dict(zip(self._hints, [*values, str(syntax)], strict=True))
+        if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
+            syntax = self._hints["transfer_syntax"]
+            if syntax is None:
+                raise DataSetError(
+                    "bytes that are no Part 10 file need the transfer_syntax= of theirs"
+                )
+            sop_class, sop_instance = peek.sop_uids(self._source[: peek.LOOK], syntax)
+            return {"sop_class": sop_class, "sop_instance": sop_instance, "transfer_syntax": syntax}
         with self._file() as file:
             meta = _file_meta(file)
             syntax = str(meta.get("TransferSyntaxUID", ""))
@@ -146,7 +154,7 @@ class Instance:
         return open(self._source, "rb", _BUFFER)
 
     def opened(self) -> Instance:
-        """Return the same instance with its file open, so that `open` does not wait for the disk.
+        """Return the same instance with its file open or read, so that `open` does not wait for it.
 
         It is of its own: others may be sending this one, too. What cannot be opened is returned
         as it is, and `open` tells why.
@@ -162,7 +170,7 @@ class Instance:
                 limits=self._limits,
             )
             opened._opened = file = self.open()
-            if _WILL_NEED is not None:
+            if _WILL_NEED is not None and not isinstance(file, io.BytesIO):
                 os.posix_fadvise(file.fileno(), 0, 0, _WILL_NEED)
             return opened
         return self
@@ -190,10 +198,10 @@ class Instance:
             # Another one may have come in its place since an index was asked for this one.
             if told and told != (self._hints["transfer_syntax"] or told):
                 raise DataSetError("the file is in another transfer syntax by now")
+            return file if isinstance(file, io.BytesIO) else _read_if_small(file)
         except BaseException:
             file.close()
             raise
-        return file
 
     def open_as(self, transfer_syntax: str) -> BinaryIO:
         """Return a binary file with the data set in a transfer syntax, as `open`.
@@ -290,35 +298,30 @@ class Instance:
         if fresh.keys() != self._dataset.keys():
             return True
         for tag in fresh.keys():  # noqa: SIM118 - a Dataset iterates over its elements
-            ours, theirs = self._dataset.get_item(tag), fresh.get_item(tag)
+            ours = self._dataset.get_item(tag, keep_deferred=True)
+            theirs = fresh.get_item(tag, keep_deferred=True)
             # An element never looked at is still as it was read.
-            if ours != theirs and self._dataset[tag] != fresh[tag]:
+            if ours != theirs and not _same(self._dataset[tag], fresh[tag]):
                 return True
         return False
 
-    def set_aside(self, folder: str | None = None) -> Instance:
-        """Return an instance that takes little memory until it is read.
+    def set_aside(self, folder: str, name: str) -> Instance:
+        """Return an instance that takes no memory, and no open file, until it is read.
 
-        A Dataset is written to a temporary file unless it is small; anything else is
-        returned as it is.
+        A Dataset is written to a file; anything else is returned as it is.
 
         Parameters
         ----------
-        folder : str, optional
-            Where that goes; by default the system's folder for them.
+        folder, name : str
+            Where that goes.
         """
         if not is_dataset(self._source):
             return self
-        syntax = self.transfer_syntax
-        spool = Spool(part10.head(self.sop_class, self.sop_instance, syntax), folder)
-        spool.write(_encode(self._source, syntax))
-        if spool.error is not None:
-            raise spool.error
         return Instance(
-            spool,
+            self.save(folder, name, durable=False),
             sop_class=self.sop_class,
             sop_instance=self.sop_instance,
-            transfer_syntax=syntax,
+            transfer_syntax=self.transfer_syntax,
         )
 
     def save(
@@ -418,6 +421,22 @@ class Instance:
                 write_all(fd, piece)
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two elements have the same value; NaN is the same as NaN."""
+    if one.VR != other.VR:
+        return False
+    if one.VR == "SQ":
+        return len(one.value) == len(other.value) and all(map(_same_item, one.value, other.value))
+    if one.value == other.value:
+        return True
+    return not isinstance(one.value, bytes) and repr(one.value) == repr(other.value)
+
+
+def _same_item(one: Dataset, other: Dataset) -> bool:
+    tags = one.keys()  # a Dataset iterates over its elements
+    return tags == other.keys() and all(_same(one[tag], other[tag]) for tag in tags)
+
+
 @functools.lru_cache(maxsize=256)
 def _prefix(folder: str) -> tuple[str, Path]:
     """Return what a name goes behind for its path, as text and as a Path.
@@ -441,32 +460,42 @@ def _file_meta(file: BinaryIO) -> Dataset:
         meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
         raise DataSetError(f"not a Part 10 file: {type(error).__name__}") from None
-    if "FileMetaInformationGroupLength" in meta:
-        file.seek(_PREAMBLE + _GROUP_LENGTH.size + int(meta.FileMetaInformationGroupLength))
+    _skip_head(file)
     return meta
 
 
-_PREAMBLE = 132
-_USUAL_META = 4096  # bytes
-_GROUP_LENGTH = struct.Struct("<HH2sHI")
+_LONG = frozenset((b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
+
+
+_PREAMBLE = 128
 
 
 def _skip_head(file: BinaryIO) -> str:
-    """Go to the data set without parsing what is before it, where its length is told.
+    """Go to the data set, whatever length of what is before it is told; return its syntax."""
+    file.seek(_PREAMBLE)
+    if file.read(4) != b"DICM":
+        file.seek(0)
+        _file_meta(file)  # which knows what it is instead
+    syntax = ""
+    while (head := file.read(8))[:2] == b"\x02\0" and len(head) == 8:
+        if head[2:6] == b"\x10\0UI":
+            syntax = uids.trim(file.read(int.from_bytes(head[6:], "little")).decode("latin-1"))
+        else:
+            length = file.read(4) if head[4:6] in _LONG else head[6:]
+            file.seek(int.from_bytes(length, "little"), os.SEEK_CUR)
+    file.seek(-len(head), os.SEEK_CUR)
+    return syntax
 
-    Return its transfer syntax, if that is seen on the way.
-    """
-    head = file.read(_PREAMBLE + _GROUP_LENGTH.size)
-    if head[128:132] == b"DICM" and len(head) == _PREAMBLE + _GROUP_LENGTH.size:
-        *element, length = _GROUP_LENGTH.unpack_from(head, _PREAMBLE)
-        if element == [2, 0, b"UL", 4]:
-            meta = file.read(min(length, _USUAL_META))
-            file.seek(len(head) + length)
-            _, found, rest = meta.partition(b"\x02\0\x10\0UI")
-            return uids.trim(rest[2 : 2 + rest[0]].decode("latin-1")) if found and rest else ""
-    file.seek(0)
-    _file_meta(file)
-    return ""
+
+def _read_if_small(file: BinaryIO) -> BinaryIO:
+    """Read what is left of a file and close it, if that is not much."""
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END) - position  # which empties its buffer: nothing is joined below
+    file.seek(position)
+    if size > _AT_ONCE:
+        return file
+    with file:
+        return io.BytesIO(file.read())
 
 
 def _occupied(target: str, duplicate: str) -> Path:

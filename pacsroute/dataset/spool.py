@@ -7,7 +7,9 @@ import errno
 import io
 import itertools
 import os
+import shutil
 import threading
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from pacsroute.dataset.peek import LOOK
@@ -71,11 +73,44 @@ def sweep(folder: str) -> int:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
-                with contextlib.suppress(OSError), open(entry.path, "rb", opener=_quickly) as file:
-                    if _ours_alone(file.fileno()):
+                with contextlib.suppress(OSError), _held(entry.path) as is_left:
+                    if is_left and entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path)
+                    elif is_left:
                         os.unlink(entry.path)
-                        count += 1
+                    count += is_left
     return count
+
+
+@contextlib.contextmanager
+def _held(path: str) -> Iterator[bool]:
+    """Hold a file or folder as one that is not whole; tell whether nobody else does."""
+    fd = _quickly(path, os.O_RDONLY)
+    try:
+        yield _ours_alone(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def scratch(folder: str | None) -> Iterator[str]:
+    """Have a folder for a while, of which nothing stays behind: what is left, `sweep` removes.
+
+    Parameters
+    ----------
+    folder : str or None
+        Where it is made; None is the system's folder for such things.
+    """
+    parent = _temporary() if folder is None else folder
+    if not os.path.isdir(parent):
+        _make(parent)
+    path = os.path.join(parent, _partial_name())
+    os.mkdir(path, 0o700)
+    try:
+        with _held(path):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _quickly(path: str, flags: int) -> int:
@@ -97,6 +132,20 @@ def draft(folder: str) -> tuple[int, str]:
     except FileNotFoundError:
         _make(folder)
         return _open_draft(folder)
+
+
+def try_out(folder: str) -> None:
+    """Make a folder for drafts if need be, and one draft in it, of which nothing stays behind.
+
+    Raises
+    ------
+    OSError
+        If that is not possible.
+    """
+    fd, path = draft(folder)
+    os.close(fd)
+    if path:
+        os.unlink(path)
 
 
 def _make(folder: str) -> None:
@@ -389,7 +438,9 @@ class Spool:
             return
         position, end = 0, len(self.head) + self.size
         while position < end:
-            data = os.pread(self._fd, 1 << 20, position)
+            data = os.pread(self._fd, min(1 << 20, end - position), position)
+            if not data:
+                raise OSError(errno.EIO, "the file was made shorter under its name")
             write_all(fd, data)
             position += len(data)
 

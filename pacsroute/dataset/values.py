@@ -23,6 +23,8 @@ from pacsroute.dataset.vr import (
     several,
 )
 
+_WORDS = WORD_SIZES.keys() - NUMBER_FORMATS.keys()  # whose values are bytes or buffers
+
 
 def to_bytes(
     vr: str, value: Any, target: tuple[str, ...], order: str, *, swap: bool = False
@@ -47,6 +49,8 @@ def to_bytes(
     TypeError, ValueError, ArithmeticError, struct.error, UnicodeEncodeError
         If the value does not fit the VR or the character set.
     """
+    if hasattr(value, "tolist") and vr not in _WORDS:  # of NumPy
+        value = value.tolist()
     if value is None or (value == "" and vr not in STRING_VRS):
         return b""
     if vr in STRING_VRS:

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set
 from pacsroute.dimse.commands import Command
 from pacsroute.errors import ProtocolError
 from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER, Buffer
@@ -110,7 +110,7 @@ class Assembler:
             if len(fragment) > self._limit:
                 raise ProtocolError(f"a command set of more than {self._limit} bytes")
             if is_last:
-                command = commands.decode(fragment)
+                command = command_set.decode(fragment)
                 self._bytes = bytearray()
                 if command.has_data_set:
                     self._command = command
@@ -152,7 +152,8 @@ def fragment(
 
     Examples
     --------
-    >>> pdus = fragment(1, commands.CEchoRQ(message_id=1), None, 16384)
+    >>> from pacsroute.dimse.commands import CEchoRQ
+    >>> pdus = fragment(1, CEchoRQ(message_id=1), None, 16384)
     >>> [len(part) for part in pdus]
     [62]
     """
@@ -160,7 +161,7 @@ def fragment(
     room = (maximum_length or 0x7FFF_FFFE) - 6 & ~1
     if room < 2:
         raise ValueError(f"a maximum length of {maximum_length} holds no fragment")
-    encoded = commands.encode(command)
+    encoded = command_set.encode(command)
     parts: list[Buffer] = []
     if len(encoded) <= room:
         parts.append(

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
-import os
 import socket
 import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from pacsroute.admission import admit, left
 from pacsroute.app import App
-from pacsroute.config import Config
+from pacsroute.config import Config, check_own
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
-from pacsroute.dimse.messages import BATCH, Assembler, Message, fragment, message_ids, stream
+from pacsroute.dimse.messages import Assembler, Message, message_ids
 from pacsroute.dispatcher import Memory, is_expected, open_sink
 from pacsroute.errors import (
     AssociationAborted,
-    AssociationError,
     AssociationRejected,
     AssociationReleased,
     ProtocolError,
-    ReadFailed,
     let_go,
 )
 from pacsroute.net import transport
-from pacsroute.net.channel import Channel
-from pacsroute.net.flusher import flusher
 from pacsroute.net.reasons import why
+from pacsroute.net.sending import Sender
 from pacsroute.net.tapped import TappedSocket
 from pacsroute.net.tls import TLS, explain
 from pacsroute.requests import Peer
 from pacsroute.upper_layer.connection import Event, TransportClosed
-from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
+from pacsroute.upper_layer.negotiation import SMALLEST_MAXIMUM_LENGTH, AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import (
+    INVALID_PARAMETER,
     UNEXPECTED_PARAMETER,
     Abort,
     AssociateAC,
     AssociateRJ,
     AssociateRQ,
-    Buffer,
     PDataTF,
     ReleaseRQ,
     UserInformation,
@@ -56,14 +51,12 @@ logger = logging.getLogger("pacsroute")
 RESPONSE_TIMEOUT = 120.0
 """Seconds without a message, in which a peer has to answer a request of ours."""
 
-_HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _WAITING = 4  # requests that are read ahead of the one being answered
 _UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
-_PULSE = 0.9  # seconds after which a Pending is due, where one a second has to go
 association_id = itertools.count(1).__next__
 
 
-class Association(Channel):
+class Association(Sender):
     """An association with a peer.
 
     `accept` and `request` make one; `receive`, `send`, `cancelled`, `release` and `abort`
@@ -99,8 +92,7 @@ class Association(Channel):
         tls: ssl.SSLContext | None = None,
         config: Config | None = None,
     ) -> None:
-        super().__init__(sock, config or app.config, remote_address, role, tls)
-        self.app = app
+        super().__init__(sock, app, config or app.config, remote_address, role, tls)
         self.id = association_id()
         self.state = SimpleNamespace()
         self.calling_ae = self.called_ae = ""
@@ -109,10 +101,7 @@ class Association(Channel):
         self.contexts: dict[int, AcceptedContext] = {}
         self.proposed: list[str] = []
         self.numbers = message_ids()
-        self.window = 1
         self._defer = defer
-        self._peer_maximum = 0
-        self._room: memoryview | None = None
         self._assembler = Assembler(self._open_sink, self.config.max_command_length)
         self._admitted = False
         self._messages: deque[Message] = deque()
@@ -120,11 +109,6 @@ class Association(Channel):
         # Several threads share it where operations overlap; one of them reads.
         self._reader = 0
         self._arrived = threading.Condition()
-        self._held: list[Buffer] = []
-        self._held_size = 0
-        self._holding = False
-        self._pulses: dict[int, Callable[[], tuple[int, Command]]] = {}
-        self._pulsed = 0.0
 
     @classmethod
     def accept(cls, sock: socket.socket, app: App, **options: Any) -> Association:
@@ -137,13 +121,14 @@ class Association(Channel):
         app : App
             Whose routes say what is accepted.
         **options
-            Settings of `pacsroute.Config` in the place of the app's.
+            As the settings of `pacsroute.Server`.
 
         Raises
         ------
         AssociationRejected, AssociationAborted
             If there is none; the socket is closed then.
         """
+        check_own(options)
         sock.setblocking(True)
         try:
             host = str(sock.getpeername()[0])
@@ -152,7 +137,7 @@ class Association(Channel):
         association = cls(sock, app, host, config=app.config.replace(**options))
         try:
             association.negotiate()
-        except AssociationError:
+        except BaseException:
             association.close()
             raise
         return association
@@ -198,7 +183,7 @@ class Association(Channel):
         association.calling_ae, association.called_ae = request.calling_ae, request.called_ae
         try:
             association._associate(request, who)
-        except AssociationError:
+        except BaseException:
             association.close()
             raise
         return association
@@ -235,20 +220,34 @@ class Association(Channel):
             raise AssociationAborted(
                 getattr(answer, "source", None), message=f"{who} aborted the request"
             )
+        length = answer.user_information.maximum_length
+        if length and length < SMALLEST_MAXIMUM_LENGTH:
+            self._abort_for(
+                ProtocolError(f"{who}: a maximum length of {length}", INVALID_PARAMETER)
+            )
         self._peer_limit(answer.user_information)
         self.contexts = agreed(request, answer)
 
     def _peer_limit(self, user: UserInformation) -> None:
         self._peer_maximum = 16_384 if user.maximum_length is None else user.maximum_length
 
-    def connect(self, peer: Peer, request: AssociateRQ, **options: Any) -> Association:
+    def connect(self, peer: Peer, request: AssociateRQ) -> Association:
         """Ask another peer for an association, for the same app and with the same patience."""
-        patience = {
-            "artim": self.config.artim,
-            "idle_timeout": min(self.config.idle_timeout, RESPONSE_TIMEOUT),
-            "network_timeout": self.config.network_timeout,
-        }
-        return type(self).request(peer, request, self.app, **{**patience, **options})
+        return type(self).request(
+            peer,
+            request,
+            self.app,
+            artim=self.config.artim,
+            idle_timeout=min(self.config.idle_timeout, RESPONSE_TIMEOUT),
+            network_timeout=self.config.network_timeout,
+        )
+
+    def defer(self, function: Callable[[], object]) -> None:
+        """Have something done after what was sent: at once, where no server is around."""
+        if self._defer is None:
+            function()
+        else:
+            self._defer(function)
 
     def __enter__(self) -> Association:
         return self
@@ -490,146 +489,12 @@ class Association(Channel):
             return Memory(0)
         return open_sink(self.app, self, context_id, command)
 
-    # ------------------------------------------------------------- sending
-
-    def send(
-        self,
-        context_id: int,
-        command: Command,
-        data: bytes | BinaryIO | None = None,
-        *,
-        more: bool = False,
-    ) -> None:
-        """Send a message.
-
-        Parameters
-        ----------
-        context_id : int
-            Of an accepted presentation context.
-        command : Command
-            The command set.
-        data : bytes or binary file, optional
-            The data set, in the context's transfer syntax. A file is read from where it
-            stands, while it is sent. If that fails the association is aborted, for its
-            peer has had half of a message.
-        more : bool
-            Whether others follow at once. The message may wait for them then, up to 50 ms.
-
-        Raises
-        ------
-        AssociationAborted, AssociationReleased
-            If the association has ended.
-        """
-        if self._ended is not None:
-            raise self._ended
-        if isinstance(data, io.BytesIO):
-            data = data.read()
-        if not (data is None or isinstance(data, bytes)):
-            self._send_file(context_id, command, data)
-            return
-        buffers = fragment(context_id, command, data, self._peer_maximum)
-        if data is not None:
-            self.app.observer.sent(command, len(data))
-        if not (more or self._holding or self.window > 1):
-            # The lock is for answers that are held back, and for several threads.
-            self._connection.send_data(buffers)
-            self._write_out()
-            return
-        with self._lock:
-            self._held += buffers
-            if more:
-                self._held_size += sum(map(len, buffers))
-                if not self._holding:
-                    self._holding = True
-                    flusher.add(self)
-                if self._held_size < _HELD_BACK:
-                    return
-            elif not self._pulses:
-                self._holding = False
-                flusher.remove(self)
-            self._flush()
-
-    def _send_file(self, context_id: int, command: Command, file: BinaryIO) -> None:
-        start = file.tell()
-        size = file.seek(0, os.SEEK_END) - start
-        file.seek(start)
-        with self._lock:
-            self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
-            # Made once for many: new memory costs as much as what is read into it.
-            needed = min(BATCH, size + 2 & ~1)
-            if self._room is None or len(self._room) < needed:
-                self._room = memoryview(bytearray(needed))
-            batches = stream(context_id, file, size, self._peer_maximum, self._room)
-            deadline = time.monotonic() + self.config.message_timeout
-            while (batch := self._next_batch(batches)) is not None:
-                self._held += batch
-                self._flush(deadline)
-        self.app.observer.sent(command, size)
-
-    def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
-        try:
-            return next(batches, None)
-        except (OSError, EOFError) as error:
-            why = f"reading an instance failed: {getattr(error, 'strerror', None) or error}"
-            self._held = []
-            self._give_up(why)
-            raise ReadFailed(0, message=why) from None
-
-    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
-        """Have a message sent whenever nothing else has been for a second; None ends it.
-
-        Parameters
-        ----------
-        make : callable
-            Called by another thread, soon and between messages; returns a context ID and
-            a command.
-        """
-        with self._lock:
-            self._pulsed = time.monotonic()
-            if make is None:
-                self._pulses.pop(threading.get_ident(), None)
-                return
-            self._pulses[threading.get_ident()] = make
-            if not self._holding:
-                self._holding = True
-                flusher.add(self)
-
-    def _flush(self, deadline: float = 0.0) -> None:
-        """Send what is held back; the lock is ours."""
-        self._pulsed = time.monotonic()
-        self._connection.send_data(self._held)
-        self._held, self._held_size = [], 0
-        self._write_out(deadline)
-
-    def flush_waiting(self) -> None:
-        """Send answers that wait for a slow handler, as far as that needs no waiting."""
-        if not self._lock.acquire(blocking=False):
-            return  # the association's own thread is sending
-        try:
-            if self._pulses and time.monotonic() - self._pulsed > _PULSE:
-                self._pulsed = time.monotonic()
-                if not self._held:  # what waits already says that we are alive
-                    for make in self._pulses.values():
-                        context_id, command = make()
-                        self._held += fragment(context_id, command, None, self._peer_maximum)
-            if self._held and self._ended is None:
-                data = b"".join(self._held)
-                sent = self._socket.send(data, transport.DONTWAIT)
-                self._held = [data[sent:]] if sent < len(data) else []
-                self._held_size = len(data) - sent
-        except OSError:
-            pass  # the association's own thread meets it too, and knows what to do
-        finally:
-            self._lock.release()
-
-    def defer(self, function: Callable[[], object]) -> None:
-        """Have something done after what was sent: at once, where no server is around."""
-        if self._defer is None:
-            function()
-        else:
-            self._defer(function)
-
     # ------------------------------------------------------------- ending
+
+    def _end(self, how: AssociationAborted) -> None:
+        super()._end(how)
+        with self._arrived:  # who waits for a response may have looked a moment ago
+            self._arrived.notify_all()
 
     def close(self) -> None:
         """Tell the hooks, and close the socket as soon as the peer has closed its side."""
@@ -638,9 +503,6 @@ class Association(Channel):
             lost = self._ended if isinstance(self._ended, AssociationAborted) else None
             left(self.app, self, lost)
             self.app.observer.ended(self, lost)
-        if self._holding:
-            self._holding = False
-            flusher.remove(self)
         super().close()
         self._assembler.close()
         self._messages.clear()

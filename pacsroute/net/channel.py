@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import ssl
@@ -22,12 +23,12 @@ from pacsroute.errors import (
 from pacsroute.net import transport
 from pacsroute.net.tls import HANDSHAKE, explain
 from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
-from pacsroute.upper_layer.pdu import ReleaseRQ
+from pacsroute.upper_layer.pdu import ReleaseRP, ReleaseRQ
 
 _SMALL_READ = 16_384
 _SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
 _yield_cpu = getattr(os, "sched_yield", lambda: None)
-_HURRY = 1.0  # seconds that a peer has to close after our A-ABORT
+_AFTER_ABORT = 1.0  # seconds that a peer has to close after our A-ABORT
 
 
 class Channel:
@@ -61,7 +62,9 @@ class Channel:
         self.alone: Callable[[], bool] = lambda: False  # a server knows
         self._tls = tls
         self._role = role
-        self._tick = min(config.artim, config.network_timeout, config.idle_timeout)
+        # A whole number of them is `idle_timeout`, which is counted in them.
+        shortest = min(config.artim, config.network_timeout, config.idle_timeout)
+        self._tick = config.idle_timeout / math.ceil(config.idle_timeout / shortest)
         self._connection = Connection(
             role,
             maximum_length=config.maximum_length,
@@ -216,7 +219,7 @@ class Channel:
 
     def _closed(self) -> None:
         if self._stopping:
-            self._give_up("the server stops")
+            self._give_up("stopped by this side")
         else:
             self._take(self._connection.transport_closed() or TransportClosed())
 
@@ -253,9 +256,11 @@ class Channel:
                 self._write_out()
                 while self._connection.state not in ("Sta1", "Sta13"):
                     event = self._connection.next_event()
-                    if isinstance(event, ReleaseRQ):  # both sides at the same time
-                        self._connection.respond_release()
-                        self._write_out()
+                    if isinstance(event, ReleaseRQ | ReleaseRP):
+                        # Both sides at the same time: the requestor answers first (Sta9, Sta12).
+                        if self._connection.state in ("Sta9", "Sta12"):
+                            self._connection.respond_release()
+                            self._write_out()
                     elif event is None and not self._read_before(deadline):
                         break
         self.close()
@@ -299,7 +304,7 @@ class Channel:
         if self._connection.state == "Sta13" and not self._stopping:
             # Who asked for the association and aborts it is not waiting for anything more.
             in_a_hurry = self._role == "requestor" and self.ended() is not None
-            patience = min(self.config.artim, _HURRY) if in_a_hurry else self.config.artim
+            patience = min(self.config.artim, _AFTER_ABORT) if in_a_hurry else self.config.artim
             deadline = time.monotonic() + patience
             with contextlib.suppress(AssociationError):
                 while self._connection.state == "Sta13" and self._read_before(deadline):

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.app import App
-from pacsroute.dataset.encode import encode, keyword_tag
+from pacsroute.dataset.encode import encode
 from pacsroute.dataset.instance import Instance
+from pacsroute.dataset.keywords import keyword_tag
 from pacsroute.dataset.parse import parse
-from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import (
-    CCancelRQ,
     CEchoRQ,
     CFindRQ,
     CGetRQ,
@@ -34,36 +30,31 @@ from pacsroute.dimse.commands import (
     NGetRQ,
     NSetRQ,
     Request,
-    Response,
-    SubOperationsResponse,
 )
 from pacsroute.dimse.messages import Message
-from pacsroute.dispatcher import Dispatcher
-from pacsroute.errors import (
-    AssociationError,
-    NotAccepted,
-    PacsrouteError,
-    ProtocolError,
-    RequestFailed,
+from pacsroute.net.answers import (
+    answer_to,
+    answers_to,
+    checked,
+    final_status,
+    is_final,
+    progress_of,
+    received,
 )
 from pacsroute.net.association import RESPONSE_TIMEOUT, Association
+from pacsroute.net.pool import Opener, Pool
 from pacsroute.net.tls import TLS
-from pacsroute.outcome import Outcome
 from pacsroute.requests import Peer, Progress
 from pacsroute.routing import name_of
-from pacsroute.services import transfer
-from pacsroute.services.base import Association as Carried
-from pacsroute.services.base import response
-from pacsroute.status import OUT_OF_RESOURCES, SUCCESS, Status
-from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext, propose
+from pacsroute.services import base, transfer
+from pacsroute.status import Status
+from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext
 from pacsroute.upper_layer.pdu import AssociateRQ, UserIdentity
 
 Source = Instance | str | os.PathLike[str] | Dataset | bytes
 Keys = Mapping[str, Any] | Dataset
-Context = tuple[str, tuple[str, ...]]
 
-_AFTER_CANCEL = 10.0  # seconds in which a peer has to end what was cancelled
-_NATIVE = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
+_USUAL = transfer.CONVERTED[:2]
 
 
 class Reply(NamedTuple):
@@ -84,22 +75,6 @@ class Reply(NamedTuple):
     dataset: Dataset | None = None
 
 
-class Opener(Protocol):
-    """What associates: over a socket, or in memory."""
-
-    def __call__(self, request: AssociateRQ, app: App, /) -> Carried:
-        """Ask for an association."""
-
-
-@dataclass
-class _Open:
-    """An association, and what was proposed for it."""
-
-    association: Carried
-    proposed: set[Context]
-    scp_of: frozenset[str]
-
-
 class Client:
     """Asks a peer for its services; made by `connect`, `App.connect` and `App.test_client`.
 
@@ -116,6 +91,8 @@ class Client:
     'Success'
     """
 
+    _pool_class: ClassVar[type[Pool]] = Pool
+
     def __init__(
         self,
         opener: Opener,
@@ -125,16 +102,28 @@ class Client:
         user: str | tuple[str, str] | UserIdentity | None = None,
         app: App | None = None,
     ) -> None:
-        self.called_ae = called_ae
-        self.calling_ae = calling_ae
-        self._opener = opener
         self._app = app or App(calling_ae)
-        self._identity = identity_of(user)
-        self._idle: list[_Open] = []
-        self._busy: list[_Open] = []
-        self._lock = threading.Lock()
-        self._contexts: dict[Context, None] = {}
-        self._closed = False
+        self._pool = self._pool_class(
+            opener, called_ae=called_ae, calling_ae=calling_ae, app=self._app, user=user
+        )
+
+    @property
+    def called_ae(self) -> str:
+        """The peer's AE title."""
+        return self._pool.called_ae
+
+    @called_ae.setter
+    def called_ae(self, title: str) -> None:
+        self._pool.called_ae = title
+
+    @property
+    def calling_ae(self) -> str:
+        """Our AE title."""
+        return self._pool.calling_ae
+
+    @calling_ae.setter
+    def calling_ae(self, title: str) -> None:
+        self._pool.calling_ae = title
 
     def __enter__(self) -> Client:
         return self
@@ -149,14 +138,7 @@ class Client:
 
     def close(self, *, abort: bool = False) -> None:
         """Release the associations, or abort them; those with a request under way are aborted."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-            busy, self._busy = self._busy, []
-        for one in idle:
-            _end(one, abort=abort)
-        for one in busy:
-            _end(one, abort=True)
+        self._pool.close(abort=abort)
 
     # ------------------------------------------------------------- requests
 
@@ -177,11 +159,11 @@ class Client:
         RequestFailed
             If the peer answers with a failure; this too.
         """
-        with self._use([(uids.VERIFICATION, _NATIVE)]) as (one, context):
+        with self._pool.use([(uids.VERIFICATION, _USUAL)]) as (association, context):
             command = CEchoRQ(
-                message_id=next(one.association.numbers), affected_sop_class=context.abstract_syntax
+                message_id=next(association.numbers), affected_sop_class=context.abstract_syntax
             )
-            return _final("C-ECHO", self._ask(one, context, command))
+            return final_status("C-ECHO", self._ask(association, context, command))
 
     def store(self, source: Source, *, priority: int = 0) -> Status:
         """Send an instance (PS3.7 §9.1.1).
@@ -201,12 +183,12 @@ class Client:
         """
         instance = source if isinstance(source, Instance) else Instance(source)
         needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
-        with self._use(needed) as (one, _):
-            context = transfer.pick(one.association.contexts.values(), instance, as_acceptor=False)
+        with self._pool.use(needed) as (association, _):
+            context = transfer.pick(association.contexts.values(), instance, as_acceptor=False)
             status = transfer.send(
-                one.association, context, instance, next(one.association.numbers), priority=priority
+                association, context, instance, next(association.numbers), priority=priority
             )
-            return _checked(f"C-STORE of {instance.sop_instance}", status)
+            return checked(f"C-STORE of {instance.sop_instance}", status)
 
     def find(
         self, keys: Keys, sop_class: str = "StudyRoot", *, priority: int = 0
@@ -241,14 +223,16 @@ class Client:
                 print(study.get("StudyInstanceUID"))
         """
         uid = uids.sop_class(sop_class, "find")
-        with self._use([(uid, _NATIVE)]) as (one, context):
+        with self._pool.use([(uid, _USUAL)]) as (association, context):
             command = CFindRQ(
-                message_id=next(one.association.numbers), affected_sop_class=uid, priority=priority
+                message_id=next(association.numbers), affected_sop_class=uid, priority=priority
             )
-            with contextlib.closing(self._answers(one, context, command, keys)) as answers:
+            identifier = encode(keys, context.transfer_syntax)
+            coming = answers_to(self._app, association, context, command, identifier)
+            with contextlib.closing(coming) as answers:
                 for message in answers:
-                    if _is_final(message):
-                        return _final("C-FIND", message)
+                    if is_final(message):
+                        return final_status("C-FIND", message)
                     data: Any = message.data
                     if data:
                         yield parse(bytes(data), context.transfer_syntax)
@@ -260,7 +244,7 @@ class Client:
         sop_class: str = "StudyRoot",
         *,
         storage: Iterable[str] | None = None,
-        transfer_syntaxes: Sequence[str] = _NATIVE,
+        transfer_syntaxes: Sequence[str] = _USUAL,
         priority: int = 0,
     ) -> Generator[Instance, None, Status]:
         """Fetch instances over this association (PS3.7 §9.1.3).
@@ -308,17 +292,21 @@ class Client:
         else:
             classes = tuple(uids.sop_class(name, "store") for name in storage)
             contexts = [(one, (syntax,)) for one in classes for syntax in syntaxes]
-        with self._use([(uid, _NATIVE), *contexts], frozenset(classes)) as (one, context):
+            if len(contexts) >= MAXIMUM_CONTEXTS:  # the peer chooses the syntax then
+                contexts = [(one, syntaxes) for one in classes]
+        needed = [(uid, _USUAL), *contexts]
+        with self._pool.use(needed, frozenset(classes)) as (association, context):
             command = CGetRQ(
-                message_id=next(one.association.numbers), affected_sop_class=uid, priority=priority
+                message_id=next(association.numbers), affected_sop_class=uid, priority=priority
             )
-            coming = self._answers(one, context, command, keys, fetches=True)
+            identifier = encode(keys, context.transfer_syntax)
+            coming = answers_to(self._app, association, context, command, identifier, fetches=True)
             with contextlib.closing(coming) as answers:
                 for message in answers:
-                    if _is_final(message):
-                        return _final("C-GET", message, _progress(message, context))
+                    if is_final(message):
+                        return final_status("C-GET", message, progress_of(message, context))
                     if isinstance(message.command, CStoreRQ):
-                        yield from _received(one, message, message.command)
+                        yield from received(association, message, message.command)
         raise AssertionError
 
     def move(
@@ -349,19 +337,21 @@ class Client:
             The generator's value: Success, or a warning if sub-operations failed.
         """
         uid = uids.sop_class(sop_class, "move")
-        with self._use([(uid, _NATIVE)]) as (one, context):
+        with self._pool.use([(uid, _USUAL)]) as (association, context):
             command = CMoveRQ(
-                message_id=next(one.association.numbers),
+                message_id=next(association.numbers),
                 affected_sop_class=uid,
                 move_destination=destination,
                 priority=priority,
             )
-            with contextlib.closing(self._answers(one, context, command, keys)) as answers:
+            identifier = encode(keys, context.transfer_syntax)
+            coming = answers_to(self._app, association, context, command, identifier)
+            with contextlib.closing(coming) as answers:
                 for message in answers:
-                    progress = _progress(message, context)
+                    progress = progress_of(message, context)
                     yield progress
-                    if _is_final(message):
-                        return _final("C-MOVE", message, progress)
+                    if is_final(message):
+                        return final_status("C-MOVE", message, progress)
         raise AssertionError
 
     # ------------------------------------------------------------- N-services
@@ -463,141 +453,28 @@ class Client:
         uid = uids.sop_class(sop_class, name)
         abstract = uid if meta is None else uids.sop_class(meta, name)
         scp_of = frozenset({abstract} if name == "n_event_report" else ())
-        with self._use([(abstract, _NATIVE)], scp_of) as (one, context):
+        with self._pool.use([(abstract, _USUAL)], scp_of) as (association, context):
             role = "affected" if hasattr(command, "affected_sop_class") else "requested"
             setattr(command, f"{role}_sop_class", uid)
-            command.message_id = next(one.association.numbers)
+            command.message_id = next(association.numbers)
             encoded = None if data is None else encode(data, context.transfer_syntax)
-            one.association.send(context.id, command, encoded)
-            message = self._next(one, command, fetches=False)
-            status = _final(name_of(name), message)
+            message = self._ask(association, context, command, encoded)
+            status = final_status(name_of(name), message)
             answer, reply = message.command, None
             answered: Any = message.data
             if answered:
                 reply = parse(bytes(answered), context.transfer_syntax)
             return Reply(status, getattr(answer, "affected_sop_instance", None) or "", reply)
 
-    # ------------------------------------------------------------- how they are made
-
-    def _answers(
+    def _ask(
         self,
-        one: _Open,
+        association: base.Association,
         context: AcceptedContext,
-        command: CFindRQ | CGetRQ | CMoveRQ,
-        keys: Keys,
-        *,
-        fetches: bool = False,
-    ) -> Generator[Message, None, None]:
-        """Send a request and yield what comes for it, the final response last.
-
-        Closed before that, it sends a C-CANCEL and waits for the end.
-        """
-        association = one.association
-        data = encode(keys, context.transfer_syntax)
+        command: Request,
+        data: bytes | None = None,
+    ) -> Message:
         association.send(context.id, command, data)
-        final = False
-        try:
-            while not final:
-                message = self._next(one, command, fetches=fetches)
-                final = _is_final(message)
-                yield message
-        except GeneratorExit:
-            if final:
-                return
-            with contextlib.suppress(AssociationError):
-                association.send(context.id, CCancelRQ(message_id_responded_to=command.message_id))
-                patience = time.monotonic() + _AFTER_CANCEL
-                while True:
-                    if time.monotonic() > patience:  # it goes on as if nothing had been said
-                        association.abort()
-                    message = self._next(one, command, fetches=fetches)
-                    answer = message.command
-                    if isinstance(answer, CStoreRQ):
-                        _answer_store(one, message, answer, Status(OUT_OF_RESOURCES, "cancelled"))
-                    elif _is_final(message):
-                        break
-            raise
-
-    def _next(self, one: _Open, command: Request, *, fetches: bool) -> Message:
-        """Return the next message for a request; what else the peer asks, the app answers."""
-        while True:
-            message = one.association.receive()
-            answer = message.command
-            if isinstance(answer, Response):
-                if answer.message_id_responded_to == command.message_id:
-                    return message
-            elif fetches and isinstance(answer, CStoreRQ):
-                return message
-            else:
-                Dispatcher(self._app, one.association).dispatch(message)
-
-    def _ask(self, one: _Open, context: AcceptedContext, command: Request) -> Message:
-        one.association.send(context.id, command)
-        return self._next(one, command, fetches=False)
-
-    @contextlib.contextmanager
-    def _use(
-        self, contexts: Collection[Context], scp_of: frozenset[str] = frozenset()
-    ) -> Iterator[tuple[_Open, AcceptedContext]]:
-        """Have an association to oneself, on which the contexts were proposed.
-
-        With it comes the first context that was accepted of the first abstract syntax.
-        """
-        one = self._check_out(contexts, scp_of)
-        sound = False
-        try:
-            yield one, _accepted(one, contexts)
-            sound = True
-        except (PacsrouteError, OSError, GeneratorExit) as error:
-            sound = not isinstance(error, ProtocolError)
-            raise
-        finally:
-            # Anything else, such as a KeyboardInterrupt, may have left half of a message.
-            ended = one.association.ended() is not None
-            with self._lock:
-                if one in self._busy:
-                    self._busy.remove(one)
-                keep = sound and not ended and not self._closed
-                if keep:
-                    self._idle.append(one)
-            if not keep:
-                _end(one, abort=True)
-
-    def _check_out(self, contexts: Collection[Context], scp_of: frozenset[str]) -> _Open:
-        wanted = set(contexts)
-        while True:
-            with self._lock:
-                if self._closed:
-                    raise AssociationError("the client is closed")
-                one = self._idle.pop() if self._idle else None
-            if one is None:
-                break
-            gone = one.association.cancelled(-1)  # while it was idle
-            if not gone and wanted <= one.proposed and scp_of <= one.scp_of:
-                with self._lock:
-                    self._busy.append(one)
-                return one
-            _end(one, abort=gone)
-        with self._lock:
-            everything = self._contexts | dict.fromkeys(contexts)
-            if len(everything) > MAXIMUM_CONTEXTS:
-                everything = dict.fromkeys(contexts)
-            # Roles belong to a class as a whole: what is fetched is proposed for that only.
-            proposed = dict.fromkeys(contexts) if scp_of else everything
-            if not scp_of:
-                self._contexts = everything
-        request = propose(
-            self.calling_ae,
-            self.called_ae,
-            proposed,
-            scp_of=scp_of,
-            user_identity=self._identity,
-            maximum_length=self._app.config.maximum_length,
-        )
-        one = _Open(self._opener(request, self._app), set(proposed), scp_of)
-        with self._lock:
-            self._busy.append(one)
-        return one
+        return answer_to(self._app, association, command)
 
 
 def connect(
@@ -660,92 +537,10 @@ def client_of(
     """Return a client of a peer whose address is known."""
 
     def opener(request: AssociateRQ, app: App) -> Association:
-        return Association.request(peer, request, app, idle_timeout=timeout)
+        artim = min(app.config.artim, timeout)
+        connecting = min(app.config.connect_timeout, timeout)
+        return Association.request(
+            peer, request, app, idle_timeout=timeout, artim=artim, connect_timeout=connecting
+        )
 
     return Client(opener, called_ae=peer.ae_title, calling_ae=calling_ae, user=user, app=app)
-
-
-def identity_of(user: str | tuple[str, str] | UserIdentity | None) -> UserIdentity | None:
-    if isinstance(user, str):
-        return UserIdentity(1, False, user.encode())
-    if user is None or isinstance(user, UserIdentity):
-        return user
-    name, passcode = user
-    return UserIdentity(2, False, name.encode(), passcode.encode())
-
-
-def _accepted(one: _Open, contexts: Collection[Context]) -> AcceptedContext:
-    sop_class = next(iter(contexts))[0]
-    for context in one.association.contexts.values():
-        if context.abstract_syntax == sop_class and (context.scu or context.scp):
-            return context
-    raise NotAccepted(
-        f"{one.association.called_ae} does not accept {uids.name(sop_class)}: it has no such "
-        f"service, or not for {one.association.calling_ae}"
-    )
-
-
-def _end(one: _Open, *, abort: bool) -> None:
-    with contextlib.suppress(AssociationError):
-        if abort:
-            one.association.abort()
-            one.association.close()
-        else:
-            one.association.release()
-
-
-def _is_final(message: Message) -> bool:
-    answer = message.command
-    return isinstance(answer, Response) and Status(answer.status).category != "Pending"
-
-
-def _final(what: str, message: Message, progress: Progress | None = None) -> Status:
-    answer = message.command
-    assert isinstance(answer, Response)
-    return _checked(what, Status(answer.status, answer.error_comment or ""), progress)
-
-
-def _checked(what: str, status: Status, progress: Progress | None = None) -> Status:
-    if status.category not in ("Success", "Warning"):
-        raise RequestFailed(what, status, progress)
-    return status
-
-
-def _received(one: _Open, message: Message, command: CStoreRQ) -> Generator[Instance, None, None]:
-    """Yield the instance of a sub-operation, and acknowledge it afterwards."""
-    spool = message.data
-    status = Status(OUT_OF_RESOURCES, "the instance could not be kept")
-    try:
-        if isinstance(spool, Spool) and spool.size and spool.error is None:
-            context = one.association.contexts[message.context_id]
-            yield Instance(
-                spool,
-                sop_class=context.abstract_syntax,
-                sop_instance=uids.trim(command.affected_sop_instance),
-                transfer_syntax=context.transfer_syntax,
-            )
-            status = Status(SUCCESS)
-    finally:
-        with contextlib.suppress(AssociationError):
-            _answer_store(one, message, command, status)
-
-
-def _answer_store(one: _Open, message: Message, command: CStoreRQ, status: Status) -> None:
-    one.association.send(message.context_id, response(command, Outcome(status)))
-
-
-def _progress(message: Message, context: AcceptedContext) -> Progress:
-    answer = message.command
-    assert isinstance(answer, SubOperationsResponse)
-    failed: tuple[str, ...] = ()
-    data: Any = message.data
-    if data:
-        listed = parse(bytes(data), context.transfer_syntax).get("FailedSOPInstanceUIDList")
-        failed = (listed,) if isinstance(listed, str) else tuple(listed or ())
-    return Progress(
-        answer.remaining or 0,
-        answer.completed or 0,
-        answer.failed or 0,
-        answer.warning or 0,
-        failed,
-    )

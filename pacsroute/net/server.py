@@ -15,21 +15,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pacsroute import uids
 from pacsroute.app import App
-from pacsroute.dispatcher import Dispatcher
-from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected, SetupError
-from pacsroute.logs import about
+from pacsroute.config import check_own
+from pacsroute.daemons import Daemons
+from pacsroute.dataset.spool import try_out
+from pacsroute.errors import SetupError
 from pacsroute.net import transport
 from pacsroute.net.association import Association
 from pacsroute.net.listening import listen
 from pacsroute.net.places import REFUSALS, Places
-from pacsroute.net.tls import TLS, configured, subject
+from pacsroute.net.serving import serve
+from pacsroute.net.tls import TLS, configured
 from pacsroute.upper_layer.pdu import AssociateRJ
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _AFTER_THREADS = 4
 _STOP_TICK = 0.05
 _SIGNAL_TICK = 0.1
 _ACCEPT_TICK = 0.25  # how soon those who accept from a shared listener see that it stops
-_NAMED = 8  # SOP classes in a log line
 _SPARE = 4  # threads that wait for a peer, at each port
 _HURRY = 1.0  # seconds that a peer has while nobody waits for the next one
 _AGAIN = 60.0  # seconds after which what goes on failing is logged again
@@ -69,7 +68,8 @@ class Server:
         Sockets that listen already, in the place of these, as `listen` makes them: those that
         other processes accept from, too.
     **settings
-        Settings of `pacsroute.Config` in the place of the app's.
+        Settings of `pacsroute.Config` in the place of the app's, of those that are about
+        listening, TLS, times, and how many associations there are.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Server:
     OSError
         If it cannot listen there.
     SetupError
-        If the TLS files cannot be used.
+        If the TLS files or the spool cannot be used, or a setting is one of the app's own.
 
     Examples
     --------
@@ -106,8 +106,10 @@ class Server:
         self.app = app
         given = {"host": host, "port": port} | settings
         chosen = {name: value for name, value in given.items() if value is not None}
+        check_own(chosen)
         self.config = app.config.replace(**chosen)
         tls = configured(self.config)
+        check_spool(app.config.spool)
         self._shared = listeners is not None
         listeners = list(listen(self.config).values() if listeners is None else listeners)
         asked = (self.config.port, self.config.tls_port, self.config.metrics_port)
@@ -131,7 +133,7 @@ class Server:
         self._stop = threading.Event()
         self._hurried = False
         self._running = contextlib.ExitStack()
-        self._after: ThreadPoolExecutor | None = None
+        self._after: Daemons | None = None
 
     def __enter__(self) -> Server:
         self.start()
@@ -160,7 +162,7 @@ class Server:
             for door in self._doors:
                 door.listener.setblocking(True)
                 transport.set_up(door.listener, _ACCEPT_TICK, 0)
-        self._after = ThreadPoolExecutor(_AFTER_THREADS, "pacsroute-after")
+        self._after = Daemons("pacsroute-after", _AFTER_THREADS)
         with self._lock:
             for door in self._doors:
                 for _ in range(_SPARE):
@@ -177,8 +179,8 @@ class Server:
             if self._monitor is not None:
                 self._monitor.stop()  # the others answer; that this one stops is nobody's concern
                 self._monitor = None
-            left = time.monotonic() + 2 * _ACCEPT_TICK
-            while self._spare and time.monotonic() < left and not self._hurried:
+            deadline = time.monotonic() + 2 * _ACCEPT_TICK
+            while self._spare and time.monotonic() < deadline and not self._hurried:
                 time.sleep(_STOP_TICK)
         else:
             for door in self._doors:
@@ -204,7 +206,7 @@ class Server:
         if stuck:
             logger.warning("stopped with %d handlers that do not end", len(stuck))
         if self._after is not None:
-            self._drain(self._after)
+            self._after.drain(lambda: self._hurried)
         try:
             self._running.close()
         finally:
@@ -214,16 +216,6 @@ class Server:
     def hurry(self) -> None:
         """Have `stop` wait no longer for what goes on; a signal handler may call it."""
         self._hurried = True
-
-    def _drain(self, after: ThreadPoolExecutor) -> None:
-        """Have what waits done, or leave it when somebody is in a hurry."""
-        draining = threading.Thread(target=after.shutdown, name="pacsroute-drain", daemon=True)
-        try:
-            draining.start()
-        except RuntimeError:  # no thread for it
-            after.shutdown()
-        while draining.is_alive() and not self._hurried:
-            draining.join(_STOP_TICK)
 
     def run(self, ready: Callable[[], object] | None = None) -> None:
         """Serve until SIGINT or SIGTERM; a second one cuts the grace period short.
@@ -351,18 +343,12 @@ class Server:
             sock.close()
         return None
 
-    def _defer(self, function: Any) -> None:
+    def _defer(self, function: Callable[[], object]) -> None:
         assert self._after is not None
-        waiting = [function]
-
-        def once() -> None:
-            if waiting:
-                waiting.pop()()
-
         try:
-            self._after.submit(once)
+            self._after.submit(function)
         except RuntimeError:  # there is no thread for it, or the server has stopped
-            once()
+            function()
 
     def _serve(
         self,
@@ -384,7 +370,6 @@ class Server:
             config=config,
         )
         association.alone = lambda: self._places.associations <= 1
-        started = time.monotonic()
         places: list[str] = []
         with self._lock:
             self._threads[thread] = association
@@ -395,73 +380,22 @@ class Server:
             return AssociateRJ(2, 3, 1) if last else refusal
 
         try:
-            association.negotiate(full)
-            if logger.isEnabledFor(logging.INFO):
-                logger.info(
-                    "%s associated from %s%s as %s, %d presentation contexts accepted",
-                    ascii(association.calling_ae)[1:-1],
-                    association.remote_address,
-                    _identified(association),
-                    ascii(association.called_ae)[1:-1],
-                    len(association.contexts),
-                    extra=about(association, event="accepted"),
-                )
-            if not association.contexts:
-                logger.warning(
-                    "%s has proposed nothing that is served: %s",
-                    ascii(association.calling_ae)[1:-1],
-                    ascii(", ".join(map(uids.name, association.proposed[:_NAMED])))[1:-1],
-                )
-            Dispatcher(self.app, association).run()
-            if logger.isEnabledFor(logging.INFO):
-                seconds = time.monotonic() - started
-                logger.info(
-                    "%s released after %.1f s",
-                    ascii(association.calling_ae)[1:-1],
-                    seconds,
-                    extra=about(
-                        association, event="released", duration_ms=int(seconds * 1e6) / 1000
-                    ),
-                )
-        except AssociationRejected as error:
-            logger.warning(
-                "%s: %s",
-                association.remote_address,
-                error,
-                extra=about(
-                    association,
-                    event="rejected",
-                    result=error.result,
-                    source=error.source,
-                    reason=error.reason,
-                ),
-            )
-        except AssociationAborted as error:
-            logger.warning(
-                "%s (%s): the association ended: %s",
-                ascii(association.calling_ae)[1:-1] or "a peer",
-                association.remote_address,
-                ascii(str(error))[1:-1],
-                extra=about(association, event="aborted"),
-            )
-        except AssociationError as error:
-            logger.warning("%s: %s", association.remote_address, error)
-        except BaseException:  # a handler may raise what it likes; this thread goes on
-            logger.exception("an association failed", extra=about(association, event="failed"))
-            with contextlib.suppress(Exception):
-                association.abort(2)
+            serve(self.app, association, full)
         finally:
             self._places.leave(places)  # while the peer takes its time to close
             association.dispose()
 
 
-def _identified(association: Association) -> str:
-    """Return what a log says of the peer's certificate."""
-    if association.peer_certificate is None:
-        return ""
-    return f" with the certificate of {ascii(subject(association.peer_certificate))[1:-1]}"
-
-
 def _close(doors: list[_Door]) -> None:
     for door in doors:
         door.listener.close()
+
+
+def check_spool(spool: str | None) -> None:
+    """Refuse a spool now that could only refuse every large instance later."""
+    if spool is not None:
+        try:
+            try_out(spool)
+        except OSError as error:
+            why = error.strerror or error
+            raise SetupError(f"the spool {spool} cannot be used: {why}") from None

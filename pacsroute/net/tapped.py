@@ -72,16 +72,10 @@ class TappedSocket:
             self._tell(lambda tap: tap.received(view[:count]))
         return count
 
-    def sendall(self, data: Buffer) -> None:
-        """Send all of the data; it is told before, so that no answer to it is told earlier."""
+    def sending(self, data: Buffer) -> socket.socket | TLSSocket:
+        """Tell of data, and return over what it is to go: no answer to it is told earlier."""
         self._tell(lambda tap: tap.sent(data))
-        self._socket.sendall(data)
-
-    def sendmsg(self, buffers: list[memoryview]) -> int:
-        """Send all of the buffers."""
-        data = b"".join(buffers)
-        self.sendall(data)
-        return len(data)
+        return self._socket
 
     def send(self, data: bytes, flags: int = 0) -> int:
         """Send some of the data."""

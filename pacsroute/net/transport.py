@@ -194,8 +194,8 @@ def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) ->
         a deadline of `time.monotonic`.
     """
     if isinstance(sock, TappedSocket):  # which tells all of it before it goes
-        sock.sendall(b"".join(buffers))
-        return
+        buffers = [b"".join(buffers)]
+        sock = sock.sending(buffers[0])
     whole = sum(map(len, buffers))
     if len(buffers) > 1 and whole <= _JOINED:
         buffers = [b"".join(buffers)]
@@ -214,7 +214,7 @@ def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) ->
         sent = _send(sock, list(itertools.islice(waiting, _IOV_MAX)))
 
 
-def _send(sock: Socket, buffers: list[Any]) -> int:
+def _send(sock: socket.socket | TLSSocket, buffers: list[Any]) -> int:
     if len(buffers) == 1:
         return sock.send(buffers[0])
     return sock.sendmsg(buffers[:_IOV_MAX])

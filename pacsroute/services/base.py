@@ -14,7 +14,7 @@ from pacsroute.dataset.limits import Limits
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, Response
 from pacsroute.dimse.messages import Message
-from pacsroute.errors import AssociationAborted, DataSetError
+from pacsroute.errors import AssociationAborted, DataSetError, ProtocolError
 from pacsroute.outcome import Outcome
 from pacsroute.requests import Peer, Request
 from pacsroute.routing import Route
@@ -67,6 +67,9 @@ class Carrier(Sending, Protocol):
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
         """End the association at once."""
+
+    def stop(self) -> None:
+        """Have it aborted by the thread that waits for it; called from another one."""
 
     def close(self) -> None:
         """Close what carries it."""
@@ -226,6 +229,12 @@ def read_identifier(call: Call, command: str, sop_class: str) -> Dataset | Outco
 
 _NOT_IN_A_COMMENT = re.compile(r"[^ -\[\]-~]")
 _RESPONSES = {kind: _names(kind) for kind in (*commands.TYPES.values(), commands.UnknownRQ)}
+
+
+def check_response(answer: Command, request: commands.Request) -> None:
+    """Raise a `ProtocolError` if a response is to another command than the request's."""
+    if not isinstance(answer, _RESPONSES[type(request)][0]):
+        raise ProtocolError(f"a {type(request).__name__} was answered with {type(answer).__name__}")
 
 
 def response(request: commands.Request, outcome: Outcome) -> Response:

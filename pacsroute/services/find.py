@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pacsroute import uids
 from pacsroute.dataset.encode import RowEncoder
 from pacsroute.dataset.instance import Instance
-from pacsroute.dimse.commands import CFindRQ, Response, encode
+from pacsroute.dimse.command_set import encode
+from pacsroute.dimse.commands import CFindRQ, Response
 from pacsroute.errors import AssociationError
+from pacsroute.handling import failed
 from pacsroute.outcome import Answer, Outcome
 from pacsroute.requests import FindRequest
 from pacsroute.services.base import Call, read_identifier, response
@@ -93,7 +95,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     except AssociationError:
         raise
     except BaseException as error:  # noqa: BLE001 - a row that cannot be encoded
-        return app.failed(request, error)
+        return failed(app, request, error)
     finally:
         answers.close()  # type: ignore[attr-defined]
     return Outcome(Status(CANCEL))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CMoveRQ
 from pacsroute.errors import AssociationError, DataSetError, ProtocolError, ReadFailed
+from pacsroute.handling import failed
 from pacsroute.outcome import Outcome
 from pacsroute.requests import MoveRequest, Peer
 from pacsroute.services import retrieve, transfer
@@ -41,7 +42,7 @@ def answer(call: Call) -> Outcome:
             try:
                 peer = call.app.resolve(title, request)
             except BaseException as error:  # noqa: BLE001 - the user's function
-                refused = call.app.failed(request, error)
+                refused = failed(call.app, request, error)
         if refused is not None:
             outcome = refused
         elif peer is None:

@@ -150,7 +150,7 @@ def _encoded(
     if isinstance(request, NDeleteRequest):
         raise DataSetError("the response to an N-DELETE has no data set")
     if not isinstance(request, NGetRequest) or not request.attribute_identifiers:
-        return encode(data, syntax), outcome
+        return encode(data, syntax, charset=call.app.config.charset), outcome
     asked = Dataset()
     for tag in request.attribute_identifiers:
         asked.add_new(tag, "LO", None)

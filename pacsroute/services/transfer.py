@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from pacsroute import uids
 from pacsroute.dataset.convert import can_convert
 from pacsroute.dataset.instance import Instance
-from pacsroute.dimse.commands import CStoreRQ, CStoreRSP
-from pacsroute.errors import NotAccepted, ProtocolError
-from pacsroute.services.base import Carrier
+from pacsroute.dimse.commands import CStoreRQ
+from pacsroute.errors import DataSetError, NotAccepted
+from pacsroute.services.base import Carrier, check_response
 from pacsroute.status import Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
@@ -115,6 +116,8 @@ def send(
     AssociationError
         If the association ends otherwise.
     """
+    if not instance.sop_instance:
+        raise DataSetError("it has no SOP Instance UID")
     command = CStoreRQ(
         message_id=message_id,
         affected_sop_class=instance.sop_class,
@@ -127,7 +130,6 @@ def send(
         association.send(context.id, command, file)
     if meanwhile is not None:
         meanwhile()
-    answer = association.receive(response_to=message_id).command
-    if not isinstance(answer, CStoreRSP):
-        raise ProtocolError(f"a C-STORE was answered with {type(answer).__name__}")
+    answer: Any = association.receive(response_to=message_id).command
+    check_response(answer, command)
     return Status(answer.status, answer.error_comment or "")

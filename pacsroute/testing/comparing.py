@@ -11,7 +11,8 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.dataset.parse import readable
-from pacsroute.dimse.commands import CCancelRQ, Response, SubOperationsResponse, keyword, values_of
+from pacsroute.dimse.command_set import keyword
+from pacsroute.dimse.commands import CCancelRQ, Response, SubOperationsResponse, values_of
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
 from pacsroute.status import Status

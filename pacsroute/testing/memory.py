@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from pacsroute.admission import admit, left
 from pacsroute.app import App
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
 from pacsroute.dimse.messages import Message, message_ids
 from pacsroute.dispatcher import Dispatcher, open_sink
@@ -26,7 +26,9 @@ from pacsroute.errors import (
 )
 from pacsroute.net.association import Association, association_id
 from pacsroute.net.client import Client
+from pacsroute.net.pool import Context, Pool
 from pacsroute.requests import Peer
+from pacsroute.services import base
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import AssociateRJ, AssociateRQ, UserIdentity
 
@@ -109,7 +111,7 @@ class MemoryAssociation:
         if self._ended is not None:
             raise self._ended
         command.has_data_set = data is not None
-        arrived = commands.decode(commands.encode(command))
+        arrived = command_set.decode(command_set.encode(command))
         if isinstance(arrived, CCancelRQ):
             self.peer._cancelled.add(arrived.message_id_responded_to)
             return
@@ -197,6 +199,12 @@ class MemoryAssociation:
         error = AssociationAborted(source, reason)
         self._end(error, error)
 
+    def stop(self) -> None:
+        """Have it ended by the thread that waits for it; called from another one."""
+        error = AssociationAborted(0)
+        self._coming.put(error)
+        self.peer._coming.put(error)
+
     def close(self) -> None:
         """Have the app's hooks told; there is no socket."""
         if self._admitted:
@@ -237,13 +245,38 @@ def associate(
     return ours
 
 
-def client_in_memory(app: App, ae_title: str) -> Client:
+def client_in_memory(
+    app: App,
+    ae_title: str,
+    *,
+    user: str | tuple[str, str] | UserIdentity | None = None,
+    timeout: float = WAIT,  # which nobody exceeds here
+) -> Client:
     """Return what `App.connect` gives in a test, for one of the test's peers."""
 
     def opener(request: AssociateRQ, requestor: App) -> MemoryAssociation:
         return associate(request, app.in_memory[ae_title], requestor, app.in_memory)
 
-    return Client(opener, called_ae=ae_title, calling_ae=app.ae_title, app=app)
+    return Client(opener, called_ae=ae_title, calling_ae=app.ae_title, user=user, app=app)
+
+
+class _FrankPool(Pool):
+    """Raises what the other end's handler has raised, in the place of the failure it became."""
+
+    @contextlib.contextmanager
+    def use(
+        self, contexts: Collection[Context], scp_of: frozenset[str] = frozenset()
+    ) -> Iterator[tuple[base.Association, AcceptedContext]]:
+        with super().use(contexts, scp_of) as (association, context):
+            assert isinstance(association, MemoryAssociation)
+            theirs = association.peer
+            theirs.failure = None
+            try:
+                yield association, context
+            except (RequestFailed, AssociationError):
+                if theirs.failure is not None:
+                    raise theirs.failure from None
+                raise
 
 
 class TestClient(Client):
@@ -253,6 +286,7 @@ class TestClient(Client):
     """
 
     __test__ = False  # pytest takes what is called Test… for tests
+    _pool_class = _FrankPool
 
     def __init__(
         self,
@@ -275,9 +309,11 @@ class TestClient(Client):
         super().__init__(opener, called_ae=called_ae, calling_ae=calling_ae, user=identity)
 
     def __enter__(self) -> TestClient:
-        for other in (self.app, *self._peers.values()):
-            self._running.enter_context(other.running())
-        self._running.enter_context(known(self.app, self._peers))
+        with contextlib.ExitStack() as stack:
+            for other in dict.fromkeys((self.app, *self._peers.values())):
+                stack.enter_context(other.running())
+            stack.enter_context(known(self.app, self._peers))
+            self._running = stack.pop_all()
         return self
 
     def __exit__(
@@ -289,28 +325,15 @@ class TestClient(Client):
         super().__exit__(kind, error, trace)
         self._running.close()
 
-    @contextlib.contextmanager
-    def _use(
-        self, contexts: Collection[Any], scp_of: frozenset[str] = frozenset()
-    ) -> Iterator[Any]:
-        with super()._use(contexts, scp_of) as (one, context):
-            association: Any = one.association
-            association.peer.failure = None
-            try:
-                yield one, context
-            except (RequestFailed, AssociationError):
-                if association.peer.failure is not None:
-                    raise association.peer.failure from None
-                raise
-
 
 @contextlib.contextmanager
 def known(app: App, peers: Mapping[str, App]) -> Iterator[None]:
     """Have an app know where the peers of a test are: in memory."""
     before, app.destinations = app.destinations, app.destinations.copy()
+    places = app.in_memory
     app.destinations |= {title: Peer("memory", 0, title) for title in peers}
     app.in_memory = peers
     try:
         yield
     finally:
-        app.destinations, app.in_memory = before, {}
+        app.destinations, app.in_memory = before, places

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pacsroute.errors import PacsrouteError
+from pacsroute.trace.layout import printable
 from pacsroute.trace.tap import Link
 
 
@@ -36,5 +37,5 @@ class Conversation:
     @classmethod
     def of(cls, link: Link) -> Conversation:
         """Return that of a connection of ours."""
-        ends = link.peer, link.local
+        ends = printable(link.peer), printable(link.local)
         return cls(*(ends if link.role == "acceptor" else reversed(ends)))

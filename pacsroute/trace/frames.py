@@ -49,7 +49,7 @@ def segment(packet: Packet) -> Segment | None:
         ports = struct.unpack_from(">HH", body)
         sequence, offset, flags = struct.unpack_from(">4xI4xBB", body)
         data = body[(offset >> 4) * 4 :]
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError):  # the latter for half an address
         return None
     return Segment(packet.time, (source, ports[0]), (target, ports[1]), sequence, flags, data)
 

@@ -12,13 +12,13 @@ import click
 from pacsroute import uids
 from pacsroute.dataset.limits import Limits
 from pacsroute.dataset.parse import readable
+from pacsroute.dimse.command_set import keyword
 from pacsroute.dimse.commands import (
     Command,
     CStoreRQ,
     Request,
     Response,
     SubOperationsResponse,
-    keyword,
     values_of,
 )
 from pacsroute.dimse.messages import Message
@@ -129,7 +129,10 @@ class Trace:
         self._write("\n".join((f"{self._label}{lines[0]}", *lines[1:])))
 
     def _clock(self, when: float) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(when))
+        try:
+            clock = time.strftime("%H:%M:%S", time.localtime(when))
+        except (OverflowError, ValueError, OSError):  # of a file that is damaged
+            return dim("??:??:??.???")
         return dim(f"{clock}.{int(when * 1000) % 1000:03}")
 
     def _tell(self, when: float, by_requestor: bool, what: Seen, *, complete: bool = True) -> None:

@@ -85,6 +85,8 @@ def negotiate(
     # Once for all contexts of a class: a peer may say a lot, and propose it often.
     generals = {uid: _general(policy, uid, of) for uid, of in related.items()}
 
+    # Only for what is proposed: an answer to all that there may be would not fit into its item.
+    proposed = {context.abstract_syntax for context in request.contexts}
     roles = {
         role.sop_class: RoleSelection(
             role.sop_class,
@@ -92,6 +94,7 @@ def negotiate(
             role.scp and policy.uses(role.sop_class),
         )
         for role in user.roles
+        if role.sop_class in proposed
     }
     offers = {item.sop_class: item.information for item in user.extended}
     answers: dict[str, bytes] = {}

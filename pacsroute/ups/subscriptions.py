@@ -124,7 +124,7 @@ def check_subscription(
         if sop_instance == FILTERED_GLOBAL:
             keys.update(action_information)
             del keys.ReceivingAE, keys.DeletionLock
-            if not keys:
+            if not keys.keys() - {0x0008_0005}:
                 raise Failure(0x0115, "there are no keys to match")
     else:
         row = f"{'suspend' if action_type == SUSPEND else 'unsubscribe'}-{scope}"

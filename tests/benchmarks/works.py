@@ -56,7 +56,7 @@ def _store(name, size, count, dcmtk, pynetdicom, limit):
         [
             Party("pacsroute", run),
             Party("storescp", run, dcmtk),
-            Party("pynetdicom", run, pynetdicom),
+            Party("pynetdicom", run, pynetdicom, share=0.2),
             Party("raw sockets", partial(exchanges.raw_to_file, size=size), limit),
             Party("pacsroute, durable", run),
         ],
@@ -67,7 +67,7 @@ WORKS = {
     "echo": Work(
         "C-ECHO, one association",
         "/s",
-        3000,
+        6000,
         [
             Party("pacsroute", exchanges.echo),
             Party("storescp", exchanges.echo, "≥ 1.1"),
@@ -78,39 +78,39 @@ WORKS = {
     "associate": Work(
         "associate, echo, release",
         "/s",
-        300,
+        1000,
         [
             Party("pacsroute", exchanges.associate),
             Party("storescp --fork", exchanges.associate, "≥ 5", share=0.3),
             Party("storescp", exchanges.associate, name="storescp, one peer at a time"),
-            Party("pynetdicom", exchanges.associate, "≥ 100", share=0.1),
+            Party("pynetdicom", exchanges.associate, "≥ 100", share=0.03),
             Party("raw sockets", exchanges.raw_associate),
         ],
     ),
-    "store40k": _store("C-STORE 40 KB with save", 40_000, 500, "≥ 1.4", "≥ 18", ""),
-    "store512k": _store("C-STORE 512 KB with save", 512_000, 100, "≥ 1.1", "≥ 10", "≥ 0.8"),
+    "store40k": _store("C-STORE 40 KB with save", 40_000, 2000, "≥ 1.4", "≥ 18", ""),
+    "store512k": _store("C-STORE 512 KB with save", 512_000, 500, "≥ 1.1", "≥ 10", "≥ 0.8"),
     "store200m": _store("C-STORE 200 MB with save", 200_000_000, 1, "≥ 3", "≥ 7", "≥ 0.8"),
     "store8": Work(
         "C-STORE 512 KB, 8 associations",
         "MB/s",
-        200,
+        1600,
         [
             Party("pacsroute", exchanges.store_parallel),
             Party("storescp --fork", exchanges.store_parallel, "≥ 1.3"),
-            Party("pynetdicom", exchanges.store_parallel, "≥ 25", share=0.4),
+            Party("pynetdicom", exchanges.store_parallel, "≥ 25", share=0.1),
             Party("pacsroute --workers 2", exchanges.store_parallel),
         ],
     ),
     "find": Work(
         "C-FIND, 1,000 answers of 8 attributes, from dicts",
         "answers/s",
-        5,
+        30,
         [
             Party("pacsroute", exchanges.find),
-            Party("pynetdicom", exchanges.find, "≥ 50", share=0.2),
+            Party("pynetdicom", exchanges.find, "≥ 50", share=0.05),
             Party(
                 "raw sockets",
-                partial(exchanges.raw_ping_pong, times=600),
+                partial(exchanges.raw_ping_pong, times=400),
                 "≥ 6",
                 name="raw ping-pongs",
             ),

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pacsroute import App, Instance, Peer, matching, uids
 from pacsroute.dataset import parse, peek
 from pacsroute.dataset.encode import RowEncoder, encode
-from pacsroute.dimse import commands
+from pacsroute.dimse import command_set, commands
 from pacsroute.dimse.messages import fragment
 from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import (
@@ -65,10 +65,10 @@ def pdus(data):
 def command_sets(data):
     """A command set is refused with a ProtocolError, or is the same when written and read."""
     try:
-        read = commands.decode(data)
+        read = command_set.decode(data)
     except ProtocolError:
         return
-    assert commands.decode(commands.encode(read)) == read
+    assert command_set.decode(command_set.encode(read)) == read
 
 
 def data_sets(data):

@@ -1,0 +1,72 @@
+"""Threads that do what they are given, and that no process waits for at its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+_TICK = 0.05  # seconds
+
+
+class Daemons:
+    """A few threads, begun as they are needed, which take turns at what they are given.
+
+    Unlike those of `concurrent.futures`, they do not keep a process from ending whose user
+    has lost patience.
+
+    Parameters
+    ----------
+    name : str
+        What the threads are called.
+    most : int
+        How many there may be.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self._waiting: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def submit(self, function: Callable[[], object]) -> None:
+        """Have something done, which must not raise.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no thread for it, or they have ended; it is not done then.
+        """
+        with self._lock:
+            if self._ended:
+                raise RuntimeError("the threads have ended")
+            if len(self._threads) < self._most:
+                self._begin()
+            self._waiting.put(function)
+
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        for function in iter(self._waiting.get, None):
+            function()
+            del function  # which would keep its request until the next one
+
+    def drain(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """Take nothing more, and wait for what is waiting, or until somebody is in a hurry."""
+        with self._lock:
+            self._ended = True
+            for _ in self._threads:
+                self._waiting.put(None)
+        for thread in self._threads:
+            while thread.is_alive() and not is_hurried():
+                thread.join(_TICK)

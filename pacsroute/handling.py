@@ -1,0 +1,177 @@
+"""What happens to a request: its hooks, its handler, and what becomes of what that raises."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pacsroute import uids
+from pacsroute.errors import Failure, IdentifierError
+from pacsroute.logs import about
+from pacsroute.outcome import (
+    DONE,
+    Answer,
+    Outcome,
+    close_all,
+    final_status,
+    find_rows,
+    instances_of,
+    reply,
+    rows_of,
+)
+from pacsroute.requests import FindRequest, GetRequest, NormalizedRequest, QueryRequest, Request
+from pacsroute.routing import Route, name_of
+from pacsroute.status import (
+    IDENTIFIER_MISMATCH,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
+    UNABLE_TO_PROCESS,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from pacsroute.app import App
+
+logger = logging.getLogger("pacsroute")
+
+
+def handle(app: App, request: Request, route: Route | None = None) -> Any:
+    """Have the handler of a request answer it: see `App.handle`."""
+    request.route = route = route or app.find_route(request)
+    if isinstance(request, FindRequest):
+        return _answers(app, request, route, find_rows)
+    if isinstance(request, GetRequest):
+        return _answers(app, request, route, instances_of)
+    if route is None:
+        return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
+    try:
+        _prepare(request, route)
+        result = route.handler(request)
+        if isinstance(request, NormalizedRequest):
+            return reply(result)
+        return DONE if result is None else Outcome(final_status(result))
+    except BaseException as error:  # noqa: BLE001 - the association lives on
+        return failed(app, request, error)
+
+
+def _answers(
+    app: App,
+    request: QueryRequest,
+    route: Route | None,
+    items: Callable[[Any, Any, Iterator[Any]], Generator[Answer, None, Any]],
+) -> Iterator[Answer]:
+    if route is None:
+        yield Answer(None, Outcome(Status(SOP_CLASS_NOT_SUPPORTED)))
+        return
+    rows: Iterator[Any] | None = None
+    source: Any = None
+    outcome: Outcome | None = None
+    try:
+        _prepare(request, route)
+        source = route.handler(request)
+        rows = rows_of(source, route)
+        result = yield from items(request, source, rows)
+        if result is not None or isinstance(request, FindRequest):
+            outcome = Outcome(final_status(result))
+    except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
+        raise
+    except BaseException as error:  # noqa: BLE001
+        outcome = failed(app, request, error)
+    finally:
+        close_all(rows, source)
+    yield Answer(None, outcome)
+
+
+def _prepare(request: Request, route: Route) -> None:
+    """Call the hooks of `before_request`, the outermost first."""
+    for scope in route.scopes:
+        for hook in scope.hooks["before_request"]:
+            result = hook(request)
+            if result is not None:
+                name = getattr(hook, "__qualname__", repr(hook))
+                raise TypeError(
+                    f"{name} returned {result!r:.40}: a before_request hook raises "
+                    "a Failure to refuse, and returns nothing"
+                )
+
+
+def finished(
+    app: App, request: Request, status: Status | None, error: BaseException | None
+) -> None:
+    """Call the hooks of `after_request`, the innermost first."""
+    for scope in reversed(_scopes(app, request)):
+        for hook in reversed(scope.hooks["after_request"]):
+            try:
+                hook(request, status, error)
+            except BaseException:
+                logger.exception("@app.after_request failed")
+
+
+def failed(app: App, request: Request, error: BaseException) -> Outcome:
+    """Return the outcome of a request whose handler raised, and log what is not meant."""
+    request.error = error
+    for scope in reversed(_scopes(app, request)):
+        handler = scope.error_handler_of(error)
+        if handler is not None:
+            try:
+                result = handler(error, request)
+                if result is not None:
+                    return reply(result)
+            except BaseException as another:  # noqa: BLE001 - a Failure is its way to answer
+                error = another
+            break
+    return _default(app, request, error)
+
+
+def _default(app: App, request: Request, error: BaseException) -> Outcome:
+    """Return what answers an exception that no error handler is for."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    if isinstance(error, Failure):
+        status = Status(error.status, error.comment)
+        if status.category not in ("Unknown", "Pending", "Success"):
+            return Outcome(status, error.elements)
+        error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
+    if isinstance(error, IdentifierError):
+        logger.warning(
+            "%s from %s: %s",
+            name_of(request.command),
+            ascii(request.calling_ae)[1:-1],
+            ascii(str(error))[1:-1],
+        )
+        return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
+    if request.association is not None:
+        request.association.failure = error
+    logger.error(
+        "%s from %s: the handler failed",
+        name_of(request.command),
+        ascii(request.calling_ae)[1:-1],
+        exc_info=error,
+        extra=about(
+            request,
+            association=getattr(request.association, "id", None),
+            event="failed",
+            command=name_of(request.command),
+            sop_class=uids.name(request.sop_class),
+        ),
+    )
+    # The text of an exception may hold patient data; the name of its type does not.
+    text = f": {error}" if app.config.debug else ""
+    return Outcome(
+        Status(_code(request, error), f"the handler failed: {type(error).__name__}{text}")
+    )
+
+
+def _code(request: Request, error: BaseException) -> int:
+    """Return the status of a service for an exception that nobody has meant."""
+    if request.command == "store":
+        return OUT_OF_RESOURCES if isinstance(error, OSError) else UNABLE_TO_PROCESS
+    return UNABLE_TO_PROCESS if isinstance(request, QueryRequest) else PROCESSING_FAILURE
+
+
+def _scopes(app: App, request: Request) -> tuple[Any, ...]:
+    """Return whose hooks and error handlers are for a request, the outermost first."""
+    route = request.route or app.find_route(request)
+    return () if route is None else route.scopes

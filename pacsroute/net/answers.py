@@ -1,0 +1,199 @@
+"""What comes for a request of a client: responses, instances, and what the peer asks meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Generator
+from typing import Any
+
+from pacsroute import uids
+from pacsroute.app import App
+from pacsroute.dataset.instance import Instance
+from pacsroute.dataset.parse import parse
+from pacsroute.dataset.spool import Spool
+from pacsroute.dimse.commands import (
+    CCancelRQ,
+    CStoreRQ,
+    Request,
+    Response,
+    SubOperationsResponse,
+)
+from pacsroute.dimse.messages import Message
+from pacsroute.dispatcher import Dispatcher
+from pacsroute.errors import AssociationError, RequestFailed
+from pacsroute.outcome import Outcome
+from pacsroute.requests import Progress
+from pacsroute.services import base
+from pacsroute.status import OUT_OF_RESOURCES, SUCCESS, Status
+from pacsroute.upper_layer.negotiation import AcceptedContext
+
+_AFTER_CANCEL = 10.0  # seconds in which a peer has to end what was cancelled
+
+
+def answers_to(
+    app: App,
+    association: base.Association,
+    context: AcceptedContext,
+    command: Request,
+    data: bytes,
+    *,
+    fetches: bool = False,
+) -> Generator[Message, None, None]:
+    """Send a request and yield what comes for it, the final response last.
+
+    Closed before that, it sends a C-CANCEL and waits for the end.
+
+    Parameters
+    ----------
+    app : App
+        What answers requests of the peer.
+    association : Association
+        Over which they go.
+    context : AcceptedContext
+        That of the request.
+    command : Request
+        A C-FIND, C-GET or C-MOVE.
+    data : bytes
+        Its identifier.
+    fetches : bool
+        Whether a C-STORE of the peer comes for it too.
+    """
+    association.send(context.id, command, data)
+    final = False
+    try:
+        while not final:
+            message = answer_to(app, association, command, fetches=fetches)
+            final = is_final(message)
+            yield message
+    except GeneratorExit:
+        if final:
+            return
+        patience = threading.Timer(_AFTER_CANCEL, association.stop)
+        patience.start()
+        try:
+            _cancel(app, association, context, command, fetches=fetches)
+        finally:
+            patience.cancel()
+        raise
+
+
+def _cancel(
+    app: App,
+    association: base.Association,
+    context: AcceptedContext,
+    command: Request,
+    *,
+    fetches: bool,
+) -> None:
+    """Send a C-CANCEL for a request, and wait for its end."""
+    cancel = CCancelRQ(message_id_responded_to=command.message_id)
+    refused = Status(OUT_OF_RESOURCES, "cancelled")
+    with contextlib.suppress(AssociationError):
+        association.send(context.id, cancel)
+        while not is_final(message := answer_to(app, association, command, fetches=fetches)):
+            if isinstance(message.command, CStoreRQ):
+                _answer_store(association, message, message.command, refused)
+
+
+def answer_to(
+    app: App, association: base.Association, command: Request, *, fetches: bool = False
+) -> Message:
+    """Return the next message for a request; what else the peer asks, the app answers.
+
+    Parameters
+    ----------
+    app, association, command, fetches
+        As for `answers_to`.
+    """
+    while True:
+        message = association.receive()
+        answer = message.command
+        if isinstance(answer, Response):
+            if answer.message_id_responded_to == command.message_id:
+                base.check_response(answer, command)
+                return message
+        elif fetches and isinstance(answer, CStoreRQ):
+            return message
+        else:
+            Dispatcher(app, association).dispatch(message)
+
+
+def is_final(message: Message) -> bool:
+    """Tell whether it is a response after which there is no other."""
+    answer = message.command
+    return isinstance(answer, Response) and Status(answer.status).category != "Pending"
+
+
+def final_status(what: str, message: Message, progress: Progress | None = None) -> Status:
+    """Return the status of a final response, as `checked` does."""
+    answer = message.command
+    assert isinstance(answer, Response)
+    return checked(what, Status(answer.status, answer.error_comment or ""), progress)
+
+
+def checked(what: str, status: Status, progress: Progress | None = None) -> Status:
+    """Return a status that is Success or a warning.
+
+    Parameters
+    ----------
+    what : str
+        The request, as its failure names it.
+    status : Status
+        How it was answered.
+    progress : Progress, optional
+        What it had come to.
+
+    Raises
+    ------
+    RequestFailed
+        If it is another one.
+    """
+    if status.category not in ("Success", "Warning"):
+        raise RequestFailed(what, status, progress)
+    return status
+
+
+def received(
+    association: base.Association, message: Message, command: CStoreRQ
+) -> Generator[Instance, None, None]:
+    """Yield the instance of a sub-operation, and acknowledge it afterwards."""
+    spool = message.data
+    status = Status(OUT_OF_RESOURCES, "the instance could not be kept")
+    try:
+        if isinstance(spool, Spool) and spool.size and spool.error is None:
+            context = association.contexts[message.context_id]
+            yield Instance(
+                spool,
+                sop_class=context.abstract_syntax,
+                sop_instance=uids.trim(command.affected_sop_instance),
+                transfer_syntax=context.transfer_syntax,
+            )
+            status = Status(SUCCESS)
+    finally:
+        with contextlib.suppress(AssociationError):
+            _answer_store(association, message, command, status)
+
+
+def _answer_store(
+    association: base.Association, message: Message, command: CStoreRQ, status: Status
+) -> None:
+    association.send(message.context_id, base.response(command, Outcome(status)))
+
+
+def progress_of(message: Message, context: AcceptedContext) -> Progress:
+    """Return the counts of a response to a C-GET or C-MOVE."""
+    answer = message.command
+    assert isinstance(answer, SubOperationsResponse)
+    failed: tuple[str, ...] = ()
+    data: Any = message.data
+    if data:
+        listed = parse(bytes(data), context.transfer_syntax).get("FailedSOPInstanceUIDList")
+        failed = (listed,) if isinstance(listed, str) else tuple(listed or ())
+    return Progress(
+        answer.remaining or 0,
+        answer.completed or 0,
+        answer.failed or 0,
+        answer.warning or 0,
+        failed,
+    )

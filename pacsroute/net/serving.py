@@ -1,0 +1,97 @@
+"""One association from its request to its end, and what is logged of both."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from pacsroute import uids
+from pacsroute.app import App
+from pacsroute.dispatcher import Dispatcher
+from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
+from pacsroute.logs import about
+from pacsroute.net.association import Association
+from pacsroute.net.tls import subject
+from pacsroute.upper_layer.pdu import AssociateRJ
+
+logger = logging.getLogger("pacsroute")
+
+_NAMED = 8  # SOP classes in a log line
+
+
+def serve(app: App, association: Association, refuse: Callable[[str], AssociateRJ | None]) -> None:
+    """Answer a peer until its association has ended; however it does, nothing is raised.
+
+    Parameters
+    ----------
+    app : App
+        Whose handlers answer.
+    association : Association
+        Whose request has not been read yet.
+    refuse : callable
+        As for `Association.negotiate`.
+    """
+    started = time.monotonic()
+    try:
+        association.negotiate(refuse)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "%s associated from %s%s as %s, %d presentation contexts accepted",
+                ascii(association.calling_ae)[1:-1],
+                association.remote_address,
+                _identified(association),
+                ascii(association.called_ae)[1:-1],
+                len(association.contexts),
+                extra=about(association, event="accepted"),
+            )
+        if not association.contexts:
+            logger.warning(
+                "%s has proposed nothing that is served: %s",
+                ascii(association.calling_ae)[1:-1],
+                ascii(", ".join(map(uids.name, association.proposed[:_NAMED])))[1:-1],
+            )
+        Dispatcher(app, association).run()
+        if logger.isEnabledFor(logging.INFO):
+            seconds = time.monotonic() - started
+            logger.info(
+                "%s released after %.1f s",
+                ascii(association.calling_ae)[1:-1],
+                seconds,
+                extra=about(association, event="released", duration_ms=int(seconds * 1e6) / 1000),
+            )
+    except AssociationRejected as error:
+        logger.warning(
+            "%s: %s",
+            association.remote_address,
+            error,
+            extra=about(
+                association,
+                event="rejected",
+                result=error.result,
+                source=error.source,
+                reason=error.reason,
+            ),
+        )
+    except AssociationAborted as error:
+        logger.warning(
+            "%s (%s): the association ended: %s",
+            ascii(association.calling_ae)[1:-1] or "a peer",
+            association.remote_address,
+            ascii(str(error))[1:-1],
+            extra=about(association, event="aborted"),
+        )
+    except AssociationError as error:
+        logger.warning("%s: %s", association.remote_address, error)
+    except BaseException:  # a handler may raise what it likes; this thread goes on
+        logger.exception("an association failed", extra=about(association, event="failed"))
+        with contextlib.suppress(Exception):
+            association.abort(2)
+
+
+def _identified(association: Association) -> str:
+    """Return what a log says of the peer's certificate."""
+    if association.peer_certificate is None:
+        return ""
+    return f" with the certificate of {ascii(subject(association.peer_certificate))[1:-1]}"

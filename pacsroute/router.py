@@ -1,0 +1,377 @@
+"""The decorators that make routes, and what they refuse."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from pacsroute import extended, uids
+from pacsroute.access import ae_title
+from pacsroute.errors import SetupError, nearest
+from pacsroute.routing import Handler, Route
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GENERATES = frozenset({"find", "get", "move"})
+_NORMALIZED = ("sop_class", "transfer_syntaxes", "calling_ae")
+
+
+class Router:
+    """The decorators that register handlers; what an app and its like share."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+
+    def echo(self, function: F | None = None, **options: Any) -> Any:
+        """Register what is done at a C-ECHO, which is answered in any case (PS3.4 §A).
+
+        Parameters
+        ----------
+        calling_ae : str, optional
+            Only for this calling AE title.
+
+        Raises
+        ------
+        SetupError
+            If the function cannot be such a handler; this holds for all decorators.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.echo
+        ... def verify(request): ...
+        """
+        return self._decorate("echo", function, options, ("calling_ae",))
+
+    def store(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a handler of C-STORE (PS3.4 §B).
+
+        Parameters
+        ----------
+        sop_class : str, optional
+            A UID or pydicom's keyword; without it, every storage SOP class.
+        transfer_syntaxes : list of str, optional
+            UIDs or keywords in order of preference. Without it, whatever the peer puts
+            first: the bytes are only stored.
+        calling_ae : str, optional
+            Only for this calling AE title.
+        unknown : bool
+            Whether a handler without a class takes private and unknown classes too; True
+            by default.
+        extended : mapping of str to int, optional
+            What is said of it in extended negotiation (PS3.4 §B.3.1): ``level`` 0 to 3,
+            ``signature`` 0 to 3, ``coercion`` 0 to 2.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.store
+        ... def store(request):
+        ...     request.save("archive")
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "unknown", "extended")
+        return self._decorate("store", sop_class, options, names)
+
+    def find(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a generator that answers C-FIND (PS3.4 §C.4.1).
+
+        Parameters
+        ----------
+        sop_class : str, optional
+            ``StudyRoot``, ``PatientRoot``, ``Worklist``, a UID or pydicom's keyword;
+            without it, Patient Root and Study Root.
+        transfer_syntaxes : list of str, optional
+            UIDs or keywords in order of preference.
+        calling_ae : str, optional
+            Only for this calling AE title.
+        extended : list of str, optional
+            What it supports of ``relational``, ``date_time``, ``fuzzy``, ``time_zone``,
+            ``enhanced_multi_frame``, ``empty_value`` and ``multiple_value`` (PS3.4
+            §C.5.1.1); `request.extended` tells what a peer has negotiated of it.
+        charset : str, optional
+            The Specific Character Set of its rows that are not ASCII, in the place of the
+            setting; a row that it cannot encode goes as ISO_IR 192.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.find("StudyRoot")
+        ... def find(request):
+        ...     yield {"PatientID": "1"}
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "extended", "charset")
+        return self._decorate("find", sop_class, options, names)
+
+    def get(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a generator of the instances that a C-GET fetches (PS3.4 §C.4.3).
+
+        Parameters
+        ----------
+        sop_class : str, optional
+            ``StudyRoot``, ``PatientRoot``, a UID or pydicom's keyword; without it, Patient
+            Root and Study Root.
+        transfer_syntaxes : list of str, optional
+            Of the identifier: UIDs or keywords in order of preference.
+        calling_ae : str, optional
+            Only for this calling AE title.
+        pending_interval : float, optional
+            Seconds between Pending responses; without it there is one for each
+            sub-operation.
+        extended : list of str, optional
+            What it supports of ``relational`` and ``enhanced_multi_frame`` (PS3.4 §C.5.3.1).
+
+        Notes
+        -----
+        A generator goes on when the peer has answered what it yielded last. What returns a list
+        is faster: the next instance is opened while the peer stores one.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.get("StudyRoot")
+        ... @router.move("StudyRoot")
+        ... def retrieve(request):
+        ...     yield "archive/1.2.3.dcm"
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval", "extended")
+        return self._decorate("get", sop_class, options, names)
+
+    def move(self, sop_class: str | F | None = None, **options: Any) -> Any:
+        """Register a generator of the instances that a C-MOVE sends (PS3.4 §C.4.2).
+
+        Parameters
+        ----------
+        sop_class, transfer_syntaxes, calling_ae, pending_interval, extended
+            As for `get`. The same function may be registered for both.
+        """
+        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval", "extended")
+        return self._decorate("move", sop_class, options, names)
+
+    def n_create(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-CREATE (PS3.7 §10.1.5).
+
+        It sees `request.attribute_list`. It returns None, a status, a dict or Dataset for the
+        response, or a status and one of these.
+
+        Parameters
+        ----------
+        sop_class : str
+            A short name such as ``MPPS``, a UID or pydicom's keyword.
+        transfer_syntaxes, calling_ae
+            As for `find`.
+        """
+        return self._decorate("n_create", sop_class, options, _NORMALIZED)
+
+    def n_set(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-SET (PS3.7 §10.1.3).
+
+        It sees `request.modification_list`, and returns as for `n_create`.
+
+        Parameters
+        ----------
+        sop_class, transfer_syntaxes, calling_ae
+            As for `n_create`.
+        """
+        return self._decorate("n_set", sop_class, options, _NORMALIZED)
+
+    def n_get(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-GET (PS3.7 §10.1.2).
+
+        It returns the attributes, as for `n_create`; what was not asked for is left out.
+
+        Parameters
+        ----------
+        sop_class, transfer_syntaxes, calling_ae
+            As for `n_create`.
+        """
+        return self._decorate("n_get", sop_class, options, _NORMALIZED)
+
+    def n_action(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-ACTION (PS3.7 §10.1.4).
+
+        It sees `request.action_type` and `request.action_information`, and returns as for
+        `n_create`.
+
+        Parameters
+        ----------
+        sop_class, transfer_syntaxes, calling_ae
+            As for `n_create`.
+        action_type : int, optional
+            Only for this type.
+        """
+        names = (*_NORMALIZED, "action_type")
+        return self._decorate("n_action", sop_class, options, names)
+
+    def n_delete(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-DELETE (PS3.7 §10.1.6).
+
+        It deletes `request.sop_instance`, and returns as for `n_create`.
+
+        Parameters
+        ----------
+        sop_class, transfer_syntaxes, calling_ae
+            As for `n_create`.
+        """
+        return self._decorate("n_delete", sop_class, options, _NORMALIZED)
+
+    def n_event_report(self, sop_class: str | None = None, **options: Any) -> Any:
+        """Register a handler of N-EVENT-REPORT (PS3.7 §10.1.1).
+
+        It sees `request.event_type` and `request.event_information`, and returns as for
+        `n_create`.
+
+        Parameters
+        ----------
+        sop_class, transfer_syntaxes, calling_ae
+            As for `n_create`.
+        event_type : int, optional
+            Only for this type.
+        """
+        names = (*_NORMALIZED, "event_type")
+        return self._decorate("n_event_report", sop_class, options, names)
+
+    def _decorate(
+        self, command: str, first: Any, options: dict[str, Any], names: tuple[str, ...]
+    ) -> Any:
+        for name in options:
+            if name not in names:
+                hint = nearest(name, names, 0.4) or f"; it takes {', '.join(names)}"
+                raise SetupError(f"@app.{command} has no option {name!r}{hint}")
+        if command == "echo" and not (first is None or callable(first)):
+            raise SetupError("@app.echo has no SOP class: Verification is the only one")
+        if command in uids.N_COMMANDS and (callable(first) or first is None):
+            raise SetupError(f'@app.{command} needs a SOP class: @app.{command}("MPPS")')
+        if callable(first):
+            self._add(command, first, options)
+            return first
+        if first is not None:
+            options = {"sop_class": first, **options}
+
+        def decorator(function: F) -> F:
+            self._add(command, function, options)
+            return function
+
+        return decorator
+
+    def _add(self, command: str, handler: Handler, options: dict[str, Any]) -> None:
+        _check_handler(command, handler)
+        _check_options(command, options)
+        name = options.get("sop_class")
+        syntaxes = options.get("transfer_syntaxes") or ()
+        try:
+            sop_class = None if name is None else uids.sop_class(name, command)
+            transfer_syntaxes = tuple(uids.transfer_syntax(syntax) for syntax in syntaxes)
+            calling_ae = options.get("calling_ae")
+            calling_ae = None if calling_ae is None else ae_title(calling_ae)
+            if options.get("charset") is not None:
+                check_charset(options["charset"])
+        except SetupError as error:
+            raise SetupError(f"@app.{command}: {error}") from None
+        if sop_class in uids.STORAGE and command != "store":
+            raise SetupError(f"@app.{command}: {name} is a class of @app.store")
+        if command != "store" and not uids.ENCODABLE.issuperset(transfer_syntaxes):
+            raise SetupError(f"@app.{command}: identifiers have an uncompressed transfer syntax")
+        route = Route(
+            command,
+            sop_class,
+            calling_ae,
+            transfer_syntaxes,
+            options.get("unknown", True),
+            handler,
+            float(options.get("pending_interval", 0)),
+            options.get("action_type", options.get("event_type")),
+            extended.supported(command, options.get("extended")),
+            options.get("charset"),
+            scopes=(self,),
+        )
+        self.add_route(route)
+
+    def add_route(self, route: Route) -> None:
+        """Take a route, unless there is one for the same."""
+        for other in self.routes:
+            if other.key == route.key:
+                raise SetupError(
+                    f"@app.{route.command}: {other.where} and {route.where} are registered for "
+                    "the same; give one a sop_class or calling_ae of its own"
+                )
+        self.routes.append(route)
+
+
+def _check_handler(command: str, handler: Handler) -> None:
+    name = getattr(handler, "__qualname__", repr(handler))
+    if not callable(handler):
+        raise SetupError(f"@app.{command} is put on a function, not on {handler!r:.40}")
+    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
+        raise SetupError(
+            f"@app.{command}: {name} is async; each association has a thread of its own, "
+            "so write it with def"
+        )
+    if command not in _GENERATES:
+        if inspect.isclass(handler):
+            raise SetupError(f"@app.{command}: {name} is a class; only find, get and move take one")
+        if inspect.isgeneratorfunction(handler):
+            raise SetupError(
+                f"@app.{command}: {name} has a yield, but its answer is one status: use return"
+            )
+    check_callable(command, handler, ("request",))
+
+
+def _is_number(value: object, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "transfer_syntaxes": (
+        "a list of transfer syntaxes",
+        lambda value: value is None or (isinstance(value, Iterable) and not isinstance(value, str)),
+    ),
+    "charset": (
+        "a text, with a backslash between terms",
+        lambda value: value is None or isinstance(value, str),
+    ),
+    "unknown": ("True or False", lambda value: isinstance(value, bool)),
+    "pending_interval": (
+        "a number of seconds",
+        lambda value: _is_number(value, (int, float)) and value >= 0,
+    ),
+    "action_type": ("a whole number", lambda value: value is None or _is_number(value, int)),
+    "event_type": ("a whole number", lambda value: value is None or _is_number(value, int)),
+}
+
+
+def _check_options(command: str, options: dict[str, Any]) -> None:
+    """Refuse values that no route could have."""
+    for name, value in options.items():
+        what, fits = _OPTIONS.get(name, ("", lambda value: True))
+        if not fits(value):
+            raise SetupError(f"@app.{command}: {name} is {what}, not {value!r}")
+
+
+def check_callable(
+    decorator: str, function: Callable[..., Any], arguments: tuple[str, ...]
+) -> None:
+    """Raise a `SetupError` if something cannot be called with these arguments, by position."""
+    if not callable(function):
+        raise SetupError(f"@app.{decorator} is put on a function, not on {function!r:.40}")
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise SetupError(
+            f"@app.{decorator}: {name} is called as {name}({', '.join(arguments)}); "
+            f"it is defined as {name}{signature}"
+        ) from None
+
+
+def check_charset(text: str) -> None:
+    r"""Raise a `SetupError` if a text is no Specific Character Set (PS3.3 §C.12.1.1.2)."""
+    from pacsroute.dataset.charsets import SUPPORTED  # noqa: PLC0415 - over 1 ms, seldom asked
+
+    for term in text.split("\\"):
+        if term and term not in SUPPORTED:
+            raise SetupError(f"{term!r} is no Specific Character Set{nearest(term, SUPPORTED)}")
