@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, Status, connect
 from pacsroute.cli import clients, main, sending
+from pacsroute.observer import Observer
 from pacsroute.upper_layer import pdu
 
 ROOT = Path(__file__).parent.parent
@@ -286,6 +287,27 @@ def test_an_instance_that_ends_the_association_does_not_keep_others(folder):
         kept.append(request.sop_instance)
 
     with app.serve(port=0) as server:
+        done = run("store", server, folder, code=1)
+    assert "sent 2, failed 1" in done.stdout
+    assert str(folder / "ct") in done.stderr
+
+
+def test_a_peer_that_still_counts_what_it_has_aborted_is_asked_again(folder):
+    app, rejected = App(), threading.Event()
+    cut = uid_of(folder / "ct")
+
+    @app.store
+    def store(request):
+        if request.sop_instance == cut:
+            request.association.abort()
+            assert rejected.wait(TIMEOUT)
+
+    class Watch(Observer):
+        def rejected(self, association, answer):
+            rejected.set()
+
+    app.observer = Watch()
+    with app.serve(port=0, max_associations=1) as server:
         done = run("store", server, folder, code=1)
     assert "sent 2, failed 1" in done.stdout
     assert str(folder / "ct") in done.stderr

@@ -17,6 +17,7 @@ from pacsroute import App, Association, Failure, SetupError, Status, uids
 from pacsroute.daemons import Daemons
 from pacsroute.dataset import part10
 from pacsroute.dimse import command_set, commands
+from pacsroute.net.places import Places
 from pacsroute.upper_layer import pdu
 
 CT = uids.sop_class("CTImageStorage", "store")
@@ -50,14 +51,59 @@ def test_beyond_the_limit_associations_are_rejected_as_transient():
                 assert second.answer == pdu.AssociateRJ(2, 3, 2)
             assert first.echo() == 0
             first.release()
-        # The place is free again once the server has seen the release.
-        for _ in range(1000):
-            with RawPeer(server.port) as third:
-                if isinstance(third.answer, pdu.AssociateAC):
-                    third.release()
-                    break
-        else:
-            pytest.fail("the place never became free")
+        with RawPeer(server.port) as third:
+            assert third.echo() == 0
+            third.release()
+
+
+def test_the_place_is_free_before_the_peer_knows_that_it_has_released():
+    app, obstacles = App(), []
+
+    class Tap:
+        received = closed = lambda *_: None
+
+        def sent(self, data):
+            if data[0] == pdu.encode(pdu.ReleaseRP())[0]:
+                obstacles.append(server.obstacle())
+
+    app.taps.append(lambda link: Tap())
+    with app.serve(port=0, max_associations=1, grace=1) as server:
+        with RawPeer(server.port) as peer:
+            assert peer.echo() == 0
+            assert server.obstacle() == "max_associations reached, 1 associations"
+            peer.release()
+        assert obstacles == [""]
+
+
+def test_the_place_of_a_handler_that_goes_on_is_not_free_when_its_peer_releases():
+    app, seen, go_on = App(), threading.Event(), threading.Event()
+
+    @app.find
+    def find(request):
+        while not request.cancelled:
+            pass
+        seen.set()
+        go_on.wait(WAIT)
+        return []
+
+    with app.serve(port=0, max_associations=1, grace=1) as server:
+        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
+            peer.send(1, commands.CFindRQ(message_id=1, affected_sop_class=STUDY), IDENTIFIER)
+            peer.release()
+            assert seen.wait(WAIT)
+            assert server.obstacle()
+            go_on.set()
+
+
+def test_one_that_is_being_rejected_takes_nobodys_place():
+    places = Places(App(max_associations=1).config)
+    first, refusal = places.associate("10.0.0.1", "CT")
+    assert refusal is None
+    assert places.associate("10.0.0.2", "MR") == ([], pdu.AssociateRJ(2, 3, 2))
+    places.leave(first)
+    places.leave(first)
+    assert places.associations == 0
+    assert places.associate("10.0.0.3", "US")[1] is None  # while the second reads why
 
 
 def test_associations_are_served_at_the_same_time():

@@ -38,6 +38,10 @@ from pacsroute.errors import (
 from pacsroute.net.client import Client
 from pacsroute.status import Status
 
+# A peer that is at its limit may count an association for a while that it has aborted.
+_TRANSIENT = 2
+_PAUSES = (0.01, 0.1, 1.0)  # seconds
+
 
 class File(NamedTuple):
     """A file as it was found; another size or time is another file."""
@@ -282,8 +286,16 @@ class Sender:
 
     def _probe(self) -> None:
         """Raise if the peer is gone; else it was the instance that ended the association."""
-        with contextlib.suppress(NotAccepted, RequestFailed):
-            self._client.echo()
+        for pause in _PAUSES:
+            try:
+                with contextlib.suppress(NotAccepted, RequestFailed):
+                    self._client.echo()
+                return
+            except AssociationRejected as error:
+                if error.result != _TRANSIENT:
+                    raise
+            time.sleep(pause)
+        self._client.echo()
 
     def _fail(self, file: File, error: Exception) -> None:
         with self._lock:

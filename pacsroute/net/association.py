@@ -104,6 +104,7 @@ class Association(Sender):
         self._defer = defer
         self._assembler = Assembler(self._open_sink, self.config.max_command_length)
         self._admitted = False
+        self._idle = False  # no request is being answered
         self._messages: deque[Message] = deque()
         self._cancelled: set[int] = set()
         # Several threads share it where operations overlap; one of them reads.
@@ -340,8 +341,10 @@ class Association(Sender):
         if self.window > 1:
             return self._receive_shared(response_to)
         if response_to is None:
+            self._idle = True
             while not self._messages:
                 self._go_on()
+            self._idle = False
             return self._messages.popleft()
         while (message := self._response(response_to)) is None:
             self._go_on()
@@ -429,6 +432,8 @@ class Association(Sender):
             except ProtocolError as error:
                 self._abort_for(error)
         elif isinstance(event, ReleaseRQ):
+            if self._idle:
+                self.vacate()  # the peer may associate anew as soon as it has the response
             self._connection.respond_release()
             self._write_out()
             self._ended = AssociationReleased("the peer released the association")

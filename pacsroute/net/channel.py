@@ -60,6 +60,7 @@ class Channel:
         self.remote_address = remote_address
         self.peer_certificate: dict[str, Any] | None = None
         self.alone: Callable[[], bool] = lambda: False  # a server knows
+        self.vacate: Callable[[], object] = lambda: None  # and has its place back
         self._tls = tls
         self._role = role
         # A whole number of them is `idle_timeout`, which is counted in them.

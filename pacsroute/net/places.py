@@ -15,6 +15,7 @@ logger = logging.getLogger("pacsroute")
 REFUSALS = 50  # peers that are being told of the limit at the same time
 _TELL = 10.0  # seconds without connections that are too many, before the next is told of
 _ALL = ""  # counts them all
+_LIMITS = ("max_associations", "max_associations_per_host", "max_associations_per_ae")
 
 
 class Places:
@@ -55,23 +56,28 @@ class Places:
         self.leave([_connections(host)])
 
     def associate(self, host: str, calling_ae: str) -> tuple[list[str], AssociateRJ | None]:
-        """Take places for an association; return them, and what rejects it if it is too many."""
+        """Take places for an association; return them, or none and what rejects it.
+
+        One that is too many counts for nobody else while it is being rejected.
+        """
         places = [_ALL, f"host {host}", f"AE {calling_ae}"]
         with self._lock:
-            self._taken.update(places)
-        limits = ("max_associations", "max_associations_per_host", "max_associations_per_ae")
-        for place, limit in zip(places, limits, strict=True):
-            most = getattr(self._config, limit)
-            if self._taken[place] > most:
-                who = ascii(place)[1:-1] or "the server"
-                logger.warning("%s: %s reached, %d associations", who, limit, most)
-                return places, AssociateRJ(2, 3, 2)  # transient: local limit exceeded
-        return places, None
+            for place, limit in zip(places, _LIMITS, strict=True):
+                most = getattr(self._config, limit)
+                if self._taken[place] >= most:
+                    break
+            else:
+                self._taken.update(places)
+                return places, None
+        who = ascii(place)[1:-1] or "the server"
+        logger.warning("%s: %s reached, %d associations", who, limit, most)
+        return [], AssociateRJ(2, 3, 2)  # transient: local limit exceeded
 
     def leave(self, places: list[str]) -> None:
-        """Give places back."""
+        """Give places back, and forget them: it may be said twice."""
         with self._lock:
             self._free(places)
+            places.clear()
 
     def _free(self, places: list[str]) -> None:
         for place in places:

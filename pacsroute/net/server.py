@@ -369,8 +369,9 @@ class Server:
             tls=tls.server() if tls else None,
             config=config,
         )
-        association.alone = lambda: self._places.associations <= 1
         places: list[str] = []
+        association.alone = lambda: self._places.associations <= 1
+        association.vacate = lambda: self._places.leave(places)
         with self._lock:
             self._threads[thread] = association
 
