@@ -192,12 +192,13 @@ def test_few_bytes_stay_in_memory_and_many_go_to_a_file(tmp_path, nameless):
     assert list(folder.iterdir()) == []
 
 
-def test_saving_a_spool_on_the_same_file_system_renames_it(tmp_path):
+@pytest.mark.parametrize("folder", ["archive", "archive/study/series"])
+def test_saving_a_spool_on_the_same_file_system_renames_it(tmp_path, folder):
+    (tmp_path / "archive").mkdir()
     data = data_set(5000)
     instance = spooled(data, tmp_path / "spool")
     inode = os.fstat(instance._source._fd).st_ino
-    (tmp_path / "a").mkdir()
-    path = instance.save(tmp_path / "a")
+    path = instance.save(tmp_path / folder)
     assert path.stat().st_ino == inode
     assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
     assert list((tmp_path / "spool").iterdir()) == []

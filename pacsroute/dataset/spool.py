@@ -457,7 +457,11 @@ class Spool:
         if durable:
             os.fsync(self._fd)
         try:
-            publish(self._fd, self._path, target, replace=replace)
+            try:
+                publish(self._fd, self._path, target, replace=replace)
+            except FileNotFoundError:  # the first in its folder, as in one for each series
+                _make(os.path.dirname(target))
+                publish(self._fd, self._path, target, replace=replace)
         except FileExistsError:
             raise
         except OSError:
