@@ -237,7 +237,7 @@ class Scope(Router):
         ...     yield
         ...     app.state.ready = False
         """
-        check_callable("lifespan", function, ("app",))
+        check_callable("lifespan", function, ("app",), generates=True)
         self._still_open("lifespan")
         if not inspect.isgeneratorfunction(function):
             raise SetupError(

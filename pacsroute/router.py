@@ -299,22 +299,10 @@ class Router:
 
 
 def _check_handler(command: str, handler: Handler) -> None:
-    name = getattr(handler, "__qualname__", repr(handler))
-    if not callable(handler):
-        raise SetupError(f"@app.{command} is put on a function, not on {handler!r:.40}")
-    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
-        raise SetupError(
-            f"@app.{command}: {name} is async; each association has a thread of its own, "
-            "so write it with def"
-        )
-    if command not in _GENERATES:
-        if inspect.isclass(handler):
-            raise SetupError(f"@app.{command}: {name} is a class; only find, get and move take one")
-        if inspect.isgeneratorfunction(handler):
-            raise SetupError(
-                f"@app.{command}: {name} has a yield, but its answer is one status: use return"
-            )
-    check_callable(command, handler, ("request",))
+    if inspect.isclass(handler) and command not in _GENERATES:
+        name = handler.__qualname__
+        raise SetupError(f"@app.{command}: {name} is a class; only find, get and move take one")
+    check_callable(command, handler, ("request",), generates=command in _GENERATES)
 
 
 def _is_number(value: object, kinds: type | tuple[type, ...]) -> bool:
@@ -349,12 +337,29 @@ def _check_options(command: str, options: dict[str, Any]) -> None:
 
 
 def check_callable(
-    decorator: str, function: Callable[..., Any], arguments: tuple[str, ...]
+    decorator: str,
+    function: Callable[..., Any],
+    arguments: tuple[str, ...],
+    *,
+    generates: bool = False,
 ) -> None:
-    """Raise a `SetupError` if something cannot be called with these arguments, by position."""
+    """Raise a `SetupError` if something cannot be called with these arguments, by position.
+
+    What is async, or has a yield where nobody iterates, would be called and never run.
+    """
     if not callable(function):
         raise SetupError(f"@app.{decorator} is put on a function, not on {function!r:.40}")
     name = getattr(function, "__qualname__", repr(function))
+    bodies = (function, type(function).__call__)  # of a function, and of an object with __call__
+    if any(map(_is_async, bodies)):
+        raise SetupError(
+            f"@app.{decorator}: {name} is async; each association has a thread of its own, "
+            "so write it with def"
+        )
+    if not generates and any(map(inspect.isgeneratorfunction, bodies)):
+        raise SetupError(
+            f"@app.{decorator}: {name} has a yield, but nobody iterates over it: use return"
+        )
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -366,6 +371,10 @@ def check_callable(
             f"@app.{decorator}: {name} is called as {name}({', '.join(arguments)}); "
             f"it is defined as {name}{signature}"
         ) from None
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def check_charset(text: str) -> None:

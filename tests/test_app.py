@@ -47,6 +47,15 @@ class _Class:
     def __init__(self, request): ...
 
 
+class _AsyncCall:
+    async def __call__(self, request): ...
+
+
+class _YieldingCall:
+    def __call__(self, request):
+        yield {}
+
+
 @pytest.mark.parametrize(
     ("command", "handler", "words"),
     [
@@ -56,6 +65,8 @@ class _Class:
         ("find", _async_generator, "async"),
         ("echo", _generator, "yield"),
         ("store", _generator, "yield"),
+        ("find", _AsyncCall(), "async"),
+        ("store", _YieldingCall(), "yield"),
         ("store", _Class, "class"),
         ("echo", _Class, "class"),
         ("store", lambda: None, r"called as <lambda>\(request\)"),

@@ -428,15 +428,37 @@ def test_debug_tells_the_peer_what_was_raised():
         assert ("the reason" in str(caught.value)) == debug
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["before_association", "after_association", "before_request", "after_request", "authenticate"],
-)
+HOOKS = ["before_association", "after_association", "before_request", "after_request"]
+
+
+@pytest.mark.parametrize("name", [*HOOKS, "authenticate"])
 def test_a_hook_of_the_wrong_shape_is_a_set_up_error(name):
     with pytest.raises(SetupError, match="called as"):
         getattr(App(), name)(lambda: None)
     with pytest.raises(SetupError, match="put on a function"):
         getattr(App(), name)("text")
+
+
+async def _coroutine(*arguments): ...
+
+
+def _generator(*arguments):
+    yield
+
+
+@pytest.mark.parametrize("name", [*HOOKS, "authenticate", "destination", "error_handler"])
+def test_a_hook_that_would_never_run_is_a_set_up_error(name):
+    app = App()
+    decorator = app.error_handler(ValueError) if name == "error_handler" else getattr(app, name)
+    with pytest.raises(SetupError, match=f"@app.{name}: _coroutine is async"):
+        decorator(_coroutine)
+    with pytest.raises(SetupError, match=f"@app.{name}: _generator has a yield"):
+        decorator(_generator)
+
+
+def test_a_lifespan_that_is_async_is_told_so():
+    with pytest.raises(SetupError, match="is async"):
+        App().lifespan(_coroutine)
 
 
 def _instance():
