@@ -138,6 +138,14 @@ N_COMMANDS = ("n_create", "n_set", "n_get", "n_action", "n_delete", "n_event_rep
 """The commands of the normalized services (PS3.7 §10)."""
 
 _SHORT |= dict.fromkeys(N_COMMANDS, _NORMALIZED)
+_SHORT["echo"] = {"Verification": "Verification"}
+
+# Of each class that has a short name: those that it is for.
+_COMMANDS = {
+    _KEYWORDS[word]: [command for command in _SHORT if word in _SHORT[command].values()]
+    for words in _SHORT.values()
+    for word in words.values()
+}
 
 WITHOUT_BULK_DATA = _KEYWORDS["CompositeInstanceRetrieveWithoutBulkDataGet"]
 UPS = frozenset(
@@ -281,7 +289,8 @@ def sop_class(text: str, command: str) -> str:
     Raises
     ------
     SetupError
-        If nothing has that name; the message says what is nearest.
+        If nothing has that name; the message says what is nearest. Or if it is a class of
+        other commands.
 
     Examples
     --------
@@ -293,17 +302,15 @@ def sop_class(text: str, command: str) -> str:
             f"one SOP class, as text, not {type(text).__name__}; for several, "
             "put one decorator above the other"
         )
-    if is_uid(text):
-        return text
     short = _SHORT.get(command, {})
-    uid = _KEYWORDS.get(short.get(text, text))
-    if uid in SOP_CLASSES:
-        return str(uid)
-    for other, others in _SHORT.items():
-        if text in others:
-            raise SetupError(f"{text!r} is a class of {other}, not of {command}")
+    uid = text if is_uid(text) else _KEYWORDS.get(short.get(text, text), "")
+    commands = _COMMANDS.get(uid) or [other for other in _SHORT if text in _SHORT[other]]
+    if commands and command not in commands:
+        raise SetupError(f"{text!r} is a class of {commands[0]}, not of {command}")
+    if uid in SOP_CLASSES or is_uid(text):
+        return uid
     names = [*short, *(word for word, uid in _KEYWORDS.items() if uid in SOP_CLASSES)]
-    raise SetupError(f"no SOP class is called {text!r}{nearest(text, names)}")
+    raise SetupError(f"no SOP class is called {text!r}{nearest(text, names, any_case=True)}")
 
 
 def transfer_syntax(text: str) -> str:
@@ -320,4 +327,4 @@ def transfer_syntax(text: str) -> str:
     if uid in TRANSFER_SYNTAXES:
         return str(uid)
     names = [word for word, uid in _KEYWORDS.items() if uid in TRANSFER_SYNTAXES]
-    raise SetupError(f"no transfer syntax is called {text!r}{nearest(text, names)}")
+    raise SetupError(f"no transfer syntax is called {text!r}{nearest(text, names, any_case=True)}")

@@ -102,6 +102,34 @@ def test_a_misspelt_sop_class_names_the_nearest():
         app.store(transfer_syntaxes=JPEG)(lambda request: None)
 
 
+def test_a_name_in_another_case_names_the_one_that_was_meant():
+    app = App()
+    with pytest.raises(SetupError, match="did you mean 'CTImageStorage'"):
+        app.store("ctimagestorage")(lambda request: None)
+    with pytest.raises(SetupError, match="did you mean 'JPEGBaseline8Bit'"):
+        app.store(transfer_syntaxes=["jpegbaseline8bit"])(lambda request: None)
+
+
+@pytest.mark.parametrize(
+    ("command", "sop_class", "other"),
+    [
+        ("find", "StudyRootQueryRetrieveInformationModelGet", "get"),
+        ("move", "StudyRootQueryRetrieveInformationModelFind", "find"),
+        ("get", "1.2.840.10008.5.1.4.1.2.2.1", "find"),
+        ("store", "ModalityWorklistInformationModelFind", "find"),
+        ("n_set", "ModalityWorklistInformationModelFind", "find"),
+        ("find", "ModalityPerformedProcedureStep", "n_create"),
+        ("store", "StorageCommitmentPushModel", "n_create"),
+        ("find", "Verification", "echo"),
+    ],
+)
+def test_a_sop_class_of_another_command_is_a_set_up_error(command, sop_class, other):
+    app = App()
+    with pytest.raises(SetupError, match=f"is a class of {other}, not of {command}"):
+        getattr(app, command)(sop_class)(lambda request: None)
+    assert app.routes == []
+
+
 def test_two_equal_routes_are_a_set_up_error():
     app = App()
     app.store(lambda request: None)
