@@ -165,6 +165,9 @@ def test_the_environment_and_the_folder_name_an_app(folder):
         (["nowhere:app"], "there is no module 'nowhere'"),
         (["nowhere.py"], "there is no file 'nowhere.py'"),
         (["no/where.py:app"], "there is no file 'no/where.py'"),
+        (["."], "'.' is a folder: name a file in it, as app.py"),
+        (["inner/"], "'inner/' is a folder: name a file in it, as inner/app.py"),
+        (["files"], "'files' is a folder: name a file in it, as files/app.py"),
         (["empty"], "there is no App in 'empty'"),
         (["empty.py"], "there is no App in 'empty.py'"),
         (["hello:aap"], "hello has no 'aap'"),
@@ -181,6 +184,8 @@ def test_the_environment_and_the_folder_name_an_app(folder):
 )
 def test_mistakes_are_said_without_a_traceback(folder, arguments, words):
     (folder / "empty.py").write_text("value = 5\n")
+    for name in ("inner", "files"):
+        (folder / name).mkdir()
     (folder / "several.py").write_text("from pacsroute import App\n\none, two = App(), App()\n")
     (folder / "setup.py").write_text(
         "from pacsroute import App\n\napp = App()\n\n"

@@ -83,8 +83,7 @@ def _import(source: str) -> ModuleType:
     path = Path(source)
     is_path = source.endswith(".py") or "/" in source or "\\" in source or source in (".", "..")
     if is_path and not path.is_file():
-        hint = f"; did you mean {source}.py?" if path.with_suffix(".py").is_file() else ""
-        raise click.ClickException(f"there is no file {source!r}{hint}")
+        raise click.ClickException(_no_file(source, path))
     try:
         if not is_path:
             return importlib.import_module(source)
@@ -108,6 +107,13 @@ def _import(source: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's file does
         _show(error, source)
     raise click.ClickException(f"{source!r} could not be loaded: see its traceback above")
+
+
+def _no_file(source: str, path: Path) -> str:
+    if path.is_dir():
+        return f"{source!r} is a folder: name a file in it, as {path / 'app.py'}"
+    hint = f"; did you mean {source}.py?" if path.with_suffix(".py").is_file() else ""
+    return f"there is no file {source!r}{hint}"
 
 
 def _show(error: BaseException, source: str) -> None:
@@ -177,4 +183,6 @@ def _only_app(module: ModuleType, source: str) -> App:
     if callable(getattr(module, "create_app", None)):
         return _resolve(module, "create_app()", f"{source}:create_app()")
     where = getattr(module, "__file__", None)
+    if where is None and Path(source).is_dir():  # which can be imported, as an empty package
+        raise click.ClickException(_no_file(source, Path(source)))
     raise click.ClickException(f"there is no App in {source!r}" + (f" ({where})" if where else ""))
