@@ -278,6 +278,8 @@ class Scope(Router):
         """
         if not isinstance(blueprint, Blueprint):
             raise SetupError(f"a Blueprint is registered, not {type(blueprint).__name__}")
+        if blueprint is self:
+            raise SetupError(f"{self!r} is registered with an app or another blueprint")
         self._still_open("register_blueprint")
         title = None if called_ae is None else ae_title(called_ae)
         for route in blueprint.routes:

@@ -145,6 +145,15 @@ def test_only_blueprints_are_registered(wrong):
         App().register_blueprint(wrong)
 
 
+def test_a_blueprint_is_not_registered_with_itself():
+    part, inner = Blueprint("part"), Blueprint("inner")
+    with pytest.raises(SetupError, match="with an app or another"):
+        part.register_blueprint(part)
+    part.register_blueprint(inner)
+    with pytest.raises(SetupError, match="registered already"):
+        inner.register_blueprint(part)
+
+
 def test_a_destination_of_a_title_is_asked_first(monkeypatch):
     from pacsroute import MoveRequest, Peer
 
