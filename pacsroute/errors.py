@@ -163,6 +163,8 @@ class Failure(PacsrouteError):
     """
 
     def __init__(self, status: int, comment: str = "", **elements: Any) -> None:
+        if not isinstance(status, int):
+            raise TypeError(f"the status of a Failure is a number, as 0xA700, not {status!r:.40}")
         super().__init__(f"0x{status:04X} {comment}".rstrip())
         unknown = elements.keys() - _FAILURE_ELEMENTS
         if unknown:

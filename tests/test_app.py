@@ -499,3 +499,6 @@ def test_a_failure_of_impossible_parts_is_the_handlers_error():
         with pytest.raises(TypeError, match=r"Failure is a text|has tags|from 0 to 65535"):
             Failure(0xA900, **elements)
     assert Failure(0xA900, OffendingElement=[0x00100020], ErrorID=1).elements["ErrorID"] == 1
+    for status in ("0xA900", None, Failure):
+        with pytest.raises(TypeError, match="the status of a Failure is a number, as 0xA700"):
+            Failure(status)
