@@ -50,8 +50,8 @@ def handle(app: App, request: Request, route: Route | None = None) -> Any:
         _prepare(request, route)
         result = route.handler(request)
         if isinstance(request, NormalizedRequest):
-            return reply(result)
-        return DONE if result is None else Outcome(final_status(result))
+            return reply(result, route.where)
+        return DONE if result is None else Outcome(final_status(result, route.where))
     except BaseException as error:  # noqa: BLE001 - the association lives on
         return failed(app, request, error)
 
@@ -74,7 +74,7 @@ def _answers(
         rows = rows_of(source, route)
         result = yield from items(request, source, rows)
         if result is not None or isinstance(request, FindRequest):
-            outcome = Outcome(final_status(result))
+            outcome = Outcome(final_status(result, route.where))
     except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
         raise
     except BaseException as error:  # noqa: BLE001
@@ -118,7 +118,7 @@ def failed(app: App, request: Request, error: BaseException) -> Outcome:
             try:
                 result = handler(error, request)
                 if result is not None:
-                    return reply(result)
+                    return reply(result, getattr(handler, "__qualname__", repr(handler)))
             except BaseException as another:  # noqa: BLE001 - a Failure is its way to answer
                 error = another
             break

@@ -47,8 +47,8 @@ class Answer(NamedTuple):
     complete: bool = True
 
 
-def final_status(result: object) -> Status:
-    """Return the status that a handler's return value means.
+def final_status(result: object, who: str = "a handler") -> Status:
+    """Return the status that a handler's return value means; `who` is its name.
 
     Raises
     ------
@@ -62,20 +62,22 @@ def final_status(result: object) -> Status:
     elif isinstance(result, int) and not isinstance(result, bool):
         status = Status(result)
     else:
-        raise TypeError(f"a handler returns None, an int or a Status, not {type(result).__name__}")
+        kind = type(result).__name__
+        what = "raise it" if isinstance(result, Failure) else "return None, an int or a Status"
+        raise TypeError(f"{who} returned {kind}: {what}")
     if status.category in ("Unknown", "Pending"):
-        raise ValueError(f"0x{status.code:04X} is no final status")
+        raise ValueError(f"{who} returned 0x{status.code:04X}, which is no final status")
     return status
 
 
-def reply(result: object) -> Outcome:
+def reply(result: object, who: str = "a handler") -> Outcome:
     """Return the outcome that the handler of an N-service means: status, data set, or both."""
     parts = result if isinstance(result, tuple) and not isinstance(result, Status) else (result,)
     data = [part for part in parts if isinstance(part, Mapping) or is_dataset(part)]
     rest = [part for part in parts if not (isinstance(part, Mapping) or is_dataset(part))]
     if len(data) > 1 or len(rest) > 1:
-        raise TypeError("a handler returns a status, a dict or Dataset, or one of each")
-    status = final_status(rest[0] if rest else None)
+        raise TypeError(f"{who} returned too much: a status, a dict or Dataset, or one of each")
+    status = final_status(rest[0] if rest else None, who)
     return Outcome(status, data=data[0] if data else None)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from pydicom import DataElement, Dataset, config
@@ -276,6 +277,25 @@ def test_what_a_store_handler_does_is_a_status(handler, code):
     outcome = app.handle(store_request())
     assert outcome.status.code == code
     assert "DOE" not in outcome.status.comment
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (Path("archive/1.2.3.dcm"), r"keep returned \w+Path: return None, an int or a Status"),
+        (Failure(0xA700), "keep returned Failure: raise it"),
+        (0xFF00, "keep returned 0xFF00, which is no final status"),
+    ],
+)
+def test_a_result_that_is_no_status_names_the_handler(caplog, result, words):
+    app = App()
+
+    @app.store
+    def keep(request):
+        return result
+
+    app.handle(store_request(app=app))
+    assert re.search(words, caplog.text)
 
 
 def test_a_failure_gives_its_comment_and_elements():
