@@ -175,7 +175,10 @@ class App(Scope):
             if peer is not None:
                 # A peer of a test is found by this title, whatever it has of its own.
                 return peer._replace(ae_title=ae_title) if ae_title in self.in_memory else peer
-        return self.destinations.get(ae_title)
+        known = self.destinations.get(ae_title)
+        if known is not None and not isinstance(known, Peer):
+            raise TypeError(f"app.destinations has Peers: Peer(host, port), not {known!r:.80}")
+        return known
 
     # ------------------------------------------------------------- routes
 

@@ -233,6 +233,31 @@ def test_an_ae_title_that_is_none_leaves_no_socket_open():
             assert sock.recv(1) == b""
 
 
+def test_what_has_no_sop_class_is_not_sent_anywhere():
+    app = App()
+    app.store(lambda request: None)
+    with app.test_client() as client, pytest.raises(DataSetError, match="no SOP Class UID"):
+        client.store(Dataset())
+
+
+@pytest.mark.parametrize("command", ["get", "move"])
+def test_a_retrieved_instance_without_a_sop_class_says_so(caplog, command):
+    app, ds = App(), Dataset()
+    ds.SOPInstanceUID = "1.2.3"
+    getattr(app, command)(lambda request: [ds])
+    destination = () if command == "get" else ("DEST",)
+    with app.test_client(peers={"DEST": App("DEST")}) as client, pytest.raises(RequestFailed):
+        list(getattr(client, command)(STUDY, *destination))
+    assert "1.2.3 failed: 0xA702 it has no SOP Class UID" in caplog.text
+
+
+def test_a_destination_that_is_no_peer_says_what_is():
+    app = App()
+    app.destinations["PACS"] = ("127.0.0.1", 104)
+    with pytest.raises(TypeError, match=r"Peer\(host, port\), not \('127.0.0.1', 104\)"):
+        app.connect("PACS")
+
+
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -33,7 +33,14 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
     ----------
     sop_class, transfer_syntax : str
         Their UIDs.
+
+    Raises
+    ------
+    DataSetError
+        If there is no SOP class.
     """
+    if not sop_class:
+        raise DataSetError("it has no SOP Class UID")
     others = tuple(uid for uid in CONVERTED[:2] if uid != transfer_syntax)
     if not can_convert(transfer_syntax, others[0]):
         return [(sop_class, (transfer_syntax,))]
@@ -59,7 +66,11 @@ def pick(
     ------
     NotAccepted
         If there is none; the message says why.
+    DataSetError
+        If the instance has no SOP class.
     """
+    if not instance.sop_class:
+        raise DataSetError("it has no SOP Class UID")
     syntaxes = {
         context.transfer_syntax: context
         for context in contexts
