@@ -302,6 +302,15 @@ class App(Scope):
         ------
         AssociationError
             If nobody knows that title.
+
+        Examples
+        --------
+        >>> app, pacs = App("GATEWAY"), App("PACS")
+        >>> with pacs.serve(port=0) as server:
+        ...     app.destinations["PACS"] = Peer("127.0.0.1", server.port)
+        ...     with app.connect("PACS") as client:
+        ...         client.echo().category
+        'Success'
         """
         from pacsroute.net.client import client_of  # noqa: PLC0415 - upstairs, only when asked
 

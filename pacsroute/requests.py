@@ -226,7 +226,21 @@ class QueryRequest(Request):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class FindRequest(QueryRequest):
-    """C-FIND: what is there that matches? (PS3.7 §9.1.2)."""
+    """C-FIND: what is there that matches? (PS3.7 §9.1.2).
+
+    Parameters
+    ----------
+    identifier : pydicom.Dataset
+        The keys to match, and those to return (PS3.4 §C.4.1.1.3).
+
+    Examples
+    --------
+    >>> from pydicom import Dataset
+    >>> keys = Dataset()
+    >>> keys.QueryRetrieveLevel = "STUDY"
+    >>> FindRequest(identifier=keys).level
+    'STUDY'
+    """
 
     command: ClassVar[str] = "find"
 
@@ -237,6 +251,8 @@ class GetRequest(QueryRequest):
 
     Parameters
     ----------
+    identifier : pydicom.Dataset
+        The level, and the unique keys of what is to be sent (PS3.4 §C.4.3.1.3).
     count : int, optional
         How many instances there will be. A generator that sets it before its first
         yield is taken from one by one; one that does not is counted first.
@@ -256,6 +272,8 @@ class MoveRequest(GetRequest):
 
     Parameters
     ----------
+    identifier, count, listed
+        As for `GetRequest`.
     move_destination : str
         The AE title to send to, as `App.destination` resolves it.
     """
@@ -319,7 +337,13 @@ class EventReport(NamedTuple):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NCreateRequest(NormalizedRequest):
-    """N-CREATE: make this SOP instance (PS3.7 §10.1.5)."""
+    """N-CREATE: make this SOP instance (PS3.7 §10.1.5).
+
+    Parameters
+    ----------
+    attribute_list : pydicom.Dataset
+        The attributes it is to have.
+    """
 
     command: ClassVar[str] = "n_create"
 
@@ -328,7 +352,13 @@ class NCreateRequest(NormalizedRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NSetRequest(NormalizedRequest):
-    """N-SET: change these attributes (PS3.7 §10.1.3)."""
+    """N-SET: change these attributes (PS3.7 §10.1.3).
+
+    Parameters
+    ----------
+    modification_list : pydicom.Dataset
+        The attributes with their new values.
+    """
 
     command: ClassVar[str] = "n_set"
 
@@ -352,7 +382,15 @@ class NGetRequest(NormalizedRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NActionRequest(NormalizedRequest):
-    """N-ACTION: do this (PS3.7 §10.1.4)."""
+    """N-ACTION: do this (PS3.7 §10.1.4).
+
+    Parameters
+    ----------
+    action_type : int
+        What is to be done: the Action Type ID of the service class.
+    action_information : pydicom.Dataset
+        What there is to know of it; empty where the peer has sent nothing.
+    """
 
     command: ClassVar[str] = "n_action"
 
@@ -369,7 +407,15 @@ class NDeleteRequest(NormalizedRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NEventReportRequest(NormalizedRequest):
-    """N-EVENT-REPORT: this has happened (PS3.7 §10.1.1)."""
+    """N-EVENT-REPORT: this has happened (PS3.7 §10.1.1).
+
+    Parameters
+    ----------
+    event_type : int
+        What has happened: the Event Type ID of the service class.
+    event_information : pydicom.Dataset
+        What there is to know of it; empty where the peer has sent nothing.
+    """
 
     command: ClassVar[str] = "n_event_report"
 

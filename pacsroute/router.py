@@ -144,6 +144,14 @@ class Router:
         ----------
         sop_class, transfer_syntaxes, calling_ae, pending_interval, extended
             As for `get`. The same function may be registered for both.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.move("StudyRoot")
+        ... def retrieve(request):
+        ...     request.count = 1
+        ...     yield "archive/1.2.3.dcm"
         """
         names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval", "extended")
         return self._decorate("move", sop_class, options, names)
@@ -160,6 +168,13 @@ class Router:
             A short name such as ``MPPS``, a UID or pydicom's keyword.
         transfer_syntaxes, calling_ae
             As for `find`.
+
+        Examples
+        --------
+        >>> router, steps = Router(), {}
+        >>> @router.n_create("MPPS")
+        ... def create(request):
+        ...     steps[request.sop_instance] = request.attribute_list
         """
         return self._decorate("n_create", sop_class, options, _NORMALIZED)
 
@@ -172,6 +187,13 @@ class Router:
         ----------
         sop_class, transfer_syntaxes, calling_ae
             As for `n_create`.
+
+        Examples
+        --------
+        >>> router, steps = Router(), {}
+        >>> @router.n_set("MPPS")
+        ... def update(request):
+        ...     steps[request.sop_instance].update(request.modification_list)
         """
         return self._decorate("n_set", sop_class, options, _NORMALIZED)
 
@@ -184,6 +206,13 @@ class Router:
         ----------
         sop_class, transfer_syntaxes, calling_ae
             As for `n_create`.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.n_get("Printer")
+        ... def status(request):
+        ...     return {"PrinterStatus": "NORMAL"}
         """
         return self._decorate("n_get", sop_class, options, _NORMALIZED)
 
@@ -199,6 +228,15 @@ class Router:
             As for `n_create`.
         action_type : int, optional
             Only for this type.
+
+        Examples
+        --------
+        >>> router = Router()
+        >>> @router.n_action("StorageCommitment", action_type=1)
+        ... def commit(request):
+        ...     kept = request.action_information.ReferencedSOPSequence
+        ...     transaction = request.action_information.TransactionUID
+        ...     request.report(1, {"TransactionUID": transaction, "ReferencedSOPSequence": kept})
         """
         names = (*_NORMALIZED, "action_type")
         return self._decorate("n_action", sop_class, options, names)
@@ -212,6 +250,13 @@ class Router:
         ----------
         sop_class, transfer_syntaxes, calling_ae
             As for `n_create`.
+
+        Examples
+        --------
+        >>> router, films = Router(), {}
+        >>> @router.n_delete("FilmBox")
+        ... def delete(request):
+        ...     films.pop(request.sop_instance, None)
         """
         return self._decorate("n_delete", sop_class, options, _NORMALIZED)
 
@@ -227,6 +272,13 @@ class Router:
             As for `n_create`.
         event_type : int, optional
             Only for this type.
+
+        Examples
+        --------
+        >>> router, promised = Router(), []
+        >>> @router.n_event_report("StorageCommitment", event_type=1)
+        ... def committed(request):
+        ...     promised.append(request.event_information.TransactionUID)
         """
         names = (*_NORMALIZED, "event_type")
         return self._decorate("n_event_report", sop_class, options, names)
