@@ -350,6 +350,13 @@ def test_the_answers_of_a_find():
     ]
 
 
+def test_a_status_before_its_row_is_told_the_order(caplog):
+    app = App()
+    app.find(lambda request: [(0xFF00, {"PatientID": "1"})])
+    list(app.handle(FindRequest(app=app, sop_class=STUDY)))
+    assert "a find yields a dict or Dataset, or (row, status), not int" in caplog.text
+
+
 def test_a_find_may_return_a_list_or_be_a_class():
     app = App()
     app.find("StudyRoot")(lambda request: [{"PatientID": "1"}] * 3)
