@@ -121,7 +121,7 @@ class Config:
     max_associate_length: int = _setting(MIB, "Length of an association request.", 512)
     max_contexts: int = _setting(128, "Presentation contexts of an association request.", 1)
     max_command_length: int = _setting(65_536, "Length of a command set.", 512)
-    max_identifier_length: int = _setting(4 * MIB, "Length of a data set but those below.", 512)
+    max_identifier_length: int = _setting(4 * MIB, "Length of any data set not named below.", 512)
     max_set_length: int = _setting(256 * MIB, "Length of an N-SET's: images to print.", 512)
     max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
     max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
