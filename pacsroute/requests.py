@@ -235,11 +235,14 @@ class FindRequest(QueryRequest):
 
     Examples
     --------
-    >>> from pydicom import Dataset
-    >>> keys = Dataset()
-    >>> keys.QueryRetrieveLevel = "STUDY"
-    >>> FindRequest(identifier=keys).level
-    'STUDY'
+    >>> from pacsroute import App, uids
+    >>> app = App()
+    >>> @app.find("StudyRoot")
+    ... def find(request):
+    ...     yield {"PatientID": "1"}
+    >>> answers = app.handle(FindRequest(app=app, sop_class=uids.sop_class("StudyRoot", "find")))
+    >>> [answer.row for answer in answers]  # the final one has none
+    [{'PatientID': '1'}, None]
     """
 
     command: ClassVar[str] = "find"
