@@ -173,6 +173,9 @@ def _authenticate(
             logger.error("@app.authenticate failed: %s", type(error).__name__)
             raise AssociationRejected(2, 2, 1) from None
         if not found:  # an empty name is nobody either
+            who = ascii(association.calling_ae)[1:-1], association.remote_address
+            kind = type(found).__name__  # and not what it is: a secret may be in it
+            logger.warning("%s (%s) is nobody: @app.authenticate returned %s", *who, kind)
             raise AssociationRejected(1, 2, 1)
         association.user = found
         if identity is None or claimed is None or not claimed.response_requested:

@@ -149,11 +149,13 @@ def test_a_type_that_is_none_is_no_user_name():
 
 
 @pytest.mark.parametrize("nobody", [None, False, "", 0, {}])
-def test_what_is_empty_is_nobody(nobody):
+def test_what_is_empty_is_nobody(caplog, nobody):
     app = App()
     app.authenticate(lambda identity, association: nobody)
     with app.serve(port=0, grace=1) as server:
         assert _reason(server, user="doe") == (1, 2, 1)
+    said = f"(127.0.0.1) is nobody: @app.authenticate returned {type(nobody).__name__}"
+    assert said in caplog.text
 
 
 def test_without_a_judge_everybody_is_let_in_and_nothing_is_said_of_it():
