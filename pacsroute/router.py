@@ -288,7 +288,7 @@ class Router:
     ) -> Any:
         for name in options:
             if name not in names:
-                hint = nearest(name, names, 0.4) or f"; it takes {', '.join(names)}"
+                hint = nearest(name, names) or f"; it takes {', '.join(names)}"
                 raise SetupError(f"@app.{command} has no option {name!r}{hint}")
         if command == "echo" and not (first is None or callable(first)):
             raise SetupError("@app.echo has no SOP class: Verification is the only one")

@@ -89,6 +89,8 @@ def test_a_misspelt_option_names_the_nearest():
         app.echo(caling_ae="A")
     with pytest.raises(SetupError, match="no option"):
         app.find(zzz=1)
+    with pytest.raises(SetupError, match="'action_type'; it takes sop_class, transfer_syntaxes"):
+        app.store(action_type=1)
 
 
 def test_a_misspelt_sop_class_names_the_nearest():
