@@ -8,7 +8,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, build_role, evt
 from pynetdicom import sop_class as classes
 
-from pacsroute import App, Failure, RequestFailed, SetupError, Status, uids
+from pacsroute import App, DataSetError, Failure, RequestFailed, SetupError, Status, uids
 from pacsroute.dimse import commands
 
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -231,6 +231,15 @@ def test_what_a_handler_returns(app, associate, result, code):
     app.n_set("MPPS")(lambda request: result)
     status, _ = associate(MPPS).send_n_set(dataset(PatientID="1"), MPPS, "1.2.3")
     assert status.Status == code
+
+
+def test_an_answer_that_cannot_be_encoded_is_a_mistake_like_any_other():
+    app, errors = App(), []
+    app.n_set("MPPS")(lambda request: {"PatientNam": "1"})
+    app.after_request(lambda request, status, error: errors.append((str(status), type(error))))
+    with app.test_client() as client, pytest.raises(DataSetError, match="'PatientName'"):
+        client.n_set("MPPS", "1.2.3", {"PatientID": "1"})
+    assert errors == [("0x0110 the handler failed: DataSetError", DataSetError)]
 
 
 def test_the_client_has_them_all():

@@ -16,6 +16,7 @@ from pacsroute.dataset.parse import parse
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import NActionRSP, NEventReportRQ, NEventReportRSP
 from pacsroute.errors import AssociationError, DataSetError
+from pacsroute.handling import failed
 from pacsroute.outcome import Outcome
 from pacsroute.requests import (
     EventReport,
@@ -59,6 +60,7 @@ def answer(call: Call) -> Outcome:
     """Answer a request of an N-service; return how it went."""
     command: Any = call.message.command
     made = _request(call, command)
+    data = None
     if isinstance(made, Outcome):
         outcome, request = made, None
     else:
@@ -66,13 +68,11 @@ def answer(call: Call) -> Outcome:
         outcome = call.app.handle(request)
         if isinstance(command, commands.NCreateRQ):
             command.affected_sop_instance = request.sop_instance
-    data = None
-    if outcome.data is not None:
-        try:
-            data, outcome = _encoded(call, request, outcome)
-        except DataSetError as error:
-            logger.error("what %s returned cannot be sent: %s", type(request).__name__, error)
-            outcome = Outcome(Status(PROCESSING_FAILURE, "the answer cannot be encoded"))
+        if outcome.data is not None:
+            try:
+                data, outcome = _encoded(call, request, outcome)
+            except DataSetError as error:
+                outcome = failed(call.app, request, error)
     reply = response(command, outcome)
     if isinstance(reply, NActionRSP) and data is not None:
         reply.action_type = command.action_type
@@ -142,7 +142,7 @@ def _unknown(
 
 
 def _encoded(
-    call: Call, request: NormalizedRequest | None, outcome: Outcome
+    call: Call, request: NormalizedRequest, outcome: Outcome
 ) -> tuple[bytes | None, Outcome]:
     """Return the data set of the response; an N-GET's has what was asked for only."""
     syntax, data = call.context.transfer_syntax, outcome.data
