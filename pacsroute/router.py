@@ -342,6 +342,10 @@ class Router:
     def add_route(self, route: Route) -> None:
         """Take a route, unless there is one for the same."""
         for other in self.routes:
+            if other.key == route.key and other.handler == route.handler:
+                raise SetupError(
+                    f"@app.{route.command}: {route.where} is registered twice: once is enough"
+                )
             if other.key == route.key:
                 raise SetupError(
                     f"@app.{route.command}: {other.where} and {route.where} are registered for "

@@ -9,6 +9,7 @@ from pydicom import DataElement, Dataset, config
 
 from pacsroute import (
     App,
+    Blueprint,
     EchoRequest,
     Failure,
     FindRequest,
@@ -142,6 +143,17 @@ def test_two_equal_routes_are_a_set_up_error():
     with pytest.raises(SetupError, match="registered for the same"):
         app.store(CT)(lambda request: None)
     app.store(CT, calling_ae="A")(lambda request: None)
+
+
+def test_one_handler_twice_is_a_set_up_error():
+    app, part = App(), Blueprint("part")
+    app.find(app.find("Worklist")(_generator))  # of two classes: that is not twice
+    with pytest.raises(SetupError, match="_generator is registered twice: once is enough"):
+        app.find(_generator)
+    part.get(_generator)
+    app.register_blueprint(part)
+    with pytest.raises(SetupError, match="_generator is registered twice"):
+        app.register_blueprint(part)
 
 
 @pytest.mark.parametrize("title", ["", "   ", "A" * 17, "A\\B", "É", "A\nB"])
