@@ -368,12 +368,20 @@ class App(Scope):
         )
 
     def run(self, host: str | None = None, port: int | None = None, **options: Any) -> None:
-        """Serve until SIGINT or SIGTERM; the options are those of `serve`.
+        """Serve until SIGINT or SIGTERM, as ``pacsroute run`` does; for the end of a script.
 
-        A file that does this where it is imported can be served by ``pacsroute run`` all
-        the same, which leaves the call out.
+        It prints what is served and where, logs to stderr unless the script has set up a log,
+        and exits with a line where it cannot serve. A file that does this where it is imported
+        can be served by ``pacsroute run`` all the same, which leaves the call out.
+
+        Parameters
+        ----------
+        host, port, **options
+            As for `serve`.
         """
         if App.loaded_by_command:
             logger.warning("app.run() is left out: the command serves the app")
             return
-        self.serve(host, port, **options).run()
+        from pacsroute.cli.serving import run  # noqa: PLC0415 - upstairs, only when asked
+
+        run(self, host, port, options)

@@ -45,7 +45,7 @@ def handle(app: App, request: Request, route: Route | None = None) -> Any:
     if isinstance(request, GetRequest):
         return _answers(app, request, route, instances_of)
     if route is None:
-        return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
+        return _unserved(request)
     try:
         _prepare(request, route)
         result = route.handler(request)
@@ -63,7 +63,7 @@ def _answers(
     items: Callable[[Any, Any, Iterator[Any]], Generator[Answer, None, Any]],
 ) -> Iterator[Answer]:
     if route is None:
-        yield Answer(None, Outcome(Status(SOP_CLASS_NOT_SUPPORTED)))
+        yield Answer(None, _unserved(request))
         return
     rows: Iterator[Any] | None = None
     source: Any = None
@@ -82,6 +82,17 @@ def _answers(
     finally:
         close_all(rows, source)
     yield Answer(None, outcome)
+
+
+def _unserved(request: Request) -> Outcome:
+    """Return what answers a request that no route is for; one of a peer does not come so far."""
+    if request.sop_class and not uids.is_uid(request.sop_class):
+        name = request.sop_class
+        raise ValueError(
+            f"a request has the UID of its SOP class, not {name!r:.40}: "
+            f"uids.sop_class({name!r:.40}, {request.command!r})"
+        )
+    return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
 
 
 def _prepare(request: Request, route: Route) -> None:

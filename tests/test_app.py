@@ -14,6 +14,7 @@ from pacsroute import (
     Failure,
     FindRequest,
     Instance,
+    NCreateRequest,
     SetupError,
     Status,
     StoreRequest,
@@ -251,6 +252,13 @@ def test_a_request_without_a_route_is_not_supported():
     assert App().handle(store_request()).status.code == 0x0122
     answers = list(App().handle(FindRequest(sop_class=STUDY)))
     assert [answer.outcome.status.code for answer in answers] == [0x0122]
+
+
+def test_a_request_with_the_name_of_a_class_for_its_uid_is_a_mistake():
+    with pytest.raises(ValueError, match=r"uids.sop_class\('StudyRoot', 'find'\)"):
+        list(App().handle(FindRequest(sop_class="StudyRoot")))
+    with pytest.raises(ValueError, match="UID of its SOP class"):
+        App().handle(NCreateRequest(sop_class="MPPS", attribute_list=Dataset()))
 
 
 def _raising(error):

@@ -56,9 +56,9 @@ def fails(folder, *arguments, **values):
 class Serving:
     """A server in a process of its own; its lines until it listens are in `lines`."""
 
-    def __init__(self, folder, *arguments, **values):
+    def __init__(self, folder, *arguments, start=None, **values):
         self.process = subprocess.Popen(
-            command("--port", "0", *arguments),
+            start or command("--port", "0", *arguments),
             cwd=folder,
             env=environment(**values),
             stdout=subprocess.PIPE,
@@ -276,3 +276,39 @@ def test_the_help_names_the_commands():
     )
     assert done.returncode == 0
     assert "run" in done.stdout
+
+
+@posix
+def test_a_script_serves_as_the_command_does(folder):
+    with (folder / "hello.py").open("a") as file:
+        file.write("\nimport sys\napp.run(port=int(sys.argv[1]))\n")
+    start = [sys.executable, "hello.py"]
+    with Serving(folder, start=[*start, "0"]) as serving:
+        assert serving.lines[0] == "HELLO serves"
+        taken = subprocess.run(
+            [*start, str(serving.port)],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        code, rest, errors = serving.stop(signal.SIGINT)
+    assert (code, rest) == (0, "stopped\n")
+    assert "RAW C-ECHO 0x0000 Success" in errors
+    assert taken.returncode == 1
+    assert taken.stderr.startswith(f"Error: port {serving.port} is taken")
+    assert taken.stderr.count("\n") == 1
+
+
+@posix
+def test_a_script_with_a_log_of_its_own_keeps_it(folder):
+    with (folder / "hello.py").open("a") as file:
+        file.write(
+            "\nimport logging\nlogging.basicConfig(format='mine: %(message)s', level='INFO')\n"
+        )
+        file.write("app.run(port=0)\n")
+    with Serving(folder, start=[sys.executable, "hello.py"]) as serving:
+        errors = serving.stop()[2]
+    assert "mine: RAW C-ECHO 0x0000 Success" in errors

@@ -1,6 +1,7 @@
 """C-GET and C-MOVE: what comes back, and what is said of what does not."""
 
 import contextlib
+import logging
 import os
 import queue
 import socket
@@ -623,6 +624,32 @@ def test_a_handler_that_fails_tells_what_failed_before():
         _, final, failed, _ = peer.all(lambda number, command: answered[number])
         peer.release()
     assert (final.status, counts(final), failed) == (0xC001, (None, 1, 1, 0), [uid(1)])
+
+
+@pytest.mark.parametrize("status", [None, 0])
+def test_a_handler_that_yields_fewer_than_its_count_is_told_of(status, caplog):
+    def handler(request):
+        request.count = 3
+        yield made(0)
+        return status
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        assert peer.all()[1].status == 0
+        peer.release()
+    assert "the handler yielded 2 fewer than its count says" in caplog.text
+
+
+def test_the_path_of_what_cannot_be_read_is_told_at_debug_only(tmp_path, caplog):
+    path = tmp_path / "DOE^JOHN.dcm"
+    caplog.set_level(logging.DEBUG)
+    with serving(lambda request: [path]) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            peer.get()
+            assert peer.all()[1].status == 0xA702
+            peer.release()
+    levels = {record.levelno for record in caplog.records if path.name in record.getMessage()}
+    assert levels == {logging.DEBUG}
 
 
 @pytest.mark.parametrize("priority", [commands.LOW, commands.HIGH])

@@ -13,9 +13,8 @@ import click
 from pacsroute.app import App
 from pacsroute.cli.loading import configure, load
 from pacsroute.cli.observing import observes
-from pacsroute.cli.serving import explained, serve
+from pacsroute.cli.serving import explained, serve, set_up
 from pacsroute.config import SETTINGS, Config
-from pacsroute.logs import JSONFormatter, LineFormatter
 from pacsroute.net.server import Server
 from pacsroute.requests import Peer
 from pacsroute.trace.tap import TapFactory
@@ -119,15 +118,10 @@ def run(
     """
     log = logging.StreamHandler()
     logging.basicConfig(handlers=[log])
-    process = "%(process)d " if workers else ""
-    plain = f"%(asctime)s {process}%(levelname)-7s %(message)s"
 
     def settle(config: Config) -> None:
         configure(config, file, options)
-        is_json = config.log_format == "json"
-        log.setFormatter(JSONFormatter() if is_json else LineFormatter(plain))
-        logging.captureWarnings(is_json)
-        logging.getLogger().setLevel(config.log_level.upper())
+        set_up(log, config, "%(asctime)s %(process)d" if workers else "%(asctime)s")
 
     def load_app() -> App:
         found = load(app)

@@ -5,18 +5,46 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
 from pacsroute.app import App
 from pacsroute.cli.loading import show_from_users_file
+from pacsroute.config import Config
 from pacsroute.dispatcher import get_ready
 from pacsroute.errors import SetupError
+from pacsroute.logs import JSONFormatter, LineFormatter
 from pacsroute.net.server import Server
 from pacsroute.routing import name_of
 
 logger = logging.getLogger("pacsroute")
+
+
+def run(app: App, host: str | None, port: int | None, settings: dict[str, Any]) -> None:
+    """Do what `App.run` promises: the same as the command, in a script that is none."""
+    log = logging.StreamHandler()
+    if not logging.getLogger().hasHandlers():  # else the script has a log of its own
+        logging.basicConfig(handlers=[log])
+        set_up(log, app.config)
+    try:
+        with explained():
+            server = Server(app, host, port, **settings)
+        serve(server)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def set_up(log: logging.Handler, config: Config, line: str = "%(asctime)s") -> None:
+    """Have the log say what the settings want; a line begins with what is given."""
+    is_json = config.log_format == "json"
+    plain = LineFormatter(f"{line} %(levelname)-7s %(message)s")
+    log.setFormatter(JSONFormatter() if is_json else plain)
+    logging.captureWarnings(is_json)
+    logging.getLogger().setLevel(config.log_level.upper())
 
 
 def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:

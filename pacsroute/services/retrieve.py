@@ -160,6 +160,13 @@ def perform(
                 # Whoever returns Success says no more than that it is done.
                 if outcome is not None and outcome.status.code != SUCCESS:
                     return outcome, counts
+                if counts.remaining:
+                    logger.warning(
+                        "C-%s from %s: the handler yielded %d fewer than its count says",
+                        request.command.upper(),
+                        ascii(request.calling_ae)[1:-1],
+                        counts.remaining,
+                    )
                 return Outcome(counts.status()), counts
             if not known:
                 # What some databases call -1, an unsigned number does not hold.
@@ -193,6 +200,8 @@ def _sent(
     except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also a path that is none
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
+        # A path may be made of a patient's name.
+        logger.debug("an instance cannot be sent: %s", ascii(str(error))[1:-1])
     except (AssociationError, ProtocolError):
         raise
     except Exception as error:  # of an Instance or a Dataset that is the handler's own
