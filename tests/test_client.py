@@ -37,6 +37,7 @@ from pacsroute import (
 )
 from pacsroute.dataset import part10
 from pacsroute.dimse import commands
+from pacsroute.net import transport
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import UserIdentity
 
@@ -672,6 +673,63 @@ def test_an_instance_that_breaks_off_while_it_is_sent(error, raised, listening, 
         assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
         assert client.store(made(2)).code == 0
     assert set(archive.state.stored) == {uid(2)}
+
+
+def large(number):
+    """Return what is one PDU, and its end."""
+    ds = made(number)
+    ds.add_new("PixelData", "OW", bytes(400_000))
+    return ds
+
+
+def test_an_abort_is_no_part_of_what_another_thread_sends(listening, archive, monkeypatch):
+    """It would be stored, as ten bytes in the middle of the pixels."""
+    send_all, half, more = transport.send_all, threading.Event(), threading.Event()
+
+    def slowly(sock, buffers, deadline):
+        data = b"".join(buffers)
+        if len(data) > 400_000:
+            send_all(sock, [data[:200_000]], deadline)
+            half.set()
+            while not more.wait(0.01) and not transport.readable(sock, 0):
+                pass
+            data = data[200_000:]
+        send_all(sock, [data], deadline)
+        if half.is_set():
+            more.set()
+
+    monkeypatch.setattr(transport, "send_all", slowly)
+    peer = listening(archive)
+    client = peer.client()
+
+    def store():
+        with pytest.raises(AssociationError):
+            client.store(large(1))
+
+    storing = threading.Thread(target=store)
+    storing.start()
+    assert half.wait(WAIT)
+    client.close()
+    storing.join(WAIT)
+    assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
+    assert not archive.state.stored
+
+
+def test_an_abort_is_no_part_of_what_was_interrupted(listening, archive, monkeypatch):
+    send_all = transport.send_all
+
+    def interrupted(sock, buffers, deadline):
+        data = b"".join(buffers)
+        send_all(sock, [data[:-10] if len(data) > 400_000 else data], deadline)
+        if len(data) > 400_000:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(transport, "send_all", interrupted)
+    peer = listening(archive)
+    with peer.client() as client, pytest.raises(KeyboardInterrupt):
+        client.store(large(1))
+    assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
+    assert not archive.state.stored
 
 
 # ------------------------------------------------------------------------------ find

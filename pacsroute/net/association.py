@@ -435,11 +435,11 @@ class Association(Sender):
             if self._idle:
                 self.vacate()  # the peer may associate anew as soon as it has the response
             self._connection.respond_release()
-            self._write_out()
+            self._write_end()
             self._ended = AssociationReleased("the peer released the association")
         elif isinstance(event, Abort):
             why = self._connection.error
-            self._write_out()
+            self._write_end()
             self._end(AssociationAborted(event.source, event.reason, str(why or "")))
         elif isinstance(event, TransportClosed):
             self._end(AssociationAborted(None, message="the connection was lost"))

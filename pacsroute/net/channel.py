@@ -29,6 +29,7 @@ _SMALL_READ = 16_384
 _SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
 _yield_cpu = getattr(os, "sched_yield", lambda: None)
 _AFTER_ABORT = 1.0  # seconds that a peer has to close after our A-ABORT
+_FOR_OTHERS = 0.5  # seconds that another thread has to finish what it sends
 
 
 class Channel:
@@ -76,7 +77,8 @@ class Channel:
         self._ended: AssociationError | None = None
         self._stopping = False
         self._lost: OSError | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # who sends has it
+        self._halfway = False  # a part of a PDU has gone, and its rest has not
         self._socket: transport.Socket = sock
         transport.set_up(sock, self._tick, config.network_timeout)
         if isinstance(sock, ssl.SSLSocket):
@@ -232,12 +234,29 @@ class Channel:
             return
         try:
             deadline = deadline or time.monotonic() + self.config.message_timeout
+            self._halfway = True  # also where a KeyboardInterrupt ends it
             transport.send_all(self._socket, buffers, deadline)
+            self._halfway = False
         except OSError as error:
             self._end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))
             self._connection.transport_closed()
             assert self._ended is not None
             raise self._ended from None
+
+    def _write_end(self) -> None:
+        """Send what ends the association; cut the connection where it would end up in a PDU.
+
+        In the middle of an instance it would be taken for a part of it, and stored.
+        """
+        if self._lock.acquire(timeout=_FOR_OTHERS):
+            try:
+                if not self._halfway:
+                    self._write_out()
+                    return
+            finally:
+                self._lock.release()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     # ------------------------------------------------------------- ending
 
@@ -272,12 +291,12 @@ class Channel:
             self._end(AssociationAborted(source, reason, "aborted by this side"))
             with contextlib.suppress(AssociationError):
                 self._connection.abort(source, reason)
-                self._write_out()
+                self._write_end()
 
     def _abort_for(self, error: ProtocolError) -> None:
         self._end(AssociationAborted(2, error.reason, str(error)))
         self._connection.abort(2, error.reason)
-        self._write_out()
+        self._write_end()
         assert self._ended is not None
         raise self._ended
 
@@ -285,7 +304,7 @@ class Channel:
         self._end(AssociationAborted(0, message=why))
         with contextlib.suppress(AssociationError):
             self._connection.abort()
-            self._write_out()
+            self._write_end()
 
     def _end(self, how: AssociationAborted) -> None:
         if self._ended is None:

@@ -96,12 +96,11 @@ class Sender(Channel):
         buffers = fragment(context_id, command, data, self._peer_maximum)
         if data is not None:
             self.app.observer.sent(command, len(data))
-        if not (more or self._holding or self.window > 1):
-            # The lock is for answers that are held back, and for several threads.
-            self._connection.send_data(buffers)
-            self._write_out()
-            return
         with self._lock:
+            if not (more or self._holding or self.window > 1):
+                self._connection.send_data(buffers)
+                self._write_out()
+                return
             self._held += buffers
             if more:
                 self._held_size += sum(map(len, buffers))
@@ -186,6 +185,7 @@ class Sender(Channel):
                 sent = self._socket.send(data, transport.DONTWAIT)
                 self._held = [data[sent:]] if sent < len(data) else []
                 self._held_size = len(data) - sent
+                self._halfway = bool(self._held)
         except OSError:
             pass  # the association's own thread meets it too, and knows what to do
         finally:
