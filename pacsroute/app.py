@@ -289,7 +289,8 @@ class App(Scope):
     def connect(self, ae_title: str, **options: Any) -> Client:
         """Return a client of an AE title, which is resolved as a C-MOVE does it.
 
-        The app's own handlers answer what the peer asks in return.
+        The app's own handlers answer what the peer asks in return: for an echo, with reports
+        of events, and as the SCU of what it was given that role for.
 
         Parameters
         ----------

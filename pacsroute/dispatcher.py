@@ -22,7 +22,7 @@ from pacsroute.logs import about
 from pacsroute.outcome import Outcome
 from pacsroute.services import store
 from pacsroute.services.base import Association, Call, limit_of, response
-from pacsroute.status import UNRECOGNIZED_OPERATION, Status
+from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, UNRECOGNIZED_OPERATION, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
 logger = logging.getLogger("pacsroute")
@@ -97,6 +97,18 @@ def is_expected(app: App, association: Association, context_id: int, command: Co
         return app.route("store", served, *titles) is not None
     name = command_name(command).removeprefix("C-").lower().replace("-", "_")
     return any(route.command == name for route in app.routes_for(*titles))
+
+
+def _may_ask(association: Association, context: AcceptedContext, command: Command) -> bool:
+    """Tell whether the peer may ask this of us at all.
+
+    Who has asked for the association was let in for what its routes are. Whom we have asked
+    was let in by nobody: it reports events as the SCP that it is, and asks for what it was
+    given the role of an SCU for.
+    """
+    if association.role == "acceptor" or context.scp:
+        return True
+    return isinstance(command, commands.CEchoRQ | commands.NEventReportRQ)
 
 
 class Dispatcher:
@@ -188,7 +200,8 @@ class Dispatcher:
         status, error = None, None
         self.app.observer.began(call)
         try:
-            outcome = _service(type(command))(call)
+            allowed = _may_ask(association, context, command)
+            outcome = (_service(type(command)) if allowed else _not_for_the_peer)(call)
             status = outcome.status
         except BaseException as lost:
             error = lost
@@ -211,7 +224,15 @@ class Dispatcher:
 
 
 def _unrecognized(call: Call) -> Outcome:
-    outcome = Outcome(Status(UNRECOGNIZED_OPERATION))
+    return _refused(call, Status(UNRECOGNIZED_OPERATION))
+
+
+def _not_for_the_peer(call: Call) -> Outcome:
+    return _refused(call, Status(SOP_CLASS_NOT_SUPPORTED, "no role for it was negotiated"))
+
+
+def _refused(call: Call, status: Status) -> Outcome:
+    outcome = Outcome(status)
     command: Any = call.message.command
     call.association.send(call.context.id, response(command, outcome))
     return outcome

@@ -986,6 +986,28 @@ def test_what_the_peer_asks_meanwhile_the_app_answers(listening):
     assert (echoed, statuses) == ([9], [0])
 
 
+def test_a_peer_that_we_have_asked_reaches_no_handler(listening, archive):
+    """Nobody has let it in: neither `allow` nor `authenticate` knows of it."""
+    statuses = []
+
+    def serve(association):
+        message = association.receive()
+        request = commands.CFindRQ(
+            message_id=9, affected_sop_class=message.command.affected_sop_class
+        )
+        association.send(message.context_id, request, bytes(message.data))
+        statuses.append(association.receive(response_to=9).command.status)
+        Dispatcher(peer.app, association).dispatch(message)
+        Dispatcher(peer.app, association).run()
+
+    theirs = App("THEIRS")
+    theirs.find(lambda request: [])
+    peer = listening(theirs, serve)
+    with peer.client(app=archive) as client:
+        assert list(client.find(STUDY)) == []
+    assert (archive.state.asked, statuses) == ([], [0x0122])
+
+
 # ------------------------------------------------------------------------------ App.connect
 
 

@@ -303,7 +303,7 @@ class Association(Sender):
     def _observe(self) -> None:
         """Have the app's taps see the bytes; without any, nothing stands between."""
         if self.app.taps and not isinstance(self._socket, TappedSocket):
-            self._socket = TappedSocket(self._socket, self._role, self.app.taps)
+            self._socket = TappedSocket(self._socket, self.role, self.app.taps)
 
     def _wait_request(self, deadline: float) -> AssociateRQ:
         while True:
@@ -490,7 +490,7 @@ class Association(Sender):
         return self._connection.partial or self._assembler.partial
 
     def _open_sink(self, context_id: int, command: Command) -> Any:
-        if self._role == "acceptor" and not is_expected(self.app, self, context_id, command):
+        if self.role == "acceptor" and not is_expected(self.app, self, context_id, command):
             return Memory(0)
         return open_sink(self.app, self, context_id, command)
 

@@ -63,7 +63,7 @@ class Channel:
         self.alone: Callable[[], bool] = lambda: False  # a server knows
         self.vacate: Callable[[], object] = lambda: None  # and has its place back
         self._tls = tls
-        self._role = role
+        self.role = role
         # A whole number of them is `idle_timeout`, which is counted in them.
         shortest = min(config.artim, config.network_timeout, config.idle_timeout)
         self._tick = config.idle_timeout / math.ceil(config.idle_timeout / shortest)
@@ -98,7 +98,7 @@ class Channel:
         sock = self._socket
         if self._tls is None or not isinstance(sock, socket.socket):
             return
-        acceptor = self._role == "acceptor"
+        acceptor = self.role == "acceptor"
         if acceptor:
             # What is no TLS is said so, and not left to OpenSSL's many words for it.
             if not transport.readable(sock, deadline - time.monotonic()):
@@ -323,7 +323,7 @@ class Channel:
         """
         if self._connection.state == "Sta13" and not self._stopping:
             # Who asked for the association and aborts it is not waiting for anything more.
-            in_a_hurry = self._role == "requestor" and self.ended() is not None
+            in_a_hurry = self.role == "requestor" and self.ended() is not None
             patience = min(self.config.artim, _AFTER_ABORT) if in_a_hurry else self.config.artim
             deadline = time.monotonic() + patience
             with contextlib.suppress(AssociationError):

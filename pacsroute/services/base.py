@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from pacsroute import extended, uids
 from pacsroute.app import App
@@ -79,6 +79,7 @@ class Association(Carrier, Protocol):
     """An association with a peer that asks for something."""
 
     id: int
+    role: Literal["acceptor", "requestor"]
     calling_ae: str
     called_ae: str
     remote_address: str

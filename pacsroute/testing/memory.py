@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import SimpleNamespace, TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from pacsroute.admission import admit, left
 from pacsroute.app import App
@@ -52,9 +52,11 @@ class MemoryAssociation:
         app: App,
         request: AssociateRQ,
         contexts: dict[int, AcceptedContext],
+        role: Literal["acceptor", "requestor"],
     ) -> None:
         self.app = app
         self.id = association_id()
+        self.role = role
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
         self.remote_address = "memory"
         self.peer_certificate: dict[str, Any] | None = None
@@ -89,12 +91,12 @@ class MemoryAssociation:
         AssociationRejected
             If the app does not want it.
         """
-        theirs = cls(app, request, {})
+        theirs = cls(app, request, {}, "acceptor")
         answer = admit(app, theirs, request, user=user)
         if isinstance(answer, AssociateRJ):
             raise AssociationRejected(*answer)
         theirs._admitted = True
-        ours = cls(requestor, request, agreed(request, answer))
+        ours = cls(requestor, request, agreed(request, answer), "requestor")
         ours.peer, theirs.peer = theirs, ours
         ours.peers = theirs.peers = peers
         return ours, theirs
