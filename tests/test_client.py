@@ -786,6 +786,19 @@ def test_a_find_that_fails(listening):
     assert len(peer.associations) == 1
 
 
+def test_an_answer_that_is_too_long_is_no_shorter_one(listening):
+    app = App("ARCHIVE")
+    app.find(lambda request: [{"PatientID": "1", "TextValue": "x" * 5_000}])
+    app.n_get("MPPS")(lambda request: {"PatientID": "1", "TextValue": "x" * 5_000})
+    peer = listening(app)
+    with peer.client(app=App(max_identifier_length=4_096)) as client:
+        with pytest.raises(DataSetError, match="longer than max_identifier_length, 4096 bytes"):
+            list(client.find({**STUDY, "PatientID": "", "TextValue": ""}))
+        with pytest.raises(DataSetError, match="longer than max_identifier_length"):
+            client.n_get("MPPS", "1.2.3")
+        assert client.echo().code == 0
+
+
 @pytest.mark.parametrize("service", ["find", "get", "move"])
 def test_an_iterator_that_is_closed_cancels(service, listening):
     """And the association is free again, for the next request."""

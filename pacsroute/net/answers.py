@@ -7,6 +7,8 @@ import threading
 from collections.abc import Generator
 from typing import Any
 
+from pydicom import Dataset
+
 from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.dataset.instance import Instance
@@ -21,7 +23,7 @@ from pacsroute.dimse.commands import (
 )
 from pacsroute.dimse.messages import Message
 from pacsroute.dispatcher import Dispatcher
-from pacsroute.errors import AssociationError, RequestFailed
+from pacsroute.errors import AssociationError, DataSetError, RequestFailed
 from pacsroute.outcome import Outcome
 from pacsroute.requests import Progress
 from pacsroute.services import base
@@ -152,6 +154,20 @@ def checked(what: str, status: Status, progress: Progress | None = None) -> Stat
     if status.category not in ("Success", "Warning"):
         raise RequestFailed(what, status, progress)
     return status
+
+
+def data_set_of(message: Message, context: AcceptedContext) -> Dataset | None:
+    """Return the data set of a response, if it has one.
+
+    Raises
+    ------
+    DataSetError
+        If it is none, or not all of it was taken.
+    """
+    data: Any = message.data
+    if getattr(data, "is_cut", False):
+        raise DataSetError(f"an answer is longer than max_identifier_length, {data.limit} bytes")
+    return parse(bytes(data), context.transfer_syntax) if data else None
 
 
 def received(

@@ -16,7 +16,6 @@ from pacsroute.app import App
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.keywords import keyword_tag
-from pacsroute.dataset.parse import parse
 from pacsroute.dimse.commands import (
     CEchoRQ,
     CFindRQ,
@@ -36,6 +35,7 @@ from pacsroute.net.answers import (
     answer_to,
     answers_to,
     checked,
+    data_set_of,
     final_status,
     is_final,
     progress_of,
@@ -233,9 +233,9 @@ class Client:
                 for message in answers:
                     if is_final(message):
                         return final_status("C-FIND", message)
-                    data: Any = message.data
-                    if data:
-                        yield parse(bytes(data), context.transfer_syntax)
+                    row = data_set_of(message, context)
+                    if row is not None:
+                        yield row
         raise AssertionError  # the last of the answers is a status
 
     def get(
@@ -460,11 +460,8 @@ class Client:
             encoded = None if data is None else encode(data, context.transfer_syntax)
             message = self._ask(association, context, command, encoded)
             status = final_status(name_of(name), message)
-            answer, reply = message.command, None
-            answered: Any = message.data
-            if answered:
-                reply = parse(bytes(answered), context.transfer_syntax)
-            return Reply(status, getattr(answer, "affected_sop_instance", None) or "", reply)
+            sop_instance = getattr(message.command, "affected_sop_instance", None) or ""
+            return Reply(status, sop_instance, data_set_of(message, context))
 
     def _ask(
         self,
