@@ -161,6 +161,20 @@ def test_a_damaged_recording_is_no_traceback(tmp_path_factory, damage):
         pass
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 60_000,
+        b'{"role": "acceptor", "local": "a", "peer": "b", "began": 1%s}' % (b"0" * 400),
+    ],
+)
+def test_a_header_that_no_recorder_writes_is_no_traceback(tmp_path, header):
+    path = tmp_path / "odd.rec"
+    path.write_bytes(recording.MAGIC + header + b"\n")
+    with pytest.raises(UnreadableFile, match="header is damaged"):
+        list(read(path))
+
+
 # ------------------------------------------------------------- when it fails
 
 

@@ -1,6 +1,7 @@
 """Recordings of other people's software, made here and now, and played back to apps."""
 
 import logging
+import re
 import socket
 import threading
 
@@ -353,6 +354,12 @@ def test_what_is_no_association(tmp_path):
     (path,) = tmp_path.iterdir()
     with pytest.raises(UnreadableFile, match="no association"):
         replay(path, App())
+
+
+def test_an_address_that_is_none(query, tmp_path):
+    odd = tmp_path / "odd.rec"
+    odd.write_bytes(re.sub(rb'"peer": "[^"]*"', b'"peer": "some:where"', query.read_bytes()))
+    assert replay(odd, archive()) == []
 
 
 def test_garbage_after_the_negotiation_is_played_as_it_came(record):

@@ -195,7 +195,7 @@ class Wire:
     def getpeername(self) -> tuple[str, int]:
         """Return where the requestor was."""
         host, _, port = self._address.rpartition(":")
-        return host.strip("[]"), int(port or 0)
+        return host.strip("[]"), int(port) if re.fullmatch("[0-9]{1,5}", port) else 0
 
     getsockname = getpeername
 

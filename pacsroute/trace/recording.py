@@ -144,7 +144,7 @@ def read(file: BinaryIO) -> Iterator[tuple[Conversation, Chunk | None]]:
         link = Link(header["role"], str(header["local"]), str(header["peer"]))
         began = float(header["began"])
         by_requestor = {b"<": link.role == "acceptor", b">": link.role == "requestor"}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         raise UnreadableFile("a recording whose header is damaged") from None
     conversation = Conversation.of(link)
     while True:
