@@ -1,5 +1,6 @@
 """Instances, spools and saving, without a socket."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -118,6 +119,16 @@ def test_duplicates(tmp_path, size):
     assert [entry.name for entry in folder.iterdir()] == ["1.2.3.dcm"]
     gc.collect()
     assert list(spool.glob("*")) == []
+
+
+@pytest.mark.parametrize("duplicate", ["keep", "refuse"])
+def test_what_is_there_already_is_durable_before_its_peer_is_told(tmp_path, monkeypatch, duplicate):
+    path = spooled(data_set(), tmp_path).save(tmp_path, durable=False)
+    flushed, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.fstat(fd).st_ino) or fsync(fd))
+    with contextlib.suppress(Failure):
+        spooled(data_set(), tmp_path).save(tmp_path, duplicate=duplicate)
+    assert {path.stat().st_ino, tmp_path.stat().st_ino} <= flushed
 
 
 @pytest.mark.parametrize("duplicate", ["keep", "refuse"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from pacsroute import uids
 from pacsroute.dataset import part10, peek
 from pacsroute.dataset.limits import LIMITS, Limits
-from pacsroute.dataset.spool import Spool, draft, publish, sync_folder, write_all
+from pacsroute.dataset.spool import Spool, draft, publish, sync, write_all
 from pacsroute.errors import DataSetError, Failure
 from pacsroute.late import is_dataset
 
@@ -382,7 +382,7 @@ class Instance:
         target = prefix + name
         replace = duplicate == "replace"
         if not replace and os.path.exists(target):
-            return _occupied(target, duplicate)
+            return _occupied(place, target, duplicate, durable)
         try:
             source = self._source
             if not isinstance(source, Spool) or not source.move_to(
@@ -390,9 +390,9 @@ class Instance:
             ):
                 self._copy(place, target, replace=replace, durable=durable)
         except FileExistsError:
-            return _occupied(target, duplicate)
+            return _occupied(place, target, duplicate, durable)
         if durable:
-            sync_folder(place)
+            sync(place)
         return parent / name
 
     def _copy(self, folder: str, target: str, *, replace: bool, durable: bool) -> None:
@@ -498,7 +498,10 @@ def _read_if_small(file: BinaryIO) -> BinaryIO:
         return io.BytesIO(file.read())
 
 
-def _occupied(target: str, duplicate: str) -> Path:
+def _occupied(folder: str, target: str, duplicate: str, durable: bool) -> Path:
+    if durable:  # which whoever wrote it may not have waited for, or not yet
+        sync(target)
+        sync(folder)
     if duplicate == "refuse":
         raise Failure(0x0111, "the SOP instance is there already")
     return Path(target)

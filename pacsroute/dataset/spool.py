@@ -154,12 +154,12 @@ def _make(folder: str) -> None:
     if not os.path.isdir(above):
         _make(above)
     os.makedirs(folder, exist_ok=True)
-    sync_folder(above)
+    sync(above)
 
 
-def sync_folder(folder: str) -> None:
-    """Have the names in a folder written to the disk."""
-    fd = os.open(folder, os.O_RDONLY)
+def sync(path: str) -> None:
+    """Have a file, or the names in a folder, written to the disk."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
