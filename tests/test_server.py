@@ -17,6 +17,7 @@ from pacsroute import App, Association, Failure, SetupError, Status, uids
 from pacsroute.daemons import Daemons
 from pacsroute.dataset import part10
 from pacsroute.dimse import command_set, commands
+from pacsroute.net.flusher import Flusher
 from pacsroute.net.places import Places
 from pacsroute.upper_layer import pdu
 
@@ -677,3 +678,24 @@ def test_roles_of_what_is_not_proposed_are_not_answered(raw_peer):
         information = pdu.UserInformation(16_384, "1.2.3.4", roles=roles)
         s.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", (context,), information)))
         assert s.recv(1) == b"\x02"
+
+
+def test_one_association_whose_answers_cannot_be_flushed_is_not_the_end_of_all():
+    """There is one thread for it in a process."""
+    tried, flushed = threading.Event(), threading.Event()
+
+    class Broken:
+        def flush_waiting(self):
+            tried.set()
+            raise MemoryError
+
+    class Sound:
+        def flush_waiting(self):
+            flusher.remove(self)
+            flushed.set()
+
+    flusher = Flusher()
+    flusher.add(Broken())
+    assert tried.wait(WAIT)
+    flusher.add(Sound())
+    assert flushed.wait(WAIT)

@@ -66,8 +66,15 @@ class Flusher:
                 self._asleep = False
                 waiting = list(self._waiting)
             while waiting:  # and so nothing is held on to while this thread sleeps
-                waiting.pop().flush_waiting()
+                self._flush(waiting.pop())
             time.sleep(TICK)
+
+    def _flush(self, one: Waiting) -> None:
+        try:
+            one.flush_waiting()
+        except Exception:  # no memory, perhaps; its answers go with the final one
+            logger.exception("answers that wait could not be sent")
+            self.remove(one)
 
 
 flusher = Flusher()
