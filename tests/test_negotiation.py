@@ -9,7 +9,17 @@ import pytest
 from conftest import TIMEOUT, RawPeer
 from unharmed import until
 
-from pacsroute import App, Association, AssociationAborted, SetupError, extended, uids
+from pacsroute import (
+    App,
+    Association,
+    AssociationAborted,
+    AssociationError,
+    AssociationReleased,
+    Dispatcher,
+    SetupError,
+    extended,
+    uids,
+)
 from pacsroute.dimse import commands
 from pacsroute.upper_layer import pdu
 
@@ -202,6 +212,34 @@ def test_sub_operations_of_overlapping_gets_are_told_apart(sample):
                 elif command.status != 0xFF00:
                     final[command.message_id_responded_to] = (command.status, command.completed)
     assert (final, stored) == ({1: (0, 3), 2: (0, 3)}, 6)
+
+
+def test_one_thread_that_receives_and_dispatches_gets_the_responses_of_its_own(sample):
+    app = App(outstanding=2, idle_timeout=TIMEOUT)
+    app.get(lambda request: [sample("CT_small.dcm")])
+    ended = queue.Queue()
+
+    def serve(listener):
+        with Association.accept(listener.accept()[0], app) as association:
+            try:
+                while True:
+                    Dispatcher(app, association).receive_and_dispatch()
+            except AssociationError as error:
+                ended.put(error)
+
+    window = {"asynchronous_operations": (2, 1), "roles": (pdu.RoleSelection(CT, True, True),)}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        with Negotiator(listener.getsockname()[1], [STUDY_GET, CT], **window) as peer:
+            key = b"\x20\0\x0d\0\x04\0\0\x001.2\0"
+            command = commands.CGetRQ(message_id=1, affected_sop_class=STUDY_GET)
+            peer.send(1, command, IDENTIFIER[:14] + key)
+            assert isinstance(peer.receive()[0], commands.CStoreRQ)
+            peer.send(3, commands.CStoreRSP(message_id_responded_to=1, affected_sop_class=CT))
+            statuses = (peer.receive()[0].status for _ in range(TIMEOUT))
+            assert next(status for status in statuses if status != 0xFF00) == 0
+            peer.release()
+    assert isinstance(ended.get(timeout=TIMEOUT), AssociationReleased)
 
 
 def test_a_peer_that_oversteps_its_window_is_aborted():

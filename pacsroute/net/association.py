@@ -390,6 +390,14 @@ class Association(Sender):
                 return message
         return None
 
+    def _request(self) -> Message | None:
+        """Take the next request from the messages that wait."""
+        for message in self._messages:
+            if not isinstance(message.command, Response):
+                self._messages.remove(message)
+                return message
+        return None
+
     def _receive_shared(self, response_to: int | None) -> Message:
         """Receive where operations overlap: one thread reads for all of them."""
         if response_to is not None and threading.get_ident() != self._reader:
@@ -403,10 +411,9 @@ class Association(Sender):
         self._reader = threading.get_ident()
         while True:
             with self._arrived:
-                for message in self._messages:
-                    if not isinstance(message.command, Response):
-                        self._messages.remove(message)
-                        return message
+                found = self._request() if response_to is None else self._response(response_to)
+                if found is not None:
+                    return found
                 self._arrived.notify_all()
             if self._ended is not None:
                 raise self._ended
