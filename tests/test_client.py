@@ -36,8 +36,8 @@ from pacsroute import (
     uids,
 )
 from pacsroute.dataset import part10
-from pacsroute.dimse import commands
-from pacsroute.net import transport
+from pacsroute.dimse import commands, messages
+from pacsroute.net import sending, transport
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import UserIdentity
 
@@ -680,6 +680,28 @@ def large(number):
     ds = made(number)
     ds.add_new("PixelData", "OW", bytes(400_000))
     return ds
+
+
+@pytest.mark.parametrize("kind", ["file", "data set"])
+def test_a_peer_with_small_pdus_has_few_of_them_made_at_a_time(
+    kind, listening, archive, monkeypatch, tmp_path
+):
+    """It may not take them, and each of two bytes is a hundred times as much memory."""
+    send_all, most = transport.send_all, []
+
+    def noted(sock, buffers, deadline):
+        most.append(len(buffers))
+        send_all(sock, buffers, deadline)
+
+    monkeypatch.setattr(transport, "send_all", noted)
+    for module in (messages, sending):
+        monkeypatch.setattr(module, "PIECES", 16)
+    archive.config.maximum_length = 4096
+    source = large(1) if kind == "data set" else Instance(large(1)).save(tmp_path)
+    with listening(archive).client() as client:
+        assert client.store(source).code == 0
+    assert archive.state.stored[uid(1)][0].dataset.PixelData == large(1).PixelData
+    assert 2 * 16 <= max(most) <= 2 * 16 + 2
 
 
 def test_an_abort_is_no_part_of_what_another_thread_sends(listening, archive, monkeypatch):

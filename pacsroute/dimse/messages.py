@@ -191,6 +191,9 @@ def _cut(context_id: int, data: bytes | memoryview, room: int, control: int) -> 
 BATCH = 1_048_576
 """Bytes of a file that are read, and sent, at a time."""
 
+PIECES = 4096
+"""PDUs that they are cut into at the most: a peer may want two bytes in each, and not read them."""
+
 
 def stream(
     context_id: int, file: BinaryIO, size: int, maximum_length: int, room: memoryview
@@ -217,7 +220,7 @@ def stream(
         If the file ends before that.
     """
     length = min(maximum_length or BATCH, BATCH) - 6 & ~1
-    batch = room[: max(1, len(room) // length) * length]
+    batch = room[: min(max(1, len(room) // length), PIECES) * length]
     left = size
     while True:
         count = 0

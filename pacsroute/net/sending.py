@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.dimse.commands import Command
-from pacsroute.dimse.messages import BATCH, fragment, stream
+from pacsroute.dimse.messages import BATCH, PIECES, fragment, stream
 from pacsroute.errors import ReadFailed
 from pacsroute.net import transport
 from pacsroute.net.channel import Channel
@@ -88,6 +88,8 @@ class Sender(Channel):
             raise self._ended
         if isinstance(data, io.BytesIO):
             data = data.read()
+        if isinstance(data, bytes) and len(data) > PIECES * self._peer_maximum > 0:
+            data = io.BytesIO(data)
         if not (data is None or isinstance(data, bytes)):
             self._send_file(context_id, command, data)
             return
