@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_saving_twice_gives_two_whole_files(received, tmp_path):
     gc.collect()
     assert one.is_file()
     assert two.is_file()
+
+
+def test_tiny_fragments_take_no_more_memory_than_large_ones():
+    spool, data = Spool(b""), os.urandom(100_000)
+    tracemalloc.start()
+    for at in range(0, len(data), 2):
+        spool.write(memoryview(data)[at : at + 2])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert spool.open().read() == data
+    assert held < 2 * len(data)
 
 
 def test_saving_twice_to_one_place(received, tmp_path):

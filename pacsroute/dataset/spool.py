@@ -22,6 +22,7 @@ except ImportError:  # Windows
 THRESHOLD = 131_072
 """How many bytes of one data set are held in memory, before they go to a file."""
 
+_MANY = 1024  # fragments that are held apart
 
 _IOV_MAX = 512
 # Windows has no such call.
@@ -359,6 +360,8 @@ class Spool:
         if self._fd < 0 and self.error is None:
             if self.size <= self._threshold and (self._most is None or self.size <= self._most):
                 self._chunks.append(bytes(data))
+                if len(self._chunks) == _MANY:  # of two bytes each take 20 times the memory
+                    self._chunks = [b"".join(self._chunks)]
                 return
             self._to_file(data)
         elif self.error is None:
