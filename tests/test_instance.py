@@ -451,6 +451,30 @@ def test_a_saved_file_that_was_made_shorter_is_not_copied_for_ever(tmp_path):
     assert not list((tmp_path / "two").iterdir())
 
 
+def test_a_scratch_folder_that_is_left_in_the_systems_folder_goes_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool_module, "_temporary", lambda: str(tmp_path))
+    left = tmp_path / ".pacsroute-another-1-0.part"
+    left.mkdir()
+    (left / "0").write_bytes(b"DOE^JOHN")
+    with spool_module.scratch(None):
+        assert not left.exists()
+
+
+def test_a_scratch_folder_that_is_swept_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    quickly = spool_module._quickly
+
+    def late(path, flags):
+        monkeypatch.setattr(spool_module, "_quickly", quickly)
+        assert spool_module.sweep(str(tmp_path)) == 1
+        return quickly(path, flags)
+
+    monkeypatch.setattr(spool_module, "_quickly", late)
+    with spool_module.scratch(str(tmp_path)) as folder:
+        assert os.listdir(folder) == []
+        assert spool_module.sweep(str(tmp_path)) == 0
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_scratch_folder_that_is_left_is_swept(tmp_path):
     with spool_module.scratch(str(tmp_path)) as folder:
         Path(folder, "0").write_bytes(b"x")

@@ -105,13 +105,24 @@ def scratch(folder: str | None) -> Iterator[str]:
     parent = _temporary() if folder is None else folder
     if not os.path.isdir(parent):
         _make(parent)
-    path = os.path.join(parent, _partial_name())
-    os.mkdir(path, 0o700)
+    fd, path = _open_scratch(parent)
     try:
-        with _held(path):
-            yield path
+        yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
+
+
+def _open_scratch(parent: str) -> tuple[int, str]:
+    """Make a folder and hold it, which another process may sweep before."""
+    while True:
+        path = _named_in(parent)
+        os.mkdir(path, 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            fd = _quickly(path, os.O_RDONLY)
+            if _ours_alone(fd) and os.path.isdir(path):
+                return fd, path
+            os.close(fd)
 
 
 def _quickly(path: str, flags: int) -> int:
