@@ -36,6 +36,7 @@ from pacsroute import (
     uids,
 )
 from pacsroute.dataset import part10
+from pacsroute.dataset.encode import encode
 from pacsroute.dimse import commands, messages
 from pacsroute.net import sending, transport
 from pacsroute.upper_layer import pdu
@@ -930,6 +931,29 @@ def test_get_of_what_cannot_come(listening, sample):
     assert raised.value.progress == Progress(0, 0, 1, 0, (SAMPLES[names[1]][1],))
 
 
+def test_what_is_no_such_instance_is_refused_and_the_others_come(listening):
+    statuses = []
+
+    def serve(association):
+        message = association.receive()
+        for name in ("../../1.2", "", uid(7), uid(1)):
+            command = commands.CStoreRQ(
+                message_id=100, affected_sop_class=CT, affected_sop_instance=name
+            )
+            (context,) = (one for one in association.contexts.values() if one.scp)
+            association.send(context.id, command, encode(made(1), EXPLICIT))
+            statuses.append(association.receive(response_to=100).command.status)
+        Dispatcher(app, association).dispatch(message)
+        Dispatcher(app, association).run()
+
+    app = App()
+    app.get(lambda request: [])
+    with listening(app, serve).client() as client:
+        fetched = list(client.get(STUDY, storage=[CT], transfer_syntaxes=[EXPLICIT]))
+    assert [instance.sop_instance for instance in fetched] == [uid(1)]
+    assert statuses == [0x0117, 0x0117, 0xA900, 0]
+
+
 def test_an_instance_is_acknowledged_after_the_loop_body(listening):
     """And not at all where the body is left by an exception."""
     answers, done = queue.Queue(), threading.Event()
@@ -947,7 +971,7 @@ def test_an_instance_is_acknowledged_after_the_loop_body(listening):
                     affected_sop_class=CT,
                     affected_sop_instance=uid(number),
                 )
-                association.send(context.id, command, b"\x08\0\x18\0UI\x04\x001.2\0")
+                association.send(context.id, command, encode(made(number), EXPLICIT))
                 answer = association.receive(response_to=100 + number).command
                 answers.put((answer.status, done.is_set(), association.cancelled(asked.message_id)))
                 done.clear()

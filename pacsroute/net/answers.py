@@ -26,7 +26,7 @@ from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationError, DataSetError, RequestFailed
 from pacsroute.outcome import Outcome
 from pacsroute.requests import Progress
-from pacsroute.services import base
+from pacsroute.services import base, store
 from pacsroute.status import OUT_OF_RESOURCES, SUCCESS, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
@@ -173,16 +173,25 @@ def data_set_of(message: Message, context: AcceptedContext) -> Dataset | None:
 def received(
     association: base.Association, message: Message, command: CStoreRQ
 ) -> Generator[Instance, None, None]:
-    """Yield the instance of a sub-operation, and acknowledge it afterwards."""
-    spool = message.data
+    """Yield the instance of a sub-operation, and acknowledge it afterwards.
+
+    What a server would not take as that instance is refused, and the others come all the same.
+    """
+    spool, context = message.data, association.contexts[message.context_id]
+    sop_instance = uids.trim(command.affected_sop_instance)
+    refused = store.refusal(sop_instance, spool)
+    if refused is None and isinstance(spool, Spool):
+        refused = store.mismatch(spool, context, sop_instance)
     status = Status(OUT_OF_RESOURCES, "the instance could not be kept")
     try:
-        if isinstance(spool, Spool) and spool.size and spool.error is None:
-            context = association.contexts[message.context_id]
+        if refused is not None:
+            status = refused.status
+        else:
+            assert isinstance(spool, Spool)
             yield Instance(
                 spool,
                 sop_class=context.abstract_syntax,
-                sop_instance=uids.trim(command.affected_sop_instance),
+                sop_instance=sop_instance,
                 transfer_syntax=context.transfer_syntax,
             )
             status = Status(SUCCESS)

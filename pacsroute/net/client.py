@@ -268,8 +268,8 @@ class Client:
         ------
         Instance
             As it was received. Its Success is answered when the next one is asked for:
-            what was not dealt with is not acknowledged. Closing the iterator sends a
-            C-CANCEL.
+            what was not dealt with is not acknowledged. One that names itself otherwise
+            than its command is refused. Closing the iterator sends a C-CANCEL.
 
         Returns
         -------

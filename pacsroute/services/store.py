@@ -12,7 +12,6 @@ from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import CStoreRQ
 from pacsroute.outcome import Outcome
 from pacsroute.requests import StoreRequest
-from pacsroute.routing import Route
 from pacsroute.services.base import Association, Call, misplaced, response
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
@@ -56,7 +55,9 @@ def answer(call: Call) -> Outcome:
     sop_class, syntax = context.abstract_syntax, context.transfer_syntax
     sop_instance = uids.trim(command.affected_sop_instance)
     outcome = misplaced(call, uids.trim(command.affected_sop_class))
-    outcome = outcome or _refusal(route, sop_instance, spool)
+    if route is None:
+        outcome = outcome or Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
+    outcome = outcome or refusal(sop_instance, spool)
     if outcome is None and isinstance(spool, Spool):
         call.request = request = StoreRequest(
             sop_class=sop_class,
@@ -72,16 +73,14 @@ def answer(call: Call) -> Outcome:
             move_originator_message_id=command.move_originator_message_id,
             **call.values(),
         )
-        outcome = _mismatch(spool, request) or call.app.handle(request, route)
+        outcome = mismatch(spool, context, sop_instance) or call.app.handle(request, route)
     assert outcome is not None
     call.association.send(context.id, response(command, outcome))
     return outcome
 
 
-def _refusal(route: Route | None, sop_instance: str, spool: object) -> Outcome | None:
+def refusal(sop_instance: str, spool: object) -> Outcome | None:
     """Return why an instance does not even reach a handler."""
-    if route is None:
-        return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     if not uids.is_uid(sop_instance):
         return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))
     if isinstance(spool, Spool) and spool.error is not None:
@@ -92,11 +91,11 @@ def _refusal(route: Route | None, sop_instance: str, spool: object) -> Outcome |
     return None
 
 
-def _mismatch(spool: Spool, request: StoreRequest) -> Outcome | None:
+def mismatch(spool: Spool, context: AcceptedContext, sop_instance: str) -> Outcome | None:
     """Refuse a data set that says it is another instance than its command."""
-    sop_class, sop_instance = peek.sop_uids(spool.first(), request.transfer_syntax)
-    if sop_class not in ("", request.sop_class):
+    told_class, told_instance = peek.sop_uids(spool.first(), context.transfer_syntax)
+    if told_class not in ("", context.abstract_syntax):
         return Outcome(Status(IDENTIFIER_MISMATCH, "SOP Class UID differs from the command's"))
-    if sop_instance not in ("", request.sop_instance):
+    if told_instance not in ("", sop_instance):
         return Outcome(Status(IDENTIFIER_MISMATCH, "SOP Instance UID differs from the command's"))
     return None
