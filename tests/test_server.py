@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import RawPeer
@@ -55,6 +57,27 @@ def test_beyond_the_limit_associations_are_rejected_as_transient():
         with RawPeer(server.port) as third:
             assert third.echo() == 0
             third.release()
+
+
+def test_an_interrupt_while_it_stops_does_not_leave_the_lifespan_open(monkeypatch):
+    app, ended = App(), []
+
+    @app.lifespan
+    def resources(app):
+        yield
+        ended.append(True)
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    with app.serve(port=0, grace=WAIT) as server, RawPeer(server.port) as peer:
+        clock = SimpleNamespace(sleep=interrupt, monotonic=time.monotonic)
+        with monkeypatch.context() as patched:
+            patched.setattr("pacsroute.net.server.time", clock)
+            with pytest.raises(KeyboardInterrupt):
+                server.stop()
+        assert ended == [True]
+        peer.release()
 
 
 def test_the_place_is_free_before_the_peer_knows_that_it_has_released():

@@ -172,8 +172,19 @@ class Server:
         """Stop: no new associations, a grace period for the running ones, then A-ABORT.
 
         Functions that `request.after` has waiting are run to their end, and the app's
-        lifespan ends last.
+        lifespan ends last, also where a second Ctrl-C interrupts the rest.
         """
+        try:
+            self._wind_down()
+        finally:
+            try:
+                self._running.close()
+            finally:
+                if self._monitor is not None:
+                    self._monitor.stop()
+
+    def _wind_down(self) -> None:
+        """Stop all but the app's lifespan, and the monitor where no other process answers."""
         self._stop.set()
         if self._shared:  # to shut them down would be to shut them down for the others, too
             if self._monitor is not None:
@@ -207,11 +218,6 @@ class Server:
             logger.warning("stopped with %d handlers that do not end", len(stuck))
         if self._after is not None:
             self._after.drain(lambda: self._hurried)
-        try:
-            self._running.close()
-        finally:
-            if self._monitor is not None:
-                self._monitor.stop()
 
     def hurry(self) -> None:
         """Have `stop` wait no longer for what goes on; a signal handler may call it."""
