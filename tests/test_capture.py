@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pacsroute.trace import tcp as tcp_module
 from pacsroute.trace.capture import DamagedCapture, packets
 from pacsroute.trace.conversation import UnreadableFile
 from pacsroute.trace.files import read
-from pacsroute.trace.frames import ACK, FIN, RST, SYN
+from pacsroute.trace.frames import ACK, FIN, RST, SYN, Segment
 from pacsroute.trace.tcp import conversations
 
 CAPTURES = Path(__file__).parent / "fixtures" / "captures"
@@ -230,6 +231,23 @@ def test_overlaps(parts):
     sent += [(CLIENT, SERVER, 100 + at, ACK, text[at : at + size]) for at, size in parts]
     sent += [(CLIENT, SERVER, 100, ACK, text)]
     assert heard(raw(*sent))[0][2] == text
+
+
+def test_what_waits_behind_a_gap_is_not_gone_through_for_each_segment():
+    """That took a time which grew with the square of their number."""
+
+    class Waiting(dict):
+        def __iter__(self):
+            raise AssertionError
+
+    stream = tcp_module._Stream()
+    stream._waiting = Waiting()
+    ends = ("", 1), ("", 2)
+    heard = b""
+    for at in (0, *range(99, 0, -1)):
+        heard += stream.add(Segment(0.0, *ends, 1000 + at, ACK, bytes([at])))
+        assert stream.gap == max(0, at - 1)
+    assert heard == bytes(range(100))
 
 
 def test_what_was_not_captured():

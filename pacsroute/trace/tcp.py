@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 
 from pacsroute.trace.capture import DamagedCapture, Packet
@@ -99,6 +100,7 @@ class _Stream:
         self.finished = False
         self._next = 0
         self._waiting: dict[int, bytes] = {}  # by how far behind the first byte it stands
+        self._order: list[int] = []  # a heap of these: a capture may have a million of them
         self._last: int | None = None  # where the end is, likewise
         self._size = 0
         self._lost = False
@@ -106,7 +108,7 @@ class _Stream:
     @property
     def gap(self) -> int:
         """How many bytes are missing before what is waiting."""
-        return min(self._waiting) - self._next if self._waiting else 0
+        return self._order[0] - self._next if self._order else 0
 
     def add(self, found: Segment) -> bytes:
         """Take a segment; return the bytes that are in order now."""
@@ -124,6 +126,8 @@ class _Stream:
             and len(found.data) > len(self._waiting.get(position, b""))
         ):
             self._size += len(found.data) - len(self._waiting.get(position, b""))
+            if position not in self._waiting:
+                heapq.heappush(self._order, position)
             self._waiting[position] = found.data
         ready = self._ready()
         self._lost = self._size > _WAITING
@@ -132,7 +136,8 @@ class _Stream:
 
     def _ready(self) -> bytes:
         ready = bytearray()
-        while self._waiting and (position := min(self._waiting)) <= self._next:
+        while self._order and self._order[0] <= self._next:
+            position = heapq.heappop(self._order)
             data = self._waiting.pop(position)
             self._size -= len(data)
             fresh = data[self._next - position :]
