@@ -1067,6 +1067,27 @@ def test_a_peer_that_we_have_asked_reaches_no_handler(listening, archive):
     assert (archive.state.asked, statuses) == ([], [0x0122])
 
 
+def test_a_peer_that_was_asked_for_no_instances_fills_no_spool(listening, archive):
+    statuses, taken = [], []
+
+    def serve(association):
+        message = association.receive()
+        request = commands.CStoreRQ(
+            message_id=9, affected_sop_class=CT, affected_sop_instance=uid(1)
+        )
+        association.send(message.context_id, request, bytes(1_000_000))
+        statuses.append(association.receive(response_to=9).command.status)
+        Dispatcher(peer.app, association).dispatch(message)
+        Dispatcher(peer.app, association).run()
+
+    take = archive.room.take
+    archive.room.take = lambda count: taken.append(count) or take(count)
+    peer = listening(App(), serve)
+    with peer.client(app=archive) as client:
+        assert client.echo().code == 0
+    assert (statuses, taken, archive.state.stored) == ([0x0122], [], {})
+
+
 # ------------------------------------------------------------------------------ App.connect
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pacsroute.admission import admit, left
 from pacsroute.app import App
 from pacsroute.config import Config, check_own
-from pacsroute.dimse.commands import CCancelRQ, Command, Response
+from pacsroute.dimse.commands import CCancelRQ, Command, CStoreRQ, Response
 from pacsroute.dimse.messages import Assembler, Message, message_ids
 from pacsroute.dispatcher import Memory, is_expected, open_sink
 from pacsroute.errors import (
@@ -104,6 +104,7 @@ class Association(Sender):
         self._defer = defer
         self._assembler = Assembler(self._open_sink, self.config.max_command_length)
         self._admitted = False
+        self._fetches = False  # whether the peer was offered to be an SCU, as for a C-GET
         self._idle = False  # no request is being answered
         self._messages: deque[Message] = deque()
         self._cancelled: set[int] = set()
@@ -198,6 +199,7 @@ class Association(Sender):
                 None, message=f"{who} does not speak TLS as we do: {explain(error)}"
             ) from None
         self._observe()
+        self._fetches = bool(request.user_information.roles)
         self._connection.associate(request)
         self._connection.transport_connected()
         self._write_out()
@@ -497,7 +499,12 @@ class Association(Sender):
         return self._connection.partial or self._assembler.partial
 
     def _open_sink(self, context_id: int, command: Command) -> Any:
-        if self.role == "acceptor" and not is_expected(self.app, self, context_id, command):
+        if self.role == "acceptor":
+            expected = is_expected(self.app, self, context_id, command)
+        else:
+            # Not by the roles agreed on: some that send for a C-GET do not answer them.
+            expected = self._fetches or not isinstance(command, CStoreRQ)
+        if not expected:
             return Memory(0)
         return open_sink(self.app, self, context_id, command)
 
