@@ -66,6 +66,8 @@ class Association(Sender):
     ----------
     id : int
         Which one it is of this process: logs have it.
+    role : {"acceptor", "requestor"}
+        Ours: who has asked for it.
     calling_ae, called_ae : str
         The AE titles, as negotiated.
     remote_address : str
