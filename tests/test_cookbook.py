@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jwt
+import pydicom
 import pytest
 from guides import GUIDES, Reader, sections
 from pydicom import Dataset, dcmread
@@ -80,8 +81,12 @@ def test_an_image_goes_where_its_sender_belongs(recipe, caplog):
     assert files() == []
     down = App("PACS")  # it takes no images
     with gateway.app.test_client(calling_ae="CT1", peers={"PACS": down}) as client:
-        assert client.store(image("1.2.4")).category == "Success"
-    assert files() == ["queue/PACS/1.2.4.dcm"]
+        for patient in ("4711", "4712"):  # the same instance, corrected: both are acknowledged
+            assert client.store(image("1.2.4", patient)).category == "Success"
+    waiting = [pydicom.dcmread(name) for name in files("queue/PACS/*.dcm")]
+    assert [ds.SOPInstanceUID for ds in waiting] == ["1.2.4"] * 2
+    assert sorted(ds.PatientID for ds in waiting) == ["4711", "4712"]
+    assert len(files()) == 2
     assert "a function of request.after failed" in caplog.text
 
 
