@@ -48,6 +48,15 @@ EXPLICIT_VR_LITTLE_ENDIAN = _KEYWORDS["ExplicitVRLittleEndian"]
 EXPLICIT_VR_BIG_ENDIAN = _KEYWORDS["ExplicitVRBigEndian"]
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = _KEYWORDS["DeflatedExplicitVRLittleEndian"]
 
+DEFLATED = frozenset(
+    {
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+        _KEYWORDS["JPIPReferencedDeflate"],
+        _KEYWORDS["JPIPHTJ2KReferencedDeflate"],
+    }
+)
+"""The transfer syntaxes in which all of a data set is deflated (PS3.5 §A.5, §A.7, §A.12)."""
+
 ENCODABLE = frozenset(
     {
         IMPLICIT_VR_LITTLE_ENDIAN,

@@ -22,6 +22,8 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
+from pacsroute import Instance, uids
+from pacsroute.dataset import peek
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import Limits, identifier, parse
 from pacsroute.errors import DataSetError
@@ -191,6 +193,19 @@ def test_deferred_values_are_read_from_the_file(tmp_path, syntax):
     buffer.seek(10)
     dataset = parse(buffer, syntax, defer_size=1024)
     assert encode(dataset, syntax) == encode(row, syntax)
+
+
+@pytest.mark.parametrize("name", ["JPIPReferencedDeflate", "JPIPHTJ2KReferencedDeflate"])
+def test_every_deflated_syntax_is_inflated(name):
+    syntax = uids.transfer_syntax(name)
+    row = {"SOPClassUID": "1.2", "SOPInstanceUID": "1.2.3", "PixelDataProviderURL": "http://jpip"}
+    data = encode(row, syntax)
+    assert zlib.decompressobj(-15).decompress(data) == encode(row, EXPLICIT)
+    assert parse(data, syntax).PixelDataProviderURL == "http://jpip"
+    assert peek.sop_uids(data, syntax) == ("1.2", "1.2.3")
+    instance = Instance(data, transfer_syntax=syntax)
+    with pytest.raises(DataSetError, match="its pixels are elsewhere"):
+        instance.open_as(EXPLICIT)
 
 
 def test_deflated_bombs_are_refused():

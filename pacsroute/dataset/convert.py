@@ -47,6 +47,9 @@ def convert(dataset: Dataset, source: str, target: str) -> bytes:
     """
     if not can_convert(source, target):
         raise DataSetError(f"no conversion from {uids.name(source)} to {uids.name(target)}")
+    if source not in uids.NATIVE and "PixelDataProviderURL" in dataset:
+        # It would be an image without pixels: only JPIP's syntaxes have the URL (PS3.5 §A.6).
+        raise DataSetError(f"{uids.name(source)}: its pixels are elsewhere")
     if source not in uids.NATIVE and "PixelData" in dataset:
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = UID(source)

@@ -35,7 +35,7 @@ def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
     >>> sop_uids(b"\x08\0\x18\0UI\x06\x001.2.3\0", "1.2.840.10008.1.2.1")
     ('', '1.2.3')
     """
-    if transfer_syntax == uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+    if transfer_syntax in uids.DEFLATED:
         try:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LOOK)
         except zlib.error:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, PrivateTransferSyntaxes
 
+from pacsroute import uids
+
 Row: TypeAlias = "Mapping[str, Any] | Dataset"
 
 TEXT_VRS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
@@ -75,9 +77,8 @@ def syntax(uid: str) -> Syntax:
         known = PrivateTransferSyntaxes[PrivateTransferSyntaxes.index(known)]
     if not known.is_transfer_syntax:
         return Syntax(encapsulated=True, known=False)
-    return Syntax(
-        known.is_implicit_VR, known.is_little_endian, known.is_deflated, known.is_compressed
-    )
+    deflated = known in uids.DEFLATED or known.is_deflated
+    return Syntax(known.is_implicit_VR, known.is_little_endian, deflated, known.is_compressed)
 
 
 def resolve_vr(vr: str, tag: int, value: Any, rows: Sequence[Row], implicit: bool) -> str:
