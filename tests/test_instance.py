@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -416,6 +417,25 @@ def test_a_group_length_that_is_wrong_or_missing(wrong, syntax, tmp_path):
         with instance.open() as file:
             assert file.read() == data
         assert instance.dataset.PatientID == "P"
+
+
+def test_file_meta_information_in_implicit_vr(tmp_path):
+    values = {0x02: CT, 0x03: "1.2.3", 0x10: EXPLICIT}
+    meta = b"".join(
+        struct.pack("<HHI", 2, number, len(uid) + len(uid) % 2)
+        + uid.encode()
+        + b"\0" * (len(uid) % 2)
+        for number, uid in values.items()
+    )
+    path = tmp_path / "old.dcm"
+    path.write_bytes(
+        bytes(128) + b"DICM" + struct.pack("<HHII", 2, 0, 4, len(meta)) + meta + data_set()
+    )
+    hints = {"sop_class": CT, "sop_instance": "1.2.3", "transfer_syntax": EXPLICIT}
+    for instance in (Instance(path), Instance(path, **hints)):
+        assert (instance.sop_instance, instance.transfer_syntax) == ("1.2.3", EXPLICIT)
+        with instance.open() as file:
+            assert file.read() == data_set()
 
 
 def test_what_is_no_number_is_no_edit(tmp_path):

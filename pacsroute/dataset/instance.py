@@ -478,11 +478,15 @@ def _skip_head(file: BinaryIO) -> str:
         _file_meta(file)  # which knows what it is instead
     syntax = ""
     while (head := file.read(8))[:2] == b"\x02\0" and len(head) == 8:
-        if head[2:6] == b"\x10\0UI":
-            syntax = uids.trim(file.read(int.from_bytes(head[6:], "little")).decode("latin-1"))
+        if not head[4:6].isalpha():  # some have written it in implicit VR
+            length = head[4:]
         else:
             length = file.read(4) if head[4:6] in _LONG else head[6:]
-            file.seek(int.from_bytes(length, "little"), os.SEEK_CUR)
+        size = int.from_bytes(length, "little")
+        if head[2:4] == b"\x10\0":
+            syntax = uids.trim(file.read(size).decode("latin-1"))
+        else:
+            file.seek(size, os.SEEK_CUR)
     file.seek(-len(head), os.SEEK_CUR)
     return syntax
 
