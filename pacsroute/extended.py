@@ -19,7 +19,7 @@ _FIND = (
 )
 _RETRIEVE = ("relational", "enhanced_multi_frame")
 # PS3.4 §B.3.1: a level in each; the empty ones are reserved.
-_STORE = ("level", "", "signature", "", "coercion")
+_STORE = ("level", "", "signature", "", "coercion", "")
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "find": _FIND,
@@ -64,15 +64,24 @@ def supported(command: str, what: Iterable[str] | Mapping[str, int] | None) -> b
     return bytes(levels.get(name, 0) for name in names)
 
 
-def answer(command: str, supported: bytes, offered: bytes) -> bytes:
+def answer(command: str, supported: bytes, offered: bytes, *, worklist: bool = False) -> bytes:
     """Return the answer to an offer: as many bytes as were offered and are known.
 
     A requestor of a query proposes what it wants to use, of which what is supported is
-    left; an SCP of storage says what it supports itself.
+    left; an SCP of storage says what it supports itself. In a worklist the first two bytes
+    are always 1 (PS3.4 §K.5.1.2).
+
+    Examples
+    --------
+    >>> answer("find", supported("find", ["fuzzy"]), bytes([1, 1, 1])).hex()
+    '000001'
+    >>> answer("find", supported("find", ["fuzzy"]), bytes([1, 1, 1]), worklist=True).hex()
+    '010101'
     """
     if command == "store":
         return supported[: len(offered)]
-    return bytes(ours & theirs & 1 for ours, theirs in zip(supported, offered, strict=False))
+    left = bytes(ours & theirs & 1 for ours, theirs in zip(supported, offered, strict=False))
+    return b"\1\1"[: len(left)] + left[2:] if worklist else left
 
 
 def agreed(command: str, information: bytes) -> Agreed:

@@ -52,7 +52,8 @@ class Policy:
         """Return the answer to an extended negotiation; empty where no route has any."""
         for route in self._routes(sop_class):
             if route.extended:
-                return extended.answer(route.command, route.extended, offered)
+                worklist = sop_class == uids.WORKLIST
+                return extended.answer(route.command, route.extended, offered, worklist=worklist)
         return b""
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:

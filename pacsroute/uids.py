@@ -71,6 +71,7 @@ NATIVE = ENCODABLE
 """The transfer syntaxes whose pixel data is not compressed: what can be converted into."""
 
 VERIFICATION = _KEYWORDS["Verification"]
+WORKLIST = _KEYWORDS["ModalityWorklistInformationModelFind"]
 
 # Two retired storage classes of which the dictionary knows no more than the UID, and the
 # classes whose names speak of storage but which do not store.

@@ -90,6 +90,30 @@ def test_storage_says_its_own_level():
     assert seen == [{"level": 2, "signature": 0, "coercion": 1}]
 
 
+def test_storage_answers_its_last_reserved_byte_too():
+    answered = extended.answer("store", extended.supported("store", {"level": 2}), bytes(7))
+    assert answered == bytes([2, 0, 0, 0, 0, 0])
+
+
+def test_the_reserved_bytes_of_a_worklist_are_always_one():
+    app, seen = App(), []
+
+    @app.find("Worklist", extended=["fuzzy"])
+    def find(request):
+        seen.append(request.extended["fuzzy"])
+        return []
+
+    with app.serve(port=0, grace=1) as server:
+        for fuzzy in (1, 0):
+            offered = pdu.ExtendedNegotiation(uids.WORKLIST, bytes([1, 1, fuzzy, 1]))
+            with Negotiator(server.port, [uids.WORKLIST], extended=(offered,)) as peer:
+                (answered,) = peer.answer.user_information.extended
+                assert answered.information == bytes([1, 1, fuzzy, 0])
+                peer.find(IDENTIFIER, uids.WORKLIST)
+                assert peer.receive()[0].status == 0
+    assert seen == [1, 0]
+
+
 def test_a_route_without_it_answers_nothing():
     app = App()
     app.find(lambda request: [])
