@@ -88,6 +88,17 @@ def test_find(name):
     assert answers[0][1].PatientID == "1"
 
 
+def test_the_availability_is_told_though_nobody_may_ask_for_it():
+    app = App()
+    row = {"PatientID": "1", "InstanceAvailability": "NEARLINE", "StorageMediaFileSetID": "TAPE"}
+    app.find("StudyRoot")(lambda request: [row])
+    app.find("Worklist")(lambda request: [row])
+    with app.test_client() as client:
+        (found,) = client.find({"QueryRetrieveLevel": "STUDY", "PatientID": ""})
+        assert (found.InstanceAvailability, found.StorageMediaFileSetID) == ("NEARLINE", "TAPE")
+        assert list(client.find({"PatientID": ""}, "Worklist")) == [keyed(PatientID="1")]
+
+
 @pytest.mark.parametrize("name", of("get"))
 def test_get(name, sample):
     app, came = App(), []

@@ -64,7 +64,7 @@ class RowEncoder:
 
     Only what the identifier asks for is encoded, inside sequences too: a sequence key
     without an item, or with an empty one, asks for all of the sequence. Time zone offsets
-    are kept in any case.
+    are kept in any case, as what `kept` names is at the top.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ class RowEncoder:
         The request's; all of a row is encoded without.
     always : mapping of str, optional
         What every response has; values of the row win over these.
+    kept : iterable of str, optional
+        What goes out of a row that has it, asked for or not.
     charset : str or iterable of str, optional
         The set of responses that are not ASCII; the identifier's own without. A row that
         it cannot encode goes as ISO_IR 192.
@@ -81,7 +83,7 @@ class RowEncoder:
     Raises
     ------
     DataSetError
-        An unknown keyword in `always`.
+        An unknown keyword in `always` or `kept`.
 
     Examples
     --------
@@ -97,6 +99,7 @@ class RowEncoder:
         identifier: Dataset | None = None,
         *,
         always: Mapping[str, Any] | None = None,
+        kept: Iterable[str] = (),
         charset: str | Iterable[str | None] | None = None,
     ) -> None:
         how = syntax(transfer_syntax)
@@ -108,7 +111,7 @@ class RowEncoder:
             self._charset = self._charset or charsets.terms(identifier.get("SpecificCharacterSet"))
         for keyword in always or {}:
             keyword_tag(keyword)
-        self._encoder = Encoder(how, wanted, always)
+        self._encoder = Encoder(how, wanted, always, kept)
 
     def encode(self, row: Row) -> tuple[bytes, bool]:
         """The data set of one row, and whether the row has all that was asked for.

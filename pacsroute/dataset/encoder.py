@@ -80,11 +80,13 @@ class Encoder:
         What was asked for; all of a row without.
     always : mapping of str, optional
         What every row has; its own values win over these.
+    kept : iterable of str, optional
+        What goes out of a row that has it, asked for or not.
 
     Raises
     ------
     DataSetError
-        An unknown keyword in `always`.
+        An unknown keyword in `always` or `kept`.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Encoder:
         how: Syntax,
         wanted: Wanted | None = None,
         always: Mapping[str, Any] | None = None,
+        kept: Iterable[str] = (),
     ) -> None:
         self._how = how
         self._order = "<" if how.little else ">"
@@ -101,6 +104,7 @@ class Encoder:
         self._always = dict(always or {})
         self._always.pop("SpecificCharacterSet", None)
         self._always_tags = {keyword_tag(k) for k in self._always}
+        self._kept = {TIME_ZONE, *map(keyword_tag, kept)} | self._always_tags
         self._plans: dict[tuple[Any, ...], dict[tuple[Any, ...], _Plan]] = {}
         self._dataset_plans: dict[tuple[Any, ...], _DatasetPlan] = {}
         self._children: dict[int, Encoder] = {}
@@ -208,12 +212,7 @@ class Encoder:
         return _Plan(entries, before, complete)
 
     def _asked(self, tag: int) -> bool:
-        return (
-            self._wanted is None
-            or tag in self._wanted.keys
-            or tag == TIME_ZONE
-            or tag in self._always_tags
-        )
+        return self._wanted is None or tag in self._wanted.keys or tag in self._kept
 
     @staticmethod
     def _required(wanted: Wanted) -> set[int]:

@@ -26,6 +26,9 @@ from pacsroute.status import (
 
 logger = logging.getLogger("pacsroute")
 
+# What a response may have and a request may not ask for, or ask for in the place of the Retrieve
+# AE Title (PS3.4 §C.4.1.1.3.2).
+_KEPT = ("InstanceAvailability", "StorageMediaFileSetID", "StorageMediaFileSetUID")
 _LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow at once
 
 
@@ -56,9 +59,10 @@ def _pending(command: CFindRQ, status: int) -> Response:
 def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome:
     """Send a Pending for each answer; return what the final response is to say."""
     app, association, context = call.app, call.association, call.context
-    always = {}
+    always: dict[str, str] = {}
+    kept: tuple[str, ...] = ()
     if context.abstract_syntax in uids.QUERY_RETRIEVE["find"].values():
-        called_ae = association.called_ae
+        called_ae, kept = association.called_ae, _KEPT
         always["RetrieveAETitle"] = called_ae if called_ae in app.titles else app.ae_title
         level = request.identifier.get("QueryRetrieveLevel")
         if level:
@@ -66,7 +70,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     route = app.find_route(request)
     charset = (route and route.charset) or app.config.charset
     encoder = RowEncoder(
-        context.transfer_syntax, request.identifier, always=always, charset=charset
+        context.transfer_syntax, request.identifier, always=always, kept=kept, charset=charset
     )
     complete, partial = _pending(command, PENDING), _pending(command, PENDING_WARNING)
     answers: Iterator[Answer] = app.handle(request, route)
