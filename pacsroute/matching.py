@@ -93,10 +93,11 @@ _MOST = 10_000  # values of one key, which SQL has to bind
 _COMPONENTS = 5  # of a name
 
 _MONTH, _DAY, _HOUR = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-4])"
+_SECOND = r"(?:[0-5]\d|60)(?:\.\d{1,6})?"  # 60 is a leap second
 _FORMS = {
     "DA": rf"\d{{4}}\.?{_MONTH}\.?{_DAY}",
-    "TM": rf"{_HOUR}(?::?[0-5]\d(?::?(?:[0-5]\d|60)(?:\.\d{{1,6}})?)?)?",
-    "DT": rf"\d{{4}}(?:{_MONTH}(?:{_DAY}(?:{_HOUR}(?:[0-5]\d(?:[0-5]\d(?:\.\d{{1,6}})?)?)?)?)?)?"
+    "TM": rf"{_HOUR}(?::?[0-5]\d(?::?{_SECOND})?)?",
+    "DT": rf"\d{{4}}(?:{_MONTH}(?:{_DAY}(?:{_HOUR}(?:[0-5]\d(?:{_SECOND})?)?)?)?)?"
     r"(?:[+-](?:0\d|1[0-4])[0-5]\d)?",
 }
 _MOMENT = {vr: re.compile(form, re.ASCII) for vr, form in _FORMS.items()}
@@ -427,11 +428,12 @@ def _moment(vr: str, text: str, *, latest: bool = False) -> str:
     if latest and len(digits) < 8:
         digits = f"{digits}12"[:6]
         digits += str(monthrange(int(digits[:4]), int(digits[4:]))[1])
-    digits += ("--------235959" if latest else "----0101000000")[len(digits) :]
+    digits += ("--------235960" if latest else "----0101000000")[len(digits) :]
     fraction = fraction.ljust(6, "9" if latest else "0")
-    moment = datetime.strptime(f"{digits}{fraction}{offset or '+0000'}", "%Y%m%d%H%M%S%f%z")
-    utc = moment.astimezone(UTC).replace(tzinfo=None)
-    return _trim(re.sub("[-:T]", "", utc.isoformat(timespec="microseconds")))
+    # Offsets are of whole minutes and leave the seconds alone, which may be 60: Python has no such.
+    moment = datetime.strptime(f"{digits[:12]}{offset or '+0000'}", "%Y%m%d%H%M%z").astimezone(UTC)
+    utc = re.sub("[-:T]", "", moment.replace(tzinfo=None).isoformat(timespec="minutes"))
+    return _trim(f"{utc}{digits[12:]}.{fraction}")
 
 
 def _trim(text: str) -> str:
