@@ -8,6 +8,8 @@ from pydicom import Dataset, dcmread
 from pynetdicom import AE, build_role, evt
 
 from pacsroute import App, Instance, Peer, uids
+from pacsroute.dataset.bulk import without_bulk_data
+from pacsroute.dataset.encode import encode
 
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
@@ -118,6 +120,25 @@ def test_get(name, sample):
     assert answers[-1][0].Status == 0
     assert [ds.SOPInstanceUID for ds in came] == [dcmread(sample("CT_small.dcm")).SOPInstanceUID]
     assert ("PixelData" in came[0]) is ("WithoutBulkData" not in name)
+
+
+def test_without_bulk_data_icons_keep_their_pixels():
+    icon = keyed(Rows=1, Columns=2, BitsAllocated=8, PixelData=b"\1\2")
+    waveform = keyed(WaveformBitsAllocated=8, WaveformData=b"\3\4", NumberOfWaveformSamples=2)
+    ds = keyed(
+        SOPClassUID=classes.CTImageStorage,
+        SOPInstanceUID="1.2.3",
+        BitsAllocated=8,
+        IconImageSequence=[icon],
+        WaveformSequence=[waveform],
+        PixelData=b"\5\6",
+        PatientID="1",
+    )
+    bare = without_bulk_data(Instance(encode(ds, EXPLICIT), transfer_syntax=EXPLICIT)).dataset
+    assert "PixelData" not in bare
+    assert bare.IconImageSequence[0].PixelData == b"\1\2"
+    assert "WaveformData" not in bare.WaveformSequence[0]
+    assert bare.WaveformSequence[0].NumberOfWaveformSamples == 2
 
 
 @pytest.mark.parametrize("name", of("move"))

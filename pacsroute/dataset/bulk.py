@@ -1,4 +1,4 @@
-"""Instances without their bulk data (PS3.4 §Z.1.2)."""
+"""Instances without their bulk data (PS3.4 §Z.1.3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ _BULK = frozenset(
     {
         0x00282000,  # ICC Profile
         0x00420011,  # Encapsulated Document
-        0x54001010,  # Waveform Data
         0x56000020,  # Spectroscopy Data
         0x7FE00001,  # Extended Offset Table
         0x7FE00002,
@@ -52,10 +51,9 @@ def without_bulk_data(instance: Instance) -> Instance:
 
 
 def _strip(dataset: Dataset) -> None:
+    """Take away what is bulk data at the top, and of waveforms: icons keep their pixels."""
     for tag in list(dataset.keys()):
         if tag in _BULK or tag & 0xFFFF in _OF_GROUPS.get(tag >> 16 & 0xFF00, ()):
             del dataset[tag]
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value or ():
-                _strip(item)
+    for waveform in dataset.get("WaveformSequence") or ():
+        waveform.pop("WaveformData", None)
