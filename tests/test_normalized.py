@@ -130,6 +130,39 @@ def test_n_get_answers_what_was_asked_for(app, associate):
     assert (status.Status, len(attributes)) == (0x0107, 1)
 
 
+def test_n_get_answers_private_attributes_too(app, associate):
+    ds = dataset(PrinterStatus="NORMAL")
+    ds.private_block(0x0009, "PACSROUTE TEST", create=True).add_new(1, "LO", "private")
+    app.n_get("Printer")(lambda request: ds)
+    association = associate(classes.Printer)
+    tags = [0x00091001, 0x00091002]
+    for asked, code in ((tags[:1], 0), (tags, 0x0107)):
+        status, found = association.send_n_get(asked, classes.Printer, classes.PrinterInstance)
+        assert status.Status == code
+        assert found[0x00091001].value == "private"
+        assert "PrinterStatus" not in found
+
+
+def test_what_has_no_element_is_no_data_set(app, raw_peer):
+    app.n_get("Printer")(lambda request: {"PrinterStatus": "NORMAL"})
+    app.n_create("MPPS")(lambda request: {})
+    printer, mpps = uids.sop_class("Printer", "n_get"), uids.sop_class("MPPS", "n_create")
+    get = commands.NGetRQ(
+        message_id=1,
+        requested_sop_class=printer,
+        requested_sop_instance="1.2.3",
+        attribute_identifiers=(0x00080070,),
+    )
+    create = commands.NCreateRQ(message_id=2, affected_sop_class=mpps)
+    contexts = [(printer, EXPLICIT), (mpps, EXPLICIT)]
+    with app.serve(port=0, grace=1) as server, raw_peer(server.port, contexts) as peer:
+        for context_id, command, status in ((1, get, 0x0107), (3, create, 0)):
+            peer.send(context_id, command)
+            answer, data = peer.receive()
+            assert (answer.status, answer.has_data_set, data) == (status, False, None)
+        peer.release()
+
+
 def test_n_action_by_type_and_an_event_report_on_the_same_association(app, associate):
     reported, answered = [], []
 

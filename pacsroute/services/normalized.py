@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from pacsroute import uids
@@ -71,6 +72,7 @@ def answer(call: Call) -> Outcome:
         if outcome.data is not None:
             try:
                 data, outcome = _encoded(call, request, outcome)
+                data = data or None  # a data set has an element at least
             except DataSetError as error:
                 outcome = failed(call.app, request, error)
     reply = response(command, outcome)
@@ -152,8 +154,11 @@ def _encoded(
     if not isinstance(request, NGetRequest) or not request.attribute_identifiers:
         return encode(data, syntax, charset=call.app.config.charset), outcome
     asked = Dataset()
-    for tag in request.attribute_identifiers:
+    for tag in map(Tag, request.attribute_identifiers):
         asked.add_new(tag, "LO", None)
+        creator = Tag(tag.group, tag.element >> 8)
+        if tag.is_private and isinstance(data, Dataset) and creator in data:
+            asked.add(data[creator])  # it is asked for by its tag here, whatever the block
     encoded, complete = RowEncoder(syntax, asked, charset=call.app.config.charset).encode(data)
     if not complete and outcome.status.code == SUCCESS:
         outcome = outcome._replace(status=Status(ATTRIBUTE_LIST_ERROR, "not all are known here"))
