@@ -381,3 +381,10 @@ def test_elements_that_only_look_like_the_message_id_are_not_taken_for_it():
     data += struct.pack("<HHI", 0, 0x0004, len(inside)) + inside + body
     command = decode(data)
     assert (command.message_id, command.affected_sop_instance) == (3, "1.5")
+
+
+@pytest.mark.parametrize("value", [b"\7", b"\7\0\0\0"])
+def test_a_message_id_of_an_odd_length_is_not_that_of_another_element(value):
+    body = element(0x0002, b"1.2 ") + element(0x0100, us(0x0001)) + element(0x0110, value)
+    body += element(0x0120, us(9)) + element(0x1000, b"1.5\0")
+    assert decode(element(0x0000, struct.pack("<I", len(body))) + body).message_id == 7

@@ -323,7 +323,7 @@ def _alike(
     if not places <= starts or len(set(tags)) < len(tags):
         return None
     values = values_of(command)
-    number = "message_id" if 0x0110 in tags else "message_id_responded_to"
+    number = "message_id" if before.endswith(_MESSAGE_IDS[0]) else "message_id_responded_to"
     gaps = {number} if after is None else {number, "affected_sop_instance"}
     if not gaps <= values.keys():
         return None
