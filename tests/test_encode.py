@@ -600,6 +600,11 @@ def asking(**keys):
     return dataset
 
 
+def test_the_view_that_is_asked_for_is_no_key_that_is_missing():
+    encoder = RowEncoder(EXPLICIT, asking(QueryRetrieveView="CLASSIC", PatientID=""))
+    assert encoder.encode({"PatientID": "1"}) == (encode({"PatientID": "1"}, EXPLICIT), True)
+
+
 def test_a_sequence_key_that_is_empty_asks_for_all():
     row = {"RequestAttributesSequence": [{"PatientID": "1", "PatientName": "A"}]}
     for value in ([], [Dataset()]):

@@ -33,7 +33,7 @@ from pacsroute.dataset.vr import (
 )
 from pacsroute.errors import DataSetError
 
-_LEVEL = 0x00080052
+_NO_KEYS = {0x00080052, 0x00080053}  # the level and the view: they say how to ask
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
@@ -216,7 +216,7 @@ class Encoder:
 
     @staticmethod
     def _required(wanted: Wanted) -> set[int]:
-        return set(wanted.keys) - {_LEVEL}
+        return set(wanted.keys) - _NO_KEYS
 
     def _constants(
         self, found: Iterable[int], target: tuple[str, ...], specific: tuple[str, ...]
