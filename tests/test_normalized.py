@@ -105,6 +105,23 @@ def test_an_instance_uid_is_made_where_the_peer_leaves_it_to_us(app, associate):
     assert attributes.PrintPriority == "MED"
 
 
+def test_what_could_not_be_made_has_no_uid(app, raw_peer):
+    def create(request):
+        assert uids.is_uid(request.sop_instance)
+        raise Failure(0x0120)
+
+    app.n_create("FilmSession")(create)
+    session = uids.sop_class("FilmSession", "n_create")
+    with app.serve(port=0, grace=1) as server, raw_peer(server.port, [(session, EXPLICIT)]) as peer:
+        for given in (None, "1.2.3"):
+            peer.send(
+                1, commands.NCreateRQ(affected_sop_class=session, affected_sop_instance=given)
+            )
+            answer, _ = peer.receive()
+            assert (answer.status, answer.affected_sop_instance) == (0x0120, given)
+        peer.release()
+
+
 def test_n_get_answers_what_was_asked_for(app, associate):
     @app.n_get("Printer")
     def printer(request):

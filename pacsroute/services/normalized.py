@@ -67,7 +67,7 @@ def answer(call: Call) -> Outcome:
     else:
         call.request = request = made
         outcome = call.app.handle(request)
-        if isinstance(command, commands.NCreateRQ):
+        if isinstance(command, commands.NCreateRQ) and outcome.status.category != "Failure":
             command.affected_sop_instance = request.sop_instance
         if outcome.data is not None:
             try:
