@@ -23,7 +23,17 @@ from pydicom.uid import UID, generate_uid
 from pynetdicom import AE, evt
 from test_peers import SAMPLES, body
 
-from pacsroute import App, Association, Dispatcher, Failure, Instance, Peer, uids
+from pacsroute import (
+    App,
+    Association,
+    Dispatcher,
+    Failure,
+    Instance,
+    Peer,
+    RequestFailed,
+    connect,
+    uids,
+)
 from pacsroute.dimse import commands
 from pacsroute.errors import AssociationError
 from pacsroute.upper_layer import pdu
@@ -1518,6 +1528,23 @@ def test_a_list_of_2000_failed_instances(implicit, nobody):
         assert data[4:6] == b"UN"  # a UI has no room for so many (PS3.5 §6.2.2)
     listed = raw.value if isinstance(raw.value, bytes) else b"\\".join(raw.value)
     assert listed.rstrip(b"\0").decode().split("\\") == names
+
+
+def test_a_client_reads_a_list_of_2000_failed_instances(nobody):
+    names = [generate_uid(entropy_srcs=[str(number)]) for number in range(2000)]
+
+    def handler(request):
+        return [
+            Instance("nowhere", sop_class=CT, sop_instance=name, transfer_syntax=EXPLICIT)
+            for name in names
+        ]
+
+    keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
+    with serving(handler, DEST=nobody) as server:
+        with connect("127.0.0.1", server.port) as client:
+            with pytest.raises(RequestFailed) as raised:
+                list(client.move(keys, "DEST"))
+    assert list(raised.value.progress.failed_instances) == names
 
 
 # ------------------------------------------------------------------------------ memory

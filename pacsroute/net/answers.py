@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.dataset.instance import Instance
-from pacsroute.dataset.parse import parse
+from pacsroute.dataset.parse import readable
 from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import (
     CCancelRQ,
@@ -213,7 +213,8 @@ def progress_of(message: Message, context: AcceptedContext) -> Progress:
     failed: tuple[str, ...] = ()
     data: Any = message.data
     if data:
-        listed = parse(bytes(data), context.transfer_syntax).get("FailedSOPInstanceUIDList")
+        # As readable: a long list is UN, which pydicom leaves as bytes (PS3.5 §6.2.2).
+        listed = readable(bytes(data), context.transfer_syntax).get("FailedSOPInstanceUIDList")
         failed = (listed,) if isinstance(listed, str) else tuple(listed or ())
     return Progress(
         answer.remaining or 0,
