@@ -208,6 +208,17 @@ def test_every_deflated_syntax_is_inflated(name):
         instance.open_as(EXPLICIT)
 
 
+def test_what_was_too_long_for_its_vr_is_of_that_vr():
+    points = [f"{number / 8:.4f}" for number in range(10_000)]
+    contours = {"ContourSequence": [{"ContourData": points, "NumberOfContourPoints": 3}]}
+    data = encode(contours, EXPLICIT)
+    assert b"\x06\x30\x50\x00UN\0\0" in data
+    parsed = parse(data, EXPLICIT)
+    assert parsed.ContourSequence[0].ContourData == [float(point) for point in points]
+    assert encode(parsed, EXPLICIT) == data
+    assert encode(parse(data, EXPLICIT), IMPLICIT) == encode(contours, IMPLICIT)
+
+
 def test_deflated_bombs_are_refused():
     data = encode({"PixelData": bytes(1 << 20)}, DEFLATED)
     assert len(parse(data, DEFLATED).PixelData) == 1 << 20

@@ -267,6 +267,8 @@ class Reader:
                 )
                 at = stop
                 continue
+            if vr == "UN" and length > 0xFFFF and meant in STRING_VRS:
+                vr = meant  # it was too long for its VR (PS3.5 §6.2.2); pydicom leaves it unknown
             value = bytes(data[at:stop])
             size = WORD_SIZES.get(meant or "", 1) if meant != "US or SS" else 2
             if length % size and meant not in _OCTETS:
