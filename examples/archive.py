@@ -204,7 +204,8 @@ class Index:
             for name in list(KEYS)[: list(KEYS).index(level) + 1]
             for key in KEYS[name][:1]
         }
-        where = matching.where(identifier, unique)
+        # What has no Patient ID is not of every patient, though a query finds it for any.
+        where = matching.where(identifier, unique, empty_matches=False)
         wanted = f"FROM {SOURCE['IMAGE']} WHERE {where.sql}"
         ((count,),) = self.rows(f"SELECT count(*) {wanted}", where.parameters)
         names = "image.SOPClassUID, image.SOPInstanceUID, path, transfer_syntax"

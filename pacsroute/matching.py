@@ -136,8 +136,9 @@ def matches(identifier: Dataset, row: Row, *, empty_matches: bool = True) -> boo
         a list where any of its values may match; for a sequence a list of rows, of which one
         has to match all keys of the sequence's item.
     empty_matches : bool
-        Whether an empty value matches every key, as in Query/Retrieve, or only a universal one,
-        as in worklists (PS3.4 §K.2.2.1.1.1).
+        Whether an empty value matches every key, as in queries (PS3.4 §C.2.2.1.2), or only a
+        universal one, as in worklists (§K.2.2.1.1.1). For what a C-GET or C-MOVE sends it has to
+        be False: what has no Patient ID is not of every patient.
 
     Raises
     ------

@@ -75,6 +75,19 @@ def test_without_its_unique_key_nothing_is_sent(client, workstation, level, valu
     assert not workstation.state.came
 
 
+def test_what_has_no_patient_id_is_sent_to_nobody_who_asks_for_one(client, workstation, sample):
+    ds = dcmread(sample("CT_small.dcm"))
+    asked, ds.PatientID = ds.PatientID, ""
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        setattr(ds, keyword, f"{ds[keyword].value}.1")
+    client.store(ds)
+    keys = {"QueryRetrieveLevel": "PATIENT", "PatientID": asked}
+    (instance,) = client.get(keys, "PatientRoot", storage=STORAGE)
+    assert instance.sop_instance == dcmread(sample("CT_small.dcm")).SOPInstanceUID
+    *_, last = client.move(keys, "WS", "PatientRoot")
+    assert (last.completed, len(workstation.state.came)) == (1, 1)
+
+
 def test_what_is_stored_again_is_there_once(client, sample):
     # MR_small and its RLE form are the same instance: the later one is kept.
     original = dcmread(sample("MR_small_RLE.dcm"))
