@@ -41,7 +41,9 @@ What the standard leaves open is decided so:
   -0000 to -1459 are; ``2023-2024`` is a range.
 - IS, DS and binary numbers are compared as numbers. Tags and bulk data are never conditions.
 - Date and time are two keys, not combined, and ``""`` is no key for empty values: both take
-  extended negotiation.
+  extended negotiation. But ranges of the start of a scheduled step are one range, from the first
+  date and time to the last (PS3.4 Table K.6-1): the night of a worklist is ``20240705-20240706``
+  and ``1800-0600``.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ _MATCHED = _WILDCARDS | _NUMBERS | {"AS", "DA", "DT", "TM", "UI"}
 _ASCII = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
 # SQLite would end at a NUL, and cannot bind a surrogate.
 _UNBINDABLE = re.compile("[\0\ud800-\udfff]")
+_START = ("ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime")
 _MISFITS = (ValueError, ArithmeticError, TypeError)
 # What takes more than linear time is not done to what no attribute is: composing the characters
 # of a name, and looking for a part of a value. PS3.5 §6.2 has 64 characters, three times for PN.
@@ -152,7 +155,13 @@ def matches(identifier: Dataset, row: Row, *, empty_matches: bool = True) -> boo
     >>> matches(key, {"StudyDate": "20240115", "ModalitiesInStudy": ["CT", "MR"]})
     True
     """
-    for keyword, key in _keys(identifier, row):
+    span = _span(identifier, row)
+    if span is not None:
+        days, times = (_values(name, _value(row, name)) for name in _START)
+        found = [span.passes(day + time) for day in days for time in times]
+        if not (any(found) if found else empty_matches):
+            return False
+    for keyword, key in _keys(identifier, row, () if span is None else _START):
         value = _value(row, keyword)
         if _vr(keyword) == "SQ":
             items = [value] if isinstance(value, Mapping | Dataset) else value or ()
@@ -212,7 +221,15 @@ def where(
             raise DataSetError(f"{keyword}: a sequence has a mapping of columns, others a column")
     conditions: list[str] = []
     parameters: list[Any] = []
-    for keyword, key in _keys(identifier, columns):
+    span = _span(identifier, columns)
+    if span is not None:
+        day, time = (columns[name] for name in _START)
+        between = f"{day} BETWEEN ? AND ? AND {time} > '' AND {day} || {time} BETWEEN ? AND ?"
+        empty = [f"{part} IS NULL OR {part} = ''" for part in (day, time) if empty_matches]
+        conditions.append(f"({' OR '.join([between, *empty])})")
+        # The dates are there once more for an index that they have.
+        parameters += [moment[:8] for moment in span.operands] + [*span.operands]
+    for keyword, key in _keys(identifier, columns, () if span is None else _START):
         column = columns[keyword]
         if isinstance(column, str):
             split = keyword in multiple or dictionary_VM(keyword) != "1"
@@ -291,11 +308,32 @@ def _any(terms: list[str]) -> str:
     return f"({_any(terms[:half])}) OR ({_any(terms[half:])})"
 
 
-def _keys(identifier: Dataset, supported: Any = None) -> Iterator[tuple[str, list[Any]]]:
+def _span(identifier: Dataset, supported: Any) -> _Test | None:
+    """The test of date and time as one text, where both keys of a step's start are ranges."""
+    limits = []
+    for keyword, vr in zip(_START, ("DA", "TM"), strict=True):
+        parts = _split(vr, _read(identifier, keyword)) if keyword in supported else []
+        found = _RANGE[vr].fullmatch(_moment_text(vr, parts[0])) if len(parts) == 1 else None
+        if found is None or not any(found.groups()):
+            return None
+        limits.append(found.groups(""))
+    (first, last), (begin, end) = limits
+    low = _moment("DA", first) + (_moment("TM", begin) if begin else "0") if first else "0"
+    high = _moment("DA", last) + (_moment("TM", end, latest=True) if end else "~") if last else "~"
+    return _Test("BETWEEN", (low, high))
+
+
+def _keys(
+    identifier: Dataset, supported: Any = None, without: Collection[str] = ()
+) -> Iterator[tuple[str, list[Any]]]:
     """The keys that are conditions: tests of which one has to pass, or items of a sequence."""
     for tag in sorted(identifier.keys()):
         keyword = keyword_for_tag(tag)
-        if keyword in _IGNORED or not (supported is None or keyword in supported):
+        if (
+            keyword in _IGNORED
+            or keyword in without
+            or not (supported is None or keyword in supported)
+        ):
             continue
         vr = _vr(keyword)
         if vr == "SQ":

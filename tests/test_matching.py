@@ -364,6 +364,55 @@ def test_matching(keyword, wanted, value, expected):
     assert check(keyword, wanted, value) is expected
 
 
+START = ("ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime")
+
+
+@pytest.mark.parametrize(
+    ("dates", "times", "day", "time", "expected"),
+    [
+        # PS3.4 Table K.6-1: from July 5, 10am, until July 7, 6pm
+        ("20240705-20240707", "1000-1800", "20240706", "080000", True),
+        ("20240705-20240707", "1000-1800", "20240705", "095959", False),
+        ("20240705-20240707", "1000-1800", "20240705", "10", True),
+        ("20240705-20240707", "1000-1800", "20240707", "180059.5", True),
+        ("20240705-20240707", "1000-1800", "20240707", "1801", False),
+        ("20240705-20240706", "1800-0600", "20240705", "2330", True),
+        ("20240705-20240706", "1800-0600", "20240706", "0700", False),
+        ("20240705-", "1000-", "20250101", "00", True),
+        ("20240705-", "1000-", "20240705", "09", False),
+        ("-20240707", "-1800", "20240706", "23", True),
+        ("-20240707", "-1800", "20240707", "19", False),
+        ("20240705-20240707", "1000-", "20240707", "2359", True),
+        ("20240705-20240707", "-1800", "20240705", "00", True),
+        ("2024.07.05-2024.07.07", "10:00-18:00", "2024.07.06", "08:00", True),
+        # other forms are two keys
+        ("20240705-20240707", "1000", "20240706", "080000", False),
+        ("20240706", "1000-1800", "20240706", "080000", False),
+        ("20240705-20240707", "", "20240706", "080000", True),
+    ],
+)
+def test_ranges_of_the_start_of_a_step_are_one(dates, times, day, time, expected):
+    step = key(**dict(zip(START, (dates, times), strict=True)))
+    row = dict(zip(START, (day, time), strict=True))
+    for empty_matches in (True, False):
+        assert both(step, row, empty_matches=empty_matches) is expected
+    assert both(key(**{SPS: [step]}), {SPS: [row]}) is expected
+
+
+@given(
+    st.tuples(*[st.sampled_from(["", "20240705", "20240706", "20240707"])] * 3),
+    st.tuples(*[st.sampled_from(["", "00", "0600", "1200", "180000"])] * 3),
+    st.booleans(),
+)
+def test_python_and_sql_agree_on_the_start_of_a_step(dates, times, empty_matches):
+    ranges = [f"{low}-{high}" if low or high else "" for _, low, high in (dates, times)]
+    step = key(**dict(zip(START, ranges, strict=True)))
+    row = dict(zip(START, (dates[0], times[0]), strict=True))
+    answer = both(step, row, empty_matches=empty_matches)
+    if not (dates[0] and times[0]) and all(ranges):
+        assert answer is empty_matches
+
+
 @pytest.mark.parametrize("value", [None, "", "  ", [], ["", None]])
 @pytest.mark.parametrize(
     ("keyword", "wanted"),
