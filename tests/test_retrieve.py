@@ -820,6 +820,26 @@ def test_the_destination_sees_who_asked():
     assert (store.calling_ae, store.called_ae) == ("TITLE", "DEST")
 
 
+@pytest.mark.parametrize("missing", ["sop_class", "transfer_syntax"])
+def test_what_has_no_uid_to_propose_is_not_proposed(missing):
+    hints = {"sop_class": CT, "sop_instance": uid(1), "transfer_syntax": EXPLICIT, missing: ""}
+
+    def handler(request):
+        return [Instance(b"anything", **hints), made(2)]
+
+    proposed = []
+    with receiving() as destination:
+        destination.app.after_association(
+            lambda association, _: proposed.extend(association.proposed)
+        )
+        with serving(handler, DEST=destination.port) as server, Requestor(server.port) as raw:
+            raw.move("DEST")
+            _, final, failed, _ = raw.all()
+            raw.release()
+    assert (final.status, counts(final), failed) == (0xB000, (None, 1, 1, 0), [uid(1)])
+    assert set(proposed) == {CT}
+
+
 def test_the_title_of_the_destination_where_it_has_another():
     with receiving() as destination:
         peer = Peer("127.0.0.1", destination.port, "REAL")

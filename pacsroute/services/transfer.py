@@ -37,10 +37,11 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
     Raises
     ------
     DataSetError
-        If there is no SOP class.
+        If one of them is none, which cannot be proposed (PS3.8 §9.3.2.2).
     """
-    if not sop_class:
-        raise DataSetError("it has no SOP Class UID")
+    for uid, name in ((sop_class, "SOP Class"), (transfer_syntax, "Transfer Syntax")):
+        if not uids.is_uid(uid):
+            raise DataSetError(f"it has no {name} UID")
     others = tuple(uid for uid in CONVERTED[:2] if uid != transfer_syntax)
     if not can_convert(transfer_syntax, others[0]):
         return [(sop_class, (transfer_syntax,))]
