@@ -600,6 +600,22 @@ def asking(**keys):
     return dataset
 
 
+@pytest.mark.parametrize(("bits", "vr"), [(8, b"OB"), (16, b"OW")])
+@pytest.mark.parametrize("syntax", [EXPLICIT, BIG])
+def test_waveforms_from_implicit_vr_have_the_vr_of_their_samples(bits, vr, syntax):
+    channel = {"ChannelMinimumValue": b"\1\2"}
+    waveform = {
+        "ChannelDefinitionSequence": [channel],
+        "WaveformBitsAllocated": bits,
+        "WaveformData": b"\1\2\3\4",
+    }
+    row = {"WaveformSequence": [waveform]}
+    converted = encode(parse(encode(row, IMPLICIT), IMPLICIT), syntax)
+    assert converted == encode(row, syntax)
+    assert converted.count(vr) == 2
+    assert encode(parse(converted, syntax), IMPLICIT) == encode(row, IMPLICIT)
+
+
 def test_the_view_that_is_asked_for_is_no_key_that_is_missing():
     encoder = RowEncoder(EXPLICIT, asking(QueryRetrieveView="CLASSIC", PatientID=""))
     assert encoder.encode({"PatientID": "1"}) == (encode({"PatientID": "1"}, EXPLICIT), True)

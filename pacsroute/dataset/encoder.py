@@ -35,6 +35,7 @@ from pacsroute.errors import DataSetError
 
 _NO_KEYS = {0x00080052, 0x00080053}  # the level and the view: they say how to ask
 _PIXEL_DATA = 0x7FE00010
+_WAVEFORMS = 0x5400
 _UNDEFINED = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
 _PLANS = 256
@@ -358,6 +359,8 @@ class Encoder:
         how = self._how
         if len(vr) > 2:
             vr = resolve_vr(vr, tag, value, rows, element.is_implicit_VR)
+        elif vr == "OW" and tag >> 16 == _WAVEFORMS and element.is_implicit_VR:
+            vr = resolve_vr("OB or OW", tag, value, rows, how.implicit)  # PS3.5 §8.3
         undefined = element.length == _UNDEFINED
         if vr in STRING_VRS:
             if vr in TEXT_VRS and not (value.isascii() and b"\x1b" not in value):
