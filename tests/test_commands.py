@@ -388,3 +388,11 @@ def test_a_message_id_of_an_odd_length_is_not_that_of_another_element(value):
     body = element(0x0002, b"1.2 ") + element(0x0100, us(0x0001)) + element(0x0110, value)
     body += element(0x0120, us(9)) + element(0x1000, b"1.5\0")
     assert decode(element(0x0000, struct.pack("<I", len(body))) + body).message_id == 7
+
+
+@pytest.mark.parametrize("status", [b"", element(0x0900), element(0x0900, b"\0")])
+def test_a_response_without_a_status_is_no_success(status):
+    for kind in (CStoreRSP, CEchoRSP):
+        body = element(0x0100, us(kind.command_field)) + element(0x0120, us(9)) + status
+        assert decode(element(0x0000, struct.pack("<I", len(body))) + body).status == 0x0110
+        assert decode(encode(kind(message_id_responded_to=9))).status == 0

@@ -22,11 +22,13 @@ from pacsroute.dimse.commands import (
     Command,
     CStoreRQ,
     CStoreRSP,
+    Response,
     UnknownRQ,
     UnknownRSP,
     values_of,
 )
 from pacsroute.errors import ProtocolError
+from pacsroute.status import PROCESSING_FAILURE
 
 _GROUP_LENGTH = struct.Struct("<HHII")
 _US = struct.Struct("<H")
@@ -109,7 +111,7 @@ _ELEMENTS: dict[str, tuple[int, _Codec]] = {
     "move_destination": (0x0600, _TEXT),
     "priority": (0x0700, _NUMBER),
     "has_data_set": (0x0800, (_data_set, _read_data_set)),
-    "status": (0x0900, _NUMBER),
+    "status": (0x0900, (_number, _read_field)),
     "offending_element": (0x0901, _TAGS),
     "error_comment": (0x0902, _TEXT),
     "error_id": (0x0903, _NUMBER),
@@ -357,6 +359,8 @@ def _decode(data: bytes) -> Command:
     if kind is None:
         kind = UnknownRSP if number & 0x8000 else UnknownRQ
         known["received_field"] = number
+    if issubclass(kind, Response) and known.get("status") is None:
+        known["status"] = PROCESSING_FAILURE  # it has not said that all went well
     try:
         return kind(**known)
     except TypeError:  # elements that the message does not have
