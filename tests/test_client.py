@@ -877,6 +877,22 @@ def test_a_peer_that_is_silent_after_a_cancel_is_not_waited_for(in_memory, liste
 # ------------------------------------------------------------------------------ get, move
 
 
+def test_attributes_without_an_element_are_no_data_set(listening):
+    app, announced = App(), []
+    app.n_action("StorageCommitment")(lambda request: None)
+
+    def serve(association):
+        while True:
+            message = association.receive()
+            announced.append(message.command.has_data_set)
+            Dispatcher(app, association).dispatch(message)
+
+    with listening(app, serve).client() as client:
+        for information in (None, {}, {"TransactionUID": "1.2"}):
+            client.n_action("StorageCommitment", "StorageCommitmentPushModel", 1, information)
+    assert announced == [False, False, True]
+
+
 def test_get(listening, archive, tmp_path):
     peer = listening(archive)
     with peer.client(called_ae="ARCHIVE") as client:

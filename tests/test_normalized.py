@@ -163,6 +163,7 @@ def test_n_get_answers_private_attributes_too(app, associate):
 def test_what_has_no_element_is_no_data_set(app, raw_peer):
     app.n_get("Printer")(lambda request: {"PrinterStatus": "NORMAL"})
     app.n_create("MPPS")(lambda request: {})
+    app.n_action("MPPS")(lambda request: request.report(1, {}))
     printer, mpps = uids.sop_class("Printer", "n_get"), uids.sop_class("MPPS", "n_create")
     get = commands.NGetRQ(
         message_id=1,
@@ -177,6 +178,10 @@ def test_what_has_no_element_is_no_data_set(app, raw_peer):
             peer.send(context_id, command)
             answer, data = peer.receive()
             assert (answer.status, answer.has_data_set, data) == (status, False, None)
+        act = commands.NActionRQ(requested_sop_class=mpps, requested_sop_instance="1.2.3")
+        peer.send(3, act)
+        assert peer.receive()[0].status == 0
+        assert peer.receive()[0].has_data_set is False
         peer.release()
 
 

@@ -457,7 +457,7 @@ class Client:
             role = "affected" if hasattr(command, "affected_sop_class") else "requested"
             setattr(command, f"{role}_sop_class", uid)
             command.message_id = next(association.numbers)
-            encoded = None if data is None else encode(data, context.transfer_syntax)
+            encoded = None if data is None else encode(data, context.transfer_syntax) or None
             message = self._ask(association, context, command, encoded)
             status = final_status(name_of(name), message)
             sop_instance = getattr(message.command, "affected_sop_instance", None) or ""

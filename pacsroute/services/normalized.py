@@ -186,7 +186,7 @@ def _report(call: Call, report: EventReport) -> None:
     )
     information = report.information
     try:
-        data = None if information is None else encode(information, context.transfer_syntax)
+        data = None if information is None else encode(information, context.transfer_syntax) or None
     except DataSetError as error:
         logger.error("an event report cannot be sent: %s", error)
         return
