@@ -600,6 +600,17 @@ def asking(**keys):
     return dataset
 
 
+@pytest.mark.parametrize("empty", [None, ""])
+def test_what_is_kept_though_not_asked_for_is_never_empty(empty):
+    row = {"PatientID": "1", "InstanceAvailability": empty, "ImageComments": "x"}
+    kept = ["InstanceAvailability"]
+    for asked, left in ((asking(PatientID=""), {}), (asking(PatientID="", **{kept[0]: ""}), row)):
+        want = encode({"PatientID": "1"} | {k: v for k, v in left.items() if k in kept}, EXPLICIT)
+        encoder = RowEncoder(EXPLICIT, asked, kept=kept)
+        for given_row in (row, as_dataset(row), parse(encode(row, EXPLICIT), EXPLICIT)):
+            assert encoder.encode(given_row) == (want, True)
+
+
 @pytest.mark.parametrize(("bits", "vr"), [(8, b"OB"), (16, b"OW")])
 @pytest.mark.parametrize("syntax", [EXPLICIT, BIG])
 def test_waveforms_from_implicit_vr_have_the_vr_of_their_samples(bits, vr, syntax):

@@ -106,6 +106,8 @@ class Encoder:
         self._always.pop("SpecificCharacterSet", None)
         self._always_tags = {keyword_tag(k) for k in self._always}
         self._kept = {TIME_ZONE, *map(keyword_tag, kept)} | self._always_tags
+        # An empty one of these is left out: nobody has asked for nothing.
+        self._unasked = set() if wanted is None else {*map(keyword_tag, kept)} - wanted.keys.keys()
         self._plans: dict[tuple[Any, ...], dict[tuple[Any, ...], _Plan]] = {}
         self._dataset_plans: dict[tuple[Any, ...], _DatasetPlan] = {}
         self._children: dict[int, Encoder] = {}
@@ -170,6 +172,8 @@ class Encoder:
                 else:
                     tag, vr = tag_and_vr(key)
                     parts.append(head)
+                    if tag in self._unasked and not value:
+                        continue
                     element, whole = self._element(tag, vr, value, target, (row, *above))
                     complete = complete and whole
                     parts.append(element)
@@ -237,7 +241,8 @@ class Encoder:
     def _entry(self, tag: int, key: str, before: bytes, target: tuple[str, ...]) -> _Entry:
         vr = tag_and_vr(key)[1]
         lengths = self._long if vr in LONG_VRS else self._short
-        if vr == "SQ" or " or " in vr or (tag == _PIXEL_DATA and self._how.encapsulated):
+        depends = vr == "SQ" or " or " in vr or (tag == _PIXEL_DATA and self._how.encapsulated)
+        if depends or tag in self._unasked:
             return key, before, lengths, b"", None, None
         head = before + self._prefix(tag, vr)
         codec = None
@@ -258,6 +263,9 @@ class Encoder:
     ) -> tuple[bytes, bool]:
         # plain ints: a BaseTag compares in Python
         elements = dict(zip(map(int, row.keys()), row.values(), strict=True))
+        for tag in self._unasked:
+            if tag in elements and not elements[tag].value:
+                del elements[tag]
         private, missing = self._private(row, elements)
         key = (target, specific, tuple(elements), tuple(private))
         plan = self._dataset_plans.get(key)
