@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.dataset.instance import Instance
-from pacsroute.dataset.parse import readable
+from pacsroute.dataset.parse import parse, readable
 from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import (
     CCancelRQ,
