@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import RawPeer
+from unharmed import until
 
 from pacsroute import App, Association, Failure, SetupError, Status, uids
 from pacsroute.daemons import Daemons
@@ -439,6 +440,28 @@ def test_stop_ends_a_connection_that_never_asked_for_an_association():
             silent.recv(100)
         stopping.join(WAIT)
         assert not stopping.is_alive()
+
+
+def test_stop_ends_a_connection_that_was_accepted_a_moment_before(monkeypatch, caplog):
+    accepted, go_on, connect = threading.Event(), threading.Event(), Places.connect
+
+    def slowly(places, host):
+        accepted.set()
+        return go_on.wait(WAIT) and connect(places, host)
+
+    monkeypatch.setattr(Places, "connect", slowly)
+    server = App().serve(port=0, grace=0, artim=60)
+    server.start()
+    with socket.create_connection(("127.0.0.1", server.port), WAIT) as silent:
+        assert accepted.wait(WAIT)
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        assert until(lambda: server._over)  # those that were known then have been told
+        go_on.set()
+        assert silent.recv(100) == b""
+        stopping.join(WAIT)
+        assert not stopping.is_alive()
+    assert "handlers that do not end" not in caplog.text
 
 
 def test_a_peer_that_asks_for_nothing_is_dropped_after_artim():

@@ -131,6 +131,7 @@ class Server:
         self._lock = threading.Lock()
         self._logged: dict[str, float] = {}
         self._stop = threading.Event()
+        self._over = False  # the grace period, and with it all associations
         self._hurried = False
         self._running = contextlib.ExitStack()
         self._after: Daemons | None = None
@@ -202,10 +203,10 @@ class Server:
         if count:
             logger.info("stopping: %d associations have %g s to finish", count, self.config.grace)
         deadline = time.monotonic() + self.config.grace
-        while (  # one that has accepted a peer just now is no association yet
-            len(self._threads) > self._spare and time.monotonic() < deadline and not self._hurried
-        ):
+        # One that has accepted a peer just now is no association yet.
+        while self._busy() and time.monotonic() < deadline and not self._hurried:
             time.sleep(_STOP_TICK)
+        self._over = True  # for those that are not among these yet
         for association in self._associations():
             association.stop()
         deadline = time.monotonic() + 2
@@ -268,6 +269,11 @@ class Server:
     @property
     def _spare(self) -> int:
         return sum(door.spare for door in self._doors)
+
+    def _busy(self) -> int:
+        """Return how many threads have a peer."""
+        with self._lock:
+            return len(self._threads) - self._spare
 
     def _associations(self) -> list[Association]:
         with self._lock:
@@ -380,6 +386,8 @@ class Server:
         association.vacate = lambda: self._places.leave(places)
         with self._lock:
             self._threads[thread] = association
+            if self._over:  # this peer was accepted a moment before
+                association.stop()
 
         def full(calling_ae: str) -> AssociateRJ | None:
             nonlocal places
