@@ -21,7 +21,7 @@ from pacsroute.dimse import command_set, commands
 from pacsroute.dimse.messages import fragment
 from pacsroute.upper_layer import pdu
 
-TIMEOUT = 9
+TIMEOUT = 30
 
 # A slow machine is no failure; HYPOTHESIS_MAX_EXAMPLES=5000 looks for longer.
 settings.register_profile(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-WAIT = 20  # seconds that nothing takes where all is well
+WAIT = 30  # seconds that nothing takes where all is well
 
 
 def environment(**values):

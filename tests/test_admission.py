@@ -261,7 +261,7 @@ def test_connections_of_one_host_leave_room_for_others(first, caplog, raw_peer):
                 peer.sendall(first)
         other = stack.enter_context(socket.socket())
         other.bind(("127.0.0.2", 0))
-        other.settimeout(10)
+        other.settimeout(30)
         other.connect(("127.0.0.1", server.port))
         other.sendall(pdu.encode(propose("CT", "ANY", [ECHO], maximum_length=16_384)))
         assert other.recv(1) == b"\x02"

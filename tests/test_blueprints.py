@@ -255,7 +255,7 @@ def test_after_a_request_whose_peer_is_gone_there_is_no_status(raw_peer):
         with raw_peer(server.port, [(sop_class, uids.IMPLICIT_VR_LITTLE_ENDIAN)]) as peer:
             peer.find(encode(STUDY, uids.IMPLICIT_VR_LITTLE_ENDIAN), sop_class)
             peer.receive()
-        assert seen.get(timeout=9) == (None, "AssociationAborted")
+        assert seen.get(timeout=30) == (None, "AssociationAborted")
 
 
 def test_an_association_hook_can_reject():
@@ -329,16 +329,16 @@ def test_an_association_has_a_state_and_an_end():
         with connect("127.0.0.1", server.port) as client:
             client.echo()
             client.echo()
-        assert seen.get(timeout=9) == (2, None)
+        assert seen.get(timeout=30) == (2, None)
         client = connect("127.0.0.1", server.port)
         client.echo()
         client.__exit__(RuntimeError, RuntimeError(), None)  # as an exception leaves it
-        count, error = seen.get(timeout=9)
+        count, error = seen.get(timeout=30)
         assert count == 1
         assert error.source == 0
     with app.test_client() as client:
         client.echo()
-    assert seen.get(timeout=9) == (1, None)
+    assert seen.get(timeout=30) == (1, None)
 
 
 # ------------------------------------------------------------------------------ error handlers

@@ -12,7 +12,7 @@ import pytest
 from conftest import RawPeer
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 9
+TIMEOUT = 30
 
 APP = """
 from pacsroute import App

@@ -21,7 +21,7 @@ from pacsroute.observer import Observer
 from pacsroute.upper_layer import pdu
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 20
+TIMEOUT = 30
 FILES = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm")
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

@@ -13,7 +13,7 @@ from pacsroute import App, Blueprint, uids
 from pacsroute.cli.routes import described, in_order
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 9
+TIMEOUT = 30
 
 APP = """
 from pacsroute import App, Blueprint

@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be(folder):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=9,
+        timeout=30,
         check=False,
     )
     assert done.returncode == 1

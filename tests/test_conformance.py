@@ -19,7 +19,7 @@ from pacsroute.upper_layer import pdu
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FOLDERS = {"archive": "ARCHIVE", "commitment": "COMMITTED"}
 FILES = {"mpps": "STEPS", "ups": "STEPS", "worklist": "WORKLIST"}
-TIMEOUT = 9
+TIMEOUT = 30
 PRIVATE = "1.2.826.0.1.3680043.10.1.7"
 SYNTAXES = [uid for uid, row in UID_dictionary.items() if row[1] == "Transfer Syntax"]
 

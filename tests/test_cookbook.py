@@ -32,7 +32,7 @@ PAGE = GUIDES / "cookbook.md"
 RECIPES = sections(PAGE)
 CT = "1.2.840.10008.5.1.4.1.1.2"
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": None}
-WAIT = 9
+WAIT = 30
 
 
 @pytest.fixture
@@ -361,7 +361,7 @@ def test_a_models_result_is_in_the_archive(recipe, sample):
 def test_a_pacs_fails_in_its_ways(recipe):
     names = recipe("A PACS that fails on purpose")
     with names.pacs.serve(port=0, grace=1) as server:
-        with connect("127.0.0.1", server.port, timeout=0.2) as client:
+        with connect("127.0.0.1", server.port, timeout=1) as client:
             with pytest.raises(RequestFailed, match="0xA700"):
                 client.store(image())
             with pytest.raises(AssociationAborted):

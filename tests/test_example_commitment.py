@@ -16,7 +16,7 @@ from pynetdicom.sop_class import (
 
 from pacsroute import App, Failure, Peer, RequestFailed, uids
 
-WAIT = 9
+WAIT = 30
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -151,7 +151,7 @@ def test_the_example_with_pynetdicom(tmp_path, monkeypatch):
     step, retrieve = ModalityPerformedProcedureStep, ModalityPerformedProcedureStepRetrieve
     with app.serve(port=0, grace=1) as server:
         ae = AE("CT1")
-        ae.dimse_timeout = ae.network_timeout = 8
+        ae.dimse_timeout = ae.network_timeout = 30
         ae.add_requested_context(step)
         ae.add_requested_context(retrieve)
         association = ae.associate("127.0.0.1", server.port)

@@ -16,7 +16,7 @@ from pynetdicom import sop_class as classes
 
 from pacsroute import uids
 
-WAIT = 9
+WAIT = 30
 DPI = 40  # a film of 8 by 10 inches has 320 by 400 pixels then, and gaps of 2
 EXAMPLE = Path(__file__).parents[1] / "examples" / "printer.py"
 GRAY = classes.BasicGrayscalePrintManagementMeta

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (
 from pacsroute import App, Peer, RequestFailed, ups
 from tests.test_ups import OURS, PERFORMED, PROGRESS, code, dataset, performed, pushed
 
-WAIT = 9
+WAIT = 30
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ups.py"
 STATE, CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 1, 2, 3, 4, 5
 

@@ -118,7 +118,7 @@ def test_findscu(dicom_server, dcmtk):
 
 def test_pynetdicom(dicom_server):
     ae = AE()
-    ae.dimse_timeout = 8
+    ae.dimse_timeout = 30
     ae.add_requested_context(ModalityWorklistInformationFind)
     association = ae.associate("127.0.0.1", dicom_server.port)
     keys, step = Dataset(), Dataset()

@@ -66,7 +66,7 @@ start = threading.Thread.start
 def no_thread(thread):
     raise RuntimeError("can't start new thread")
 
-server = app.serve(port=0, grace=float(sys.argv[2]), artim=2)
+server = app.serve(port=0, grace=float(sys.argv[2]))
 server.run(ready=lambda: print(server.port, flush=True))
 """
 

@@ -28,7 +28,7 @@ MPPS = uids.sop_class("MPPS", "n_create")
 IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
 DEFLATED = uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 HINTS = {"sop_class": CT, "sop_instance": "1.2.3", "transfer_syntax": EXPLICIT}
-WAIT = 8
+WAIT = 30
 
 ECHO = [(uids.VERIFICATION, IMPLICIT)]
 IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")

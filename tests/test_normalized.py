@@ -34,7 +34,7 @@ def associate(app):
 
         def connect(*contexts, roles=(), handlers=()):
             ae = AE("SCU")
-            ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 8
+            ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 30
             for context in contexts:
                 ae.add_requested_context(context, EXPLICIT)
             association = ae.associate(
@@ -396,7 +396,7 @@ def test_an_event_goes_on_the_context_that_it_belongs_to(app, associate):
     status, _ = association.send_n_set(note, classes.BasicAnnotationBox, "1.2.3")
     assert status.Status == 0
     # There is no context for the print job: nothing is said of it, on no other either.
-    assert events.get(timeout=8) == (classes.Printer, FILMS)
+    assert events.get(timeout=30) == (classes.Printer, FILMS)
     status, _ = association.send_n_get([], classes.Printer, classes.PrinterInstance, meta_uid=FILMS)
     assert (status.Status, events.qsize()) == (0, 0)
 
@@ -427,7 +427,7 @@ def test_a_peer_that_does_not_look_at_events_is_not_kept_waiting(app, raw_peer):
         answer, _ = peer.receive()
         assert (type(answer), answer.status) == (commands.CEchoRSP, 0)
         peer.release()
-    told = [hooked.get(timeout=8) for _ in range(3)]  # of the echo, too
+    told = [hooked.get(timeout=30) for _ in range(3)]  # of the echo, too
     assert told[0] == (0, None)
     assert sorted(told[1:], key=str) == [(0, None), "after"]
 
@@ -454,7 +454,7 @@ def test_a_peer_that_is_gone_before_it_is_told_has_had_its_answer(app, raw_peer)
             assert peer.receive()[0].status == 0
             assert peer.receive()[0].event_type == 1
             peer.release()
-        assert [hooked.get(timeout=8) for _ in range(2)] == [(0, None), "after"]
+        assert [hooked.get(timeout=30) for _ in range(2)] == [(0, None), "after"]
 
 
 def test_an_event_that_cannot_be_written_is_not_sent(app, caplog):

@@ -71,7 +71,7 @@ def test_a_broken_file_waits_for_its_fix_and_so_do_peers(running, folder, dcmtk)
         (folder / "app.py").write_text(APP.replace("TITLE)", "'MENDED')"))
         running.until("MENDED serves")
         assert running.port() == running.number
-        assert echo.wait(20) == 0
+        assert echo.wait(30) == 0
     finally:
         echo.kill()
         echo.wait()

@@ -287,7 +287,7 @@ def test_overlapping_operations(record):
 
     @served.find("StudyRoot")
     def find(request):
-        both.wait(5)  # neither is answered before the other is asked
+        both.wait(30)  # neither is answered before the other is asked
         return [{"PatientID": str(request.message_id)}]
 
     served.state.stored = []
@@ -298,7 +298,7 @@ def test_overlapping_operations(record):
             "ANY", "RAW", (pdu.PresentationContext(1, FIND, (EXPLICIT,)),), information
         )
         peer = object.__new__(RawPeer)
-        peer.socket = socket.create_connection(("127.0.0.1", port), timeout=9)
+        peer.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         with peer:
             peer.socket.sendall(pdu.encode(request))
             peer.answer = peer.read_pdu()

@@ -42,7 +42,7 @@ GET, MOVE = uids.sop_class("StudyRoot", "get"), uids.sop_class("StudyRoot", "mov
 CT, MR = (uids.sop_class(f"{name}ImageStorage", "store") for name in ("CT", "MR"))
 IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
 BIG, DEFLATED = uids.EXPLICIT_VR_BIG_ENDIAN, uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-WAIT = 8  # seconds that nothing takes where all is well
+WAIT = 30  # seconds that nothing takes where all is well
 PENDING, CANCEL = 0xFF00, 0xFE00
 ROOT = Path(__file__).parent.parent
 

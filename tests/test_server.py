@@ -27,7 +27,7 @@ from pacsroute.upper_layer import pdu
 CT = uids.sop_class("CTImageStorage", "store")
 STUDY = uids.sop_class("StudyRoot", "find")
 IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
-WAIT = 8  # seconds that nothing takes where all is well
+WAIT = 30  # seconds that nothing takes where all is well
 
 ECHO = [(uids.VERIFICATION, IMPLICIT)]
 # Query/Retrieve Level STUDY and an empty Patient ID.
@@ -339,7 +339,6 @@ def test_a_cancel_that_comes_too_late_is_ignored():
         with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
             for _ in range(2):
                 peer.find(IDENTIFIER, STUDY, message_id=5)
-                peer.socket.settimeout(2)
                 assert [peer.receive()[0].status for _ in range(4)] == [0xFF00] * 3 + [0]
                 peer.send(1, commands.CCancelRQ(message_id_responded_to=5))
             peer.release()

@@ -27,7 +27,7 @@ KEYS = keyed(QueryRetrieveLevel="IMAGE", PatientID="1", SOPInstanceUID="1.2.3")
 
 def associated(server, *contexts, fetched=(), handlers=()):
     ae = AE("SCU")
-    ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 8
+    ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 30
     for context in contexts:
         ae.add_requested_context(context, [EXPLICIT, IMPLICIT])
     for context in fetched:

@@ -146,7 +146,7 @@ def test_who_connects_to_a_peer_of_the_test_says_who_it_is(app):
 
     @app.echo
     def echo(request):
-        with app.connect("OTHER", user=("doe", "secret"), timeout=5) as client:
+        with app.connect("OTHER", user=("doe", "secret"), timeout=30) as client:
             client.echo()
         with pytest.raises(TypeError, match="nonsense"):
             app.connect("OTHER", nonsense=1)

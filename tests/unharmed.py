@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conftest import RawPeer
 
-WAIT = 8  # seconds that nothing takes where all is well
+WAIT = 30  # seconds that nothing takes where all is well
 # How long the servers of these tests have patience.
 SHORT = {"artim": 0.4, "idle_timeout": 0.6, "network_timeout": 0.3, "grace": 0.5}
 
