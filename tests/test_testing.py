@@ -234,6 +234,18 @@ def test_what_is_done_afterwards_is_done_before_the_lifespan_ends(app):
     assert app.state.events == ["start", "done", "stop"]
 
 
+def test_what_goes_on_where_a_test_fails_ends_before_the_lifespan(app):
+    @app.after_request
+    def told(request, status, error):
+        threading.Event().wait(0.1)
+        app.state.events.append("told")
+
+    with contextlib.suppress(KeyError), app.test_client() as client:
+        client.echo()
+        raise KeyError
+    assert app.state.events == ["start", "told", "stop"]
+
+
 def test_an_exception_aborts_the_association(app):
     with contextlib.suppress(KeyError), app.test_client() as client:
         answers = client.find({"QueryRetrieveLevel": "STUDY", "PatientID": ""})

@@ -303,9 +303,13 @@ class TestClient(Client):
         self.app = app
         self._peers = dict(peers or {})
         self._running = contextlib.ExitStack()
+        self._serving: list[threading.Thread] = []
 
         def opener(request: AssociateRQ, requestor: App) -> MemoryAssociation:
-            return associate(request, app, requestor, self._peers, user)
+            association = associate(request, app, requestor, self._peers, user)
+            assert association.serving is not None
+            self._serving.append(association.serving)
+            return association
 
         called_ae = called_ae or app.ae_title
         super().__init__(opener, called_ae=called_ae, calling_ae=calling_ae, user=identity)
@@ -325,6 +329,8 @@ class TestClient(Client):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, error, trace)
+        for thread in self._serving:  # also of what was aborted, whose hooks may not be through
+            thread.join(WAIT)
         self._running.close()
 
 
