@@ -186,7 +186,7 @@ def test_what_has_no_element_is_no_data_set(app, raw_peer):
 
 
 def test_n_action_by_type_and_an_event_report_on_the_same_association(app, associate):
-    reported, answered = [], []
+    reported, answered = [], queue.Queue()
 
     @app.n_action("StorageCommitment", action_type=1)
     def commit(request):
@@ -198,7 +198,7 @@ def test_n_action_by_type_and_an_event_report_on_the_same_association(app, assoc
                 "ReferencedSOPSequence": list(asked.ReferencedSOPSequence),
             },
         )
-        request.after(answered.append, "after the report")
+        request.after(answered.put, "after the report")
 
     def on_report(event):
         reported.append((event.event_type, event.event_information.TransactionUID))
@@ -216,7 +216,7 @@ def test_n_action_by_type_and_an_event_report_on_the_same_association(app, assoc
     )
     assert status.Status == 0x0123
     assert reported == [(1, "1.2.9")]
-    assert answered == ["after the report"]
+    assert answered.get(timeout=30) == "after the report"
 
 
 def test_n_delete_and_what_has_no_route(app, associate):

@@ -4,8 +4,10 @@ import contextlib
 import os
 import pwd
 import signal
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import trustme
@@ -71,8 +73,10 @@ def two(folder):
 
 
 def test_associations_are_spread_over_the_workers(two, folder):
-    with contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(Peer(two.number)) for _ in range(8)]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        # At once, while all wait: who begins to wait anew in between may be woken first.
+        coming = [pool.submit(Peer, two.number) for _ in range(8)]
+        peers = [stack.enter_context(peer.result()) for peer in coming]
         served = [peer.who()[1] for peer in peers]
         for peer in peers:
             peer.release()
@@ -262,19 +266,19 @@ def test_mistakes(folder, arguments, words):
 
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() != 0, reason="only root becomes another")
-def test_the_workers_run_as_another_user(folder):
+def test_the_workers_run_as_another_user():
     nobody = pwd.getpwnam("nobody")
-    folder.chmod(0o777)
-    for parent in folder.parents:  # of the folders of the tests, which are root's own
-        if str(parent).startswith("/tmp/pytest"):
-            parent.chmod(0o755)
     arguments = ["run", "--port", "0", "--workers", "1", "--user", "nobody"]
-    with Running(folder, *arguments) as running:
-        with Peer(running.port()) as peer:
-            assert peer.who()[2:] == [nobody.pw_uid, nobody.pw_gid, 1]
-            peer.release()
-        running.signal(signal.SIGTERM)
-        assert running.ended() == 0
+    # Not in pytest's folders: each pytest that starts makes them root's own again.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "app.py").write_text(APP)
+        Path(folder).chmod(0o777)
+        with Running(folder, *arguments) as running:
+            with Peer(running.port()) as peer:
+                assert peer.who()[2:] == [nobody.pw_uid, nobody.pw_gid, 1]
+                peer.release()
+            running.signal(signal.SIGTERM)
+            assert running.ended() == 0
 
 
 def test_without_gunicorn_it_says_what_to_install(folder):
