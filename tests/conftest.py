@@ -174,6 +174,14 @@ def sample():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_pulse():
+    """Have no Pending come only because the machine is slow; who tests those has them anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pacsroute.net.sending._PULSE", 1000)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def pynetdicom_pauses():
     """Have pynetdicom's associations know whether their reactor is paused.
 

@@ -1465,8 +1465,7 @@ def test_a_slow_destination_and_the_pending_that_say_so(monkeypatch):
                 peer.release()
 
 
-def test_fewer_pending_with_an_interval(monkeypatch):
-    monkeypatch.setattr("pacsroute.net.sending._PULSE", 1000)
+def test_fewer_pending_with_an_interval():
     with serving() as server:
         server.app.get(pending_interval=1000)(lambda r: [made(n) for n in range(20)])
         with Requestor(server.port, (CT, EXPLICIT)) as peer:
