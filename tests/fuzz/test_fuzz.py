@@ -12,13 +12,14 @@ import pytest
     importlib.util.find_spec("atheris") is None,
     reason="atheris is not installed: it is in the extra dev, for Linux on x86-64 only",
 )
+@pytest.mark.timeout(240)
 def test_a_short_run_breaks_nothing(tmp_path):
     done = subprocess.run(
         [*(sys.executable, "-m", "tests.fuzz"), *("--seconds", "8", "--keep", str(tmp_path))],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -103,12 +103,15 @@ class Server:
         descriptors = len(os.listdir(f"/proc/{self.process.pid}/fd"))
         return int(fields["VmRSS"].split()[0]) * 1024, int(fields["Threads"]), descriptors
 
-    def settled(self, threads, seconds=30):
+    def settled(self, threads, descriptors, seconds=30):
         """Wait until no association is left; return what it has then."""
         deadline = time.monotonic() + seconds
-        while self.has()[1] > threads and time.monotonic() < deadline:
+        while True:
+            found = self.has()
+            is_over = found[1] <= threads and found[2] <= descriptors
+            if is_over or time.monotonic() > deadline:
+                return found
             threading.Event().wait(0.05)
-        return self.has()
 
     def saved(self, uid):
         with Instance(self.folder / f"{uid}.dcm").open() as file:
@@ -179,7 +182,7 @@ def idle(server, count, report):
     )
     for association in held:
         association.release()
-    after, threads_after, descriptors_after = server.settled(threads + 8)
+    after, threads_after, descriptors_after = server.settled(threads + 8, descriptors + KEPT)
     report.line(
         "after their release",
         f"{megabytes(after)} ({megabytes(memory)} before), {threads_after} threads, "
@@ -366,7 +369,7 @@ def soak(server, seconds, report):
     report.check(right == len(run.acknowledged), "acknowledged instances are lost")
     for what, count in run.failed.items():
         report.check(False, f"{count} times {what}")
-    _, threads_after, descriptors_after = server.settled(threads + 8)
+    _, threads_after, descriptors_after = server.settled(threads + 8, descriptors + KEPT)
     report.line("left behind", f"{threads_after} threads ({threads}), "
                 f"{descriptors_after} descriptors ({descriptors})")  # fmt: skip
     report.check(threads_after <= threads + 8, f"{threads_after} threads are left")

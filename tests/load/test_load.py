@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it reads /proc")
+@pytest.mark.timeout(240)
 def test_a_small_run_finds_nothing_wrong():
     numbers = ("--seconds", "3", "--idle", "20", "--at-once", "8", "--each", "3")
     done = subprocess.run(
@@ -15,7 +16,7 @@ def test_a_small_run_finds_nothing_wrong():
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
