@@ -662,8 +662,11 @@ def test_the_path_of_what_cannot_be_read_is_told_at_debug_only(tmp_path, caplog)
     assert levels == {logging.DEBUG}
 
 
-@pytest.mark.parametrize("priority", [commands.LOW, commands.HIGH])
-def test_sub_operations_have_the_priority_of_the_request(priority):
+@pytest.mark.parametrize(
+    ("asked_for", "priority"),
+    [(commands.LOW, commands.LOW), (commands.HIGH, commands.HIGH), (7, commands.MEDIUM)],
+)
+def test_sub_operations_have_the_priority_of_the_request(asked_for, priority):
     arrived = []
     ae = AE("DEST")
     ae.add_supported_context(CT)
@@ -673,7 +676,7 @@ def test_sub_operations_have_the_priority_of_the_request(priority):
         with serving(lambda request: [made(0)]) as server:
             server.app.destinations["DEST"] = Peer("127.0.0.1", destination.server_address[1])
             with Requestor(server.port, (CT, EXPLICIT)) as peer:
-                asked = {"affected_sop_class": GET, "priority": priority}
+                asked = {"affected_sop_class": GET, "priority": asked_for}
                 peer._ask(1, commands.CGetRQ(**asked), 1, {})
                 *_, came = peer.all()
                 assert [command.priority for command, _ in came] == [priority]

@@ -47,7 +47,7 @@ def _sender(call: Call, command: CGetRQ) -> retrieve.Sender:
             transfer.pick(association.contexts.values(), instance, as_acceptor=True),
             instance,
             next(association.numbers),
-            priority=command.priority,
+            priority=retrieve.priority_of(command),
             meanwhile=meanwhile,
         )
 

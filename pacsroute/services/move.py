@@ -48,7 +48,7 @@ def answer(call: Call) -> Outcome:
         elif peer is None:
             outcome = Outcome(Status(MOVE_DESTINATION_UNKNOWN))
         else:
-            destination = _Destination(call, request, peer, command.priority)
+            destination = _Destination(call, request, peer, retrieve.priority_of(command))
             try:
                 outcome, counts = retrieve.perform(call, command, request, destination.send)
             finally:
@@ -71,7 +71,7 @@ class _Destination:
         self._called_ae = peer.ae_title or request.move_destination
         self._name = ascii(self._called_ae)[1:-1]  # for the log: the requestor chose it
         self._originator = (request.calling_ae, request.message_id)
-        self._priority = priority  # that of the C-MOVE (PS3.4 §C.4.2.1.2)
+        self._priority = priority
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._association: Carrier | None = None
         self._delivered = 0

@@ -13,7 +13,14 @@ from pydicom.multival import MultiValue
 from pacsroute import uids
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.instance import Instance
-from pacsroute.dimse.commands import CGetRQ, CMoveRQ, SubOperationsResponse
+from pacsroute.dimse.commands import (
+    HIGH,
+    LOW,
+    MEDIUM,
+    CGetRQ,
+    CMoveRQ,
+    SubOperationsResponse,
+)
 from pacsroute.errors import AssociationError, DataSetError, NotAccepted, ProtocolError
 from pacsroute.outcome import Answer, Outcome
 from pacsroute.requests import GetRequest
@@ -128,6 +135,11 @@ def refusal(request: GetRequest) -> Outcome | None:
     if not all(values) or any(mark in value for value in values for mark in ("*", "?")):
         return Outcome(Status(IDENTIFIER_MISMATCH, f"{_UNIQUE[level]} has to have a value"))
     return None
+
+
+def priority_of(command: CGetRQ | CMoveRQ) -> int:
+    """Return the priority of its sub-operations: its own (PS3.4 §C.4.2.1.2), if that is one."""
+    return command.priority if command.priority in (LOW, HIGH) else MEDIUM
 
 
 def perform(
