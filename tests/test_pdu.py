@@ -238,6 +238,14 @@ def test_uids_and_titles_are_trimmed():
     assert request.user_information == UserInformation()
 
 
+def test_a_title_ends_at_a_nul():
+    titles = b"CT \0OLD TITLE".ljust(16, b"\xcd") + b"\0MR1\0MODALITY"[:16].ljust(16)
+    data = b"\0\1\0\0" + titles + bytes(32) + item(0x10, b"1.9")
+    request = decode(with_length(b"\1\0\0\0\0\0" + data))
+
+    assert (request.called_ae, request.calling_ae) == ("CT", "MR1")
+
+
 def test_a_rejected_context_may_come_without_transfer_syntax():
     accept = encode(AssociateAC("A", "B"))
     accept += item(0x21, bytes((3, 0, 3, 0)))

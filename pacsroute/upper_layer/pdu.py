@@ -346,7 +346,9 @@ _NOT_IN_A_TITLE = dict.fromkeys((*range(32), *range(127, 256)), "?")
 
 
 def _read_title(view: memoryview) -> str:
-    return bytes(view).decode("latin-1").strip(" \0").translate(_NOT_IN_A_TITLE)
+    # Behind a NUL is what was in the memory of a peer that fills in C strings.
+    text = _text(view).partition("\0")[0]
+    return text.rstrip(" ").translate(_NOT_IN_A_TITLE)
 
 
 def _take(view: memoryview, position: int) -> tuple[memoryview, int]:
