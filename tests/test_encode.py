@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
@@ -417,6 +418,17 @@ def test_pixel_data():
     assert encode(buffered, EXPLICIT).endswith(b"\4\0\0\0\1\2\3\4")
 
 
+def test_encapsulated_pixel_data_that_was_set_with_pydicom():
+    dataset = Dataset()
+    dataset.PixelData = encapsulate([b"\1\2"])
+    dataset["PixelData"].is_undefined_length = True
+    assert dataset["PixelData"].VR == "OB or OW"
+    fragments = b"\xfe\xff\0\xe0\4\0\0\0\0\0\0\0" + b"\xfe\xff\0\xe0\2\0\0\0\1\2"
+    end = b"\xfe\xff\xdd\xe0\0\0\0\0"
+    head = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
+    assert encode(dataset, JPEGBaseline8Bit) == head + fragments + end
+
+
 def test_groups_that_do_not_belong_are_left_out():
     dataset = Dataset()
     dataset.add_new(0x00000002, "UI", "1.2")
@@ -455,6 +467,15 @@ def test_bytes_that_pydicom_could_not_convert_are_written_as_they_came():
     dataset = Dataset()
     dataset.add(DataElement(0x00280010, "US", b"\1\2\3", already_converted=True))
     assert encode(dataset, EXPLICIT) == b"\x28\0\x10\0US\4\0\1\2\3\0"
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_us_or_ss_has_one_of_the_two_though_nothing_says_which(touched):
+    dataset = parse(b"\x28\0\x71\0\2\0\0\0\xff\1", IMPLICIT)
+    if touched:
+        assert dataset["PerimeterValue"].VR == "US or SS"
+    assert encode(dataset, EXPLICIT) == b"\x28\0\x71\0US\2\0\xff\1"
+    assert encode(dataset, BIG) == b"\0\x28\0\x71US\0\2\1\xff"
 
 
 # Character sets

@@ -298,7 +298,8 @@ class Encoder:
                 parts.append(self._framed(tag, vr, raw))
                 continue
             if element.is_undefined_length and vr != "SQ" and isinstance(value, bytes):
-                parts.append(self._framed(tag, vr, value, undefined=True))
+                # "OB or OW" is what pydicom calls pixels that somebody has just set
+                parts.append(self._framed(tag, "OB" if len(vr) > 2 else vr, value, undefined=True))
                 continue
             little = row.original_encoding[1]
             inner = private.get(tag) if private else None
@@ -402,7 +403,11 @@ class Encoder:
         except (TypeError, ValueError, ArithmeticError, struct.error):
             if isinstance(value, bytes) and isinstance(rows[0], Dataset):
                 # what pydicom could not convert, it keeps as the bytes that came
-                return self._framed(tag, vr if len(vr) == 2 else "UN", value), True
+                if len(vr) > 2:
+                    vr = resolve_vr(vr, tag, value, rows, self._how.implicit)
+                if little is not self._how.little:
+                    value = swapped(value, WORD_SIZES.get(vr, 1))
+                return self._framed(tag, vr, value), True
             name = keyword_for_tag(tag) or str(Tag(tag))
             raise DataSetError(_misfit(name, value)) from None
 
