@@ -62,6 +62,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import RawDataElement
+from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
 from pacsroute.errors import DataSetError, IdentifierError
@@ -493,9 +494,13 @@ def _read(dataset: Dataset, keyword: str) -> Any:
     if isinstance(element, RawDataElement) and _vr(keyword) in _ASCII:
         return element.value
     try:
-        return None if element is None else dataset[keyword].value
+        value = None if element is None else dataset[keyword].value
     except Exception:  # noqa: BLE001, on broken bytes pydicom raises whatever comes up
         raise DataSetError(f"{keyword}: the value cannot be decoded") from None
+    if value and _vr(keyword) == "SQ" and not isinstance(value, Sequence):
+        # explicit VR may say that it is anything
+        raise IdentifierError(f"{keyword}: the value is no sequence")
+    return value
 
 
 @lru_cache(maxsize=1024)

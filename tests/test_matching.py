@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, Sequence, config, dcmread, dcmwrite
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pacsroute import matching
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, IdentifierError
 
 SPS = "ScheduledProcedureStepSequence"
 
@@ -709,3 +709,16 @@ def test_many_patterns_and_ranges_are_sql_that_sqlite_takes():
     where = matching.where(asked, {"PatientID": "id", "StudyDate": "day"})
     found = database.execute(f"SELECT id FROM studies WHERE {where.sql}", where.parameters)
     assert found.fetchall() == [("1500X",)]
+
+
+def test_a_sequence_key_that_is_none():
+    text, items, item = Dataset(), Dataset(), Dataset()
+    text.add(DataElement("ScheduledProcedureStepSequence", "LO", "CT"))
+    item.Modality = "CT"
+    items.ScheduledProcedureStepSequence = [item]
+    with pytest.raises(IdentifierError, match="ScheduledProcedureStepSequence"):
+        matching.matches(text, items)
+    with pytest.raises(IdentifierError, match="ScheduledProcedureStepSequence"):
+        matching.where(text, {"ScheduledProcedureStepSequence": {"Modality": "modality"}})
+    assert matching.matches(items, text)
+    assert not matching.matches(items, text, empty_matches=False)
