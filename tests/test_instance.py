@@ -20,7 +20,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pacsroute import DataSetError, Failure, Instance, uids
 from pacsroute.dataset import part10
 from pacsroute.dataset import spool as spool_module
+from pacsroute.dataset.bulk import without_bulk_data
 from pacsroute.dataset.encode import encode
+from pacsroute.dataset.parse import parse
 from pacsroute.dataset.spool import Spool
 
 CT = uids.sop_class("CTImageStorage", "store")
@@ -417,6 +419,39 @@ def test_a_group_length_that_is_wrong_or_missing(wrong, syntax, tmp_path):
         with instance.open() as file:
             assert file.read() == data
         assert instance.dataset.PatientID == "P"
+
+
+def compressed_icon(sample):
+    """An RLE image with itself as its icon, and its pixels."""
+    ds = pydicom.dcmread(sample("MR_small_RLE.dcm"))
+    icon = Dataset()
+    icon.update({element.tag: element for element in ds.group_dataset(0x0028)})
+    icon.PixelData, native = ds.PixelData, Dataset()
+    icon["PixelData"].is_undefined_length = True
+    native.Rows, native.Columns, native.BitsAllocated, native.PixelData = 1, 2, 8, b"\1\2"
+    ds.IconImageSequence = [icon, native]
+    return ds, ds.pixel_array.tobytes()
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, uids.IMPLICIT_VR_LITTLE_ENDIAN])
+def test_icons_are_decompressed_too(sample, tmp_path, syntax):
+    ds, pixels = compressed_icon(sample)
+    ds.save_as(tmp_path / "icon.dcm")
+    converted = parse(Instance(tmp_path / "icon.dcm").open_as(syntax), syntax)
+    assert converted.PixelData == pixels
+    icon, native = converted.IconImageSequence
+    assert (icon.PixelData, icon["PixelData"].is_undefined_length) == (pixels, False)
+    assert native.PixelData == b"\1\2"
+
+
+def test_without_bulk_data_icons_are_not_compressed(sample):
+    ds, pixels = compressed_icon(sample)
+    bare = without_bulk_data(Instance(ds))
+    assert bare.transfer_syntax == EXPLICIT
+    with bare.open() as file:
+        icon, native = parse(file, EXPLICIT).IconImageSequence
+    assert (icon.PixelData, icon["PixelData"].is_undefined_length) == (pixels, False)
+    assert native.PixelData == b"\1\2"
 
 
 def test_file_meta_information_in_implicit_vr(tmp_path):

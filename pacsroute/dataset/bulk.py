@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from pacsroute import uids
+from pacsroute.dataset.convert import decompress
 from pacsroute.dataset.instance import Instance
 
 _BULK = frozenset(
@@ -40,8 +41,9 @@ def without_bulk_data(instance: Instance) -> Instance:
             transfer_syntax=instance.transfer_syntax,
         ).dataset
     _strip(dataset)
-    # Without pixel data there is nothing that is compressed.
     syntax = instance.transfer_syntax
+    if syntax not in uids.NATIVE:
+        decompress(dataset, syntax)  # the icons: nothing is compressed then
     return Instance(
         dataset,
         sop_class=instance.sop_class,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydicom import Dataset, FileMetaDataset
+from collections.abc import Iterator
+
+from pydicom import DataElement, Dataset, FileMetaDataset
 from pydicom.uid import UID
 
 from pacsroute import uids
@@ -50,14 +52,43 @@ def convert(dataset: Dataset, source: str, target: str) -> bytes:
     if source not in uids.NATIVE and "PixelDataProviderURL" in dataset:
         # It would be an image without pixels: only JPIP's syntaxes have the URL (PS3.5 §A.6).
         raise DataSetError(f"{uids.name(source)}: its pixels are elsewhere")
-    if source not in uids.NATIVE and "PixelData" in dataset:
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = UID(source)
+    if source not in uids.NATIVE:
+        decompress(dataset, source)
+    return encode(dataset, target)
+
+
+def decompress(dataset: Dataset, source: str) -> None:
+    """Take the pixels of a data set, and of the icons in it, out of their compression.
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        It is changed.
+    source : str
+        The Transfer Syntax UID of what is compressed.
+
+    Raises
+    ------
+    DataSetError
+        If it cannot be done; the message says why.
+    """
+    for image in (*_compressed_within(dataset), *([dataset] if "PixelData" in dataset else ())):
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = UID(source)
         try:
-            dataset.decompress(generate_instance_uid=False)
+            image.decompress(generate_instance_uid=False)
         except Exception as error:  # a decoder raises what it likes
             raise DataSetError(
                 f"{uids.name(source)} cannot be decompressed: {type(error).__name__}; pydicom "
                 "needs NumPy and a decoder for it, such as pylibjpeg"
             ) from error
-    return encode(dataset, target)
+
+
+def _compressed_within(dataset: Dataset) -> Iterator[Dataset]:
+    """The items with compressed pixels: of native ones the length is defined (PS3.5 §A.4)."""
+    for element in dataset.values():
+        if isinstance(element, DataElement) and element.VR == "SQ":
+            for item in element.value:
+                yield from _compressed_within(item)
+                if "PixelData" in item and item["PixelData"].is_undefined_length:
+                    yield item
