@@ -473,6 +473,16 @@ def test_file_meta_information_in_implicit_vr(tmp_path):
             assert file.read() == data_set()
 
 
+@pytest.mark.parametrize(("keyword", "vr"), [("0200", b"U."), ("0300", b"UL")])
+def test_file_meta_information_that_cannot_be_decoded(tmp_path, keyword, vr):
+    head = bytearray(part10.head(CT, "1.2.34", EXPLICIT))
+    head[(at := head.index(bytes.fromhex(f"0200{keyword}")) + 4) : at + 2] = vr
+    path = tmp_path / "damaged.dcm"
+    path.write_bytes(head + data_set())
+    with pytest.raises(DataSetError, match="not a Part 10 file"):
+        Instance(path).transfer_syntax
+
+
 def test_what_is_no_number_is_no_edit(tmp_path):
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = CT, "1.2.3"

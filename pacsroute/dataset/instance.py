@@ -137,13 +137,12 @@ class Instance:
             return {"sop_class": sop_class, "sop_instance": sop_instance, "transfer_syntax": syntax}
         with self._file() as file:
             meta = _file_meta(file)
-            syntax = str(meta.get("TransferSyntaxUID", ""))
             # What the data set says of itself wins: a peer would refuse the instance else.
-            sop_class, sop_instance = peek.sop_uids(file.read(peek.LOOK), syntax)
+            sop_class, sop_instance = peek.sop_uids(file.read(peek.LOOK), meta["transfer_syntax"])
         return {
-            "sop_class": sop_class or str(meta.get("MediaStorageSOPClassUID", "")),
-            "sop_instance": sop_instance or str(meta.get("MediaStorageSOPInstanceUID", "")),
-            "transfer_syntax": syntax,
+            "sop_class": sop_class or meta["sop_class"],
+            "sop_instance": sop_instance or meta["sop_instance"],
+            "transfer_syntax": meta["transfer_syntax"],
         }
 
     def _file(self) -> BinaryIO:
@@ -452,16 +451,24 @@ def _encode(dataset: Dataset, transfer_syntax: str) -> bytes:
     return encode(dataset, transfer_syntax)
 
 
-def _file_meta(file: BinaryIO) -> Dataset:
-    """Read the File Meta Information; the file stands at the data set then."""
+_IN_FILE_META = {
+    "sop_class": "MediaStorageSOPClassUID",
+    "sop_instance": "MediaStorageSOPInstanceUID",
+    "transfer_syntax": "TransferSyntaxUID",
+}
+
+
+def _file_meta(file: BinaryIO) -> dict[str, str]:
+    """Read the UIDs of the File Meta Information; the file stands at the data set then."""
     from pydicom.filereader import read_partial  # noqa: PLC0415 - pydicom, late
 
     try:
         meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
+        named = {hint: str(meta.get(keyword, "")) for hint, keyword in _IN_FILE_META.items()}
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
         raise DataSetError(f"not a Part 10 file: {type(error).__name__}") from None
     _skip_head(file)
-    return meta
+    return named
 
 
 _LONG = frozenset((b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
