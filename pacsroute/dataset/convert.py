@@ -77,7 +77,9 @@ def decompress(dataset: Dataset, source: str) -> None:
         image.file_meta.TransferSyntaxUID = UID(source)
         try:
             image.decompress(generate_instance_uid=False)
-        except Exception as error:  # a decoder raises what it likes
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a decoder raises what it likes; one in Rust panics
             raise DataSetError(
                 f"{uids.name(source)} cannot be decompressed: {type(error).__name__}; pydicom "
                 "needs NumPy and a decoder for it, such as pylibjpeg"
