@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import RawPeer
 
+from pacsroute.cli.serving import address, announce_monitor
+
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 30
 
@@ -95,6 +97,13 @@ class Serving:
 def folder(tmp_path):
     (tmp_path / "hello.py").write_text(APP)
     return tmp_path
+
+
+def test_an_ipv6_address_is_told_so_that_it_can_be_used(capsys):
+    assert address("::1", 11112, None) == "[::1]:11112"
+    assert address("::", 11112, 2762) == "[::]:11112 and 2762 (TLS)"
+    announce_monitor("::1", 9090)
+    assert capsys.readouterr().out.endswith(" at http://[::1]:9090\n")
 
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

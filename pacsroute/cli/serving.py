@@ -89,7 +89,7 @@ def announce(app: App) -> None:
 
 def announce_monitor(host: str, port: int) -> None:
     """Tell where it is answered how the server is."""
-    click.echo(f"/metrics, /health and /ready at http://{host}:{port}")
+    click.echo(f"/metrics, /health and /ready at http://{_bracketed(host)}:{port}")
 
 
 def address(host: str, port: int, tls_port: int | None) -> str:
@@ -100,9 +100,15 @@ def address(host: str, port: int, tls_port: int | None) -> str:
     >>> address("127.0.0.1", 11112, 2762)
     '127.0.0.1:11112 and 2762 (TLS)'
     """
+    host = _bracketed(host)
     if tls_port is None:
         return f"{host}:{port}"
     return f"{host}:{port} (TLS)" if tls_port == port else f"{host}:{port} and {tls_port} (TLS)"
+
+
+def _bracketed(host: str) -> str:
+    """Return a host as it stands before a port (RFC 3986 §3.2.2)."""
+    return f"[{host}]" if ":" in host else host
 
 
 @contextlib.contextmanager
@@ -126,4 +132,4 @@ def _why_not(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         another = "choose another with --host or --metrics-host"
         return f"{host} is no address of this machine: {another}"
-    return f"cannot listen on {host}:{port}: {error.strerror or error}"
+    return f"cannot listen on {_bracketed(host)}:{port}: {error.strerror or error}"
