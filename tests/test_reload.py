@@ -1,6 +1,7 @@
 """`pacsroute run --reload`: the same port, whatever is saved."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,6 +120,20 @@ def test_modules_that_the_lifespan_imports_are_watched_too(folder):
         (folder / "elsewhere" / "late.py").write_text("raise RuntimeError('seen')\n")
         running.until("late.py is saved")
         running.until("seen")
+
+
+def test_a_package_that_is_removed_and_comes_back(running, folder):
+    (folder / "parts" / "title.py").write_text("TITLE = 'NIL'\n")
+    running.until("NIL serves")  # it is watched by now
+    running.port()
+    shutil.rmtree(folder / "parts")
+    running.until("No module named 'parts")
+    running.until("waiting for a file to be saved")
+    (folder / "parts").mkdir()
+    for title in ("TWO", "SIX"):
+        (folder / "parts" / "title.py").write_text(f"TITLE = '{title}'\n")
+        running.until(f"{title} serves")
+        assert running.port() == running.number
 
 
 def test_what_is_no_code_does_not_restart_it(running, folder):

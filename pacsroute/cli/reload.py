@@ -127,16 +127,16 @@ class _Supervisor:
 
     def _saved(self, since: float, child: BaseProcess, channel: socket.socket) -> bool:
         """Wait for a file to be saved; return False early if more folders are to be watched."""
-        watched, seen = frozenset(self._folders), frozenset[str]()
+        watched, seen = _present(self._folders), frozenset[tuple[str, int]]()
         for changes in watch(
-            *filter(os.path.isdir, watched),
+            *dict(watched),
             watch_filter=_wanted,
             stop_event=self._stop,
             rust_timeout=_TICK,
             yield_on_timeout=True,
             recursive=False,
         ):
-            saved = [path for _, path in changes] or _newer(watched - seen, since)
+            saved = [path for _, path in changes] or _newer(dict(watched - seen), since)
             seen = watched
             if saved:
                 click.echo(f"{os.path.relpath(min(saved))} is saved: restarting")
@@ -147,7 +147,7 @@ class _Supervisor:
                     raise click.exceptions.Exit(_MISUSED)
                 click.echo("the app has ended: waiting for a file to be saved", err=True)
             self._hear(channel)
-            if watched != self._folders:
+            if watched != _present(self._folders):
                 break
         return False
 
@@ -199,6 +199,15 @@ def _imported() -> set[str]:
         if not path.is_relative_to(standard)
         and not {"site-packages", "dist-packages"} & set(path.parts)
     }
+
+
+def _present(folders: Iterable[str]) -> frozenset[tuple[str, int]]:
+    """Return the folders that are there, with what tells one from another made in its place."""
+    found = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found.add((folder, os.stat(folder).st_ino))
+    return frozenset(found)
 
 
 def _newer(folders: Iterable[str], since: float) -> list[str]:
