@@ -266,9 +266,10 @@ def test_mistakes(folder, arguments, words):
 
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() != 0, reason="only root becomes another")
-def test_the_workers_run_as_another_user():
+@pytest.mark.parametrize("more", [(), ("--metrics-port", "0")])
+def test_the_workers_run_as_another_user(more):
     nobody = pwd.getpwnam("nobody")
-    arguments = ["run", "--port", "0", "--workers", "1", "--user", "nobody"]
+    arguments = ["run", "--port", "0", "--workers", "1", "--user", "nobody", *more]
     # Not in pytest's folders: each pytest that starts makes them root's own again.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "app.py").write_text(APP)

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing.connection import Connection
 from socket import socket
 from types import FrameType
@@ -95,6 +96,7 @@ def run_workers(
     if first.metrics_port is not None:
         announce_monitor(first.metrics_host, ports.pop())
         counts = _count_together(account)
+        _get_monitor_ready()
     where = address(host, port, ports[-1] if first.tls_certificate else None)
     click.echo(f"listening on {where} with {count} workers, Ctrl-C stops")
     Supervisor(make, look, listeners, count, account, counts, first.grace).run()
@@ -108,6 +110,13 @@ def _count_together(account: Account | None) -> str | None:
     if account is not None:
         os.chown(folder, account.uid, account.gid)
     return folder
+
+
+def _get_monitor_ready() -> None:
+    """Import what answers over HTTP: who the workers run as may not be able to read it."""
+    import_module("pacsroute.net.monitor")
+    with contextlib.suppress(ModuleNotFoundError):  # which the workers tell
+        import_module("pacsroute.metrics")
 
 
 def _ended(counts: str | None) -> None:
