@@ -181,6 +181,24 @@ def test_sighup_with_a_broken_app_changes_nothing(two, folder):
         peer.release()
 
 
+def test_sighup_with_a_lifespan_that_fails_changes_nothing(two, folder):
+    (folder / "app.py").write_text(APP.replace("    yield\n", "    1 / 0\n    yield\n", 1))
+    two.signal(signal.SIGHUP)
+    two.until("the old ones go on")
+    with Peer(two.number) as peer:
+        assert peer.who()[1] in two.pids
+        peer.release()
+    (folder / "app.py").write_text(APP.replace("VERSION = 1", "VERSION = 2"))
+    two.signal(signal.SIGHUP)
+    for _ in two.pids:
+        two.until(r"worker \d+ serves")
+    for _ in two.pids:
+        two.until(r"worker \d+ has ended")
+    with Peer(two.number) as peer:
+        assert peer.who()[0] == 2
+        peer.release()
+
+
 @pytest.mark.parametrize("setting", ["port=1104", "tls_port=2762"])
 def test_sighup_with_another_port_changes_nothing(folder, setting):
     (folder / "app.py").write_text(APP.replace('"WORKERS"', '"WORKERS", port=0'))

@@ -53,6 +53,7 @@ _COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 T = TypeVar("T")
 
 _PAUSE = 1.0  # seconds before a worker that cannot start is followed by the next
+_TICK = 0.1
 
 
 def run_workers(
@@ -270,8 +271,14 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         DicomArbiter(self).run()
 
 
+class _NotReplacedError(Exception):
+    """Old workers go on, since new ones could not start."""
+
+
 class DicomArbiter(Arbiter):  # type: ignore[misc]
     """gunicorn's arbiter, which does not give up what runs for what cannot be loaded."""
+
+    _reloading = False
 
     def handle_hup(self) -> None:
         """Have workers that load the app anew take the place of those that are there."""
@@ -281,7 +288,27 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
             logger.error("the app cannot be loaded any more: the workers go on as they are")
         else:
             logger.info("reloading: new workers begin, the old ones finish")
-            super().handle_hup()
+            self._reloading = True
+            try:
+                super().handle_hup()
+            except _NotReplacedError:
+                logger.error("new workers cannot start: the old ones go on in their places")
+            finally:
+                self._reloading = False
+
+    def manage_workers(self) -> None:
+        """Let no worker go before the one that is to take its place serves."""
+        begun = len(self.WORKERS)
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        while len(self.WORKERS) > self.num_workers and time.monotonic() < deadline:
+            if all(map(_serves, list(self.WORKERS.values()))):
+                break
+            time.sleep(_TICK)
+            self.reap_workers()
+        failed = len(self.WORKERS) < begun
+        super().manage_workers()
+        if failed and self._reloading:  # else gunicorn would wait for the old ones to end
+            raise _NotReplacedError
 
     def stop(self, graceful: bool = True) -> None:
         """Stop, also while one worker after the other turns out not to have started."""
@@ -293,6 +320,11 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
     def handle_usr2(self) -> None:
         """Do nothing: the command line would have to listen on its port once more."""
         logger.warning("SIGUSR2 does nothing here; SIGHUP loads the app anew")
+
+
+def _serves(worker: Worker) -> bool:
+    """Tell whether a worker has come so far, which it has left word of in its file."""
+    return os.fstat(worker.tmp.fileno()).st_size > 0
 
 
 class Log(glogging.Logger):  # type: ignore[misc]
@@ -322,6 +354,8 @@ class DicomWorker(Worker):  # type: ignore[misc]
         try:
             self.server = self.app.make([listener.sock for listener in self.sockets])
             with lifespan_of(self.server.app), self.server:
+                os.write(self.tmp.fileno(), b"serves")
+                self.notify()  # for its time was the heartbeat
                 logger.info("worker %d serves", os.getpid())
                 while self.alive and os.getppid() == self.ppid:
                     if select.select(self.PIPE[:1], [], [], _HEARTBEAT)[0]:
