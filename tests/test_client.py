@@ -6,6 +6,7 @@ import queue
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 
@@ -850,6 +851,19 @@ def test_an_iterator_that_is_closed_cancels(service, listening):
                 assert ended.get(timeout=WAIT) is True
             assert len(peer.associations) == 1
         assert peer.ended.get(timeout=WAIT) is None
+
+
+def test_an_iterator_that_is_left_open_does_not_keep_a_script_from_ending(listening, archive):
+    """No thread begins at that time, which an orderly cancel would need."""
+    peer = listening(archive)
+    script = f"""
+import pacsroute
+client = pacsroute.connect("127.0.0.1", {peer.port})
+rows = client.find({{"PatientID": ""}})
+next(rows)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=WAIT)
+    assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -71,6 +72,9 @@ def answers_to(
     except GeneratorExit:
         if final:
             return
+        if sys.is_finalizing():  # no thread begins any more, and to start one may take for ever
+            association.abort()
+            raise
         patience = threading.Timer(_AFTER_CANCEL, association.stop)
         patience.start()
         try:
