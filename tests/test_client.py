@@ -320,6 +320,49 @@ def test_a_request_under_way_is_aborted_at_the_end(listening, archive):
         list(found)
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_who_waits_for_a_silent_peer_learns_at_once_that_the_client_is_closed(in_memory, listening):
+    app, asked, hold = App("ARCHIVE"), threading.Event(), threading.Event()
+    raised = queue.Queue()
+
+    @app.echo
+    def echo(request):
+        asked.set()
+        hold.wait(WAIT)
+
+    def wait(client):
+        try:
+            client.echo()
+        except AssociationError as error:
+            raised.put(error)
+
+    peer = None if in_memory else listening(app)
+    with app.test_client() if in_memory else peer.client() as client:
+        threading.Thread(target=wait, args=(client,)).start()
+        assert asked.wait(WAIT)
+        client.close()
+        assert isinstance(raised.get(timeout=WAIT / 2), AssociationAborted)
+        hold.set()
+
+
+def test_an_iterator_that_is_collected_while_the_client_is_busy(listening, archive):
+    """The collector may come in the middle of anything, on any thread."""
+    peer = listening(archive)
+
+    def work(client):
+        rows = client.find({"PatientID": ""})
+        next(rows)
+        with client._pool._lock:
+            del rows
+        assert client.echo() == Status(0)
+
+    with peer.client() as client:
+        thread = threading.Thread(target=work, args=(client,), daemon=True)
+        thread.start()
+        thread.join(WAIT)
+        assert not thread.is_alive()
+
+
 def test_an_association_is_made_anew_when_a_context_is_missing(listening, archive):
     peer = listening(archive)
     with peer.client() as client:

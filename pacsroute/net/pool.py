@@ -65,7 +65,9 @@ class Pool:
         self._identity = identity_of(user)
         self._idle: list[_Open] = []
         self._busy: list[_Open] = []
-        self._lock = threading.Lock()
+        # A thread that has it may collect an iterator that was left open, which gives back what
+        # it had.
+        self._lock = threading.RLock()
         self._contexts: dict[Context, None] = {}
         self._closed = False
 
@@ -78,7 +80,7 @@ class Pool:
         for one in idle:
             _end(one, abort=abort)
         for one in busy:
-            _end(one, abort=True)
+            _interrupt(one)
 
     @contextlib.contextmanager
     def use(
@@ -200,6 +202,13 @@ def _is_gone(one: _Open) -> bool:
         return one.association.cancelled(-1)
     except AssociationError:  # for what the peer has sent meanwhile
         return True
+
+
+def _interrupt(one: _Open) -> None:
+    """Abort an association that a request has, whose thread may be waiting: that closes it."""
+    with contextlib.suppress(AssociationError):
+        one.association.abort()
+        one.association.stop()
 
 
 def _end(one: _Open, *, abort: bool) -> None:
