@@ -1006,6 +1006,43 @@ def test_get_of_what_cannot_come(listening, sample):
     assert raised.value.progress == Progress(0, 0, 1, 0, (SAMPLES[names[1]][1],))
 
 
+def test_no_role_is_used_for_what_it_was_not_asked_for(listening, archive):
+    """A peer that sends instances may not be sent some on the same association."""
+    peer = listening(archive)
+    with peer.client() as client:
+        list(client.get(STUDY, storage=["CTImageStorage"]))
+        client.store(made(1))
+    roles = [{(one.scu, one.scp) for one in a.contexts.values()} for a in peer.associations]
+    assert roles == [{(True, False), (True, True)}, {(True, False)}]
+
+
+def test_an_instance_that_was_asked_for_reaches_no_handler(listening, archive):
+    """Neither while it is fetched, nor after that."""
+
+    def serve(association):
+        for number in (1, 2):
+            context, command, _ = association.receive()
+            request = commands.CStoreRQ(
+                message_id=number, affected_sop_class=CT, affected_sop_instance=uid(number)
+            )
+            done = commands.CGetRSP(message_id_responded_to=command.message_id, status=0)
+            store = next(c for c in association.contexts.values() if c.abstract_syntax == CT)
+            data = encode(made(number), store.transfer_syntax)
+            association.send(store.id, request, data)
+            association.receive(response_to=number)
+            association.send(context, done)
+            association.send(store.id, request, data)
+        association.receive()
+
+    theirs = App("THEIRS")
+    theirs.get(lambda request: [])
+    peer = listening(theirs, serve)
+    with peer.client(app=archive) as client:
+        for _ in range(2):
+            assert list(client.get(STUDY, storage=["CTImageStorage"]))
+    assert archive.state.stored == {}
+
+
 def test_what_is_no_such_instance_is_refused_and_the_others_come(listening):
     statuses = []
 

@@ -137,7 +137,7 @@ class Pool:
                 self._busy.append(one)  # `close` has to see it
             if _is_gone(one):
                 self._drop(one, abort=True)
-            elif wanted <= one.proposed and scp_of <= one.scp_of:
+            elif wanted <= one.proposed and _has_roles(one, scp_of):
                 return one
             else:
                 self._drop(one, abort=False)
@@ -194,6 +194,14 @@ def _accepted(association: base.Association, contexts: Collection[Context]) -> A
         f"{association.called_ae} does not accept {uids.name(sop_class)}: it has no such "
         f"service, or not for {association.calling_ae}"
     )
+
+
+def _has_roles(one: _Open, scp_of: frozenset[str]) -> bool:
+    """Tell whether an association has the roles that a request needs, and none without need.
+
+    A peer that was asked for instances may not want to be sent some over the same association.
+    """
+    return scp_of <= one.scp_of if scp_of else not one.scp_of
 
 
 def _is_gone(one: _Open) -> bool:
