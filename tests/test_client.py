@@ -480,6 +480,48 @@ def test_a_peer_that_never_answers(listening):
     assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
 
 
+@pytest.mark.parametrize("what", ["echo", "event", "response"])
+def test_a_peer_that_sends_anything_but_the_answer(what, listening):
+    def serve(association):
+        context, command, _ = association.receive()
+        event = commands.NEventReportRQ(
+            message_id=9,
+            affected_sop_class=uids.VERIFICATION,
+            affected_sop_instance="1.2",
+            event_type=1,
+        )
+        other = {
+            "echo": commands.CEchoRQ(message_id=9, affected_sop_class=uids.VERIFICATION),
+            "event": event,
+            "response": commands.CEchoRSP(message_id_responded_to=command.message_id + 1, status=0),
+        }
+        while True:
+            association.send(context, other[what])
+            if what != "response":
+                association.receive()
+
+    peer = listening(App(), serve)
+    with peer.client(timeout=0.5) as client:
+        with pytest.raises(AssociationAborted, match=r"no answer came for 0\.5 s"):
+            client.echo()
+    assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
+
+
+def test_a_peer_that_takes_nothing(listening):
+    hold = threading.Event()
+    peer = listening(App(), lambda association: hold.wait(WAIT))
+    peer.app.store(lambda request: None)
+    ds = made(1)
+    ds.add_new("PixelData", "OW", bytes(50_000_000))
+    with peer.client(timeout=0.5) as client:
+        try:
+            with pytest.raises(AssociationAborted, match="sending failed"):
+                client.store(ds)
+            assert peer.ended.empty()
+        finally:
+            hold.set()
+
+
 @pytest.mark.parametrize("service", ["echo", "store", "find", "get", "move", "n_get"])
 def test_a_response_to_something_else(service, listening, sample):
     def serve(association):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -24,7 +25,7 @@ from pacsroute.dimse.commands import (
 )
 from pacsroute.dimse.messages import Message
 from pacsroute.dispatcher import Dispatcher
-from pacsroute.errors import AssociationError, DataSetError, RequestFailed
+from pacsroute.errors import AssociationAborted, AssociationError, DataSetError, RequestFailed
 from pacsroute.outcome import Outcome
 from pacsroute.requests import Progress
 from pacsroute.services import base, store
@@ -107,11 +108,14 @@ def answer_to(
 ) -> Message:
     """Return the next message for a request; what else the peer asks, the app answers.
 
+    Not for ever: an answer has to come in time, whatever else does.
+
     Parameters
     ----------
     app, association, command, fetches
         As for `answers_to`.
     """
+    deadline = 0.0
     while True:
         message = association.receive()
         answer = message.command
@@ -123,6 +127,11 @@ def answer_to(
             return message
         else:
             Dispatcher(app, association).dispatch(message)
+        now = time.monotonic()
+        deadline = deadline or now + association.patience
+        if now > deadline:
+            association.abort()
+            raise AssociationAborted(0, message=f"no answer came for {association.patience:g} s")
 
 
 def is_final(message: Message) -> bool:

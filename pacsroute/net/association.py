@@ -236,6 +236,11 @@ class Association(Sender):
     def _peer_limit(self, user: UserInformation) -> None:
         self._peer_maximum = 16_384 if user.maximum_length is None else user.maximum_length
 
+    @property
+    def patience(self) -> float:
+        """Seconds in which the peer has to answer a request of ours."""
+        return self.config.idle_timeout
+
     def connect(self, peer: Peer, request: AssociateRQ) -> Association:
         """Ask another peer for an association, for the same app and with the same patience."""
         return type(self).request(
@@ -406,12 +411,12 @@ class Association(Sender):
         """Receive where operations overlap: one thread reads for all of them."""
         if response_to is not None and threading.get_ident() != self._reader:
             with self._arrived:
-                while (message := self._response(response_to)) is None:
-                    if self._ended is not None:
-                        raise self._ended
-                    if not self._arrived.wait(self.config.idle_timeout):
-                        raise AssociationAborted(None, message="no response came")
-                return message
+                found = self._arrived.wait_for(
+                    lambda: self._response(response_to) or self._ended, self.patience
+                )
+            if isinstance(found, Message):
+                return found
+            raise self._ended or AssociationAborted(None, message="no response came")
         self._reader = threading.get_ident()
         while True:
             with self._arrived:

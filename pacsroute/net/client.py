@@ -498,7 +498,8 @@ def connect(
     user : str, (str, str) or UserIdentity, optional
         A user name, or one with a passcode, or what else PS3.7 §D.3.3.7 has.
     timeout : float
-        Seconds without a message, after which a request is given up.
+        Seconds without an answer, after which a request is given up, whatever else the peer
+        sends; and without a byte taken of what is sent.
     app : App, optional
         What answers requests of the peer.
 
@@ -534,10 +535,8 @@ def client_of(
     """Return a client of a peer whose address is known."""
 
     def opener(request: AssociateRQ, app: App) -> Association:
-        artim = min(app.config.artim, timeout)
-        connecting = min(app.config.connect_timeout, timeout)
-        return Association.request(
-            peer, request, app, idle_timeout=timeout, artim=artim, connect_timeout=connecting
-        )
+        names = ("artim", "connect_timeout", "network_timeout")
+        shorter = {name: min(getattr(app.config, name), timeout) for name in names}
+        return Association.request(peer, request, app, idle_timeout=timeout, **shorter)
 
     return Client(opener, called_ae=peer.ae_title, calling_ae=calling_ae, user=user, app=app)

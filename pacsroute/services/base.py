@@ -88,6 +88,10 @@ class Association(Carrier, Protocol):
     failure: BaseException | None
     window: int
 
+    @property
+    def patience(self) -> float:
+        """Seconds in which the peer has to answer a request of ours."""
+
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone."""
 

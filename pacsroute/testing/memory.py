@@ -66,6 +66,7 @@ class MemoryAssociation:
         self._admitted = False
         self.failure: BaseException | None = None
         self.window = 1
+        self.patience = WAIT
         self.numbers = message_ids()
         self.peer: MemoryAssociation = self
         self.serving: threading.Thread | None = None
