@@ -37,7 +37,11 @@ class RawPeer:
     """A requestor of an association that sends the very bytes it is told to."""
 
     def __init__(
-        self, port, contexts=((uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN),), scp_of=()
+        self,
+        port,
+        contexts=((uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN),),
+        scp_of=(),
+        window=None,
     ):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -46,7 +50,9 @@ class RawPeer:
             for i, (abstract, syntax) in enumerate(contexts)
         )
         roles = tuple(pdu.RoleSelection(uid, True, True) for uid in scp_of)
-        information = pdu.UserInformation(16_384, "1.2.3.4", roles=roles)
+        information = pdu.UserInformation(
+            16_384, "1.2.3.4", roles=roles, asynchronous_operations=window
+        )
         try:
             self.socket.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", proposed, information)))
             self.answer = self.read_pdu()

@@ -81,8 +81,9 @@ def test_an_interrupt_while_it_stops_does_not_leave_the_lifespan_open(monkeypatc
         peer.release()
 
 
-def test_the_place_is_free_before_the_peer_knows_that_it_has_released():
-    app, obstacles = App(), []
+@pytest.mark.parametrize("outstanding", [1, 2])
+def test_the_place_is_free_before_the_peer_knows_that_it_has_released(outstanding):
+    app, obstacles = App(outstanding=outstanding), []
 
     class Tap:
         received = closed = lambda *_: None
@@ -93,15 +94,16 @@ def test_the_place_is_free_before_the_peer_knows_that_it_has_released():
 
     app.taps.append(lambda link: Tap())
     with app.serve(port=0, max_associations=1, grace=1) as server:
-        with RawPeer(server.port) as peer:
+        with RawPeer(server.port, window=(outstanding, 1)) as peer:
             assert peer.echo() == 0
             assert server.obstacle() == "max_associations reached, 1 associations"
             peer.release()
         assert obstacles == [""]
 
 
-def test_the_place_of_a_handler_that_goes_on_is_not_free_when_its_peer_releases():
-    app, seen, go_on = App(), threading.Event(), threading.Event()
+@pytest.mark.parametrize("outstanding", [1, 2])
+def test_the_place_of_a_handler_that_goes_on_is_not_free_when_its_peer_releases(outstanding):
+    app, seen, go_on = App(outstanding=outstanding), threading.Event(), threading.Event()
 
     @app.find
     def find(request):
@@ -112,7 +114,7 @@ def test_the_place_of_a_handler_that_goes_on_is_not_free_when_its_peer_releases(
         return []
 
     with app.serve(port=0, max_associations=1, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
+        with RawPeer(server.port, [(STUDY, IMPLICIT)], window=(outstanding, 1)) as peer:
             peer.send(1, commands.CFindRQ(message_id=1, affected_sop_class=STUDY), IDENTIFIER)
             peer.release()
             assert seen.wait(WAIT)

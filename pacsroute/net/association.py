@@ -107,7 +107,7 @@ class Association(Sender):
         self._assembler = Assembler(self._open_sink, self.config.max_command_length)
         self._admitted = False
         self._fetches = False  # whether the peer was offered to be an SCU, as for a C-GET
-        self._idle = False  # no request is being answered
+        self._idle = False  # no request is being answered, but those of other threads
         self._messages: deque[Message] = deque()
         self._cancelled: set[int] = set()
         # Several threads share it where operations overlap; one of them reads.
@@ -347,10 +347,10 @@ class Association(Sender):
             self._room = None  # many associations wait for their next request
             if self.failure is not None:
                 self._forget_failure()
+            self._idle = True
         if self.window > 1:
             return self._receive_shared(response_to)
         if response_to is None:
-            self._idle = True
             while not self._messages:
                 self._go_on()
             self._idle = False
@@ -422,6 +422,8 @@ class Association(Sender):
             with self._arrived:
                 found = self._request() if response_to is None else self._response(response_to)
                 if found is not None:
+                    if response_to is None:
+                        self._unanswered.add(getattr(found.command, "message_id", 0))
                     return found
                 self._arrived.notify_all()
             if self._ended is not None:
@@ -448,7 +450,7 @@ class Association(Sender):
             except ProtocolError as error:
                 self._abort_for(error)
         elif isinstance(event, ReleaseRQ):
-            if self._idle:
+            if self._idle and not self._unanswered:
                 self.vacate()  # the peer may associate anew as soon as it has the response
             self._connection.respond_release()
             self._write_end()

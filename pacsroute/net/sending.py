@@ -55,6 +55,7 @@ class Sender(Channel):
         self._holding = False
         self._pulses: dict[int, Callable[[], tuple[int, Command]]] = {}
         self._pulsed = 0.0
+        self._unanswered: set[int] = set()  # Message IDs, where operations overlap
 
     def send(
         self,
@@ -103,6 +104,8 @@ class Sender(Channel):
                 self._connection.send_data(buffers)
                 self._write_out()
                 return
+            if not more:  # before it goes: the peer may release as soon as it has it
+                self._unanswered.discard(getattr(command, "message_id_responded_to", 0))
             self._held += buffers
             if more:
                 self._held_size += sum(map(len, buffers))
