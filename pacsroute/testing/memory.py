@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import SimpleNamespace, TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from pacsroute.admission import admit, left
 from pacsroute.app import App
 from pacsroute.dimse import command_set
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
-from pacsroute.dimse.messages import Message, message_ids
+from pacsroute.dimse.messages import Message, Sink, message_ids
 from pacsroute.dispatcher import Dispatcher, open_sink
 from pacsroute.errors import (
     AssociationAborted,
     AssociationError,
     AssociationRejected,
     AssociationReleased,
+    ReadFailed,
     RequestFailed,
 )
 from pacsroute.net.association import Association, association_id
@@ -29,8 +31,9 @@ from pacsroute.net.client import Client
 from pacsroute.net.pool import Context, Pool
 from pacsroute.requests import Peer
 from pacsroute.services import base
+from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
-from pacsroute.upper_layer.pdu import AssociateRJ, AssociateRQ, UserIdentity
+from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
 
 logger = logging.getLogger("pacsroute")
 
@@ -38,13 +41,14 @@ WAIT = 30.0
 """Seconds after which a test that waits for a message has failed."""
 
 _PIECE = 65_536
+_Pdu = TypeVar("_Pdu", AssociateRQ, AssociateAC | AssociateRJ)
 
 
 class MemoryAssociation:
     """One end of an association without a network; a `Dispatcher` serves it like any other.
 
-    Commands go through their encoded form, so that what a socket would not carry does not
-    pass here either.
+    What is negotiated and the commands go through their encoded form, so that what a socket
+    would not carry does not pass here either.
     """
 
     def __init__(
@@ -92,8 +96,9 @@ class MemoryAssociation:
         AssociationRejected
             If the app does not want it.
         """
+        request = _carried(request)
         theirs = cls(app, request, {}, "acceptor")
-        answer = admit(app, theirs, request, user=user)
+        answer = _carried(admit(app, theirs, request, user=user))
         if isinstance(answer, AssociateRJ):
             raise AssociationRejected(*answer)
         theirs._admitted = True
@@ -121,12 +126,22 @@ class MemoryAssociation:
         sink = None
         if data is not None:
             sink = open_sink(self.peer.app, self.peer, context_id, arrived)
-            pieces = (
-                iter([data]) if isinstance(data, bytes) else iter(lambda: data.read(_PIECE), b"")
-            )
-            for piece in pieces:
-                sink.write(memoryview(piece))
+            self._pour(io.BytesIO(data) if isinstance(data, bytes) else data, sink)
         self.peer._coming.put(Message(context_id, arrived, sink))
+
+    def _pour(self, data: BinaryIO, sink: Sink) -> None:
+        """Write a data set into a sink: made even, and an end of the association if it breaks."""
+        size = 0
+        try:
+            for piece in iter(lambda: data.read(_PIECE), b""):
+                sink.write(memoryview(piece))
+                size += len(piece)
+        except (OSError, EOFError) as error:
+            self.abort()
+            why = getattr(error, "strerror", None) or error
+            raise ReadFailed(0, message=f"reading an instance failed: {why}") from None
+        if size & 1:
+            sink.write(memoryview(b"\0"))
 
     def receive(self, response_to: int | None = None) -> Message:
         """Return the next message, or the next response to a request of ours."""
@@ -221,6 +236,11 @@ class MemoryAssociation:
             self.peer._coming.put(theirs)
 
 
+def _carried(pdu: _Pdu) -> _Pdu:
+    """Return a PDU as the other end of a connection gets it."""
+    return pdus.decode(pdus.encode(pdu))  # type: ignore[return-value]
+
+
 def associate(
     request: AssociateRQ,
     app: App,
@@ -270,16 +290,18 @@ class _FrankPool(Pool):
     def use(
         self, contexts: Collection[Context], scp_of: frozenset[str] = frozenset()
     ) -> Iterator[tuple[base.Association, AcceptedContext]]:
-        with super().use(contexts, scp_of) as (association, context):
-            assert isinstance(association, MemoryAssociation)
-            theirs = association.peer
-            theirs.failure = None
-            try:
+        theirs: MemoryAssociation | None = None
+        try:
+            with super().use(contexts, scp_of) as (association, context):
+                assert isinstance(association, MemoryAssociation)
+                theirs = association.peer
+                theirs.failure = None
                 yield association, context
-            except (RequestFailed, AssociationError):
-                if theirs.failure is not None:
-                    raise theirs.failure from None
-                raise
+        except (RequestFailed, AssociationError):
+            # Out here: the association lives on, as it does over a socket.
+            if theirs is not None and theirs.failure is not None:
+                raise theirs.failure from None
+            raise
 
 
 class TestClient(Client):
