@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,12 +261,15 @@ class GetRequest(QueryRequest):
         yield is taken from one by one; one that does not is counted first.
     listed : bool
         Whether all of them are known, and nothing of the handler waits for what comes of one.
+    ahead : sequence
+        What the handler has given then.
     """
 
     command: ClassVar[str] = "get"
 
     count: int | None = None
     listed: bool = field(default=False, repr=False, compare=False)
+    ahead: Sequence[object] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -275,7 +278,7 @@ class MoveRequest(GetRequest):
 
     Parameters
     ----------
-    identifier, count, listed
+    identifier, count, listed, ahead
         As for `GetRequest`.
     move_destination : str
         The AE title to send to, as `App.destination` resolves it.

@@ -1036,6 +1036,27 @@ def test_more_classes_than_an_association_has_contexts():
     assert len(proposed[-1]) < 20
 
 
+@pytest.mark.parametrize("service", [list, iter])
+def test_what_a_list_says_ahead_needs_one_association(service):
+    """Some workstations take the end of it for the end of the study."""
+    kept = []
+    hints = [(CT, IMPLICIT), (CT, EXPLICIT), (MR, IMPLICIT), (CT, IMPLICIT), ("", "")]
+
+    def handler(request):
+        instances = (
+            Instance(made(n, kind or MR), sop_class=kind or None, transfer_syntax=syntax or None)
+            for n, (kind, syntax) in enumerate(hints)
+        )
+        return service(instances)
+
+    with receiving(lambda request: kept.append(request.association)) as destination:
+        with serving(handler, DEST=destination.port) as server, Requestor(server.port) as peer:
+            peer.move()
+            assert peer.all()[1].completed == len(hints)
+            peer.release()
+    assert len({id(association) for association in kept}) == 1
+
+
 def test_instances_of_the_same_kind_share_an_association():
     associations = set()
 

@@ -98,6 +98,12 @@ class Instance:
             return ""
 
     @property
+    def kind_if_known(self) -> tuple[str, str] | None:
+        """The SOP Class and Transfer Syntax UIDs, where both were given; else None."""
+        sop_class, syntax = self._hints["sop_class"], self._hints["transfer_syntax"]
+        return (sop_class, syntax) if sop_class and syntax else None
+
+    @property
     def transfer_syntax(self) -> str:
         """The Transfer Syntax UID in which its bytes are."""
         return self._hint("transfer_syntax")

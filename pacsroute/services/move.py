@@ -59,8 +59,9 @@ def answer(call: Call) -> Outcome:
 class _Destination:
     """The association to where a C-MOVE sends, from its first instance to its last.
 
-    It proposes what the instances so far have needed. One that needs more makes it
-    associate anew, with all of that while it fits into 128 contexts. An association that
+    It proposes what the instances so far have needed, and what those of a list will need
+    that have their hints. One that needs more makes it associate anew, with all of that
+    while it fits into 128 contexts. An association that
     breaks is made again, unless it has delivered nothing: then the rest fails.
     """
 
@@ -73,6 +74,7 @@ class _Destination:
         self._originator = (request.calling_ae, request.message_id)
         self._priority = priority
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
+        self._ahead = transfer.contexts_ahead(request)
         self._association: Carrier | None = None
         self._delivered = 0
         self._lost: Exception | None = None
@@ -120,6 +122,8 @@ class _Destination:
             self._contexts.clear()
             new = needed
         self._contexts |= dict.fromkeys(new)
+        while len(self._contexts) < MAXIMUM_CONTEXTS and (coming := next(self._ahead, None)):
+            self._contexts[coming] = None
         request = propose(
             self._calling_ae,
             self._called_ae,

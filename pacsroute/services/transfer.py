@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pacsroute import uids
@@ -10,6 +11,7 @@ from pacsroute.dataset.convert import can_convert
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CStoreRQ
 from pacsroute.errors import DataSetError, NotAccepted
+from pacsroute.requests import GetRequest
 from pacsroute.services.base import Carrier, check_response
 from pacsroute.status import Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
@@ -46,6 +48,15 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
     if not can_convert(transfer_syntax, others[0]):
         return [(sop_class, (transfer_syntax,))]
     return [(sop_class, (transfer_syntax,)), (sop_class, others)]
+
+
+def contexts_ahead(request: GetRequest) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the presentation contexts for what is listed, where no file has to be read for them."""
+    kinds = (one.kind_if_known for one in request.ahead if isinstance(one, Instance))
+    for kind in dict.fromkeys(kinds):
+        if kind is not None:
+            with contextlib.suppress(DataSetError):  # it is said when that one is to be sent
+                yield from contexts_for(*kind)
 
 
 def pick(
