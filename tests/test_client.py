@@ -1178,24 +1178,30 @@ def test_a_move_that_fails(listening, archive):
     assert len(peer.associations) == 1
 
 
-def test_what_the_peer_asks_meanwhile_the_app_answers(listening):
+@pytest.mark.parametrize("service", ["echo", "store", "find"])
+def test_what_the_peer_asks_meanwhile_the_app_answers(service, listening):
     echoed, statuses = [], []
 
     def serve(association):
         message = association.receive()
+        contexts = {one.abstract_syntax: one.id for one in association.contexts.values()}
         association.send(
-            message.context_id,
+            contexts[uids.VERIFICATION],
             commands.CEchoRQ(message_id=9, affected_sop_class=uids.VERIFICATION),
         )
         statuses.append(association.receive(response_to=9).command.status)
         Dispatcher(peer.app, association).dispatch(message)
         Dispatcher(peer.app, association).run()
 
-    peer = listening(App(), serve)
-    ours = App("OURS")
+    theirs, ours = App(), App("OURS")
+    theirs.store(lambda request: None)
+    theirs.find(lambda request: [])
+    peer = listening(theirs, serve)
     ours.echo(lambda request: echoed.append(request.message_id))
-    with peer.client(app=ours) as client:
-        assert client.echo().code == 0
+    with peer.client(app=ours, timeout=WAIT) as client:
+        client._pool._contexts[uids.VERIFICATION, (IMPLICIT,)] = None  # as after an echo
+        ask = {"echo": client.echo, "store": lambda: client.store(made(1))}
+        assert ask.get(service, lambda: list(client.find(STUDY)))() in (Status(0), [])
     assert (echoed, statuses) == ([9], [0])
 
 

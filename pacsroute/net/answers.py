@@ -134,6 +134,15 @@ def answer_to(
             raise AssociationAborted(0, message=f"no answer came for {association.patience:g} s")
 
 
+def answer_to_store(app: App, association: base.Association, command: CStoreRQ) -> Message:
+    """Return the response to a C-STORE, as `answer_to` does.
+
+    Where nothing else comes first, the association keeps its room for what is sent next.
+    """
+    message = association.answered(command.message_id)
+    return message or answer_to(app, association, command)
+
+
 def is_final(message: Message) -> bool:
     """Tell whether it is a response after which there is no other."""
     answer = message.command

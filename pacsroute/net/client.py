@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from ssl import SSLContext
@@ -33,6 +34,7 @@ from pacsroute.dimse.commands import (
 from pacsroute.dimse.messages import Message
 from pacsroute.net.answers import (
     answer_to,
+    answer_to_store,
     answers_to,
     checked,
     data_set_of,
@@ -186,7 +188,12 @@ class Client:
         with self._pool.use(needed) as (association, _):
             context = transfer.pick(association.contexts.values(), instance, as_acceptor=False)
             status = transfer.send(
-                association, context, instance, next(association.numbers), priority=priority
+                association,
+                context,
+                instance,
+                next(association.numbers),
+                priority=priority,
+                wait=functools.partial(answer_to_store, self._app, association),
             )
             return checked(f"C-STORE of {instance.sop_instance}", status)
 

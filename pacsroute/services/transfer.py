@@ -10,6 +10,7 @@ from pacsroute import uids
 from pacsroute.dataset.convert import can_convert
 from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CStoreRQ
+from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError, NotAccepted
 from pacsroute.requests import GetRequest
 from pacsroute.services.base import Carrier, check_response
@@ -110,6 +111,7 @@ def send(
     priority: int = 0,
     originator: tuple[str, int] | None = None,
     meanwhile: Callable[[], object] | None = None,
+    wait: Callable[[CStoreRQ], Message] | None = None,
 ) -> Status:
     """Send an instance and return the peer's status.
 
@@ -129,6 +131,8 @@ def send(
         The calling AE title and the Message ID of the C-MOVE behind it.
     meanwhile : callable, optional
         Called when it is sent, while the peer has to do with it.
+    wait : callable, optional
+        Waits for the response; by default, what the peer asks first waits instead.
 
     Raises
     ------
@@ -153,6 +157,7 @@ def send(
         association.send(context.id, command, file)
     if meanwhile is not None:
         meanwhile()
-    answer: Any = association.receive(response_to=message_id).command
+    message = wait(command) if wait else association.receive(response_to=message_id)
+    answer: Any = message.command
     check_response(answer, command)
     return Status(answer.status, answer.error_comment or "")
