@@ -370,7 +370,8 @@ def test_what_is_no_file_is_passed_over(archive, server, folder):
 
 
 def test_a_file_that_is_no_list_is_let_be(server, folder):
-    for name in ("notes.txt", "ct"):
+    (folder / "rows.json").write_text('[["a"], 1, 2]\n')
+    for name in ("notes.txt", "ct", "rows.json"):
         before = (folder / name).read_bytes()
         done = run("store", server, folder, "--resume", folder / name, code=2)
         assert "is no list of files that were sent" in done.stderr

@@ -84,23 +84,23 @@ class Journal:
     def __init__(self, path: str) -> None:
         self._file = open(path, "a+", encoding="utf-8", newline="")  # noqa: SIM115 - see __exit__
         try:
-            self._known = set(self._read(path))
+            self._known = self._read(path)
         except BaseException:
             self._file.close()
             raise
 
-    def _read(self, path: str) -> Iterator[File]:
+    def _read(self, path: str) -> set[File]:
         self._file.seek(0)
         try:
             *whole, last = self._file.read().split("\n")
-            for line in whole:
-                yield File(*json.loads(line))
+            known = {File(*json.loads(line)) for line in whole}
             if last[:1] not in ("", "["):
                 raise ValueError
         except (ValueError, TypeError):
             raise DataSetError(f"{path} is no list of files that were sent") from None
         if last:  # a run was killed while it wrote: the line is worth nothing
             self._file.truncate(len("\n".join([*whole, ""]).encode()))
+        return known
 
     def __contains__(self, file: File) -> bool:
         return file in self._known
