@@ -361,6 +361,16 @@ def test_a_list_that_cannot_be_written_ends_the_run(server, folder, tmp_path, mo
     assert "sent 0" in done.stdout
 
 
+def test_ctrl_c_while_a_command_is_loaded(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pacsroute.cli.import_module", interrupted)
+    monkeypatch.setattr(main, "commands", {})
+    done = CliRunner().invoke(main, ["echo", "localhost", "104"])
+    assert (done.exit_code, done.output) == (130, "")
+
+
 def test_what_is_no_file_is_passed_over(archive, server, folder):
     os.mkfifo(folder / "pipe")
     (folder / "link").symlink_to("nowhere")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 import click
+from click.exceptions import Exit
 
 from pacsroute.cli.custom import Commands, choose_app
 
@@ -33,7 +34,10 @@ class _Commands(Commands):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         home = _HOMES.get(cmd_name)
         if home is not None and cmd_name not in self.commands:
-            self.add_command(getattr(import_module(f"pacsroute.cli.{home}"), cmd_name))
+            try:
+                self.add_command(getattr(import_module(f"pacsroute.cli.{home}"), cmd_name))
+            except KeyboardInterrupt:  # click would exit with 1
+                raise Exit(130) from None
         return super().get_command(ctx, cmd_name)
 
 
