@@ -279,6 +279,22 @@ def test_a_peer_that_oversteps_its_window_is_aborted():
             hold.set()
 
 
+def test_a_peer_that_stays_when_an_operation_has_aborted_it():
+    """It has no longer than any other, though another thread reads than that which aborted."""
+    app = App(outstanding=2, artim=0.1)
+
+    @app.echo
+    def echo(request):
+        raise KeyboardInterrupt
+
+    with app.serve(port=0, grace=1, max_associations=1) as server:
+        with Negotiator(server.port, [uids.VERIFICATION], asynchronous_operations=(2, 1)) as peer:
+            command = commands.CEchoRQ(message_id=1, affected_sop_class=uids.VERIFICATION)
+            peer.send(1, command)
+            assert isinstance(peer.read_pdu(), pdu.Abort)
+            assert until(lambda: not server.obstacle())
+
+
 def test_who_waits_for_a_response_learns_of_the_end_at_once():
     ours, theirs = socket.socketpair()
     ended = queue.Queue()

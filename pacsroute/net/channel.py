@@ -135,6 +135,8 @@ class Channel:
             try:
                 count = self._receive()
             except BlockingIOError:
+                if self._ended is not None:  # by another thread, and the peer does not close
+                    return
                 silent += self._tick
                 if silent >= self.config.network_timeout and self._in_message():
                     self._give_up("nothing came in the middle of a message")
