@@ -48,6 +48,9 @@ EXPLICIT_VR_LITTLE_ENDIAN = _KEYWORDS["ExplicitVRLittleEndian"]
 EXPLICIT_VR_BIG_ENDIAN = _KEYWORDS["ExplicitVRBigEndian"]
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = _KEYWORDS["DeflatedExplicitVRLittleEndian"]
 
+IMPLICIT = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, "1.2.840.113619.5.2"})
+"""The transfer syntaxes of implicit VR little endian (PS3.5 §A.1), a private one of GE's too."""
+
 DEFLATED = frozenset(
     {
         DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,

@@ -208,6 +208,19 @@ def test_every_deflated_syntax_is_inflated(name):
         instance.open_as(EXPLICIT)
 
 
+def test_the_uids_of_a_private_implicit_syntax_are_seen():
+    row = {"SpecificCharacterSet": "ISO_IR 192", "SOPClassUID": "1.2", "SOPInstanceUID": "1.2.3"}
+    assert peek.sop_uids(encode(row, GE), GE) == ("1.2", "1.2.3")
+
+
+@pytest.mark.parametrize("vr", [b"SV", b"UV"])
+def test_the_uids_are_not_looked_for_inside_a_long_value(vr):
+    number = b"\7\0\1\x10" + vr + b"\0\0\x08\0\0\0" + b"\0\0\x0c\0\0\0\0\0"
+    text = encode({"SOPInstanceUID": "9.9"}, EXPLICIT)
+    data = number + b"\7\0\2\x10LO" + len(text).to_bytes(2, "little") + text
+    assert peek.sop_uids(data, EXPLICIT) == ("", "")
+
+
 def test_what_was_too_long_for_its_vr_is_of_that_vr():
     points = [f"{number / 8:.4f}" for number in range(10_000)]
     contours = {"ContourSequence": [{"ContourData": points, "NumberOfContourPoints": 3}]}

@@ -1,4 +1,4 @@
-"""A look at the first elements of a data set, without parsing it."""
+"""A look at the first elements of a data set, without parsing it (PS3.5 §7.1)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ LOOK = 4096
 """How many bytes are enough for it."""
 
 _SOP_CLASS, _SOP_INSTANCE = 0x0016, 0x0018
-_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # have 32-bit lengths
 # Where the VR is implicit, its place holds the lower half of the length.
-_IMPLICIT = struct.Struct("<HH2sH").unpack_from
-_EXPLICIT = struct.Struct("<HH2sH").unpack_from
-_EXPLICIT_BIG = struct.Struct(">HH2sH").unpack_from
+_LITTLE = struct.Struct("<HH2sH").unpack_from
+_BIG = struct.Struct(">HH2sH").unpack_from
 
 
 def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
@@ -28,7 +27,7 @@ def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
     data : bytes
         The beginning of the data set.
     transfer_syntax : str
-        Its syntax; one that is not in the dictionary is looked at as explicit VR.
+        Its syntax; one that nobody knows is looked at as explicit VR little endian.
 
     Examples
     --------
@@ -40,18 +39,15 @@ def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LOOK)
         except zlib.error:
             return "", ""
-    little = transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN
-    if transfer_syntax == uids.IMPLICIT_VR_LITTLE_ENDIAN:
-        unpack = _IMPLICIT
-    else:
-        unpack = _EXPLICIT if little else _EXPLICIT_BIG
-    sop_class = sop_instance = ""
+    implicit = transfer_syntax in uids.IMPLICIT
+    unpack = _BIG if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN else _LITTLE
+    sop_class = ""
     position, end = 0, len(data) - 8
     while position <= end:
         group, element, vr, length = unpack(data, position)
         if group > 8 or (group == 8 and element > _SOP_INSTANCE):
             break
-        if unpack is _IMPLICIT:
+        if implicit:
             length = length << 16 | int.from_bytes(vr, "little")
         elif vr in _LONG:
             break
@@ -65,4 +61,4 @@ def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
                 else:
                     return sop_class, uid
         position += length
-    return sop_class, sop_instance
+    return sop_class, ""

@@ -40,7 +40,6 @@ WORD_SIZES = {vr: struct.calcsize(f) for vr, f in NUMBER_FORMATS.items()} | {
 LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 
 _PIXEL_DATA = 0x7FE00010
-_GE_PRIVATE = "1.2.840.113619.5.2"
 
 
 class Syntax(NamedTuple):
@@ -70,9 +69,9 @@ def syntax(uid: str) -> Syntax:
     >>> syntax("1.2.840.10008.1.2").implicit
     True
     """
-    known = UID(uid)
-    if uid == _GE_PRIVATE:
+    if uid in uids.IMPLICIT:
         return Syntax(implicit=True)
+    known = UID(uid)
     if known in PrivateTransferSyntaxes:
         known = PrivateTransferSyntaxes[PrivateTransferSyntaxes.index(known)]
     if not known.is_transfer_syntax:
