@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pacsroute.blueprints import Scope
 from pacsroute.config import Config
-from pacsroute.dataset.spool import Room, sweep
+from pacsroute.dataset.drafts import sweep
+from pacsroute.dataset.spool import Room
 from pacsroute.errors import AssociationError, SetupError
 from pacsroute.handling import handle
 from pacsroute.late import quiet_reading

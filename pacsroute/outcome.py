@@ -9,8 +9,8 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pacsroute.dataset.drafts import scratch
 from pacsroute.dataset.instance import Instance
-from pacsroute.dataset.spool import scratch
 from pacsroute.errors import DataSetError, Failure
 from pacsroute.late import is_dataset
 from pacsroute.requests import GetRequest

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pacsroute import uids
 from pacsroute.dataset import part10, peek
+from pacsroute.dataset.drafts import draft, publish, sync, write_all
 from pacsroute.dataset.limits import LIMITS, Limits
-from pacsroute.dataset.spool import Spool, draft, publish, sync, write_all
+from pacsroute.dataset.spool import Spool
 from pacsroute.errors import DataSetError, Failure
 from pacsroute.late import is_dataset
 

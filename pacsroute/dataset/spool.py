@@ -5,260 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import itertools
 import os
-import shutil
 import threading
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from pacsroute.dataset.drafts import draft, make_folder, publish, write_all
 from pacsroute.dataset.peek import LOOK
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 THRESHOLD = 131_072
 """How many bytes of one data set are held in memory, before they go to a file."""
 
 _MANY = 1024  # fragments that are held apart
-
-_IOV_MAX = 512
-# Windows has no such call.
-_writev = getattr(os, "writev", lambda fd, pieces: os.write(fd, b"".join(pieces)))
-
-
-def write_all(fd: int, *pieces: bytes | memoryview) -> None:
-    """Write all of the data, in one call; a disk that fills up may take a part of it."""
-    written = _writev(fd, pieces[:_IOV_MAX])
-    if written < sum(map(len, pieces)):
-        rest = memoryview(b"".join(pieces))[written:]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-
-
-_PREFIX, _SUFFIX = ".pacsroute-", ".part"
-_TOKEN = os.urandom(6).hex()
-_COUNT = itertools.count()
-_NAMELESS = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
-_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
-_swept: set[str] = set()
-
-
-def _partial_name() -> str:
-    """Return a name for a file that is not whole yet: nobody else's, and soon made.
-
-    `tempfile` asks the system for random bytes each time, which costs as much as opening
-    the file.
-    """
-    return f"{_PREFIX}{_TOKEN}-{os.getpid()}-{next(_COUNT)}{_SUFFIX}"
-
-
-def _ours_alone(fd: int) -> bool:
-    """Lock a file that is not whole yet, for as long as it is open; tell whether we could."""
-    if fcntl is None:
-        return True  # such a system does not remove open files
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True
-
-
-def sweep(folder: str) -> int:
-    """Remove what processes that have died left unfinished; return how many files that was."""
-    count = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
-                with contextlib.suppress(OSError), _held(entry.path) as is_left:
-                    if is_left and entry.is_dir(follow_symlinks=False):
-                        shutil.rmtree(entry.path)
-                    elif is_left:
-                        os.unlink(entry.path)
-                    count += is_left
-    return count
-
-
-@contextlib.contextmanager
-def _held(path: str) -> Iterator[bool]:
-    """Hold a file or folder as one that is not whole; tell whether nobody else does."""
-    fd = _quickly(path, os.O_RDONLY)
-    try:
-        yield _ours_alone(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def scratch(folder: str | None) -> Iterator[str]:
-    """Have a folder for a while, of which nothing stays behind: what is left, `sweep` removes.
-
-    Parameters
-    ----------
-    folder : str or None
-        Where it is made; None is the system's folder for such things.
-    """
-    parent = _temporary() if folder is None else folder
-    if not os.path.isdir(parent):
-        _make(parent)
-    fd, path = _open_scratch(parent)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(fd)
-
-
-def _open_scratch(parent: str) -> tuple[int, str]:
-    """Make a folder and hold it, which another process may sweep before."""
-    while True:
-        path = _named_in(parent)
-        os.mkdir(path, 0o700)
-        with contextlib.suppress(FileNotFoundError):
-            fd = _quickly(path, os.O_RDONLY)
-            if _ours_alone(fd) and os.path.isdir(path):
-                return fd, path
-            os.close(fd)
-
-
-def _quickly(path: str, flags: int) -> int:
-    """Open a file, but not what a link leads to, and no pipe that nobody writes to."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-
-
-def draft(folder: str) -> tuple[int, str]:
-    """Open a new file for what is not whole yet, in a folder that is made if need be.
-
-    Returns
-    -------
-    descriptor, path : int and str
-        Linux has files without a name, whose path is empty: whatever happens to the process,
-        nothing of them stays behind.
-    """
-    try:
-        return _open_draft(folder)
-    except FileNotFoundError:
-        _make(folder)
-        return _open_draft(folder)
-
-
-def try_out(folder: str) -> None:
-    """Make a folder for drafts if need be, and one draft in it, of which nothing stays behind.
-
-    Raises
-    ------
-    OSError
-        If that is not possible.
-    """
-    fd, path = draft(folder)
-    os.close(fd)
-    if path:
-        os.unlink(path)
-
-
-def _make(folder: str) -> None:
-    """Make a folder and those above it, so that they are there after a power cut, too."""
-    above = os.path.dirname(os.path.abspath(folder))
-    if not os.path.isdir(above):
-        _make(above)
-    os.makedirs(folder, exist_ok=True)
-    sync(above)
-
-
-def sync(path: str) -> None:
-    """Have a file, or the names in a folder, written to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _open_draft(folder: str) -> tuple[int, str]:
-    if _NAMELESS:
-        try:
-            # Nobody finds it before it has its name, and then it may have the usual mode.
-            return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o666), ""
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-    path = _named_in(folder)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    if not _ours_alone(fd):  # it is being swept
-        os.close(fd)
-        return _open_draft(folder)
-    return fd, path
-
-
-def _named_in(folder: str) -> str:
-    """Return a name for a draft; the first time in a folder, what others left there goes."""
-    if folder not in _swept:
-        _swept.add(folder)
-        sweep(folder)
-    return os.path.join(folder, _partial_name())
-
-
-def publish(fd: int, path: str, target: str, *, replace: bool) -> None:
-    """Give a draft its final name, all at once.
-
-    Raises
-    ------
-    FileExistsError
-        If there is a file of that name, and it is not to be replaced.
-    OSError
-        If it cannot have that name, as on another file system; it is as it was then.
-    """
-    if path:
-        # The mode was for secrets; a file that is whole has the one that the umask gives.
-        os.fchmod(fd, 0o666 & ~_UMASK)
-        _rename(path, target, replace=replace)
-        return
-    try:
-        _link(fd, target)
-    except FileExistsError:
-        if not replace:
-            raise
-        _replace(fd, target)
-
-
-def _replace(fd: int, target: str) -> None:
-    """Put a draft without a name in the place of what has the name already."""
-    while True:
-        path = _named_in(os.path.dirname(target))
-        _link(fd, path)
-        try:
-            os.rename(path, target)
-        except FileNotFoundError:  # swept by another process, which found it unlocked
-            if not os.path.isdir(os.path.dirname(target)):
-                raise
-        except BaseException:
-            os.unlink(path)
-            raise
-        else:
-            return
-
-
-def _rename(path: str, target: str, *, replace: bool) -> None:
-    if replace:
-        os.rename(path, target)
-    else:
-        os.link(path, target)
-        os.unlink(path)
-
-
-def _link(fd: int, target: str) -> None:
-    # Python follows the link of /proc only if a folder is named, which an absolute path ignores.
-    os.link(f"/proc/self/fd/{fd}", target, src_dir_fd=fd, follow_symlinks=True)
-
-
-def _temporary() -> str:
-    from tempfile import gettempdir  # noqa: PLC0415 - with OpenSSL behind it, and seldom asked
-
-    return gettempdir()
 
 
 class Room:
@@ -417,7 +174,7 @@ class Spool:
     def _to_file(self, data: bytes | memoryview) -> None:
         """Write what came so far, and the next fragment."""
         try:
-            self._fd, self._path = draft(_temporary() if self._folder is None else self._folder)
+            self._fd, self._path = draft(self._folder)
             self._temporary = True
             self._take(self.size)
             write_all(self._fd, self.head, *self._chunks, data)
@@ -474,7 +231,7 @@ class Spool:
             try:
                 publish(self._fd, self._path, target, replace=replace)
             except FileNotFoundError:  # the first in its folder, as in one for each series
-                _make(os.path.dirname(target))
+                make_folder(os.path.dirname(target))
                 publish(self._fd, self._path, target, replace=replace)
         except FileExistsError:
             raise
@@ -483,8 +240,3 @@ class Spool:
         self._temporary = False
         self._give_back()
         return True
-
-
-# Read once: os.umask changes it for all threads while it tells.
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pacsroute.app import App
 from pacsroute.config import check_own
 from pacsroute.daemons import Daemons
-from pacsroute.dataset.spool import try_out
+from pacsroute.dataset.drafts import try_out
 from pacsroute.errors import SetupError
 from pacsroute.net import transport
 from pacsroute.net.association import Association

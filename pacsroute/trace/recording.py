@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pacsroute import uids
-from pacsroute.dataset.spool import write_all
+from pacsroute.dataset.drafts import write_all
 from pacsroute.trace.conversation import Chunk, Conversation, UnreadableFile
 from pacsroute.trace.tap import Link, TapFactory
 from pacsroute.upper_layer.pdu import Buffer
