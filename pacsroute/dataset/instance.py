@@ -117,23 +117,11 @@ class Instance:
 
     def _read_hints(self) -> dict[str, str]:
         if is_dataset(self._source):
-            ds = self._source
-            meta = getattr(ds, "file_meta", None)
-            syntax = getattr(meta, "TransferSyntaxUID", None)
-            if syntax is None:
-                implicit, little = ds.original_encoding
-                syntax = (
-                    uids.EXPLICIT_VR_LITTLE_ENDIAN
-                    if implicit is None
-                    else uids.IMPLICIT_VR_LITTLE_ENDIAN
-                    if implicit
-                    else uids.EXPLICIT_VR_LITTLE_ENDIAN
-                    if little
-                    else uids.EXPLICIT_VR_BIG_ENDIAN
-                )
-            names = ("SOPClassUID", "SOPInstanceUID")
-            values = [str(ds.get(name) or "") for name in names]
-            return dict(zip(self._hints, [*values, str(syntax)], strict=True))
+            return {
+                "sop_class": str(self._source.get("SOPClassUID") or ""),
+                "sop_instance": str(self._source.get("SOPInstanceUID") or ""),
+                "transfer_syntax": _syntax_of(self._source),
+            }
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             syntax = self._hints["transfer_syntax"]
             if syntax is None:
@@ -143,7 +131,7 @@ class Instance:
             sop_class, sop_instance = peek.sop_uids(self._source[: peek.LOOK], syntax)
             return {"sop_class": sop_class, "sop_instance": sop_instance, "transfer_syntax": syntax}
         with self._file() as file:
-            meta = _file_meta(file)
+            meta = part10.file_meta(file)
             # What the data set says of itself wins: a peer would refuse the instance else.
             sop_class, sop_instance = peek.sop_uids(file.read(peek.LOOK), meta["transfer_syntax"])
         return {
@@ -200,7 +188,7 @@ class Instance:
             return io.BytesIO(self._source)
         file = self._file()
         try:
-            told = _skip_head(file)
+            told = part10.skip_head(file)
             # Another one may have come in its place since an index was asked for this one.
             if told and told != (self._hints["transfer_syntax"] or told):
                 raise DataSetError("the file is in another transfer syntax by now")
@@ -452,57 +440,22 @@ def _prefix(folder: str) -> tuple[str, Path]:
     return os.path.join(folder, ""), Path(folder)
 
 
+def _syntax_of(dataset: Dataset) -> str:
+    """Return the syntax that a Dataset says it is in, else that of how it was read."""
+    told = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    if told is not None:
+        return str(told)
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return uids.IMPLICIT_VR_LITTLE_ENDIAN
+    is_big = implicit is not None and not little
+    return uids.EXPLICIT_VR_BIG_ENDIAN if is_big else uids.EXPLICIT_VR_LITTLE_ENDIAN
+
+
 def _encode(dataset: Dataset, transfer_syntax: str) -> bytes:
     from pacsroute.dataset.encode import encode  # noqa: PLC0415 - pydicom, late
 
     return encode(dataset, transfer_syntax)
-
-
-_IN_FILE_META = {
-    "sop_class": "MediaStorageSOPClassUID",
-    "sop_instance": "MediaStorageSOPInstanceUID",
-    "transfer_syntax": "TransferSyntaxUID",
-}
-
-
-def _file_meta(file: BinaryIO) -> dict[str, str]:
-    """Read the UIDs of the File Meta Information; the file stands at the data set then."""
-    from pydicom.filereader import read_partial  # noqa: PLC0415 - pydicom, late
-
-    try:
-        meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
-        named = {hint: str(meta.get(keyword, "")) for hint, keyword in _IN_FILE_META.items()}
-    except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
-        raise DataSetError(f"not a Part 10 file: {type(error).__name__}") from None
-    _skip_head(file)
-    return named
-
-
-_LONG = frozenset((b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
-
-
-_PREAMBLE = 128
-
-
-def _skip_head(file: BinaryIO) -> str:
-    """Go to the data set, whatever length of what is before it is told; return its syntax."""
-    file.seek(_PREAMBLE)
-    if file.read(4) != b"DICM":
-        file.seek(0)
-        _file_meta(file)  # which knows what it is instead
-    syntax = ""
-    while (head := file.read(8))[:2] == b"\x02\0" and len(head) == 8:
-        if not head[4:6].isalpha():  # some have written it in implicit VR
-            length = head[4:]
-        else:
-            length = file.read(4) if head[4:6] in _LONG else head[6:]
-        size = int.from_bytes(length, "little")
-        if head[2:4] == b"\x10\0":
-            syntax = uids.trim(file.read(size).decode("latin-1"))
-        else:
-            file.seek(size, os.SEEK_CUR)
-    file.seek(-len(head), os.SEEK_CUR)
-    return syntax
 
 
 def _read_if_small(file: BinaryIO) -> BinaryIO:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from functools import lru_cache
+from typing import BinaryIO
 
 from pacsroute import uids
+from pacsroute.errors import DataSetError
 
+_PREAMBLE = 128
 _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sHI")
+_LONG_VRS = frozenset((b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
 
 
 def _element(number: int, text: str, vr: bytes = b"UI") -> bytes:
@@ -65,4 +70,56 @@ def _around(
             after += _element(number, title[:16], b"AE")
     length = len(before) + instance + len(after)
     group = _SHORT.pack(2, 0, b"UL", 4) + length.to_bytes(4, "little")
-    return bytes(128) + b"DICM" + group + before, after
+    return bytes(_PREAMBLE) + b"DICM" + group + before, after
+
+
+_HINTS = {
+    "sop_class": "MediaStorageSOPClassUID",
+    "sop_instance": "MediaStorageSOPInstanceUID",
+    "transfer_syntax": "TransferSyntaxUID",
+}
+
+
+def file_meta(file: BinaryIO) -> dict[str, str]:
+    """Read the UIDs of the File Meta Information; the file stands at the data set then.
+
+    Raises
+    ------
+    DataSetError
+        If it is no Part 10 file.
+    """
+    from pydicom.filereader import read_partial  # noqa: PLC0415 - pydicom, late
+
+    try:
+        meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
+        found = {hint: str(meta.get(keyword, "")) for hint, keyword in _HINTS.items()}
+    except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
+        raise DataSetError(f"not a Part 10 file: {type(error).__name__}") from None
+    skip_head(file)
+    return found
+
+
+def skip_head(file: BinaryIO) -> str:
+    """Go to the data set, whatever length of what is before it is told; return its syntax.
+
+    Raises
+    ------
+    DataSetError
+        If it is no Part 10 file.
+    """
+    file.seek(_PREAMBLE)
+    if file.read(4) != b"DICM":
+        raise DataSetError("not a Part 10 file: there is no DICM behind a preamble")
+    syntax = ""
+    while (element := file.read(8))[:2] == b"\x02\0" and len(element) == 8:
+        if not element[4:6].isalpha():  # some have written it in implicit VR
+            length = element[4:]
+        else:
+            length = file.read(4) if element[4:6] in _LONG_VRS else element[6:]
+        size = int.from_bytes(length, "little")
+        if element[2:4] == b"\x10\0":
+            syntax = uids.trim(file.read(size).decode("latin-1"))
+        else:
+            file.seek(size, os.SEEK_CUR)
+    file.seek(-len(element), os.SEEK_CUR)
+    return syntax
