@@ -223,7 +223,7 @@ def _acceptance(facts: Facts, entity: Entity) -> str:
             offer.name + (f", for {offer.calling_ae}" if offer.calling_ae else ""),
             offer.uid,
             facts.sets[offer.syntaxes],
-            role(offer),
+            _role(offer),
             _says(offer),
         ]
         for offer in entity.offers
@@ -256,7 +256,7 @@ def _acceptance(facts: Facts, entity: Entity) -> str:
     )
 
 
-def role(offer: Offer) -> str:
+def _role(offer: Offer) -> str:
     """Return the roles that a peer's association may give this side."""
     return " and ".join(["SCP"] * offer.scp + ["SCU"] * offer.scu)
 

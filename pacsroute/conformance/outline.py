@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pacsroute.conformance.markdown import heading, text
 
-OUTLINE = """
+_OUTLINE = """
 1 Overview
 1.1 Content and Transfer
 1.1.1 Structured Reporting Root Template IDs
@@ -117,7 +117,7 @@ A.D Mapping of Attributes
 A.E Code Set Usage
 """
 
-_SECTIONS = [tuple(line.split(" ", 1)) for line in OUTLINE.strip().splitlines()]
+_SECTIONS = [tuple(line.split(" ", 1)) for line in _OUTLINE.strip().splitlines()]
 _CONTENTS = "<contents>"
 
 

@@ -12,7 +12,7 @@ from pacsroute.conformance.markdown import NO, YES, blank, heading, table, text
 from pacsroute.dataset import charsets
 from pacsroute.routing import name_of
 
-SOP_CLASSES = ("SOP Class", "UID", "Transfer Syntaxes", "SCU", "SCP", "AE")
+_SOP_CLASSES = ("SOP Class", "UID", "Transfer Syntaxes", "SCU", "SCP", "AE")
 
 _TERMS = (
     ("Application Entity (AE)", "An end point of DICOM communication, known by its AE title."),
@@ -108,7 +108,7 @@ def _summary(facts: Facts) -> str:
 # ------------------------------------------------------------- tables of SOP classes
 
 
-def rows(facts: Facts, entity_offers: Iterable[tuple[Entity, Offer]]) -> list[list[str]]:
+def _rows(facts: Facts, entity_offers: Iterable[tuple[Entity, Offer]]) -> list[list[str]]:
     """Return the rows of a table of SOP classes, one for several AEs that have the same."""
     found: dict[tuple[str, ...], list[str]] = {}
     for entity, offer in entity_offers:
@@ -149,8 +149,8 @@ def of_services(facts: Facts, services: Iterable[int]) -> list[tuple[Entity, Off
 
 
 def _services(facts: Facts, services: list[int]) -> str:
-    found = rows(facts, of_services(facts, services))
-    return table(SOP_CLASSES, found) if found else ""
+    found = _rows(facts, of_services(facts, services))
+    return table(_SOP_CLASSES, found) if found else ""
 
 
 def _storage_services(facts: Facts) -> str:
@@ -162,7 +162,7 @@ def _storage_services(facts: Facts) -> str:
 
 
 def _content(facts: Facts) -> str:
-    found = rows(facts, of_services(facts, [kinds.STORAGE]))
+    found = _rows(facts, of_services(facts, [kinds.STORAGE]))
     movers = [
         entity.title
         for entity in facts.entities
@@ -176,7 +176,7 @@ def _content(facts: Facts) -> str:
         storage = text(
             "Table 1-1: the Storage SOP Classes. As SCU, the product sends what a C-GET or C-MOVE "
             "asks for: on the association of the C-GET, or to the destination of the C-MOVE.",
-            table(SOP_CLASSES, found),
+            table(_SOP_CLASSES, found),
             blank("which of these classes the product creates, and which it displays"),
         )
     return text(storage or "No instances are exchanged.", _sets(facts))
@@ -212,7 +212,7 @@ def _sets(facts: Facts) -> str:
 def _data_flow(facts: Facts) -> str:
     figure = []
     for entity in facts.entities:
-        asked = ", ".join(commands(entity))
+        asked = ", ".join(_commands(entity))
         figure.append(f"any peer  -- {asked} -->  {entity.title}")
         if entity.answers("get"):
             figure.append(f"{entity.title}  -- C-STORE, on the association of the C-GET -->  peer")
@@ -224,14 +224,14 @@ def _data_flow(facts: Facts) -> str:
     for number, entity in enumerate(facts.entities, 1):
         parts += [
             heading(f"4.1.{number}", f"Functional Definition of {entity.title}"),
-            f"{entity.title} waits for associations and answers {', '.join(commands(entity))}.",
+            f"{entity.title} waits for associations and answers {', '.join(_commands(entity))}.",
             _titles(facts, entity),
             blank("what it does in the product"),
         ]
     return text(*parts)
 
 
-def commands(entity: Entity) -> list[str]:
+def _commands(entity: Entity) -> list[str]:
     """Return the names of what an AE answers, C-ECHO first."""
     return list(map(name_of, dict.fromkeys(["echo", *(r.command for r in entity.routes)])))
 

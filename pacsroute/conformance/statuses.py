@@ -11,42 +11,31 @@ from pacsroute.status import Status
 
 # What this layer answers by itself, by command; handlers may answer with other codes, too.
 _WRONG_CLASS = (0x0122, "the SOP Class is not that of the presentation context, or is not served")
+_WRONG_INSTANCE = (0x0117, "the SOP Instance UID is no UID")
 _FAILED = "the product failed unexpectedly"
-_QUERY = [
-    (0xFE00, "a C-CANCEL was received"),
-    _WRONG_CLASS,
-    (
-        0xA900,
-        "there is no identifier, it cannot be read, is longer than section 7.1.1 says, or has a "
-        "key that cannot be matched",
-    ),
-    (0xC000, _FAILED),
-]
+_QUERY = [(0xFE00, "a C-CANCEL was received"), _WRONG_CLASS, (0xC000, _FAILED)]
+_BAD_IDENTIFIER = "there is no identifier, it cannot be read, is longer than section 7.1.1 says, or"
 _RETRIEVE = [
     (0x0000, "all sub-operations have succeeded, or there are none"),
     (0xFF00, "sub-operations continue"),
     (0xB000, "some sub-operations have failed, or ended with a warning"),
     (0xA702, "all sub-operations have failed"),
-    *((code, condition) for code, condition in _QUERY if code != 0xA900),
-    (
-        0xA900,
-        "there is no identifier, it cannot be read, is longer than section 7.1.1 says, or lacks "
-        "its level or unique key",
-    ),
+    (0xA900, f"{_BAD_IDENTIFIER} lacks its level or unique key"),
+    *_QUERY,
 ]
 _NORMALIZED = [
     (0x0000, "it is done"),
     (0x0110, f"{_FAILED}, or the data set cannot be read or is too long"),
-    (0x0117, "the SOP Instance UID is no UID"),
-    (0x0122, "the SOP Class is not that of the presentation context, or is not served"),
+    _WRONG_INSTANCE,
+    _WRONG_CLASS,
     (0x0211, "this operation is not answered for the SOP Class"),
 ]
-CODES: dict[str, list[tuple[int, str]]] = {
+_CODES: dict[str, list[tuple[int, str]]] = {
     "echo": [(0x0000, "always, unless the product fails"), (0x0110, _FAILED)],
     "store": [
         (0x0000, "the product has taken the instance"),
         _WRONG_CLASS,
-        (0x0117, "the SOP Instance UID is no UID"),
+        _WRONG_INSTANCE,
         (
             0xA700,
             "the data set could not be kept: it is too long, or there is no room for it",
@@ -61,6 +50,7 @@ CODES: dict[str, list[tuple[int, str]]] = {
         (0x0000, "there are no more matches"),
         (0xFF00, "a match; all keys are supported"),
         (0xFF01, "a match; some keys are not supported"),
+        (0xA900, f"{_BAD_IDENTIFIER} has a key that cannot be matched"),
         *_QUERY,
     ],
     "get": _RETRIEVE,
@@ -125,7 +115,7 @@ def _codes(command: str) -> str:
                 _fields(command, code),
                 condition,
             ]
-            for code, condition in sorted(CODES[command], key=_order)
+            for code, condition in sorted(_CODES[command], key=_order)
         ],
     )
 
