@@ -14,6 +14,9 @@ from pacsroute.dataset.limits import Limits
 from pacsroute.dataset.parse import readable
 from pacsroute.dimse.command_set import keyword
 from pacsroute.dimse.commands import (
+    HIGH,
+    LOW,
+    MEDIUM,
     Command,
     CStoreRQ,
     Request,
@@ -49,7 +52,7 @@ _COLOURS = {
     "Failure": "red",
     "Unknown": "red",
 }
-_PRIORITIES = {0: "medium", 1: "high", 2: "low"}
+_PRIORITIES = {MEDIUM: "medium", HIGH: "high", LOW: "low"}
 _COUNTS = ("remaining", "completed", "failed", "warning")
 
 # The fields of a command that its first line tells already, or that go without saying.
@@ -207,7 +210,7 @@ class Trace:
             if name in _TOLD or value is None or value == "":
                 continue
             if name == "priority":
-                if value:
+                if value != MEDIUM:
                     yield "Priority", _PRIORITIES.get(value, str(value))
                 continue
             yield keyword(name), shown(name, value, values=self._values)
