@@ -7,6 +7,7 @@ from pydicom import Dataset
 from pacsroute import uids
 from pacsroute.dataset.convert import decompress
 from pacsroute.dataset.instance import Instance
+from pacsroute.dataset.parse import parse
 
 _BULK = frozenset(
     {
@@ -33,15 +34,10 @@ def without_bulk_data(instance: Instance) -> Instance:
     instance : Instance
         It stays as it is.
     """
-    with instance.open() as file:
-        dataset = Instance(
-            file.read(),
-            sop_class=instance.sop_class,
-            sop_instance=instance.sop_instance,
-            transfer_syntax=instance.transfer_syntax,
-        ).dataset
-    _strip(dataset)
     syntax = instance.transfer_syntax
+    with instance.open() as file:
+        dataset = parse(file, syntax)
+    _strip(dataset)
     if syntax not in uids.NATIVE:
         decompress(dataset, syntax)  # the icons: nothing is compressed then
     return Instance(

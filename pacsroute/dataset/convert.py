@@ -40,15 +40,13 @@ def convert(dataset: Dataset, source: str, target: str) -> bytes:
     dataset : pydicom.Dataset
         As it was parsed; it is changed.
     source, target : str
-        Transfer Syntax UIDs, as for `can_convert`.
+        Transfer Syntax UIDs of which `can_convert` says yes.
 
     Raises
     ------
     DataSetError
         If it cannot be done; the message says why.
     """
-    if not can_convert(source, target):
-        raise DataSetError(f"no conversion from {uids.name(source)} to {uids.name(target)}")
     if source not in uids.NATIVE and "PixelDataProviderURL" in dataset:
         # It would be an image without pixels: only JPIP's syntaxes have the URL (PS3.5 §A.6).
         raise DataSetError(f"{uids.name(source)}: its pixels are elsewhere")

@@ -23,7 +23,7 @@ from pydicom.uid import UID
 from pydicom.valuerep import DS, IS, PersonName
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.keys import CHARACTER_SET
+from pacsroute.dataset.keys import CHARACTER_SET, never_written
 from pacsroute.dataset.vr import (
     NUMBER_FORMATS,
     SINGLE_VRS,
@@ -101,7 +101,7 @@ def converted(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
     if isinstance(raw_names, RawDataElement):
         names = character_set(raw_names.value or b"")
     for tag, element in dataset.items():
-        if tag.element == 0 or tag.group in (0x0000, 0x0002):
+        if never_written(tag):
             continue
         if isinstance(element, RawDataElement):
             vr, data = element.VR or "UN", element.value or b""

@@ -190,11 +190,10 @@ class Reader:
                 tag = group << 16 | element
                 vr = None
             if group == 0xFFFE and element in (0xE000, 0xE00D, 0xE0DD):
-                if undefined and tag == _ITEM_END:
-                    return self._finished(elements, implicit, names, inherited), at
-                if undefined:
-                    return self._finished(elements, implicit, names, inherited), start
-                continue
+                if not undefined:
+                    continue
+                after = at if tag == _ITEM_END else start  # its sequence takes any other
+                return self._finished(elements, implicit, names, inherited), after
             if here:
                 vr = _dictionary_vr(tag, elements)
                 if vr == "US or SS" and signed is not None:
@@ -208,8 +207,7 @@ class Reader:
                 if vr in ("SQ", "UN", None) and self._is_item(at, end):
                     below = here or (vr == "UN" and self.implicit_at(at + 8, end, here))
                     items, at = self._items(at, end, below, names, signed, depth, True)
-                    if items is None:
-                        raise DataSetError("a sequence without items")
+                    assert items is not None  # it begins with one, or with its end
                     elements[BaseTag(tag)] = _sequence(tag, items, base + at, True)
                     continue
                 if vr not in _OCTETS:

@@ -179,8 +179,6 @@ def string_bytes(text: str, vr: str, target: tuple[str, ...]) -> bytes:
 
 
 def _numbers(value: Any, vr: str, order: str) -> bytes:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
     many = several(value)
     if many is None:
         many = (value,)
