@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,45 +11,12 @@ from pydicom.uid import UID
 from pacsroute import extended, uids
 from pacsroute.app import App
 from pacsroute.blueprints import Scope
+from pacsroute.conformance import kinds
 from pacsroute.policy import Policy
 from pacsroute.routing import Route
 
 UNKNOWN = "2.25.1"
 """A class or transfer syntax that no dictionary has: what becomes of it becomes of them all."""
-
-
-# The services as sections 5.2 and 7.3.2 number them; the template has no section for the last.
-VERIFICATION, WORKLIST, PROCEDURE_STEP, UPS, AVAILABILITY, STORAGE, COMMITMENT, QUERY = range(8)
-PRINT, OTHER = 8, 9
-NAMES = {
-    VERIFICATION: "Verification",
-    WORKLIST: "Basic Worklist Management",
-    PROCEDURE_STEP: "Modality Performed Procedure Step",
-    UPS: "Unified Worklist and Procedure Step",
-    AVAILABILITY: "Instance Availability Notification",
-    STORAGE: "Storage",
-    COMMITMENT: "Storage Commitment",
-    QUERY: "Query/Retrieve",
-    PRINT: "Print Management",
-    OTHER: "Other",
-}
-_KEYWORDS = (
-    (VERIFICATION, "Verification$"),
-    (WORKLIST, "ModalityWorklist"),
-    (PROCEDURE_STEP, "ModalityPerformedProcedureStep"),
-    (UPS, "UnifiedProcedureStep"),
-    (AVAILABILITY, "InstanceAvailability"),
-    (COMMITMENT, "StorageCommitment"),
-    (QUERY, ".*(Find|Get|Move)$|RepositoryQuery"),
-    (PRINT, "Basic(Film|.*Box|.*Print)|Print|.*(PrintManagementMeta|ImageBox)$|.*LUT|PullPrint"),
-)
-
-
-def title(service: int, names: Sequence[str]) -> str:
-    """Return what a heading calls SOP classes of a service: by their names, or by its own."""
-    if service == STORAGE or len(names) > 2:
-        return f"the {NAMES[service]} SOP Classes"
-    return " and ".join(f"the {name}" for name in names)
 
 
 class Syntaxes(NamedTuple):
@@ -116,13 +82,8 @@ class Offer(NamedTuple):
 
     @property
     def service(self) -> int:
-        """Which service it belongs to, as sections 5.2 and 7.3.2 number them."""
-        if "store" in self.commands or (uids.is_storage(self.sop_class) and not self.commands):
-            return STORAGE
-        if self.sop_class not in uids.SOP_CLASSES:
-            return OTHER
-        word = UID(self.sop_class).keyword
-        return next((number for number, words in _KEYWORDS if re.match(words, word)), OTHER)
+        """Which kind of service it belongs to."""
+        return kinds.kind_of(self.sop_class, self.commands)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pacsroute import uids
 from pacsroute.config import SETTINGS, Config
-from pacsroute.conformance import facts as kinds
+from pacsroute.conformance import kinds
 from pacsroute.conformance.facts import Entity, Facts, Offer
 from pacsroute.conformance.markdown import blank, heading, table, text
 from pacsroute.conformance.overview import who

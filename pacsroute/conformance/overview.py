@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 
 from pacsroute import uids
-from pacsroute.conformance import facts as kinds
+from pacsroute.conformance import kinds
 from pacsroute.conformance.facts import Entity, Facts, Offer
 from pacsroute.conformance.markdown import NO, YES, blank, heading, table, text
 from pacsroute.dataset import charsets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pacsroute import uids
-from pacsroute.conformance import facts as kinds
+from pacsroute.conformance import kinds
 from pacsroute.conformance.facts import Entity, Facts, Offer
 from pacsroute.conformance.markdown import NO, YES, blank, heading, table, text
 from pacsroute.conformance.overview import of_services, who

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pacsroute.conformance import facts as kinds
+from pacsroute.conformance import kinds
 from pacsroute.conformance.facts import Facts, Offer
 from pacsroute.conformance.markdown import blank, heading, table, text
 from pacsroute.conformance.overview import of_services
