@@ -1,6 +1,6 @@
-"""The raw values of elements to what pydicom has for them, without its warnings.
+"""The raw values of elements to what pydicom has for them (PS3.5 §6.2).
 
-Those quote values, which are patient data.
+pydicom's own conversion warns, and its warnings quote values, which are patient data.
 """
 
 from __future__ import annotations

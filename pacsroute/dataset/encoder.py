@@ -1,4 +1,4 @@
-"""Elements, rows and Datasets to bytes, in one character set and one syntax.
+"""Elements, rows and Datasets to bytes, in one character set and one syntax (PS3.5 §7.1).
 
 Each set of keys gets a plan, which all rows that have it share. Rows and Datasets are in
 one class since each may have the other among its items.
@@ -23,8 +23,10 @@ from pacsroute.dataset.keywords import keyword_tag, tag_and_vr
 from pacsroute.dataset.values import pad, string_bytes, swapped, to_bytes
 from pacsroute.dataset.vr import (
     LONG_VRS,
+    PIXEL_DATA,
     STRING_VRS,
     TEXT_VRS,
+    WAVEFORMS,
     WORD_SIZES,
     Row,
     Syntax,
@@ -34,8 +36,6 @@ from pacsroute.dataset.vr import (
 from pacsroute.errors import DataSetError
 
 _NO_KEYS = {0x00080052, 0x00080053}  # the level and the view: they say how to ask
-_PIXEL_DATA = 0x7FE00010
-_WAVEFORMS = 0x5400
 _UNDEFINED = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
 _PLANS = 256
@@ -163,7 +163,7 @@ class Encoder:
         parts: list[bytes] = []
         key, value = "", None
         try:
-            for key, head, lengths, pad, codec, convert in entries:
+            for key, head, lengths, padding, codec, convert in entries:
                 value = row[key]
                 if codec is not None and value.__class__ is str:
                     raw = value.encode(codec)
@@ -180,7 +180,7 @@ class Encoder:
                     continue
                 length = len(raw)
                 if length & 1:
-                    raw += pad
+                    raw += padding
                     length += 1
                 if length < _TABLE:
                     parts += (head, lengths[length], raw)
@@ -241,7 +241,7 @@ class Encoder:
     def _entry(self, tag: int, key: str, before: bytes, target: tuple[str, ...]) -> _Entry:
         vr = tag_and_vr(key)[1]
         lengths = self._long if vr in LONG_VRS else self._short
-        depends = vr == "SQ" or " or " in vr or (tag == _PIXEL_DATA and self._how.encapsulated)
+        depends = vr == "SQ" or " or " in vr or (tag == PIXEL_DATA and self._how.encapsulated)
         if depends or tag in self._unasked:
             return key, before, lengths, b"", None, None
         head = before + self._prefix(tag, vr)
@@ -368,7 +368,7 @@ class Encoder:
         how = self._how
         if len(vr) > 2:
             vr = resolve_vr(vr, tag, value, rows, element.is_implicit_VR)
-        elif vr == "OW" and tag >> 16 == _WAVEFORMS and element.is_implicit_VR:
+        elif vr == "OW" and tag >> 16 == WAVEFORMS and element.is_implicit_VR:
             vr = resolve_vr("OB or OW", tag, value, rows, how.implicit)  # PS3.5 §8.3
         undefined = element.length == _UNDEFINED
         if vr in STRING_VRS:
@@ -425,7 +425,7 @@ class Encoder:
         if vr == "SQ":
             return self._sequence(tag, value, target, tuple(rows), inner)
         encapsulated = (
-            tag == _PIXEL_DATA
+            tag == PIXEL_DATA
             and self._how.encapsulated
             and isinstance(value, (bytes, bytearray))
             and value.startswith(_ITEM)

@@ -1,4 +1,4 @@
-"""The hot loop: elements, sequences and items out of something that can be sliced."""
+"""The hot loop: elements, sequences and items out of something that can be sliced (PS3.5 §7)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ WORD_SIZES = {vr: struct.calcsize(f) for vr, f in NUMBER_FORMATS.items()} | {
 }
 LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 
-_PIXEL_DATA = 0x7FE00010
+PIXEL_DATA = 0x7FE00010
+WAVEFORMS = 0x5400
+"""The group of waveforms (PS3.3 C.10.9)."""
 
 
 class Syntax(NamedTuple):
@@ -83,9 +85,9 @@ def syntax(uid: str) -> Syntax:
 def resolve_vr(vr: str, tag: int, value: Any, rows: Sequence[Row], implicit: bool) -> str:
     """The VR of an element that has a choice (PS3.5 §A.1, §A.2; PS3.3 C.7.6.3)."""
     if "US" not in vr:
-        if tag == _PIXEL_DATA:
+        if tag == PIXEL_DATA:
             bits = _first(rows, "BitsAllocated")
-        elif tag >> 16 == 0x5400:
+        elif tag >> 16 == WAVEFORMS:
             bits = _first(rows, "WaveformBitsAllocated")
         else:
             bits = None

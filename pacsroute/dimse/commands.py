@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-LOW, MEDIUM, HIGH = 2, 0, 1
+LOW, MEDIUM, HIGH = 2, 0, 1  # priorities (PS3.7 §E.1)
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
