@@ -119,8 +119,7 @@ def _no_file(source: str, path: Path) -> str:
 def _show(error: BaseException, source: str) -> None:
     """Print a mistake in the user's own file, from that file on."""
     if isinstance(error, SetupError):
-        where = _users_frames(error.__traceback__)[-1:] or [""]
-        raise click.ClickException(f"{source}: {error}{where[0]}")
+        raise click.ClickException(f"{source}: {error}{_where(error.__traceback__)}")
     if isinstance(error, ValueError) and str(error) == "Empty module name":
         raise click.ClickException(f"{source!r} is not the name of a module")
     show_from_users_file(error)
@@ -134,13 +133,14 @@ def show_from_users_file(error: BaseException, otherwise: TracebackType | None =
     traceback.print_exception(type(error), error, frames or otherwise)
 
 
-def _users_frames(frames: TracebackType | None) -> list[str]:
-    found = []
+def _where(frames: TracebackType | None) -> str:
+    """Return the last line of the user's own in a traceback, if there is any."""
+    place = ""
     while frames is not None:
         if not _is_ours(frames):
-            found.append(f" ({frames.tb_frame.f_code.co_filename}:{frames.tb_lineno})")
+            place = f" ({frames.tb_frame.f_code.co_filename}:{frames.tb_lineno})"
         frames = frames.tb_next
-    return found
+    return place
 
 
 def _is_ours(frame: TracebackType) -> bool:

@@ -49,11 +49,10 @@ logger = logging.getLogger("pacsroute")
 _HEARTBEAT = 1.0
 _SILENCE = 30  # seconds without a heartbeat after which a worker is killed
 _AFTERWARDS = 30  # seconds for `request.after` and lifespans, once associations have ended
+_PAUSE = 1.0  # seconds before a worker that cannot start is followed by the next
+_TICK = 0.1  # seconds between looks whether new workers serve
 _COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 T = TypeVar("T")
-
-_PAUSE = 1.0  # seconds before a worker that cannot start is followed by the next
-_TICK = 0.1
 
 
 def run_workers(
