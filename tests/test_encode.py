@@ -717,3 +717,12 @@ def test_plans_are_bounded():
     inner = encoder._encoder
     assert len(inner._plain_plans) <= 256
     assert len(inner._dataset_plans) <= 256
+
+
+def test_how_a_huge_dataset_is_written_is_not_remembered():
+    plans = encoder_of_all(syntax(IMPLICIT))._dataset_plans
+    huge = Dataset()
+    for number in range(3000):
+        huge.add_new(0x2001_1000 + number, "LO", "")
+    encode(huge, IMPLICIT)
+    assert all(len(plan.entries) < 3000 for plan in plans.values())

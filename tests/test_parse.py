@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import warnings
 import zlib
 from io import BytesIO
@@ -458,3 +459,18 @@ def test_a_deflated_identifier_that_is_cut_off():
     for length in range(1, len(whole) - 1):
         with pytest.raises(DataSetError):
             identifier(whole[:length], DeflatedExplicitVRLittleEndian)
+
+
+def test_a_long_character_set_of_a_peer_is_not_remembered():
+    def held_after(first: int) -> int:
+        for number in range(first, first + 50):
+            names = f"ISO_IR {number}\\" * 2000
+            parse(b"\x08\0\5\0" + struct.pack("<I", len(names)) + names.encode(), IMPLICIT)
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = held_after(0)
+        assert held_after(1000) - before < 200_000
+    finally:
+        tracemalloc.stop()

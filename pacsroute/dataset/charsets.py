@@ -122,6 +122,7 @@ _ISO_8859 = dict(
         strict=True,
     )
 )
+_REMEMBERED = 512  # characters of a Specific Character Set; the longest real ones have 150
 _NUMBER = re.compile(r"(ISO)?(2022)?(IR)?(\d+)$")
 
 
@@ -163,7 +164,8 @@ def terms(value: str | Iterable[str | None] | None) -> tuple[str, ...]:
         return DEFAULT
     if not isinstance(value, str):
         value = "\\".join(str(v or "") for v in value)
-    return _terms(value)
+    # A peer decides how long it is; what is remembered does not grow with that.
+    return _terms(value) if len(value) <= _REMEMBERED else _terms.__wrapped__(value)
 
 
 @lru_cache(1024)

@@ -39,6 +39,7 @@ _NO_KEYS = {0x00080052, 0x00080053}  # the level and the view: they say how to a
 _UNDEFINED = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
 _PLANS = 256
+_PLANNED = 2048  # elements of a Dataset whose plan is kept: a peer may send a million of them
 _TABLE = 1024
 _LENGTHS = {
     code: tuple(struct.pack(code, n) for n in range(_TABLE)) for code in ("<H", "<I", ">H", ">I")
@@ -273,7 +274,8 @@ class Encoder:
             plan = self._dataset_plan(elements, private, target, specific)
             if len(self._dataset_plans) >= _PLANS:
                 self._dataset_plans.clear()
-            self._dataset_plans[key] = plan
+            if len(elements) <= _PLANNED:
+                self._dataset_plans[key] = plan
         entries, tail, complete = plan
         complete = complete and not missing
         parts: list[bytes] = []
