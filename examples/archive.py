@@ -13,10 +13,16 @@ import sqlite3
 import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
+from zlib import crc32
 
 from pydicom.uid import UID
 
-from pacsroute import App, DataSetError, Failure, Instance, matching
+from pacsroute import App, Failure, Instance, matching
+
+try:
+    import fcntl
+except ImportError:  # Windows, which has one process for each archive
+    fcntl = None
 
 logger = logging.getLogger("pacsroute")
 FOLDER = Path(os.environ.get("ARCHIVE", "archive"))
@@ -74,7 +80,7 @@ COMPUTED = {
     "IMAGE": {},
 }
 
-VERSION = 2  # of the tables
+VERSION = 3  # of the tables, and of what is in them
 
 
 def schema():
@@ -101,6 +107,25 @@ def schema():
             )
 
 
+def described(dataset):
+    """Return the row of each table that an instance has; refuse one that has no place in them."""
+    rows = {table: {key: known(key, dataset) for key in keys} for table, keys in TABLES.items()}
+    for table, row in rows.items():
+        if not row[TABLES[table][0]]:
+            raise Failure(0xA900, f"{TABLES[table][0]} is missing")
+    for name in NAMES:
+        key = rows["study"][f"{name}_key"] = rows["study"][name]
+        rows["study"][name] = str(dataset.get(name)) if key else None
+    return rows
+
+
+def known(key, dataset):
+    """Return a value as it is matched; a wrong number is none: no answer could have it."""
+    value = matching.stored(key, dataset)
+    is_number = isinstance(value, int) and abs(value) < 2**31
+    return value if is_number or key not in NUMBERS else None
+
+
 class Index:
     """What is in the archive, for handlers that run on many threads."""
 
@@ -109,15 +134,19 @@ class Index:
         self.idle = []  # connections that no thread uses just now
         self.writing = threading.Lock()  # fairer than SQLite's own, which polls
         self.storing = [threading.Lock() for _ in range(64)]
+        self.locks = path.with_name(".locks")  # and a file for each of them
+        self.locks.mkdir(exist_ok=True)
         with self.connection() as db:
             db.execute("PRAGMA journal_mode = WAL")  # writing and reading do not wait
-            ((version,),) = db.execute("PRAGMA user_version")
-            if version != VERSION:  # of another layout: it is made anew from the files
-                for table in TABLES:
-                    db.execute(f"DROP TABLE IF EXISTS {table}")
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            for statement in schema():
-                db.execute(statement)
+            with db:
+                db.execute("BEGIN IMMEDIATE")  # other workers start, too
+                ((version,),) = db.execute("PRAGMA user_version")
+                if version != VERSION:  # of another layout: it is made anew from the files
+                    for table in TABLES:
+                        db.execute(f"DROP TABLE IF EXISTS {table}")
+                    db.execute(f"PRAGMA user_version = {VERSION}")
+                for statement in schema():
+                    db.execute(statement)
 
     def close(self):
         while self.idle:
@@ -135,49 +164,51 @@ class Index:
         finally:
             self.idle.append(db)
 
+    @contextmanager
     def of(self, uid):
-        """Return what two that store the same instance have to wait for."""
-        return self.storing[hash(uid) % len(self.storing)]
+        """Have those that store the same instance wait for each other, in all processes."""
+        number = crc32(uid.encode()) % len(self.storing)
+        with self.storing[number], open(self.locks / str(number), "ab") as file:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+            yield
 
     def recover(self, folder):
         """Bring the index in step with the files: a crash may have come between the two."""
-        known = dict(self.rows("SELECT path, modified FROM image", []))
+        paths = dict(self.rows("SELECT path, modified FROM image", []))
         for entry in os.scandir(folder):
             if not entry.name.endswith(".dcm"):
                 continue
             path = Path(folder, entry.name)
-            if known.pop(str(path), None) == str(entry.stat().st_mtime_ns):
+            if paths.pop(str(path), None) == str(entry.stat().st_mtime_ns):
                 continue
             try:
-                instance = Instance(path)
-                self.add(instance.dataset, path, instance.transfer_syntax)
+                with self.of(Instance(path).sop_instance):
+                    instance = Instance(path)  # another worker may be storing it just now
+                    self.add(described(instance.dataset), path, instance.transfer_syntax)
                 logger.warning("%s was not in the index", path)
-            except (DataSetError, OSError, sqlite3.Error) as error:
-                logger.error("%s cannot be put into the index: %s", path, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
+                logger.error("%s cannot be put into the index: %r", path, error)
         with self.writing, self.connection() as db, db:
-            for path in known:
+            for path in paths:
                 if not Path(path).exists():
                     logger.error("%s is gone: it is taken from the index", path)
                     db.execute("DELETE FROM image WHERE path = ?", [path])
 
-    def add(self, dataset, path, transfer_syntax):
+    def add(self, rows, path, transfer_syntax):
         """Put an instance in, in the place of an earlier one of the same UID."""
-        rows = {
-            table: {key: matching.stored(key, dataset) for key in keys}
-            for table, keys in TABLES.items()
-        }
-        for name in NAMES:
-            rows["study"] |= {name: str(dataset.get(name) or "") or None}
-            rows["study"] |= {f"{name}_key": matching.stored(name, dataset)}
         rows["image"] |= {"path": str(path), "transfer_syntax": transfer_syntax}
         rows["image"]["modified"] = str(os.stat(path).st_mtime_ns)
         with self.writing, self.connection() as db, db:
             for table, row in rows.items():
+                new = {name: f"excluded.{name}" for name in row}
+                if table != "image":  # what one instance does not say, another has said
+                    new = {name: f"coalesce({new[name]}, {table}.{name})" for name in row}
                 db.execute(
                     f"INSERT INTO {table} ({', '.join(row)})"
                     f" VALUES ({', '.join(f':{name}' for name in row)})"
                     f" ON CONFLICT ({TABLES[table][0]}) DO UPDATE"
-                    f" SET {', '.join(f'{name} = excluded.{name}' for name in row)}",
+                    f" SET {', '.join(f'{name} = {value}' for name, value in new.items())}",
                     row,
                 )
 
@@ -231,12 +262,10 @@ def resources(app):
 
 @app.store
 def store(request):
-    for key in ("StudyInstanceUID", "SeriesInstanceUID"):
-        if not request.dataset.get(key):
-            raise Failure(0xA900, f"{key} is missing")
+    rows = described(request.dataset)
     with app.state.index.of(request.sop_instance):
         path = request.save(FOLDER)  # first the file: what the index names is there
-        app.state.index.add(request.dataset, path, request.transfer_syntax)
+        app.state.index.add(rows, path, request.transfer_syntax)
 
 
 @app.find("StudyRoot")

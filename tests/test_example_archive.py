@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pacsroute import App, AssociationError, Instance, RequestFailed, connect
+from pacsroute.dataset.encode import encode
 
 ARCHIVE = Path(__file__).parents[1] / "examples" / "archive.py"
 NAMES = ("CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "rtplan.dcm", "examples_overlay.dcm")
@@ -98,6 +102,63 @@ def test_what_is_stored_again_is_there_once(client, sample):
     assert body(instance) == body(sample("MR_small_RLE.dcm"))
 
 
+def test_an_instance_without_a_uid_is_refused_and_not_kept(client, sample, tmp_path):
+    ds = dcmread(sample("CT_small.dcm"))
+    uid, sop_class = str(ds.SOPInstanceUID) + ".9", str(ds.SOPClassUID)
+    del ds.SOPInstanceUID
+    data = encode(ds, ExplicitVRLittleEndian)
+    with pytest.raises(RequestFailed, match="0xA900"):
+        client.store(
+            Instance(
+                data,
+                sop_class=sop_class,
+                sop_instance=uid,
+                transfer_syntax=ExplicitVRLittleEndian,
+            )
+        )
+    assert not (tmp_path / "archive" / f"{uid}.dcm").exists()
+
+
+def test_a_name_that_cannot_be_read_stops_neither_store_nor_start(tmp_path, monkeypatch, sample):
+    ds = dcmread(sample("CT_small.dcm"))
+    ds.SpecificCharacterSet = "ISO 2022 IR 87"
+    ds[0x0010_0010] = RawDataElement(Tag(0x0010_0010), "PN", 2, b"\\ ", 0, False, True)
+    app = started(monkeypatch, tmp_path)
+    with app.test_client() as client:
+        client.store(Instance(ds))
+    (tmp_path / "index.db").unlink()
+    assert uids_of(started(monkeypatch, tmp_path)) == {str(ds.SOPInstanceUID): ds.PatientID}
+
+
+def test_a_wrong_number_spoils_no_answer(client, sample):
+    ds = dcmread(sample("MR_small.dcm"))
+    ds.SeriesInstanceUID = "1.2.3.4"
+    del ds.Rows
+    ds[0x0028_0010] = RawDataElement(Tag(0x0028_0010), "US", 4, b"\1\0\2\0", 0, False, True)
+    for tag, value in ((0x0020_0011, b"3000000000"), (0x0020_0013, b"1.5 ")):
+        ds[tag] = RawDataElement(Tag(tag), "IS", len(value), value, 0, False, True)
+    client.store(ds)
+    keys = ["SOPInstanceUID", "SeriesNumber", "InstanceNumber", "Rows"]
+    found = client.find({"QueryRetrieveLevel": "IMAGE", **dict.fromkeys(keys)})
+    numbers = {row.SOPInstanceUID: [row[key].value for key in keys[1:]] for row in found}
+    assert len(numbers) == len(NAMES) - 1
+    assert numbers[ds.SOPInstanceUID] == [None, None, None]
+
+
+def test_what_one_instance_does_not_say_its_study_still_knows(client, sample):
+    ds = dcmread(sample("CT_small.dcm"))
+    keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ds.StudyInstanceUID}
+    asked = dict.fromkeys(["PatientName", "StudyDate", "StudyDescription"])
+    (before,) = client.find(keys | asked)
+    assert all(before[key].value for key in asked)
+    ds.SOPInstanceUID, ds.SeriesInstanceUID = "1.2.3.5", "1.2.3.4"
+    del ds.StudyDescription, ds.StudyDate
+    ds.PatientName = ""
+    client.store(ds)
+    (after,) = client.find(keys | asked | {"StudyDescription": before.StudyDescription})
+    assert after == before
+
+
 def test_several_instances_by_a_list_of_uids(client, sample):
     uids = [dcmread(sample(name)).StudyInstanceUID for name in ("CT_small.dcm", "rtplan.dcm")]
     keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uids}
@@ -128,15 +189,59 @@ def test_a_start_brings_index_and_files_in_step(tmp_path, monkeypatch, sample, c
     mr.SOPInstanceUID = "1.2.3.4"
     Instance(mr).save(tmp_path)
     (tmp_path / "broken.dcm").write_bytes(b"no DICOM")
+    mr.SOPInstanceUID = "1.2.3.5"
+    del mr.StudyInstanceUID
+    Instance(mr).save(tmp_path)
     gone = str(dcmread(sample("rtplan.dcm")).SOPInstanceUID)
     (tmp_path / f"{gone}.dcm").unlink()
     after = uids_of(started(monkeypatch, tmp_path))
     del before[gone]
     assert after == before | {str(ct.SOPInstanceUID): "ANOTHER", "1.2.3.4": str(mr.PatientID)}
     assert "broken.dcm cannot be put into the index" in caplog.text
+    assert "1.2.3.5.dcm cannot be put into the index" in caplog.text
     caplog.clear()
     assert uids_of(started(monkeypatch, tmp_path)) == after
     assert "was not in the index" not in caplog.text
+
+
+ANOTHER_WORKER = """
+import runpy, sys
+from pathlib import Path
+from pacsroute import Instance
+
+archive, folder, source = map(Path, sys.argv[1:])
+example = runpy.run_path(str(archive))
+index, instance = example["Index"](folder / "index.db"), Instance(source)
+with index.of(instance.sop_instance):
+    path = instance.save(folder)
+    print("saved", flush=True)
+    sys.stdin.readline()
+    index.add(example["described"](instance.dataset), path, instance.transfer_syntax)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no workers")
+def test_workers_that_store_the_same_instance_wait_for_each_other(tmp_path, monkeypatch, sample):
+    """What the index says of an instance is what its file says, whoever was the last."""
+    folder, ds = tmp_path / "archive", dcmread(sample("CT_small.dcm"))
+    app = started(monkeypatch, folder)
+    with app.test_client() as client:
+        arguments = [ANOTHER_WORKER, str(ARCHIVE), str(folder), sample("CT_small.dcm")]
+        other = subprocess.Popen(
+            [sys.executable, "-c", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert other.stdout.readline() == "saved\n"
+        ds.PatientID = "CORRECTED"
+        ours = threading.Thread(target=client.store, args=[ds])
+        ours.start()
+        ours.join(1)
+        other.communicate("go on\n", timeout=60)
+        ours.join()
+    assert dcmread(folder / f"{ds.SOPInstanceUID}.dcm").PatientID == "CORRECTED"
+    assert uids_of(app) == {str(ds.SOPInstanceUID): "CORRECTED"}
 
 
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, sample, monkeypatch):
