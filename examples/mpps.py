@@ -49,6 +49,7 @@ def create(request):
 @app.n_set("MPPS")
 def update(request):
     with app.state.lock, app.state.db as db:
+        db.execute("BEGIN IMMEDIATE")  # from here on no other worker changes the step
         step = load(request.sop_instance)
         mpps.check_set(step, request.modification_list)
         step.update(request.modification_list)

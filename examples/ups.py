@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from copy import deepcopy
 
 from pydicom import Dataset
@@ -57,6 +58,14 @@ def database(app):
 # ---- what is kept; the lock is the caller's
 
 
+@contextmanager
+def changing():
+    """Have what is read stay so until what follows from it is kept, other workers or not."""
+    with app.state.lock, app.state.db as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield db
+
+
 def load(uid):
     row = app.state.db.execute("SELECT attributes FROM step WHERE uid = ?", [uid]).fetchone()
     return Dataset.from_json(row[0]) if row else None
@@ -73,6 +82,7 @@ def save(request, before, step):
 
 def matches(keys, step):
     values = {element.keyword: step.get(element.keyword) for element in keys if element.keyword}
+    values.pop("TransactionUID", None)  # it is a lock: who knows it may change the step
     return matching.matches(keys, values, empty_matches=False)
 
 
@@ -106,7 +116,7 @@ def purge():
 @app.n_create("UPS")
 def create(request):
     step = request.attribute_list
-    with app.state.lock, app.state.db as db:
+    with changing() as db:
         purge()
         ups.check_create(load(request.sop_instance), step)
         step.SOPClassUID, step.SOPInstanceUID = request.sop_class, request.sop_instance
@@ -122,7 +132,7 @@ def create(request):
 @app.n_action("UPS", action_type=ups.REQUEST_CANCEL)
 def request_cancel(request):
     asked = request.action_information
-    with app.state.lock, app.state.db:
+    with changing():
         before = load(request.sop_instance)
         ups.check_cancel(before)
         if before.ProcedureStepState == ups.IN_PROGRESS:
@@ -149,7 +159,7 @@ def find(request):
     for (attributes,) in rows:
         step = Dataset.from_json(attributes)
         if matches(request.identifier, step):
-            step.TransactionUID = None  # it is a lock: who knows it may change the step
+            step.TransactionUID = None
             yield {key.keyword: step.get(key.keyword) for key in request.identifier if key.keyword}
 
 
@@ -161,7 +171,7 @@ def read(request):
 
 @app.n_set("UPS")
 def update(request):
-    with app.state.lock, app.state.db:
+    with changing():
         before = load(request.sop_instance)
         ups.check_set(before, request.modification_list)
         step = deepcopy(before)
@@ -172,7 +182,7 @@ def update(request):
 @app.n_action("UPS", action_type=ups.CHANGE_STATE)
 def change_state(request):
     asked = request.action_information
-    with app.state.lock, app.state.db:
+    with changing():
         before = load(request.sop_instance)
         step = deepcopy(before)
         if step and asked.get("ProcedureStepState") == ups.CANCELED:
@@ -191,7 +201,7 @@ def change_state(request):
 @app.n_action("UPS", action_type=ups.SUSPEND)
 def change_subscription(request):
     uid, information = request.sop_instance, request.action_information
-    with app.state.lock, app.state.db as db:
+    with changing() as db:
         step = load(uid)
         asked = ups.check_subscription(step, uid, request.action_type, information)
         ae, steps = asked.receiving_ae, {uid: step}
@@ -236,7 +246,7 @@ def remember(ae, uid, events):
 def send(ae):
     """Tell an AE what it has not been told; what it does not take is not told again."""
     with app.state.sending[ae]:
-        with app.state.lock, app.state.db as db:
+        with changing() as db:
             rows = db.execute("SELECT * FROM event WHERE ae = ? ORDER BY id", [ae]).fetchall()
             db.execute("DELETE FROM event WHERE ae = ?", [ae])
         try:

@@ -3,6 +3,7 @@
 import queue
 import runpy
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,38 @@ def test_every_request_of_pynetdicom(example, listening):
     states = [event.get("ProcedureStepState") for _, _, event in events]
     assert states == ["SCHEDULED", "SCHEDULED", "IN PROGRESS", None, None, "COMPLETED"]
     assert listening.events.empty()
+
+
+@pytest.mark.parametrize("change", ["check_state", "check_set", "check_cancel"])
+def test_nothing_changes_between_a_check_and_what_follows(client, path, monkeypatch, change):
+    """Not even by another worker: a step is claimed by one performer only."""
+    client.n_create("UPS", pushed(), "1.2.9")
+    check, refusals = getattr(ups, change), []
+
+    def checked(*args):
+        with closing(sqlite3.connect(path, timeout=0)) as another:
+            try:
+                another.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                refusals.append(str(error))
+        return check(*args)
+
+    monkeypatch.setattr(ups, change, checked)
+    if change == "check_cancel":
+        act(client, "1.2.9", CANCEL, ReasonForCancellation="moved")
+    else:
+        claim(client, "1.2.9")
+    if change == "check_set":
+        client.n_set("UPS", "1.2.9", dataset(TransactionUID=OURS, StudyInstanceUID="1.2"))
+    assert refusals == ["database is locked"]
+
+
+def test_a_query_does_not_tell_whether_a_lock_was_guessed(client):
+    client.n_create("UPS", pushed(), "1.2.9")
+    claim(client, "1.2.9")
+    for guess in (OURS, f"{OURS}.4"):
+        (found,) = client.find({"TransactionUID": guess, "PatientID": ""}, "UPS")
+        assert not found.get("TransactionUID")
 
 
 def test_what_was_there_before_a_restart_is_there_after_it(path, listening):
