@@ -67,8 +67,11 @@ def why_not(sop_class, sop_instance):
     """Return why an instance cannot be committed to, or None: it is here."""
     if not uids.is_uid(sop_instance):  # nor is it a name to look for in a folder
         return NO_SUCH_INSTANCE
+    name = f"{sop_instance}.dcm"
     try:
-        here = Instance(FOLDER / f"{sop_instance}.dcm").sop_class
+        found = Instance(FOLDER / name)
+        here = found.sop_class
+        found.save(FOLDER, name, duplicate="keep")  # who stores it may not have flushed it yet
     except FileNotFoundError:
         return NO_SUCH_INSTANCE
     except (OSError, PacsrouteError):
@@ -78,8 +81,8 @@ def why_not(sop_class, sop_instance):
 
 def report(ae_title, asked, waits=WAITS):
     """Tell who asked; where that fails, try again later, a few times."""
-    kind, information = outcome(asked)  # looked up anew: a late instance may have come
     try:
+        kind, information = outcome(asked)  # looked up anew: a late instance may have come
         with app.connect(ae_title) as client:
             client.n_event_report(
                 "StorageCommitment", "StorageCommitmentPushModel", kind, information

@@ -1,6 +1,7 @@
 """The example of storage commitment, as modalities use it."""
 
 import importlib.util
+import os
 import queue
 import socket
 from pathlib import Path
@@ -14,7 +15,7 @@ from pynetdicom.sop_class import (
     StorageCommitmentPushModelInstance,
 )
 
-from pacsroute import App, Failure, Peer, RequestFailed, uids
+from pacsroute import App, Failure, Instance, Peer, RequestFailed, uids
 
 WAIT = 30
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -107,6 +108,21 @@ def test_what_is_not_here_fails_with_its_reason(example, modality):
         ("1.2.6", 0x0112),
         ("../committed/1.2.3", 0x0112),
     ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="says what is open")
+def test_what_is_committed_to_is_flushed_whoever_stores_it(example, monkeypatch):
+    """Another thread may have given it its name and be flushing the folder only now."""
+    folder, flushed, fsync = example.FOLDER, [], os.fsync
+    Instance(instance("1.2.3")).save(folder, durable=False)
+
+    def noted(descriptor):
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert example.outcome(asked((CTImageStorage, "1.2.3")))[0] == example.ALL_ARE_HERE
+    assert flushed == [str(folder / "1.2.3.dcm"), str(folder)]
 
 
 def test_a_report_that_fails_is_tried_again_for_a_while(example, modality):
