@@ -84,6 +84,7 @@ def test_an_image_goes_where_its_sender_belongs(recipe, caplog):
         for patient in ("4711", "4712"):  # the same instance, corrected: both are acknowledged
             assert client.store(image("1.2.4", patient)).category == "Success"
     waiting = [pydicom.dcmread(name) for name in files("queue/PACS/*.dcm")]
+    assert [ds.PatientID for ds in waiting] == ["4711", "4712"]  # sent again, the last is the last
     assert [ds.SOPInstanceUID for ds in waiting] == ["1.2.4"] * 2
     assert sorted(ds.PatientID for ds in waiting) == ["4711", "4712"]
     assert len(files()) == 2
@@ -121,10 +122,19 @@ def test_the_patient_is_gone_before_anything_is_written(recipe):
     ds = image()
     ds.PatientBirthDate, ds.AccessionNumber = "19700101", "A1"
     ds.private_block(0x0041, "MAKER", create=True).add_new(1, "LO", "Doe")
+    ds.StudyID, ds.ImageComments, ds.OtherPatientIDs = "S99", "says Doe", ["4711", "X"]
+    ds.StudyDate, ds.Modality, ds.FrameOfReferenceUID = "20240131", "CT", "1.2.3.4.7"
+    item, reference = Dataset(), Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = CT, "1.2.3.1.1"
+    item.ReferencedSOPSequence, item.OperatorsName, item.StudyInstanceUID = [reference], "Doe", ""
+    item.private_block(0x0041, "MAKER", create=True).add_new(1, "LO", "Doe")
+    ds.RequestAttributesSequence = [item]
     with app.test_client() as client:
         client.store(ds)
         ds.SOPInstanceUID = "1.2.3.1.2"
         client.store(ds)
+        with pytest.raises(RequestFailed, match="0xA900"):
+            client.store(image(patient=""))
     one, two = (dcmread(path) for path in files())
     assert one.StudyInstanceUID == two.StudyInstanceUID != "1.2.3"
     assert one.SOPInstanceUID != two.SOPInstanceUID
@@ -134,6 +144,13 @@ def test_the_patient_is_gone_before_anything_is_written(recipe):
     text = b"".join(Path(path).read_bytes() for path in files())
     for secret in (b"Doe", b"4711", b"19700101", b"A1", b"1.2.3.1.1", b"MAKER"):
         assert secret not in text
+    for secret in (b"S99", b"20240131", b"1.2.3"):
+        assert secret not in text
+    (item,) = one.RequestAttributesSequence
+    (reference,) = item.ReferencedSOPSequence
+    assert reference.ReferencedSOPInstanceUID in (one.SOPInstanceUID, two.SOPInstanceUID)
+    assert (reference.ReferencedSOPClassUID, one.SOPClassUID, one.Modality) == (CT, CT, "CT")
+    assert one.PatientIdentityRemoved == "YES"
 
 
 def test_a_coerced_attribute_is_a_warning(recipe):
@@ -178,6 +195,10 @@ def test_a_hospitals_orders_are_a_worklist(recipe):
                 f" date('now', '{day} day'), '10:30', 'Head')",
                 (pid, *rest, station),
             )
+        db.execute(
+            "INSERT INTO orders SELECT '4', 'Unknown', NULL, NULL, NULL, NULL, NULL, station,"
+            " modality, day, hour, NULL FROM orders WHERE pid = '1'"
+        )
     db.close()
     step = {"ScheduledStationAETitle": "CT1", "ScheduledProcedureStepStartTime": None}
     keys = {"PatientID": None, "PatientName": "doe*", "ScheduledProcedureStepSequence": [step]}
@@ -186,6 +207,11 @@ def test_a_hospitals_orders_are_a_worklist(recipe):
     assert (found.PatientID, found.PatientName) == ("1", "Doe^John")
     (item,) = found.ScheduledProcedureStepSequence
     assert item.ScheduledProcedureStepStartTime == "1030"
+    with app.test_client() as client:  # whoever nobody knows much of is in the list, too
+        (found,) = client.find(
+            {"PatientID": "4", "PatientName": None, "PatientBirthDate": None}, "Worklist"
+        )
+    assert (found.PatientName, found.PatientBirthDate) == ("Unknown^", "")
 
 
 def test_a_performed_step_is_told_by_http(recipe):
@@ -211,6 +237,8 @@ def test_a_performed_step_is_told_by_http(recipe):
                 assert calls.get(timeout=WAIT)[1].PerformedProcedureStepStatus == "IN PROGRESS"
                 client.n_set("MPPS", "1.2.9", ended())
                 path, told = calls.get(timeout=WAIT)
+                with pytest.raises(RequestFailed, match="0x0111"):
+                    client.n_create("MPPS", created(), "1.2.9")
                 with pytest.raises(RequestFailed, match="0x0112"):
                     client.n_set("MPPS", "1.2.8", ended())
                 with pytest.raises(RequestFailed, match="0x0110"):
@@ -229,6 +257,7 @@ def test_what_is_here_is_committed_to(recipe):
         with connect("127.0.0.1", server.port, app=modality) as client:
             client.echo()  # so that the later ones need no other association
             client.store(image("1.2.1"))
+            Path("archive/1.2.2.dcm").write_bytes(b"no DICOM")
             for uids in (["1.2.1"], ["1.2.1", "../1.2.1", "1.2.2"]):
                 references = [
                     {"ReferencedSOPClassUID": CT, "ReferencedSOPInstanceUID": uid} for uid in uids
@@ -353,7 +382,9 @@ def test_a_models_result_is_in_the_archive(recipe, sample):
     before = dcmread(sample("CT_small.dcm"))
     with names.app.test_client(peers={"PACS": pacs}) as client:
         client.store(sample("CT_small.dcm"))
-    (result,) = received
+        client.store(sample("CT_small.dcm"))
+    result, again = received
+    assert again.SOPInstanceUID == result.SOPInstanceUID
     assert result.StudyInstanceUID == before.StudyInstanceUID
     assert result.SOPInstanceUID != before.SOPInstanceUID
     assert set(result.pixel_array.flat) == {0, 1000}
