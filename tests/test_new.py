@@ -2,12 +2,19 @@
 
 import ast
 import os
+import runpy
+import sqlite3
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 
 import pytest
 from processes import WAIT, Running, environment, pacsroute
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage
+
+from pacsroute.requests import StoreRequest
 
 FILES = {
     ".gitignore",
@@ -57,6 +64,28 @@ def test_it_serves_and_its_command_runs(project, dcmtk, sample):
         found = dcmtk("findscu", "-S", "127.0.0.1", port, *keys)
         assert "CompressedSamples^CT1" in found.stdout
     assert pacsroute(project, "count") == (0, "1\n", "")
+
+
+def test_of_two_that_store_one_instance_the_last_is_in_the_index(project, monkeypatch):
+    """Another worker has no place between the file and its row."""
+    monkeypatch.chdir(project)
+    app, save, refusals = runpy.run_path("app.py")["app"], StoreRequest.save, []
+
+    def saved(request, folder):
+        path = save(request, folder)
+        with closing(sqlite3.connect("archive/index.db", timeout=0)) as another_worker:
+            try:
+                another_worker.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                refusals.append(str(error))
+        return path
+
+    monkeypatch.setattr(StoreRequest, "save", saved)
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID = CTImageStorage, "1.2.1", "1.2"
+    with app.test_client() as client:
+        client.store(ds)
+    assert refusals == ["database is locked"]
 
 
 def test_its_words_are_in_place(project):

@@ -36,6 +36,7 @@ def index():
 def resources(app):
     FOLDER.mkdir(exist_ok=True)
     with index() as db:
+        db.execute("PRAGMA journal_mode = WAL")  # writing and reading do not wait
         # A name is returned as it came, and matched in the form of name_key.
         columns = ", ".join([*KEYS, "name_key"])
         db.execute(f"CREATE TABLE IF NOT EXISTS instance (uid PRIMARY KEY, {columns})")
@@ -47,7 +48,6 @@ def store(request):
     dataset = request.dataset
     if not dataset.get("StudyInstanceUID"):
         raise Failure(0xA900, "StudyInstanceUID is missing")
-    request.save(FOLDER)  # archive/<SOP Instance UID>.dcm; only then is it in the index
     row = {key: matching.stored(key, dataset) for key in KEYS}
     row |= {"PatientName": str(dataset.get("PatientName", "")), "uid": request.sop_instance}
     row |= {"name_key": matching.stored("PatientName", dataset)}
@@ -55,6 +55,8 @@ def store(request):
     marks = ", ".join(f":{name}" for name in row)
     with index() as db:
         db.execute(f"INSERT OR REPLACE INTO instance ({names}) VALUES ({marks})", row)
+        # archive/<SOP Instance UID>.dcm; what others store waits, and the row goes if this fails.
+        request.save(FOLDER)
 
 
 @app.find("StudyRoot")
