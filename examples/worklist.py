@@ -3,8 +3,9 @@
     WORKLIST=today.csv pacsroute run examples/worklist.py
 
 The file is a list of objects (JSON), or has a row for each step under a line of names (CSV); the
-names are the keywords below, flat. It is read again when it has changed. Without the variable it
-is ``worklist.json``.
+names are the keywords below, flat, and the values are as in DICOM, a date as ``20240131``. What
+cannot be a value is left out, with a line in the log. The file is read again when it has changed.
+Without the variable it is ``worklist.json``.
 """
 
 import csv
@@ -14,6 +15,8 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+
+from pydicom.datadict import dictionary_VR
 
 from pacsroute import App, Failure, matching
 
@@ -52,7 +55,8 @@ PATIENT = [
     "SpecialNeeds",
     "PatientTransportArrangements",
 ]
-# Each value twice: as the file has it, and as it is matched.
+NAMES = {key for key in [*PATIENT, *STEP] if dictionary_VR(key) == "PN"}
+# Each value twice: as it is returned, and as it is matched. That differs for names only.
 COLUMNS = {
     **{key: f"{key}_key" for key in PATIENT},
     "ScheduledProcedureStepSequence": {key: f"{key}_key" for key in STEP},
@@ -89,10 +93,13 @@ def refresh(db):
     marks = ", ".join("?" for _ in range(2 * len(keys)))
     with db:
         db.execute("DELETE FROM step")
-        for row in rows:
-            values = [row.get(key) or None for key in keys]
-            values += [matching.stored(key, row.get(key) or None) for key in keys]
-            db.execute(f"INSERT INTO step VALUES ({marks})", values)
+        for number, row in enumerate(rows, 1):
+            matched = {key: matching.stored(key, row.get(key)) for key in keys}
+            for key in keys:
+                if matched[key] is None and str(row.get(key) or "").strip():
+                    logger.warning("%s: step %d: no value of a %s", PATH, number, key)
+            told = matched | {key: str(row[key]) for key in NAMES if matched[key]}
+            db.execute(f"INSERT INTO step VALUES ({marks})", [*told.values(), *matched.values()])
     app.state.read = (state.st_mtime_ns, state.st_size)
 
 

@@ -94,6 +94,33 @@ def test_what_was_asked_for_comes_back(dicom_client):
     assert "QueryRetrieveLevel" not in row
 
 
+def test_one_step_with_a_wrong_value_does_not_hide_the_others(dicom_client, path, caplog):
+    wrong = {"ScheduledStationAETitle": 1, "ScheduledProcedureStepStartDate": "2024-01-31"}
+    changed = [row | {"PregnancyStatus": "4"} for row in ROWS[:2]]
+    changed.append(ROWS[2] | {"PatientID": 4711, "PregnancyStatus": "no"} | wrong)
+    if path.suffix == ".json":
+        changed[0]["MedicalAlerts"] = ["Latex", "Iodine"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*ROWS[0], "PregnancyStatus"])
+        if path.suffix == ".json":
+            json.dump(changed, file)
+        else:
+            writer.writeheader()
+            writer.writerows(changed)
+    step = {"ScheduledStationAETitle": "", "ScheduledProcedureStepStartDate": ""}
+    names = ["PatientID", "PatientName", "PregnancyStatus", "MedicalAlerts"]
+    asked = dict.fromkeys(names) | {"ScheduledProcedureStepSequence": [step]}
+    found = {row.PatientID: row for row in dicom_client.find(asked, "Worklist")}
+    assert sorted(found) == ["1", "2", "4711"]
+    assert found["1"].PregnancyStatus == 4
+    assert found["1"].MedicalAlerts == (["Latex", "Iodine"] if path.suffix == ".json" else "")
+    assert found["4711"].PatientName == "Müller^Ute"
+    assert found["4711"].PregnancyStatus is None
+    (item,) = found["4711"].ScheduledProcedureStepSequence
+    assert (item.ScheduledStationAETitle, item.ScheduledProcedureStepStartDate) == ("1", "")
+    assert "step 3: no value of a ScheduledProcedureStepStartDate" in caplog.text
+
+
 def test_a_changed_file_is_read_again(dicom_client, path):
     assert ids(dicom_client) == ["1", "2", "3"]
     write(path, ROWS[:1])
