@@ -180,9 +180,9 @@ class Index:
             if not entry.name.endswith(".dcm"):
                 continue
             path = Path(folder, entry.name)
-            if paths.pop(str(path), None) == str(entry.stat().st_mtime_ns):
-                continue
             try:
+                if paths.pop(str(path), None) == str(entry.stat().st_mtime_ns):
+                    continue
                 with self.of(Instance(path).sop_instance):
                     instance = Instance(path)  # another worker may be storing it just now
                     self.add(described(instance.dataset), path, instance.transfer_syntax)
@@ -266,6 +266,13 @@ def store(request):
     with app.state.index.of(request.sop_instance):
         path = request.save(FOLDER)  # first the file: what the index names is there
         app.state.index.add(rows, path, request.transfer_syntax)
+
+
+@app.error_handler(sqlite3.Error)
+def unavailable(error, request):
+    if request.command in ("store", "find"):  # on a full disk, say: try again later
+        logger.error("the index: %s", error)
+        raise Failure(0xA700, "the index is not available")
 
 
 @app.find("StudyRoot")

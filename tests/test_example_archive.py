@@ -4,9 +4,11 @@ import contextlib
 import copy
 import os
 import runpy
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,16 @@ def test_what_one_instance_does_not_say_its_study_still_knows(client, sample):
     assert after == before
 
 
+def test_without_its_index_it_is_out_of_resources(client, sample, tmp_path, caplog):
+    with closing(sqlite3.connect(tmp_path / "archive" / "index.db")) as db:
+        db.execute("DROP TABLE image")
+    with pytest.raises(RequestFailed, match="0xA700"):
+        client.store(sample("CT_small.dcm"))
+    with pytest.raises(RequestFailed, match="0xA700"):
+        list(client.find({"QueryRetrieveLevel": "IMAGE", "SOPInstanceUID": None}))
+    assert "no such table" in caplog.text
+
+
 def test_several_instances_by_a_list_of_uids(client, sample):
     uids = [dcmread(sample(name)).StudyInstanceUID for name in ("CT_small.dcm", "rtplan.dcm")]
     keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uids}
@@ -189,6 +201,7 @@ def test_a_start_brings_index_and_files_in_step(tmp_path, monkeypatch, sample, c
     mr.SOPInstanceUID = "1.2.3.4"
     Instance(mr).save(tmp_path)
     (tmp_path / "broken.dcm").write_bytes(b"no DICOM")
+    (tmp_path / "nowhere.dcm").symlink_to(tmp_path / "not-mounted")
     mr.SOPInstanceUID = "1.2.3.5"
     del mr.StudyInstanceUID
     Instance(mr).save(tmp_path)
@@ -199,6 +212,7 @@ def test_a_start_brings_index_and_files_in_step(tmp_path, monkeypatch, sample, c
     assert after == before | {str(ct.SOPInstanceUID): "ANOTHER", "1.2.3.4": str(mr.PatientID)}
     assert "broken.dcm cannot be put into the index" in caplog.text
     assert "1.2.3.5.dcm cannot be put into the index" in caplog.text
+    assert "nowhere.dcm cannot be put into the index" in caplog.text
     caplog.clear()
     assert uids_of(started(monkeypatch, tmp_path)) == after
     assert "was not in the index" not in caplog.text
