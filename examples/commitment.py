@@ -10,7 +10,9 @@ association of the request.
 
 import logging
 import os
+import sched
 import threading
+import time
 from pathlib import Path
 
 from pacsroute import App, Failure, Instance, PacsrouteError, uids
@@ -95,11 +97,23 @@ def report(ae_title, asked, waits=WAITS):
             logger.error("%s: no report, given up: %s", ae_title, error)
 
 
+scheduler, ticking = sched.scheduler(), threading.Lock()
+
+
 def later(seconds, function, *args):
-    """Call a function then, on no thread of the server's; what waits does not survive a stop."""
-    timer = threading.Timer(seconds, function, args)
-    timer.daemon = True
-    timer.start()
+    """Call a function then, on one thread for all; what waits does not survive a stop."""
+    scheduler.enter(seconds, 0, function, args)
+    if ticking.acquire(blocking=False):  # the first time; it is never released
+        threading.Thread(target=tick, daemon=True).start()
+
+
+def tick():
+    while True:
+        try:
+            scheduler.run(blocking=False)
+        except Exception:
+            logger.exception("a report failed")
+        time.sleep(1)
 
 
 app.state.later = later

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import queue
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,17 @@ def test_later_is_later(example):
     came = queue.Queue()
     example.later(0, came.put, "now")
     assert came.get(timeout=WAIT) == "now"
+
+
+def test_what_is_later_takes_one_thread(example, caplog):
+    before, came = threading.active_count(), queue.Queue()
+    for _ in range(200):
+        example.later(600, came.put, "too soon")
+    assert threading.active_count() <= before + 1
+    example.later(0, int, "no number")
+    example.later(0, came.put, "now")
+    assert came.get(timeout=WAIT) == "now"
+    assert "a report failed" in caplog.text
 
 
 @pytest.mark.parametrize("keyword", ["TransactionUID", "ReferencedSOPSequence"])
