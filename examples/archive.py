@@ -184,6 +184,9 @@ class Index:
                 if paths.pop(str(path), None) == str(entry.stat().st_mtime_ns):
                     continue
                 with self.of(Instance(path).sop_instance):
+                    if self.has_newer(path):
+                        logger.warning("%s is older than what is there of its instance", path)
+                        continue
                     instance = Instance(path)  # another worker may be storing it just now
                     self.add(described(instance.dataset), path, instance.transfer_syntax)
                 logger.warning("%s was not in the index", path)
@@ -194,6 +197,17 @@ class Index:
                 if not Path(path).exists():
                     logger.error("%s is gone: it is taken from the index", path)
                     db.execute("DELETE FROM image WHERE path = ?", [path])
+
+    def has_newer(self, path):
+        """Tell whether the index names another file of the same instance, beside this one."""
+        same = "SELECT path, modified FROM image WHERE SOPInstanceUID = ?"
+        return any(
+            Path(other).parent == path.parent
+            and Path(other) != path
+            and Path(other).exists()
+            and int(modified) >= os.stat(path).st_mtime_ns
+            for other, modified in self.rows(same, [Instance(path).sop_instance])
+        )
 
     def add(self, rows, path, transfer_syntax):
         """Put an instance in, in the place of an earlier one of the same UID."""

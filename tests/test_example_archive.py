@@ -4,6 +4,7 @@ import contextlib
 import copy
 import os
 import runpy
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -216,6 +217,24 @@ def test_a_start_brings_index_and_files_in_step(tmp_path, monkeypatch, sample, c
     caplog.clear()
     assert uids_of(started(monkeypatch, tmp_path)) == after
     assert "was not in the index" not in caplog.text
+
+
+def test_of_two_files_of_one_instance_the_newer_one_is_known(tmp_path, monkeypatch, sample):
+    ds = dcmread(sample("CT_small.dcm"))
+    uid, folder = str(ds.SOPInstanceUID), tmp_path / "archive"
+    for age, patient in enumerate(["STORED", "OLDER", "OLDEST"]):
+        ds.PatientID = patient
+        path = Instance(ds).save(folder, name=f"{age}.dcm" if age else None)
+        os.utime(path, ns=(10**18, 10**18 - age * 10**9))
+    for _ in range(3):
+        assert uids_of(started(monkeypatch, folder)) == {uid: "STORED"}
+    shutil.copytree(folder, tmp_path / "copy")
+    copied = tmp_path / "copy" / f"{uid}.dcm"
+    assert uids_of(started(monkeypatch, tmp_path / "copy")) == {uid: "STORED"}
+    with closing(sqlite3.connect(tmp_path / "copy" / "index.db")) as db:
+        assert db.execute("SELECT path FROM image").fetchall() == [(str(copied),)]
+    copied.unlink()
+    assert uids_of(started(monkeypatch, tmp_path / "copy")) == {uid: "OLDER"}
 
 
 ANOTHER_WORKER = """
