@@ -243,7 +243,10 @@ class Index:
         return self.rows(query, where.parameters)
 
     def instances(self, identifier, level):
-        """Return how many instances a retrieval means, and an iterator over their rows."""
+        """Return the rows of a retrieval's instances: none is read while others are being sent.
+
+        That may take hours, in which SQLite would have to keep each change beside the database.
+        """
         unique = {
             key: f"{HOME[name]}.{key}"
             for name in list(KEYS)[: list(KEYS).index(level) + 1]
@@ -251,11 +254,10 @@ class Index:
         }
         # What has no Patient ID is not of every patient, though a query finds it for any.
         where = matching.where(identifier, unique, empty_matches=False)
-        wanted = f"FROM {SOURCE['IMAGE']} WHERE {where.sql}"
-        ((count,),) = self.rows(f"SELECT count(*) {wanted}", where.parameters)
         names = "image.SOPClassUID, image.SOPInstanceUID, path, transfer_syntax"
         order = "ORDER BY study.StudyInstanceUID, series.SeriesInstanceUID, image.InstanceNumber"
-        return count, self.rows(f"SELECT {names} {wanted} {order}", where.parameters)
+        query = f"SELECT {names} FROM {SOURCE['IMAGE']} WHERE {where.sql} {order}"
+        return list(self.rows(query, where.parameters))
 
     def rows(self, query, parameters):
         with self.connection() as db, closing(db.execute(query, parameters)) as cursor:
@@ -302,7 +304,8 @@ def find(request):
 @app.get
 @app.move
 def retrieve(request):
-    request.count, rows = app.state.index.instances(request.identifier, request.level)
+    rows = app.state.index.instances(request.identifier, request.level)
+    request.count = len(rows)
     for row in rows:
         yield Instance(
             row["path"],

@@ -162,6 +162,17 @@ def test_what_one_instance_does_not_say_its_study_still_knows(client, sample):
     assert after == before
 
 
+def test_a_retrieval_under_way_does_not_hold_the_index(client, sample, tmp_path):
+    uids = [dcmread(sample(name)).StudyInstanceUID for name in ("CT_small.dcm", "rtplan.dcm")]
+    keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uids}
+    instances = client.get(keys, storage=STORAGE)
+    next(instances)
+    with closing(sqlite3.connect(tmp_path / "archive" / "index.db", timeout=0)) as db:
+        ((is_busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert len(list(instances)) == 1
+    assert not is_busy
+
+
 def test_without_its_index_it_is_out_of_resources(client, sample, tmp_path, caplog):
     with closing(sqlite3.connect(tmp_path / "archive" / "index.db")) as db:
         db.execute("DROP TABLE image")
