@@ -56,4 +56,4 @@ def _ratios(axes, works, results):
     axes.set_xticks([0, 1, 2], ["1x", "10x", "100x"])
     axes.set_title("pacsroute against the others (larger is better)")
     handles = [axes.barh(0, 0, color=colour, label=name) for name, colour in _COLOURS.items()]
-    axes.legend(handles=handles, loc="upper right")
+    axes.legend(handles=handles, loc="upper right", bbox_to_anchor=(1, -0.04), ncols=len(handles))
