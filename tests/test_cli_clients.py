@@ -252,6 +252,14 @@ def test_a_failing_instance_does_not_keep_others(archive, server, folder):
     assert done.stderr.count("\n") == 1
 
 
+def test_where_there_is_nothing_to_send_it_is_said(server, folder, tmp_path):
+    for name in ("ct", "jpeg.dcm", "deep/mr.dcm"):
+        (folder / name).unlink()
+    done = run("store", server, folder)
+    assert done.stdout.startswith("sent 0, failed 0, skipped 2 (2 not DICOM")
+    assert done.stderr == "nothing to send: there is no Part 10 file\n"
+
+
 def test_files_that_are_named_have_to_be_instances(archive, server, folder):
     (folder / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"\x99" * 50)
     names = ["notes.txt", "nowhere.dcm", "broken.dcm", "ct"]

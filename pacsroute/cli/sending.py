@@ -349,6 +349,8 @@ def store(
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(_journal(resume)) if resume else None
         files = list(collect(paths, counts, journal, say))
+        if not (files or counts.failed or counts.sent_before):
+            say("nothing to send: there is no Part 10 file")
         ctrl_c = stack.enter_context(CtrlC(polite=True))
         stack.callback(lambda: click.echo(_summary(counts, time.monotonic() - began)))
         moved = stack.enter_context(_bar(files, counts, shown=on_a_terminal() and not quiet))
