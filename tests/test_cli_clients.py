@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, Status, connect
 from pacsroute.cli import clients, main, sending
+from pacsroute.errors import AssociationAborted, AssociationRejected, NotAccepted
 from pacsroute.observer import Observer
 from pacsroute.upper_layer import pdu
 
@@ -320,6 +321,33 @@ def test_a_peer_that_still_counts_what_it_has_aborted_is_asked_again(folder):
         done = run("store", server, folder, code=1)
     assert "sent 2, failed 1" in done.stdout
     assert str(folder / "ct") in done.stderr
+
+
+@pytest.mark.parametrize("told", [RequestFailed("C-ECHO", Status(0x0110)), NotAccepted("no echo")])
+def test_a_peer_that_is_no_longer_full_at_the_last_try_is_not_gone(folder, monkeypatch, told):
+    monkeypatch.setattr(sending, "_PAUSES", (0, 0))
+    answers = [AssociationRejected(2, 3, 2), AssociationRejected(2, 3, 2), told]
+
+    class Peer:
+        def store(self, instance):
+            raise AssociationAborted(0)
+
+        def echo(self):
+            raise answers.pop(0)
+
+    counts, said = sending.Counts(), []
+    files = list(sending.collect([str(folder / "ct")], counts, None, said.append))
+    sender = sending.Sender(
+        Peer(),
+        files,
+        counts,
+        None,
+        say=said.append,
+        moved=lambda size: None,
+        stopping=lambda: False,
+    )
+    sender.run(1)
+    assert (counts.failed, len(said), answers) == (1, 1, [])
 
 
 def test_store_where_nobody_listens(free_port, folder):

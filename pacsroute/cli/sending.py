@@ -286,16 +286,15 @@ class Sender:
 
     def _probe(self) -> None:
         """Raise if the peer is gone; else it was the instance that ended the association."""
-        for pause in _PAUSES:
+        for pause in (*_PAUSES, None):
             try:
                 with contextlib.suppress(NotAccepted, RequestFailed):
                     self._client.echo()
                 return
             except AssociationRejected as error:
-                if error.result != _TRANSIENT:
+                if error.result != _TRANSIENT or pause is None:
                     raise
             time.sleep(pause)
-        self._client.echo()
 
     def _fail(self, file: File, error: Exception) -> None:
         with self._lock:
