@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pydicom
@@ -134,6 +136,20 @@ class RawPeer:
 @pytest.fixture
 def raw_peer():
     return RawPeer
+
+
+def beside_another_worker(path, check, refusals):
+    """Return a check during which another process wants to change a database, and hears why not."""
+
+    def checked(*args):
+        with closing(sqlite3.connect(path, timeout=0)) as another:
+            try:
+                another.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                refusals.append(str(error))
+        return check(*args)
+
+    return checked
 
 
 def dcmtk_tool(tool):

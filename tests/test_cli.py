@@ -39,10 +39,10 @@ def command(*arguments):
     return [sys.executable, "-m", "pacsroute", "run", *arguments]
 
 
-def fails(folder, *arguments, **values):
-    """Run a command that is to fail; return what it said."""
-    done = subprocess.run(
-        command("--port", "0", *arguments),
+def ended(arguments, folder=None, **values):
+    """Run a process to its end, and return what it said."""
+    return subprocess.run(
+        arguments,
         cwd=folder,
         env=environment(**values),
         capture_output=True,
@@ -50,6 +50,11 @@ def fails(folder, *arguments, **values):
         timeout=TIMEOUT,
         check=False,
     )
+
+
+def fails(folder, *arguments, **values):
+    """Run a command that is to fail; return what it said."""
+    done = ended(command("--port", "0", *arguments), folder, **values)
     assert done.returncode not in (0, None)
     assert done.stdout == ""
     return done.stderr
@@ -221,15 +226,7 @@ def test_a_lifespan_that_fails_shows_the_users_traceback_only(folder):
     (folder / "broken.py").write_text(
         f"{APP}\n@app.lifespan\ndef database(app):\n    1 / 0\n    yield\n"
     )
-    done = subprocess.run(
-        command("broken", "--port", "0"),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+    done = ended(command("broken", "--port", "0"), folder)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     assert done.stderr.endswith("Error: HELLO has ended: see the traceback above\n")
@@ -275,14 +272,7 @@ def test_a_mistake_in_the_users_file_shows_the_users_traceback_only(folder, spec
 
 
 def test_the_help_names_the_commands():
-    done = subprocess.run(
-        [sys.executable, "-m", "pacsroute", "--help"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+    done = ended([sys.executable, "-m", "pacsroute", "--help"])
     assert done.returncode == 0
     assert "run" in done.stdout
 
@@ -294,15 +284,7 @@ def test_a_script_serves_as_the_command_does(folder):
     start = [sys.executable, "hello.py"]
     with Serving(folder, start=[*start, "0"]) as serving:
         assert serving.lines[0] == "HELLO serves"
-        taken = subprocess.run(
-            [*start, str(serving.port)],
-            cwd=folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+        taken = ended([*start, str(serving.port)], folder)
         code, rest, errors = serving.stop(signal.SIGINT)
     assert (code, rest) == (0, "stopped\n")
     assert "RAW C-ECHO 0x0000 Success" in errors

@@ -1,12 +1,11 @@
 """The rules of performed procedure steps, and the example that keeps them."""
 
 import runpy
-import sqlite3
-from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from conftest import beside_another_worker
 from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import (
@@ -171,18 +170,11 @@ def test_the_example_with_pynetdicom(tmp_path, monkeypatch):
 
 
 def test_nothing_changes_between_the_check_of_a_step_and_its_change(tmp_path, monkeypatch):
-    path, check, refusals = tmp_path / "steps.db", mpps.check_set, []
+    path, refusals = tmp_path / "steps.db", []
     monkeypatch.setenv("STEPS", str(path))
     app = runpy.run_path(str(EXAMPLE))["app"]
 
-    def checked(*args):
-        with closing(sqlite3.connect(path, timeout=0)) as another_worker:
-            try:
-                another_worker.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                refusals.append(str(error))
-        return check(*args)
-
+    checked = beside_another_worker(path, mpps.check_set, refusals)
     monkeypatch.setattr(mpps, "check_set", checked)
     with app.test_client() as client:
         client.n_create("MPPS", created(), "1.2.9")

@@ -3,10 +3,10 @@
 import queue
 import runpy
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import beside_another_worker
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pynetdicom import AE, evt
@@ -321,16 +321,9 @@ def test_every_request_of_pynetdicom(example, listening):
 def test_nothing_changes_between_a_check_and_what_follows(client, path, monkeypatch, change):
     """Not even by another worker: a step is claimed by one performer only."""
     client.n_create("UPS", pushed(), "1.2.9")
-    check, refusals = getattr(ups, change), []
+    refusals = []
 
-    def checked(*args):
-        with closing(sqlite3.connect(path, timeout=0)) as another:
-            try:
-                another.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                refusals.append(str(error))
-        return check(*args)
-
+    checked = beside_another_worker(path, getattr(ups, change), refusals)
     monkeypatch.setattr(ups, change, checked)
     if change == "check_cancel":
         act(client, "1.2.9", CANCEL, ReasonForCancellation="moved")
