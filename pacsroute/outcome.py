@@ -135,8 +135,7 @@ def instances_of(
                 )
             yield item if isinstance(item, Instance) else Instance(item)
 
-    request.listed = isinstance(source, (list, tuple))
-    request.ahead = source if request.listed else ()
+    request.ahead = source if isinstance(source, (list, tuple)) else ()
     coming = instances()
     first = next(coming, None)  # a generator has set the count by now, if it ever does
     if request.count is None and hasattr(source, "__len__"):
@@ -150,7 +149,7 @@ def instances_of(
                 if request.cancelled:
                     break
                 known.append(_set_aside(instance, folder, len(known)))
-            request.count, request.listed, request.ahead = len(known), True, known
+            request.count, request.ahead = len(known), known
             first, coming = known[0], iter(known[1:])
         if request.count is not None:
             request.count = operator.index(request.count)

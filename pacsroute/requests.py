@@ -259,16 +259,13 @@ class GetRequest(QueryRequest):
     count : int, optional
         How many instances there will be. A generator that sets it before its first
         yield is taken from one by one; one that does not is counted first.
-    listed : bool
-        Whether all of them are known, and nothing of the handler waits for what comes of one.
     ahead : sequence
-        What the handler has given then.
+        All of them, where they are known and nothing of the handler waits for what comes of one.
     """
 
     command: ClassVar[str] = "get"
 
     count: int | None = None
-    listed: bool = field(default=False, repr=False, compare=False)
     ahead: Sequence[object] = field(default=(), repr=False, compare=False)
 
 
@@ -278,7 +275,7 @@ class MoveRequest(GetRequest):
 
     Parameters
     ----------
-    identifier, count, listed, ahead
+    identifier, count, ahead
         As for `GetRequest`.
     move_destination : str
         The AE title to send to, as `App.destination` resolves it.

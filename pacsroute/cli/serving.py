@@ -25,8 +25,8 @@ logger = logging.getLogger("pacsroute")
 
 def run(app: App, host: str | None, port: int | None, settings: dict[str, Any]) -> None:
     """Do what `App.run` promises: the same as the command, in a script that is none."""
-    log = logging.StreamHandler()
     if not logging.getLogger().hasHandlers():  # else the script has a log of its own
+        log = logging.StreamHandler()
         logging.basicConfig(handlers=[log])
         set_up(log, app.config)
     try:

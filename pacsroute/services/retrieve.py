@@ -67,7 +67,7 @@ class _Ahead:
 
     def look(self) -> None:
         """Fetch the next one, if that is possible."""
-        if self._request.listed and self._fetched is None:
+        if self._request.ahead and self._fetched is None:
             answer = next(self._answers)  # the last one is never looked beyond
             if isinstance(answer.row, Instance):
                 self._ready = answer.row.opened()
