@@ -5,12 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pacsroute.admission import Identity
 from pacsroute.app import App
-from pacsroute.blueprints import Blueprint
 from pacsroute.config import Config
-from pacsroute.dataset.instance import Instance
-from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import (
     AssociationAborted,
     AssociationError,
@@ -26,10 +22,9 @@ from pacsroute.errors import (
     RequestFailed,
     SetupError,
 )
-from pacsroute.net.association import Association
-from pacsroute.net.server import Server
-from pacsroute.net.tls import TLS
-from pacsroute.requests import (
+from pacsroute.framework.admission import Identity
+from pacsroute.framework.blueprints import Blueprint
+from pacsroute.framework.requests import (
     EchoRequest,
     FindRequest,
     GetRequest,
@@ -45,7 +40,12 @@ from pacsroute.requests import (
     Request,
     StoreRequest,
 )
+from pacsroute.instances.instance import Instance
+from pacsroute.net.association import Association
+from pacsroute.net.server import Server
+from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.status import Status
+from pacsroute.tls import TLS
 
 if TYPE_CHECKING:
     from pacsroute import matching, mpps, ups
@@ -99,7 +99,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs pydicom when it is asked for; see `pacsroute.late`."""
+    """Import what needs pydicom when it is asked for; see `pacsroute.dataset.late`."""
     if name in ("matching", "mpps", "ups"):
         return import_module(f"pacsroute.{name}")
     if name in ("Client", "Reply", "connect"):

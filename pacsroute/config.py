@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pacsroute import access
+from pacsroute import allow
 from pacsroute.errors import SetupError, nearest
 
 MIB = 1_048_576
@@ -250,12 +250,12 @@ def _checked(name: str, value: Any) -> Any:
     if choices and value not in choices:
         raise SetupError(f"{name} is one of {', '.join(choices)}, not {value!r}")
     if name == "ae_title":
-        return access.ae_title(value)
+        return allow.ae_title(value)
     if name == "called_ae_titles":
-        return tuple(map(access.ae_title, value))
+        return tuple(map(allow.ae_title, value))
     if name == "allow":
         for text in value:
-            access.rule(text)
+            allow.rule(text)
     return value
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from pydicom import Dataset
 
-from pacsroute import requirements
+from pacsroute.dataset import attribute_types
 from pacsroute.errors import Failure
 
 __all__ = ["FINAL", "IN_PROGRESS", "check_create", "check_set"]
@@ -92,7 +92,7 @@ PerformedSeriesSequence                 2 3 1
 >>ReferencedSOPClassUID                 1 1 3
 >>ReferencedSOPInstanceUID              1 1 3
 """
-_RULES = requirements.rules(_TABLE)
+_RULES = attribute_types.rules(_TABLE)
 
 
 def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
@@ -119,11 +119,11 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
     Traceback (most recent call last):
     pacsroute.errors.Failure: 0x0106 a step is created IN PROGRESS
     """
-    requirements.require(_STATUS, "1", attribute_list)
+    attribute_types.require(_STATUS, "1", attribute_list)
     if _status(attribute_list) != IN_PROGRESS:
-        raise requirements.failure(0x0106, [_STATUS], "a step is created IN PROGRESS")
+        raise attribute_types.failure(0x0106, [_STATUS], "a step is created IN PROGRESS")
     if strict:
-        requirements.check(attribute_list, _CREATE, _RULES)
+        attribute_types.check(attribute_list, _CREATE, _RULES)
 
 
 def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = True) -> None:
@@ -162,16 +162,16 @@ def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = Tru
         raise Failure(0x0110, comment, ErrorID=0xA710)
     status = IN_PROGRESS
     if _STATUS in modification_list:
-        requirements.require(_STATUS, "1", modification_list)
+        attribute_types.require(_STATUS, "1", modification_list)
         status = _status(modification_list)
     if status != IN_PROGRESS and status not in FINAL:
-        raise requirements.failure(0x0106, [_STATUS], "no such status of a step")
+        raise attribute_types.failure(0x0106, [_STATUS], "no such status of a step")
     if not strict:
         return
-    requirements.check_settable(stored, modification_list, _SET, _RULES)
-    requirements.check(modification_list, _SET, _RULES)
+    attribute_types.check_settable(stored, modification_list, _SET, _RULES)
+    attribute_types.check(modification_list, _SET, _RULES)
     if status in FINAL:
-        requirements.check(modification_list, _FINAL, _RULES, stored)
+        attribute_types.check(modification_list, _FINAL, _RULES, stored)
 
 
 def _status(step: Dataset) -> str:

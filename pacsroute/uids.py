@@ -18,7 +18,7 @@ def _dictionary() -> dict[str, tuple[str, str, str, str, str]]:
     """Return pydicom's dictionary of UIDs without importing pydicom.
 
     It is a module of literals that needs nothing of the rest, which takes 0.2 s and more;
-    see `pacsroute.late`.
+    see `pacsroute.dataset.late`.
     """
     package = find_spec("pydicom")
     assert package is not None

@@ -199,7 +199,7 @@ def sample():
 def no_pulse():
     """Have no Pending come only because the machine is slow; who tests those has them anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pacsroute.net.sending._PULSE", 1000)
+        patch.setattr("pacsroute.net.outbox._PULSE", 1000)
         yield
 
 

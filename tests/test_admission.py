@@ -11,7 +11,7 @@ from pynetdicom import AE
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
 from pacsroute import App, AssociationRejected, Blueprint, SetupError, connect
-from pacsroute.access import allowed, rule
+from pacsroute.allow import allowed, rule
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.negotiation import propose
 from pacsroute.upper_layer.pdu import UserIdentity

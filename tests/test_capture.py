@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pacsroute.trace import tcp as tcp_module
-from pacsroute.trace.capture import DamagedCapture, packets
 from pacsroute.trace.conversation import UnreadableFile
 from pacsroute.trace.files import read
-from pacsroute.trace.frames import ACK, FIN, RST, SYN, Segment
-from pacsroute.trace.tcp import conversations
+from pacsroute.trace.pcap import tcp as tcp_module
+from pacsroute.trace.pcap.capture import DamagedCapture, packets
+from pacsroute.trace.pcap.packets import ACK, FIN, RST, SYN, Segment
+from pacsroute.trace.pcap.tcp import conversations
 
 CAPTURES = Path(__file__).parent / "fixtures" / "captures"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import RawPeer
 
-from pacsroute.cli.serving import address, announce_monitor
+from pacsroute.foreground import address, announce_monitor
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 30

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, Status, connect
 from pacsroute.cli import clients, main, sending
 from pacsroute.errors import AssociationAborted, AssociationRejected, NotAccepted
-from pacsroute.observer import Observer
+from pacsroute.framework.observer import Observer
 from pacsroute.upper_layer import pdu
 
 ROOT = Path(__file__).parent.parent

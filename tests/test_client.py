@@ -36,10 +36,10 @@ from pacsroute import (
     Status,
     uids,
 )
-from pacsroute.dataset import part10
 from pacsroute.dataset.encode import encode
 from pacsroute.dimse import commands, messages
-from pacsroute.net import sending, transport
+from pacsroute.instances import part10
+from pacsroute.net import transport
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import UserIdentity
 
@@ -781,7 +781,7 @@ def test_a_peer_with_small_pdus_has_few_of_them_made_at_a_time(
         send_all(sock, buffers, deadline)
 
     monkeypatch.setattr(transport, "send_all", noted)
-    for module in (messages, sending):
+    for module in (messages, outbox):
         monkeypatch.setattr(module, "PIECES", 16)
     archive.config.maximum_length = 4096
     source = large(1) if kind == "data set" else Instance(large(1)).save(tmp_path)

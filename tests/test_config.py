@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pacsroute import App, Config, SetupError
-from pacsroute.access import allowed
+from pacsroute.allow import allowed
 from pacsroute.config import SETTINGS
 
 

@@ -21,8 +21,9 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, evt
 
-from pacsroute import App, Client, RequestFailed, connect, requests
+from pacsroute import App, Client, RequestFailed, connect
 from pacsroute.config import SETTINGS
+from pacsroute.framework import requests
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from pacsroute import DataSetError, Failure, Instance, uids
-from pacsroute.dataset import drafts, part10
-from pacsroute.dataset.bulk import without_bulk_data
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import parse
-from pacsroute.dataset.spool import Room, Spool
+from pacsroute.instances import atomic_files, part10
+from pacsroute.instances.spool import Room, Spool
+from pacsroute.instances.without_bulk_data import without_bulk_data
 
 CT = uids.sop_class("CTImageStorage", "store")
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -63,9 +63,9 @@ def body(path):
 @pytest.fixture(autouse=True, params=[True, False], ids=["nameless", "named"])
 def nameless(request, monkeypatch):
     """Have drafts without a name, where the system can, and with one, as elsewhere."""
-    if request.param and not drafts._NAMELESS:
+    if request.param and not atomic_files._NAMELESS:
         pytest.skip("no nameless files here")
-    monkeypatch.setattr(drafts, "_NAMELESS", request.param)
+    monkeypatch.setattr(atomic_files, "_NAMELESS", request.param)
     return request.param
 
 
@@ -342,8 +342,8 @@ def test_saved_files_have_the_mode_of_the_umask(received, tmp_path):
 def test_a_crash_leaves_nothing_that_the_next_start_does_not_remove(tmp_path):
     code = (
         "import os, sys\n"
-        "from pacsroute.dataset import drafts, spool\n"
-        f"drafts._NAMELESS = {drafts._NAMELESS}\n"
+        "from pacsroute.instances import atomic_files, spool\n"
+        f"atomic_files._NAMELESS = {atomic_files._NAMELESS}\n"
         "one = spool.Spool(b'', sys.argv[1], threshold=1)\n"
         "one.write(b'0123456789')\n"
         "os.kill(os.getpid(), 9)\n"
@@ -352,10 +352,10 @@ def test_a_crash_leaves_nothing_that_the_next_start_does_not_remove(tmp_path):
     assert done.returncode == -9
     mine = Spool(b"", str(tmp_path), threshold=1)
     (tmp_path / ".pacsroute-notes.txt").write_text("not one of them")
-    left = drafts.sweep(str(tmp_path))
-    assert left == (not drafts._NAMELESS)
+    left = atomic_files.sweep(str(tmp_path))
+    assert left == (not atomic_files._NAMELESS)
     mine.write(b"0123456789")
-    assert drafts.sweep(str(tmp_path)) == 0  # what is being written stays
+    assert atomic_files.sweep(str(tmp_path)) == 0  # what is being written stays
     with mine.open() as file:
         assert file.read() == b"0123456789"
     mine.close()
@@ -528,36 +528,36 @@ def test_a_saved_file_that_was_made_shorter_is_not_copied_for_ever(tmp_path):
 
 
 def test_a_scratch_folder_that_is_left_in_the_systems_folder_goes_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "_temporary", lambda: str(tmp_path))
+    monkeypatch.setattr(atomic_files, "_temporary", lambda: str(tmp_path))
     left = tmp_path / ".pacsroute-another-1-0.part"
     left.mkdir()
     (left / "0").write_bytes(b"DOE^JOHN")
-    with drafts.scratch(None):
+    with atomic_files.scratch(None):
         assert not left.exists()
 
 
 def test_a_scratch_folder_that_is_swept_while_it_is_made_is_made_again(tmp_path, monkeypatch):
-    quickly = drafts._quickly
+    quickly = atomic_files._quickly
 
     def late(path, flags):
-        monkeypatch.setattr(drafts, "_quickly", quickly)
-        assert drafts.sweep(str(tmp_path)) == 1
+        monkeypatch.setattr(atomic_files, "_quickly", quickly)
+        assert atomic_files.sweep(str(tmp_path)) == 1
         return quickly(path, flags)
 
-    monkeypatch.setattr(drafts, "_quickly", late)
-    with drafts.scratch(str(tmp_path)) as folder:
+    monkeypatch.setattr(atomic_files, "_quickly", late)
+    with atomic_files.scratch(str(tmp_path)) as folder:
         assert os.listdir(folder) == []
-        assert drafts.sweep(str(tmp_path)) == 0
+        assert atomic_files.sweep(str(tmp_path)) == 0
     assert os.listdir(tmp_path) == []
 
 
 def test_a_scratch_folder_that_is_left_is_swept(tmp_path):
-    with drafts.scratch(str(tmp_path)) as folder:
+    with atomic_files.scratch(str(tmp_path)) as folder:
         Path(folder, "0").write_bytes(b"x")
-        assert drafts.sweep(str(tmp_path)) == 0  # it is in use
+        assert atomic_files.sweep(str(tmp_path)) == 0  # it is in use
     assert not list(tmp_path.iterdir())
     left = tmp_path / ".pacsroute-0123-1-1.part"
     left.mkdir()
     (left / "0").write_bytes(b"x")
-    assert drafts.sweep(str(tmp_path)) == 1
+    assert atomic_files.sweep(str(tmp_path)) == 1
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import types
 
-from pacsroute import late
+from pacsroute.dataset import late
 
 PROGRAM = """
 import sys

@@ -394,7 +394,7 @@ def test_without_the_extra_health_is_there_and_metrics_say_what_to_install(
     app, served, monkeypatch, caplog
 ):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    monkeypatch.delitem(sys.modules, "pacsroute.metrics", raising=False)
+    monkeypatch.delitem(sys.modules, "pacsroute.net.metrics", raising=False)
     port = served(app).metrics_port
     assert "/metrics needs prometheus_client: pip install 'pacsroute[metrics]'" in caplog.text
     assert ask(port, "/health")[0] == ask(port, "/ready")[0] == 200

@@ -17,11 +17,10 @@ from pacsroute import (
     AssociationReleased,
     Dispatcher,
     SetupError,
-    extended,
     uids,
 )
 from pacsroute.dimse import commands
-from pacsroute.upper_layer import pdu
+from pacsroute.upper_layer import extended, pdu
 
 CT = uids.sop_class("CTImageStorage", "store")
 STUDY = uids.sop_class("StudyRoot", "find")

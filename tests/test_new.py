@@ -14,7 +14,7 @@ from processes import WAIT, Running, environment, pacsroute
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
-from pacsroute.requests import StoreRequest
+from pacsroute.framework.requests import StoreRequest
 
 FILES = {
     ".gitignore",

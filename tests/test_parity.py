@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 import pacsroute
 from pacsroute import App, Failure, Instance, PacsrouteError, Peer
-from pacsroute.dataset import part10
+from pacsroute.instances import part10
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 COMMITMENT = "1.2.840.10008.1.20.1.1"

@@ -24,10 +24,10 @@ from pydicom.uid import (
 )
 
 from pacsroute import Instance, uids
-from pacsroute.dataset import peek
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import Limits, identifier, parse
 from pacsroute.errors import DataSetError
+from pacsroute.instances import peek
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (
     ExplicitVRLittleEndian,

@@ -22,7 +22,7 @@ from pacsroute.trace import recording
 from pacsroute.trace.conversation import UnreadableFile
 from pacsroute.trace.files import read
 from pacsroute.trace.recording import Recorder, recorder
-from pacsroute.trace.tap import Link
+from pacsroute.upper_layer.tap import Link
 
 IMAGE = ("1.2.840.10008.5.1.4.1.1.7", uids.EXPLICIT_VR_LITTLE_ENDIAN)
 LINK = Link("acceptor", "10.0.0.1:104", "10.0.0.7:50312")

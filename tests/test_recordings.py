@@ -11,7 +11,7 @@ from pacsroute.dimse.commands import CEchoRQ, CStoreRQ
 from pacsroute.dimse.messages import Assembler
 from pacsroute.testing import replay
 from pacsroute.trace.files import read
-from pacsroute.trace.observer import Frames
+from pacsroute.trace.wire import Frames
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.connection import Connection
 from pacsroute.upper_layer.pdu import (

@@ -15,8 +15,8 @@ from pacsroute import App, Failure, Peer, uids
 from pacsroute.testing import replay
 from pacsroute.trace.conversation import UnreadableFile
 from pacsroute.trace.recording import Recorder, recorder
-from pacsroute.trace.tap import Link
 from pacsroute.upper_layer import pdu
+from pacsroute.upper_layer.tap import Link
 
 NAMES = ["CT_small.dcm", "MR_small.dcm", "rtplan.dcm"]
 STUDY = "1.2.826.0.1.3680043.8.498.1"

@@ -1417,7 +1417,7 @@ def test_large_data_sets_of_a_drained_generator():
 
 @pytest.mark.parametrize(("count", "left"), [(-1, [0, 0, 0]), (2, [1, 0, 0]), (70_000, None)])
 def test_a_count_that_is_wrong(count, left, monkeypatch):
-    monkeypatch.setattr("pacsroute.net.sending._PULSE", 0.01)
+    monkeypatch.setattr("pacsroute.net.outbox._PULSE", 0.01)
 
     def handler(request):
         request.count = count
@@ -1442,7 +1442,7 @@ def test_a_count_that_is_wrong(count, left, monkeypatch):
 
 
 def test_a_slow_generator_and_the_pending_that_say_so(monkeypatch):
-    monkeypatch.setattr("pacsroute.net.sending._PULSE", 0.01)
+    monkeypatch.setattr("pacsroute.net.outbox._PULSE", 0.01)
     seen = [threading.Event(), threading.Event()]
 
     def handler(request):
@@ -1470,7 +1470,7 @@ def test_a_slow_generator_and_the_pending_that_say_so(monkeypatch):
 
 
 def test_a_slow_destination_and_the_pending_that_say_so(monkeypatch):
-    monkeypatch.setattr("pacsroute.net.sending._PULSE", 0.01)
+    monkeypatch.setattr("pacsroute.net.outbox._PULSE", 0.01)
     seen = threading.Event()
 
     def store(request):

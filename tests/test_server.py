@@ -17,11 +17,11 @@ from conftest import RawPeer
 from unharmed import until
 
 from pacsroute import App, Association, Failure, SetupError, Status, uids
-from pacsroute.daemons import Daemons
-from pacsroute.dataset import part10
 from pacsroute.dimse import command_set, commands
+from pacsroute.instances import part10
 from pacsroute.net.flusher import Flusher
 from pacsroute.net.places import Places
+from pacsroute.thread_pool import Daemons
 from pacsroute.upper_layer import pdu
 
 CT = uids.sop_class("CTImageStorage", "store")

@@ -8,8 +8,8 @@ from pydicom import Dataset, dcmread
 from pynetdicom import AE, build_role, evt
 
 from pacsroute import App, Instance, Peer, uids
-from pacsroute.dataset.bulk import without_bulk_data
 from pacsroute.dataset.encode import encode
+from pacsroute.instances.without_bulk_data import without_bulk_data
 
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN

@@ -26,8 +26,8 @@ import pacsroute
 from pacsroute import App, Association, AssociationAborted, Instance, Peer, SetupError, uids
 from pacsroute.cli import main
 from pacsroute.net import transport
-from pacsroute.net.tls import TLS
 from pacsroute.testing import replay
+from pacsroute.tls import TLS
 from pacsroute.trace.recording import recorder
 from pacsroute.upper_layer import pdu
 

@@ -15,7 +15,7 @@ from conftest import RawPeer
 from processes import Running, pacsroute, without
 
 from pacsroute import connect, uids
-from pacsroute.net.tls import TLS
+from pacsroute.tls import TLS
 from pacsroute.upper_layer import pdu
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="gunicorn is for POSIX systems")

@@ -19,9 +19,9 @@ import click
 from click.exceptions import Exit
 
 from pacsroute.app import App
-from pacsroute.cli.keys import Path, aligned, asks_for, json_array, named
+from pacsroute.cli.identifiers import Path, asks_for, named
 from pacsroute.cli.observing import observes
-from pacsroute.dataset.instance import Instance
+from pacsroute.cli.output import aligned, json_array
 from pacsroute.errors import (
     AssociationError,
     DataSetError,
@@ -32,13 +32,14 @@ from pacsroute.errors import (
     RequestFailed,
     SetupError,
 )
+from pacsroute.framework.requests import Progress
+from pacsroute.instances.instance import Instance
 from pacsroute.net.association import RESPONSE_TIMEOUT
 from pacsroute.net.client import Client, connect
-from pacsroute.net.tls import TLS
-from pacsroute.requests import Progress
 from pacsroute.status import Status
+from pacsroute.tls import TLS
 from pacsroute.trace.layout import printable
-from pacsroute.trace.tap import TapFactory
+from pacsroute.upper_layer.tap import TapFactory
 
 SOME_FAILED, NO_ASSOCIATION, REFUSED, INTERRUPTED = 1, 3, 4, 130
 """Exit codes; 2 is click's, for a command line that is not understood."""

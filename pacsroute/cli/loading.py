@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -17,7 +15,8 @@ import click
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.errors import SetupError
-from pacsroute.router import check_charset
+from pacsroute.foreground import is_ours, show_from_users_file
+from pacsroute.framework.decorators import check_charset
 
 
 def load(spec: str | None) -> App:
@@ -125,29 +124,14 @@ def _show(error: BaseException, source: str) -> None:
     show_from_users_file(error)
 
 
-def show_from_users_file(error: BaseException, otherwise: TracebackType | None = None) -> None:
-    """Print an exception with its traceback from the user's file on, or else with another."""
-    frames = error.__traceback__
-    while frames is not None and _is_ours(frames):
-        frames = frames.tb_next
-    traceback.print_exception(type(error), error, frames or otherwise)
-
-
 def _where(frames: TracebackType | None) -> str:
     """Return the last line of the user's own in a traceback, if there is any."""
     place = ""
     while frames is not None:
-        if not _is_ours(frames):
+        if not is_ours(frames):
             place = f" ({frames.tb_frame.f_code.co_filename}:{frames.tb_lineno})"
         frames = frames.tb_next
     return place
-
-
-def _is_ours(frame: TracebackType) -> bool:
-    name = frame.tb_frame.f_code.co_filename
-    package = str(Path(__file__).parent.parent)
-    between = name in (contextlib.__file__, "<string>")  # lifespans; dataclasses
-    return name.startswith(package) or "importlib" in name or between
 
 
 def _resolve(module: ModuleType, name: str, spec: str) -> App:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pacsroute.trace.tap import TapFactory
+    from pacsroute.upper_layer.tap import TapFactory
 
 Command = Callable[..., None]
 

@@ -26,8 +26,8 @@ import click
 from watchfiles import Change, PythonFilter, watch
 
 from pacsroute.app import App
-from pacsroute.cli.serving import explained, serve
 from pacsroute.config import Config
+from pacsroute.foreground import explained, serve
 from pacsroute.net.listening import listen
 from pacsroute.net.server import Server
 

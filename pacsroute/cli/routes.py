@@ -18,8 +18,8 @@ import click
 from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.cli.loading import load
-from pacsroute.policy import ECHO
-from pacsroute.routing import BARE, Handler, Route, name_of
+from pacsroute.framework.presentation_contexts import ECHO
+from pacsroute.framework.routes import BARE, Handler, Route, name_of
 
 _GAP = "  "
 _WRAPPED = ("SOP CLASS", "TRANSFER SYNTAX")

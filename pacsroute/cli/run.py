@@ -13,11 +13,11 @@ import click
 from pacsroute.app import App
 from pacsroute.cli.loading import configure, load
 from pacsroute.cli.observing import observes
-from pacsroute.cli.serving import explained, serve, set_up
 from pacsroute.config import SETTINGS, Config
+from pacsroute.foreground import explained, serve, set_up
+from pacsroute.framework.requests import Peer
 from pacsroute.net.server import Server
-from pacsroute.requests import Peer
-from pacsroute.trace.tap import TapFactory
+from pacsroute.upper_layer.tap import TapFactory
 
 
 def _destinations(

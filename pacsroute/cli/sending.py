@@ -27,7 +27,6 @@ from pacsroute.cli.clients import (
     reason,
     say,
 )
-from pacsroute.dataset.instance import Instance
 from pacsroute.errors import (
     AssociationError,
     AssociationRejected,
@@ -35,6 +34,7 @@ from pacsroute.errors import (
     NotAccepted,
     RequestFailed,
 )
+from pacsroute.instances.instance import Instance
 from pacsroute.net.client import Client
 from pacsroute.status import Status
 

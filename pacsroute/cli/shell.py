@@ -11,7 +11,7 @@ import pydicom
 
 import pacsroute
 from pacsroute.cli.loading import load
-from pacsroute.cli.serving import lifespan_of
+from pacsroute.foreground import lifespan_of
 
 
 @click.command()

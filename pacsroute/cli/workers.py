@@ -37,12 +37,12 @@ from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
 from pacsroute.app import App
-from pacsroute.cli.serving import address, announce, announce_monitor, explained, lifespan_of
 from pacsroute.config import Config
-from pacsroute.dispatcher import get_ready
+from pacsroute.foreground import address, announce, announce_monitor, explained, lifespan_of
 from pacsroute.net.listening import listen
 from pacsroute.net.server import Server, check_spool
-from pacsroute.net.tls import configured
+from pacsroute.services.dispatcher import get_ready
+from pacsroute.tls import configured
 
 logger = logging.getLogger("pacsroute")
 
@@ -116,7 +116,7 @@ def _get_monitor_ready() -> None:
     """Import what answers over HTTP: who the workers run as may not be able to read it."""
     import_module("pacsroute.net.monitor")
     with contextlib.suppress(ModuleNotFoundError):  # which the workers tell
-        import_module("pacsroute.metrics")
+        import_module("pacsroute.net.metrics")
 
 
 def _ended(counts: str | None) -> None:

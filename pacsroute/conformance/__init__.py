@@ -7,16 +7,16 @@ vendor of a product knows is marked as to be completed.
 
 from __future__ import annotations
 
-from pacsroute.app import App
 from pacsroute.conformance import network, overview, security, services, statuses
 from pacsroute.conformance.facts import gather
 from pacsroute.conformance.markdown import BLANK, text
 from pacsroute.conformance.outline import assemble, with_contents
+from pacsroute.framework.base import BaseApp
 
 __all__ = ["BLANK", "statement"]
 
 
-def statement(app: App, date: str | None = None) -> str:
+def statement(app: BaseApp, date: str | None = None) -> str:
     """Return the conformance statement of an app, as Markdown.
 
     The same app with the same settings has the same statement.
@@ -30,6 +30,7 @@ def statement(app: App, date: str | None = None) -> str:
 
     Examples
     --------
+    >>> from pacsroute import App
     >>> app = App("ARCHIVE")
     >>> print(statement(app).splitlines()[0])
     # DICOM Conformance Statement: ARCHIVE

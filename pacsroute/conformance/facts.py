@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from pydicom.uid import UID
 
-from pacsroute import extended, uids
-from pacsroute.app import App
-from pacsroute.blueprints import Scope
+from pacsroute import uids
 from pacsroute.conformance import kinds
-from pacsroute.policy import Policy
-from pacsroute.routing import Route
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.blueprints import Scope
+from pacsroute.framework.presentation_contexts import Policy
+from pacsroute.framework.routes import Route
+from pacsroute.upper_layer import extended
 
 UNKNOWN = "2.25.1"
 """A class or transfer syntax that no dictionary has: what becomes of it becomes of them all."""
@@ -131,7 +132,7 @@ class Facts:
         What the tables call each set of transfer syntaxes.
     """
 
-    app: App
+    app: BaseApp
     entities: tuple[Entity, ...]
     sets: dict[Syntaxes, str]
 
@@ -140,7 +141,7 @@ class Facts:
         return any(entity.answers(command) for entity in self.entities)
 
 
-def gather(app: App) -> Facts:
+def gather(app: BaseApp) -> Facts:
     """Return what there is to be said of an app."""
     owned = [title for _, title in app.families if title is not None]
     titles = dict.fromkeys((app.ae_title, *owned))
@@ -149,14 +150,14 @@ def gather(app: App) -> Facts:
     return Facts(app, entities, {syntaxes: f"TS{n}" for n, syntaxes in enumerate(used, 1)})
 
 
-def _entity(app: App, title: str) -> Entity:
+def _entity(app: BaseApp, title: str) -> Entity:
     scopes = app.scopes_of(title)
     owned = title if any(title == owner for _, owner in app.families) else None
     routes = tuple(route for route in app.routes if route.called_ae == owned)
     return Entity(title, routes, tuple(_offers(app, title, routes)), scopes)
 
 
-def _offers(app: App, called_ae: str, routes: Iterable[Route]) -> Iterator[Offer]:
+def _offers(app: BaseApp, called_ae: str, routes: Iterable[Route]) -> Iterator[Offer]:
     """Yield what an AE title accepts.
 
     Where a calling AE title gets something else than everybody does, it follows as another
@@ -178,7 +179,7 @@ def _number(uid: str) -> tuple[bool, list[int]]:
     return uid == UNKNOWN, [int(part) for part in uid.split(".")]
 
 
-def _offer(app: App, sop_class: str, calling_ae: str, called_ae: str) -> Offer | None:
+def _offer(app: BaseApp, sop_class: str, calling_ae: str, called_ae: str) -> Offer | None:
     policy = app.policy(calling_ae, called_ae)
     scp, scu = policy.serves(sop_class), policy.uses(sop_class)
     if not (scp or scu):

@@ -10,7 +10,7 @@ from pacsroute.conformance import kinds
 from pacsroute.conformance.facts import Entity, Facts, Offer
 from pacsroute.conformance.markdown import NO, YES, blank, heading, table, text
 from pacsroute.dataset import charsets
-from pacsroute.routing import name_of
+from pacsroute.framework.routes import name_of
 
 _SOP_CLASSES = ("SOP Class", "UID", "Transfer Syntaxes", "SCU", "SCP", "AE")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pacsroute.config import Config
 from pacsroute.conformance.facts import Facts
 from pacsroute.conformance.markdown import blank, table, text
-from pacsroute.net.tls import TLS
+from pacsroute.tls import TLS
 
 
 def sections(facts: Facts) -> dict[str, str]:

@@ -7,8 +7,8 @@ from pacsroute.conformance import kinds
 from pacsroute.conformance.facts import Entity, Facts, Offer
 from pacsroute.conformance.markdown import NO, YES, blank, heading, table, text
 from pacsroute.conformance.overview import of_services, who
-from pacsroute.dataset.convert import can_convert
-from pacsroute.routing import name_of
+from pacsroute.framework.routes import name_of
+from pacsroute.instances.convert import can_convert
 
 _QUERY_CONDUCT = (
     "A key that is asked for and not supported is left out of the responses, which are Pending "

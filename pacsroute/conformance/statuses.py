@@ -6,7 +6,7 @@ from pacsroute.conformance import kinds
 from pacsroute.conformance.facts import Facts, Offer
 from pacsroute.conformance.markdown import blank, heading, table, text
 from pacsroute.conformance.overview import of_services
-from pacsroute.routing import name_of
+from pacsroute.framework.routes import name_of
 from pacsroute.status import Status
 
 # What this layer answers by itself, by command; handlers may answer with other codes, too.

@@ -23,7 +23,6 @@ from pydicom.uid import UID
 from pydicom.valuerep import DS, IS, PersonName
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.keys import CHARACTER_SET, never_written
 from pacsroute.dataset.vr import (
     NUMBER_FORMATS,
     SINGLE_VRS,
@@ -32,6 +31,7 @@ from pacsroute.dataset.vr import (
     WORD_SIZES,
     resolve_vr,
 )
+from pacsroute.dataset.wanted import CHARACTER_SET, never_written
 
 
 @lru_cache(256)

@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 
 from pacsroute.dataset import charsets
 from pacsroute.dataset.encoder import Encoder, encoder_of_all
-from pacsroute.dataset.keys import wanted_by
 from pacsroute.dataset.keywords import keyword_tag
 from pacsroute.dataset.vr import Row, syntax
+from pacsroute.dataset.wanted import wanted_by
 from pacsroute.errors import DataSetError
 
 

@@ -18,7 +18,6 @@ from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.keys import CHARACTER_SET, TIME_ZONE, Wanted, implicit_vr, never_written
 from pacsroute.dataset.keywords import keyword_tag, tag_and_vr
 from pacsroute.dataset.values import pad, string_bytes, swapped, to_bytes
 from pacsroute.dataset.vr import (
@@ -33,6 +32,7 @@ from pacsroute.dataset.vr import (
     resolve_vr,
     several,
 )
+from pacsroute.dataset.wanted import CHARACTER_SET, TIME_ZONE, Wanted, implicit_vr, never_written
 from pacsroute.errors import DataSetError
 
 _NO_KEYS = {0x00080052, 0x00080053}  # the level and the view: they say how to ask

@@ -16,8 +16,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from pydicom.dataset import Dataset, FileDataset
 
-from pacsroute import late
-from pacsroute.dataset import charsets
+from pacsroute.dataset import charsets, late
 from pacsroute.dataset.decoded import converted
 from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.dataset.reader import File, Reader

@@ -14,9 +14,9 @@ from pydicom.tag import BaseTag
 
 from pacsroute.dataset import charsets
 from pacsroute.dataset.decoded import character_set, encodings, mend_text
-from pacsroute.dataset.keys import CHARACTER_SET
 from pacsroute.dataset.limits import Limits
 from pacsroute.dataset.vr import LONG_VRS, STRING_VRS, WORD_SIZES
+from pacsroute.dataset.wanted import CHARACTER_SET
 from pacsroute.errors import DataSetError
 
 _UNDEFINED = 0xFFFFFFFF

@@ -12,10 +12,7 @@ from typing import Any
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.app import App
-from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.parse import parse, readable
-from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import (
     CCancelRQ,
     CStoreRQ,
@@ -24,11 +21,16 @@ from pacsroute.dimse.commands import (
     SubOperationsResponse,
 )
 from pacsroute.dimse.messages import Message
-from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, DataSetError, RequestFailed
-from pacsroute.outcome import Outcome
-from pacsroute.requests import Progress
-from pacsroute.services import base, store
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import Progress
+from pacsroute.framework.results import Outcome
+from pacsroute.instances.instance import Instance
+from pacsroute.instances.spool import Spool
+from pacsroute.services import store
+from pacsroute.services.dispatcher import Dispatcher
+from pacsroute.services.exchange import Exchange
+from pacsroute.services.responses import check_response, response
 from pacsroute.status import OUT_OF_RESOURCES, SUCCESS, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
@@ -36,8 +38,8 @@ _AFTER_CANCEL = 10.0  # seconds in which a peer has to end what was cancelled
 
 
 def answers_to(
-    app: App,
-    association: base.Association,
+    app: BaseApp,
+    association: Exchange,
     context: AcceptedContext,
     command: Request,
     data: bytes,
@@ -86,8 +88,8 @@ def answers_to(
 
 
 def _cancel(
-    app: App,
-    association: base.Association,
+    app: BaseApp,
+    association: Exchange,
     context: AcceptedContext,
     command: Request,
     *,
@@ -104,7 +106,7 @@ def _cancel(
 
 
 def answer_to(
-    app: App, association: base.Association, command: Request, *, fetches: bool = False
+    app: BaseApp, association: Exchange, command: Request, *, fetches: bool = False
 ) -> Message:
     """Return the next message for a request; what else the peer asks, the app answers.
 
@@ -121,7 +123,7 @@ def answer_to(
         answer = message.command
         if isinstance(answer, Response):
             if answer.message_id_responded_to == command.message_id:
-                base.check_response(answer, command)
+                check_response(answer, command)
                 return message
         elif fetches and isinstance(answer, CStoreRQ):
             return message
@@ -134,7 +136,7 @@ def answer_to(
             raise AssociationAborted(0, message=f"no answer came for {association.patience:g} s")
 
 
-def answer_to_store(app: App, association: base.Association, command: CStoreRQ) -> Message:
+def answer_to_store(app: BaseApp, association: Exchange, command: CStoreRQ) -> Message:
     """Return the response to a C-STORE, as `answer_to` does.
 
     Where nothing else comes first, the association keeps its room for what is sent next.
@@ -193,7 +195,7 @@ def data_set_of(message: Message, context: AcceptedContext) -> Dataset | None:
 
 
 def received(
-    association: base.Association, message: Message, command: CStoreRQ
+    association: Exchange, message: Message, command: CStoreRQ
 ) -> Generator[Instance, None, None]:
     """Yield the instance of a sub-operation, and acknowledge it afterwards.
 
@@ -223,9 +225,9 @@ def received(
 
 
 def _answer_store(
-    association: base.Association, message: Message, command: CStoreRQ, status: Status
+    association: Exchange, message: Message, command: CStoreRQ, status: Status
 ) -> None:
-    association.send(message.context_id, base.response(command, Outcome(status)))
+    association.send(message.context_id, response(command, Outcome(status)))
 
 
 def progress_of(message: Message, context: AcceptedContext) -> Progress:

@@ -13,12 +13,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from pacsroute.admission import admit, left
-from pacsroute.app import App
 from pacsroute.config import Config, check_own
 from pacsroute.dimse.commands import CCancelRQ, Command, CStoreRQ, Response
 from pacsroute.dimse.messages import Assembler, Message, message_ids
-from pacsroute.dispatcher import Memory, is_expected, open_sink
 from pacsroute.errors import (
     AssociationAborted,
     AssociationRejected,
@@ -26,12 +23,14 @@ from pacsroute.errors import (
     ProtocolError,
     let_go,
 )
+from pacsroute.framework.admission import admit, left
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import Peer
 from pacsroute.net import transport
-from pacsroute.net.reasons import why
-from pacsroute.net.sending import Sender
+from pacsroute.net.outbox import Sender
 from pacsroute.net.tapped import TappedSocket
-from pacsroute.net.tls import TLS, explain
-from pacsroute.requests import Peer
+from pacsroute.services.dispatcher import Memory, is_expected, open_sink
+from pacsroute.tls import TLS, explain
 from pacsroute.upper_layer.connection import Event, TransportClosed
 from pacsroute.upper_layer.negotiation import SMALLEST_MAXIMUM_LENGTH, AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import (
@@ -45,6 +44,7 @@ from pacsroute.upper_layer.pdu import (
     ReleaseRQ,
     UserInformation,
 )
+from pacsroute.upper_layer.rejections import why
 
 logger = logging.getLogger("pacsroute")
 
@@ -86,7 +86,7 @@ class Association(Sender):
     def __init__(
         self,
         sock: socket.socket,
-        app: App,
+        app: BaseApp,
         remote_address: str = "",
         *,
         role: Literal["acceptor", "requestor"] = "acceptor",
@@ -115,7 +115,7 @@ class Association(Sender):
         self._arrived = threading.Condition()
 
     @classmethod
-    def accept(cls, sock: socket.socket, app: App, **options: Any) -> Association:
+    def accept(cls, sock: socket.socket, app: BaseApp, **options: Any) -> Association:
         """Negotiate an association on a socket that a peer has connected to.
 
         Parameters
@@ -151,7 +151,7 @@ class Association(Sender):
         cls,
         peer: Peer,
         request: AssociateRQ,
-        app: App,
+        app: BaseApp,
         **options: Any,
     ) -> Association:
         """Ask a peer for an association.

@@ -21,7 +21,8 @@ from pacsroute.errors import (
     let_go,
 )
 from pacsroute.net import transport
-from pacsroute.net.tls import HANDSHAKE, explain
+from pacsroute.net.tls_socket import TLSSocket
+from pacsroute.tls import HANDSHAKE, explain
 from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
 from pacsroute.upper_layer.pdu import ReleaseRP, ReleaseRQ
 
@@ -82,7 +83,7 @@ class Channel:
         self._socket: transport.Socket = sock
         transport.set_up(sock, self._tick, config.network_timeout)
         if isinstance(sock, ssl.SSLSocket):
-            self._socket = transport.TLSSocket(sock, self._tick, config.network_timeout)
+            self._socket = TLSSocket(sock, self._tick, config.network_timeout)
             self.peer_certificate = self._socket.peer_certificate()
 
     def _take(self, event: Event) -> None:
@@ -114,7 +115,7 @@ class Channel:
             server_hostname=None if acceptor else self.remote_address,
             do_handshake_on_connect=False,
         )
-        self._socket = transport.TLSSocket(wrapped, self._tick, self.config.network_timeout)
+        self._socket = TLSSocket(wrapped, self._tick, self.config.network_timeout)
         if self._stopping:  # it was the socket of before that was shut down
             raise ConnectionError("the server stops")
         try:

@@ -13,9 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.app import App
 from pacsroute.dataset.encode import encode
-from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.keywords import keyword_tag
 from pacsroute.dimse.commands import (
     CEchoRQ,
@@ -32,6 +30,10 @@ from pacsroute.dimse.commands import (
     Request,
 )
 from pacsroute.dimse.messages import Message
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import Peer, Progress
+from pacsroute.framework.routes import name_of
+from pacsroute.instances.instance import Instance
 from pacsroute.net.answers import (
     answer_to,
     answer_to_store,
@@ -45,11 +47,10 @@ from pacsroute.net.answers import (
 )
 from pacsroute.net.association import RESPONSE_TIMEOUT, Association
 from pacsroute.net.pool import Opener, Pool
-from pacsroute.net.tls import TLS
-from pacsroute.requests import Peer, Progress
-from pacsroute.routing import name_of
-from pacsroute.services import base, transfer
+from pacsroute.services import transfer
+from pacsroute.services.exchange import Exchange
 from pacsroute.status import Status
+from pacsroute.tls import TLS
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext
 from pacsroute.upper_layer.pdu import AssociateRQ, UserIdentity
 
@@ -87,6 +88,7 @@ class Client:
 
     Examples
     --------
+    >>> from pacsroute import App
     >>> app = App("PACS")
     >>> with app.serve(port=0) as server, connect("127.0.0.1", server.port) as client:
     ...     client.echo().name
@@ -102,9 +104,9 @@ class Client:
         called_ae: str,
         calling_ae: str,
         user: str | tuple[str, str] | UserIdentity | None = None,
-        app: App | None = None,
+        app: BaseApp | None = None,
     ) -> None:
-        self._app = app or App(calling_ae)
+        self._app = app or BaseApp(calling_ae)
         self._pool = self._pool_class(
             opener, called_ae=called_ae, calling_ae=calling_ae, app=self._app, user=user
         )
@@ -472,7 +474,7 @@ class Client:
 
     def _ask(
         self,
-        association: base.Association,
+        association: Exchange,
         context: AcceptedContext,
         command: Request,
         data: bytes | None = None,
@@ -490,7 +492,7 @@ def connect(
     tls: TLS | SSLContext | bool | None = None,
     user: str | tuple[str, str] | UserIdentity | None = None,
     timeout: float = RESPONSE_TIMEOUT,
-    app: App | None = None,
+    app: BaseApp | None = None,
 ) -> Client:
     """Return a client of a peer; it associates when it is first asked for something.
 
@@ -507,7 +509,7 @@ def connect(
     timeout : float
         Seconds without an answer, after which a request is given up, whatever else the peer
         sends; and without a byte taken of what is sent.
-    app : App, optional
+    app : BaseApp, optional
         What answers requests of the peer.
 
     Raises
@@ -537,11 +539,11 @@ def client_of(
     *,
     user: str | tuple[str, str] | UserIdentity | None = None,
     timeout: float = RESPONSE_TIMEOUT,
-    app: App | None = None,
+    app: BaseApp | None = None,
 ) -> Client:
     """Return a client of a peer whose address is known."""
 
-    def opener(request: AssociateRQ, app: App) -> Association:
+    def opener(request: AssociateRQ, app: BaseApp) -> Association:
         names = ("artim", "connect_timeout", "network_timeout")
         shorter = {name: min(getattr(app.config, name), timeout) for name in names}
         return Association.request(peer, request, app, idle_timeout=timeout, **shorter)

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
-from pacsroute.app import App
+from pacsroute.framework.base import BaseApp
 
 logger = logging.getLogger("pacsroute")
 
@@ -45,7 +45,7 @@ class Monitor(ThreadingMixIn, TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listener: socket.socket, app: App, obstacle: Callable[[], str]) -> None:
+    def __init__(self, listener: socket.socket, app: BaseApp, obstacle: Callable[[], str]) -> None:
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
@@ -94,10 +94,10 @@ class Monitor(ThreadingMixIn, TCPServer):
         logger.exception("an answer over HTTP failed")
 
 
-def _metrics(app: App) -> Callable[[], bytes] | None:
+def _metrics(app: BaseApp) -> Callable[[], bytes] | None:
     """Return what renders the metrics of an app, which are counted from now on."""
     try:
-        from pacsroute.metrics import Metrics  # noqa: PLC0415 - only where prometheus_client is
+        from pacsroute.net.metrics import Metrics  # noqa: PLC0415 - only where prometheus_client is
     except ModuleNotFoundError as error:
         logger.warning("/metrics needs %s: pip install 'pacsroute[metrics]'", error.name)
         return None

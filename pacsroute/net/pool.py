@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pacsroute import uids
-from pacsroute.app import App
 from pacsroute.errors import AssociationError, NotAccepted, PacsrouteError, ProtocolError
-from pacsroute.services import base
+from pacsroute.framework.base import BaseApp
+from pacsroute.services.exchange import Exchange
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext, propose
 from pacsroute.upper_layer.pdu import AssociateRQ, UserIdentity
 
@@ -21,7 +21,7 @@ Context = tuple[str, tuple[str, ...]]
 class Opener(Protocol):
     """What associates: over a socket, or in memory."""
 
-    def __call__(self, request: AssociateRQ, app: App, /) -> base.Association:
+    def __call__(self, request: AssociateRQ, app: BaseApp, /) -> Exchange:
         """Ask for an association."""
 
 
@@ -29,7 +29,7 @@ class Opener(Protocol):
 class _Open:
     """An association, and what was proposed for it."""
 
-    association: base.Association
+    association: Exchange
     proposed: set[Context]
     scp_of: frozenset[str]
 
@@ -55,7 +55,7 @@ class Pool:
         *,
         called_ae: str,
         calling_ae: str,
-        app: App,
+        app: BaseApp,
         user: str | tuple[str, str] | UserIdentity | None = None,
     ) -> None:
         self.called_ae = called_ae
@@ -85,7 +85,7 @@ class Pool:
     @contextlib.contextmanager
     def use(
         self, contexts: Collection[Context], scp_of: frozenset[str] = frozenset()
-    ) -> Iterator[tuple[base.Association, AcceptedContext]]:
+    ) -> Iterator[tuple[Exchange, AcceptedContext]]:
         """Have an association to oneself, on which the contexts were proposed.
 
         With it comes the first context that was accepted of the first abstract syntax.
@@ -185,7 +185,7 @@ def identity_of(user: str | tuple[str, str] | UserIdentity | None) -> UserIdenti
     return UserIdentity(2, False, name.encode(), passcode.encode())
 
 
-def _accepted(association: base.Association, contexts: Collection[Context]) -> AcceptedContext:
+def _accepted(association: Exchange, contexts: Collection[Context]) -> AcceptedContext:
     sop_class = next(iter(contexts))[0]
     for context in association.contexts.values():
         if context.abstract_syntax == sop_class and (context.scu or context.scp):

@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pacsroute.app import App
 from pacsroute.config import check_own
-from pacsroute.daemons import Daemons
-from pacsroute.dataset.drafts import try_out
 from pacsroute.errors import SetupError
+from pacsroute.framework.base import BaseApp
+from pacsroute.instances.atomic_files import try_out
 from pacsroute.net import transport
 from pacsroute.net.association import Association
 from pacsroute.net.listening import listen
 from pacsroute.net.places import REFUSALS, Places
 from pacsroute.net.serving import serve
-from pacsroute.net.tls import TLS, configured
+from pacsroute.thread_pool import Daemons
+from pacsroute.tls import TLS, configured
 from pacsroute.upper_layer.pdu import AssociateRJ
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Server:
 
     Examples
     --------
+    >>> from pacsroute import App
     >>> with Server(App(), port=0) as server:
     ...     server.port > 0
     True
@@ -96,7 +97,7 @@ class Server:
 
     def __init__(
         self,
-        app: App,
+        app: BaseApp,
         host: str | None = None,
         port: int | None = None,
         *,

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 
 from pacsroute import uids
-from pacsroute.app import App
-from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
+from pacsroute.framework.base import BaseApp
 from pacsroute.logs import about
 from pacsroute.net.association import Association
-from pacsroute.net.tls import subject
+from pacsroute.services.dispatcher import Dispatcher
+from pacsroute.tls import subject
 from pacsroute.upper_layer.pdu import AssociateRJ
 
 logger = logging.getLogger("pacsroute")
@@ -21,7 +21,9 @@ logger = logging.getLogger("pacsroute")
 _NAMED = 8  # SOP classes in a log line
 
 
-def serve(app: App, association: Association, refuse: Callable[[str], AssociateRJ | None]) -> None:
+def serve(
+    app: BaseApp, association: Association, refuse: Callable[[str], AssociateRJ | None]
+) -> None:
     """Answer a peer until its association has ended; however it does, nothing is raised.
 
     Parameters

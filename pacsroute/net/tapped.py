@@ -6,13 +6,11 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pacsroute.trace.tap import Link, Tap, TapFactory
+from pacsroute.net.tls_socket import TLSSocket
 from pacsroute.upper_layer.pdu import Buffer
-
-if TYPE_CHECKING:
-    from pacsroute.net.transport import TLSSocket
+from pacsroute.upper_layer.tap import Link, Tap, TapFactory
 
 logger = logging.getLogger("pacsroute")
 

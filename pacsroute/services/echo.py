@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pacsroute.dimse.commands import CEchoRQ
-from pacsroute.outcome import Outcome
-from pacsroute.requests import EchoRequest
-from pacsroute.services.base import Call, response
+from pacsroute.framework.requests import EchoRequest
+from pacsroute.framework.results import Outcome
+from pacsroute.services.call import Call
+from pacsroute.services.responses import response
 from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.uids import VERIFICATION
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 
 from pacsroute import uids
 from pacsroute.dataset.encode import RowEncoder
-from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.command_set import encode
 from pacsroute.dimse.commands import CFindRQ, Response
 from pacsroute.errors import AssociationError
-from pacsroute.handling import failed
-from pacsroute.outcome import Answer, Outcome
-from pacsroute.requests import FindRequest
-from pacsroute.services.base import Call, read_identifier, response
+from pacsroute.framework.handling import failed
+from pacsroute.framework.requests import FindRequest
+from pacsroute.framework.results import Answer, Outcome
+from pacsroute.instances.instance import Instance
+from pacsroute.services.call import Call, read_identifier
+from pacsroute.services.responses import response
 from pacsroute.status import (
     CANCEL,
     PENDING,

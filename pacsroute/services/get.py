@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pacsroute import uids
-from pacsroute.dataset.bulk import without_bulk_data
-from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CGetRQ
-from pacsroute.outcome import Outcome
-from pacsroute.requests import GetRequest
+from pacsroute.framework.requests import GetRequest
+from pacsroute.framework.results import Outcome
+from pacsroute.instances.instance import Instance
+from pacsroute.instances.without_bulk_data import without_bulk_data
 from pacsroute.services import retrieve, transfer
-from pacsroute.services.base import Call, read_identifier
+from pacsroute.services.call import Call, read_identifier
 from pacsroute.status import Status
 
 

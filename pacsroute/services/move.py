@@ -6,14 +6,15 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CMoveRQ
 from pacsroute.errors import AssociationError, DataSetError, ProtocolError, ReadFailed
-from pacsroute.handling import failed
-from pacsroute.outcome import Outcome
-from pacsroute.requests import MoveRequest, Peer
+from pacsroute.framework.handling import failed
+from pacsroute.framework.requests import MoveRequest, Peer
+from pacsroute.framework.results import Outcome
+from pacsroute.instances.instance import Instance
 from pacsroute.services import retrieve, transfer
-from pacsroute.services.base import Call, Carrier, read_identifier
+from pacsroute.services.call import Call, read_identifier
+from pacsroute.services.exchange import Carrier
 from pacsroute.status import MOVE_DESTINATION_UNKNOWN, Status
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, propose
 

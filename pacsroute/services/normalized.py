@@ -17,9 +17,8 @@ from pacsroute.dataset.parse import parse
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import NActionRSP, NEventReportRQ, NEventReportRSP
 from pacsroute.errors import AssociationError, DataSetError
-from pacsroute.handling import failed
-from pacsroute.outcome import Outcome
-from pacsroute.requests import (
+from pacsroute.framework.handling import failed
+from pacsroute.framework.requests import (
     EventReport,
     NActionRequest,
     NCreateRequest,
@@ -29,7 +28,9 @@ from pacsroute.requests import (
     NormalizedRequest,
     NSetRequest,
 )
-from pacsroute.services.base import Call, misplaced, response
+from pacsroute.framework.results import Outcome
+from pacsroute.services.call import Call, misplaced
+from pacsroute.services.responses import response
 from pacsroute.status import (
     ATTRIBUTE_LIST_ERROR,
     INVALID_SOP_INSTANCE,

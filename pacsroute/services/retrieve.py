@@ -12,7 +12,6 @@ from pydicom.multival import MultiValue
 
 from pacsroute import uids
 from pacsroute.dataset.encode import encode
-from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import (
     HIGH,
     LOW,
@@ -22,9 +21,11 @@ from pacsroute.dimse.commands import (
     SubOperationsResponse,
 )
 from pacsroute.errors import AssociationError, DataSetError, NotAccepted, ProtocolError
-from pacsroute.outcome import Answer, Outcome
-from pacsroute.requests import GetRequest
-from pacsroute.services.base import Call, response
+from pacsroute.framework.requests import GetRequest
+from pacsroute.framework.results import Answer, Outcome
+from pacsroute.instances.instance import Instance
+from pacsroute.services.call import Call
+from pacsroute.services.responses import response
 from pacsroute.status import (
     CANCEL,
     IDENTIFIER_MISMATCH,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 
 from pacsroute import uids
-from pacsroute.app import App
-from pacsroute.dataset import part10, peek
-from pacsroute.dataset.instance import Instance
-from pacsroute.dataset.spool import Spool
 from pacsroute.dimse.commands import CStoreRQ
-from pacsroute.outcome import Outcome
-from pacsroute.requests import StoreRequest
-from pacsroute.services.base import Association, Call, misplaced, response
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import StoreRequest
+from pacsroute.framework.results import Outcome
+from pacsroute.instances import part10, peek
+from pacsroute.instances.instance import Instance
+from pacsroute.instances.spool import Spool
+from pacsroute.services.call import Call, misplaced
+from pacsroute.services.exchange import Exchange
+from pacsroute.services.responses import response
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     INVALID_SOP_INSTANCE,
@@ -26,7 +28,7 @@ logger = logging.getLogger("pacsroute")
 
 
 def open_spool(
-    app: App, association: Association, context: AcceptedContext, command: CStoreRQ
+    app: BaseApp, association: Exchange, context: AcceptedContext, command: CStoreRQ
 ) -> Spool:
     """Return where the data set of a C-STORE goes while it comes."""
     uid = uids.trim(command.affected_sop_instance)

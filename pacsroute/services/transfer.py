@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pacsroute import uids
-from pacsroute.dataset.convert import can_convert
-from pacsroute.dataset.instance import Instance
 from pacsroute.dimse.commands import CStoreRQ
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError, NotAccepted
-from pacsroute.requests import GetRequest
-from pacsroute.services.base import Carrier, check_response
+from pacsroute.framework.requests import GetRequest
+from pacsroute.instances.convert import can_convert
+from pacsroute.instances.instance import Instance
+from pacsroute.services.exchange import Carrier
+from pacsroute.services.responses import check_response
 from pacsroute.status import Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 

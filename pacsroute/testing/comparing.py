@@ -18,8 +18,8 @@ from pacsroute.errors import DataSetError
 from pacsroute.status import Status
 from pacsroute.testing.script import Script, Wire
 from pacsroute.trace import datasets, negotiation
-from pacsroute.trace.observer import DataSet, Observer, Seen, Trouble
 from pacsroute.trace.text import command_name, shown
+from pacsroute.trace.wire import DataSet, Observer, Seen, Trouble
 from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, ReleaseRP
 
 _WIDTH = 64  # characters of a value

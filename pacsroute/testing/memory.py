@@ -12,12 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import SimpleNamespace, TracebackType
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from pacsroute.admission import admit, left
-from pacsroute.app import App
 from pacsroute.dimse import command_set
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
 from pacsroute.dimse.messages import Message, Sink, message_ids
-from pacsroute.dispatcher import Dispatcher, open_sink
 from pacsroute.errors import (
     AssociationAborted,
     AssociationError,
@@ -26,11 +23,14 @@ from pacsroute.errors import (
     ReadFailed,
     RequestFailed,
 )
+from pacsroute.framework.admission import admit, left
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import Peer
 from pacsroute.net.association import Association, association_id
 from pacsroute.net.client import Client
 from pacsroute.net.pool import Context, Pool
-from pacsroute.requests import Peer
-from pacsroute.services import base
+from pacsroute.services.dispatcher import Dispatcher, open_sink
+from pacsroute.services.exchange import Exchange
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
@@ -53,7 +53,7 @@ class MemoryAssociation:
 
     def __init__(
         self,
-        app: App,
+        app: BaseApp,
         request: AssociateRQ,
         contexts: dict[int, AcceptedContext],
         role: Literal["acceptor", "requestor"],
@@ -74,7 +74,7 @@ class MemoryAssociation:
         self.numbers = message_ids()
         self.peer: MemoryAssociation = self
         self.serving: threading.Thread | None = None
-        self.peers: Mapping[str, App] = {}
+        self.peers: Mapping[str, BaseApp] = {}
         self._coming: queue.Queue[Message | AssociationError] = queue.Queue()
         self._messages: deque[Message] = deque()
         self._cancelled: set[int] = set()
@@ -84,9 +84,9 @@ class MemoryAssociation:
     def pair(
         cls,
         request: AssociateRQ,
-        app: App,
-        requestor: App,
-        peers: Mapping[str, App],
+        app: BaseApp,
+        requestor: BaseApp,
+        peers: Mapping[str, BaseApp],
         user: Any = None,
     ) -> tuple[MemoryAssociation, MemoryAssociation]:
         """Return both ends of a new association: the requestor's, and the app's.
@@ -243,9 +243,9 @@ def _carried(pdu: _Pdu) -> _Pdu:
 
 def associate(
     request: AssociateRQ,
-    app: App,
-    requestor: App,
-    peers: Mapping[str, App],
+    app: BaseApp,
+    requestor: BaseApp,
+    peers: Mapping[str, BaseApp],
     user: Any = None,
 ) -> MemoryAssociation:
     """Associate with an app in memory; a thread serves the other end."""
@@ -269,7 +269,7 @@ def associate(
 
 
 def client_in_memory(
-    app: App,
+    app: BaseApp,
     ae_title: str,
     *,
     user: str | tuple[str, str] | UserIdentity | None = None,
@@ -277,7 +277,7 @@ def client_in_memory(
 ) -> Client:
     """Return what `App.connect` gives in a test, for one of the test's peers."""
 
-    def opener(request: AssociateRQ, requestor: App) -> MemoryAssociation:
+    def opener(request: AssociateRQ, requestor: BaseApp) -> MemoryAssociation:
         return associate(request, app.in_memory[ae_title], requestor, app.in_memory)
 
     return Client(opener, called_ae=ae_title, calling_ae=app.ae_title, user=user, app=app)
@@ -289,7 +289,7 @@ class _FrankPool(Pool):
     @contextlib.contextmanager
     def use(
         self, contexts: Collection[Context], scp_of: frozenset[str] = frozenset()
-    ) -> Iterator[tuple[base.Association, AcceptedContext]]:
+    ) -> Iterator[tuple[Exchange, AcceptedContext]]:
         theirs: MemoryAssociation | None = None
         try:
             with super().use(contexts, scp_of) as (association, context):
@@ -315,20 +315,20 @@ class TestClient(Client):
 
     def __init__(
         self,
-        app: App,
+        app: BaseApp,
         *,
         calling_ae: str = "TEST",
         called_ae: str | None = None,
         user: Any = None,
         identity: str | tuple[str, str] | UserIdentity | None = None,
-        peers: Mapping[str, App] | None = None,
+        peers: Mapping[str, BaseApp] | None = None,
     ) -> None:
         self.app = app
         self._peers = dict(peers or {})
         self._running = contextlib.ExitStack()
         self._serving: list[threading.Thread] = []
 
-        def opener(request: AssociateRQ, requestor: App) -> MemoryAssociation:
+        def opener(request: AssociateRQ, requestor: BaseApp) -> MemoryAssociation:
             association = associate(request, app, requestor, self._peers, user)
             assert association.serving is not None
             self._serving.append(association.serving)
@@ -358,7 +358,7 @@ class TestClient(Client):
 
 
 @contextlib.contextmanager
-def known(app: App, peers: Mapping[str, App]) -> Iterator[None]:
+def known(app: BaseApp, peers: Mapping[str, BaseApp]) -> Iterator[None]:
     """Have an app know where the peers of a test are: in memory."""
     before, app.destinations = app.destinations, app.destinations.copy()
     places = app.in_memory

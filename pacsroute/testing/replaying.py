@@ -7,13 +7,13 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-from pacsroute.app import App
 from pacsroute.dimse.commands import CMoveRQ, CMoveRSP
 from pacsroute.dimse.messages import Message
-from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import AssociationError
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import Peer
 from pacsroute.net.association import Association
-from pacsroute.requests import Peer
+from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.status import MOVE_DESTINATION_UNKNOWN
 from pacsroute.testing.comparing import Difference, compare
 from pacsroute.testing.memory import associate, known
@@ -24,9 +24,9 @@ from pacsroute.upper_layer.pdu import AssociateRQ
 
 def replay(
     file: str | os.PathLike[str],
-    app: App,
+    app: BaseApp,
     *,
-    peers: Mapping[str, App] | None = None,
+    peers: Mapping[str, BaseApp] | None = None,
     ignore: Collection[str] = (),
     values: bool = False,
 ) -> list[Difference]:
@@ -48,7 +48,7 @@ def replay(
         acceptor's.
     app : App
         What answers.
-    peers : mapping of str to App, optional
+    peers : mapping of str to BaseApp, optional
         What is behind AE titles that the app sends to. A stand-in that takes everything is
         behind the others.
     ignore : collection of str
@@ -86,7 +86,7 @@ def replay(
     return differences
 
 
-def _play(script: Script, app: App, peers: Mapping[str, App]) -> Wire:
+def _play(script: Script, app: BaseApp, peers: Mapping[str, BaseApp]) -> Wire:
     wire = Wire(script)
     everybody = _Peers({title: _stand_in(title) for title in _destinations(script)} | dict(peers))
     with known(app, everybody), contextlib.suppress(AssociationError):
@@ -102,25 +102,25 @@ def _play(script: Script, app: App, peers: Mapping[str, App]) -> Wire:
 class _Played(Association):
     """An association whose sub-operations stay in memory, too."""
 
-    peers: Mapping[str, App]
+    peers: Mapping[str, BaseApp]
 
     def connect(self, peer: Peer, request: AssociateRQ, **options: Any) -> Any:
         return associate(request, self.peers[request.called_ae], self.app, self.peers)
 
 
-class _Peers(dict[str, App]):
+class _Peers(dict[str, BaseApp]):
     """Who is behind each AE title; nobody is on the network."""
 
-    def __missing__(self, title: str) -> App:
+    def __missing__(self, title: str) -> BaseApp:
         return self.setdefault(title, _stand_in(title))
 
     def __contains__(self, title: object) -> bool:
         return True
 
 
-def _stand_in(title: str) -> App:
+def _stand_in(title: str) -> BaseApp:
     """Return a peer that takes everything."""
-    app = App(title)
+    app = BaseApp(title)
     app.store(_take)
     app.n_event_report("StorageCommitment")(_take)
     return app

@@ -16,7 +16,7 @@ from pacsroute.dimse.messages import Message
 from pacsroute.status import Status
 from pacsroute.trace.conversation import Chunk, Conversation
 from pacsroute.trace.files import read
-from pacsroute.trace.observer import Frames, Observer, Seen
+from pacsroute.trace.wire import Frames, Observer, Seen
 from pacsroute.upper_layer.pdu import AssociateAC, Buffer
 
 _PATIENCE = 5.0  # seconds in which operations that overlap have to answer

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pacsroute.errors import PacsrouteError
 from pacsroute.trace.layout import printable
-from pacsroute.trace.tap import Link
+from pacsroute.upper_layer.tap import Link
 
 
 class UnreadableFile(PacsrouteError):

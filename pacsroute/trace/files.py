@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 
 from pacsroute.trace import recording
-from pacsroute.trace.capture import packets
 from pacsroute.trace.conversation import Chunk, Conversation
-from pacsroute.trace.tcp import conversations
+from pacsroute.trace.pcap.capture import packets
+from pacsroute.trace.pcap.tcp import conversations
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[tuple[Conversation, Chunk | None]]:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from pacsroute.trace.conversation import Conversation
-from pacsroute.trace.tap import Link, TapFactory
 from pacsroute.trace.text import Trace
 from pacsroute.upper_layer.pdu import Buffer
+from pacsroute.upper_layer.tap import Link, TapFactory
 
 
 def tracer(

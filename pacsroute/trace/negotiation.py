@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from pydicom.uid import UID
 
-from pacsroute import extended, uids
+from pacsroute import uids
 from pacsroute.trace.layout import HARD_SPACE, Cell, printable, table
+from pacsroute.upper_layer import extended
 from pacsroute.upper_layer.negotiation import AcceptedContext
 from pacsroute.upper_layer.pdu import (
     Abort,

@@ -36,10 +36,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pacsroute import uids
-from pacsroute.dataset.drafts import write_all
+from pacsroute.instances.atomic_files import write_all
 from pacsroute.trace.conversation import Chunk, Conversation, UnreadableFile
-from pacsroute.trace.tap import Link, TapFactory
 from pacsroute.upper_layer.pdu import Buffer
+from pacsroute.upper_layer.tap import Link, TapFactory
 
 MAGIC = b"pacsroute recording 1\n"
 

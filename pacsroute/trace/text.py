@@ -30,7 +30,7 @@ from pacsroute.status import Status
 from pacsroute.trace import datasets, negotiation
 from pacsroute.trace.conversation import Conversation
 from pacsroute.trace.layout import dim, printable, shortened
-from pacsroute.trace.observer import DataSet, Observer, Seen, Trouble
+from pacsroute.trace.wire import DataSet, Observer, Seen, Trouble
 from pacsroute.upper_layer.pdu import (
     Abort,
     AssociateAC,

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pydicom import Dataset
 
-from pacsroute import requirements
+from pacsroute.dataset import attribute_types
 from pacsroute.errors import Failure
 
 SCHEDULED, IN_PROGRESS = "SCHEDULED", "IN PROGRESS"
@@ -115,7 +115,7 @@ UnifiedProcedureStepPerformedProcedureSequence  2 3 P
 >>>ReferencedSOPClassUID                        1 1 O
 >>>ReferencedSOPInstanceUID                     1 1 O
 """
-_RULES = requirements.rules(_TABLE)
+_RULES = attribute_types.rules(_TABLE)
 _NEEDED = {COMPLETED: "RP", CANCELED: "RX"}  # the codes of PS3.4 Table CC.2.5-1
 _NOT_TOLD = frozenset({TRANSACTION, "SOPClassUID", "SOPInstanceUID"})
 _CREATED_EMPTY = (TRANSACTION, PROGRESS, "UnifiedProcedureStepPerformedProcedureSequence")
@@ -155,9 +155,9 @@ def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: boo
         raise Failure(0xC309)
     given = [keyword for keyword in _CREATED_EMPTY if attribute_list.get(keyword)]
     if given:
-        raise requirements.failure(0x0106, given, f"to be created empty: {', '.join(given)}")
+        raise attribute_types.failure(0x0106, given, f"to be created empty: {', '.join(given)}")
     if strict:
-        requirements.check(attribute_list, _CREATE, _RULES)
+        attribute_types.check(attribute_list, _CREATE, _RULES)
 
 
 def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: bool = True) -> None:
@@ -203,13 +203,13 @@ def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: boo
     if wanted != state:
         if wanted == SCHEDULED:
             raise Failure(0xC303)
-        raise requirements.failure(0x0106, [STATE], "the state is changed by N-ACTION")
+        raise attribute_types.failure(0x0106, [STATE], "the state is changed by N-ACTION")
     if strict:
-        requirements.check_settable(stored, modification_list, _SET, _RULES)
-        requirements.check(modification_list, _SET, _RULES)
+        attribute_types.check_settable(stored, modification_list, _SET, _RULES)
+        attribute_types.check(modification_list, _SET, _RULES)
         for keyword, (types, _) in _RULES.items():
             if types[_CREATE] == "1" and keyword in modification_list:
-                requirements.require(keyword, "1", modification_list)
+                attribute_types.require(keyword, "1", modification_list)
 
 
 def check_state(
@@ -354,7 +354,7 @@ def _answer(row: str, stored: Dataset | None) -> str:
     return answer
 
 
-def _missing(step: Dataset, codes: str, rules: requirements.Rules) -> Iterator[str]:
+def _missing(step: Dataset, codes: str, rules: attribute_types.Rules) -> Iterator[str]:
     """Yield what has to have a value for a final state and has none."""
     for keyword, (types, inner) in rules.items():
         if types[_FINAL] in codes and (keyword not in step or step[keyword].is_empty):

@@ -8,7 +8,7 @@ import time
 
 from pydicom import Dataset
 
-from pacsroute.dataset import part10
+from pacsroute.instances import part10
 from tests.benchmarks import client, sink
 from tests.benchmarks.servers import dcmtk
 

@@ -14,18 +14,19 @@ from pathlib import Path
 from pydicom import dcmread
 
 from pacsroute import App, Instance, Peer, matching, uids
-from pacsroute.dataset import parse, peek
+from pacsroute.dataset import parse
 from pacsroute.dataset.encode import RowEncoder, encode
 from pacsroute.dimse import command_set, commands
 from pacsroute.dimse.messages import fragment
-from pacsroute.dispatcher import Dispatcher
 from pacsroute.errors import (
     AssociationAborted,
     AssociationRejected,
     DataSetError,
     ProtocolError,
 )
+from pacsroute.instances import peek
 from pacsroute.net.association import Association
+from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.trace.files import read
 from pacsroute.upper_layer import pdu
 

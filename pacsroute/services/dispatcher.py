@@ -11,18 +11,20 @@ from importlib import import_module
 from typing import Any
 
 from pacsroute import uids
-from pacsroute.app import App
-from pacsroute.daemons import Daemons
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased, let_go
-from pacsroute.handling import finished
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.handling import finished
+from pacsroute.framework.results import Outcome
 from pacsroute.logs import about
-from pacsroute.outcome import Outcome
 from pacsroute.services import store
-from pacsroute.services.base import Association, Call, limit_of, response
+from pacsroute.services.call import Call, limit_of
+from pacsroute.services.exchange import Exchange
+from pacsroute.services.responses import response
 from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, UNRECOGNIZED_OPERATION, Status
+from pacsroute.thread_pool import Daemons
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
 logger = logging.getLogger("pacsroute")
@@ -44,7 +46,7 @@ _loaded: dict[type[Command], Callable[[Call], Outcome]] = {}
 
 
 def _service(kind: type[Command]) -> Callable[[Call], Outcome]:
-    """Return what answers a kind of request, imported with the first one: see `pacsroute.late`."""
+    """Return what answers a kind of request, imported with the first one: see `dataset.late`."""
     if kind not in _SERVICES:
         return _unrecognized
     if kind not in _loaded:
@@ -79,14 +81,14 @@ class Memory(bytearray):
         self += data[:room]
 
 
-def open_sink(app: App, association: Association, context_id: int, command: Command) -> Sink:
+def open_sink(app: BaseApp, association: Exchange, context_id: int, command: Command) -> Sink:
     """Return where the data set of a message goes."""
     if isinstance(command, CStoreRQ):
         return store.open_spool(app, association, association.contexts[context_id], command)
     return Memory(getattr(app.config, limit_of(command)))
 
 
-def is_expected(app: App, association: Association, context_id: int, command: Command) -> bool:
+def is_expected(app: BaseApp, association: Exchange, context_id: int, command: Command) -> bool:
     """Tell whether the data set of what a peer asks may reach a handler."""
     if not isinstance(command, commands.Request):
         return True
@@ -99,7 +101,7 @@ def is_expected(app: App, association: Association, context_id: int, command: Co
     return any(route.command == name for route in app.routes_for(*titles))
 
 
-def _may_ask(association: Association, context: AcceptedContext, command: Command) -> bool:
+def _may_ask(association: Exchange, context: AcceptedContext, command: Command) -> bool:
     """Tell whether the peer may ask this of us at all.
 
     Who has asked for the association was let in for what its routes are. Whom we have asked
@@ -134,7 +136,7 @@ class Dispatcher:
                 print("done")
     """
 
-    def __init__(self, app: App, association: Association) -> None:
+    def __init__(self, app: BaseApp, association: Exchange) -> None:
         self.app = app
         self.association = association
 
@@ -246,7 +248,7 @@ def _call(function: Callable[[], object]) -> None:
 
 
 def _log(
-    association: Association,
+    association: Exchange,
     context: AcceptedContext,
     message: Message,
     outcome: Outcome,

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pacsroute.access import ae_title
+from pacsroute.allow import ae_title
 from pacsroute.errors import Failure, SetupError
-from pacsroute.router import Router, check_callable
+from pacsroute.framework.decorators import Router, check_callable
 
 if TYPE_CHECKING:
-    from pacsroute.app import App
-    from pacsroute.requests import Peer
+    from pacsroute.framework.requests import Peer
 
 F = TypeVar("F", bound=Callable[..., Any])
 Family = tuple[tuple["Scope", ...], str | None]
@@ -38,7 +37,7 @@ class Scope(Router):
         self.error_handlers: dict[type[BaseException], Callable[[Any, Any], Any]] = {}
         self.authenticator: Callable[[Any, Any], Any] | None = None
         self.destinator: Callable[[str, Any], Peer | None] | None = None
-        self.lifespans: list[Callable[[App], Iterator[None]]] = []
+        self.lifespans: list[Callable[[Any], Iterator[None]]] = []
         self.families: list[Family] = [((self,), None)]
 
     # ------------------------------------------------------------- hooks

@@ -6,24 +6,26 @@ import contextlib
 import errno
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import click
 
-from pacsroute.app import App
-from pacsroute.cli.loading import show_from_users_file
 from pacsroute.config import Config
-from pacsroute.dispatcher import get_ready
 from pacsroute.errors import SetupError
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.routes import name_of
 from pacsroute.logs import JSONFormatter, LineFormatter
 from pacsroute.net.server import Server
-from pacsroute.routing import name_of
+from pacsroute.services.dispatcher import get_ready
 
 logger = logging.getLogger("pacsroute")
 
 
-def run(app: App, host: str | None, port: int | None, settings: dict[str, Any]) -> None:
+def run(app: BaseApp, host: str | None, port: int | None, settings: dict[str, Any]) -> None:
     """Do what `App.run` promises: the same as the command, in a script that is none."""
     if not logging.getLogger().hasHandlers():  # else the script has a log of its own
         log = logging.StreamHandler()
@@ -65,7 +67,7 @@ def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
 
 
 @contextlib.contextmanager
-def lifespan_of(app: App) -> Iterator[None]:
+def lifespan_of(app: BaseApp) -> Iterator[None]:
     """End with a line where a lifespan raises, under its traceback in the user's file."""
     try:
         yield
@@ -76,7 +78,7 @@ def lifespan_of(app: App) -> Iterator[None]:
         raise click.ClickException(f"{app.ae_title} has ended: see the traceback above") from None
 
 
-def announce(app: App) -> None:
+def announce(app: BaseApp) -> None:
     """Tell what an app serves."""
     if not app.routes:
         logger.warning("no handler is registered: only C-ECHO is answered")
@@ -133,3 +135,19 @@ def _why_not(error: OSError) -> str:
         another = "choose another with --host or --metrics-host"
         return f"{host} is no address of this machine: {another}"
     return f"cannot listen on {_bracketed(host)}:{port}: {error.strerror or error}"
+
+
+def show_from_users_file(error: BaseException, otherwise: TracebackType | None = None) -> None:
+    """Print an exception with its traceback from the user's file on, or else with another."""
+    frames = error.__traceback__
+    while frames is not None and is_ours(frames):
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames or otherwise)
+
+
+def is_ours(frame: TracebackType) -> bool:
+    """Tell whether a frame of a traceback is not the user's."""
+    name = frame.tb_frame.f_code.co_filename
+    package = str(Path(__file__).parent)
+    between = name in (contextlib.__file__, "<string>")  # lifespans; dataclasses
+    return name.startswith(package) or "importlib" in name or between

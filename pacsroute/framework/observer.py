@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pacsroute.dimse.commands import Command
     from pacsroute.errors import AssociationAborted
-    from pacsroute.services.base import Association, Call
+    from pacsroute.framework.peer import PeerView
     from pacsroute.status import Status
     from pacsroute.upper_layer.pdu import AssociateRJ
 
@@ -19,22 +19,22 @@ class Observer:
     and raise nothing.
     """
 
-    def accepted(self, association: Association) -> None:
+    def accepted(self, association: PeerView) -> None:
         """An association has been accepted."""
 
-    def rejected(self, association: Association, answer: AssociateRJ) -> None:
+    def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
         """An association has been rejected."""
 
-    def ended(self, association: Association, error: AssociationAborted | None) -> None:
+    def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """An association that was accepted has ended; None where it was released."""
 
-    def began(self, call: Call) -> None:
+    def began(self, call: Any) -> None:
         """A request has come, with its data set, and is about to be answered."""
 
-    def answered(self, call: Call, status: Status | None, seconds: float) -> None:
+    def answered(self, call: Any, status: Status | None, seconds: float) -> None:
         """A request that began has been answered; None where no final response could be sent."""
 
-    def sub_operation(self, call: Call, status: Status) -> None:
+    def sub_operation(self, call: Any, status: Status) -> None:
         """A sub-operation of a C-GET or C-MOVE has ended."""
 
     def sent(self, command: Command, size: int) -> None:

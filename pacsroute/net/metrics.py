@@ -15,12 +15,13 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from pacsroute import uids
-from pacsroute.app import App
 from pacsroute.dimse.commands import Command
-from pacsroute.dispatcher import command_name, size_of
 from pacsroute.errors import AssociationAborted
-from pacsroute.observer import Observer
-from pacsroute.services.base import Association, Call
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.observer import Observer
+from pacsroute.framework.peer import PeerView
+from pacsroute.services.call import Call
+from pacsroute.services.dispatcher import command_name, size_of
 from pacsroute.status import KNOWN, Status
 from pacsroute.upper_layer.pdu import AssociateRJ
 
@@ -51,6 +52,7 @@ class Metrics(Observer):
 
     Examples
     --------
+    >>> from pacsroute import App
     >>> app = App()
     >>> metrics = Metrics(app)
     >>> with app.test_client() as client:
@@ -59,7 +61,7 @@ class Metrics(Observer):
     True
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: BaseApp) -> None:
         self._app = app
         self._registry = CollectorRegistry()
         make = self._make
@@ -112,16 +114,16 @@ class Metrics(Observer):
         )
         return cache(metric.labels) if labels else metric
 
-    def accepted(self, association: Association) -> None:
+    def accepted(self, association: PeerView) -> None:
         """Count it."""
         self._accepted.inc()
         self._open.inc()
 
-    def rejected(self, association: Association, answer: AssociateRJ) -> None:
+    def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
         """Count it by reason."""
         self._rejected(_REASONS.get((answer.source, answer.reason), _OTHER)).inc()
 
-    def ended(self, association: Association, error: AssociationAborted | None) -> None:
+    def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """Count it by how it ended."""
         how = "released" if error is None else "lost" if error.source is None else "aborted"
         self._ended(how).inc()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from pacsroute.access import allowed
-from pacsroute.app import App
+from pacsroute.allow import allowed
 from pacsroute.errors import AssociationAborted, AssociationRejected
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.peer import PeerView
 from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
 
@@ -78,19 +78,8 @@ class Identity:
         return self.kind == "passcode" and same_name and same_passcode
 
 
-class Association(Protocol):
-    """What is judged, and what hooks see."""
-
-    calling_ae: str
-    called_ae: str
-    remote_address: str
-    user: Any
-    contexts: dict[int, AcceptedContext]
-    state: SimpleNamespace
-
-
 def admit(
-    app: App, association: Association, request: AssociateRQ, *, user: Any = None
+    app: BaseApp, association: PeerView, request: AssociateRQ, *, user: Any = None
 ) -> AssociateAC | AssociateRJ:
     """Return the answer to an association request; `user` and `contexts` are set with it.
 
@@ -98,7 +87,7 @@ def admit(
     ----------
     app : App
         Whose settings, functions and routes decide.
-    association : Association
+    association : PeerView
         Its titles and remote address are known already.
     request : AssociateRQ
         What the peer wants.
@@ -137,7 +126,7 @@ def admit(
     return answer
 
 
-def _stranger(app: App, association: Association, request: AssociateRQ) -> AssociateRJ | None:
+def _stranger(app: BaseApp, association: PeerView, request: AssociateRQ) -> AssociateRJ | None:
     """Reject who is not on the list, calls somebody else, or wants too much."""
     config = app.config
     who = ascii(association.calling_ae)[1:-1], association.remote_address
@@ -154,7 +143,7 @@ def _stranger(app: App, association: Association, request: AssociateRQ) -> Assoc
 
 
 def _authenticate(
-    app: App, association: Association, claimed: UserIdentity | None, user: Any
+    app: BaseApp, association: PeerView, claimed: UserIdentity | None, user: Any
 ) -> bytes | None:
     """Set the association's user; return the response that the peer has asked for."""
     if user is not None:
@@ -195,7 +184,7 @@ def _narrowed(answer: AssociateAC, contexts: dict[int, AcceptedContext]) -> Asso
     return replace(answer, contexts=results)
 
 
-def left(app: App, association: Association, error: AssociationAborted | None) -> None:
+def left(app: BaseApp, association: PeerView, error: AssociationAborted | None) -> None:
     """Call the hooks of `after_association`, the innermost first."""
     for scope in reversed(app.scopes_of(association.called_ae)):
         for hook in reversed(scope.hooks["after_association"]):

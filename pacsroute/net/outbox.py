@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal
 
-from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.dimse.commands import Command
 from pacsroute.dimse.messages import BATCH, PIECES, fragment, stream
 from pacsroute.errors import ReadFailed
+from pacsroute.framework.base import BaseApp
 from pacsroute.net import transport
 from pacsroute.net.channel import Channel
 from pacsroute.net.flusher import flusher
@@ -39,7 +39,7 @@ class Sender(Channel):
     def __init__(
         self,
         sock: socket.socket,
-        app: App,
+        app: BaseApp,
         config: Config,
         remote_address: str,
         role: Literal["acceptor", "requestor"],

@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from pacsroute import extended, uids
-from pacsroute.access import ae_title
+from pacsroute import uids
+from pacsroute.allow import ae_title
 from pacsroute.errors import SetupError, nearest
-from pacsroute.routing import Handler, Route
+from pacsroute.framework.routes import Handler, Route
+from pacsroute.upper_layer import extended
 
 F = TypeVar("F", bound=Callable[..., Any])
 

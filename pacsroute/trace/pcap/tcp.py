@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
-from pacsroute.trace.capture import DamagedCapture, Packet
 from pacsroute.trace.conversation import Chunk, Conversation
-from pacsroute.trace.frames import ACK, FIN, RST, SYN, Segment, segment
+from pacsroute.trace.pcap.capture import DamagedCapture, Packet
+from pacsroute.trace.pcap.packets import ACK, FIN, RST, SYN, Segment, segment
 
 _End = tuple[str, int]
 _WAITING = 16 * 1_048_576  # bytes behind a gap after which nobody expects it to be filled

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pacsroute import extended, uids
-from pacsroute.routing import Route, choose_syntax
+from pacsroute import uids
+from pacsroute.framework.routes import Route, choose_syntax
+from pacsroute.upper_layer import extended
 
 
 class Policy:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pacsroute import uids
 from pacsroute.errors import Failure, IdentifierError
-from pacsroute.logs import about
-from pacsroute.outcome import (
+from pacsroute.framework.requests import (
+    FindRequest,
+    GetRequest,
+    NormalizedRequest,
+    QueryRequest,
+    Request,
+)
+from pacsroute.framework.results import (
     DONE,
     Answer,
     Outcome,
@@ -20,8 +26,8 @@ from pacsroute.outcome import (
     reply,
     rows_of,
 )
-from pacsroute.requests import FindRequest, GetRequest, NormalizedRequest, QueryRequest, Request
-from pacsroute.routing import Route, name_of
+from pacsroute.framework.routes import Route, name_of
+from pacsroute.logs import about
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     OUT_OF_RESOURCES,
@@ -31,13 +37,10 @@ from pacsroute.status import (
     Status,
 )
 
-if TYPE_CHECKING:
-    from pacsroute.app import App
-
 logger = logging.getLogger("pacsroute")
 
 
-def handle(app: App, request: Request, route: Route | None = None) -> Any:
+def handle(app: Any, request: Request, route: Route | None = None) -> Any:
     """Have the handler of a request answer it: see `App.handle`."""
     request.route = route = route or app.find_route(request)
     if isinstance(request, FindRequest):
@@ -57,7 +60,7 @@ def handle(app: App, request: Request, route: Route | None = None) -> Any:
 
 
 def _answers(
-    app: App,
+    app: Any,
     request: QueryRequest,
     route: Route | None,
     items: Callable[[Any, Any, Iterator[Any]], Generator[Answer, None, Any]],
@@ -109,7 +112,7 @@ def _prepare(request: Request, route: Route) -> None:
 
 
 def finished(
-    app: App, request: Request, status: Status | None, error: BaseException | None
+    app: Any, request: Request, status: Status | None, error: BaseException | None
 ) -> None:
     """Call the hooks of `after_request`, the innermost first."""
     for scope in reversed(_scopes(app, request)):
@@ -120,7 +123,7 @@ def finished(
                 logger.exception("@app.after_request failed")
 
 
-def failed(app: App, request: Request, error: BaseException) -> Outcome:
+def failed(app: Any, request: Request, error: BaseException) -> Outcome:
     """Return the outcome of a request whose handler raised, and log what is not meant."""
     request.error = error
     for scope in reversed(_scopes(app, request)):
@@ -136,7 +139,7 @@ def failed(app: App, request: Request, error: BaseException) -> Outcome:
     return _default(app, request, error)
 
 
-def _default(app: App, request: Request, error: BaseException) -> Outcome:
+def _default(app: Any, request: Request, error: BaseException) -> Outcome:
     """Return what answers an exception that no error handler is for."""
     if isinstance(error, KeyboardInterrupt):
         raise error
@@ -182,7 +185,7 @@ def _code(request: Request, error: BaseException) -> int:
     return UNABLE_TO_PROCESS if isinstance(request, QueryRequest) else PROCESSING_FAILURE
 
 
-def _scopes(app: App, request: Request) -> tuple[Any, ...]:
+def _scopes(app: Any, request: Request) -> tuple[Any, ...]:
     """Return whose hooks and error handlers are for a request, the outermost first."""
     route = request.route or app.find_route(request)
     return () if route is None else route.scopes

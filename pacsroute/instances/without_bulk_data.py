@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.dataset.convert import decompress
-from pacsroute.dataset.instance import Instance
 from pacsroute.dataset.parse import parse
+from pacsroute.instances.convert import decompress
+from pacsroute.instances.instance import Instance
 
 _BULK = frozenset(
     {

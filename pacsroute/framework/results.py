@@ -9,12 +9,12 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pacsroute.dataset.drafts import scratch
-from pacsroute.dataset.instance import Instance
+from pacsroute.dataset.late import is_dataset
 from pacsroute.errors import DataSetError, Failure
-from pacsroute.late import is_dataset
-from pacsroute.requests import GetRequest
-from pacsroute.routing import Route
+from pacsroute.framework.requests import GetRequest
+from pacsroute.framework.routes import Route
+from pacsroute.instances.atomic_files import scratch
+from pacsroute.instances.instance import Instance
 from pacsroute.status import PENDING, PENDING_WARNING, SUCCESS, Status
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pacsroute.trace.capture import Packet
 from pacsroute.trace.conversation import UnreadableFile
+from pacsroute.trace.pcap.capture import Packet
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 

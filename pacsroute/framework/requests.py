@@ -7,42 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from pacsroute import late
-from pacsroute.dataset.instance import Instance
+from pacsroute.dataset import late
+from pacsroute.instances.instance import Instance
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
     from pydicom import Dataset
 
-    from pacsroute.app import App
-    from pacsroute.net.tls import TLS
-    from pacsroute.routing import Route
-    from pacsroute.upper_layer.negotiation import AcceptedContext
-
-
-class Association(Protocol):
-    """What a request may ask of the association that it came over.
-
-    Attributes
-    ----------
-    contexts : mapping of int to AcceptedContext
-        The presentation contexts that were accepted, by their IDs.
-    failure : BaseException or None
-        What the last handler that failed has raised; tests see it.
-    peer_certificate : dict or None
-        The peer's certificate, as `ssl.SSLSocket.getpeercert` has it; None without TLS, and
-        where the peer has shown none.
-    """
-
-    contexts: Mapping[int, AcceptedContext]
-    failure: BaseException | None
-    peer_certificate: dict[str, Any] | None
-
-    def cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has cancelled the request, or is gone."""
+    from pacsroute.framework.peer import PeerView
+    from pacsroute.framework.routes import Route
+    from pacsroute.tls import TLS
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -85,7 +62,7 @@ class Request:
 
     command: ClassVar[str] = ""
 
-    app: App | None = None
+    app: Any = None
     calling_ae: str = ""
     called_ae: str = ""
     remote_address: str = ""
@@ -97,7 +74,7 @@ class Request:
     abstract_syntax: str = ""
     general: str = ""
     extended: Mapping[str, int] = field(default_factory=dict)
-    association: Association | None = field(default=None, repr=False)
+    association: PeerView | None = field(default=None, repr=False)
     error: BaseException | None = field(default=None, repr=False)
     followers: list[Callable[[], object]] | None = field(default=None, repr=False)
     _state: SimpleNamespace | None = field(default=None, repr=False)

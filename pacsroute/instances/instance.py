@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pacsroute import uids
-from pacsroute.dataset import part10, peek
-from pacsroute.dataset.drafts import draft, publish, sync, write_all
+from pacsroute.dataset.late import is_dataset
 from pacsroute.dataset.limits import LIMITS, Limits
-from pacsroute.dataset.spool import Spool
 from pacsroute.errors import DataSetError, Failure
-from pacsroute.late import is_dataset
+from pacsroute.instances import part10, peek
+from pacsroute.instances.atomic_files import draft, publish, sync, write_all
+from pacsroute.instances.spool import Spool
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -221,8 +221,8 @@ class Instance:
                 return io.BytesIO(_encode(self._source, transfer_syntax))
         if transfer_syntax == self.transfer_syntax:
             return self.open()
-        from pacsroute.dataset.convert import can_convert, convert  # noqa: PLC0415 - pydicom, late
         from pacsroute.dataset.parse import parse  # noqa: PLC0415
+        from pacsroute.instances.convert import can_convert, convert  # noqa: PLC0415 - pydicom, late
 
         if not can_convert(self.transfer_syntax, transfer_syntax):
             raise DataSetError(

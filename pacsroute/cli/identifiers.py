@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
 import re
-import shutil
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
-from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_for_tag
-from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
 
 from pacsroute import uids
 from pacsroute.dataset.encode import encode
-from pacsroute.dataset.vr import NUMBER_FORMATS, SINGLE_VRS, several
+from pacsroute.dataset.vr import NUMBER_FORMATS, SINGLE_VRS
 from pacsroute.errors import DataSetError, SetupError
-from pacsroute.requests import LEVELS
-from pacsroute.trace.layout import printable
+from pacsroute.framework.requests import LEVELS
 
 Path = tuple[str, ...]
 """The keywords that lead to a key: those of sequences, and its own."""
@@ -179,116 +172,3 @@ def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Calla
         return command
 
     return decorate
-
-
-# ------------------------------------------------------------- what has matched
-
-
-def table(rows: Sequence[Dataset], columns: Sequence[Path], width: int) -> Iterable[str]:
-    """Return the lines of a table, the heading first.
-
-    Parameters
-    ----------
-    rows : sequence of pydicom.Dataset
-        What has matched.
-    columns : sequence of Path
-        From `read_keys`.
-    width : int
-        The cells of a line; 0 does not shorten.
-    """
-    lines = [[path[-1] for path in columns]]
-    lines += [[_shown(row, path) for path in columns] for row in rows]
-    widths = [max(map(_cells, column)) for column in zip(*lines, strict=True)]
-    if width:
-        _narrow(widths, width)
-    for line in lines:
-        texts = (_fitted(text, count) for text, count in zip(line, widths, strict=True))
-        yield "  ".join(texts).rstrip()
-
-
-def _narrow(widths: list[int], width: int) -> None:
-    """Take from the widest columns until they fit, two spaces apart."""
-    too_many = sum(widths) + 2 * (len(widths) - 1) - width
-    while too_many > 0 and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
-        too_many -= 1
-
-
-def _fitted(text: str, width: int) -> str:
-    if _cells(text) > width:
-        while _cells(text) >= width:
-            text = text[:-1]
-        text += "…"
-    return text + " " * (width - _cells(text))
-
-
-def _cells(text: str) -> int:
-    """How many cells of a terminal a text takes: two for most characters of East Asia."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
-
-
-def _shown(row: Dataset, path: Path) -> str:
-    rows = [row]
-    for name in path[:-1]:
-        held = [_items(one, name) for one in rows]
-        rows = [item for items in held for item in items]
-    text = "\\".join(filter(None, (_text(one, path[-1]) for one in rows)))
-    return printable(text)
-
-
-def _items(row: Dataset, name: str) -> Iterable[Dataset]:
-    try:
-        value = row.get(name)
-    except Exception:  # noqa: BLE001 - as in `_text`
-        return ()
-    return value if isinstance(value, Items) else ()
-
-
-def _text(row: Dataset, keyword: str) -> str:
-    try:
-        value = row.get(keyword)
-    except Exception:  # noqa: BLE001 - pydicom raises many kinds for values that are none
-        return "?"
-    if value is None:
-        return ""
-    if isinstance(value, Items):
-        return f"({len(value)} items)" if value else ""
-    many = several(value)
-    return str(value) if many is None else "\\".join(map(str, many))
-
-
-@contextlib.contextmanager
-def json_array() -> Iterator[Callable[[Any], None]]:
-    """Yield what writes a row to an array; it is valid JSON also when it ends early."""
-    before = "[\n"
-
-    def write(row: Any) -> None:
-        nonlocal before
-        # A value that is none of its VR has no JSON; the rest of the row has.
-        text = json.dumps(row.to_json_dict(suppress_invalid_tags=True), ensure_ascii=False)
-        text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as those below 20H
-        click.echo(before + text, nl=False)
-        before = ",\n"
-
-    try:
-        yield write
-    finally:
-        click.echo("[]" if before == "[\n" else "\n]")
-
-
-@contextlib.contextmanager
-def aligned(columns: list[Path]) -> Iterator[Callable[[Any], None]]:
-    """Yield what keeps a row for the table, whose widths are known at the end only."""
-    rows: list[Any] = []
-    try:
-        yield rows.append
-    finally:
-        # No width where no terminal is, unless COLUMNS is set.
-        width = shutil.get_terminal_size((0, 0)).columns
-        for line in table(rows, columns, width) if rows else ():
-            click.echo(line)

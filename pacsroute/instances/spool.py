@@ -9,8 +9,8 @@ import os
 import threading
 from typing import Any, BinaryIO
 
-from pacsroute.dataset.drafts import draft, make_folder, publish, write_all
-from pacsroute.dataset.peek import LOOK
+from pacsroute.instances.atomic_files import draft, make_folder, publish, write_all
+from pacsroute.instances.peek import LOOK
 
 THRESHOLD = 131_072
 """How many bytes of one data set are held in memory, before they go to a file."""

@@ -1,0 +1,1 @@
+"""The Flask part, without a socket: blueprints, decorators, routes, requests, and their results."""

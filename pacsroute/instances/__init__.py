@@ -1,0 +1,1 @@
+"""Composite instances and their files (PS3.10): spooled, saved, converted."""

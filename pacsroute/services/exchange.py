@@ -1,0 +1,96 @@
+"""What the services need of the association that they answer on, whatever carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Literal, Protocol
+
+from pacsroute.dimse.commands import Command
+from pacsroute.dimse.messages import Message
+from pacsroute.errors import AssociationAborted
+from pacsroute.framework.requests import Peer
+from pacsroute.upper_layer.negotiation import AcceptedContext
+from pacsroute.upper_layer.pdu import AssociateRQ
+
+
+class Sending(Protocol):
+    """What messages can be sent over."""
+
+    def send(
+        self,
+        context_id: int,
+        command: Command,
+        data: bytes | BinaryIO | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
+        """Send a message; with `more`, others follow at once and may share its way."""
+
+
+class Carrier(Sending, Protocol):
+    """An association with a peer, over whatever carries it, for requests of ours.
+
+    Attributes
+    ----------
+    contexts : dict of int to AcceptedContext
+        The presentation contexts that were accepted.
+    numbers : iterator of int
+        Message IDs for our requests: several threads may be under way.
+    """
+
+    contexts: dict[int, AcceptedContext]
+    numbers: Iterator[int]
+
+    def receive(self, response_to: int | None = None) -> Message:
+        """Return the next message, or the next response to a request of ours.
+
+        It raises when the association has ended.
+        """
+
+    def release(self) -> None:
+        """Release the association, and close it."""
+
+    def abort(self, source: int = 0, reason: int = 0) -> None:
+        """End the association at once."""
+
+    def stop(self) -> None:
+        """Have it aborted by the thread that waits for it; called from another one."""
+
+    def close(self) -> None:
+        """Close what carries it."""
+
+
+class Exchange(Carrier, Protocol):
+    """An association with a peer that asks for something, as the services see it."""
+
+    id: int
+    role: Literal["acceptor", "requestor"]
+    calling_ae: str
+    called_ae: str
+    remote_address: str
+    peer_certificate: dict[str, Any] | None
+    user: Any
+    failure: BaseException | None
+    window: int
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which the peer has to answer a request of ours."""
+
+    def cancelled(self, message_id: int) -> bool:
+        """Tell whether the peer has cancelled a request, or is gone."""
+
+    def ended(self) -> AssociationAborted | None:
+        """Return how the association has ended, if it has."""
+
+    def answered(self, message_id: int) -> Message | None:
+        """Return the response to a request of ours; None if the peer asks for something first."""
+
+    def defer(self, function: Callable[[], object]) -> None:
+        """Have something done after what was sent."""
+
+    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
+        """Have a message sent whenever nothing else has been for a second."""
+
+    def connect(self, peer: Peer, request: AssociateRQ) -> Carrier:
+        """Ask another peer for an association."""

@@ -1,0 +1,1 @@
+"""Packet captures: their files, their packets, and the TCP connections in them."""
