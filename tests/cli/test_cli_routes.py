@@ -12,7 +12,7 @@ import pytest
 from pacsroute import App, Blueprint, uids
 from pacsroute.cli.routes import described, in_order
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 30
 
 APP = """

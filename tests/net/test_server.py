@@ -499,7 +499,7 @@ server.run()
 
 @pytest.fixture
 def process(tmp_path):
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, str(tmp_path)],
         stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from pacsroute.trace.pcap.capture import DamagedCapture, packets
 from pacsroute.trace.pcap.packets import ACK, FIN, RST, SYN, Segment
 from pacsroute.trace.pcap.tcp import conversations
 
-CAPTURES = Path(__file__).parent / "fixtures" / "captures"
+CAPTURES = Path(__file__).parents[1] / "fixtures" / "captures"
 
 CLIENT, SERVER = ("10.0.0.7", 50312), ("10.0.0.1", 104)
 ETHERNET, NULL, RAW, SLL, LOOP, IPV4, IPV6, SLL2 = 1, 0, 101, 113, 108, 228, 229, 276

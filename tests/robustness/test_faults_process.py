@@ -83,7 +83,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )
         self.port = int(self.process.stdout.readline())
 
@@ -394,7 +394,7 @@ def test_a_signal_at_any_moment_ends_the_server(tmp_path, number):
             [sys.executable, "-c", SERVER, str(tmp_path), "0.1"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         ) as process:
             try:
                 with contextlib.suppress(subprocess.TimeoutExpired):

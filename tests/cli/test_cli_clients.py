@@ -21,7 +21,7 @@ from pacsroute.errors import AssociationAborted, AssociationRejected, NotAccepte
 from pacsroute.framework.observer import Observer
 from pacsroute.upper_layer import pdu
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 30
 FILES = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm")
 

@@ -19,7 +19,7 @@ from pynetdicom.sop_class import (
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, uids
 
 WAIT = 30
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from pynetdicom.sop_class import (
     UPSFilteredGlobalSubscriptionInstance,
     UPSGlobalSubscriptionInstance,
 )
+from test_ups import OURS, PERFORMED, PROGRESS, code, dataset, performed, pushed
 
 from pacsroute import App, Peer, RequestFailed, ups
-from tests.test_ups import OURS, PERFORMED, PROGRESS, code, dataset, performed, pushed
 
 WAIT = 30
-EXAMPLE = Path(__file__).parents[1] / "examples" / "ups.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ups.py"
 STATE, CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 1, 2, 3, 4, 5
 
 

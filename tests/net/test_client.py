@@ -39,7 +39,7 @@ from pacsroute import (
 from pacsroute.dataset.encode import encode
 from pacsroute.dimse import commands, messages
 from pacsroute.instances import part10
-from pacsroute.net import transport
+from pacsroute.net import outbox, transport
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import UserIdentity
 

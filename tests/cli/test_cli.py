@@ -13,7 +13,7 @@ from conftest import RawPeer
 
 from pacsroute.foreground import address, announce_monitor
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 30
 
 APP = """

@@ -13,7 +13,7 @@ from pynetdicom.sop_class import ModalityWorklistInformationFind
 
 from pacsroute import RequestFailed
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "worklist.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "worklist.py"
 ROWS = [
     {
         "PatientName": "Doe^John",

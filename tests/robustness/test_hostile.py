@@ -267,7 +267,7 @@ def test_two_signals_at_once_stop_the_server(tmp_path):
         with subprocess.Popen(
             [sys.executable, "-m", "pacsroute", "run", "--port", "0"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -44,7 +44,7 @@ IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_END
 BIG, DEFLATED = uids.EXPLICIT_VR_BIG_ENDIAN, uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 WAIT = 30  # seconds that nothing takes where all is well
 PENDING, CANCEL = 0xFF00, 0xFE00
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 # ------------------------------------------------------------------------------ helpers

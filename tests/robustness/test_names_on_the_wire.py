@@ -217,7 +217,7 @@ except ValueError:
 
 # ------------------------------------------------------------------------------ SQL
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 import pacsroute
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PUBLIC = {
     *("App", "Blueprint", "Config", "Dispatcher", "Failure", "Identity", "Instance", "Server"),
     *("Association", "Client", "Peer", "Progress", "Reply", "Status", "TLS", "connect"),

@@ -18,7 +18,7 @@ from pacsroute import uids
 
 WAIT = 30
 DPI = 40  # a film of 8 by 10 inches has 320 by 400 pixels then, and gaps of 2
-EXAMPLE = Path(__file__).parents[1] / "examples" / "printer.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "printer.py"
 GRAY = classes.BasicGrayscalePrintManagementMeta
 COLOR = classes.BasicColorPrintManagementMeta
 OPTIONAL = (

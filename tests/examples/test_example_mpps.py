@@ -15,7 +15,7 @@ from pynetdicom.sop_class import (
 
 from pacsroute import Failure, mpps
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "mpps.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mpps.py"
 
 
 def dataset(**values):

@@ -22,7 +22,7 @@ from pacsroute.upper_layer.pdu import (
     UserInformation,
 )
 
-RECORDINGS = Path(__file__).parent / "fixtures" / "recordings"
+RECORDINGS = Path(__file__).parents[1] / "fixtures" / "recordings"
 
 VERIFICATION = "1.2.840.10008.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

@@ -332,7 +332,7 @@ def test_nor_one_that_looks_like_a_code(rows):
 
 
 def test_nothing_of_table_e_1_1_is_shown_but_uids():
-    table = (Path(__file__).parent / "fixtures" / "ps3.15_table_e.1-1.txt").read_text().split()
+    table = (Path(__file__).parents[1] / "fixtures" / "ps3.15_table_e.1-1.txt").read_text().split()
     protected = {BaseTag(int(tag, 16)) for tag in table}
     assert len(protected) > 600
     assert not protected & SHOWN

@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pacsroute import App, AssociationError, Instance, RequestFailed, connect
 from pacsroute.dataset.encode import encode
 
-ARCHIVE = Path(__file__).parents[1] / "examples" / "archive.py"
+ARCHIVE = Path(__file__).parents[2] / "examples" / "archive.py"
 NAMES = ("CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "rtplan.dcm", "examples_overlay.dcm")
 UNIQUE = {
     "PATIENT": "PatientID",

@@ -16,7 +16,7 @@ from pacsroute import App, Blueprint, RequestFailed
 from pacsroute.conformance import BLANK, statement
 from pacsroute.upper_layer import pdu
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = {"archive": "ARCHIVE", "commitment": "COMMITTED"}
 FILES = {"mpps": "STEPS", "ups": "STEPS", "worklist": "WORKLIST"}
 TIMEOUT = 30
