@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import operator
 import os
@@ -114,54 +114,66 @@ def find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answe
         yield Answer(row, _ROW[code], code == PENDING)
 
 
+class _Instances:
+    """What a handler yields, as instances; `result` is what it returns at its end."""
+
+    def __init__(self, command: str, rows: Iterator[Any]) -> None:
+        self._command = command
+        self._rows = rows
+        self.result: Any = None
+
+    def __iter__(self) -> Iterator[Instance]:
+        return self
+
+    def __next__(self) -> Instance:
+        try:
+            item = next(self._rows)
+        except StopIteration as stop:
+            self.result = stop.value
+            raise
+        if isinstance(item, Instance):
+            return item
+        if not isinstance(item, (str, os.PathLike)) and not is_dataset(item):
+            kind = type(item).__name__
+            raise TypeError(f"a {self._command} yields paths, Datasets or Instances, not {kind}")
+        return Instance(item)
+
+
 def instances_of(
     request: GetRequest, source: Any, rows: Iterator[Any]
 ) -> Generator[Answer, None, Any]:
     """Yield instances, with `request.count` known before the first."""
-    result = None
-
-    def instances() -> Iterator[Instance]:
-        nonlocal result
-        while True:
-            try:
-                item = next(rows)
-            except StopIteration as stop:
-                result = stop.value
-                return
-            if not (isinstance(item, (str, os.PathLike, Instance)) or is_dataset(item)):
-                raise TypeError(
-                    f"a {request.command} yields paths, Datasets or Instances, "
-                    f"not {type(item).__name__}"
-                )
-            yield item if isinstance(item, Instance) else Instance(item)
-
     request.ahead = source if isinstance(source, (list, tuple)) else ()
-    coming = instances()
+    coming = _Instances(request.command, rows)
     first = next(coming, None)  # a generator has set the count by now, if it ever does
+    instances = itertools.chain(() if first is None else (first,), coming)
     if request.count is None and hasattr(source, "__len__"):
         request.count = len(source)
-    with contextlib.ExitStack() as stack:
-        if first is not None and request.count is None:
-            spool = None if request.app is None else request.app.config.spool
-            folder = stack.enter_context(scratch(spool))
-            known = [_set_aside(first, folder, 0)]
-            for instance in coming:
-                if request.cancelled:
-                    break
-                known.append(_set_aside(instance, folder, len(known)))
-            request.count, request.ahead = len(known), known
-            first, coming = known[0], iter(known[1:])
-        if request.count is not None:
-            request.count = operator.index(request.count)
-        if first is not None:
-            yield Answer(first, None)
-        for instance in coming:
+    if request.count is not None:
+        request.count = operator.index(request.count)
+        for instance in instances:
             yield Answer(instance, None)
-    return result
+    elif first is not None:
+        with scratch(None if request.app is None else request.app.config.spool) as folder:
+            request.ahead = known = _drained(request, instances, folder)
+            request.count = len(known)
+            for instance in known:
+                yield Answer(instance, None)
+    return coming.result
+
+
+def _drained(request: GetRequest, instances: Iterator[Instance], folder: str) -> list[Instance]:
+    """Return all instances, to count them; a request that is cancelled meanwhile gets no more."""
+    known: list[Instance] = []
+    for instance in instances:
+        if known and request.cancelled:
+            break
+        known.append(_set_aside(instance, folder, len(known)))
+    return known
 
 
 def _set_aside(instance: Instance, folder: str, number: int) -> Instance:
-    """Have a Dataset in a file, which neither memory nor an open file is kept for."""
+    """Write a Dataset to a file, so that it takes neither memory nor an open file meanwhile."""
     try:
         return instance.set_aside(folder, str(number))
     except (DataSetError, Failure):  # the sub-operation fails with the same, and not all of them

@@ -83,19 +83,10 @@ class _Destination:
     def send(self, instance: Instance, meanwhile: Callable[[], object]) -> Status:
         """Send an instance, on a second association if the first one breaks."""
         needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
-        for last_try in (False, True):
+        while True:
             association = self._associated(needed)
-            context = transfer.pick(association.contexts.values(), instance, as_acceptor=False)
             try:
-                status = transfer.send(
-                    association,
-                    context,
-                    instance,
-                    next(association.numbers),
-                    priority=self._priority,
-                    originator=self._originator,
-                    meanwhile=meanwhile,
-                )
+                status = self._send_on(association, instance, meanwhile)
             except ReadFailed as error:
                 # Not sent again: it would arrive as a whole instance, and be a part of one.
                 self._drop(association)
@@ -103,14 +94,26 @@ class _Destination:
             except (AssociationError, ProtocolError) as error:
                 logger.warning("the association to %s broke: %s", self._name, error)
                 self._drop(association)
-                if last_try or not self._delivered:
+                if not self._delivered:
                     self._lost = error if isinstance(error, AssociationError) else None
                     raise DataSetError(f"the association broke: {error}") from None
-                self._delivered = 0
-                continue
-            self._delivered += 1
-            return status
-        raise AssertionError
+                self._delivered = 0  # if the next one breaks at once, that was the last try
+            else:
+                self._delivered += 1
+                return status
+
+    def _send_on(
+        self, association: Carrier, instance: Instance, meanwhile: Callable[[], object]
+    ) -> Status:
+        return transfer.send(
+            association,
+            transfer.pick(association.contexts.values(), instance, as_acceptor=False),
+            instance,
+            next(association.numbers),
+            priority=self._priority,
+            originator=self._originator,
+            meanwhile=meanwhile,
+        )
 
     def _associated(self, needed: list[tuple[str, tuple[str, ...]]]) -> Carrier:
         if self._lost is not None:

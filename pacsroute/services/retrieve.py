@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydicom.multival import MultiValue
 
@@ -143,44 +143,61 @@ def priority_of(command: CGetRQ | CMoveRQ) -> int:
     return command.priority if command.priority in (LOW, HIGH) else MEDIUM
 
 
+class _Progress:
+    """Tells the peer how far its retrieval is, with Pending responses.
+
+    One goes out after each sub-operation, or as often as the route says, and one each second
+    while nothing else is sent.
+    """
+
+    def __init__(
+        self, call: Call, command: CGetRQ | CMoveRQ, counts: SubOperations, interval: float
+    ) -> None:
+        self._call = call
+        self._command = command
+        self._counts = counts
+        self._interval = interval
+        self._told = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        self._call.association.pulse(self._pending)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call.association.pulse(None)
+
+    def _pending(self) -> tuple[int, SubOperationsResponse]:
+        outcome = Outcome(Status(PENDING))
+        return self._call.context.id, counted(self._command, outcome, self._counts, remaining=True)
+
+    def tell(self) -> None:
+        """Send the counts, unless the last ones went out a moment ago."""
+        now = time.monotonic()
+        if now - self._told >= self._interval:
+            self._told = now
+            # It goes with the next instance, or soon after.
+            self._call.association.send(*self._pending(), more=True)
+
+
 def perform(
     call: Call, command: CGetRQ | CMoveRQ, request: GetRequest, sender: Sender
 ) -> tuple[Outcome, SubOperations]:
-    """Send what the handler yields; return how it went.
-
-    A Pending with the counts goes out after each sub-operation, or as often as the route
-    says, and once a second while nothing happens.
-    """
-    association, context = call.association, call.context
-    counts = SubOperations()
+    """Send what the handler yields; return how it went."""
+    association, counts = call.association, SubOperations()
     route = call.app.find_route(request)
     interval = 0.0 if route is None else route.pending_interval
-    answers = _Ahead(request, call.app.handle(request, route))
-
-    def pending() -> tuple[int, Any]:
-        return context.id, counted(command, Outcome(Status(PENDING)), counts, remaining=True)
-
-    association.pulse(pending)
-    said = time.monotonic()
     known = False
-    try:
+    with (
+        contextlib.closing(_Ahead(request, call.app.handle(request, route))) as answers,
+        _Progress(call, command, counts, interval) as progress,
+    ):
         for item, outcome, _ in answers:
             if item is None:
                 # A handler that ends because it saw the cancel has not sent everything.
                 early = outcome is None and (counts.remaining or not known)
                 if early and association.cancelled(request.message_id):
                     break
-                # Whoever returns Success says no more than that it is done.
-                if outcome is not None and outcome.status.code != SUCCESS:
-                    return outcome, counts
-                if counts.remaining:
-                    logger.warning(
-                        "C-%s from %s: the handler yielded %d fewer than its count says",
-                        request.command.upper(),
-                        ascii(request.calling_ae)[1:-1],
-                        counts.remaining,
-                    )
-                return Outcome(counts.status()), counts
+                return _final(request, outcome, counts), counts
             if not known:
                 # What some databases call -1, an unsigned number does not hold.
                 known, counts.remaining = True, max(0, request.count or 0)
@@ -191,18 +208,26 @@ def perform(
             status = _sent(sender, item, request, answers.look)
             counts.add(status, name or item.sop_instance_if_known)
             call.app.observer.sub_operation(call, status)
-            now = time.monotonic()
-            if now - said >= interval:
-                said = now
-                # It goes with the next instance, or soon after.
-                association.send(*pending(), more=True)
-    finally:
-        association.pulse(None)
-        answers.close()
+            progress.tell()
     ended = association.ended()
     if ended is not None:
         raise ended
     return Outcome(Status(CANCEL)), counts
+
+
+def _final(request: GetRequest, outcome: Outcome | None, counts: SubOperations) -> Outcome:
+    """Return the outcome of a retrieval whose handler has come to its end."""
+    # A handler that returns Success says no more than that it is done.
+    if outcome is not None and outcome.status.code != SUCCESS:
+        return outcome
+    if counts.remaining:
+        logger.warning(
+            "C-%s from %s: the handler yielded %d fewer than its count says",
+            request.command.upper(),
+            ascii(request.calling_ae)[1:-1],
+            counts.remaining,
+        )
+    return Outcome(counts.status())
 
 
 def _sent(
