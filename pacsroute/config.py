@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pacsroute import allow
+from pacsroute import allow, memory
 from pacsroute.errors import SetupError, nearest
 
 MIB = 1_048_576
@@ -125,6 +125,9 @@ class Config:
     max_set_length: int = _setting(256 * MIB, "Length of an N-SET's: images to print.", 512)
     max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
     max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
+    max_memory: int = _setting(
+        memory.DEFAULT, "Memory for what peers send, of all associations of a process.", MIB
+    )
     max_depth: int = _setting(64, "How deep sequences are nested.", 1, 200)
     max_elements: int = _setting(2_000_000, "Elements and items of a data set.", 1000)
     max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)

@@ -1,0 +1,118 @@
+"""One account of the memory that peers make this process hold.
+
+Messages, identifiers, inflated and parsed data sets draw on it while they are held. Each has a
+`Holding`; what is beyond the setting ``max_memory`` is refused, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+DEFAULT = 512 * 1_048_576
+"""How many bytes may be held, unless the setting ``max_memory`` says otherwise."""
+
+FREE = 65_536
+"""Bytes of each holding that are not counted: small messages take no lock."""
+
+_STEP = 65_536  # bytes that are taken from the account at a time
+
+
+class Account:
+    """How many bytes all holdings of the process have together.
+
+    Examples
+    --------
+    >>> account = Account()
+    >>> account.take(60, 100), account.take(60, 100), account.held
+    (True, False, 60)
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._lock = threading.Lock()
+
+    def take(self, count: int, most: int) -> bool:
+        """Take some bytes; return False, and take none, where they would be more than `most`."""
+        with self._lock:
+            if self.held + count > most:
+                return False
+            self.held += count
+            return True
+
+    def give_back(self, count: int) -> None:
+        """Give back bytes that were taken."""
+        with self._lock:
+            self.held -= count
+
+
+PROCESS = Account()
+"""The account of this process."""
+
+
+class Holding:
+    """The memory of one message, data set or queue; given back when it is closed or deleted.
+
+    One thread at a time may use it.
+
+    Parameters
+    ----------
+    most : int
+        How many bytes all holdings of the process may have: the setting ``max_memory``.
+    account : Account
+        What it draws on.
+
+    Attributes
+    ----------
+    size : int
+        The bytes that it has.
+
+    Examples
+    --------
+    >>> holding = Holding(most=1_000_000)
+    >>> holding.grow(800_000), holding.grow(800_000), holding.size
+    (True, False, 800000)
+    >>> holding.close()
+    """
+
+    __slots__ = ("_account", "_limit", "most", "size")
+
+    def __init__(self, most: int = DEFAULT, account: Account = PROCESS) -> None:
+        self.most = most
+        self.size = 0
+        self._account = account
+        self._limit = FREE  # up to which it may grow without the account
+
+    def grow(self, count: int) -> bool:
+        """Hold more bytes; return False, and hold no more, where the process has no room."""
+        self.size += count
+        return self.size <= self._limit or self._take(count)
+
+    def _take(self, count: int) -> bool:
+        more = -(-(self.size - self._limit) // _STEP) * _STEP
+        if not self._account.take(more, self.most):
+            self.size -= count
+            return False
+        self._limit += more
+        return True
+
+    def shrink(self, count: int) -> None:
+        """Hold fewer bytes."""
+        self.size -= count
+        limit = max(FREE, FREE - (FREE - self.size) // _STEP * _STEP)
+        if limit < self._limit:
+            self._account.give_back(self._limit - limit)
+            self._limit = limit
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        if self._limit > FREE:
+            self._account.give_back(self._limit - FREE)
+            self._limit = FREE
+        self.size = 0
+
+    __del__ = close
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as one that holds nothing: what is copied is not the peer's doing."""
+        return Holding, (self.most,)
