@@ -3,11 +3,10 @@
 import ast
 import tomllib
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
+from support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pacsroute"
 FACES = ("pacsroute", "pacsroute.__main__")
 

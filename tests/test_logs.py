@@ -9,15 +9,12 @@ import warnings
 from datetime import datetime
 
 import pytest
-from conftest import RawPeer
-from test_cli import Serving, fails
+from support.names import CT, EXPLICIT
+from support.raw_peer import RawPeer
+from support.serving import Serving, fails
 
-from pacsroute import uids
 from pacsroute.dataset.encode import encode
 from pacsroute.logs import JSONFormatter
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 APP = """
 import logging

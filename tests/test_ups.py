@@ -5,75 +5,13 @@ from copy import deepcopy
 import pytest
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from support.datasets import dataset
+from support.unified_steps import OTHER, OURS, PERFORMED, PROGRESS, code, performed, pushed
 
 from pacsroute import Failure, ups
 from pacsroute.status import Status
 
 STATES = (None, "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED")
-OURS, OTHER = "1.2.3", "1.2.4"
-
-
-def dataset(**values):
-    ds = Dataset()
-    for keyword, value in values.items():
-        if value is not None:
-            setattr(ds, keyword, value)
-    return ds
-
-
-def code(value="C1"):
-    return dataset(CodeValue=value, CodingSchemeDesignator="99T", CodeMeaning="a code")
-
-
-def references():
-    reference = dataset(ReferencedSOPClassUID="1.2", ReferencedSOPInstanceUID="1.2.5")
-    return dataset(TypeOfInstances="DICOM", ReferencedSOPSequence=[reference])
-
-
-def pushed(**changes):
-    """Return what somebody creates: all that Table CC.2.5-3 requires of it."""
-    values = {
-        "TransactionUID": "",
-        "ScheduledProcedureStepPriority": "MEDIUM",
-        "ProcedureStepLabel": "Segment",
-        "WorklistLabel": "",
-        "ScheduledProcessingParametersSequence": [],
-        "ScheduledStationNameCodeSequence": [],
-        "ScheduledStationClassCodeSequence": [],
-        "ScheduledStationGeographicLocationCodeSequence": [],
-        "ScheduledProcedureStepStartDateTime": "20240131100000",
-        "ScheduledWorkitemCodeSequence": [code()],
-        "CommentsOnTheScheduledProcedureStep": "",
-        "InputReadinessState": "READY",
-        "InputInformationSequence": [references()],
-        "PatientName": "Müller^Ute",
-        "PatientID": "1",
-        "IssuerOfPatientID": "",
-        "IssuerOfPatientIDQualifiersSequence": [],
-        "OtherPatientIDsSequence": [],
-        "PatientBirthDate": "",
-        "PatientSex": "",
-        "AdmissionID": "",
-        "IssuerOfAdmissionIDSequence": [],
-        "AdmittingDiagnosesDescription": "",
-        "AdmittingDiagnosesCodeSequence": [],
-        "ReferencedRequestSequence": [],
-        "ProcedureStepState": "SCHEDULED",
-        "ProcedureStepProgressInformationSequence": [],
-        "UnifiedProcedureStepPerformedProcedureSequence": [],
-    }
-    return dataset(**{**values, **changes})
-
-
-def performed(**changes):
-    values = {
-        "PerformedStationNameCodeSequence": [code()],
-        "PerformedProcedureStepStartDateTime": "20240131100000",
-        "PerformedWorkitemCodeSequence": [code()],
-        "PerformedProcedureStepEndDateTime": "20240131103000",
-        "OutputInformationSequence": [references()],
-    }
-    return [dataset(**{**values, **changes})]
 
 
 def step(state, **changes):
@@ -235,10 +173,6 @@ def test_what_is_refused_is_named():
         ups.check_set(step("IN PROGRESS"), dataset(TransactionUID=OURS, PatientSex="O"))
     listed = {"AttributeIdentifierList": (tag_for_keyword("PatientSex"),)}
     assert caught.value.elements == listed
-
-
-PERFORMED = "UnifiedProcedureStepPerformedProcedureSequence"
-PROGRESS = "ProcedureStepProgressInformationSequence"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`@app.cli.command` and `pacsroute shell`: the app on the command line."""
 
 import pytest
-from processes import pacsroute
+from support.processes import pacsroute
 
 APP = '''
 import click

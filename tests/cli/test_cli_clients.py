@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pydicom
 import pytest
 from click.testing import CliRunner
+from support.names import WAIT
+from support.places import ROOT
 
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, Status, connect
 from pacsroute.cli import clients, main, sending
@@ -21,8 +22,6 @@ from pacsroute.errors import AssociationAborted, AssociationRejected, NotAccepte
 from pacsroute.framework.observer import Observer
 from pacsroute.upper_layer import pdu
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 30
 FILES = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm")
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -226,7 +225,7 @@ def test_store_a_folder(archive, server, folder, jobs):
 
 def test_two_jobs_are_two_associations(folder):
     app = App()
-    together = threading.Barrier(2, timeout=TIMEOUT)
+    together = threading.Barrier(2, timeout=WAIT)
 
     @app.store
     def store(request):
@@ -310,7 +309,7 @@ def test_a_peer_that_still_counts_what_it_has_aborted_is_asked_again(folder):
     def store(request):
         if request.sop_instance == cut:
             request.association.abort()
-            assert rejected.wait(TIMEOUT)
+            assert rejected.wait(WAIT)
 
     class Watch(Observer):
         def rejected(self, association, answer):
@@ -651,7 +650,7 @@ class Running:
         # Not with communicate: it passes over what readline has read ahead.
         out, errors = self.process.stdout.read(), self.process.stderr.read()
         assert "Traceback" not in errors
-        return self.process.wait(TIMEOUT), out, errors
+        return self.process.wait(WAIT), out, errors
 
 
 @posix
@@ -679,12 +678,12 @@ def test_ctrl_c_before_the_first_answer(archive, server):
 
     def rows():
         asked.set()
-        done.wait(TIMEOUT)
+        done.wait(WAIT)
         yield {"PatientID": "1"}
 
     archive.rows = rows()
     with Running("find", "127.0.0.1", server.port, "-k", "PatientID") as running:
-        assert asked.wait(TIMEOUT)
+        assert asked.wait(WAIT)
         running.interrupt()
         code, out, _ = running.end()
         done.set()
@@ -699,12 +698,12 @@ def test_ctrl_c_stops_a_store_after_the_instance_under_way(folder):
     @app.store
     def store(request):
         began.set()
-        assert go.wait(TIMEOUT)
+        assert go.wait(WAIT)
         kept.append(request.sop_instance)
 
     with app.serve(port=0) as server:
         with Running("store", "127.0.0.1", server.port, folder) as running:
-            assert began.wait(TIMEOUT)
+            assert began.wait(WAIT)
             running.interrupt()
             assert running.process.stderr.readline() == "\n"
             assert running.process.stderr.readline().startswith("stopping")
@@ -723,11 +722,11 @@ def test_a_second_ctrl_c_does_not_wait(folder):
     @app.store
     def store(request):
         began.set()
-        go.wait(TIMEOUT)
+        go.wait(WAIT)
 
     with app.serve(port=0) as server:
         with Running("store", "127.0.0.1", server.port, folder) as running:
-            assert began.wait(TIMEOUT)
+            assert began.wait(WAIT)
             running.interrupt()
             assert running.process.stderr.readline() == "\n"
             assert running.process.stderr.readline().startswith("stopping")

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.names import WAIT
+from support.places import ROOT
 
 from pacsroute import App, Blueprint, uids
 from pacsroute.cli.routes import described, in_order
-
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 30
 
 APP = """
 from pacsroute import App, Blueprint
@@ -74,7 +73,7 @@ def routes(folder, *arguments, **values):
         env={"PYTHONPATH": str(ROOT), "PATH": "", **values},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=WAIT,
         check=True,
     )
     return done.stdout.splitlines()

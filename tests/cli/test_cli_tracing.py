@@ -8,16 +8,14 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from conftest import RawPeer
-from test_capture import CAPTURES, RAW, dialogue, pcap, raw
-from test_cli import APP, Serving, environment
-from test_recordings import RECORDINGS
+from support.captures import RAW, dialogue, pcap, raw
+from support.names import CT, EXPLICIT
+from support.places import CAPTURES, RECORDINGS
+from support.processes import environment
+from support.raw_peer import RawPeer
+from support.serving import APP, Serving
 
-from pacsroute import uids
 from pacsroute.cli import main
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import tomllib
 from contextlib import closing
 
 import pytest
-from processes import WAIT, Running, environment, pacsroute
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
+from support.names import WAIT
+from support.processes import Running, environment, pacsroute
 
 from pacsroute.framework.requests import StoreRequest
 

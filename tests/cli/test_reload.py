@@ -7,8 +7,8 @@ import socket
 import subprocess
 
 import pytest
-from conftest import RawPeer
-from processes import Running, without
+from support.processes import Running, without
+from support.raw_peer import RawPeer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="it forks")
 

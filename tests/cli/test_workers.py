@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from conftest import RawPeer
-from processes import Running, pacsroute, without
+from support.names import ALL_STUDIES, FIND
+from support.processes import Running, pacsroute, without
+from support.raw_peer import RawPeer
 
 from pacsroute import connect, uids
 from pacsroute.tls import TLS
@@ -20,9 +21,7 @@ from pacsroute.upper_layer import pdu
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="gunicorn is for POSIX systems")
 
-STUDY = uids.sop_class("StudyRoot", "find")
-CONTEXTS = [(STUDY, uids.IMPLICIT_VR_LITTLE_ENDIAN)]
-IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")
+CONTEXTS = [(FIND, uids.IMPLICIT_VR_LITTLE_ENDIAN)]
 
 APP = """
 import os
@@ -52,7 +51,7 @@ class Peer(RawPeer):
         super().__init__(port, CONTEXTS)
 
     def who(self):
-        self.find(IDENTIFIER, STUDY)
+        self.find(ALL_STUDIES, FIND)
         data = self.receive()[1]
         assert self.receive()[0].status == 0
         return [int(number) for number in data[data.index(b"\x10\0\x20\0") + 8 :].split()]

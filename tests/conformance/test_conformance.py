@@ -7,19 +7,18 @@ import struct
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 from pydicom._uid_dict import UID_dictionary
+from support.names import WAIT
+from support.places import EXAMPLES
 
 from pacsroute import App, Blueprint, RequestFailed
 from pacsroute.conformance import BLANK, statement
 from pacsroute.upper_layer import pdu
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = {"archive": "ARCHIVE", "commitment": "COMMITTED"}
 FILES = {"mpps": "STEPS", "ups": "STEPS", "worklist": "WORKLIST"}
-TIMEOUT = 30
 PRIVATE = "1.2.826.0.1.3680043.10.1.7"
 SYNTAXES = [uid for uid, row in UID_dictionary.items() if row[1] == "Transfer Syntax"]
 
@@ -104,7 +103,7 @@ def negotiate(port, contexts, called="ANY", calling="ASKER"):
 
 
 def ask(port, request):
-    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as sock:
         sock.sendall(pdu.encode(request))
         head = exactly(sock, 6)
         answer = pdu.decode(head + exactly(sock, struct.unpack(">2xI", head)[0]))
@@ -361,7 +360,7 @@ def command(folder, *arguments):
         env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=WAIT,
         check=False,
     )
 

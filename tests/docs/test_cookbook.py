@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import jwt
 import pydicom
 import pytest
-from guides import GUIDES, Reader, sections
 from pydicom import Dataset, dcmread
-from test_example_mpps import created, ended
+from support.guides import Reader, sections
+from support.names import CT, WAIT
+from support.performed_steps import created, ended
+from support.places import GUIDES
 
 from pacsroute import (
     App,
@@ -30,9 +32,7 @@ from pacsroute.upper_layer.pdu import UserIdentity
 
 PAGE = GUIDES / "cookbook.md"
 RECIPES = sections(PAGE)
-CT = "1.2.840.10008.5.1.4.1.1.2"
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": None}
-WAIT = 30
 
 
 @pytest.fixture

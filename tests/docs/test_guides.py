@@ -15,11 +15,12 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
-from guides import GUIDES, ROOT, Block, Reader, blocks
-from processes import Running
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, evt
+from support.guides import Block, Reader, blocks
+from support.places import GUIDES, ROOT
+from support.processes import Running
 
 from pacsroute import App, Client, RequestFailed, connect
 from pacsroute.config import SETTINGS

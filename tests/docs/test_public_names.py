@@ -2,13 +2,12 @@
 
 import importlib
 import re
-from pathlib import Path
 
 import pytest
+from support.places import ROOT
 
 import pacsroute
 
-ROOT = Path(__file__).parents[2]
 PUBLIC = {
     *("App", "Blueprint", "Config", "Dispatcher", "Failure", "Identity", "Instance", "Server"),
     *("Association", "Client", "Peer", "Progress", "Reply", "Status", "TLS", "connect"),

@@ -15,11 +15,10 @@ from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
 )
+from support.names import WAIT
+from support.places import EXAMPLES
 
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, uids
-
-WAIT = 30
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture

@@ -5,83 +5,19 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from conftest import beside_another_worker
 from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import (
     ModalityPerformedProcedureStep,
     ModalityPerformedProcedureStepRetrieve,
 )
+from support.another_worker import beside_another_worker
+from support.datasets import dataset
+from support.performed_steps import created, ended
 
 from pacsroute import Failure, mpps
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mpps.py"
-
-
-def dataset(**values):
-    ds = Dataset()
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
-def created(**changes):
-    """Return what a modality creates: all that Table F.7.2-1 requires of it."""
-    scheduled = dataset(
-        StudyInstanceUID="1.2.3",
-        ReferencedStudySequence=[],
-        AccessionNumber="",
-        RequestedProcedureID="",
-        RequestedProcedureDescription="",
-        ScheduledProcedureStepID="",
-        ScheduledProcedureStepDescription="",
-        ScheduledProtocolCodeSequence=[],
-    )
-    values = {
-        "ScheduledStepAttributesSequence": [scheduled],
-        "PatientName": "Doe^John",
-        "PatientID": "1",
-        "PatientBirthDate": "",
-        "PatientSex": "",
-        "ReferencedPatientSequence": [],
-        "PerformedProcedureStepID": "P1",
-        "PerformedStationAETitle": "CT1",
-        "PerformedStationName": "",
-        "PerformedLocation": "",
-        "PerformedProcedureStepStartDate": "20240131",
-        "PerformedProcedureStepStartTime": "1000",
-        "PerformedProcedureStepStatus": "IN PROGRESS",
-        "PerformedProcedureStepDescription": "",
-        "PerformedProcedureTypeDescription": "",
-        "ProcedureCodeSequence": [],
-        "PerformedProcedureStepEndDate": "",
-        "PerformedProcedureStepEndTime": "",
-        "Modality": "CT",
-        "StudyID": "",
-        "PerformedProtocolCodeSequence": [],
-        "PerformedSeriesSequence": [],
-    }
-    return dataset(**{name: v for name, v in {**values, **changes}.items() if v is not None})
-
-
-def ended(status="COMPLETED", **changes):
-    series = dataset(
-        PerformingPhysicianName="",
-        ProtocolName="Thorax",
-        OperatorsName="",
-        SeriesInstanceUID="1.2.3.4",
-        SeriesDescription="",
-        RetrieveAETitle="",
-        ReferencedImageSequence=[],
-        ReferencedNonImageCompositeSOPInstanceSequence=[],
-    )
-    values = {
-        "PerformedProcedureStepStatus": status,
-        "PerformedProcedureStepEndDate": "20240131",
-        "PerformedProcedureStepEndTime": "1030",
-        "PerformedSeriesSequence": [series],
-    }
-    return dataset(**{name: v for name, v in {**values, **changes}.items() if v is not None})
 
 
 def code(function, *arguments, **options):

@@ -13,10 +13,10 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom import sop_class as classes
+from support.names import WAIT
 
 from pacsroute import uids
 
-WAIT = 30
 DPI = 40  # a film of 8 by 10 inches has 320 by 400 pixels then, and gaps of 2
 EXAMPLE = Path(__file__).parents[2] / "examples" / "printer.py"
 GRAY = classes.BasicGrayscalePrintManagementMeta

@@ -6,7 +6,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest import beside_another_worker
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pynetdicom import AE, evt
@@ -19,11 +18,13 @@ from pynetdicom.sop_class import (
     UPSFilteredGlobalSubscriptionInstance,
     UPSGlobalSubscriptionInstance,
 )
-from test_ups import OURS, PERFORMED, PROGRESS, code, dataset, performed, pushed
+from support.another_worker import beside_another_worker
+from support.datasets import dataset
+from support.names import WAIT
+from support.unified_steps import OURS, PERFORMED, PROGRESS, code, performed, pushed
 
 from pacsroute import App, Peer, RequestFailed, ups
 
-WAIT = 30
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ups.py"
 STATE, CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 1, 2, 3, 4, 5
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import DataElement, Dataset, config
+from support.names import CT, EXPLICIT, FIND, IMPLICIT, MR
 
 from pacsroute import (
     App,
@@ -22,12 +23,8 @@ from pacsroute import (
     uids,
 )
 
-CT = uids.sop_class("CTImageStorage", "store")
-MR = uids.sop_class("MRImageStorage", "store")
-STUDY = uids.sop_class("StudyRoot", "find")
 PATIENT = uids.sop_class("PatientRoot", "find")
 JPEG = uids.transfer_syntax("JPEGBaseline8Bit")
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
 def store_request(sop_class=CT, **values):
@@ -237,7 +234,7 @@ def test_the_most_specific_route_answers():
 def test_a_bare_find_covers_patient_and_study_root_only():
     app = App()
     app.find(lambda request: [])
-    assert app.route("find", STUDY, "") is app.route("find", PATIENT, "") is not None
+    assert app.route("find", FIND, "") is app.route("find", PATIENT, "") is not None
     assert app.route("find", uids.sop_class("Worklist", "find"), "") is None
 
 
@@ -250,7 +247,7 @@ def test_echo_is_answered_without_a_route_and_by_one():
 
 def test_a_request_without_a_route_is_not_supported():
     assert App().handle(store_request()).status.code == 0x0122
-    answers = list(App().handle(FindRequest(sop_class=STUDY)))
+    answers = list(App().handle(FindRequest(sop_class=FIND)))
     assert [answer.outcome.status.code for answer in answers] == [0x0122]
 
 
@@ -338,7 +335,7 @@ def test_a_key_that_cannot_be_matched_is_the_peers_mistake():
             row for row in [{"StudyDate": "20240101"}] if matching.matches(request.identifier, row)
         ]
 
-    (answer,) = app.handle(FindRequest(app=app, sop_class=STUDY, identifier=identifier))
+    (answer,) = app.handle(FindRequest(app=app, sop_class=FIND, identifier=identifier))
     assert answer.outcome.status.code == 0xA900
     assert "StudyDate" in answer.outcome.status.comment
     assert "soon" not in answer.outcome.status.comment
@@ -350,7 +347,7 @@ def test_a_key_that_cannot_be_matched_is_the_peers_mistake():
 def test_a_find_that_returns_no_answers_fails(result):
     app = App()
     app.find(lambda request: result)
-    answers = list(app.handle(FindRequest(sop_class=STUDY)))
+    answers = list(app.handle(FindRequest(sop_class=FIND)))
     assert [answer.row for answer in answers] == [None]
     assert answers[-1].outcome.status.code == 0xC000
 
@@ -364,7 +361,7 @@ def test_the_answers_of_a_find():
         yield Dataset(), 0xFF01
         return 0xA700
 
-    answers = list(app.handle(FindRequest(sop_class=STUDY)))
+    answers = list(app.handle(FindRequest(sop_class=FIND)))
     assert [(answer.outcome.status.code, answer.complete) for answer in answers] == [
         (0xFF00, True),
         (0xFF01, False),
@@ -375,7 +372,7 @@ def test_the_answers_of_a_find():
 def test_a_status_before_its_row_is_told_the_order(caplog):
     app = App()
     app.find(lambda request: [(0xFF00, {"PatientID": "1"})])
-    list(app.handle(FindRequest(app=app, sop_class=STUDY)))
+    list(app.handle(FindRequest(app=app, sop_class=FIND)))
     assert "a find yields a dict or Dataset, or (row, status), not int" in caplog.text
 
 
@@ -396,7 +393,7 @@ def test_a_find_may_return_a_list_or_be_a_class():
             Find.closed = True
 
     app.find("PatientRoot")(Find)
-    assert len(list(app.handle(FindRequest(sop_class=STUDY)))) == 4
+    assert len(list(app.handle(FindRequest(sop_class=FIND)))) == 4
     assert len(list(app.handle(FindRequest(sop_class=PATIENT)))) == 2
     assert Find.closed
 
@@ -412,7 +409,7 @@ def test_a_find_that_fails_midway_keeps_its_answers_and_is_closed():
         finally:
             closed.append(True)
 
-    answers = list(app.handle(FindRequest(sop_class=STUDY)))
+    answers = list(app.handle(FindRequest(sop_class=FIND)))
     assert [answer.outcome.status.code for answer in answers] == [0xFF00, 0xC000]
     assert closed == [True]
 
@@ -428,7 +425,7 @@ def test_closing_the_answers_closes_the_generator():
         finally:
             closed.append(True)
 
-    answers = app.handle(FindRequest(sop_class=STUDY))
+    answers = app.handle(FindRequest(sop_class=FIND))
     next(answers)
     answers.close()
     assert closed == [True]
@@ -504,8 +501,8 @@ def test_identifiers_come_in_syntaxes_that_are_known():
     app = App()
     app.find(lambda request: [])
     policy = app.policy("A")
-    assert policy.choose(STUDY, (JPEG, EXPLICIT)) == EXPLICIT
-    assert policy.choose(STUDY, (JPEG,)) is None
+    assert policy.choose(FIND, (JPEG, EXPLICIT)) == EXPLICIT
+    assert policy.choose(FIND, (JPEG,)) is None
     assert not policy.serves(CT)
     assert policy.serves(uids.VERIFICATION)
 
@@ -518,7 +515,7 @@ def test_unknown_classes_are_stored_unless_declined():
     assert taking.policy("A").serves(private)
     assert not declining.policy("A").serves(private)
     assert declining.policy("A").serves(CT)
-    assert not taking.policy("A").serves(STUDY)
+    assert not taking.policy("A").serves(FIND)
 
 
 def test_a_route_for_one_caller_is_no_route_for_another():

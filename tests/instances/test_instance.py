@@ -16,6 +16,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from support.names import CT, EXPLICIT
 
 from pacsroute import DataSetError, Failure, Instance, uids
 from pacsroute.dataset.encode import encode
@@ -23,9 +24,6 @@ from pacsroute.dataset.parse import parse
 from pacsroute.instances import atomic_files, part10
 from pacsroute.instances.spool import Room, Spool
 from pacsroute.instances.without_bulk_data import without_bulk_data
-
-CT = uids.sop_class("CTImageStorage", "store")
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
 def element(group, number, vr, value):

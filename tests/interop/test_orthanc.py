@@ -10,8 +10,8 @@ import time
 
 import pydicom
 import pytest
-from conftest import FILES, RawPeer
-from test_peers import SAMPLES, body
+from support.raw_peer import RawPeer
+from support.samples import FILES, SAMPLES, body
 
 import pacsroute
 from pacsroute import App, RequestFailed

@@ -6,31 +6,11 @@ import warnings
 
 import pydicom
 import pytest
-from conftest import FILES
-from pydicom.errors import InvalidDicomError
+from support.names import FIND, IMPLICIT
+from support.samples import SAMPLES, body
 
 from pacsroute import App, uids
 
-STUDY = uids.sop_class("StudyRoot", "find")
-IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
-
-
-def composite(path):
-    """Return what a peer would say of a file, or None if it is no composite instance."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ds = pydicom.dcmread(path, stop_before_pixels=True)
-            meta = ds.file_meta
-            found = ds.SOPClassUID, ds.SOPInstanceUID, meta.TransferSyntaxUID
-    except (InvalidDicomError, AttributeError, KeyError):
-        return None
-    if "FileMetaInformationGroupLength" not in meta or not all(map(uids.is_uid, found)):
-        return None
-    return tuple(map(str, found)) if uids.is_storage(found[0]) else None
-
-
-SAMPLES = {path.name: found for path in sorted(FILES.glob("*.dcm")) if (found := composite(path))}
 # Files that are cut short or not in the transfer syntax they name: dcmdump fails for them too.
 BROKEN = {"MR_truncated.dcm", "rtplan_truncated.dcm", "SC_rgb_jpeg.dcm"}
 
@@ -46,11 +26,6 @@ def archive(tmp_path):
     with app.serve(port=0, grace=1) as server:
         server.folder = tmp_path / "archive"
         yield server
-
-
-def body(path):
-    data = path.read_bytes()
-    return data[144 + int.from_bytes(data[140:144], "little") :]
 
 
 def test_there_are_samples():
@@ -215,8 +190,8 @@ def test_pynetdicom_finds(associate):
             yield {"PatientID": f"P{i}", "StudyDescription": "not asked for"}
 
     with app.serve(port=0, grace=1) as server:
-        association = associate(server.port, (STUDY, [IMPLICIT]))
-        answers = list(association.send_c_find(identifier(PatientID="P*"), STUDY))
+        association = associate(server.port, (FIND, [IMPLICIT]))
+        answers = list(association.send_c_find(identifier(PatientID="P*"), FIND))
         association.release()
     assert [status.Status for status, _ in answers] == [0xFF00] * 100 + [0]
     assert [ds.PatientID for _, ds in answers[:-1]] == [f"P{i}" for i in range(100)]
@@ -242,10 +217,10 @@ def test_pynetdicom_cancels_a_find(associate, fast):
             closed.set()
 
     with app.serve(port=0, grace=1) as server:
-        association = associate(server.port, (STUDY, [IMPLICIT]))
-        answers = association.send_c_find(identifier(PatientID=""), STUDY, msg_id=7)
+        association = associate(server.port, (FIND, [IMPLICIT]))
+        answers = association.send_c_find(identifier(PatientID=""), FIND, msg_id=7)
         assert next(answers)[0].Status == 0xFF00
-        association.send_c_cancel(7, query_model=STUDY)
+        association.send_c_cancel(7, query_model=FIND)
         statuses = [status.Status for status, _ in answers]
         association.release()
     assert statuses[-1] == 0xFE00

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from support.places import RECORDINGS
 
 from pacsroute import App
 from pacsroute.dimse.commands import CEchoRQ, CStoreRQ
@@ -21,8 +20,6 @@ from pacsroute.upper_layer.pdu import (
     PresentationContext,
     UserInformation,
 )
-
-RECORDINGS = Path(__file__).parents[1] / "fixtures" / "recordings"
 
 VERIFICATION = "1.2.840.10008.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

@@ -6,13 +6,11 @@ import pynetdicom.sop_class as classes
 import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, build_role, evt
+from support.names import EXPLICIT, IMPLICIT
 
 from pacsroute import App, Instance, Peer, uids
 from pacsroute.dataset.encode import encode
 from pacsroute.instances.without_bulk_data import without_bulk_data
-
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
-IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
 
 
 def keyed(**values):

@@ -12,9 +12,11 @@ import time
 
 import pydicom
 import pytest
-from conftest import FILES, RawPeer, dcmtk_tool
 from pydicom.dataset import Dataset
-from test_peers import SAMPLES, body
+from support.dcmtk import dcmtk_tool
+from support.names import CT, EXPLICIT, IMPLICIT, WAIT
+from support.raw_peer import RawPeer
+from support.samples import FILES, SAMPLES, body
 
 import pacsroute
 from pacsroute import (
@@ -43,10 +45,7 @@ from pacsroute.net import outbox, transport
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import UserIdentity
 
-CT = uids.sop_class("CTImageStorage", "store")
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
-WAIT = 30  # seconds that nothing takes where all is well
 
 
 def uid(number):

@@ -6,8 +6,9 @@ import threading
 import time
 
 import pytest
-from conftest import TIMEOUT, RawPeer
-from unharmed import until
+from support.names import ALL_STUDIES, CT, FIND, GET, IMPLICIT, WAIT
+from support.raw_peer import RawPeer
+from support.unharmed import until
 
 from pacsroute import (
     App,
@@ -22,11 +23,6 @@ from pacsroute import (
 from pacsroute.dimse import commands
 from pacsroute.upper_layer import extended, pdu
 
-CT = uids.sop_class("CTImageStorage", "store")
-STUDY = uids.sop_class("StudyRoot", "find")
-STUDY_GET = uids.sop_class("StudyRoot", "get")
-IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
-IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")
 DATA = bytes.fromhex("0800050000000000")
 
 
@@ -34,7 +30,7 @@ class Negotiator(RawPeer):
     """A raw peer that negotiates more than contexts."""
 
     def __init__(self, port, contexts, **information):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT)
         proposed = tuple(
             pdu.PresentationContext(2 * i + 1, abstract, (IMPLICIT,))
             for i, abstract in enumerate(contexts)
@@ -52,13 +48,13 @@ def test_a_find_agrees_on_what_both_sides_know():
         seen.append(dict(request.extended))
         return []
 
-    offered = pdu.ExtendedNegotiation(STUDY, bytes([1, 1, 0]))
+    offered = pdu.ExtendedNegotiation(FIND, bytes([1, 1, 0]))
     other = pdu.ExtendedNegotiation(CT, bytes([2]))
     with app.serve(port=0, grace=1) as server:
-        with Negotiator(server.port, [STUDY], extended=(offered, other)) as peer:
+        with Negotiator(server.port, [FIND], extended=(offered, other)) as peer:
             answered = peer.answer.user_information.extended
-            assert answered == (pdu.ExtendedNegotiation(STUDY, bytes([1, 0, 0])),)
-            peer.find(IDENTIFIER, STUDY)
+            assert answered == (pdu.ExtendedNegotiation(FIND, bytes([1, 0, 0])),)
+            peer.find(ALL_STUDIES, FIND)
             assert peer.receive()[0].status == 0
     assert seen == [{"relational": 1, "date_time": 0, "fuzzy": 0}]
 
@@ -66,9 +62,9 @@ def test_a_find_agrees_on_what_both_sides_know():
 def test_no_more_bytes_are_answered_than_are_known():
     app = App()
     app.get("StudyRoot", extended=["enhanced_multi_frame"])(lambda request: [])
-    offered = pdu.ExtendedNegotiation(STUDY_GET, bytes([1, 1, 1, 1]))
+    offered = pdu.ExtendedNegotiation(GET, bytes([1, 1, 1, 1]))
     with app.serve(port=0, grace=1) as server:
-        with Negotiator(server.port, [STUDY_GET], extended=(offered,)) as peer:
+        with Negotiator(server.port, [GET], extended=(offered,)) as peer:
             (answered,) = peer.answer.user_information.extended
             assert answered.information == bytes([0, 1])
 
@@ -108,7 +104,7 @@ def test_the_reserved_bytes_of_a_worklist_are_always_one():
             with Negotiator(server.port, [uids.WORKLIST], extended=(offered,)) as peer:
                 (answered,) = peer.answer.user_information.extended
                 assert answered.information == bytes([1, 1, fuzzy, 0])
-                peer.find(IDENTIFIER, uids.WORKLIST)
+                peer.find(ALL_STUDIES, uids.WORKLIST)
                 assert peer.receive()[0].status == 0
     assert seen == [1, 0]
 
@@ -116,9 +112,9 @@ def test_the_reserved_bytes_of_a_worklist_are_always_one():
 def test_a_route_without_it_answers_nothing():
     app = App()
     app.find(lambda request: [])
-    offered = pdu.ExtendedNegotiation(STUDY, bytes([1]))
+    offered = pdu.ExtendedNegotiation(FIND, bytes([1]))
     with app.serve(port=0, grace=1) as server:
-        with Negotiator(server.port, [STUDY], extended=(offered,)) as peer:
+        with Negotiator(server.port, [FIND], extended=(offered,)) as peer:
             assert peer.answer.user_information.extended == ()
 
 
@@ -167,15 +163,15 @@ def test_operations_overlap_where_both_sides_want_it():
     @app.find
     def find(request):
         begun.set()
-        go_on.wait(TIMEOUT)
+        go_on.wait(WAIT)
         yield {"PatientID": "1"}
 
     window = {"asynchronous_operations": (0, 1)}
     with app.serve(port=0, grace=1) as server:
-        with Negotiator(server.port, [STUDY, uids.VERIFICATION], **window) as peer:
+        with Negotiator(server.port, [FIND, uids.VERIFICATION], **window) as peer:
             assert peer.answer.user_information.asynchronous_operations == (4, 1)
-            peer.find(IDENTIFIER, STUDY, 1, 7)
-            assert begun.wait(TIMEOUT)
+            peer.find(ALL_STUDIES, FIND, 1, 7)
+            assert begun.wait(WAIT)
             assert peer.echo(3, 8) == 0  # while the query is being answered
             go_on.set()
             assert [peer.receive()[0].status for _ in range(2)] == [0xFF00, 0]
@@ -188,19 +184,19 @@ def test_a_cancel_reaches_one_of_several_operations():
 
     @app.find
     def find(request):
-        both.wait(TIMEOUT)
+        both.wait(WAIT)
         if request.message_id == 2:
-            deadline = time.monotonic() + TIMEOUT
+            deadline = time.monotonic() + WAIT
             while not request.cancelled and time.monotonic() < deadline:
                 time.sleep(0.001)
         yield {"PatientID": str(request.message_id)}
 
     window = {"asynchronous_operations": (2, 1)}
     with app.serve(port=0, grace=1) as server:
-        with Negotiator(server.port, [STUDY, uids.VERIFICATION], **window) as peer:
+        with Negotiator(server.port, [FIND, uids.VERIFICATION], **window) as peer:
             for message_id in (1, 2):
-                peer.find(IDENTIFIER, STUDY, 1, message_id)
-            both.wait(TIMEOUT)
+                peer.find(ALL_STUDIES, FIND, 1, message_id)
+            both.wait(WAIT)
             peer.send(1, commands.CCancelRQ(message_id_responded_to=2))
             statuses = {}
             while len(statuses) < 2:
@@ -217,10 +213,10 @@ def test_sub_operations_of_overlapping_gets_are_told_apart(sample):
     window = {"asynchronous_operations": (2, 1), "roles": roles}
     key = b"\x20\0\x0d\0\x04\0\0\x001.2\0"
     with app.serve(port=0, grace=1) as server:
-        with Negotiator(server.port, [STUDY_GET, CT], **window) as peer:
+        with Negotiator(server.port, [GET, CT], **window) as peer:
             for message_id in (1, 2):
-                command = commands.CGetRQ(message_id=message_id, affected_sop_class=STUDY_GET)
-                peer.send(1, command, IDENTIFIER[:14] + key)
+                command = commands.CGetRQ(message_id=message_id, affected_sop_class=GET)
+                peer.send(1, command, ALL_STUDIES[:14] + key)
             final, stored = {}, 0
             while len(final) < 2:
                 command, _ = peer.receive()
@@ -238,7 +234,7 @@ def test_sub_operations_of_overlapping_gets_are_told_apart(sample):
 
 
 def test_one_thread_that_receives_and_dispatches_gets_the_responses_of_its_own(sample):
-    app = App(outstanding=2, idle_timeout=TIMEOUT)
+    app = App(outstanding=2, idle_timeout=WAIT)
     app.get(lambda request: [sample("CT_small.dcm")])
     ended = queue.Queue()
 
@@ -253,21 +249,21 @@ def test_one_thread_that_receives_and_dispatches_gets_the_responses_of_its_own(s
     window = {"asynchronous_operations": (2, 1), "roles": (pdu.RoleSelection(CT, True, True),)}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        with Negotiator(listener.getsockname()[1], [STUDY_GET, CT], **window) as peer:
+        with Negotiator(listener.getsockname()[1], [GET, CT], **window) as peer:
             key = b"\x20\0\x0d\0\x04\0\0\x001.2\0"
-            command = commands.CGetRQ(message_id=1, affected_sop_class=STUDY_GET)
-            peer.send(1, command, IDENTIFIER[:14] + key)
+            command = commands.CGetRQ(message_id=1, affected_sop_class=GET)
+            peer.send(1, command, ALL_STUDIES[:14] + key)
             assert isinstance(peer.receive()[0], commands.CStoreRQ)
             peer.send(3, commands.CStoreRSP(message_id_responded_to=1, affected_sop_class=CT))
-            statuses = (peer.receive()[0].status for _ in range(TIMEOUT))
+            statuses = (peer.receive()[0].status for _ in range(WAIT))
             assert next(status for status in statuses if status != 0xFF00) == 0
             peer.release()
-    assert isinstance(ended.get(timeout=TIMEOUT), AssociationReleased)
+    assert isinstance(ended.get(timeout=WAIT), AssociationReleased)
 
 
 def test_a_peer_that_oversteps_its_window_is_aborted():
     app, hold = App(outstanding=2), threading.Event()
-    app.echo(lambda request: hold.wait(TIMEOUT))
+    app.echo(lambda request: hold.wait(WAIT))
     with app.serve(port=0, grace=1) as server:
         window = {"asynchronous_operations": (2, 1)}
         with Negotiator(server.port, [uids.VERIFICATION], **window) as peer:
@@ -310,7 +306,7 @@ def test_who_waits_for_a_response_learns_of_the_end_at_once():
         threading.Thread(target=wait, daemon=True).start()
         assert until(lambda: association._arrived._waiters)
         association.abort(2)
-        assert ended.get(timeout=TIMEOUT).source == 2
+        assert ended.get(timeout=WAIT).source == 2
 
 
 def test_the_default_is_one_operation_at_a_time():

@@ -5,16 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+from support.names import CT, DEFLATED, EXPLICIT, FIND
 
-from pacsroute import App, uids
+from pacsroute import App
 from pacsroute.dataset.encode import encode
 from pacsroute.dimse import commands
 from pacsroute.dimse.messages import fragment
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
-DEFLATED = uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-STUDY = uids.sop_class("StudyRoot", "find")
 
 
 def _image(pixels, syntax=EXPLICIT, uid="1.2.3", **more):
@@ -82,10 +78,10 @@ def test_the_spool_has_an_end_and_is_given_back(served, raw_peer, caplog):
 
 def test_a_long_identifier_is_refused(served, raw_peer, caplog):
     server = served(max_identifier_length=1000)
-    with raw_peer(server.port, [(STUDY, EXPLICIT)]) as peer:
-        peer.find(encode({"PatientComments": "x" * 2000}, EXPLICIT), STUDY)
+    with raw_peer(server.port, [(FIND, EXPLICIT)]) as peer:
+        peer.find(encode({"PatientComments": "x" * 2000}, EXPLICIT), FIND)
         assert peer.receive()[0].status == 0xA900
-        peer.find(encode({"PatientID": ""}, EXPLICIT), STUDY)
+        peer.find(encode({"PatientID": ""}, EXPLICIT), FIND)
         assert peer.receive()[0].status == 0xFF00
     assert "max_identifier_length" in caplog.text
 

@@ -14,12 +14,13 @@ import threading
 import time
 
 import pytest
-from conftest import TIMEOUT, RawPeer
-from processes import Running
 from prometheus_client import REGISTRY, Counter
 from prometheus_client.parser import text_string_to_metric_families
-from test_cli import Serving, fails
-from unharmed import until
+from support.names import CT, EXPLICIT, WAIT
+from support.processes import Running
+from support.raw_peer import RawPeer
+from support.serving import Serving, fails
+from support.unharmed import until
 
 import pacsroute
 from pacsroute import App, AssociationRejected, Failure, uids
@@ -28,17 +29,15 @@ from pacsroute.dimse import commands
 from pacsroute.net import monitor
 from pacsroute.upper_layer import pdu
 
-CT = "1.2.840.10008.5.1.4.1.1.2"
 LABELS = ("command", "sop_class", "category", "status", "reason", "how", "le", "implementation")
 PRIVATE = "1.2.3.4.5.6.7"
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 VERIFICATION = (uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN)
 APP = "from pacsroute import App\n\napp = App('WATCHED')\n"
 
 
 def ask(port, path, method="GET"):
     """Return the status and the body of an answer over HTTP."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -65,7 +64,7 @@ def scrape(port):
 
 def awaited(port, expected):
     """Return the samples once some have their values: a thing is counted when it is done."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + WAIT
     while True:
         samples = scrape(port)
         found = {name: samples.get(name) for name in expected}
@@ -113,7 +112,7 @@ def test_what_dcmtk_asks_is_counted(served, app, dcmtk, sample, tmp_path):
     assert samples["requests_total C-ECHO Verification SOP Class Success 0x0000"] == 3
     assert samples["requests_total C-STORE CT Image Storage Success 0x0000"] == 1
     assert samples["request_duration_seconds_count C-ECHO"] == 3
-    assert 0 < samples["request_duration_seconds_sum C-STORE"] < TIMEOUT
+    assert 0 < samples["request_duration_seconds_sum C-STORE"] < WAIT
     assert samples["requests_in_flight C-ECHO"] == samples["requests_in_flight C-STORE"] == 0
     assert 0 < saved.stat().st_size - samples["received_bytes_total C-STORE"] < 1000  # its header
     assert "received_bytes_total C-ECHO" not in samples
@@ -213,14 +212,14 @@ def test_what_is_under_way_shows(served, raw_peer, tmp_path):
     @app.store
     def store(request):
         entered.set()
-        assert go_on.wait(TIMEOUT)
+        assert go_on.wait(WAIT)
 
     server = served(app)
     instance = encode({"PixelData": bytes(400_000)}, EXPLICIT)
     with raw_peer(server.port, [(CT, EXPLICIT)]) as peer:
         answer = threading.Thread(target=peer.store, args=(instance, CT, "1.2.3"))
         answer.start()
-        assert entered.wait(TIMEOUT)
+        assert entered.wait(WAIT)
         samples = scrape(server.metrics_port)
         assert samples["requests_in_flight C-STORE"] == 1
         assert samples["spool_bytes"] == len(instance)
@@ -239,7 +238,7 @@ def test_a_peer_that_goes_before_it_is_answered_counts(served, raw_peer):
 
     @app.find("StudyRoot")
     def find(request):
-        assert gone.wait(TIMEOUT)
+        assert gone.wait(WAIT)
         while True:
             yield {"PatientID": "1"}
 
@@ -301,16 +300,16 @@ def test_ready_from_the_lifespan_to_the_stop(served, raw_peer):
     @app.lifespan
     def resources(app):
         begun.set()
-        assert go_on.wait(TIMEOUT)
+        assert go_on.wait(WAIT)
         yield
 
-    server = app.serve(port=0, metrics_port=0, max_associations=1, grace=TIMEOUT)
+    server = app.serve(port=0, metrics_port=0, max_associations=1, grace=WAIT)
     starting = threading.Thread(target=server.start)
     stopping = threading.Thread(target=server.stop)
     starting.start()
     try:
         port = server.metrics_port
-        assert begun.wait(TIMEOUT)
+        assert begun.wait(WAIT)
         assert ask(port, "/health") == (200, "alive\n")
         assert ask(port, "/ready") == (503, "it is starting\n")
         go_on.set()
@@ -364,7 +363,7 @@ def test_other_requests_over_http(served, app):
 def test_a_slow_client_is_given_up(served, app, monkeypatch, sent):
     monkeypatch.setattr(monitor, "_PATIENCE", 0.1)
     port = served(app).metrics_port
-    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as client:
         client.sendall(sent)
         assert b"200 OK" not in client.recv(1000)
 
@@ -376,9 +375,9 @@ def answering():
 
 
 def test_many_slow_clients_do_not_keep_others_out(served, app, monkeypatch):
-    monkeypatch.setattr(monitor, "_PATIENCE", 10 * TIMEOUT)  # it is not what ends them
+    monkeypatch.setattr(monitor, "_PATIENCE", 10 * WAIT)  # it is not what ends them
     port = served(app).metrics_port
-    clients = [socket.create_connection(("127.0.0.1", port), TIMEOUT) for _ in range(60)]
+    clients = [socket.create_connection(("127.0.0.1", port), WAIT) for _ in range(60)]
     try:
         for client in clients:
             client.sendall(b"GET /hea")
@@ -408,7 +407,7 @@ def test_nothing_is_imported_nor_listened_to_unless_asked_for():
         "    assert server.metrics_port is None\n"
         "    assert 'prometheus_client' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=TIMEOUT)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT)
 
 
 # ------------------------------------------------------------- the command

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import RawPeer
-from unharmed import until
+from support.names import ALL_STUDIES, CT, EXPLICIT, FIND, IMPLICIT, WAIT
+from support.raw_peer import RawPeer
+from support.unharmed import until
 
 from pacsroute import App, Association, Failure, SetupError, Status, uids
 from pacsroute.dimse import command_set, commands
@@ -24,15 +25,9 @@ from pacsroute.net.places import Places
 from pacsroute.thread_pool import Daemons
 from pacsroute.upper_layer import pdu
 
-CT = uids.sop_class("CTImageStorage", "store")
-STUDY = uids.sop_class("StudyRoot", "find")
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
-WAIT = 30  # seconds that nothing takes where all is well
-
 ECHO = [(uids.VERIFICATION, IMPLICIT)]
 # Query/Retrieve Level STUDY and an empty Patient ID.
 EMPTY = bytes.fromhex("0800050000000000")  # a data set of an empty Specific Character Set
-IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")
 
 
 def gone(peer):
@@ -114,8 +109,8 @@ def test_the_place_of_a_handler_that_goes_on_is_not_free_when_its_peer_releases(
         return []
 
     with app.serve(port=0, max_associations=1, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)], window=(outstanding, 1)) as peer:
-            peer.send(1, commands.CFindRQ(message_id=1, affected_sop_class=STUDY), IDENTIFIER)
+        with RawPeer(server.port, [(FIND, IMPLICIT)], window=(outstanding, 1)) as peer:
+            peer.send(1, commands.CFindRQ(message_id=1, affected_sop_class=FIND), ALL_STUDIES)
             peer.release()
             assert seen.wait(WAIT)
             assert server.obstacle()
@@ -169,8 +164,8 @@ def test_the_generator_is_closed_when_the_peer_vanishes():
             closed.set()
 
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(IDENTIFIER, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(ALL_STUDIES, FIND)
             assert peer.receive()[0].status == 0xFF00
         assert closed.wait(WAIT)
 
@@ -187,8 +182,8 @@ def test_an_idle_generator_learns_that_the_peer_vanished():
         yield {}
 
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(IDENTIFIER, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(ALL_STUDIES, FIND)
             assert started.wait(WAIT)
         assert learned.wait(WAIT)
 
@@ -203,8 +198,8 @@ def test_a_handler_that_ends_because_of_a_cancel_is_answered_with_cancel():
             threading.Event().wait(0.01)
 
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(IDENTIFIER, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(ALL_STUDIES, FIND)
             assert peer.receive()[0].status == 0xFF00
             peer.send(1, commands.CCancelRQ(message_id_responded_to=1))
             assert peer.receive()[0].status == 0xFE00
@@ -221,8 +216,8 @@ def test_answers_arrive_although_the_next_is_not_there_yet():
             in_time.append(event.wait(WAIT))
 
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(IDENTIFIER, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(ALL_STUDIES, FIND)
             for event in received:
                 command, data = peer.receive()
                 assert command.status == 0xFF00
@@ -242,8 +237,8 @@ def test_many_answers_come_whole_and_in_order():
             yield {"PatientID": f"{i:06}"}
 
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(IDENTIFIER, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(ALL_STUDIES, FIND)
             for i in range(5000):
                 command, data = peer.receive()
                 assert command.status == 0xFF00
@@ -256,12 +251,12 @@ def test_an_identifier_that_is_missing_or_broken_is_a_mismatch():
     app = App()
     app.find(lambda request: [])
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(None, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(None, FIND)
             assert peer.receive()[0].status == 0xA900
-            peer.find(b"\x08\x00\x52\x00\xff\xff\xff\x00abc", STUDY)
+            peer.find(b"\x08\x00\x52\x00\xff\xff\xff\x00abc", FIND)
             assert peer.receive()[0].status == 0xA900
-            peer.find(IDENTIFIER, STUDY)
+            peer.find(ALL_STUDIES, FIND)
             assert peer.receive()[0].status == 0
             peer.release()
 
@@ -279,13 +274,13 @@ def test_a_handler_that_raises_leaves_the_association_alive():
     app.store(broken)
     app.find(broken)
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [*ECHO, (CT, EXPLICIT), (STUDY, IMPLICIT)]) as peer:
+        with RawPeer(server.port, [*ECHO, (CT, EXPLICIT), (FIND, IMPLICIT)]) as peer:
             for _ in range(2):
                 assert peer.echo() == 0x0110
                 response = peer.store(EMPTY, CT, "1.2.3", 3)
                 assert response.status == 0xC000
                 assert response.error_comment == "the handler failed: RuntimeError"
-                peer.find(IDENTIFIER, STUDY, 5)
+                peer.find(ALL_STUDIES, FIND, 5)
                 assert peer.receive()[0].status == 0xC000
             peer.release()
 
@@ -334,9 +329,9 @@ def test_a_cancel_that_comes_too_late_is_ignored():
     app = App()
     app.find(lambda request: [{"PatientID": "1"}] * 3)
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
             for _ in range(2):
-                peer.find(IDENTIFIER, STUDY, message_id=5)
+                peer.find(ALL_STUDIES, FIND, message_id=5)
                 assert [peer.receive()[0].status for _ in range(4)] == [0xFF00] * 3 + [0]
                 peer.send(1, commands.CCancelRQ(message_id_responded_to=5))
             peer.release()

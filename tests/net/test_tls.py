@@ -18,9 +18,11 @@ import pydicom
 import pytest
 import trustme
 from click.testing import CliRunner
-from conftest import RawPeer, dcmtk_tool
 from cryptography.hazmat.primitives import serialization
-from unharmed import until
+from support.dcmtk import dcmtk_tool
+from support.names import WAIT
+from support.raw_peer import RawPeer
+from support.unharmed import until
 
 import pacsroute
 from pacsroute import App, Association, AssociationAborted, Instance, Peer, SetupError, uids
@@ -31,7 +33,6 @@ from pacsroute.tls import TLS
 from pacsroute.trace.recording import recorder
 from pacsroute.upper_layer import pdu
 
-WAIT = 30  # seconds that nothing takes where all is well
 LOCALHOST = "127.0.0.1"
 
 

@@ -8,54 +8,14 @@ import sys
 import threading
 
 import pytest
-from conftest import RawPeer
-from unharmed import SHORT, WAIT, objects, unharmed, until
+from support.faults import CT_ID, INSTANCE, ONE_STUDY, SENT, associated, data_set, final
+from support.names import CT, EXPLICIT, IMPLICIT, WAIT
+from support.raw_peer import RawPeer
+from support.unharmed import SHORT, objects, unharmed, until
 
 from pacsroute import App, Failure, Instance, Peer, uids
 from pacsroute.dimse import command_set, commands
 from pacsroute.upper_layer import pdu
-
-CT = uids.sop_class("CTImageStorage", "store")
-FIND, GET, MOVE = (uids.sop_class("StudyRoot", name) for name in ("find", "get", "move"))
-MPPS = uids.sop_class("MPPS", "n_create")
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
-CONTEXTS = [
-    (uids.VERIFICATION, IMPLICIT),
-    (CT, EXPLICIT),
-    *((uid, IMPLICIT) for uid in (FIND, GET, MOVE, MPPS)),
-]
-ECHO_ID, CT_ID, FIND_ID, GET_ID, MOVE_ID, MPPS_ID = range(1, 13, 2)
-KEYS = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("20000d0004000000") + b"1.2\0"
-BODY = b"\x08\0\x18\0UI\x06\x001.2.3\0"
-PENDING = (0xFF00, 0xFF01)
-
-
-def data_set(size):
-    return BODY + b"\xe0\x7f\x10\0OB\0\0" + struct.pack("<I", size) + bytes(size)
-
-
-INSTANCE = Instance(data_set(40_000), sop_class=CT, sop_instance="1.2.3", transfer_syntax=EXPLICIT)
-
-SENT = {  # what a peer asks of each service: context, command, data set
-    "echo": lambda: (ECHO_ID, commands.CEchoRQ(message_id=1), None),
-    "store": lambda: (
-        CT_ID,
-        commands.CStoreRQ(message_id=1, affected_sop_class=CT, affected_sop_instance="1.2.3"),
-        BODY,
-    ),
-    "find": lambda: (FIND_ID, commands.CFindRQ(message_id=1, affected_sop_class=FIND), KEYS),
-    "get": lambda: (GET_ID, commands.CGetRQ(message_id=1, affected_sop_class=GET), KEYS),
-    "move": lambda: (
-        MOVE_ID,
-        commands.CMoveRQ(message_id=1, affected_sop_class=MOVE, move_destination="WS"),
-        KEYS,
-    ),
-    "n_create": lambda: (
-        MPPS_ID,
-        commands.NCreateRQ(message_id=1, affected_sop_class=MPPS, affected_sop_instance="1.2.3"),
-        KEYS,
-    ),
-}
 
 
 def _plain(handler):
@@ -75,10 +35,6 @@ def an_app(spool, handler):
         return handler(request) if request.message_id == 1 and request.calling_ae == "RAW" else None
 
     return app
-
-
-def associated(port):
-    return RawPeer(port, CONTEXTS, scp_of=(CT,))
 
 
 # ------------------------------------------------------------------- peers that vanish
@@ -272,12 +228,12 @@ def test_a_peer_that_takes_no_answers_is_given_up(tmp_path, service):
         row = {"PatientComments": "x" * 10_000} | {"PatientID": "1"}
         return iter([huge]) if request.command == "get" else (row for _ in range(100_000))
 
-    keys = KEYS + bytes.fromhex("10000040") + bytes(4)
+    keys = ONE_STUDY + bytes.fromhex("10000040") + bytes(4)
     with unharmed(an_app(tmp_path, handler)) as server:
         peer = associated(server.port)
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         context_id, command, _ = SENT[service]()
-        peer.send(context_id, command, keys if service == "find" else KEYS)
+        peer.send(context_id, command, keys if service == "find" else ONE_STUDY)
         assert until(lambda: not objects()["Association"])
         peer.socket.close()
 
@@ -348,21 +304,6 @@ ONLY_ROWS = {
     "a mapping": lambda request: {"PatientID": "1"},
     "None": lambda request: None,
 }
-
-
-def final(peer):
-    """Return the status of the last response to what was asked."""
-    while True:
-        command, _ = peer.receive()
-        if isinstance(command, commands.CStoreRQ):
-            answer = commands.CStoreRSP(
-                message_id_responded_to=command.message_id,
-                affected_sop_class=command.affected_sop_class,
-                affected_sop_instance=command.affected_sop_instance,
-            )
-            peer.send(CT_ID, answer)
-        elif command.status not in PENDING:
-            return command.status
 
 
 @pytest.mark.parametrize("misdeed", [*MISDEEDS, *ONLY_ROWS])

@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RawPeer
 from pydicom import dcmread
-from test_faults import BODY, CT, CT_ID, KEYS, SENT, associated, data_set, final
-from unharmed import WAIT, unharmed, until
+from support.faults import BODY, CT_ID, SENT, associated, data_set, final
+from support.names import CT, ONE_STUDY, WAIT
+from support.raw_peer import RawPeer
+from support.unharmed import unharmed, until
 
 from pacsroute import App, Instance
 from pacsroute.upper_layer import pdu
@@ -164,7 +165,9 @@ def test_no_threads(process):
         for number, peer in enumerate(inside):
             assert peer.store(BODY, CT, "1.2.3", CT_ID).status == 0
             context_id, command, _ = SENT["find"]()
-            peer.send(context_id, command, KEYS[:14] + b"\x10\0\x20\0\0\0\0\0" + KEYS[14:])
+            peer.send(
+                context_id, command, ONE_STUDY[:14] + b"\x10\0\x20\0\0\0\0\0" + ONE_STUDY[14:]
+            )
             answers = [peer.receive() for _ in range(4)]
             assert [command.status for command, _ in answers] == [0xFF01] * 3 + [0]
             assert str(number + 1).encode() in answers[0][1], "what comes after was not done"

@@ -13,26 +13,30 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import RawPeer
+from support.names import (
+    ALL_STUDIES,
+    CT,
+    DEFLATED,
+    EXPLICIT,
+    FIND,
+    GET,
+    IMPLICIT,
+    MOVE,
+    MPPS,
+    MR,
+    ONE_STUDY,
+    WAIT,
+)
+from support.raw_peer import RawPeer
 
 from pacsroute import App, Instance, uids
 from pacsroute.dimse import command_set, commands
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.negotiation import negotiate
 
-CT = uids.sop_class("CTImageStorage", "store")
-MR = uids.sop_class("MRImageStorage", "store")
-STUDY = uids.sop_class("StudyRoot", "find")
-GET, MOVE = (uids.sop_class("StudyRoot", name) for name in ("get", "move"))
-MPPS = uids.sop_class("MPPS", "n_create")
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
-DEFLATED = uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 HINTS = {"sop_class": CT, "sop_instance": "1.2.3", "transfer_syntax": EXPLICIT}
-WAIT = 30
 
 ECHO = [(uids.VERIFICATION, IMPLICIT)]
-IDENTIFIER = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("1000200000000000")
-KEYS = IDENTIFIER[:14] + b"\x20\0\x0d\0\4\0\0\0001.2\0"
 
 
 def instance(uid, size=0):
@@ -74,7 +78,7 @@ def test_requests_sent_ahead_do_not_stall_a_find():
             yield {"PatientID": str(number)}
 
     with app.serve(port=0, grace=0) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT), *ECHO]) as peer:
+        with RawPeer(server.port, [(FIND, IMPLICIT), *ECHO]) as peer:
             command = commands.CEchoRQ(message_id=9, affected_sop_class=uids.VERIFICATION)
             encoded = command_set.encode(command)
             flood = pdu.encode(pdu.PDataTF((pdu.PDV(3, True, True, encoded),))) * 100
@@ -87,7 +91,7 @@ def test_requests_sent_ahead_do_not_stall_a_find():
                 except OSError:
                     pass
 
-            peer.find(IDENTIFIER, STUDY)
+            peer.find(ALL_STUDIES, FIND)
             flooding = threading.Thread(target=send)
             flooding.start()
             try:
@@ -107,8 +111,8 @@ def test_an_identifier_is_not_inflated_without_end():
     data = deflated.compress(bomb + bytes(64 << 20)) + deflated.flush()
     data += b"\0" * (len(data) & 1)
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, DEFLATED)]) as peer:
-            peer.find(data, STUDY)
+        with RawPeer(server.port, [(FIND, DEFLATED)]) as peer:
+            peer.find(data, FIND)
             assert peer.receive()[0].status == 0xA900
 
 
@@ -117,8 +121,8 @@ def test_an_identifier_has_only_so_many_elements():
     app.find(lambda request: [])
     many = b"".join(struct.pack("<HHI", 0x0011, element, 0) for element in range(60_000))
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(many, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(many, FIND)
             assert peer.receive()[0].status == 0xA900
 
 
@@ -128,8 +132,8 @@ def test_an_identifier_has_only_so_many_items():
     items = bytes.fromhex("feff00e000000000") * 60_000
     sequence = struct.pack("<HHI", 0x0008, 0x1140, len(items)) + items
     with app.serve(port=0, grace=1) as server:
-        with RawPeer(server.port, [(STUDY, IMPLICIT)]) as peer:
-            peer.find(sequence, STUDY)
+        with RawPeer(server.port, [(FIND, IMPLICIT)]) as peer:
+            peer.find(sequence, FIND)
             assert peer.receive()[0].status == 0xA900
 
 
@@ -319,7 +323,7 @@ def related(sop_class, general, times=1):
         ("../../etc/cron.d/x", CT, 3),
         ("forged\nline", CT, 3),
         (uids.VERIFICATION.replace("1.1", "1.20.1"), CT, 3),  # of the dictionary, and no storage
-        ("1.2.3.4", STUDY, 3),
+        ("1.2.3.4", FIND, 3),
         ("1.2.3.4", uids.VERIFICATION, 3),
     ],
 )
@@ -371,7 +375,7 @@ def test_nothing_is_kept_of_what_no_handler_may_get(tmp_path):
     with app.serve(port=0, grace=1) as server, RawPeer(server.port) as peer:
         for command in (
             commands.CStoreRQ(affected_sop_class=CT, affected_sop_instance="1.2"),
-            commands.CFindRQ(affected_sop_class=STUDY),
+            commands.CFindRQ(affected_sop_class=FIND),
             commands.NSetRQ(requested_sop_class=MPPS, requested_sop_instance="1.2"),
         ):
             command.message_id = 1
@@ -395,7 +399,7 @@ def retrieving(peer, port):
     peer.socket.connect(("127.0.0.1", port))
     peer.socket.sendall(pdu.encode(request))
     peer.answer = peer.read_pdu()
-    peer.send(1, commands.CGetRQ(message_id=1, affected_sop_class=GET), KEYS)
+    peer.send(1, commands.CGetRQ(message_id=1, affected_sop_class=GET), ONE_STUDY)
 
 
 def test_a_peer_is_not_listened_to_without_end_while_its_response_is_waited_for():
@@ -445,6 +449,6 @@ def test_a_move_destination_is_an_ae_title():
         for title in ("WS\nERROR forged", "\x1b[2J", "x" * 60_000, "WS"):
             command = commands.CMoveRQ(message_id=1, affected_sop_class=MOVE)
             command.move_destination = title
-            peer.send(1, command, KEYS)
+            peer.send(1, command, ONE_STUDY)
             assert peer.receive()[0].status == 0xA801
     assert asked == ["WS"]

@@ -11,22 +11,19 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import RawPeer
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
-from unharmed import one_line_each, unharmed
+from support.names import CT, EXPLICIT, FIND, IMPLICIT, MOVE, MPPS, ONE_STUDY
+from support.places import EXAMPLES
+from support.raw_peer import RawPeer
+from support.unharmed import one_line_each, unharmed
 
-from pacsroute import App, Failure, Instance, Peer, RequestFailed, matching, uids
+from pacsroute import App, Failure, Instance, Peer, RequestFailed, matching
 from pacsroute.dimse import commands
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import AssociateRQ, decode, encode
 
-CT = uids.sop_class("CTImageStorage", "store")
-FIND, MOVE = (uids.sop_class("StudyRoot", name) for name in ("find", "move"))
-MPPS = uids.sop_class("MPPS", "n_create")
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
-KEYS = bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("20000d0004000000") + b"1.2\0"
 BODY = b"\x08\0\x05\0CS\0\0"
 
 NASTY = [
@@ -140,21 +137,21 @@ def test_no_name_forges_a_line_of_the_log(tmp_path, name):
             for _ in range(2):
                 peer.store(BODY, CT, "1.2.3")
                 peer.store(BODY, CT, name)
-                peer.find(KEYS, FIND, 3)
+                peer.find(ONE_STUDY, FIND, 3)
                 peer.receive()
-                peer.find(KEYS[:20] + b"\xff\xff" + KEYS[22:], FIND, 3)
+                peer.find(ONE_STUDY[:20] + b"\xff\xff" + ONE_STUDY[22:], FIND, 3)
                 peer.receive()
                 moving = commands.CMoveRQ(
                     message_id=1, affected_sop_class=MOVE, move_destination=name
                 )
-                peer.send(5, moving, KEYS)
+                peer.send(5, moving, ONE_STUDY)
                 while peer.receive()[0].status == 0xFF00:
                     pass
                 for uid in ("1.2.3", name):
                     making = commands.NCreateRQ(
                         message_id=1, affected_sop_class=MPPS, affected_sop_instance=uid
                     )
-                    peer.send(7, making, KEYS)
+                    peer.send(7, making, ONE_STUDY)
                     peer.receive()
             peer.send(1, commands.CEchoRSP(message_id_responded_to=9, error_comment=name))
             peer.socket.sendall(b"\x99" * 20)
@@ -184,7 +181,7 @@ def test_a_destination_that_answers_with_names(name):
         app.destinations["WS"] = Peer("127.0.0.1", other.port)
         with app.serve(port=0, grace=1) as server, RawPeer(server.port, [(MOVE, IMPLICIT)]) as peer:
             command = commands.CMoveRQ(message_id=1, affected_sop_class=MOVE, move_destination="WS")
-            peer.send(1, command, KEYS)
+            peer.send(1, command, ONE_STUDY)
             while (status := peer.receive()[0].status) == 0xFF00:
                 pass
             assert status == 0xA702
@@ -216,8 +213,6 @@ except ValueError:
 
 
 # ------------------------------------------------------------------------------ SQL
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

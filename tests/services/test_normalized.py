@@ -7,11 +7,10 @@ from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_role, evt
 from pynetdicom import sop_class as classes
+from support.names import EXPLICIT
 
 from pacsroute import App, DataSetError, Failure, RequestFailed, SetupError, Status, uids
 from pacsroute.dimse import commands
-
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
 def dataset(**values):

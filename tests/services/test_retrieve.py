@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import FILES, RawPeer, dcmtk_tool
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import UID, generate_uid
 from pynetdicom import AE, evt
-from test_peers import SAMPLES, body
+from support.dcmtk import dcmtk_tool
+from support.names import BIG_ENDIAN, CT, DEFLATED, EXPLICIT, GET, IMPLICIT, MOVE, MR, WAIT
+from support.places import ROOT
+from support.raw_peer import RawPeer
+from support.samples import FILES, SAMPLES, body
 
 from pacsroute import (
     App,
@@ -38,13 +41,7 @@ from pacsroute.dimse import commands
 from pacsroute.errors import AssociationError
 from pacsroute.upper_layer import pdu
 
-GET, MOVE = uids.sop_class("StudyRoot", "get"), uids.sop_class("StudyRoot", "move")
-CT, MR = (uids.sop_class(f"{name}ImageStorage", "store") for name in ("CT", "MR"))
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
-BIG, DEFLATED = uids.EXPLICIT_VR_BIG_ENDIAN, uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-WAIT = 30  # seconds that nothing takes where all is well
 PENDING, CANCEL = 0xFF00, 0xFE00
-ROOT = Path(__file__).parents[2]
 
 
 # ------------------------------------------------------------------------------ helpers
@@ -505,7 +502,7 @@ CONVERTED = [
 ]
 
 
-@pytest.mark.parametrize("target", [IMPLICIT, EXPLICIT, BIG, DEFLATED], ids=uids.name)
+@pytest.mark.parametrize("target", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED], ids=uids.name)
 def test_what_the_requestor_cannot_take_is_converted(target):
     def handler(request):
         return [FILES / name for name in CONVERTED]
@@ -517,7 +514,7 @@ def test_what_the_requestor_cannot_take_is_converted(target):
         raw.release()
     assert (counts(final), failed) == ((None, len(CONVERTED), 0, 0), [])
     for name, (command, data) in zip(CONVERTED, came, strict=True):
-        if target == BIG and name == "waveform_ecg.dcm":
+        if target == BIG_ENDIAN and name == "waveform_ecg.dcm":
             continue  # its words are swapped, as they are to be; pydicom has them as bytes
         original = pydicom.dcmread(FILES / name)
         found = pydicom.dcmread(DicomBytesIO(head(command, target) + data))
@@ -529,7 +526,7 @@ def test_what_the_requestor_cannot_take_is_converted(target):
         unknown = {tag for tag in differing if original_vr(name, tag) == "UN"}
         assert (differing - unknown <= {PLANAR_CONFIGURATION}, ours) == (True, {}), name
         # OW is words of 16 bits, as for DCMTK; pydicom swaps pixels of 32 bits as a whole.
-        if "PixelData" in original and (target != BIG or original.BitsAllocated <= 16):
+        if "PixelData" in original and (target != BIG_ENDIAN or original.BitsAllocated <= 16):
             assert (found.pixel_array == original.pixel_array).all(), name
 
 
@@ -544,7 +541,7 @@ def test_dcmtk_that_takes_one_syntax_only(name, archive, dcmtk, tmp_path, stores
     done = dcmtk("movescu", "-S", "-aem", "IMPLICIT", *keys, "127.0.0.1", archive.port)
     assert done.returncode == 0, done.stdout
     original = pydicom.dcmread(FILES / name)
-    for where, wanted in ((tmp_path, BIG), (folder, IMPLICIT)):
+    for where, wanted in ((tmp_path, BIG_ENDIAN), (folder, IMPLICIT)):
         (found,) = (
             ds for ds in map(pydicom.dcmread, where.iterdir()) if ds.SOPInstanceUID == sop_instance
         )

@@ -5,12 +5,12 @@ import io
 
 import pytest
 from pydicom import Dataset
+from support.names import CT, MR
 
 import pacsroute
 from pacsroute import App, Failure, Instance, PacsrouteError, Peer
 from pacsroute.instances import part10
 
-CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 COMMITMENT = "1.2.840.10008.1.20.1.1"
 KEYS = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2", "PatientID": ""}
 

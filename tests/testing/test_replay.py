@@ -7,8 +7,10 @@ import threading
 
 import pydicom
 import pytest
-from conftest import FILES, RawPeer
-from test_capture import CAPTURES
+from support.names import EXPLICIT, FIND
+from support.places import CAPTURES
+from support.raw_peer import RawPeer
+from support.samples import FILES
 
 import pacsroute
 from pacsroute import App, Failure, Peer, uids
@@ -20,8 +22,6 @@ from pacsroute.upper_layer.tap import Link
 
 NAMES = ["CT_small.dcm", "MR_small.dcm", "rtplan.dcm"]
 STUDY = "1.2.826.0.1.3680043.8.498.1"
-FIND = uids.sop_class("StudyRoot", "find")
-EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
 def archive(title="ARCHIVE", **answers):

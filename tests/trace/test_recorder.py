@@ -11,9 +11,9 @@ import stat
 import time
 
 import pytest
-from conftest import RawPeer
 from hypothesis import given
 from hypothesis import strategies as st
+from support.raw_peer import RawPeer
 
 from pacsroute import App, Peer, uids
 from pacsroute.net import transport

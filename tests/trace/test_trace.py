@@ -13,7 +13,8 @@ from pydicom.datadict import dictionary_VR
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag
-from test_recordings import RECORDINGS
+from support.names import CT, EXPLICIT, FIND, IMPLICIT
+from support.places import RECORDINGS
 
 from pacsroute import App, Failure, uids
 from pacsroute.dimse import commands
@@ -24,10 +25,6 @@ from pacsroute.trace.live import tracer
 from pacsroute.trace.safe import SHOWN
 from pacsroute.trace.text import Trace
 from pacsroute.upper_layer import pdu
-
-FIND = uids.sop_class("StudyRoot", "find")
-CT = "1.2.840.10008.5.1.4.1.1.2"
-IMPLICIT, EXPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 REQUEST = pdu.AssociateRQ(
     "ARCHIVE",

@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-WAIT = 30  # seconds that nothing takes where all is well
+from support.names import WAIT
+from support.places import ROOT
 
 
 def environment(**values):

@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from conftest import RawPeer
+from support.names import WAIT
+from support.raw_peer import RawPeer
 
-WAIT = 30  # seconds that nothing takes where all is well
 # How long the servers of these tests have patience.
 SHORT = {"artim": 0.4, "idle_timeout": 0.6, "network_timeout": 0.3, "grace": 0.5}
 

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import dcmtk_tool
-from processes import Running, environment
+from support.dcmtk import dcmtk_tool, search_path
+from support.names import WAIT
+from support.processes import Running, environment
 
 from pacsroute import Config
 
-ROOT = Path(__file__).parent.parent
-GUIDES = ROOT / "examples" / "guides"
 DCMTK = {"echoscu", "findscu", "getscu", "movescu", "storescu", "storescp"}
 OTHERS = {"curl", "openssl"}
-TIMEOUT = 30
 
 _FENCE = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -152,7 +150,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=TIMEOUT,
+            timeout=WAIT,
             check=False,
             text=True,
             errors="replace",
@@ -193,10 +191,7 @@ class Reader:
         return re.sub(r"\d{4,5}", lambda found: self.ports.get(found[0], found[0]), text)
 
     def _environment(self) -> dict[str, str]:
-        # pynetdicom has commands of DCMTK's names beside our Python.
-        folders = os.environ["PATH"].split(os.pathsep)
-        others = [folder for folder in folders if not Path(folder).is_relative_to(sys.prefix)]
-        path = os.pathsep.join([str(self._commands), *others])
+        path = os.pathsep.join([str(self._commands), search_path()])
         return environment(PATH=path, TCP_NODELAY="1", COLUMNS="100")
 
 
