@@ -11,6 +11,7 @@ from tests.benchmarks import plot, report
 from tests.benchmarks.works import WORKS
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_each_work_is_done_by_our_server_and_reported(tmp_path):
     figures = tmp_path / "figures.json"

@@ -34,6 +34,7 @@ def work(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # a process for each command: slow where the machine is busy
 def test_the_tutorial_is_what_happens(work):
     with Reader(work) as reader:
@@ -41,6 +42,7 @@ def test_the_tutorial_is_what_happens(work):
             reader.read(block)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_guide_to_deployment_is_what_happens(work, sample):
     shutil.copy(ROOT / "examples" / "archive.py", work)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it reads /proc")
 @pytest.mark.timeout(240)
 def test_a_small_run_finds_nothing_wrong():
