@@ -13,6 +13,7 @@ import time
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from support.datasets import made, uid
 from support.dcmtk import dcmtk_tool
 from support.names import CT, EXPLICIT, IMPLICIT, WAIT
 from support.raw_peer import RawPeer
@@ -46,16 +47,6 @@ from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import UserIdentity
 
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
-
-
-def uid(number):
-    return f"1.2.826.0.1.{number}"
-
-
-def made(number, sop_class=CT):
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID, ds.PatientID = sop_class, uid(number), "P"
-    return ds
 
 
 class Listening:

@@ -8,8 +8,8 @@ import sys
 import threading
 
 import pytest
-from support.faults import CT_ID, INSTANCE, ONE_STUDY, SENT, associated, data_set, final
-from support.names import CT, EXPLICIT, IMPLICIT, WAIT
+from support.faults import CT_ID, INSTANCE, SENT, associated, data_set, final
+from support.names import CT, EXPLICIT, IMPLICIT, ONE_STUDY, WAIT
 from support.raw_peer import RawPeer
 from support.unharmed import SHORT, objects, unharmed, until
 

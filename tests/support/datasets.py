@@ -1,6 +1,7 @@
 """Data sets of a few elements."""
 
 from pydicom import Dataset
+from support.names import CT
 
 
 def dataset(**values):
@@ -9,4 +10,15 @@ def dataset(**values):
     for keyword, value in values.items():
         if value is not None:
             setattr(ds, keyword, value)
+    return ds
+
+
+def uid(number):
+    return f"1.2.826.0.1.{number}"
+
+
+def made(number, sop_class=CT):
+    """Return a small instance, numbered."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.PatientID = sop_class, uid(number), "P"
     return ds

@@ -15,7 +15,7 @@ CONTEXTS = [
 ]
 ECHO_ID, CT_ID, FIND_ID, GET_ID, MOVE_ID, MPPS_ID = range(1, 13, 2)
 BODY = b"\x08\0\x18\0UI\x06\x001.2.3\0"
-PENDING = (0xFF00, 0xFF01)
+_PENDING = (0xFF00, 0xFF01)
 
 
 def data_set(size):
@@ -61,5 +61,5 @@ def final(peer):
                 affected_sop_instance=command.affected_sop_instance,
             )
             peer.send(CT_ID, answer)
-        elif command.status not in PENDING:
+        elif command.status not in _PENDING:
             return command.status
