@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sqlite3
 import struct
+import tracemalloc
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -71,6 +74,8 @@ def both(identifier, row, **options):
     answer = in_sql(identifier, row, names=names, **options)
     options.pop("multiple", None)
     assert matching.matches(identifier, row, **options) is answer
+    compiled = matching.matcher(identifier, **options)
+    assert [compiled(row), compiled(row)] == [answer] * 2
     return answer
 
 
@@ -215,6 +220,28 @@ def test_wildcards_are_those_of_the_standard(pattern, text):
     wild = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
     expected = not pattern or not text or bool(re.fullmatch(wild, text, re.DOTALL))
     assert check("PatientComments", pattern, text) is expected
+
+
+PATTERN = st.text(st.sampled_from("ab[]?*\n^%"), min_size=1, max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PATTERN, min_size=1, max_size=5), st.text("ab[]^\n%", min_size=1, max_size=6))
+def test_any_of_several_patterns_may_match(patterns, text):
+    patterns, text = [p.strip() or "a" for p in patterns], text.strip() or "b"
+    wild = ["".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in p) for p in patterns]
+    expected = any(re.fullmatch(one, text, re.DOTALL) for one in wild)
+    assert check("OtherPatientIDs", patterns, text, empty_matches=False) is bool(expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.datetimes(), min_size=4, max_size=4), st.datetimes())
+def test_any_of_several_ranges_may_match(limits, value):
+    limits = [day.date() for day in limits]
+    ranges = list(zip(limits[::2], limits[1::2], strict=True))
+    text = "\\".join("-".join(f"{d.year:04}{d:%m%d}" for d in pair) for pair in ranges)
+    expected = any(low <= value.date() <= high for low, high in ranges)
+    assert check("StudyDate", text, value) is expected
 
 
 @settings(max_examples=300, deadline=None)
@@ -697,6 +724,101 @@ def test_a_key_has_only_so_many_values():
         matching.where(identifier, {"SOPInstanceUID": "uid"})
     with pytest.raises(DataSetError, match="more than 10000"):
         matching.matches(identifier, {"SOPInstanceUID": "1.2.1"})
+
+
+def test_values_are_counted_over_all_keys_and_items():
+    item = key(StudyInstanceUID=[f"1.2.{number}" for number in range(6000)])
+    identifier = key(SOPInstanceUID=[f"1.3.{number}" for number in range(6000)])
+    identifier.ReferencedStudySequence = [item]
+    row = {"SOPInstanceUID": "1.3.1", "ReferencedStudySequence": [{"StudyInstanceUID": "1.2.1"}]}
+    columns = {"SOPInstanceUID": "a", "ReferencedStudySequence": {"StudyInstanceUID": "b"}}
+    for call in (
+        lambda: matching.matches(identifier, row),
+        lambda: matching.where(identifier, columns),
+    ):
+        with pytest.raises(IdentifierError, match="StudyInstanceUID: more than 10000 values"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "wanted", "words"),
+    [
+        ("PatientID", [f"{n}*" for n in range(2501)], "more than 2500 ranges"),
+        ("PatientID", ["*" + "ab" * 300 + str(n) for n in range(20)], "more than 10000 characters"),
+        (
+            "StudyTime",
+            [f"{n // 3600:02}{n // 60 % 60:02}{n % 60:02}" for n in range(2501)],
+            "more than 2500 ranges",
+        ),
+        ("PatientName", [f"{n:04}^*^*^*" for n in range(1000)], "more than"),
+        (SPS, [key(Modality="CT")] * 2501, "more than 2500 ranges, wildcards and items"),
+    ],
+    ids=["patterns", "characters", "ranges", "names", "items"],
+)
+def test_an_identifier_asks_for_only_so_much(keyword, wanted, words):
+    identifier = key(**{keyword: wanted})
+    column = {"Modality": "c"} if keyword == SPS else "c"
+    value = [{"Modality": "CT"}] if keyword == SPS else "abab"
+    with pytest.raises(IdentifierError, match=f"{keyword}: {words or ''}"):
+        matching.where(identifier, {keyword: column})
+    with pytest.raises(IdentifierError, match=f"{keyword}: {words or ''}"):
+        matching.matches(identifier, {keyword: value})
+
+
+def test_the_largest_identifier_takes_little_time_for_each_row():
+    """The bounds are ten times what it takes; trying each pattern alone takes minutes."""
+    patterns = key(PatientID=[f"*a*{n:04x}" for n in range(1400)])
+    found = matching.matcher(patterns)
+    began = process_time()
+    for _ in range(1000):
+        assert not found({"PatientID": "a" * 64})
+    comments = matching.matcher(key(PatientComments="*a" * 500))
+    for _ in range(10):
+        assert comments({"PatientComments": "a" * 10_240})
+        assert not comments({"PatientComments": "a" * 10_240 + "b"})
+    assert process_time() - began < 5
+
+
+def test_no_pattern_of_a_peer_is_kept():
+    def ask(number):
+        identifier = key(PatientID="*".join(f"{number:04}{n:03}" for n in range(100)))
+        assert not matching.matches(identifier, {"PatientID": "x"})
+
+    ask(0)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1, 100):
+            ask(number)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_wrong_key_is_an_error_whatever_the_other_keys_find():
+    identifier = key(PatientID="A")
+    identifier.update(raw("StudyTime", b"secret"))
+    for patient in ("A", "B"):
+        with pytest.raises(IdentifierError, match="StudyTime"):
+            matching.matches(identifier, {"PatientID": patient, "StudyTime": "10"})
+
+
+def test_a_compiled_identifier_is_read_once():
+    reads = []
+
+    class Watched(Dataset):
+        def get_item(self, *args, **kwargs):
+            reads.append(args)
+            return super().get_item(*args, **kwargs)
+
+    identifier = Watched()
+    identifier.PatientName, identifier.StudyDate = "doe*", "20240101-"
+    reads.clear()
+    found = matching.matcher(identifier)
+    for _ in range(100):
+        assert found({"PatientName": "Doe^John", "StudyDate": "20240115"})
+    assert len(reads) == 2
 
 
 def test_many_patterns_and_ranges_are_sql_that_sqlite_takes():

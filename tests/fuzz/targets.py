@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import socket
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -48,7 +49,31 @@ IDENTIFIER = (
     bytes.fromhex("0800520006000000") + b"STUDY " + bytes.fromhex("20000d0004000000") + (b"1.2\0")
 )
 DATA_SET = b"\x08\0\x16\0UI" + bytes((len(CT), 0)) + CT.encode() + b"\x08\0\x18\0UI\x06\x001.2.3\0"
-COLUMNS = {"PatientName": "name", "StudyDate": "date", "PatientID": "id", "ModalitiesInStudy": "m"}
+COLUMNS = {
+    "PatientName": "name",
+    "StudyDate": "date",
+    "StudyTime": "time",
+    "PatientID": "id",
+    "PatientWeight": "weight",
+    "ModalitiesInStudy": "modalities",
+    "StudyInstanceUID": "uid",
+    "RequestAttributesSequence": {"AcquisitionDateTime": "moment", "StudyComments": "comments"},
+}
+ROWS = [
+    {
+        "PatientName": "Doe^John=山田^太郎",
+        "StudyDate": "20240131",
+        "StudyTime": "10:30",
+        "PatientID": "A[1]*",
+        "PatientWeight": 70.5,
+        "ModalitiesInStudy": ["CT", "MR"],
+        "StudyInstanceUID": "1.2",
+        "RequestAttributesSequence": [
+            {"AcquisitionDateTime": "20240131103000+0100", "StudyComments": "a*b\nc"}
+        ],
+    },
+    dict.fromkeys(COLUMNS),
+]
 
 
 # ----------------------------------------------------------------------------- the targets
@@ -92,6 +117,34 @@ def data_sets(data):
         RowEncoder(syntax, keys).encode({"PatientName": "Doe^John", "PatientID": None})
 
 
+def matches(data):
+    """An identifier is refused with a DataSetError, or Python and SQLite give one answer to it."""
+    try:
+        keys = parse.identifier(data[1:], SYNTAXES[data[0] % len(SYNTAXES)] if data else IMPLICIT)
+    except DataSetError:
+        return
+    for empty_matches in (True, False):
+        found = matching.matcher(keys, empty_matches=empty_matches)
+        for number, row in enumerate(ROWS):
+            in_sql = _outcome(_in_sql, keys, number, empty_matches)
+            assert in_sql in (_outcome(found, row), "a wrong key of an item")
+
+
+def _outcome(function, *arguments):
+    try:
+        return bool(function(*arguments))
+    except DataSetError as error:
+        # Python looks into the items of a key only where a row has items, too.
+        nested = str(error).startswith(("AcquisitionDateTime:", "StudyComments:"))
+        return "a wrong key of an item" if nested else str(error)
+
+
+def _in_sql(keys, number, empty_matches):
+    where = matching.where(keys, COLUMNS, empty_matches=empty_matches)
+    query = f"SELECT 1 FROM study WHERE number = ? AND {where.sql}"
+    return _DATABASE.execute(query, (number, *where.parameters)).fetchall()
+
+
 def associations(data):
     """Whatever a peer sends, its association ends in good order, and hurts nobody else.
 
@@ -116,7 +169,9 @@ def associations(data):
     assert not LOGGED.wrong, LOGGED.wrong
 
 
-TARGETS = {target.__name__: target for target in (pdus, command_sets, data_sets, associations)}
+TARGETS = {
+    target.__name__: target for target in (pdus, command_sets, data_sets, matches, associations)
+}
 
 
 def cut(stream):
@@ -182,6 +237,23 @@ def app_of_everything(folder):
     return app
 
 
+def database_of_rows():
+    """Return a database that has the rows as they are matched, with a number each."""
+    flat = {name: column for name, column in COLUMNS.items() if isinstance(column, str)}
+    (nested,) = COLUMNS.keys() - flat.keys()
+    columns = [*flat.items(), *COLUMNS[nested].items()]
+    database = sqlite3.connect(":memory:")
+    names = ", ".join(column for _, column in columns)
+    database.execute(f"CREATE TABLE study (number, {names})")
+    for number, row in enumerate(ROWS):
+        values = row | (row[nested] or [{}])[0]
+        stored = [matching.stored(name, values.get(name)) for name, _ in columns]
+        marks = ", ".join("?" * (len(stored) + 1))
+        database.execute(f"INSERT INTO study VALUES ({marks})", [number, *stored])
+    return database
+
+
+_DATABASE = database_of_rows()
 _FOLDER = tempfile.TemporaryDirectory(
     prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
 )
@@ -189,6 +261,13 @@ _APP = app_of_everything(_FOLDER.name)
 
 
 # ----------------------------------------------------------------------------- the seeds
+
+ASKED = [
+    {"PatientName": "doe^*=*\\D?E*", "PatientID": "A[1]*\\*[\\?*"},
+    {"PatientID": "**", "StudyInstanceUID": "1.2\\1.3", "PatientWeight": "70.50\\1e3"},
+    {"StudyDate": "2024.01.01-20240201\\20230101", "StudyTime": "-1030", "PatientName": "=山田*"},
+    {"RequestAttributesSequence": [{"AcquisitionDateTime": "2024-", "StudyComments": "a*?c"}]},
+]
 
 
 def recorded(name):
@@ -262,4 +341,6 @@ def seeds(target):
     keys = {"PatientName": "Doe*", "StudyDate": "20240101-", "ModalitiesInStudy": "CT"}
     item = {"ScheduledProcedureStepSequence": [{"Modality": "CT"}], "SpecificCharacterSet": ""}
     found = [bytes((i,)) + encode(keys | item, syntax) for i, syntax in enumerate(SYNTAXES)]
+    if target == "matches":
+        found += [bytes((i % 2,)) + encode(one, SYNTAXES[i % 2]) for i, one in enumerate(ASKED)]
     return [*found, b"\0" + IDENTIFIER, b"\1" + DATA_SET]

@@ -1,0 +1,58 @@
+r"""Matching of C-FIND keys, on rows in Python and in SQL, with the same answers (PS3.4 §C.2.2.2).
+
+`matches` tests one row, and `matcher` many, for one identifier. `where` turns the same identifier
+into the condition of an SQLite query, every value from the wire a bound parameter. `stored` is what
+a matched column has to hold:
+
+>>> import sqlite3
+>>> from pydicom import Dataset
+>>> from pacsroute import matching
+>>> db = sqlite3.connect(":memory:")
+>>> _ = db.execute("CREATE TABLE study (name, name_key, date)")
+>>> name, date = "Müller^Jürgen", "20240115"
+>>> row = (name, matching.stored("PatientName", name), matching.stored("StudyDate", date))
+>>> _ = db.execute("INSERT INTO study VALUES (?, ?, ?)", row)
+
+>>> key = Dataset()
+>>> key.PatientName, key.StudyDate = "MÜLLER*", "20240101-"
+>>> sql, parameters = matching.where(key, {"PatientName": "name_key", "StudyDate": "date"})
+>>> db.execute(f"SELECT name FROM study WHERE {sql}", parameters).fetchall()
+[('Müller^Jürgen',)]
+>>> matching.matches(key, {"PatientName": name, "StudyDate": date})
+True
+
+A database that keeps its values as they came can be matched too, with a function call for each
+row: ``connection.create_function("stored", 2, matching.stored, deterministic=True)``, and
+``"stored('PatientName', name)"`` for the column; SQLite can even have an index on that.
+
+What the standard leaves open is decided so:
+
+- A key that is empty or only ``*`` matches everything. ``A\B`` matches either, whatever the VR.
+- A value that is not of its VR, such as a date with letters in it or a name of more than 1024
+  characters, is unknown, which is to say empty. A *key* that is not of its VR is an
+  `IdentifierError`.
+- Names are compared by Unicode case folding, on composed characters; accents count. Spaces around
+  a component and trailing ``^`` and ``=`` do not, and ``DOE^*`` finds ``Doe`` too. A key is
+  tried on the whole name and on its leading component groups; an empty group in a key, as in
+  ``=山田*``, stands for any.
+- Times and date-times mean, as keys, all of what they leave out: ``10`` is the hour from 10:00 to
+  10:59:59.999999, and ``-11`` ends with 11:59:59.999999. As values they mean the first moment.
+- Date-times are compared in UTC. One without an offset is taken as UTC: right where neither side
+  has one, off by the zone where one side has. ``20240101-0500`` has an offset, since those from
+  -0000 to -1459 are; ``2023-2024`` is a range.
+- IS, DS and binary numbers are compared as numbers. Tags and bulk data are never conditions.
+- Date and time are two keys, not combined, and ``""`` is no key for empty values: both take
+  extended negotiation. But ranges of the start of a scheduled step are one range, from the first
+  date and time to the last (PS3.4 Table K.6-1): the night of a worklist is ``20240705-20240706``
+  and ``1800-0600``.
+
+What an identifier may ask for is bounded, so that no row takes long: 10,000 values; 2,500 ranges,
+patterns and items of sequences; 10,000 characters of patterns. More is an `IdentifierError`. The
+patterns of a key are compiled once, kept nowhere else, and look at each character of a value once.
+"""
+
+from pacsroute.matching.rows import matcher, matches
+from pacsroute.matching.sql import Columns, Where, where
+from pacsroute.matching.values import stored
+
+__all__ = ["Columns", "Where", "matcher", "matches", "stored", "where"]

@@ -1,0 +1,218 @@
+"""The keys of an identifier, compiled once into what they ask for (PS3.4 §C.2.2.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
+
+from pacsroute.errors import IdentifierError
+from pacsroute.matching.patterns import Patterns
+from pacsroute.matching.values import (
+    LONGEST,
+    MATCHED,
+    MISFITS,
+    MOMENT,
+    RANGE,
+    WILDCARDS,
+    canonical,
+    moment,
+    moment_text,
+    read,
+    split,
+    vr_of,
+)
+
+START = ("ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime")
+_IGNORED = {
+    "",  # private, group length or unknown
+    "QueryRetrieveLevel",
+    "RetrieveAETitle",
+    "SpecificCharacterSet",
+    "TimezoneOffsetFromUTC",
+}
+_COMPONENTS = 5  # of a name
+# Of a whole identifier. SQL binds each value; ranges, patterns and items are tried one by one.
+_MOST_VALUES, _MOST_TRIED, _MOST_CHARACTERS = 10_000, 2_500, 10_000
+
+
+class Key:
+    """What one key asks for: a value that is one of these, in a range, or like a pattern.
+
+    Attributes
+    ----------
+    equal, patterns : dict of object to None
+        Values in canonical form, and texts with wildcards; each once, in order.
+    ranges : dict of tuple to None
+        The first and the last value of each range.
+    """
+
+    def __init__(self) -> None:
+        self.equal: dict[Any, None] = {}
+        self.ranges: dict[tuple[str, str], None] = {}
+        self.patterns: dict[str, None] = {}
+
+    @cached_property
+    def _patterns(self) -> Patterns:
+        return Patterns(self.patterns)
+
+    def matches(self, values: list[Any]) -> bool:
+        """Tell whether any of an attribute's canonical values is asked for."""
+        return any(
+            value in self.equal
+            or any(low <= value <= high for low, high in self.ranges)
+            or (self.patterns and self._patterns.match(value))
+            for value in values
+        )
+
+
+class Room:
+    """How much an identifier may still ask for."""
+
+    def __init__(self) -> None:
+        self._values, self._tried, self._characters = _MOST_VALUES, _MOST_TRIED, _MOST_CHARACTERS
+
+    def take(self, keyword: str, *, values: int = 0, tried: int = 0, characters: int = 0) -> None:
+        """Take some of it, or raise an `IdentifierError`."""
+        self._values -= values
+        self._tried -= tried
+        self._characters -= characters
+        if self._values < 0:
+            raise IdentifierError(f"{keyword}: more than {_MOST_VALUES} values in an identifier")
+        if self._tried < 0:
+            raise IdentifierError(
+                f"{keyword}: more than {_MOST_TRIED} ranges, wildcards and items in an identifier"
+            )
+        if self._characters < 0:
+            raise IdentifierError(
+                f"{keyword}: more than {_MOST_CHARACTERS} characters of patterns in an identifier"
+            )
+
+
+class Keys:
+    """The keys of an identifier. Each is compiled when it is first asked for, and then kept.
+
+    Parameters
+    ----------
+    identifier : pydicom.Dataset
+        An identifier, or an item in one.
+    room : Room, optional
+        What is left of the identifier that it is an item of.
+    """
+
+    def __init__(self, identifier: Dataset, room: Room | None = None) -> None:
+        self._identifier = identifier
+        self._room = room or Room()
+        names = (keyword_for_tag(tag) for tag in sorted(identifier.keys()))
+        self._keywords = [keyword for keyword in names if keyword not in _IGNORED]
+        self._compiled: dict[str, Key | list[Keys] | None] = {}
+
+    def conditions(
+        self, supported: Mapping[str, Any] | Dataset, without: Collection[str] = ()
+    ) -> list[tuple[str, Key | list[Keys]]]:
+        """Return the keys that are conditions, in order, without those that match everything.
+
+        All are compiled first: a wrong key is an error whatever a row has for the others.
+        """
+        names = (name for name in self._keywords if name in supported and name not in without)
+        return [(name, key) for name in names if (key := self._key(name)) is not None]
+
+    @cached_property
+    def start(self) -> tuple[str, str] | None:
+        """The range of date and time as one text, where both keys of a step's start are ranges."""
+        limits = []
+        for keyword, vr in zip(START, ("DA", "TM"), strict=True):
+            parts = split(vr, read(self._identifier, keyword))
+            found = RANGE[vr].fullmatch(moment_text(vr, parts[0])) if len(parts) == 1 else None
+            if found is None or not any(found.groups()):
+                return None
+            limits.append(found.groups(""))
+        (first, last), (begin, end) = limits
+        low = high = ""
+        if first:
+            low = moment("DA", first) + (moment("TM", begin) if begin else "0")
+        if last:
+            high = moment("DA", last) + (moment("TM", end, latest=True) if end else "~")
+        return low or "0", high or "~"
+
+    def _key(self, keyword: str) -> Key | list[Keys] | None:
+        """Return what a key asks for; None for a universal one."""
+        if keyword not in self._compiled:
+            vr = vr_of(keyword)
+            compile_ = self._items if vr == "SQ" else self._values
+            self._compiled[keyword] = compile_(keyword, vr)
+        return self._compiled[keyword]
+
+    def _items(self, keyword: str, vr: str) -> list[Keys] | None:
+        items = list(read(self._identifier, keyword) or ())
+        self._room.take(keyword, tried=len(items))
+        compiled = [Keys(item, self._room) for item in items]
+        asked = all(any(map(item._key, item._keywords)) for item in compiled)
+        return compiled if compiled and asked else None
+
+    def _values(self, keyword: str, vr: str) -> Key | None:
+        key = Key()
+        if vr not in MATCHED:
+            return None
+        parts = split(vr, read(self._identifier, keyword))
+        self._room.take(keyword, values=len(parts))
+        for part in parts:
+            if isinstance(part, str) and not part.strip("*"):
+                return None
+            try:
+                asks = _add(key, vr, part)
+            except MISFITS:
+                # Without the cause, which quotes the value.
+                raise IdentifierError(f"{keyword}: the key cannot be a value of VR {vr}") from None
+            if not asks:
+                return None
+        tried = len(key.ranges) + len(key.patterns)
+        self._room.take(keyword, tried=tried, characters=sum(map(len, key.patterns)))
+        return key if parts else None
+
+
+def _add(key: Key, vr: str, part: Any) -> bool:
+    """Add what a single value of a key asks for; tell whether that is anything."""
+    if vr in MOMENT:
+        _add_moments(key, vr, part)
+        return True
+    value = canonical(vr, part)
+    if vr not in WILDCARDS:
+        key.equal[value] = None
+        return True
+    texts = [re.sub(r"\*+", "*", value)]
+    if vr == "PN":
+        texts = ["=".join(group or "*" for group in texts[0].split("="))]
+        while len(texts) < _COMPONENTS and texts[-1].endswith("^*"):
+            texts.append(texts[-1][:-2])
+        texts += [f"{text}=*" for text in texts if not text.endswith("*")]
+    if "*" in texts:
+        return False
+    for text in texts:
+        if not {"*", "?"} & {*text}:
+            key.equal[text] = None
+        elif len(text) <= LONGEST:
+            key.patterns[text] = None
+        else:
+            raise ValueError
+    return True
+
+
+def _add_moments(key: Key, vr: str, part: Any) -> None:
+    first = last = moment_text(vr, part)
+    if not MOMENT[vr].fullmatch(first):
+        limits = RANGE[vr].fullmatch(first)
+        first, last = limits.groups("") if limits else ("", "")
+        if not (first or last):
+            raise ValueError
+    # Every moment lies between "0" and "~", so that a range with an open end is a range.
+    low = moment(vr, first) if first else "0"
+    high = moment(vr, last, latest=True) if last else "~"
+    if low == high:
+        key.equal[low] = None
+    else:
+        key.ranges[low, high] = None
