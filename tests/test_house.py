@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -82,3 +83,29 @@ def test_nothing_imports_upward_and_no_room_its_neighbour(graph):
         )
     ]
     assert wrong == []
+
+
+def test_one_class_each_has_the_name_of_a_concept():
+    names = Counter(
+        node.name
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    concepts = "Association", "Observer", "Policy", "Request"
+    assert {name: names[name] for name in concepts} == dict.fromkeys(concepts, 1)
+
+
+LONGEST = 80
+TO_BE_CUT = {("pacsroute.dataset.reader", "data_set")}
+
+
+def test_no_function_is_too_long():
+    long = {
+        (module, node.name)
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > LONGEST
+    }
+    assert long - TO_BE_CUT == set()

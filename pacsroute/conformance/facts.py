@@ -12,7 +12,7 @@ from pacsroute import uids
 from pacsroute.conformance import kinds
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.blueprints import Scope
-from pacsroute.framework.presentation_contexts import Policy
+from pacsroute.framework.presentation_contexts import ContextPolicy
 from pacsroute.framework.routes import Route
 from pacsroute.upper_layer import extended
 
@@ -198,7 +198,7 @@ def _offer(app: BaseApp, sop_class: str, calling_ae: str, called_ae: str) -> Off
     )
 
 
-def _syntaxes(policy: Policy, sop_class: str, routes: Iterable[Route]) -> Syntaxes:
+def _syntaxes(policy: ContextPolicy, sop_class: str, routes: Iterable[Route]) -> Syntaxes:
     named = {syntax for route in routes for syntax in route.transfer_syntaxes}
     proposed = tuple(sorted(uids.TRANSFER_SYNTAXES | named, key=_number))
     first = policy.choose(sop_class, proposed)

@@ -13,9 +13,20 @@ class Command:
     """What all messages have: their Command Field, and whether a data set follows.
 
     What goes out many times as it is has its bytes in `encoded`, and is not changed any more.
+
+    Attributes
+    ----------
+    command_field : int
+        The number of the message type (PS3.7 §E.1).
+    name : str
+        The standard's name of the operation, the same for a request and its response.
+    route : str
+        What routes and requests call the operation, as ``find``; empty in what no route answers.
     """
 
     command_field: ClassVar[int] = 0
+    name: ClassVar[str] = "UNKNOWN"
+    route: ClassVar[str] = ""
     has_data_set: bool = False
     encoded: bytes | None = field(default=None, init=False)
 
@@ -33,7 +44,7 @@ class Command:
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class Request(Command):
+class RequestCommand(Command):
     """A request, with the Message ID by which its response refers to it."""
 
     message_id: int = 0
@@ -69,10 +80,12 @@ class SubOperationsResponse(Response):
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class CStoreRQ(Request):
+class CStoreRQ(RequestCommand):
     """C-STORE-RQ (PS3.7 §9.3.1.1)."""
 
     command_field: ClassVar[int] = 0x0001
+    name: ClassVar[str] = "C-STORE"
+    route: ClassVar[str] = "store"
     affected_sop_class: str = ""
     priority: int = MEDIUM
     affected_sop_instance: str = ""
@@ -85,13 +98,16 @@ class CStoreRSP(InstanceResponse):
     """C-STORE-RSP (PS3.7 §9.3.1.2)."""
 
     command_field: ClassVar[int] = 0x8001
+    name: ClassVar[str] = "C-STORE"
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class CGetRQ(Request):
+class CGetRQ(RequestCommand):
     """C-GET-RQ (PS3.7 §9.3.3.1)."""
 
     command_field: ClassVar[int] = 0x0010
+    name: ClassVar[str] = "C-GET"
+    route: ClassVar[str] = "get"
     affected_sop_class: str = ""
     priority: int = MEDIUM
 
@@ -101,13 +117,16 @@ class CGetRSP(SubOperationsResponse):
     """C-GET-RSP (PS3.7 §9.3.3.2)."""
 
     command_field: ClassVar[int] = 0x8010
+    name: ClassVar[str] = "C-GET"
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class CFindRQ(Request):
+class CFindRQ(RequestCommand):
     """C-FIND-RQ (PS3.7 §9.3.2.1)."""
 
     command_field: ClassVar[int] = 0x0020
+    name: ClassVar[str] = "C-FIND"
+    route: ClassVar[str] = "find"
     affected_sop_class: str = ""
     priority: int = MEDIUM
 
@@ -117,13 +136,16 @@ class CFindRSP(Response):
     """C-FIND-RSP (PS3.7 §9.3.2.2)."""
 
     command_field: ClassVar[int] = 0x8020
+    name: ClassVar[str] = "C-FIND"
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class CMoveRQ(Request):
+class CMoveRQ(RequestCommand):
     """C-MOVE-RQ (PS3.7 §9.3.4.1)."""
 
     command_field: ClassVar[int] = 0x0021
+    name: ClassVar[str] = "C-MOVE"
+    route: ClassVar[str] = "move"
     affected_sop_class: str = ""
     priority: int = MEDIUM
     move_destination: str = ""
@@ -134,13 +156,16 @@ class CMoveRSP(SubOperationsResponse):
     """C-MOVE-RSP (PS3.7 §9.3.4.2)."""
 
     command_field: ClassVar[int] = 0x8021
+    name: ClassVar[str] = "C-MOVE"
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class CEchoRQ(Request):
+class CEchoRQ(RequestCommand):
     """C-ECHO-RQ (PS3.7 §9.3.5.1)."""
 
     command_field: ClassVar[int] = 0x0030
+    name: ClassVar[str] = "C-ECHO"
+    route: ClassVar[str] = "echo"
     affected_sop_class: str = ""
 
 
@@ -149,6 +174,7 @@ class CEchoRSP(Response):
     """C-ECHO-RSP (PS3.7 §9.3.5.2)."""
 
     command_field: ClassVar[int] = 0x8030
+    name: ClassVar[str] = "C-ECHO"
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
@@ -156,14 +182,17 @@ class CCancelRQ(Command):
     """C-CANCEL-RQ, for C-FIND, C-GET and C-MOVE alike (PS3.7 §9.3.2.3)."""
 
     command_field: ClassVar[int] = 0x0FFF
+    name: ClassVar[str] = "C-CANCEL"
     message_id_responded_to: int = 0
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class NEventReportRQ(Request):
+class NEventReportRQ(RequestCommand):
     """N-EVENT-REPORT-RQ (PS3.7 §10.3.1.1)."""
 
     command_field: ClassVar[int] = 0x0100
+    name: ClassVar[str] = "N-EVENT-REPORT"
+    route: ClassVar[str] = "n_event_report"
     affected_sop_class: str = ""
     affected_sop_instance: str = ""
     event_type: int = 0
@@ -174,14 +203,17 @@ class NEventReportRSP(InstanceResponse):
     """N-EVENT-REPORT-RSP (PS3.7 §10.3.1.2)."""
 
     command_field: ClassVar[int] = 0x8100
+    name: ClassVar[str] = "N-EVENT-REPORT"
     event_type: int | None = None
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class NGetRQ(Request):
+class NGetRQ(RequestCommand):
     """N-GET-RQ (PS3.7 §10.3.2.1)."""
 
     command_field: ClassVar[int] = 0x0110
+    name: ClassVar[str] = "N-GET"
+    route: ClassVar[str] = "n_get"
     requested_sop_class: str = ""
     requested_sop_instance: str = ""
     attribute_identifiers: tuple[int, ...] | None = None
@@ -192,14 +224,17 @@ class NGetRSP(InstanceResponse):
     """N-GET-RSP (PS3.7 §10.3.2.2)."""
 
     command_field: ClassVar[int] = 0x8110
+    name: ClassVar[str] = "N-GET"
     attribute_identifiers: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class NSetRQ(Request):
+class NSetRQ(RequestCommand):
     """N-SET-RQ (PS3.7 §10.3.3.1)."""
 
     command_field: ClassVar[int] = 0x0120
+    name: ClassVar[str] = "N-SET"
+    route: ClassVar[str] = "n_set"
     requested_sop_class: str = ""
     requested_sop_instance: str = ""
 
@@ -209,14 +244,17 @@ class NSetRSP(InstanceResponse):
     """N-SET-RSP (PS3.7 §10.3.3.2)."""
 
     command_field: ClassVar[int] = 0x8120
+    name: ClassVar[str] = "N-SET"
     attribute_identifiers: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class NActionRQ(Request):
+class NActionRQ(RequestCommand):
     """N-ACTION-RQ (PS3.7 §10.3.4.1)."""
 
     command_field: ClassVar[int] = 0x0130
+    name: ClassVar[str] = "N-ACTION"
+    route: ClassVar[str] = "n_action"
     requested_sop_class: str = ""
     requested_sop_instance: str = ""
     action_type: int = 0
@@ -227,14 +265,17 @@ class NActionRSP(InstanceResponse):
     """N-ACTION-RSP (PS3.7 §10.3.4.2)."""
 
     command_field: ClassVar[int] = 0x8130
+    name: ClassVar[str] = "N-ACTION"
     action_type: int | None = None
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class NCreateRQ(Request):
+class NCreateRQ(RequestCommand):
     """N-CREATE-RQ (PS3.7 §10.3.5.1)."""
 
     command_field: ClassVar[int] = 0x0140
+    name: ClassVar[str] = "N-CREATE"
+    route: ClassVar[str] = "n_create"
     affected_sop_class: str = ""
     affected_sop_instance: str | None = None
 
@@ -244,14 +285,17 @@ class NCreateRSP(InstanceResponse):
     """N-CREATE-RSP (PS3.7 §10.3.5.2)."""
 
     command_field: ClassVar[int] = 0x8140
+    name: ClassVar[str] = "N-CREATE"
     attribute_identifiers: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class NDeleteRQ(Request):
+class NDeleteRQ(RequestCommand):
     """N-DELETE-RQ (PS3.7 §10.3.6.1)."""
 
     command_field: ClassVar[int] = 0x0150
+    name: ClassVar[str] = "N-DELETE"
+    route: ClassVar[str] = "n_delete"
     requested_sop_class: str = ""
     requested_sop_instance: str = ""
 
@@ -261,10 +305,11 @@ class NDeleteRSP(InstanceResponse):
     """N-DELETE-RSP (PS3.7 §10.3.6.2)."""
 
     command_field: ClassVar[int] = 0x8150
+    name: ClassVar[str] = "N-DELETE"
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class UnknownRQ(Request):
+class UnknownRQ(RequestCommand):
     """A request whose Command Field is none of PS3.7's; it is answered all the same."""
 
     received_field: int = 0
@@ -286,6 +331,21 @@ TYPES: dict[int, type[Command]] = {
     )
 }
 """The message types by Command Field (PS3.7 §E.1)."""
+
+
+NAMES: dict[str, str] = {kind.route: kind.name for kind in TYPES.values() if kind.route}
+"""The standard's names of the operations by what routes call them."""
+
+
+def full_name(command: Command) -> str:
+    """Return the standard's name of a message.
+
+    Examples
+    --------
+    >>> full_name(CStoreRQ()), full_name(NEventReportRSP())
+    ('C-STORE-RQ', 'N-EVENT-REPORT-RSP')
+    """
+    return f"{command.name}-{'RSP' if isinstance(command, Response) else 'RQ'}"
 
 
 def values_of(command: Command) -> dict[str, Any]:

@@ -30,6 +30,12 @@ class Message(NamedTuple):
     command: Command
     data: Sink | None = None
 
+    @property
+    def size(self) -> int | None:
+        """The length of the data set in bytes; None without one."""
+        data = self.data
+        return len(data) if isinstance(data, bytearray) else getattr(data, "size", None)
+
 
 def message_ids() -> Iterator[int]:
     """Return the Message IDs of one association's requests, one after the other."""

@@ -16,7 +16,7 @@ from pacsroute.framework.blueprints import Scope
 from pacsroute.framework.decorators import check_charset
 from pacsroute.framework.handling import handle
 from pacsroute.framework.observer import Observer
-from pacsroute.framework.presentation_contexts import ECHO, Policy
+from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
 from pacsroute.framework.requests import MoveRequest, Peer, Request
 from pacsroute.framework.routes import Route
 from pacsroute.instances.atomic_files import sweep
@@ -175,22 +175,23 @@ class BaseApp(Scope):
             kind,
         )
 
-    def policy(self, calling_ae: str, called_ae: str = "") -> Policy:
+    def policy(self, calling_ae: str, called_ae: str = "") -> ContextPolicy:
         """Return what the routes say of the contexts that a peer may have."""
-        return Policy(self.routes_for(calling_ae, called_ae), self.config.outstanding)
+        return ContextPolicy(self.routes_for(calling_ae, called_ae), self.config.outstanding)
 
     # ------------------------------------------------------------- the one door
 
-    def handle(self, request: Request, route: Route | None = None) -> Any:
-        """Have the handler of a request answer it, behind the hooks of `before_request`.
+    def handle(self, request: Request) -> Any:
+        """Let the handler of a request answer it, behind the hooks of `before_request`.
+
+        What follows the answer, such as the hooks of `after_request`, is for whoever carries the
+        request: see `pacsroute.framework.answering`.
 
         Parameters
         ----------
         request : Request
             An `EchoRequest`, `StoreRequest`, `FindRequest`, `GetRequest`, `MoveRequest` or one
             of the N-services'.
-        route : Route, optional
-            Its route, where that is known already.
 
         Returns
         -------
@@ -199,4 +200,7 @@ class BaseApp(Scope):
             instances, and then the final one without. Whatever the handler raises is a
             status in it.
         """
-        return handle(self, request, route)
+        if request.app is not self:
+            request.app, request.route = self, None
+        request.route = request.route or self.find_route(request)
+        return handle(request)

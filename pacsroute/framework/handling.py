@@ -40,13 +40,13 @@ from pacsroute.status import (
 logger = logging.getLogger("pacsroute")
 
 
-def handle(app: Any, request: Request, route: Route | None = None) -> Any:
-    """Have the handler of a request answer it: see `App.handle`."""
-    request.route = route = route or app.find_route(request)
+def handle(request: Request) -> Any:
+    """Let the handler of a request's route answer it: see `App.handle`."""
+    route = request.route
     if isinstance(request, FindRequest):
-        return _answers(app, request, route, find_rows)
+        return _answers(request, route, find_rows)
     if isinstance(request, GetRequest):
-        return _answers(app, request, route, instances_of)
+        return _answers(request, route, instances_of)
     if route is None:
         return _unserved(request)
     try:
@@ -56,11 +56,10 @@ def handle(app: Any, request: Request, route: Route | None = None) -> Any:
             return reply(result, route.where)
         return DONE if result is None else Outcome(final_status(result, route.where))
     except BaseException as error:  # noqa: BLE001 - the association lives on
-        return failed(app, request, error)
+        return failed(request, error)
 
 
 def _answers(
-    app: Any,
     request: QueryRequest,
     route: Route | None,
     items: Callable[[Any, Any, Iterator[Any]], Generator[Answer, None, Any]],
@@ -81,7 +80,7 @@ def _answers(
     except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
         raise
     except BaseException as error:  # noqa: BLE001
-        outcome = failed(app, request, error)
+        outcome = failed(request, error)
     finally:
         close_all(rows, source)
     yield Answer(None, outcome)
@@ -111,11 +110,9 @@ def _prepare(request: Request, route: Route) -> None:
                 )
 
 
-def finished(
-    app: Any, request: Request, status: Status | None, error: BaseException | None
-) -> None:
+def finished(request: Request, status: Status | None, error: BaseException | None) -> None:
     """Call the hooks of `after_request`, the innermost first."""
-    for scope in reversed(_scopes(app, request)):
+    for scope in reversed(_scopes(request)):
         for hook in reversed(scope.hooks["after_request"]):
             try:
                 hook(request, status, error)
@@ -123,10 +120,10 @@ def finished(
                 logger.exception("@app.after_request failed")
 
 
-def failed(app: Any, request: Request, error: BaseException) -> Outcome:
+def failed(request: Request, error: BaseException) -> Outcome:
     """Return the outcome of a request whose handler raised, and log what is not meant."""
     request.error = error
-    for scope in reversed(_scopes(app, request)):
+    for scope in reversed(_scopes(request)):
         handler = scope.error_handler_of(error)
         if handler is not None:
             try:
@@ -134,12 +131,12 @@ def failed(app: Any, request: Request, error: BaseException) -> Outcome:
                 if result is not None:
                     return reply(result, getattr(handler, "__qualname__", repr(handler)))
             except BaseException as another:  # noqa: BLE001 - a Failure is its way to answer
-                error = another
+                return _default(request, another)
             break
-    return _default(app, request, error)
+    return _default(request, error)
 
 
-def _default(app: Any, request: Request, error: BaseException) -> Outcome:
+def _default(request: Request, error: BaseException) -> Outcome:
     """Return what answers an exception that no error handler is for."""
     if isinstance(error, KeyboardInterrupt):
         raise error
@@ -156,8 +153,8 @@ def _default(app: Any, request: Request, error: BaseException) -> Outcome:
             ascii(str(error))[1:-1],
         )
         return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
-    if request.association is not None:
-        request.association.failure = error
+    if request.keep_failure is not None:
+        request.keep_failure(error)
     logger.error(
         "%s from %s: the handler failed",
         name_of(request.command),
@@ -172,7 +169,7 @@ def _default(app: Any, request: Request, error: BaseException) -> Outcome:
         ),
     )
     # The text of an exception may hold patient data; the name of its type does not.
-    text = f": {error}" if app.config.debug else ""
+    text = f": {error}" if request.app.config.debug else ""
     return Outcome(
         Status(_code(request, error), f"the handler failed: {type(error).__name__}{text}")
     )
@@ -185,7 +182,7 @@ def _code(request: Request, error: BaseException) -> int:
     return UNABLE_TO_PROCESS if isinstance(request, QueryRequest) else PROCESSING_FAILURE
 
 
-def _scopes(app: Any, request: Request) -> tuple[Any, ...]:
+def _scopes(request: Request) -> tuple[Any, ...]:
     """Return whose hooks and error handlers are for a request, the outermost first."""
-    route = request.route or app.find_route(request)
+    route = request.route
     return () if route is None else route.scopes

@@ -1,8 +1,8 @@
-"""Who watches an app at work: told of what happens, by those who do it."""
+"""The observer of an app at work, such as its metrics."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pacsroute.dimse.commands import Command
@@ -16,7 +16,7 @@ class Observer:
     """An observer that does nothing: what `App.observer` is while nobody wants to know.
 
     The threads of the associations call it, several at the same time; its methods are quick
-    and raise nothing.
+    and raise nothing. A command is the standard's name of an operation, as ``C-STORE``.
     """
 
     def accepted(self, association: PeerView) -> None:
@@ -28,13 +28,13 @@ class Observer:
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """An association that was accepted has ended; None where it was released."""
 
-    def began(self, call: Any) -> None:
-        """A request has come, with its data set, and is about to be answered."""
+    def began(self, command: str, size: int | None) -> None:
+        """A request has come, with a data set of so many bytes, and is about to be answered."""
 
-    def answered(self, call: Any, status: Status | None, seconds: float) -> None:
+    def answered(self, command: str, sop_class: str, status: Status | None, seconds: float) -> None:
         """A request that began has been answered; None where no final response could be sent."""
 
-    def sub_operation(self, call: Any, status: Status) -> None:
+    def sub_operation(self, command: str, status: Status) -> None:
         """A sub-operation of a C-GET or C-MOVE has ended."""
 
     def sent(self, command: Command, size: int) -> None:

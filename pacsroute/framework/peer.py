@@ -26,8 +26,6 @@ class PeerView(Protocol):
         The presentation contexts that were accepted, by their IDs.
     state : types.SimpleNamespace
         A place for what hooks and handlers of this association share.
-    failure : BaseException or None
-        What the last handler that failed has raised; tests see it.
     """
 
     calling_ae: str
@@ -37,7 +35,3 @@ class PeerView(Protocol):
     user: Any
     contexts: dict[int, AcceptedContext]
     state: SimpleNamespace
-    failure: BaseException | None
-
-    def cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has cancelled a request, or is gone."""

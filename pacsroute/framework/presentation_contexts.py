@@ -7,7 +7,7 @@ from pacsroute.framework.routes import Route, choose_syntax
 from pacsroute.upper_layer import extended
 
 
-class Policy:
+class ContextPolicy:
     """What may be negotiated, as `pacsroute.upper_layer.negotiation` asks it.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Requests: plain values that the dispatcher makes of messages, and tests of nothing."""
+"""Requests: plain values that the dispatcher builds from messages, and tests directly."""
 
 from __future__ import annotations
 
@@ -50,14 +50,19 @@ class Request:
         What extended negotiation has agreed for its SOP class, by name: see
         `pacsroute.App.find` and its like.
     association : object
-        The association it came over; None in a test.
-    error : BaseException or None
-        What the handler has raised.
+        The association it came over; None in a test, and where something else carries it.
+    is_cancelled : callable, optional
+        How whoever carries it answers `cancelled`; without one, it never is.
 
     Attributes
     ----------
     route : Route or None
         What was registered for it, once it is being answered.
+    error : BaseException or None
+        What the handler has raised.
+    keep_failure : callable or None
+        Called with an exception that the handler raised and did not mean, before it is answered:
+        a test client raises it. Without one, it lets go of its frames afterwards.
     """
 
     command: ClassVar[str] = ""
@@ -75,9 +80,13 @@ class Request:
     general: str = ""
     extended: Mapping[str, int] = field(default_factory=dict)
     association: PeerView | None = field(default=None, repr=False)
-    error: BaseException | None = field(default=None, repr=False)
-    followers: list[Callable[[], object]] | None = field(default=None, repr=False)
-    _state: SimpleNamespace | None = field(default=None, repr=False)
+    is_cancelled: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
+    error: BaseException | None = field(default=None, init=False, repr=False)
+    followers: list[Callable[[], object]] | None = field(default=None, init=False, repr=False)
+    keep_failure: Callable[[BaseException], object] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    _state: SimpleNamespace | None = field(default=None, init=False, repr=False)
     route: Route | None = field(default=None, init=False, repr=False, compare=False)
 
     # One for all: generating them for each kind takes a twentieth of a server's start.
@@ -103,10 +112,10 @@ class Request:
     @property
     def cancelled(self) -> bool:
         """Whether the peer has sent a C-CANCEL for it, or is gone; looked up when asked."""
-        return self.association is not None and self.association.cancelled(self.message_id)
+        return self.is_cancelled is not None and self.is_cancelled()
 
     def after(self, function: Callable[..., object], *args: Any) -> None:
-        """Have a function called once the response is written.
+        """Call a function once the response is written.
 
         Examples
         --------

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pacsroute import uids
+from pacsroute.dimse.commands import NAMES
 
 Handler = Callable[[Any], Any]
 
@@ -115,8 +116,7 @@ def name_of(command: str) -> str:
     >>> name_of("n_event_report"), name_of("find")
     ('N-EVENT-REPORT', 'C-FIND')
     """
-    name = command.upper().replace("_", "-")
-    return name if name.startswith("N-") else f"C-{name}"
+    return NAMES[command]
 
 
 def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:

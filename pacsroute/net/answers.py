@@ -16,7 +16,7 @@ from pacsroute.dataset.parse import parse, readable
 from pacsroute.dimse.commands import (
     CCancelRQ,
     CStoreRQ,
-    Request,
+    RequestCommand,
     Response,
     SubOperationsResponse,
 )
@@ -41,7 +41,7 @@ def answers_to(
     app: BaseApp,
     association: Exchange,
     context: AcceptedContext,
-    command: Request,
+    command: RequestCommand,
     data: bytes,
     *,
     fetches: bool = False,
@@ -58,7 +58,7 @@ def answers_to(
         Over which they go.
     context : AcceptedContext
         That of the request.
-    command : Request
+    command : RequestCommand
         A C-FIND, C-GET or C-MOVE.
     data : bytes
         Its identifier.
@@ -91,7 +91,7 @@ def _cancel(
     app: BaseApp,
     association: Exchange,
     context: AcceptedContext,
-    command: Request,
+    command: RequestCommand,
     *,
     fetches: bool,
 ) -> None:
@@ -106,7 +106,7 @@ def _cancel(
 
 
 def answer_to(
-    app: BaseApp, association: Exchange, command: Request, *, fetches: bool = False
+    app: BaseApp, association: Exchange, command: RequestCommand, *, fetches: bool = False
 ) -> Message:
     """Return the next message for a request; what else the peer asks, the app answers.
 

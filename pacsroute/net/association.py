@@ -29,7 +29,7 @@ from pacsroute.framework.requests import Peer
 from pacsroute.net import transport
 from pacsroute.net.outbox import Sender
 from pacsroute.net.tapped import TappedSocket
-from pacsroute.services.dispatcher import Memory, is_expected, open_sink
+from pacsroute.services.sinks import Memory, is_expected, open_sink
 from pacsroute.tls import TLS, explain
 from pacsroute.upper_layer.connection import Event, TransportClosed
 from pacsroute.upper_layer.negotiation import SMALLEST_MAXIMUM_LENGTH, AcceptedContext, agreed
@@ -83,6 +83,8 @@ class Association(Sender):
         A place for what hooks and handlers share.
     """
 
+    keep_failure = None  # for tests in memory
+
     def __init__(
         self,
         sock: socket.socket,
@@ -99,7 +101,6 @@ class Association(Sender):
         self.state = SimpleNamespace()
         self.calling_ae = self.called_ae = ""
         self.user: Any = None
-        self.failure: BaseException | None = None
         self.contexts: dict[int, AcceptedContext] = {}
         self.proposed: list[str] = []
         self.numbers = message_ids()
@@ -345,8 +346,6 @@ class Association(Sender):
         """
         if response_to is None:
             self._room = None  # many associations wait for their next request
-            if self.failure is not None:
-                self._forget_failure()
             self._idle = True
         if self.window > 1:
             return self._receive_shared(response_to)
@@ -538,12 +537,5 @@ class Association(Sender):
     def dispose(self) -> None:
         """Close it, once nobody wants to know any more how it ended."""
         self.close()
-        self._forget_failure()
         if self._ended is not None:
             let_go(self._ended)
-
-    def _forget_failure(self) -> None:
-        """Let go of the last request that failed; it was logged."""
-        if self.failure is not None:
-            let_go(self.failure)
-            self.failure = None

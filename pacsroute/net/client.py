@@ -27,7 +27,7 @@ from pacsroute.dimse.commands import (
     NEventReportRQ,
     NGetRQ,
     NSetRQ,
-    Request,
+    RequestCommand,
 )
 from pacsroute.dimse.messages import Message
 from pacsroute.framework.base import BaseApp
@@ -476,7 +476,7 @@ class Client:
         self,
         association: Exchange,
         context: AcceptedContext,
-        command: Request,
+        command: RequestCommand,
         data: bytes | None = None,
     ) -> Message:
         association.send(context.id, command, data)

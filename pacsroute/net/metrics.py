@@ -20,21 +20,10 @@ from pacsroute.errors import AssociationAborted
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.observer import Observer
 from pacsroute.framework.peer import PeerView
-from pacsroute.services.call import Call
-from pacsroute.services.dispatcher import command_name, size_of
 from pacsroute.status import KNOWN, Status
 from pacsroute.upper_layer.pdu import AssociateRJ
+from pacsroute.upper_layer.rejections import reason_of
 
-_REASONS = {  # by source and reason (PS3.8 §9.3.4)
-    (1, 1): "no reason given",
-    (1, 2): "application context not supported",
-    (1, 3): "calling AE title not recognized",
-    (1, 7): "called AE title not recognized",
-    (2, 1): "no reason given",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
-}
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _OTHER = "other"
 
@@ -121,7 +110,7 @@ class Metrics(Observer):
 
     def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
         """Count it by reason."""
-        self._rejected(_REASONS.get((answer.source, answer.reason), _OTHER)).inc()
+        self._rejected(reason_of(answer) or _OTHER).inc()
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """Count it by how it ended."""
@@ -129,34 +118,31 @@ class Metrics(Observer):
         self._ended(how).inc()
         self._open.dec()
 
-    def began(self, call: Call) -> None:
+    def began(self, command: str, size: int | None) -> None:
         """Count it among those in flight, and its bytes."""
-        command = command_name(call.message.command)
         self._in_flight(command).inc()
-        if size := size_of(call.message):
+        if size:
             self._received(command).inc(size)
             self._spool.set(self._app.room.used)
 
-    def answered(self, call: Call, status: Status | None, seconds: float) -> None:
+    def answered(self, command: str, sop_class: str, status: Status | None, seconds: float) -> None:
         """Count it by status."""
-        command = command_name(call.message.command)
-        uid = call.context.abstract_syntax
-        name = uids.name(uid)
+        name = uids.name(sop_class)
         category, code = "Unanswered", ""
         if status is not None:
             category = status.category
             code = f"0x{status.code:04X}" if status.code in KNOWN else _OTHER
-        self._requests(command, _OTHER if name == uid else name, category, code).inc()
+        self._requests(command, _OTHER if name == sop_class else name, category, code).inc()
         self._durations(command).observe(seconds)
         self._in_flight(command).dec()
 
-    def sub_operation(self, call: Call, status: Status) -> None:
+    def sub_operation(self, command: str, status: Status) -> None:
         """Count it by category."""
-        self._sub_operations(command_name(call.message.command), status.category).inc()
+        self._sub_operations(command, status.category).inc()
 
     def sent(self, command: Command, size: int) -> None:
         """Count the bytes."""
-        self._sent(command_name(command)).inc(size)
+        self._sent(command.name).inc(size)
 
     def render(self) -> bytes:
         """Return all of it as Prometheus reads it, with what the app itself may count."""

@@ -11,6 +11,7 @@ from pacsroute import uids
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
 from pacsroute.framework.base import BaseApp
 from pacsroute.logs import about
+from pacsroute.net import overlapping
 from pacsroute.net.association import Association
 from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.tls import subject
@@ -54,7 +55,7 @@ def serve(
                 ascii(association.calling_ae)[1:-1],
                 ascii(", ".join(map(uids.name, association.proposed[:_NAMED])))[1:-1],
             )
-        Dispatcher(app, association).run()
+        overlapping.run(Dispatcher(app, association))
         if logger.isEnabledFor(logging.INFO):
             seconds = time.monotonic() - started
             logger.info(

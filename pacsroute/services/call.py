@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pacsroute import uids
 from pacsroute.dataset.limits import Limits
-from pacsroute.dimse import commands
-from pacsroute.dimse.commands import Command
+from pacsroute.dimse.commands import RequestCommand
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
+from pacsroute.framework.answering import Answering
 from pacsroute.framework.base import BaseApp
-from pacsroute.framework.requests import Request
+from pacsroute.framework.requests import QueryRequest, Request
 from pacsroute.framework.results import Outcome
 from pacsroute.framework.routes import Route
 from pacsroute.services.exchange import Exchange
+from pacsroute.services.responses import response
+from pacsroute.services.sinks import limit_of
 from pacsroute.status import IDENTIFIER_MISMATCH, SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.upper_layer import extended
 from pacsroute.upper_layer.negotiation import AcceptedContext
@@ -27,53 +30,68 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pacsroute")
 
-
-_COMMANDS = {
-    commands.CStoreRQ: "store",
-    commands.CFindRQ: "find",
-    commands.CGetRQ: "get",
-    commands.CMoveRQ: "move",
-}
-
-
-def limit_of(command: Command) -> str:
-    """Return the setting that limits the data set of a command, if that is not to be stored."""
-    is_set = isinstance(command, commands.NSetRQ)
-    return "max_set_length" if is_set else "max_identifier_length"
+_Made = TypeVar("_Made", bound=Request)
+_Query = TypeVar("_Query", bound=QueryRequest)
 
 
 @dataclass(slots=True)
 class Call:
     """A message on its way to a handler, and what is needed to answer it.
 
-    `request` is what has become of it; None before, and where it is refused without one.
+    `route` is what answers it, once that is found.
     """
 
     app: BaseApp
     association: Exchange
     context: AcceptedContext
+    command: RequestCommand
     message: Message
-    request: Request | None = None
+    answering: Answering
+    route: Route | None = None
 
-    def values(self) -> dict[str, Any]:
-        """Return what a request of it has, whatever its service."""
-        association, context, command = self.association, self.context, self.message.command
-        values: dict[str, Any] = {
-            "app": self.app,
-            "association": association,
-            "calling_ae": association.calling_ae,
-            "called_ae": association.called_ae,
-            "remote_address": association.remote_address,
-            "user": association.user,
-            "message_id": getattr(command, "message_id", 0),
-            "transfer_syntax": context.transfer_syntax,
-            "abstract_syntax": context.abstract_syntax,
-            "general": context.general,
-        }
+    def find_route(self, sop_class: str = "", kind: int | None = None) -> Route | None:
+        """Find the route: for the context's class, or what that is served as, by default.
+
+        `kind` is an action or event type.
+        """
+        served_class = sop_class or self.context.general or self.context.abstract_syntax
+        self.route = self.app.route(
+            self.command.route,
+            served_class,
+            self.association.calling_ae,
+            self.association.called_ae,
+            kind,
+        )
+        return self.route
+
+    def make(self, kind: type[_Made], **values: Any) -> _Made:
+        """Return the request that reaches the handler."""
+        association, context, message_id = self.association, self.context, self.command.message_id
         if context.information:
-            name = _COMMANDS.get(type(command), "")
-            values["extended"] = extended.agreed(name, context.information)
-        return values
+            values["extended"] = extended.agreed(self.command.route, context.information)
+        request = kind(
+            app=self.app,
+            association=association,
+            calling_ae=association.calling_ae,
+            called_ae=association.called_ae,
+            remote_address=association.remote_address,
+            user=association.user,
+            message_id=message_id,
+            transfer_syntax=context.transfer_syntax,
+            abstract_syntax=context.abstract_syntax,
+            general=context.general,
+            is_cancelled=functools.partial(association.cancelled, message_id),
+            **values,
+        )
+        request.route = self.route
+        request.keep_failure = association.keep_failure
+        self.answering.request = request
+        return request
+
+    def respond(self, outcome: Outcome, data: bytes | None = None) -> Outcome:
+        """Send the final response, and return what it says."""
+        self.association.send(self.context.id, response(self.command, outcome), data)
+        return outcome
 
     @property
     def limits(self) -> Limits:
@@ -91,19 +109,13 @@ class Call:
         DataSetError
             If it is none, or is longer than the limit.
         """
-        limit = limit_of(self.message.command)
+        limit = limit_of(self.command)
         most = getattr(self.app.config, limit)
         data: Any = self.message.data
         if getattr(data, "is_cut", False):
             raise DataSetError(f"longer than {limit}, {most} bytes")
         limits = self.limits._replace(inflated=most)
         return how(bytes(data), self.context.transfer_syntax, limits)
-
-    def route(self, command: str) -> Route | None:
-        """Return the route of a command for the context's class, or for what that is served as."""
-        association, context = self.association, self.context
-        served_class = context.general or context.abstract_syntax
-        return self.app.route(command, served_class, association.calling_ae, association.called_ae)
 
 
 def misplaced(call: Call, sop_class: str) -> Outcome | None:
@@ -117,21 +129,23 @@ def misplaced(call: Call, sop_class: str) -> Outcome | None:
     return Outcome(Status(SOP_CLASS_NOT_SUPPORTED, "not the SOP class of its context"))
 
 
-def read_identifier(call: Call, command: str, sop_class: str) -> Dataset | Outcome:
-    """Return the identifier of a request, or the outcome that refuses it."""
+def read_query(call: Call, kind: type[_Query], **values: Any) -> _Query | Outcome:
+    """Return the request with its identifier, or the outcome that refuses it."""
     from pacsroute.dataset.parse import identifier  # noqa: PLC0415 - pydicom, late
 
-    sop_class = uids.trim(sop_class)
-    calling_ae = call.association.calling_ae
-    if call.route(command) is None:
+    command: Any = call.command
+    if call.find_route() is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
-    refused = misplaced(call, sop_class)
+    refused = misplaced(call, uids.trim(command.affected_sop_class))
     if refused is not None:
         return refused
     if not call.message.data:
         return Outcome(Status(IDENTIFIER_MISMATCH, "there is no identifier"))
     try:
-        return call.read(identifier)
+        values["identifier"] = call.read(identifier)
     except DataSetError as error:
-        logger.warning("C-%s from %s: %s", command.upper(), ascii(calling_ae)[1:-1], error)
+        logger.warning(
+            "%s from %s: %s", command.name, ascii(call.association.calling_ae)[1:-1], error
+        )
         return Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))
+    return call.make(kind, sop_class=call.context.abstract_syntax, **values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal, Protocol
 
 from pacsroute.dimse.commands import Command
@@ -70,8 +71,12 @@ class Exchange(Carrier, Protocol):
     remote_address: str
     peer_certificate: dict[str, Any] | None
     user: Any
-    failure: BaseException | None
+    state: SimpleNamespace
     window: int
+
+    @property
+    def keep_failure(self) -> Callable[[BaseException], object] | None:
+        """What its requests have as `keep_failure`."""
 
     @property
     def patience(self) -> float:

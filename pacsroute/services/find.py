@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pacsroute import uids
 from pacsroute.dataset.encode import RowEncoder
 from pacsroute.dimse.command_set import encode
-from pacsroute.dimse.commands import CFindRQ, Response
+from pacsroute.dimse.commands import RequestCommand, Response
 from pacsroute.errors import AssociationError
 from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import FindRequest
 from pacsroute.framework.results import Answer, Outcome
 from pacsroute.instances.instance import Instance
-from pacsroute.services.call import Call, read_identifier
+from pacsroute.services.call import Call, read_query
 from pacsroute.services.responses import response
 from pacsroute.status import (
     CANCEL,
@@ -35,21 +35,11 @@ _LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow 
 
 def answer(call: Call) -> Outcome:
     """Answer a C-FIND with all its responses; return how it went."""
-    command = call.message.command
-    assert isinstance(command, CFindRQ)
-    identifier = read_identifier(call, "find", command.affected_sop_class)
-    if isinstance(identifier, Outcome):
-        outcome = identifier
-    else:
-        call.request = request = FindRequest(
-            sop_class=call.context.abstract_syntax, identifier=identifier, **call.values()
-        )
-        outcome = _send_answers(call, command, request)
-    call.association.send(call.context.id, response(command, outcome))
-    return outcome
+    made = read_query(call, FindRequest)
+    return call.respond(made if isinstance(made, Outcome) else _send_answers(call, made))
 
 
-def _pending(command: CFindRQ, status: int) -> Response:
+def _pending(command: RequestCommand, status: int) -> Response:
     """Return a Pending that is sent over and over, encoded once."""
     pending = response(command, Outcome(Status(status)))
     pending.has_data_set = True
@@ -57,7 +47,7 @@ def _pending(command: CFindRQ, status: int) -> Response:
     return pending
 
 
-def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome:
+def _send_answers(call: Call, request: FindRequest) -> Outcome:
     """Send a Pending for each answer; return what the final response is to say."""
     app, association, context = call.app, call.association, call.context
     always: dict[str, str] = {}
@@ -68,13 +58,13 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
         level = request.identifier.get("QueryRetrieveLevel")
         if level:
             always["QueryRetrieveLevel"] = level
-    route = app.find_route(request)
-    charset = (route and route.charset) or app.config.charset
+    charset = (call.route and call.route.charset) or app.config.charset
     encoder = RowEncoder(
         context.transfer_syntax, request.identifier, always=always, kept=kept, charset=charset
     )
-    complete, partial = _pending(command, PENDING), _pending(command, PENDING_WARNING)
-    answers: Iterator[Answer] = app.handle(request, route)
+    complete = _pending(call.command, PENDING)
+    partial = _pending(call.command, PENDING_WARNING)
+    answers: Iterator[Answer] = app.handle(request)
     looked, sent = 0.0, 0
     try:
         for row, outcome, supported in answers:
@@ -100,7 +90,7 @@ def _send_answers(call: Call, command: CFindRQ, request: FindRequest) -> Outcome
     except AssociationError:
         raise
     except BaseException as error:  # noqa: BLE001 - a row that cannot be encoded
-        return failed(app, request, error)
+        return failed(request, error)
     finally:
         answers.close()  # type: ignore[attr-defined]
     return Outcome(Status(CANCEL))

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from pacsroute import uids
-from pacsroute.dimse.commands import CGetRQ
 from pacsroute.framework.requests import GetRequest
 from pacsroute.framework.results import Outcome
 from pacsroute.instances.instance import Instance
 from pacsroute.instances.without_bulk_data import without_bulk_data
 from pacsroute.services import retrieve, transfer
-from pacsroute.services.call import Call, read_identifier
+from pacsroute.services.call import Call
+from pacsroute.services.retrieve import SendInstance
 from pacsroute.status import Status
 
 
 def answer(call: Call) -> Outcome:
     """Answer a C-GET with its sub-operations; return how it went."""
-    command = call.message.command
-    assert isinstance(command, CGetRQ)
-    counts = None
-    identifier = read_identifier(call, "get", command.affected_sop_class)
-    if isinstance(identifier, Outcome):
-        outcome = identifier
-    else:
-        call.request = request = GetRequest(
-            sop_class=call.context.abstract_syntax, identifier=identifier, **call.values()
-        )
-        refused = retrieve.refusal(request)
-        if refused is not None:
-            outcome = refused
-        else:
-            outcome, counts = retrieve.perform(call, command, request, _sender(call, command))
-    return retrieve.finish(call, command, outcome, counts)
+    return retrieve.answer(call, GetRequest, _back)
 
 
-def _sender(call: Call, command: CGetRQ) -> retrieve.Sender:
+def _back(call: Call, request: GetRequest) -> AbstractContextManager[SendInstance]:
+    """Return what sends instances on the association of the request."""
     association = call.association
     bare = call.context.abstract_syntax == uids.WITHOUT_BULK_DATA
 
@@ -47,8 +35,8 @@ def _sender(call: Call, command: CGetRQ) -> retrieve.Sender:
             transfer.pick(association.contexts.values(), instance, as_acceptor=True),
             instance,
             next(association.numbers),
-            priority=retrieve.priority_of(command),
+            priority=retrieve.priority_of(call),
             meanwhile=meanwhile,
         )
 
-    return send
+    return contextlib.nullcontext(send)

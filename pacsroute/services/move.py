@@ -13,8 +13,9 @@ from pacsroute.framework.requests import MoveRequest, Peer
 from pacsroute.framework.results import Outcome
 from pacsroute.instances.instance import Instance
 from pacsroute.services import retrieve, transfer
-from pacsroute.services.call import Call, read_identifier
+from pacsroute.services.call import Call
 from pacsroute.services.exchange import Carrier
+from pacsroute.services.retrieve import SendInstance
 from pacsroute.status import MOVE_DESTINATION_UNKNOWN, Status
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, propose
 
@@ -23,38 +24,24 @@ logger = logging.getLogger("pacsroute")
 
 def answer(call: Call) -> Outcome:
     """Answer a C-MOVE with its sub-operations; return how it went."""
-    command = call.message.command
+    command = call.command
     assert isinstance(command, CMoveRQ)
-    counts = None
-    identifier = read_identifier(call, "move", command.affected_sop_class)
-    if isinstance(identifier, Outcome):
-        outcome = identifier
-    else:
-        call.request = request = MoveRequest(
-            sop_class=call.context.abstract_syntax,
-            identifier=identifier,
-            move_destination=command.move_destination,
-            **call.values(),
-        )
-        refused = retrieve.refusal(request)
-        peer = None
-        title = request.move_destination
-        if refused is None and len(title) <= 16 and title.isprintable():  # else it is none
-            try:
-                peer = call.app.resolve(title, request)
-            except BaseException as error:  # noqa: BLE001 - the user's function
-                refused = failed(call.app, request, error)
-        if refused is not None:
-            outcome = refused
-        elif peer is None:
-            outcome = Outcome(Status(MOVE_DESTINATION_UNKNOWN))
-        else:
-            destination = _Destination(call, request, peer, retrieve.priority_of(command))
-            try:
-                outcome, counts = retrieve.perform(call, command, request, destination.send)
-            finally:
-                destination.close()
-    return retrieve.finish(call, command, outcome, counts)
+    return retrieve.answer(
+        call, MoveRequest, _destination, move_destination=command.move_destination
+    )
+
+
+def _destination(call: Call, request: MoveRequest) -> _Destination | Outcome:
+    """Return where the instances go, or the outcome that refuses the request."""
+    title, peer = request.move_destination, None
+    if len(title) <= 16 and title.isprintable():  # else it is no AE title
+        try:
+            peer = call.app.resolve(title, request)
+        except BaseException as error:  # noqa: BLE001 - the user's function
+            return failed(request, error)
+    if peer is None:
+        return Outcome(Status(MOVE_DESTINATION_UNKNOWN))
+    return _Destination(call, request, peer)
 
 
 class _Destination:
@@ -66,19 +53,25 @@ class _Destination:
     breaks is made again, unless it has delivered nothing: then the rest fails.
     """
 
-    def __init__(self, call: Call, request: MoveRequest, peer: Peer, priority: int) -> None:
+    def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
         self._call = call
         self._peer = peer
         self._calling_ae = request.called_ae or call.app.ae_title
         self._called_ae = peer.ae_title or request.move_destination
         self._name = ascii(self._called_ae)[1:-1]  # for the log: the requestor chose it
         self._originator = (request.calling_ae, request.message_id)
-        self._priority = priority
+        self._priority = retrieve.priority_of(call)
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._ahead = transfer.contexts_ahead(request)
         self._association: Carrier | None = None
         self._delivered = 0
         self._lost: Exception | None = None
+
+    def __enter__(self) -> SendInstance:
+        return self.send
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def send(self, instance: Instance, meanwhile: Callable[[], object]) -> Status:
         """Send an instance, on a second association if the first one breaks."""

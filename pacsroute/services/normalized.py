@@ -47,26 +47,29 @@ logger = logging.getLogger("pacsroute")
 
 _ELEMENTS = 200_000  # of a data set: a commitment for 30,000 instances has half as many
 
-# What becomes of each command: its request, and the name there of the data set and the type.
-_KINDS: dict[type[commands.Request], tuple[type[NormalizedRequest], str, str]] = {
-    commands.NCreateRQ: (NCreateRequest, "attribute_list", ""),
-    commands.NSetRQ: (NSetRequest, "modification_list", ""),
-    commands.NGetRQ: (NGetRequest, "", ""),
-    commands.NActionRQ: (NActionRequest, "action_information", "action_type"),
-    commands.NDeleteRQ: (NDeleteRequest, "", ""),
-    commands.NEventReportRQ: (NEventReportRequest, "event_information", "event_type"),
+# What becomes of each operation: its request, and the name there of the data set and the type.
+_KINDS: dict[str, tuple[type[NormalizedRequest], str, str]] = {
+    kind.command: (kind, data_name, type_name)
+    for kind, data_name, type_name in (
+        (NCreateRequest, "attribute_list", ""),
+        (NSetRequest, "modification_list", ""),
+        (NGetRequest, "", ""),
+        (NActionRequest, "action_information", "action_type"),
+        (NDeleteRequest, "", ""),
+        (NEventReportRequest, "event_information", "event_type"),
+    )
 }
 
 
 def answer(call: Call) -> Outcome:
     """Answer a request of an N-service; return how it went."""
-    command: Any = call.message.command
+    command: Any = call.command
     made = _request(call, command)
     data = None
     if isinstance(made, Outcome):
         outcome, request = made, None
     else:
-        call.request = request = made
+        request = made
         outcome = call.app.handle(request)
         if isinstance(command, commands.NCreateRQ) and outcome.status.category != "Failure":
             command.affected_sop_instance = request.sop_instance
@@ -75,7 +78,7 @@ def answer(call: Call) -> Outcome:
                 data, outcome = _encoded(call, request, outcome)
                 data = data or None  # a data set has an element at least
             except DataSetError as error:
-                outcome = failed(call.app, request, error)
+                outcome = failed(request, error)
     reply = response(command, outcome)
     if isinstance(reply, NActionRSP) and data is not None:
         reply.action_type = command.action_type
@@ -92,7 +95,7 @@ def answer(call: Call) -> Outcome:
 
 def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
     """Return the request for the handler, or the outcome that refuses it."""
-    kind, data_name, type_name = _KINDS[type(command)]
+    kind, data_name, type_name = _KINDS[command.route]
     sop_class, sop_instance = _named(command)
     sop_class = sop_class or call.context.abstract_syntax
     if refused := misplaced(call, sop_class) or _unknown(call, kind, sop_class, command, type_name):
@@ -101,7 +104,7 @@ def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
         sop_instance = generate_uid(prefix=None)
     if not uids.is_uid(sop_instance):
         return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))
-    values = call.values() | {"sop_class": sop_class, "sop_instance": sop_instance}
+    values: dict[str, Any] = {"sop_class": sop_class, "sop_instance": sop_instance}
     if type_name:
         values[type_name] = getattr(command, type_name)
     if kind is NGetRequest:
@@ -111,9 +114,10 @@ def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
         try:
             values[data_name] = call.read(_parsed)
         except DataSetError as error:
-            logger.warning("%s from %s: %s", kind.command, call.association.calling_ae, error)
+            title = ascii(call.association.calling_ae)[1:-1]
+            logger.warning("%s from %s: %s", command.name, title, error)
             return Outcome(Status(PROCESSING_FAILURE, "the data set cannot be read"))
-    return kind(**values)
+    return call.make(kind, **values)
 
 
 def _parsed(data: bytes, syntax: str, limits: Limits) -> Dataset:
@@ -132,10 +136,10 @@ def _unknown(
     call: Call, kind: type[NormalizedRequest], sop_class: str, command: Any, type_name: str
 ) -> Outcome | None:
     """Refuse what no route is for: the class, the operation, or the type of it."""
-    titles = call.association.calling_ae, call.association.called_ae
     number = getattr(command, type_name) if type_name else None
-    if call.app.route(kind.command, sop_class, *titles, number) is not None:
+    if call.find_route(sop_class, number) is not None:
         return None
+    titles = call.association.calling_ae, call.association.called_ae
     routes = call.app.routes_for(*titles)
     of_class = [route.command for route in routes if route.covers(sop_class)]
     if kind.command in of_class:

@@ -27,13 +27,13 @@ _NOT_IN_A_COMMENT = re.compile(r"[^ -\[\]-~]")
 _RESPONSES = {kind: _names(kind) for kind in (*commands.TYPES.values(), commands.UnknownRQ)}
 
 
-def check_response(answer: Command, request: commands.Request) -> None:
+def check_response(answer: Command, request: commands.RequestCommand) -> None:
     """Raise a `ProtocolError` if a response is to another command than the request's."""
     if not isinstance(answer, _RESPONSES[type(request)][0]):
         raise ProtocolError(f"a {type(request).__name__} was answered with {type(answer).__name__}")
 
 
-def response(request: commands.Request, outcome: Outcome) -> Response:
+def response(request: commands.RequestCommand, outcome: Outcome) -> Response:
     """Return the response to a request, with the peer's own UIDs in it."""
     kind, pairs = _RESPONSES[type(request)]
     (code, comment), elements, *_ = outcome

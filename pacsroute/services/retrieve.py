@@ -6,7 +6,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from pydicom.multival import MultiValue
 
@@ -23,8 +25,9 @@ from pacsroute.dimse.commands import (
 from pacsroute.errors import AssociationError, DataSetError, NotAccepted, ProtocolError
 from pacsroute.framework.requests import GetRequest
 from pacsroute.framework.results import Answer, Outcome
+from pacsroute.framework.routes import name_of
 from pacsroute.instances.instance import Instance
-from pacsroute.services.call import Call
+from pacsroute.services.call import Call, read_query
 from pacsroute.services.responses import response
 from pacsroute.status import (
     CANCEL,
@@ -38,7 +41,7 @@ from pacsroute.status import (
 
 logger = logging.getLogger("pacsroute")
 
-Sender = Callable[[Instance, Callable[[], object]], Status]
+SendInstance = Callable[[Instance, Callable[[], object]], Status]
 """Sends one instance, and calls the function while the peer has to do with it.
 
 DataSetError, NotAccepted and OSError are failures of that sub-operation.
@@ -138,9 +141,46 @@ def refusal(request: GetRequest) -> Outcome | None:
     return None
 
 
-def priority_of(command: CGetRQ | CMoveRQ) -> int:
+def priority_of(call: Call) -> int:
     """Return the priority of its sub-operations: its own (PS3.4 §C.4.2.1.2), if that is one."""
+    command = call.command
+    assert isinstance(command, CGetRQ | CMoveRQ)
     return command.priority if command.priority in (LOW, HIGH) else MEDIUM
+
+
+_Retrieval = TypeVar("_Retrieval", bound=GetRequest)
+
+
+def answer(
+    call: Call,
+    kind: type[_Retrieval],
+    sender: Callable[[Call, _Retrieval], AbstractContextManager[SendInstance] | Outcome],
+    **values: Any,
+) -> Outcome:
+    """Answer a C-GET or C-MOVE with its sub-operations; return how it went.
+
+    Parameters
+    ----------
+    call : Call
+        The message.
+    kind : type
+        That of its request.
+    sender : callable
+        Called with both; returns what sends the instances, held while they are sent, or the
+        outcome that refuses the request.
+    **values
+        What the request has beyond its identifier.
+    """
+    request = read_query(call, kind, **values)
+    if isinstance(request, Outcome):
+        return call.respond(request)
+    refused = refusal(request)
+    sending = refused or sender(call, request)
+    if isinstance(sending, Outcome):
+        return call.respond(sending)
+    with sending as send:
+        outcome, counts = perform(call, request, send)
+    return _finish(call, outcome, counts)
 
 
 class _Progress:
@@ -150,13 +190,10 @@ class _Progress:
     while nothing else is sent.
     """
 
-    def __init__(
-        self, call: Call, command: CGetRQ | CMoveRQ, counts: SubOperations, interval: float
-    ) -> None:
+    def __init__(self, call: Call, counts: SubOperations) -> None:
         self._call = call
-        self._command = command
         self._counts = counts
-        self._interval = interval
+        self._interval = 0.0 if call.route is None else call.route.pending_interval
         self._told = time.monotonic()
 
     def __enter__(self) -> _Progress:
@@ -167,8 +204,8 @@ class _Progress:
         self._call.association.pulse(None)
 
     def _pending(self) -> tuple[int, SubOperationsResponse]:
-        outcome = Outcome(Status(PENDING))
-        return self._call.context.id, counted(self._command, outcome, self._counts, remaining=True)
+        answer = _counted(self._call, Outcome(Status(PENDING)), self._counts, remaining=True)
+        return self._call.context.id, answer
 
     def tell(self) -> None:
         """Send the counts, unless the last ones went out a moment ago."""
@@ -179,17 +216,13 @@ class _Progress:
             self._call.association.send(*self._pending(), more=True)
 
 
-def perform(
-    call: Call, command: CGetRQ | CMoveRQ, request: GetRequest, sender: Sender
-) -> tuple[Outcome, SubOperations]:
+def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcome, SubOperations]:
     """Send what the handler yields; return how it went."""
     association, counts = call.association, SubOperations()
-    route = call.app.find_route(request)
-    interval = 0.0 if route is None else route.pending_interval
     known = False
     with (
-        contextlib.closing(_Ahead(request, call.app.handle(request, route))) as answers,
-        _Progress(call, command, counts, interval) as progress,
+        contextlib.closing(_Ahead(request, call.app.handle(request))) as answers,
+        _Progress(call, counts) as progress,
     ):
         for item, outcome, _ in answers:
             if item is None:
@@ -205,9 +238,9 @@ def perform(
                 break
             assert isinstance(item, Instance)
             name = item.sop_instance_if_known  # now: the handler may use a Dataset again
-            status = _sent(sender, item, request, answers.look)
+            status = _sent(send, item, request, answers.look)
             counts.add(status, name or item.sop_instance_if_known)
-            call.app.observer.sub_operation(call, status)
+            call.app.observer.sub_operation(call.command.name, status)
             progress.tell()
     ended = association.ended()
     if ended is not None:
@@ -222,8 +255,8 @@ def _final(request: GetRequest, outcome: Outcome | None, counts: SubOperations) 
         return outcome
     if counts.remaining:
         logger.warning(
-            "C-%s from %s: the handler yielded %d fewer than its count says",
-            request.command.upper(),
+            "%s from %s: the handler yielded %d fewer than its count says",
+            name_of(request.command),
             ascii(request.calling_ae)[1:-1],
             counts.remaining,
         )
@@ -231,10 +264,10 @@ def _final(request: GetRequest, outcome: Outcome | None, counts: SubOperations) 
 
 
 def _sent(
-    sender: Sender, instance: Instance, request: GetRequest, meanwhile: Callable[[], object]
+    send: SendInstance, instance: Instance, request: GetRequest, meanwhile: Callable[[], object]
 ) -> Status:
     try:
-        status = sender(instance, meanwhile)
+        status = send(instance, meanwhile)
     except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also a path that is none
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
@@ -249,8 +282,8 @@ def _sent(
         instance.forget()
     if status.category not in ("Success", "Warning"):
         logger.warning(
-            "C-%s from %s: %s failed: %s",
-            request.command.upper(),
+            "%s from %s: %s failed: %s",
+            name_of(request.command),
             ascii(request.calling_ae)[1:-1],
             instance.sop_instance_if_known or "an instance",
             ascii(str(status))[1:-1],
@@ -258,11 +291,11 @@ def _sent(
     return status
 
 
-def counted(
-    command: CGetRQ | CMoveRQ, outcome: Outcome, counts: SubOperations, *, remaining: bool
+def _counted(
+    call: Call, outcome: Outcome, counts: SubOperations, *, remaining: bool
 ) -> SubOperationsResponse:
     """Return a response with the counts; that of the remaining is not in every one."""
-    answer = response(command, outcome)
+    answer = response(call.command, outcome)
     assert isinstance(answer, SubOperationsResponse)
     answer.remaining = min(counts.remaining, 0xFFFF) if remaining else None
     answer.completed = min(counts.completed, 0xFFFF)
@@ -271,15 +304,10 @@ def counted(
     return answer
 
 
-def finish(
-    call: Call, command: CGetRQ | CMoveRQ, outcome: Outcome, counts: SubOperations | None
-) -> Outcome:
+def _finish(call: Call, outcome: Outcome, counts: SubOperations) -> Outcome:
     """Send the final response, with the list of the instances that failed; note the counts."""
-    if counts is None:
-        call.association.send(call.context.id, response(command, outcome))
-        return outcome
     code = outcome.status.code
-    answer = counted(command, outcome, counts, remaining=code == CANCEL)
+    answer = _counted(call, outcome, counts, remaining=code == CANCEL)
     data = None
     if counts.failed_instances and code != SUCCESS:
         data = encode(

@@ -6,15 +6,12 @@ import logging
 
 from pacsroute import uids
 from pacsroute.dimse.commands import CStoreRQ
-from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import StoreRequest
 from pacsroute.framework.results import Outcome
-from pacsroute.instances import part10, peek
+from pacsroute.instances import peek
 from pacsroute.instances.instance import Instance
 from pacsroute.instances.spool import Spool
 from pacsroute.services.call import Call, misplaced
-from pacsroute.services.exchange import Exchange
-from pacsroute.services.responses import response
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     INVALID_SOP_INSTANCE,
@@ -27,58 +24,33 @@ from pacsroute.upper_layer.negotiation import AcceptedContext
 logger = logging.getLogger("pacsroute")
 
 
-def open_spool(
-    app: BaseApp, association: Exchange, context: AcceptedContext, command: CStoreRQ
-) -> Spool:
-    """Return where the data set of a C-STORE goes while it comes."""
-    uid = uids.trim(command.affected_sop_instance)
-    head = part10.head(
-        context.abstract_syntax,
-        uid if uids.is_uid(uid) else "",  # one that is not is refused later
-        context.transfer_syntax,
-        writer=app.ae_title,
-        sender=association.calling_ae,
-        receiver=association.called_ae,
-    )
-    return Spool(
-        head,
-        app.config.spool,
-        most=app.config.max_dataset_length,
-        room=app.room,
-        most_of_all=app.config.max_spool,
-    )
-
-
 def answer(call: Call) -> Outcome:
     """Answer a C-STORE; return how it went."""
-    command, spool = call.message.command, call.message.data
+    command, spool, context = call.command, call.message.data, call.context
     assert isinstance(command, CStoreRQ)
-    context, route = call.context, call.route("store")
-    sop_class, syntax = context.abstract_syntax, context.transfer_syntax
     sop_instance = uids.trim(command.affected_sop_instance)
     outcome = misplaced(call, uids.trim(command.affected_sop_class))
-    if route is None:
+    if call.find_route() is None:
         outcome = outcome or Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
     outcome = outcome or refusal(sop_instance, spool)
     if outcome is None and isinstance(spool, Spool):
-        call.request = request = StoreRequest(
-            sop_class=sop_class,
+        request = call.make(
+            StoreRequest,
+            sop_class=context.abstract_syntax,
             sop_instance=sop_instance,
             instance=Instance(
                 spool,
-                sop_class=sop_class,
+                sop_class=context.abstract_syntax,
                 sop_instance=sop_instance,
-                transfer_syntax=syntax,
+                transfer_syntax=context.transfer_syntax,
                 limits=call.limits,
             ),
             move_originator_ae=command.move_originator_ae,
             move_originator_message_id=command.move_originator_message_id,
-            **call.values(),
         )
-        outcome = mismatch(spool, context, sop_instance) or call.app.handle(request, route)
+        outcome = mismatch(spool, context, sop_instance) or call.app.handle(request)
     assert outcome is not None
-    call.association.send(context.id, response(command, outcome))
-    return outcome
+    return call.respond(outcome)
 
 
 def refusal(sop_instance: str, spool: object) -> Outcome | None:

@@ -12,14 +12,20 @@ from pydicom import Dataset
 from pacsroute import uids
 from pacsroute.dataset.parse import readable
 from pacsroute.dimse.command_set import keyword
-from pacsroute.dimse.commands import CCancelRQ, Response, SubOperationsResponse, values_of
+from pacsroute.dimse.commands import (
+    CCancelRQ,
+    Response,
+    SubOperationsResponse,
+    full_name,
+    values_of,
+)
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
 from pacsroute.status import Status
 from pacsroute.testing.script import Script, Wire
 from pacsroute.trace import datasets, negotiation
-from pacsroute.trace.text import command_name, shown
-from pacsroute.trace.wire import DataSet, Observer, Seen, Trouble
+from pacsroute.trace.text import shown
+from pacsroute.trace.wire import DataSet, Seen, Trouble, WireReader
 from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, ReleaseRP
 
 _WIDTH = 64  # characters of a value
@@ -61,7 +67,7 @@ def compare(
         return
     used = {seen.context_id for seen in script.said + script.answers if isinstance(seen, Message)}
     unusable = False
-    for context_id, difference in _contexts(script.observer, wire.observer):
+    for context_id, difference in _contexts(script.reader, wire.reader):
         unusable = unusable or context_id in used
         yield difference
     if unusable:
@@ -83,7 +89,7 @@ def compare(
                 if one is not None or not script.conversation.trouble:
                     yield Difference(label, _text(one), _text(other))
             elif isinstance(one, Message) and isinstance(other, Message):
-                yield from _messages(label, one, other, script.observer, ignore, values=values)
+                yield from _messages(label, one, other, script.reader, ignore, values=values)
             elif isinstance(one, AssociateAC) and isinstance(other, AssociateAC):
                 yield from _agreements(one, other)
             elif one != other:
@@ -99,7 +105,7 @@ def _grouped(answers: list[Seen], cancelled: set[int]) -> defaultdict[str, list[
             groups["the end" if isinstance(seen, Abort | ReleaseRP) else "the answer"].append(seen)
             continue
         command = seen.command
-        name = command_name(command)
+        name = full_name(command)
         if not isinstance(command, Response):
             groups[name].append(seen)
             continue
@@ -132,7 +138,7 @@ def _text(seen: Seen | None) -> str:
 # ------------------------------------------------------------- negotiation
 
 
-def _contexts(before: Observer, now: Observer) -> Iterator[tuple[int, Difference]]:
+def _contexts(before: WireReader, now: WireReader) -> Iterator[tuple[int, Difference]]:
     if before.request is None or now.request is None:
         return
     for context in before.request.contexts:
@@ -174,13 +180,13 @@ def _messages(
     where: str,
     one: Message,
     other: Message,
-    observer: Observer,
+    reader: WireReader,
     ignore: frozenset[str],
     *,
     values: bool,
 ) -> Iterator[Difference]:
     if type(one.command) is not type(other.command):
-        yield Difference(where, command_name(one.command), command_name(other.command))
+        yield Difference(where, full_name(one.command), full_name(other.command))
         return
     if one.context_id != other.context_id:
         contexts = (f"context {message.context_id}" for message in (one, other))
@@ -200,7 +206,7 @@ def _messages(
             ]
         yield _difference(f"{where}, {keyword(name)}", *told)
     data = [message.data for message in (one, other)]
-    accepted = observer.contexts.get(one.context_id)
+    accepted = reader.contexts.get(one.context_id)
     syntax = accepted.transfer_syntax if accepted else ""
     yield from _data_sets(where, data, syntax, ignore, values=values)
 

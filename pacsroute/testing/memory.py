@@ -29,8 +29,9 @@ from pacsroute.framework.requests import Peer
 from pacsroute.net.association import Association, association_id
 from pacsroute.net.client import Client
 from pacsroute.net.pool import Context, Pool
-from pacsroute.services.dispatcher import Dispatcher, open_sink
+from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.services.exchange import Exchange
+from pacsroute.services.sinks import open_sink
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
@@ -178,6 +179,10 @@ class MemoryAssociation:
             self._messages.append(what)
         else:
             self._ended = what
+
+    def keep_failure(self, error: BaseException) -> None:
+        """Keep what a handler has raised and did not mean: the test raises it."""
+        self.failure = error
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the other end has cancelled a request, or is gone."""

@@ -12,6 +12,7 @@ from pacsroute.dimse.messages import Message
 from pacsroute.errors import AssociationError
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import Peer
+from pacsroute.net import overlapping
 from pacsroute.net.association import Association
 from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.status import MOVE_DESTINATION_UNKNOWN
@@ -93,7 +94,7 @@ def _play(script: Script, app: BaseApp, peers: Mapping[str, BaseApp]) -> Wire:
         association = cast("_Played", _Played.accept(cast("Any", wire), app))
         association.peers = everybody
         try:
-            Dispatcher(app, association).run()
+            overlapping.run(Dispatcher(app, association))
         finally:
             association.close()
     return wire

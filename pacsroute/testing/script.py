@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pacsroute.dimse.commands import Request, Response
+from pacsroute.dimse.commands import RequestCommand, Response
 from pacsroute.dimse.messages import Message
 from pacsroute.status import Status
 from pacsroute.trace.conversation import Chunk, Conversation
 from pacsroute.trace.files import read
-from pacsroute.trace.wire import Frames, Observer, Seen
+from pacsroute.trace.wire import Frames, Seen, WireReader
 from pacsroute.upper_layer.pdu import AssociateAC, Buffer
 
 _PATIENCE = 5.0  # seconds in which operations that overlap have to answer
@@ -74,13 +74,13 @@ class Script:
     turns: list[Turn] = field(default_factory=list)
     said: list[Seen] = field(default_factory=list)
     answers: list[Seen] = field(default_factory=list)
-    observer: Observer = field(default_factory=lambda: Observer(sys.maxsize))
+    reader: WireReader = field(default_factory=lambda: WireReader(sys.maxsize))
     _frames: Frames = field(default_factory=Frames)
     _progress: Progress = field(default_factory=Progress)
 
     def add(self, chunk: Chunk) -> None:
         """Take what was recorded next."""
-        seen = self.observer.add(chunk.by_requestor, chunk.data)
+        seen = self.reader.add(chunk.by_requestor, chunk.data)
         if not chunk.by_requestor:
             self.answers += seen
             self._progress = self._progress.and_then(seen)
@@ -110,7 +110,7 @@ def scripts(file: str | os.PathLike[str]) -> Iterator[Script]:
             continue
         script.end()
         del under_way[conversation]
-        if script.observer.request is not None:
+        if script.reader.request is not None:
             yield script
 
 
@@ -128,7 +128,7 @@ class Wire:
 
     def __init__(self, script: Script) -> None:
         self.answers: list[Seen] = []
-        self.observer = Observer(sys.maxsize)
+        self.reader = WireReader(sys.maxsize)
         self._progress = Progress()
         self._turns = deque(script.turns)
         self._ready = memoryview(b"")
@@ -143,7 +143,7 @@ class Wire:
         if not self._ready:
             with self._answered:
                 data = self._next(may_wait=not flags)
-            self.observer.add(True, data)
+            self.reader.add(True, data)
             self._ready = memoryview(data)
         count = min(len(view), len(self._ready))
         view[:count] = self._ready[:count]
@@ -173,7 +173,7 @@ class Wire:
     def sendall(self, data: Buffer) -> None:
         """Take what the association sends."""
         with self._answered:
-            for seen in self.observer.add(False, data):
+            for seen in self.reader.add(False, data):
                 self.answers.append(seen)
                 self._progress = self._progress.and_then([seen])
                 if isinstance(seen, AssociateAC):
@@ -221,5 +221,5 @@ def _message_ids(answers: list[Seen]) -> list[int]:
     return [
         seen.command.message_id
         for seen in answers
-        if isinstance(seen, Message) and isinstance(seen.command, Request)
+        if isinstance(seen, Message) and isinstance(seen.command, RequestCommand)
     ]

@@ -19,6 +19,7 @@ from pacsroute.upper_layer.pdu import (
     PresentationContext,
     UserInformation,
 )
+from pacsroute.upper_layer.rejections import reason_of
 
 _RESULTS = {
     1: "rejected by the user",
@@ -33,17 +34,6 @@ _IDENTITIES = {
     3: "Kerberos ticket",
     4: "SAML assertion",
     5: "JSON web token",
-}
-
-_REJECTIONS = {
-    (1, 1): "no reason given",
-    (1, 2): "application context name not supported",
-    (1, 3): "calling AE title not recognized",
-    (1, 7): "called AE title not recognized",
-    (2, 1): "no reason given by ACSE",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
 }
 
 _ABORTS = {
@@ -65,7 +55,7 @@ def syntax_name(uid: str) -> str:
 
 def rejection(pdu: AssociateRJ) -> str:
     """Say what an A-ASSOCIATE-RJ means (PS3.8 §9.3.4)."""
-    why = _REJECTIONS.get((pdu.source, pdu.reason), f"source {pdu.source}, reason {pdu.reason}")
+    why = reason_of(pdu) or f"source {pdu.source}, reason {pdu.reason}"
     return f"rejected {'for now' if pdu.result == 2 else 'for good'}: {why}"
 
 

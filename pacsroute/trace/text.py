@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,9 +18,10 @@ from pacsroute.dimse.commands import (
     MEDIUM,
     Command,
     CStoreRQ,
-    Request,
+    RequestCommand,
     Response,
     SubOperationsResponse,
+    full_name,
     values_of,
 )
 from pacsroute.dimse.messages import Message
@@ -30,7 +30,7 @@ from pacsroute.status import Status
 from pacsroute.trace import datasets, negotiation
 from pacsroute.trace.conversation import Conversation
 from pacsroute.trace.layout import dim, printable, shortened
-from pacsroute.trace.wire import DataSet, Observer, Seen, Trouble
+from pacsroute.trace.wire import DataSet, Seen, Trouble, WireReader
 from pacsroute.upper_layer.pdu import (
     Abort,
     AssociateAC,
@@ -98,7 +98,7 @@ class Trace:
         self._label = label
         self._values = values
         self._width = width
-        self._observer = Observer()
+        self._reader = WireReader()
         self._proposed: float | None = None  # when, while it waits for its answer
         self._time = 0.0
         self._told = self._over = False
@@ -106,18 +106,18 @@ class Trace:
     def add(self, when: float, by_requestor: bool, data: Buffer) -> None:
         """Tell what the bytes of one end complete, at a time in seconds since 1970."""
         self._time = when
-        for what in self._observer.add(by_requestor, data):
+        for what in self._reader.add(by_requestor, data):
             self._tell(when, by_requestor, what)
 
     def end(self) -> None:
         """Tell what has not been completed, and why there is no more."""
-        for by_requestor, what in self._observer.end():
+        for by_requestor, what in self._reader.end():
             self._tell(self._time, by_requestor, what, complete=False)
         self._tell_unanswered()
         if not self._told:
             self._block(f"{self._addresses()}: nothing was sent")
         why = self._conversation.trouble
-        if not why and self._observer.request and not self._over:
+        if not why and self._reader.request and not self._over:
             why = "closed without a release"
         if why:
             self._block(f"{self._clock(self._time)}   {click.style(why, fg='red')}")
@@ -150,14 +150,14 @@ class Trace:
         if isinstance(what, Message):
             self._block(*self._message(head, what, complete=complete))
         elif isinstance(what, Trouble):
-            where = "" if self._observer.request else f"{self._addresses()}: "
+            where = "" if self._reader.request else f"{self._addresses()}: "
             self._block(head + where + click.style(printable(what), fg="red"))
         else:
             self._over = not isinstance(what, ReleaseRQ)
             self._block(head + _short(what))
 
     def _associated(self, head: str, clock: str, answer: AssociateAC) -> None:
-        request, accepted = self._observer.request, len(self._observer.contexts)
+        request, accepted = self._reader.request, len(self._reader.contexts)
         if self._proposed is None or request is None:
             self._block(head + "accepted, but the request was not seen")
             return
@@ -171,7 +171,7 @@ class Trace:
     def _tell_unanswered(self) -> None:
         """Tell of a request that something else than an acceptance follows."""
         if self._proposed is not None:
-            request, when, self._proposed = self._observer.request, self._proposed, None
+            request, when, self._proposed = self._reader.request, self._proposed, None
             assert request is not None
             self._block(
                 f"{self._clock(when)}   {_titles(request)}", *self._negotiation(request, None)
@@ -181,13 +181,13 @@ class Trace:
         addresses = self._conversation.requestor, self._conversation.acceptor
         width = self._width()
         yield from negotiation.ends(request, answer, addresses, width, _INDENT)
-        yield from negotiation.contexts(request, answer, self._observer.contexts, width, _INDENT)
+        yield from negotiation.contexts(request, answer, self._reader.contexts, width, _INDENT)
 
     # ------------------------------------------------------------- messages
 
     def _message(self, head: str, message: Message, *, complete: bool) -> Iterator[str]:
-        command, context = message.command, self._observer.contexts.get(message.context_id)
-        first = f"{head}{click.style(command_name(command), bold=True)} {_number(command)}"
+        command, context = message.command, self._reader.contexts.get(message.context_id)
+        first = f"{head}{click.style(full_name(command), bold=True)} {_number(command)}"
         if isinstance(command, Response):
             first += f"  {_status(command)}"
         else:
@@ -195,7 +195,7 @@ class Trace:
             first += f"  {uids.name(named) if uids.is_uid(named) else 'no SOP class'}"
         yield first
         if context is None:
-            why = "which was not accepted" if self._observer.request else "negotiated before"
+            why = "which was not accepted" if self._reader.request else "negotiated before"
             yield f"{' ' * _INDENT}on context {message.context_id}, {why}"
         for name, text in self._elements(command):
             yield f"{' ' * _INDENT}{dim(name)}  {shortened(text, self._width() - len(name) - 6)}"
@@ -233,18 +233,6 @@ class Trace:
             yield " " * 2 * _INDENT + dim(f"of which the first {len(data.bytes):,} were read")
 
 
-def command_name(command: Command) -> str:
-    """Return the standard's name of a message.
-
-    Examples
-    --------
-    >>> command_name(CStoreRQ())
-    'C-STORE-RQ'
-    """
-    name = type(command).__name__
-    return re.sub(r"(?<=^[CN])(?=[A-Z])|(?<=[a-z])(?=[A-Z])", "-", name).upper()
-
-
 def sop_class(command: Command) -> str:
     """Return the SOP class that a command names, if it names one."""
     affected = getattr(command, "affected_sop_class", None)
@@ -264,7 +252,7 @@ def shown(name: str, value: Any, *, values: bool) -> str:
 
 
 def _number(command: Command) -> str:
-    if isinstance(command, Request):
+    if isinstance(command, RequestCommand):
         return str(command.message_id)
     return str(getattr(command, "message_id_responded_to", ""))
 

@@ -57,7 +57,7 @@ Seen = Pdu | Message | Trouble
 """What an observer tells: P-DATA-TF in the shape of the messages that they carry."""
 
 
-class Observer:
+class WireReader:
     """Observes one association.
 
     Parameters
@@ -74,8 +74,8 @@ class Observer:
 
     Examples
     --------
-    >>> observer = Observer()
-    >>> observer.add(True, pdus.encode(pdus.ReleaseRQ()))
+    >>> reader = WireReader()
+    >>> reader.add(True, pdus.encode(pdus.ReleaseRQ()))
     [ReleaseRQ()]
     """
 

@@ -26,6 +26,7 @@ from pacsroute.dimse.commands import (
     UnknownRSP,
 )
 from pacsroute.errors import ProtocolError
+from pacsroute.framework.requests import Request
 
 number = st.integers(0, 0xFFFF)
 uid = st.from_regex(r"[0-9]{1,6}(\.[0-9]{1,6}){0,8}", fullmatch=True)
@@ -396,3 +397,17 @@ def test_a_response_without_a_status_is_no_success(status):
         body = element(0x0100, us(kind.command_field)) + element(0x0120, us(9)) + status
         assert decode(element(0x0000, struct.pack("<I", len(body))) + body).status == 0x0110
         assert decode(encode(kind(message_id_responded_to=9))).status == 0
+
+
+def test_a_command_says_what_it_and_its_route_are_called():
+    assert commands.NAMES["n_event_report"] == "N-EVENT-REPORT"
+    for kind in commands.TYPES.values():
+        full = commands.full_name(kind())
+        assert full.replace("-", "").casefold() == kind.__name__.casefold()
+        assert full.startswith(f"{kind.name}-")
+    routes = {kind.route for kind in commands.TYPES.values()} - {""}
+    assert routes == {kind.command for kind in every(Request)} - {""}
+
+
+def every(kind):
+    return {kind}.union(*map(every, kind.__subclasses__()))

@@ -199,7 +199,7 @@ def test_whatever_peers_and_handlers_say_labels_are_few(served, raw_peer):
         "requests_total C-STORE other Warning other": 2,
         "requests_total C-STORE other Failure other": 1,
         "requests_total C-STORE other Failure 0x0122": 1,
-        "requests_total an unknown command Verification SOP Class Failure 0x0211": 1,
+        "requests_total UNKNOWN Verification SOP Class Failure 0x0211": 1,
     }
     samples = awaited(server.metrics_port, counts)
     assert {name for name in samples if name.startswith("requests_total")} == set(counts)

@@ -1,0 +1,155 @@
+"""What surrounds the answer to a request, whatever carries it: DIMSE, HTTP or a test."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pacsroute import uids
+from pacsroute.errors import let_go
+from pacsroute.framework.handling import finished
+from pacsroute.framework.requests import Request
+from pacsroute.framework.results import Outcome
+from pacsroute.logs import about
+
+if TYPE_CHECKING:
+    from pacsroute.framework.base import BaseApp
+
+logger = logging.getLogger("pacsroute")
+
+
+class Answering:
+    """What surrounds the answer to a request: `App.handle` and the response stand inside it.
+
+    At the beginning the app's observer is told. At the end, when the response is written or
+    cannot be, the observer is told again, the hooks of `after_request` are called, one line is
+    logged, and the functions of `Request.after` are deferred. What the handler raised is kept
+    until then, and not longer.
+
+    Parameters
+    ----------
+    app : App
+        Whose handler answers.
+    peer : object
+        Who asks: its `calling_ae`, `called_ae` and `remote_address` are logged. An association,
+        or the request itself.
+    command : str
+        The operation by the standard's name, as ``C-STORE``.
+    sop_class : str
+        The UID of what it is about.
+    size : int, optional
+        The length of the data set that came with it, in bytes.
+    defer : callable
+        Called with each function of `Request.after`; by default, it is run at once.
+
+    Attributes
+    ----------
+    request : Request or None
+        What reaches the handler; None where it is refused before. Whoever carries it sets it
+        as soon as there is one.
+    outcome : Outcome or None
+        How it went; whoever carries it sets it once the response is written.
+
+    Examples
+    --------
+    A transport answers each request like this; a `FindRequest` is iterated within, too:
+
+    >>> from pacsroute import App, EchoRequest
+    >>> app = App()
+    >>> request = EchoRequest(app=app, calling_ae="BROWSER")
+    >>> request.after(print, "the response was written before")
+    >>> with Answering(app, request, "C-ECHO", uids.VERIFICATION) as answering:
+    ...     answering.request = request
+    ...     outcome = app.handle(request)
+    ...     print("write", outcome.status)
+    ...     answering.outcome = outcome
+    write 0x0000 Success
+    the response was written before
+    """
+
+    def __init__(
+        self,
+        app: BaseApp,
+        peer: Any,
+        command: str,
+        sop_class: str,
+        *,
+        size: int | None = None,
+        defer: Callable[[Callable[[], object]], object] | None = None,
+    ) -> None:
+        self._observer = app.observer
+        self._peer = peer
+        self._command = command
+        self._sop_class = sop_class
+        self._size = size
+        self._defer = defer
+        self._started = 0.0
+        self.request: Request | None = None
+        self.outcome: Outcome | None = None
+
+    def __enter__(self) -> Answering:
+        self._started = time.perf_counter()
+        self._observer.began(self._command, self._size)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        lost: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        seconds = time.perf_counter() - self._started
+        request, outcome = self.request, self.outcome
+        status = None if outcome is None else outcome.status
+        self._observer.answered(self._command, self._sop_class, status, seconds)
+        if request is not None:
+            finished(request, status, lost or request.error)
+            if request.error is not None and request.keep_failure is None:
+                let_go(request.error)
+        if lost is not None:
+            return  # whoever ends what carried it logs why
+        if outcome is not None and logger.isEnabledFor(logging.INFO):
+            self._log(outcome, seconds)
+        if request is not None and request.followers:
+            # A function that knows its request would keep it, and the request the function.
+            followers, request.followers = request.followers, None
+            for function in followers:
+                if self._defer is None:
+                    _call(function)
+                else:
+                    self._defer(functools.partial(_call, function))
+
+    def _log(self, outcome: Outcome, seconds: float) -> None:
+        status, size = outcome.status, self._size
+        logger.log(
+            logging.INFO if status.category in ("Success", "Cancel") else logging.WARNING,
+            "%s %s 0x%04X %s%s%s%s %.1f ms",
+            ascii(self._peer.calling_ae)[1:-1],
+            self._command,
+            status.code,
+            status.name,
+            f" ({ascii(status.comment)[1:-1]})" if status.comment else "",
+            f", {outcome.note}," if outcome.note else "",
+            "" if size is None or outcome.note else f", {size} bytes,",
+            seconds * 1000,
+            extra=about(
+                self._peer,
+                event="answered",
+                command=self._command,
+                sop_class=uids.name(self._sop_class),
+                status=f"0x{status.code:04X}",
+                bytes=size,
+                duration_ms=int(seconds * 1e6) / 1000,
+            ),
+        )
+
+
+def _call(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except BaseException:
+        logger.exception("a function of request.after failed")

@@ -1,0 +1,60 @@
+"""Requests of one association that are answered at the same time (PS3.7 §D.3.3.3)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+
+from pacsroute.dimse.messages import Message
+from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
+from pacsroute.services.dispatcher import Dispatcher
+from pacsroute.thread_pool import Daemons
+
+logger = logging.getLogger("pacsroute")
+
+_AHEAD = 2  # times its window that a peer may have outstanding before it is aborted
+
+
+def run(dispatcher: Dispatcher) -> None:
+    """Receive and dispatch until the association is released, as many at once as its window.
+
+    Unlike `Dispatcher.run`, which answers one request after the other.
+
+    Raises
+    ------
+    AssociationAborted
+        If it ends otherwise.
+    """
+    association = dispatcher.association
+    if association.window == 1:
+        dispatcher.run()
+        return
+    under_way = threading.Semaphore(association.window * _AHEAD)
+    operations = Daemons("pacsroute-operation", association.window)
+    try:
+        while True:
+            message = association.receive()
+            # This thread has to go on reading: cancels and responses come here, too.
+            if not under_way.acquire(blocking=False):
+                association.abort(2)
+                raise AssociationAborted(
+                    2, message=f"more than {association.window} operations at once"
+                )
+            operations.submit(functools.partial(_answer, dispatcher, message, under_way))
+    except AssociationReleased:
+        pass
+    finally:
+        operations.drain()
+
+
+def _answer(dispatcher: Dispatcher, message: Message, under_way: threading.Semaphore) -> None:
+    try:
+        dispatcher.dispatch(message)
+    except AssociationError:
+        pass  # the reading thread meets it, too
+    except BaseException:
+        logger.exception("an operation failed")
+        dispatcher.association.abort(2)
+    finally:
+        under_way.release()
