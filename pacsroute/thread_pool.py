@@ -1,4 +1,4 @@
-"""Threads that do what they are given, and that no process waits for at its end."""
+"""A pool of daemon threads, which never delays the exit of the process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from queue import SimpleQueue
 _TICK = 0.05  # seconds
 
 
-class Daemons:
-    """A few threads, begun as they are needed, which take turns at what they are given.
+class DaemonPool:
+    """A few daemon threads, begun as they are needed, that call the functions they are given.
 
     Unlike those of `concurrent.futures`, they do not keep a process from ending whose user
-    has lost patience.
+    has lost patience. Any thread may submit; the lock guards the list of threads.
 
     Parameters
     ----------
@@ -32,12 +32,12 @@ class Daemons:
         self._ended = False
 
     def submit(self, function: Callable[[], object]) -> None:
-        """Have something done, which must not raise.
+        """Call a function soon, on one of the threads. It must not raise.
 
         Raises
         ------
         RuntimeError
-            If there is no thread for it, or they have ended; it is not done then.
+            If there is no thread for it, or the pool was drained; it is not called then.
         """
         with self._lock:
             if self._ended:
@@ -62,7 +62,7 @@ class Daemons:
             del function  # which would keep its request until the next one
 
     def drain(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
-        """Take nothing more, and wait for what is waiting, or until somebody is in a hurry."""
+        """Take nothing more, and wait until all is done, or `is_hurried` says to stop waiting."""
         with self._lock:
             self._ended = True
             for _ in self._threads:

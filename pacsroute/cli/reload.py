@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from watchfiles import Change, PythonFilter, watch
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.foreground import explained, serve
-from pacsroute.net.listening import listen
+from pacsroute.net.listening import Listener, listen
 from pacsroute.net.server import Server
 
 _TICK = 100  # milliseconds in which is seen what the child has to say
@@ -74,26 +74,31 @@ class Session:
     ----------
     channel : socket
         Where it tells of itself.
-    listeners : dict of str to socket
+    listeners : dict of str to Listener
         What an earlier child has listened on.
     """
 
-    def __init__(self, channel: socket.socket, listeners: dict[str, socket.socket]) -> None:
+    def __init__(self, channel: socket.socket, listeners: dict[str, Listener]) -> None:
         self._listeners = listeners
         self._channel = channel
 
-    def listen(self, config: Config) -> Collection[socket.socket]:
+    def listen(self, config: Config) -> dict[str, socket.socket]:
         """Listen where the settings say, with the sockets of before where that is the same."""
         before, self._listeners = self._listeners, listen(config, self._listeners)
-        for asked in before.keys() - self._listeners.keys():
-            before[asked].close()
+        for name, listener in before.items():
+            if self._listeners.get(name) is not listener:
+                listener.socket.close()
         self.tell()
-        return self._listeners.values()
+        return {name: listener.socket for name, listener in self._listeners.items()}
 
     def tell(self) -> None:
         """Tell the folders of what is imported so far, and what is listened on."""
-        told = {"folders": sorted(_imported()), "listeners": list(self._listeners)}
-        descriptors = [listener.fileno() for listener in self._listeners.values()]
+        listeners = self._listeners.items()
+        told = {
+            "folders": sorted(_imported()),
+            "listeners": [(name, one.host, one.port) for name, one in listeners],
+        }
+        descriptors = [one.socket.fileno() for _, one in listeners]
         socket.send_fds(self._channel, [json.dumps(told).encode()], descriptors)
 
 
@@ -101,7 +106,7 @@ class _Supervisor:
     def __init__(self, folders: set[str], stop: threading.Event) -> None:
         self._folders = folders
         self._stop = stop
-        self._listeners: dict[str, socket.socket] = {}
+        self._listeners: dict[str, Listener] = {}
         self._running = False
 
     def run(self, serve: Callable[[Session], object]) -> None:
@@ -159,9 +164,13 @@ class _Supervisor:
                 told = json.loads(data)
                 self._folders |= set(told["folders"])
                 for listener in self._listeners.values():
-                    listener.close()
-                sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                self._listeners = dict(zip(told["listeners"], sockets, strict=True))
+                    listener.socket.close()
+                self._listeners = {
+                    name: Listener(host, port, socket.socket(fileno=descriptor))
+                    for (name, host, port), descriptor in zip(
+                        told["listeners"], descriptors, strict=True
+                    )
+                }
 
 
 def _child(serve: Callable[[Session], object], session: Session) -> None:

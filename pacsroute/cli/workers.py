@@ -39,7 +39,7 @@ from gunicorn.workers.base import Worker
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.foreground import address, announce, announce_monitor, explained, lifespan_of
-from pacsroute.net.listening import listen
+from pacsroute.net.listening import addresses, listen
 from pacsroute.net.server import Server, check_spool
 from pacsroute.services.dispatcher import get_ready
 from pacsroute.tls import configured
@@ -78,26 +78,26 @@ def run_workers(
         with explained():
             configured(app.config)
             check_spool(app.config.spool)
-        if first is not None and _asked(app.config) != _asked(first):
-            raise click.ClickException("another host or port takes a new start")
+        if first is not None and addresses(app.config) != addresses(first):
+            raise click.ClickException("changing the host or port requires a restart")
         announce(app)
         return app.config
 
-    def make(sockets: list[socket]) -> Server:
+    def make(listeners: dict[str, socket]) -> Server:
         with explained():
-            return Server(load_app(), listeners=sockets)
+            return Server(load_app(), listeners=listeners)
 
     first = try_out(look, account)
     with explained():
-        listeners = list(listen(first).values())
-    host, port = listeners[0].getsockname()[:2]
-    ports = [listener.getsockname()[1] for listener in listeners]
+        listeners = {name: one.socket for name, one in listen(first).items()}
+    ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
     counts = None
-    if first.metrics_port is not None:
-        announce_monitor(first.metrics_host, ports.pop())
+    if "metrics_port" in ports:
+        announce_monitor(first.metrics_host, ports["metrics_port"])
         counts = _count_together(account)
         _get_monitor_ready()
-    where = address(host, port, ports[-1] if first.tls_certificate else None)
+    host, tls_port = listeners["port"].getsockname()[0], ports.get("tls_port", ports["port"])
+    where = address(host, ports["port"], tls_port if first.tls_certificate else None)
     click.echo(f"listening on {where} with {count} workers, Ctrl-C stops")
     Supervisor(make, look, listeners, count, account, counts, first.grace).run()
 
@@ -132,11 +132,6 @@ def _uncount(worker: Worker) -> None:
             from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
             mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def _asked(config: Config) -> tuple[object, ...]:
-    metrics = config.metrics_host, config.metrics_port
-    return config.host, config.port, config.tls_port, *metrics
 
 
 class Account(NamedTuple):
@@ -212,11 +207,11 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     Parameters
     ----------
     make : callable
-        Loads the app, and returns its server on the sockets that it is called with.
+        Loads the app, and returns its server on the sockets that it is called with, by name.
     look : callable
         Loads the app, to see whether it can be.
-    listeners : list of socket
-        What the workers accept from.
+    listeners : dict of str to socket
+        What the workers accept from, by the names of the ports' settings.
     count : int
         How many workers there are.
     account : Account or None
@@ -229,9 +224,9 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
 
     def __init__(
         self,
-        make: Callable[[list[socket]], Server],
+        make: Callable[[dict[str, socket]], Server],
         look: Callable[[], Any],
-        listeners: list[socket],
+        listeners: dict[str, socket],
         count: int,
         account: Account | None,
         counts: str | None,
@@ -240,8 +235,9 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         self.make = make
         self.look = look
         self.account = account
+        self.names = tuple(listeners)  # gunicorn keeps the sockets in the order of "bind"
         self._settings = {
-            "bind": [f"fd://{listener.detach()}" for listener in listeners],
+            "bind": [f"fd://{listener.detach()}" for listener in listeners.values()],
             "workers": count,
             "worker_class": DicomWorker,
             "logger_class": Log,
@@ -351,7 +347,8 @@ class DicomWorker(Worker):  # type: ignore[misc]
         """Load the app and serve it until a signal of the arbiter's."""
         threading.Thread(target=self._beat, daemon=True).start()
         try:
-            self.server = self.app.make([listener.sock for listener in self.sockets])
+            sockets = [listener.sock for listener in self.sockets]
+            self.server = self.app.make(dict(zip(self.app.names, sockets, strict=True)))
             with lifespan_of(self.server.app), self.server:
                 os.write(self.tmp.fileno(), b"serves")
                 self.notify()  # for its time was the heartbeat

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from socket import socket
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from pacsroute.config import Config
 from pacsroute.dataset.late import quiet_reading
@@ -28,6 +29,20 @@ logger = logging.getLogger("pacsroute")
 _FOUND = 4096  # routes that are remembered: titles come from the wire, and there is no end of them
 
 
+class Listening(Protocol):
+    """An object that answers at a port of its own, beside the DICOM server."""
+
+    def start(self) -> None:
+        """Begin to answer."""
+
+    def stop(self) -> None:
+        """Answer no more, and close the socket."""
+
+
+ListenerFactory = Callable[[socket, "BaseApp", Callable[[], str]], Listening]
+"""Makes one for a socket that listens, an app, and what says why the server is not ready."""
+
+
 class BaseApp(Scope):
     """What every room above the framework knows of an app: see `pacsroute.App`, its only heir.
 
@@ -44,6 +59,7 @@ class BaseApp(Scope):
         self.room = Room()
         self.observer = Observer()
         self._found: dict[tuple[object, ...], Route | None] = {}
+        self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
         self.taps: list[TapFactory] = []  # what observes the bytes of associations
 
     @property

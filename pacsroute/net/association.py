@@ -6,61 +6,57 @@ import itertools
 import logging
 import socket
 import ssl
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pacsroute.config import Config, check_own
-from pacsroute.dimse.commands import CCancelRQ, Command, CStoreRQ, Response
-from pacsroute.dimse.messages import Assembler, Message, message_ids
+from pacsroute.dimse.commands import Command, CStoreRQ
+from pacsroute.dimse.messages import Message, Sink, message_ids
 from pacsroute.errors import (
     AssociationAborted,
     AssociationRejected,
-    AssociationReleased,
     ProtocolError,
     let_go,
 )
 from pacsroute.framework.admission import admit, left
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import Peer
-from pacsroute.net import transport
-from pacsroute.net.outbox import Sender
-from pacsroute.net.tapped import TappedSocket
+from pacsroute.net.associating import ask, wait_for_request
+from pacsroute.net.channel import Channel
+from pacsroute.net.inbox import Inbox
+from pacsroute.net.outbox import Outbox
 from pacsroute.services.sinks import Memory, is_expected, open_sink
 from pacsroute.tls import TLS, explain
-from pacsroute.upper_layer.connection import Event, TransportClosed
-from pacsroute.upper_layer.negotiation import SMALLEST_MAXIMUM_LENGTH, AcceptedContext, agreed
+from pacsroute.upper_layer.connection import Event
+from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import (
-    INVALID_PARAMETER,
-    UNEXPECTED_PARAMETER,
     Abort,
-    AssociateAC,
     AssociateRJ,
     AssociateRQ,
     PDataTF,
     ReleaseRQ,
     UserInformation,
 )
-from pacsroute.upper_layer.rejections import why
 
 logger = logging.getLogger("pacsroute")
 
 RESPONSE_TIMEOUT = 120.0
 """Seconds without a message, in which a peer has to answer a request of ours."""
 
-_WAITING = 4  # requests that are read ahead of the one being answered
-_UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
 association_id = itertools.count(1).__next__
 
 
-class Association(Sender):
+class Association:
     """An association with a peer.
 
     `accept` and `request` make one; `receive`, `send`, `cancelled`, `release` and `abort`
     are for a `pacsroute.Dispatcher`, or for those who write their own.
+
+    It has three parts: a `Channel` (the socket, and how it has ended), an `Outbox` (what is
+    sent) and an `Inbox` (what has come). One thread reads; where operations overlap, others
+    send their responses and wait for those to requests of their own.
 
     Attributes
     ----------
@@ -95,8 +91,13 @@ class Association(Sender):
         defer: Callable[[Callable[[], object]], object] | None = None,
         tls: ssl.SSLContext | None = None,
         config: Config | None = None,
+        alone: Callable[[], bool] | None = None,
+        vacate: Callable[[], object] | None = None,
     ) -> None:
-        super().__init__(sock, app, config or app.config, remote_address, role, tls)
+        self.app = app
+        self.config = config or app.config
+        self.role = role
+        self.remote_address = remote_address
         self.id = association_id()
         self.state = SimpleNamespace()
         self.calling_ae = self.called_ae = ""
@@ -104,16 +105,24 @@ class Association(Sender):
         self.contexts: dict[int, AcceptedContext] = {}
         self.proposed: list[str] = []
         self.numbers = message_ids()
+        self.window = 1
         self._defer = defer
-        self._assembler = Assembler(self._open_sink, self.config.max_command_length)
+        self._vacate = vacate
         self._admitted = False
         self._fetches = False  # whether the peer was offered to be an SCU, as for a C-GET
         self._idle = False  # no request is being answered, but those of other threads
-        self._messages: deque[Message] = deque()
-        self._cancelled: set[int] = set()
-        # Several threads share it where operations overlap; one of them reads.
-        self._reader = 0
-        self._arrived = threading.Condition()
+        self._inbox = Inbox(self._open_sink, self.config.max_command_length)
+        self._channel = Channel(
+            sock,
+            self.config,
+            role=role,
+            remote_address=remote_address,
+            tls=tls,
+            alone=alone,
+            on_end=self._inbox.wake,
+        )
+        self._outbox = Outbox(self._channel, app)
+        self.peer_certificate = self._channel.peer_certificate
 
     @classmethod
     def accept(cls, sock: socket.socket, app: BaseApp, **options: Any) -> Association:
@@ -196,46 +205,21 @@ class Association(Sender):
     def _associate(self, request: AssociateRQ, who: str) -> None:
         deadline = time.monotonic() + self.config.artim
         try:
-            self._secure(deadline)
+            self._channel.secure(deadline)
         except (OSError, ValueError) as error:  # the latter for what can be no host name
             raise AssociationAborted(
                 None, message=f"{who} does not speak TLS as we do: {explain(error)}"
             ) from None
-        self._observe()
+        self.peer_certificate = self._channel.peer_certificate
+        self._channel.observe(self.app.taps)
         self._fetches = bool(request.user_information.roles)
-        self._connection.associate(request)
-        self._connection.transport_connected()
-        self._write_out()
-        while (answer := self._connection.next_event()) is None:
-            self._write_out()
-            if self._connection.state != "Sta5":
-                raise AssociationAborted(2, message=f"{who}: {self._connection.error}")
-            if not self._read_before(deadline):
-                closed = self._connection.transport_closed() is not None
-                lost = closed and time.monotonic() < deadline
-                how = "closed the connection" if lost else "did not answer in time"
-                if isinstance(self._lost, ssl.SSLError):  # TLS 1.3 refuses certificates late
-                    how += f": {explain(self._lost)}"
-                elif lost and self._tls is None:
-                    how += ": does it want TLS?"
-                raise AssociationAborted(None, message=f"{who} {how}")
-        if isinstance(answer, AssociateRJ):
-            raise AssociationRejected(*answer, f"{who} rejected: {why(answer, request)}")
-        if not isinstance(answer, AssociateAC):
-            self._write_out()
-            raise AssociationAborted(
-                getattr(answer, "source", None), message=f"{who} aborted the request"
-            )
-        length = answer.user_information.maximum_length
-        if length and length < SMALLEST_MAXIMUM_LENGTH:
-            self._abort_for(
-                ProtocolError(f"{who}: a maximum length of {length}", INVALID_PARAMETER)
-            )
-        self._peer_limit(answer.user_information)
+        answer = ask(self._channel, request, who, deadline)
+        self._limit(answer.user_information)
         self.contexts = agreed(request, answer)
 
-    def _peer_limit(self, user: UserInformation) -> None:
-        self._peer_maximum = 16_384 if user.maximum_length is None else user.maximum_length
+    def _limit(self, user: UserInformation) -> None:
+        maximum = user.maximum_length
+        self._outbox.maximum_length = 16_384 if maximum is None else maximum
 
     @property
     def patience(self) -> float:
@@ -264,8 +248,7 @@ class Association(Sender):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._ended is None:
-            self.abort(2 if kind else 0)
+        self.abort(2 if kind else 0)
         self.close()
 
     def negotiate(self, refuse: Callable[[str], AssociateRJ | None] | None = None) -> None:
@@ -278,17 +261,18 @@ class Association(Sender):
         """
         deadline = time.monotonic() + self.config.artim
         try:
-            self._secure(deadline)
+            self._channel.secure(deadline)
         except OSError as error:
             raise AssociationAborted(None, message=f"TLS failed: {explain(error)}") from None
-        self._observe()
-        request = self._wait_request(deadline)
+        self.peer_certificate = self._channel.peer_certificate
+        self._channel.observe(self.app.taps)
+        request = wait_for_request(self._channel, deadline)
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
         answer: Any = None if refuse is None else refuse(request.calling_ae)
         try:
             answer = answer or admit(self.app, self, request)
         except ProtocolError as error:
-            self._abort_for(error)
+            self._channel.abort_for(error)
         except BaseException:
             # What a hook raises is logged above; the peer may try again.
             self._reject(AssociateRJ(2, 2, 1))
@@ -299,34 +283,64 @@ class Association(Sender):
         self._admitted = True
         self.app.observer.accepted(self)
         self.proposed = [context.abstract_syntax for context in request.contexts]
-        self._peer_limit(request.user_information)
-        window = answer.user_information.asynchronous_operations
-        self.window = 1 if window is None else window[0]
-        self._connection.accept(answer)
-        self._write_out()
+        self._limit(request.user_information)
+        self._overlap(answer.user_information)
+        self._channel.connection.accept(answer)
+        self._channel.write_out()
+
+    def _overlap(self, user: UserInformation) -> None:
+        """Take how many operations may overlap."""
+        if user.asynchronous_operations is not None:
+            self.window = self._inbox.window = user.asynchronous_operations[0]
+            self._outbox.overlapping = self.window > 1
 
     def _reject(self, answer: AssociateRJ) -> None:
         self.app.observer.rejected(self, answer)
-        self._connection.reject(answer)
-        self._write_out()
+        self._channel.connection.reject(answer)
+        self._channel.write_out()
 
-    def _observe(self) -> None:
-        """Have the app's taps see the bytes; without any, nothing stands between."""
-        if self.app.taps and not isinstance(self._socket, TappedSocket):
-            self._socket = TappedSocket(self._socket, self.role, self.app.taps)
+    # ------------------------------------------------------------- sending
 
-    def _wait_request(self, deadline: float) -> AssociateRQ:
-        while True:
-            event = self._connection.next_event()
-            if isinstance(event, AssociateRQ):
-                return event
-            self._write_out()
-            if self._connection.state != "Sta2":
-                why = self._connection.error
-                raise AssociationAborted(2, message=str(why or "the peer gave up"))
-            if not self._read_before(deadline):
-                self._connection.artim_expired()
-                raise AssociationAborted(None, message="no association request came")
+    def send(
+        self,
+        context_id: int,
+        command: Command,
+        data: bytes | BinaryIO | None = None,
+        *,
+        more: bool = False,
+    ) -> None:
+        """Send a message.
+
+        Parameters
+        ----------
+        context_id : int
+            Of an accepted presentation context.
+        command : Command
+            The command set.
+        data : bytes or binary file, optional
+            The data set, in the context's transfer syntax; an odd number of bytes is made
+            even with a NUL. A file is read from where it stands, while it is sent. If that
+            fails the association is aborted, for its peer has had half of a message.
+        more : bool
+            Whether others follow at once. The message may wait for them then, up to 50 ms.
+
+        Raises
+        ------
+        AssociationAborted, AssociationReleased
+            If the association has ended.
+        """
+        self._outbox.send(context_id, command, data, more=more)
+
+    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
+        """Send a keep-alive message after each second of silence; None stops it.
+
+        Parameters
+        ----------
+        make : callable
+            Called by another thread, soon and between messages; returns a context ID and
+            a command.
+        """
+        self._outbox.pulse(make)
 
     # ------------------------------------------------------------- receiving
 
@@ -345,17 +359,17 @@ class Association(Sender):
             If the association has ended instead.
         """
         if response_to is None:
-            self._room = None  # many associations wait for their next request
+            self._outbox.free_room()
             self._idle = True
         if self.window > 1:
             return self._receive_shared(response_to)
-        if response_to is None:
-            while not self._messages:
+        if response_to is not None:
+            while (message := self._inbox.response(response_to)) is None:
                 self._go_on()
-            self._idle = False
-            return self._messages.popleft()
-        while (message := self._response(response_to)) is None:
+            return message
+        while (message := self._inbox.next()) is None:
             self._go_on()
+        self._idle = False
         return message
 
     def answered(self, message_id: int) -> Message | None:
@@ -373,106 +387,61 @@ class Association(Sender):
         """
         if self.window > 1:  # what the peer asks for meanwhile is not kept waiting
             return self._receive_shared(message_id)
-        while not self._messages:
+        while self._inbox.is_empty:
             self._go_on()
-        return self._response(message_id)
+        return self._inbox.response(message_id)
 
     def _go_on(self) -> None:
         """Take what has come; wait for more where nothing has."""
-        if self._ended is not None:
-            raise self._ended
-        event = self._connection.next_event()
+        channel, inbox = self._channel, self._inbox
+        if channel.ended is not None:
+            raise channel.ended
+        event = channel.connection.next_event()
         if event is None:
-            self._read()
-            event = self._connection.next_event()
+            channel.read(inbox.partial)
+            event = channel.connection.next_event()
         while event is not None:
             self._take(event)
-            event = None if self._messages else self._connection.next_event()
-
-    def _response(self, message_id: int) -> Message | None:
-        """Take the response to a request of ours from the messages that wait."""
-        for message in self._messages:
-            command = message.command
-            if isinstance(command, Response) and command.message_id_responded_to == message_id:
-                self._messages.remove(message)
-                return message
-        return None
-
-    def _request(self) -> Message | None:
-        """Take the next request from the messages that wait."""
-        for message in self._messages:
-            if not isinstance(message.command, Response):
-                self._messages.remove(message)
-                return message
-        return None
+            event = channel.connection.next_event() if inbox.is_empty else None
 
     def _receive_shared(self, response_to: int | None) -> Message:
         """Receive where operations overlap: one thread reads for all of them."""
-        if response_to is not None and threading.get_ident() != self._reader:
-            with self._arrived:
-                found = self._arrived.wait_for(
-                    lambda: self._response(response_to) or self._ended, self.patience
-                )
-            if isinstance(found, Message):
-                return found
-            raise self._ended or AssociationAborted(None, message="no response came")
-        self._reader = threading.get_ident()
+        channel, inbox = self._channel, self._inbox
+        if response_to is not None and not inbox.is_read_here:
+            found = inbox.wait_for_response(response_to, self.patience)
+            if found is None:
+                raise channel.ended or AssociationAborted(None, message="no response came")
+            return found
+        inbox.read_here()
         while True:
-            with self._arrived:
-                found = self._request() if response_to is None else self._response(response_to)
-                if found is not None:
-                    if response_to is None:
-                        self._unanswered.add(getattr(found.command, "message_id", 0))
-                    return found
-                self._arrived.notify_all()
-            if self._ended is not None:
-                raise self._ended
-            event = self._connection.next_event()
+            found = inbox.next_request() if response_to is None else inbox.response(response_to)
+            if found is not None:
+                if response_to is None:
+                    self._outbox.owe(getattr(found.command, "message_id", 0))
+                return found
+            if channel.ended is not None:
+                raise channel.ended
+            event = channel.connection.next_event()
             if event is None:
-                self._read()
+                channel.read(inbox.partial)
             else:
-                with self._arrived:
-                    self._take(event)
+                self._take(event)
 
     def _take(self, event: Event) -> None:
+        """Do what an event asks for; the thread that reads calls it."""
+        channel = self._channel
         if isinstance(event, PDataTF):
             try:
-                for pdv in event.pdvs:
-                    if pdv.context_id not in self.contexts:
-                        raise ProtocolError(
-                            f"a PDV on context {pdv.context_id}, which was not accepted",
-                            UNEXPECTED_PARAMETER,
-                        )
-                    for message in self._assembler.add(pdv):
-                        self._begun = 0.0
-                        self._add(message)
+                if self._inbox.add(event, self.contexts):
+                    channel.message_came()
             except ProtocolError as error:
-                self._abort_for(error)
+                channel.abort_for(error)
         elif isinstance(event, ReleaseRQ):
-            if self._idle and not self._unanswered:
-                self.vacate()  # the peer may associate anew as soon as it has the response
-            self._connection.respond_release()
-            self._write_end()
-            self._ended = AssociationReleased("the peer released the association")
+            if self._vacate is not None and self._idle and not self._outbox.owes:
+                self._vacate()  # the peer may associate anew as soon as it has the response
+            channel.respond_release()
         elif isinstance(event, Abort):
-            why = self._connection.error
-            self._write_end()
-            self._end(AssociationAborted(event.source, event.reason, str(why or "")))
-        elif isinstance(event, TransportClosed):
-            self._end(AssociationAborted(None, message="the connection was lost"))
-
-    def _add(self, message: Message) -> None:
-        """Have a message wait for who receives it; a cancel is for whoever asks for it."""
-        command = message.command
-        if isinstance(command, CCancelRQ):
-            self._cancelled.add(command.message_id_responded_to)
-            return
-        if self._cancelled:
-            # A cancel that came too late is not for a request of the same ID.
-            self._cancelled.discard(getattr(command, "message_id", -1))
-        self._messages.append(message)
-        if len(self._messages) > _UNANSWERED + self.window:
-            raise ProtocolError("more messages than anybody waits for")
+            channel.aborted(event)
 
     def cancelled(self, message_id: int) -> bool:
         """Tell whether the peer has cancelled a request, or is gone; never waits.
@@ -480,33 +449,20 @@ class Association(Sender):
         It looks at what one read brings, and at nothing while several requests wait: a
         peer that sends more than it has answers for is left to its own buffers.
         """
-        if self.window > 1 and threading.get_ident() != self._reader:
-            return self._ended is not None or message_id in self._cancelled
-        looked = False
-        while self._ended is None and len(self._messages) < _WAITING:
-            event = self._connection.next_event()
-            if event is not None:
-                self._take(event)
-                continue
-            if looked:
-                break
-            looked = True
-            try:
-                count = self._socket.recv_into(self._connection.get_buffer(), 0, transport.DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                count = 0
-            if count:
-                self._connection.buffer_updated(count)
-            else:
-                self._closed()
-        return self._ended is not None or message_id in self._cancelled
+        channel, inbox = self._channel, self._inbox
+        if self.window == 1 or inbox.is_read_here:
+            looked = False
+            while channel.ended is None and not inbox.is_busy:
+                event = channel.connection.next_event()
+                if event is not None:
+                    self._take(event)
+                elif looked or not channel.read_now():
+                    break
+                else:
+                    looked = True
+        return channel.ended is not None or inbox.is_cancelled(message_id)
 
-    def _in_message(self) -> bool:
-        return self._connection.partial or self._assembler.partial
-
-    def _open_sink(self, context_id: int, command: Command) -> Any:
+    def _open_sink(self, context_id: int, command: Command) -> Sink:
         if self.role == "acceptor":
             expected = is_expected(self.app, self, context_id, command)
         else:
@@ -518,24 +474,40 @@ class Association(Sender):
 
     # ------------------------------------------------------------- ending
 
-    def _end(self, how: AssociationAborted) -> None:
-        super()._end(how)
-        with self._arrived:  # who waits for a response may have looked a moment ago
-            self._arrived.notify_all()
+    def ended(self) -> AssociationAborted | None:
+        """Return how the association has ended, if it has."""
+        how = self._channel.ended
+        if how is None or isinstance(how, AssociationAborted):
+            return how
+        return AssociationAborted(None, message=str(how))
+
+    def release(self) -> None:
+        """Release the association in good order, and close it (PS3.8 §7.2)."""
+        self._channel.release()
+        self.close()
+
+    def abort(self, source: int = 0, reason: int = 0) -> None:
+        """End the association at once (PS3.8 §7.3)."""
+        self._channel.abort(source, reason)
+
+    def stop(self) -> None:
+        """Make the association's own thread abort it; called from another one."""
+        self._channel.stop()
 
     def close(self) -> None:
         """Tell the hooks, and close the socket as soon as the peer has closed its side."""
         if self._admitted:
             self._admitted = False
-            lost = self._ended if isinstance(self._ended, AssociationAborted) else None
+            ended = self._channel.ended
+            lost = ended if isinstance(ended, AssociationAborted) else None
             left(self.app, self, lost)
             self.app.observer.ended(self, lost)
-        super().close()
-        self._assembler.close()
-        self._messages.clear()
+        self._outbox.close()
+        self._channel.close()
+        self._inbox.close()
 
     def dispose(self) -> None:
         """Close it, once nobody wants to know any more how it ended."""
         self.close()
-        if self._ended is not None:
-            let_go(self._ended)
+        if self._channel.ended is not None:
+            let_go(self._channel.ended)

@@ -1,4 +1,4 @@
-"""An upper-layer connection over a socket: bytes in and out, deadlines, TLS, and its end."""
+"""A socket and the upper-layer connection over it: bytes in and out, deadlines, TLS, the end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn
 
 from pacsroute.config import Config
 from pacsroute.errors import (
@@ -21,10 +21,12 @@ from pacsroute.errors import (
     let_go,
 )
 from pacsroute.net import transport
+from pacsroute.net.tapped import TappedSocket
 from pacsroute.net.tls_socket import TLSSocket
 from pacsroute.tls import HANDSHAKE, explain
-from pacsroute.upper_layer.connection import Connection, Event, TransportClosed
-from pacsroute.upper_layer.pdu import ReleaseRP, ReleaseRQ
+from pacsroute.upper_layer.connection import Connection
+from pacsroute.upper_layer.pdu import Abort, ReleaseRP, ReleaseRQ
+from pacsroute.upper_layer.tap import TapFactory
 
 _SMALL_READ = 16_384
 _SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
@@ -33,8 +35,15 @@ _AFTER_ABORT = 1.0  # seconds that a peer has to close after our A-ABORT
 _FOR_OTHERS = 0.5  # seconds that another thread has to finish what it sends
 
 
+def _never() -> bool:
+    return False
+
+
 class Channel:
-    """What an association is made of below its messages.
+    """A socket, the upper-layer connection over it, and how that has ended.
+
+    One thread at a time reads, and takes the connection's events. Any thread may send while it
+    holds `sending`, and any thread may end the channel: `ended` is set once.
 
     Parameters
     ----------
@@ -42,43 +51,64 @@ class Channel:
         It belongs to the channel from now on.
     config : Config
         Whose limits and times hold.
-    remote_address : str
-        The peer's host.
     role : {"acceptor", "requestor"}
         Who asks for the association.
+    remote_address : str
+        The peer's host.
     tls : ssl.SSLContext, optional
         What to speak TLS with.
+    alone : callable, optional
+        Tells whether no other association needs the processor: a quick peer is waited for
+        without going to sleep then.
+    on_end : callable, optional
+        Called by the thread that ends the channel, once.
+
+    Attributes
+    ----------
+    connection : Connection
+        The upper layer.
+    ended : AssociationError or None
+        How it has ended.
+    lost : OSError or None
+        What the socket said when the peer was lost during negotiation.
+    peer_certificate : dict or None
+        As `ssl.SSLSocket.getpeercert` has it.
+    sending : threading.RLock
+        Held by the thread that sends.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         config: Config,
-        remote_address: str,
-        role: Literal["acceptor", "requestor"],
-        tls: ssl.SSLContext | None,
+        *,
+        role: Literal["acceptor", "requestor"] = "acceptor",
+        remote_address: str = "",
+        tls: ssl.SSLContext | None = None,
+        alone: Callable[[], bool] | None = None,
+        on_end: Callable[[], object] | None = None,
     ) -> None:
         self.config = config
+        self.role = role
         self.remote_address = remote_address
         self.peer_certificate: dict[str, Any] | None = None
-        self.alone: Callable[[], bool] = lambda: False  # a server knows
-        self.vacate: Callable[[], object] = lambda: None  # and has its place back
-        self._tls = tls
-        self.role = role
-        # A whole number of them is `idle_timeout`, which is counted in them.
-        shortest = min(config.artim, config.network_timeout, config.idle_timeout)
-        self._tick = config.idle_timeout / math.ceil(config.idle_timeout / shortest)
-        self._connection = Connection(
+        self.connection = Connection(
             role,
             maximum_length=config.maximum_length,
             maximum_associate_length=config.max_associate_length,
         )
+        self.ended: AssociationError | None = None
+        self.lost: OSError | None = None
+        self.sending = threading.RLock()
+        self._tls = tls
+        self._alone = alone or _never
+        self._on_end = on_end
+        # A whole number of ticks is `idle_timeout`, which is counted in them.
+        shortest = min(config.artim, config.network_timeout, config.idle_timeout)
+        self._tick = config.idle_timeout / math.ceil(config.idle_timeout / shortest)
         self._begun = 0.0  # when the message that is coming has begun
         self._quick, self._small = True, False
-        self._ended: AssociationError | None = None
         self._stopping = False
-        self._lost: OSError | None = None
-        self._lock = threading.RLock()  # who sends has it
         self._halfway = False  # a part of a PDU has gone, and its rest has not
         self._socket: transport.Socket = sock
         transport.set_up(sock, self._tick, config.network_timeout)
@@ -86,29 +116,32 @@ class Channel:
             self._socket = TLSSocket(sock, self._tick, config.network_timeout)
             self.peer_certificate = self._socket.peer_certificate()
 
-    def _take(self, event: Event) -> None:
-        """Do what an event asks for."""
-        raise NotImplementedError
+    @property
+    def secured(self) -> bool:
+        """Whether TLS is spoken."""
+        return self._tls is not None
 
-    def _in_message(self) -> bool:
-        """Tell whether the beginning of a message waits for its rest."""
-        return self._connection.partial
+    def secure(self, deadline: float) -> None:
+        """Begin to speak TLS, where that is to be spoken, before a deadline.
 
-    def _secure(self, deadline: float) -> None:
-        """Begin to speak TLS, where that is to be spoken, before a deadline."""
+        Raises
+        ------
+        OSError
+            If the peer does not.
+        """
         sock = self._socket
         if self._tls is None or not isinstance(sock, socket.socket):
             return
         acceptor = self.role == "acceptor"
         if acceptor:
-            # What is no TLS is said so, and not left to OpenSSL's many words for it.
+            # What is not TLS is said so, and not left to OpenSSL's many words for it.
             if not transport.readable(sock, deadline - time.monotonic()):
                 raise TimeoutError("nothing came")
             first = sock.recv(1, socket.MSG_PEEK)
             if not first:
                 raise ConnectionError("the peer gave up")
             if first[0] != HANDSHAKE:
-                raise ConnectionError("the peer does not speak it, as it has to on this port")
+                raise ConnectionError("the peer is not speaking TLS, which this port requires")
         wrapped = self._tls.wrap_socket(
             sock,
             server_side=acceptor,
@@ -116,34 +149,46 @@ class Channel:
             do_handshake_on_connect=False,
         )
         self._socket = TLSSocket(wrapped, self._tick, self.config.network_timeout)
-        if self._stopping:  # it was the socket of before that was shut down
+        if self._stopping:  # `stop` has shut down the socket that was there before
             raise ConnectionError("the server stops")
         try:
             self.peer_certificate = self._socket.handshake(deadline - time.monotonic())
         except BlockingIOError:
             raise TimeoutError(f"the handshake took {self.config.artim:g} s") from None
 
+    def observe(self, taps: Sequence[TapFactory]) -> None:
+        """Show the bytes to taps; without any, nothing stands between."""
+        if taps and not isinstance(self._socket, TappedSocket):
+            self._socket = TappedSocket(self._socket, self.role, taps)
+
     # ------------------------------------------------------------- receiving
 
-    def _read(self) -> None:
-        """Wait for bytes of the peer."""
+    def read(self, in_message: bool = False) -> None:
+        """Wait for bytes of the peer.
+
+        Parameters
+        ----------
+        in_message : bool
+            Whether a message has begun that is not whole, beyond what `connection` knows.
+        """
         silent = 0.0
-        if self._in_message():
+        in_message = in_message or self.connection.partial
+        if in_message:
             self._keep_up()
-            if self._ended is not None:
+            if self.ended is not None:
                 return
         while True:
             try:
                 count = self._receive()
             except BlockingIOError:
-                if self._ended is not None:  # by another thread, and the peer does not close
+                if self.ended is not None:  # by another thread, and the peer does not close
                     return
                 silent += self._tick
-                if silent >= self.config.network_timeout and self._in_message():
-                    self._give_up("nothing came in the middle of a message")
+                if silent >= self.config.network_timeout and in_message:
+                    self.give_up("nothing came in the middle of a message")
                     return
                 if silent >= self.config.idle_timeout:
-                    self._give_up(f"no message came for {self.config.idle_timeout:g} s")
+                    self.give_up(f"no message came for {self.config.idle_timeout:g} s")
                     return
                 continue
             except OSError:
@@ -151,7 +196,7 @@ class Channel:
             if count == 0:
                 self._closed()
                 return
-            self._connection.buffer_updated(count)
+            self.connection.buffer_updated(count)
             self._small = count < _SMALL_READ
             return
 
@@ -166,15 +211,19 @@ class Channel:
         now = time.monotonic()
         self._begun = self._begun or now
         if now - self._begun > self.config.message_timeout:
-            self._give_up(f"a message did not come within {self.config.message_timeout:g} s")
+            self.give_up(f"a message did not come within {self.config.message_timeout:g} s")
         elif self._small and transport.QUICKACK is not None:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
 
+    def message_came(self) -> None:
+        """Say that a message is whole: the time of the next one begins with it."""
+        self._begun = 0.0
+
     def _receive(self, flags: int = 0) -> int:
         """Read what comes next into the connection's buffer; BlockingIOError if nothing does."""
-        room = self._connection.get_buffer()
-        if self._quick and self.alone():
+        room = self.connection.get_buffer()
+        if self._quick and self._alone():
             count = self._soon(room)
             if count >= 0:
                 return count
@@ -202,7 +251,21 @@ class Channel:
                     return -1
                 _yield_cpu()
 
-    def _read_before(self, deadline: float) -> bool:
+    def read_now(self) -> bool:
+        """Read what is there without waiting; tell whether there was anything, or the end."""
+        try:
+            count = self._socket.recv_into(self.connection.get_buffer(), 0, transport.DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            count = 0
+        if count:
+            self.connection.buffer_updated(count)
+        else:
+            self._closed()
+        return True
+
+    def read_before(self, deadline: float) -> bool:
         """Read what comes before a deadline; tell whether anything did."""
         while (left := deadline - time.monotonic()) > 0:
             flags = 0
@@ -217,22 +280,27 @@ class Channel:
                 continue  # nothing, or less than a record of TLS
             except OSError as error:
                 let_go(error)
-                self._lost = error
+                self.lost = error
                 count = 0
-            self._connection.buffer_updated(count)
+            self.connection.buffer_updated(count)
             return count > 0
         return False
 
     def _closed(self) -> None:
         if self._stopping:
-            self._give_up("stopped by this side")
+            self.give_up("stopped by this side")
         else:
-            self._take(self._connection.transport_closed() or TransportClosed())
+            self.connection.transport_closed()
+            self.end(AssociationAborted(None, message="the connection was lost"))
 
     # ------------------------------------------------------------- sending
 
-    def _write_out(self, deadline: float = 0.0) -> None:
-        buffers = self._connection.data_to_send()
+    def write_out(self, deadline: float = 0.0) -> None:
+        """Send what the connection has to send, before a deadline; the caller has `sending`.
+
+        During negotiation no other thread knows the channel, and nobody needs it.
+        """
+        buffers = self.connection.data_to_send()
         if not buffers:
             return
         try:
@@ -241,80 +309,100 @@ class Channel:
             transport.send_all(self._socket, buffers, deadline)
             self._halfway = False
         except OSError as error:
-            self._end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))
-            self._connection.transport_closed()
-            assert self._ended is not None
-            raise self._ended from None
+            self.end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))
+            self.connection.transport_closed()
+            assert self.ended is not None
+            raise self.ended from None
+
+    def send_now(self, data: bytes) -> int:
+        """Send as much of whole PDUs as needs no waiting, and return how much went.
+
+        The caller has `sending`, and sends the rest before anything else.
+        """
+        sent = self._socket.send(data, transport.DONTWAIT)
+        self._halfway = sent < len(data)
+        return sent
 
     def _write_end(self) -> None:
         """Send what ends the association; cut the connection where it would end up in a PDU.
 
         In the middle of an instance it would be taken for a part of it, and stored.
         """
-        if self._lock.acquire(timeout=_FOR_OTHERS):
+        if self.sending.acquire(timeout=_FOR_OTHERS):
             try:
                 if not self._halfway:
-                    self._write_out()
+                    self.write_out()
                     return
             finally:
-                self._lock.release()
+                self.sending.release()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     # ------------------------------------------------------------- ending
 
-    def ended(self) -> AssociationAborted | None:
-        """Return how the association has ended, if it has."""
-        if self._ended is None or isinstance(self._ended, AssociationAborted):
-            return self._ended
-        return AssociationAborted(None, message=str(self._ended))
+    def end(self, how: AssociationError) -> None:
+        """Say how it has ended; what was said first holds."""
+        if self.ended is None:
+            self.ended = how
+            if self._on_end is not None:
+                self._on_end()
 
     def release(self) -> None:
-        """Release the association in good order, and close it (PS3.8 §7.2)."""
-        if self._ended is None:
-            self._ended = AssociationReleased("released by this side")
-            deadline = time.monotonic() + self.config.artim
-            with contextlib.suppress(AssociationError):
-                self._connection.release()
-                self._write_out()
-                while self._connection.state not in ("Sta1", "Sta13"):
-                    event = self._connection.next_event()
-                    if isinstance(event, ReleaseRQ | ReleaseRP):
-                        # Both sides at the same time: the requestor answers first (Sta9, Sta12).
-                        if self._connection.state in ("Sta9", "Sta12"):
-                            self._connection.respond_release()
-                            self._write_out()
-                    elif event is None and not self._read_before(deadline):
-                        break
-        self.close()
+        """Release the association in good order (PS3.8 §7.2); it is to be closed then."""
+        if self.ended is not None:
+            return
+        self.end(AssociationReleased("released by this side"))
+        deadline = time.monotonic() + self.config.artim
+        with contextlib.suppress(AssociationError):
+            self.connection.release()
+            self.write_out()
+            while self.connection.state not in ("Sta1", "Sta13"):
+                event = self.connection.next_event()
+                if isinstance(event, ReleaseRQ | ReleaseRP):
+                    # Both sides at the same time: the requestor answers first (Sta9, Sta12).
+                    if self.connection.state in ("Sta9", "Sta12"):
+                        self.connection.respond_release()
+                        self.write_out()
+                elif event is None and not self.read_before(deadline):
+                    break
+
+    def respond_release(self) -> None:
+        """Answer the peer's request to release (PS3.8 §7.2)."""
+        self.connection.respond_release()
+        self._write_end()
+        self.end(AssociationReleased("the peer released the association"))
+
+    def aborted(self, abort: Abort) -> None:
+        """Take an A-ABORT: the peer's, or the connection's own for what the peer did."""
+        why = self.connection.error
+        self._write_end()
+        self.end(AssociationAborted(abort.source, abort.reason, str(why or "")))
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
         """End the association at once (PS3.8 §7.3)."""
-        if self._ended is None:
-            self._end(AssociationAborted(source, reason, "aborted by this side"))
+        self._abort_with(AssociationAborted(source, reason, "aborted by this side"))
+
+    def abort_for(self, error: ProtocolError) -> NoReturn:
+        """End the association for what the peer did, and raise how it has ended."""
+        self.end(AssociationAborted(2, error.reason, str(error)))
+        self.connection.abort(2, error.reason)
+        self._write_end()
+        assert self.ended is not None
+        raise self.ended
+
+    def give_up(self, why: str) -> None:
+        """End the association for a reason that the log tells."""
+        self._abort_with(AssociationAborted(0, message=why))
+
+    def _abort_with(self, how: AssociationAborted) -> None:
+        if self.ended is None:
+            self.end(how)
             with contextlib.suppress(AssociationError):
-                self._connection.abort(source, reason)
+                self.connection.abort(how.source or 0, how.reason)
                 self._write_end()
 
-    def _abort_for(self, error: ProtocolError) -> None:
-        self._end(AssociationAborted(2, error.reason, str(error)))
-        self._connection.abort(2, error.reason)
-        self._write_end()
-        assert self._ended is not None
-        raise self._ended
-
-    def _give_up(self, why: str) -> None:
-        self._end(AssociationAborted(0, message=why))
-        with contextlib.suppress(AssociationError):
-            self._connection.abort()
-            self._write_end()
-
-    def _end(self, how: AssociationAborted) -> None:
-        if self._ended is None:
-            self._ended = how
-
     def stop(self) -> None:
-        """Have the association aborted by its own thread; called from another one."""
+        """Make the thread that reads abort the association; called from another one."""
         self._stopping = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
@@ -324,14 +412,14 @@ class Channel:
 
         Closing first could destroy what was sent, on its way (PS3.8 §9.2.1, Sta13).
         """
-        if self._connection.state == "Sta13" and not self._stopping:
+        if self.connection.state == "Sta13" and not self._stopping:
             # Who asked for the association and aborts it is not waiting for anything more.
-            in_a_hurry = self.role == "requestor" and self.ended() is not None
+            in_a_hurry = self.role == "requestor" and self.ended is not None
             patience = min(self.config.artim, _AFTER_ABORT) if in_a_hurry else self.config.artim
             deadline = time.monotonic() + patience
             with contextlib.suppress(AssociationError):
-                while self._connection.state == "Sta13" and self._read_before(deadline):
-                    self._connection.next_event()
-                    self._write_out()
-        with self._lock, contextlib.suppress(OSError):  # not while another thread sends
+                while self.connection.state == "Sta13" and self.read_before(deadline):
+                    self.connection.next_event()
+                    self.write_out()
+        with self.sending, contextlib.suppress(OSError):  # not while another thread sends
             self._socket.close()

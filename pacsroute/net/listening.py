@@ -1,29 +1,63 @@
-"""The sockets that a server listens at."""
+"""The sockets that a server listens at, by the names of the settings that ask for them."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from pacsroute.config import Config
+from pacsroute.config import SETTINGS, Config
+
+_PORTS = tuple(name for name in SETTINGS if name.endswith("port"))
 
 
-def listen(
-    config: Config, kept: Mapping[str, socket.socket] | None = None
-) -> dict[str, socket.socket]:
-    """Listen at all ports of the settings, or at none.
+class Listener(NamedTuple):
+    """A socket that listens, and the address that the settings have for it.
+
+    Parameters
+    ----------
+    host, port : str and int
+        As the settings have them: port 0 is a free one.
+    socket : socket.socket
+        It listens.
+    """
+
+    host: str
+    port: int
+    socket: socket.socket
+
+
+def addresses(config: Config) -> dict[str, tuple[str, int]]:
+    """Return the hosts and ports that the settings ask for, by the name of the port's setting.
+
+    Examples
+    --------
+    >>> addresses(Config(port=104, metrics_port=9104))
+    {'port': ('127.0.0.1', 104), 'metrics_port': ('127.0.0.1', 9104)}
+    """
+    found = {}
+    for name in _PORTS:
+        port = getattr(config, name)
+        if port is not None:
+            found[name] = getattr(config, name.removesuffix("port") + "host", config.host), port
+    return found
+
+
+def listen(config: Config, kept: Mapping[str, Listener] | None = None) -> dict[str, Listener]:
+    """Listen at all ports that the settings ask for, or at none.
 
     Parameters
     ----------
     config : Config
-        The settings. TLS is spoken at the last port for peers that they have.
-    kept : mapping of str to socket, optional
-        What an earlier call has returned: the socket of what is asked for again is used again.
+        The settings.
+    kept : mapping of str to Listener, optional
+        What an earlier call has returned. Where the settings ask for the same address, its
+        socket is used again.
 
     Returns
     -------
-    dict of str to socket
-        The sockets by what was asked for.
+    dict of str to Listener
+        By the name of the port's setting.
 
     Raises
     ------
@@ -31,17 +65,17 @@ def listen(
         If it cannot listen there.
     """
     kept = kept or {}
-    found: dict[str, socket.socket] = {}
+    found: dict[str, Listener] = {}
     try:
-        for name in ("port", "tls_port", "metrics_port"):
-            host = config.metrics_host if name == "metrics_port" else config.host
-            port = getattr(config, name)
-            if port is not None:
-                asked = f"{name} {host}:{port}"
-                found[asked] = kept.get(asked) or _listen(host, port)
+        for name, (host, port) in addresses(config).items():
+            one = kept.get(name)
+            if one is None or one[:2] != (host, port):
+                one = Listener(host, port, _listen(host, port))
+            found[name] = one
     except BaseException:
-        for asked in found.keys() - kept.keys():
-            found[asked].close()
+        for name, one in found.items():
+            if one is not kept.get(name):
+                one.socket.close()
         raise
     return found
 

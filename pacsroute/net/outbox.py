@@ -1,22 +1,18 @@
-"""The sending half of an association: at once, held back for a moment, or read from a file."""
+"""The messages that go out: at once, held back for a moment, or read from a file."""
 
 from __future__ import annotations
 
 import io
 import os
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
-from pacsroute.config import Config
 from pacsroute.dimse.commands import Command
 from pacsroute.dimse.messages import BATCH, PIECES, fragment, stream
 from pacsroute.errors import ReadFailed
 from pacsroute.framework.base import BaseApp
-from pacsroute.net import transport
 from pacsroute.net.channel import Channel
 from pacsroute.net.flusher import flusher
 from pacsroute.upper_layer.pdu import Buffer
@@ -25,37 +21,39 @@ _HELD_BACK = 65_536  # bytes of answers that are sent together at the most
 _PULSE = 0.9  # seconds after which a Pending is due, where one a second has to go
 
 
-class Sender(Channel):
-    """A channel that sends messages.
+class Outbox:
+    """Sends messages over a channel.
+
+    Any thread may send. What is held back, and the pulses, belong to whoever holds the
+    channel's `sending`: the sending threads, and the flusher's for a moment at a time.
 
     Parameters
     ----------
+    channel : Channel
+        Over which they go.
     app : App
         Whose observer is told.
-    sock, config, remote_address, role, tls
-        As `Channel` has them.
+
+    Attributes
+    ----------
+    maximum_length : int
+        The peer's limit for the variable field of a P-DATA-TF, in bytes; 0 is none.
+    overlapping : bool
+        Whether operations may overlap (PS3.7 §D.3.3.3).
     """
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        app: BaseApp,
-        config: Config,
-        remote_address: str,
-        role: Literal["acceptor", "requestor"],
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        super().__init__(sock, config, remote_address, role, tls)
-        self.app = app
-        self.window = 1
-        self._peer_maximum = 0
+    def __init__(self, channel: Channel, app: BaseApp) -> None:
+        self.maximum_length = 0
+        self.overlapping = False
+        self._channel = channel
+        self._app = app
         self._room: memoryview | None = None
         self._held: list[Buffer] = []
         self._held_size = 0
-        self._holding = False
-        self._pulses: dict[int, Callable[[], tuple[int, Command]]] = {}
+        self._holding = False  # whether the flusher looks after what is held back
+        self._pulses: dict[int, Callable[[], tuple[int, Command]]] = {}  # by thread
         self._pulsed = 0.0
-        self._unanswered: set[int] = set()  # Message IDs, where operations overlap
+        self._owed: set[int] = set()
 
     def send(
         self,
@@ -65,53 +63,33 @@ class Sender(Channel):
         *,
         more: bool = False,
     ) -> None:
-        """Send a message.
-
-        Parameters
-        ----------
-        context_id : int
-            Of an accepted presentation context.
-        command : Command
-            The command set.
-        data : bytes or binary file, optional
-            The data set, in the context's transfer syntax; an odd number of bytes is made
-            even with a NUL. A file is read from where it stands, while it is sent. If that
-            fails the association is aborted, for its peer has had half of a message.
-        more : bool
-            Whether others follow at once. The message may wait for them then, up to 50 ms.
-
-        Raises
-        ------
-        AssociationAborted, AssociationReleased
-            If the association has ended.
-        """
-        if self._ended is not None:
-            raise self._ended
+        """Send a message; see `Association.send`."""
+        channel = self._channel
+        if channel.ended is not None:
+            raise channel.ended
         if isinstance(data, io.BytesIO):
             data = data.read()
-        if isinstance(data, bytes) and len(data) > PIECES * self._peer_maximum > 0:
+        if isinstance(data, bytes) and len(data) > PIECES * self.maximum_length > 0:
             data = io.BytesIO(data)
         if not (data is None or isinstance(data, bytes)):
             self._send_file(context_id, command, data)
             return
         if data is not None and len(data) & 1:
             data += b"\0"
-        buffers = fragment(context_id, command, data, self._peer_maximum)
+        buffers = fragment(context_id, command, data, self.maximum_length)
         if data is not None:
-            self.app.observer.sent(command, len(data))
-        with self._lock:
-            if not (more or self._holding or self.window > 1):
-                self._connection.send_data(buffers)
-                self._write_out()
+            self._app.observer.sent(command, len(data))
+        with channel.sending:
+            if not (more or self._holding or self.overlapping):
+                channel.connection.send_data(buffers)
+                channel.write_out()
                 return
             if not more:  # before it goes: the peer may release as soon as it has it
-                self._unanswered.discard(getattr(command, "message_id_responded_to", 0))
+                self._owed.discard(getattr(command, "message_id_responded_to", 0))
             self._held += buffers
             if more:
                 self._held_size += sum(map(len, buffers))
-                if not self._holding:
-                    self._holding = True
-                    flusher.add(self)
+                self._hold()
                 if self._held_size < _HELD_BACK:
                     return
             elif not self._pulses:
@@ -119,25 +97,32 @@ class Sender(Channel):
                 flusher.remove(self)
             self._flush()
 
+    def _hold(self) -> None:
+        """Ask the flusher to look after what is held back; the caller has `sending`."""
+        if not self._holding:
+            self._holding = True
+            flusher.add(self)
+
     def _send_file(self, context_id: int, command: Command, file: BinaryIO) -> None:
+        channel = self._channel
         start = file.tell()
         size = file.seek(0, os.SEEK_END) - start
         file.seek(start)
-        with self._lock:
+        with channel.sending:
             # Made once for many: new memory costs as much as what is read into it.
             needed = min(BATCH, size + 2 & ~1)
-            room = self._room  # which another thread, in `receive`, may let go of
+            room = self._room  # which another thread, in `receive`, may free meanwhile
             if room is None or len(room) < needed:
                 room = self._room = memoryview(bytearray(needed))
-            batches = stream(context_id, file, size, self._peer_maximum, room)
+            batches = stream(context_id, file, size, self.maximum_length, room)
             batch = self._next_batch(batches)
-            self._held += fragment(context_id, command, None, self._peer_maximum, follows=True)
-            deadline = time.monotonic() + self.config.message_timeout
+            self._held += fragment(context_id, command, None, self.maximum_length, follows=True)
+            deadline = time.monotonic() + channel.config.message_timeout
             while batch is not None:
                 self._held += batch
                 self._flush(deadline)
                 batch = self._next_batch(batches)
-        self.app.observer.sent(command, size)
+        self._app.observer.sent(command, size)
 
     def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
         try:
@@ -145,38 +130,49 @@ class Sender(Channel):
         except (OSError, EOFError) as error:
             why = f"reading an instance failed: {getattr(error, 'strerror', None) or error}"
             self._flush()  # of an earlier message a part may have gone already
-            self._give_up(why)
+            self._channel.give_up(why)
             raise ReadFailed(0, message=why) from None
 
-    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
-        """Have a message sent whenever nothing else has been for a second; None ends it.
+    def free_room(self) -> None:
+        """Free the memory that files are read into: many associations wait for a request."""
+        self._room = None
 
-        Parameters
-        ----------
-        make : callable
-            Called by another thread, soon and between messages; returns a context ID and
-            a command.
-        """
-        with self._lock:
+    # ------------------------------------------------------------- overlapping operations
+
+    def owe(self, message_id: int) -> None:
+        """Note a request that is answered by another thread than the one that reads."""
+        self._owed.add(message_id)
+
+    @property
+    def owes(self) -> bool:
+        """Whether a final response of such a request has not gone."""
+        return bool(self._owed)
+
+    # ------------------------------------------------------------- held back
+
+    def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
+        """Send a keep-alive message after each second of silence; see `Association.pulse`."""
+        with self._channel.sending:
             self._pulsed = time.monotonic()
             if make is None:
                 self._pulses.pop(threading.get_ident(), None)
                 return
             self._pulses[threading.get_ident()] = make
-            if not self._holding:
-                self._holding = True
-                flusher.add(self)
+            self._hold()
 
     def _flush(self, deadline: float = 0.0) -> None:
-        """Send what is held back; the lock is ours."""
+        """Send what is held back; the caller has `sending`."""
         self._pulsed = time.monotonic()
-        self._connection.send_data(self._held)
+        self._channel.connection.send_data(self._held)
         self._held, self._held_size = [], 0
-        self._write_out(deadline)
+        self._channel.write_out(deadline)
 
     def flush_waiting(self) -> None:
-        """Send answers that wait for a slow handler, as far as that needs no waiting."""
-        if not self._lock.acquire(blocking=False):
+        """Send answers that wait for a slow handler, as far as that needs no waiting.
+
+        The flusher's thread calls it, for all associations: it must not block.
+        """
+        if not self._channel.sending.acquire(blocking=False):
             return  # the association's own thread is sending
         try:
             if self._pulses and time.monotonic() - self._pulsed > _PULSE:
@@ -184,21 +180,19 @@ class Sender(Channel):
                 if not self._held:  # what waits already says that we are alive
                     for make in self._pulses.values():
                         context_id, command = make()
-                        self._held += fragment(context_id, command, None, self._peer_maximum)
-            if self._held and self._ended is None:
+                        self._held += fragment(context_id, command, None, self.maximum_length)
+            if self._held and self._channel.ended is None:
                 data = b"".join(self._held)
-                sent = self._socket.send(data, transport.DONTWAIT)
+                sent = self._channel.send_now(data)
                 self._held = [data[sent:]] if sent < len(data) else []
                 self._held_size = len(data) - sent
-                self._halfway = bool(self._held)
         except OSError:
             pass  # the association's own thread meets it too, and knows what to do
         finally:
-            self._lock.release()
+            self._channel.sending.release()
 
     def close(self) -> None:
-        """Hold nothing back any more, and close the socket as `Channel.close` does."""
+        """Hold nothing back any more."""
         if self._holding:
             self._holding = False
             flusher.remove(self)
-        super().close()

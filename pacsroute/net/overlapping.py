@@ -9,7 +9,7 @@ import threading
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationReleased
 from pacsroute.services.dispatcher import Dispatcher
-from pacsroute.thread_pool import Daemons
+from pacsroute.thread_pool import DaemonPool
 
 logger = logging.getLogger("pacsroute")
 
@@ -31,7 +31,7 @@ def run(dispatcher: Dispatcher) -> None:
         dispatcher.run()
         return
     under_way = threading.Semaphore(association.window * _AHEAD)
-    operations = Daemons("pacsroute-operation", association.window)
+    operations = DaemonPool("pacsroute-operation", association.window)
     try:
         while True:
             message = association.receive()

@@ -21,8 +21,10 @@ _LIMITS = ("max_associations", "max_associations_per_host", "max_associations_pe
 class Places:
     """Counts the associations of a server, and rejects those that are too many.
 
-    Connections count from when they are accepted, whatever they wait for: those that send no
-    request, and those that are refused and do not close, take a thread as well.
+    A connection counts from when it is accepted. One that sends no request takes a thread as
+    well, and so does one that was refused and that the peer does not close.
+
+    All threads of the server share it, and its lock guards the counts.
     """
 
     def __init__(self, config: Config) -> None:
@@ -35,6 +37,10 @@ class Places:
     def associations(self) -> int:
         """How many associations there are."""
         return self._taken[_ALL]
+
+    def has_one(self) -> bool:
+        """Tell whether there is one association at the most."""
+        return self._taken[_ALL] <= 1
 
     def connect(self, host: str) -> bool:
         """Take a place for a connection; tell whether the host has not too many."""
@@ -84,6 +90,35 @@ class Places:
             self._taken[place] -= 1
             if not self._taken[place]:
                 del self._taken[place]
+
+
+class Stay:
+    """The places that one peer's association takes; its own thread uses it.
+
+    Parameters
+    ----------
+    places : Places
+        Those that there are.
+    host : str
+        The peer's.
+    refusal : AssociateRJ, optional
+        The answer to the peer, whether there is a place or not.
+    """
+
+    def __init__(self, places: Places, host: str, refusal: AssociateRJ | None = None) -> None:
+        self._places = places
+        self._host = host
+        self._refusal = refusal
+        self._taken: list[str] = []
+
+    def begin(self, calling_ae: str) -> AssociateRJ | None:
+        """Take the places of an association; return what rejects it where there are none."""
+        self._taken, full = self._places.associate(self._host, calling_ae)
+        return self._refusal or full
+
+    def end(self) -> None:
+        """Give the places back; it may be said twice."""
+        self._places.leave(self._taken)
 
 
 def _connections(host: str) -> str:

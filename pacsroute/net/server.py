@@ -14,26 +14,23 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
 from pacsroute.config import check_own
 from pacsroute.errors import SetupError
-from pacsroute.framework.base import BaseApp
+from pacsroute.framework.base import BaseApp, Listening
 from pacsroute.instances.atomic_files import try_out
 from pacsroute.net import transport
 from pacsroute.net.association import Association
-from pacsroute.net.listening import listen
-from pacsroute.net.places import REFUSALS, Places
+from pacsroute.net.listening import addresses, listen
+from pacsroute.net.places import REFUSALS, Places, Stay
 from pacsroute.net.serving import serve
-from pacsroute.thread_pool import Daemons
+from pacsroute.thread_pool import DaemonPool
 from pacsroute.tls import TLS, configured
 from pacsroute.upper_layer.pdu import AssociateRJ
-
-if TYPE_CHECKING:
-    from pacsroute.net.monitor import Monitor
 
 logger = logging.getLogger("pacsroute")
 
@@ -48,7 +45,7 @@ _AGAIN = 60.0  # seconds after which what goes on failing is logged again
 
 @dataclass(eq=False)
 class _Door:
-    """A port, and how many threads wait there."""
+    """A port for DICOM, and how many threads wait there: the server's lock guards that."""
 
     listener: socket.socket
     tls: TLS | None = None
@@ -63,12 +60,12 @@ class Server:
     app : App
         Whose handlers answer.
     host, port : str and int, optional
-        Where it listens, in the place of what the app's settings say; port 0 is a free one.
-    listeners : collection of socket, optional
-        Sockets that listen already, in the place of these, as `listen` makes them: those that
-        other processes accept from, too.
+        Where it listens, instead of what the app's settings say; port 0 is a free one.
+    listeners : mapping of str to socket, optional
+        Sockets that listen already, by the name of the port's setting, such as ``tls_port``:
+        those that other processes accept from, too.
     **settings
-        Settings of `pacsroute.Config` in the place of the app's, of those that are about
+        Settings of `pacsroute.Config` instead of the app's, of those that are about
         listening, TLS, times, and how many associations there are.
 
     Attributes
@@ -101,7 +98,7 @@ class Server:
         host: str | None = None,
         port: int | None = None,
         *,
-        listeners: Collection[socket.socket] | None = None,
+        listeners: Mapping[str, socket.socket] | None = None,
         **settings: Any,
     ) -> None:
         self.app = app
@@ -112,21 +109,25 @@ class Server:
         tls = configured(self.config)
         check_spool(app.config.spool)
         self._shared = listeners is not None
-        listeners = list(listen(self.config).values() if listeners is None else listeners)
-        asked = (self.config.port, self.config.tls_port, self.config.metrics_port)
-        if len(listeners) != sum(port is not None for port in asked):
-            raise SetupError("the settings have more or fewer ports than it listens at")
-        self.metrics_port: int | None = None
-        self._monitor: Monitor | None = None
-        if self.config.metrics_port is not None:
-            from pacsroute.net.monitor import Monitor  # noqa: PLC0415 - with its HTTP, if asked for
-
-            self._monitor = Monitor(listeners.pop(), app, self.obstacle)
-            self.metrics_port = self._monitor.port
-        self._doors = [_Door(listener) for listener in listeners]
-        self._doors[-1].tls = tls
-        self.host, self.port = self._doors[0].listener.getsockname()[:2]
-        self.tls_port = self._doors[-1].listener.getsockname()[1] if tls else None
+        if listeners is None:
+            listeners = {name: one.socket for name, one in listen(self.config).items()}
+        elif listeners.keys() != addresses(self.config).keys():
+            raise SetupError("the listeners do not match the ports in the settings")
+        ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+        self.host, self.port = listeners["port"].getsockname()[0], ports["port"]
+        self.metrics_port: int | None = ports.get("metrics_port")
+        self.tls_port: int | None = ports.get("tls_port", self.port) if tls else None
+        self._doors = [
+            _Door(listeners[name], tls if ports[name] == self.tls_port else None)
+            for name in ("port", "tls_port")
+            if name in listeners
+        ]
+        makers = {"metrics_port": _monitor, **app.listeners}
+        self._beside = [
+            makers[name](listener, app, self.obstacle)
+            for name, listener in listeners.items()
+            if name not in ("port", "tls_port")
+        ]
         self._threads: dict[threading.Thread, Association | None] = {}
         self._places = Places(self.config)
         self._lock = threading.Lock()
@@ -135,36 +136,30 @@ class Server:
         self._over = False  # the grace period, and with it all associations
         self._hurried = False
         self._running = contextlib.ExitStack()
-        self._after: Daemons | None = None
+        self._after: DaemonPool | None = None
 
     def __enter__(self) -> Server:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
         """Begin to accept associations, in the app's lifespan."""
-        if self._monitor is not None:
-            self._monitor.start()
+        for one in self._beside:
+            one.start()
         try:
             self._running.enter_context(self.app.running())
         except BaseException:
             _close(self._doors)
-            if self._monitor is not None:
-                self._monitor.stop()
+            self._stop_beside()
             raise
         if self._shared:
             for door in self._doors:
                 door.listener.setblocking(True)
                 transport.set_up(door.listener, _ACCEPT_TICK, 0)
-        self._after = Daemons("pacsroute-after", _AFTER_THREADS)
+        self._after = DaemonPool("pacsroute-after", _AFTER_THREADS)
         with self._lock:
             for door in self._doors:
                 for _ in range(_SPARE):
@@ -182,16 +177,18 @@ class Server:
             try:
                 self._running.close()
             finally:
-                if self._monitor is not None:
-                    self._monitor.stop()
+                self._stop_beside()
+
+    def _stop_beside(self) -> None:
+        """Stop what listens beside the server."""
+        while self._beside:
+            self._beside.pop().stop()
 
     def _wind_down(self) -> None:
         """Stop all but the app's lifespan, and the monitor where no other process answers."""
         self._stop.set()
         if self._shared:  # to shut them down would be to shut them down for the others, too
-            if self._monitor is not None:
-                self._monitor.stop()  # the others answer; that this one stops is nobody's concern
-                self._monitor = None
+            self._stop_beside()  # the others answer; that this one stops is nobody's concern
             deadline = time.monotonic() + 2 * _ACCEPT_TICK
             while self._spare and time.monotonic() < deadline and not self._hurried:
                 time.sleep(_STOP_TICK)
@@ -374,6 +371,7 @@ class Server:
     ) -> None:
         """Serve a peer; one that came to the last thread is sent away, for others to be heard."""
         config = self.config.replace(artim=min(self.config.artim, _HURRY)) if last else self.config
+        stay = Stay(self._places, host, AssociateRJ(2, 3, 1) if last else None)
         association = Association(
             sock,
             self.app,
@@ -381,28 +379,27 @@ class Server:
             defer=self._defer,
             tls=tls.server() if tls else None,
             config=config,
+            alone=self._places.has_one,
+            vacate=stay.end,
         )
-        places: list[str] = []
-        association.alone = lambda: self._places.associations <= 1
-        association.vacate = lambda: self._places.leave(places)
         with self._lock:
             self._threads[thread] = association
             if self._over:  # this peer was accepted a moment before
                 association.stop()
-
-        def full(calling_ae: str) -> AssociateRJ | None:
-            nonlocal places
-            places, refusal = self._places.associate(host, calling_ae)
-            return AssociateRJ(2, 3, 1) if last else refusal
-
         try:
-            serve(self.app, association, full)
+            serve(self.app, association, stay.begin)
         finally:
-            self._places.leave(places)  # while the peer takes its time to close
+            stay.end()  # while the peer takes its time to close
             association.dispose()
 
 
-def _close(doors: list[_Door]) -> None:
+def _monitor(listener: socket.socket, app: BaseApp, obstacle: Callable[[], str]) -> Listening:
+    from pacsroute.net.monitor import Monitor  # noqa: PLC0415 - with its HTTP, if asked for
+
+    return Monitor(listener, app, obstacle)
+
+
+def _close(doors: Iterable[_Door]) -> None:
     for door in doors:
         door.listener.close()
 

@@ -389,7 +389,7 @@ def test_a_peer_that_closed_an_idle_association(how, listening):
         if len(peer.associations) == 1:
             assert closing.wait(WAIT)
             if how == "close":
-                association._socket.close()
+                association._channel._socket.close()
             else:
                 association.abort()
             closed.set()
@@ -413,7 +413,7 @@ def test_a_peer_that_has_sent_nonsense_meanwhile(listening):
         Dispatcher(peer.app, association).receive_and_dispatch()
         if len(peer.associations) == 1:
             assert sending.wait(WAIT)
-            association._socket.sendall(pdu.encode(pdu.PDataTF((pdu.PDV(99, True, True, b""),))))
+            association._channel._socket.sendall(pdu.encode(pdu.PDataTF((pdu.PDV(99, True, True, b""),))))
             sent.set()
         association.receive()
 

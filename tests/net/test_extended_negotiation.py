@@ -295,7 +295,7 @@ def test_who_waits_for_a_response_learns_of_the_end_at_once():
     ended = queue.Queue()
     with theirs, Association(ours, App()) as association:
         association.window = 2
-        association._reader = threading.get_ident()
+        association._inbox.read_here()
 
         def wait():
             try:
@@ -304,7 +304,7 @@ def test_who_waits_for_a_response_learns_of_the_end_at_once():
                 ended.put(error)
 
         threading.Thread(target=wait, daemon=True).start()
-        assert until(lambda: association._arrived._waiters)
+        assert until(lambda: association._inbox._arrived._waiters)
         association.abort(2)
         assert ended.get(timeout=WAIT).source == 2
 

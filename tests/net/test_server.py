@@ -22,7 +22,7 @@ from pacsroute.dimse import command_set, commands
 from pacsroute.instances import part10
 from pacsroute.net.flusher import Flusher
 from pacsroute.net.places import Places
-from pacsroute.thread_pool import Daemons
+from pacsroute.thread_pool import DaemonPool
 from pacsroute.upper_layer import pdu
 
 ECHO = [(uids.VERIFICATION, IMPLICIT)]
@@ -641,7 +641,7 @@ def test_settings_that_only_an_app_can_have_are_refused_elsewhere(name):
 
 
 def test_threads_that_no_process_waits_for():
-    done, hold, daemons = [], threading.Event(), Daemons("pacsroute-after", 4)
+    done, hold, daemons = [], threading.Event(), DaemonPool("pacsroute-after", 4)
     for number in range(20):
         daemons.submit(lambda number=number: done.append(number))
     daemons.drain()
@@ -649,7 +649,7 @@ def test_threads_that_no_process_waits_for():
     with pytest.raises(RuntimeError):
         daemons.submit(lambda: done.append("too late"))
     assert len(done) == 20
-    stuck = Daemons("pacsroute-after", 4)
+    stuck = DaemonPool("pacsroute-after", 4)
     stuck.submit(lambda: hold.wait(WAIT))
     stuck.drain(lambda: True)  # it does not wait, and the process could end
     assert not hold.is_set()

@@ -387,7 +387,7 @@ def test_a_plain_peer_on_the_tls_port(serve, made, caplog):
     assert echoes(server, made.trusting())
     assert logged(caplog, "the association ended", server) == [
         "a peer (127.0.0.1): the association ended: TLS failed: "
-        "the peer does not speak it, as it has to on this port"
+        "the peer is not speaking TLS, which this port requires"
     ]
 
 

@@ -101,7 +101,7 @@ def test_nothing_stands_between_where_nobody_observes(raw_peer):
 
     @app.echo
     def echo(request):
-        seen.append(type(request.association._socket))
+        seen.append(type(request.association._channel._socket))
 
     with app.serve(port=0, grace=1) as server, raw_peer(server.port) as peer:
         peer.echo()

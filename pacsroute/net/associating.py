@@ -1,0 +1,97 @@
+"""Negotiation over a channel: wait for a peer's request, or for its answer to ours (PS3.8 §7.1)."""
+
+from __future__ import annotations
+
+import ssl
+import time
+
+from pacsroute.errors import AssociationAborted, AssociationRejected, ProtocolError
+from pacsroute.net.channel import Channel
+from pacsroute.tls import explain
+from pacsroute.upper_layer.negotiation import SMALLEST_MAXIMUM_LENGTH
+from pacsroute.upper_layer.pdu import INVALID_PARAMETER, AssociateAC, AssociateRJ, AssociateRQ
+from pacsroute.upper_layer.rejections import why
+
+
+def wait_for_request(channel: Channel, deadline: float) -> AssociateRQ:
+    """Return a peer's request for an association.
+
+    Parameters
+    ----------
+    channel : Channel
+        Over which it comes.
+    deadline : float
+        Of `time.monotonic`.
+
+    Raises
+    ------
+    AssociationAborted
+        If none comes.
+    """
+    connection = channel.connection
+    while True:
+        event = connection.next_event()
+        if isinstance(event, AssociateRQ):
+            return event
+        channel.write_out()
+        if connection.state != "Sta2":
+            raise AssociationAborted(2, message=str(connection.error or "the peer gave up"))
+        if not channel.read_before(deadline):
+            connection.artim_expired()
+            raise AssociationAborted(None, message="no association request came")
+
+
+def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> AssociateAC:
+    """Ask for an association, and return how the peer accepts it.
+
+    Parameters
+    ----------
+    channel : Channel
+        Over which it goes.
+    request : AssociateRQ
+        What is proposed.
+    who : str
+        The peer, as errors name it.
+    deadline : float
+        Of `time.monotonic`.
+
+    Raises
+    ------
+    AssociationRejected, AssociationAborted
+        If it does not.
+    """
+    connection = channel.connection
+    connection.associate(request)
+    connection.transport_connected()
+    channel.write_out()
+    while (answer := connection.next_event()) is None:
+        channel.write_out()
+        if connection.state != "Sta5":
+            raise AssociationAborted(2, message=f"{who}: {connection.error}")
+        if not channel.read_before(deadline):
+            raise AssociationAborted(None, message=f"{who} {_no_answer(channel, deadline)}")
+    if isinstance(answer, AssociateRJ):
+        raise AssociationRejected(*answer, f"{who} rejected: {why(answer, request)}")
+    if not isinstance(answer, AssociateAC):
+        channel.write_out()
+        raise AssociationAborted(
+            getattr(answer, "source", None), message=f"{who} aborted the request"
+        )
+    length = answer.user_information.maximum_length
+    if length and length < SMALLEST_MAXIMUM_LENGTH:
+        channel.abort_for(ProtocolError(f"{who}: a maximum length of {length}", INVALID_PARAMETER))
+    return answer
+
+
+def _no_answer(channel: Channel, deadline: float) -> str:
+    """Say how a peer has not answered."""
+    lost = channel.connection.transport_closed() is not None and time.monotonic() < deadline
+    if not lost:
+        how = "did not answer in time"
+    elif channel.secured:
+        how = "closed the connection"
+    else:
+        how = "closed the connection: does it want TLS?"
+    if isinstance(channel.lost, ssl.SSLError):  # TLS 1.3 refuses certificates late
+        how += f": {explain(channel.lost)}"
+    return how

@@ -1,0 +1,178 @@
+"""The messages that have come and wait, and the requests that the peer has cancelled."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Container
+
+from pacsroute.dimse.commands import CCancelRQ, Command, Response
+from pacsroute.dimse.messages import Assembler, Message, Sink
+from pacsroute.errors import ProtocolError
+from pacsroute.upper_layer.pdu import UNEXPECTED_PARAMETER, PDataTF
+
+_BUSY = 4  # requests that are read ahead of the one being answered
+_UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
+
+
+class Inbox:
+    """Puts messages together from what comes, and keeps them until somebody takes them.
+
+    One thread reads: it alone calls `add`. Where operations overlap, others wait for their
+    responses in `wait_for_response`; `_arrived` guards the messages, and wakes those threads.
+
+    Parameters
+    ----------
+    open_sink : callable
+        As for `pacsroute.dimse.messages.Assembler`.
+    max_command_length : int
+        The longest command set that is taken, in bytes.
+
+    Attributes
+    ----------
+    window : int
+        How many operations may overlap (PS3.7 §D.3.3.3).
+    """
+
+    def __init__(
+        self, open_sink: Callable[[int, Command], Sink], max_command_length: int = 65_536
+    ) -> None:
+        self.window = 1
+        self._assembler = Assembler(open_sink, max_command_length)
+        self._messages: deque[Message] = deque()
+        self._cancelled: set[int] = set()
+        self._reader = 0
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._waiting = 0  # threads
+        self._ended = False
+
+    # ------------------------------------------------------------- the thread that reads
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun that is not whole."""
+        return self._assembler.partial
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no message waits."""
+        return not self._messages
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether as many messages wait as are read ahead."""
+        return len(self._messages) >= _BUSY
+
+    def read_here(self) -> None:
+        """Say that the calling thread is the one that reads."""
+        self._reader = threading.get_ident()
+
+    @property
+    def is_read_here(self) -> bool:
+        """Whether the calling thread is the one that reads."""
+        return threading.get_ident() == self._reader
+
+    def add(self, data: PDataTF, contexts: Container[int]) -> bool:
+        """Take what has come; tell whether a message is whole with it.
+
+        Parameters
+        ----------
+        data : PDataTF
+            Its fragments are copied, or written to a sink.
+        contexts : container of int
+            The IDs of the accepted presentation contexts.
+
+        Raises
+        ------
+        ProtocolError
+            If a fragment does not belong where it comes, or more messages wait than a peer
+            may send.
+        """
+        whole = False
+        for pdv in data.pdvs:
+            if pdv.context_id not in contexts:
+                raise ProtocolError(
+                    f"a PDV on context {pdv.context_id}, which was not accepted",
+                    UNEXPECTED_PARAMETER,
+                )
+            for message in self._assembler.add(pdv):
+                whole = True
+                self._queue(message)
+        return whole
+
+    def _queue(self, message: Message) -> None:
+        """Queue a message for whoever takes it; note a C-CANCEL for `is_cancelled`."""
+        command = message.command
+        if isinstance(command, CCancelRQ):
+            self._cancelled.add(command.message_id_responded_to)
+            return
+        if self._cancelled:
+            # A cancel that came too late is not for a request of the same ID.
+            self._cancelled.discard(getattr(command, "message_id", -1))
+        with self._lock:
+            self._messages.append(message)
+            if self._waiting:
+                self._arrived.notify_all()
+        if len(self._messages) > _UNANSWERED + self.window:
+            raise ProtocolError("more messages than anybody waits for")
+
+    # ------------------------------------------------------------- taking messages
+
+    def next(self) -> Message | None:
+        """Take the message that has waited longest."""
+        return self._messages.popleft() if self._messages else None
+
+    def next_request(self) -> Message | None:
+        """Take the request that has waited longest, and leave the responses."""
+        with self._lock:
+            for place, message in enumerate(self._messages):
+                if not isinstance(message.command, Response):
+                    del self._messages[place]
+                    return message
+        return None
+
+    def response(self, message_id: int) -> Message | None:
+        """Take the response to a request of ours."""
+        with self._lock:
+            return self._response(message_id)
+
+    def _response(self, message_id: int) -> Message | None:
+        for place, message in enumerate(self._messages):
+            command = message.command
+            if isinstance(command, Response) and command.message_id_responded_to == message_id:
+                del self._messages[place]
+                return message
+        return None
+
+    def wait_for_response(self, message_id: int, seconds: float) -> Message | None:
+        """Take the response to a request of ours, which another thread reads.
+
+        None comes where the association ends first, or time.
+        """
+        with self._arrived:
+            self._waiting += 1
+            try:
+                found = self._arrived.wait_for(
+                    lambda: self._response(message_id) or self._ended, seconds
+                )
+            finally:
+                self._waiting -= 1
+        return found if isinstance(found, Message) else None
+
+    def is_cancelled(self, message_id: int) -> bool:
+        """Tell whether the peer has cancelled a request."""
+        return message_id in self._cancelled
+
+    # ------------------------------------------------------------- the end
+
+    def wake(self) -> None:
+        """Wake the threads that wait for a response: no more will come. Any thread may call it."""
+        with self._arrived:
+            self._ended = True
+            self._arrived.notify_all()
+
+    def close(self) -> None:
+        """Drop what waits, and what is not whole; the thread that reads calls it."""
+        self._assembler.close()
+        self._messages.clear()
