@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NamedTuple
 
 import click
@@ -82,7 +81,7 @@ class Journal:
     """
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "a+", encoding="utf-8", newline="")  # noqa: SIM115 - see __exit__
+        self._file = open(path, "a+", encoding="utf-8", newline="")  # noqa: SIM115 - see close
         try:
             self._known = self._read(path)
         except BaseException:
@@ -105,15 +104,8 @@ class Journal:
     def __contains__(self, file: File) -> bool:
         return file in self._known
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def add(self, file: File) -> None:
@@ -185,7 +177,7 @@ def _is_part_10(path: str) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-class Sender:
+class FileSender:
     """Sends files over several associations at once.
 
     A file that fails is told, and the others go on. When a peer takes no more
@@ -346,14 +338,14 @@ def store(
     counts = Counts()
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        journal = stack.enter_context(_journal(resume)) if resume else None
+        journal = stack.enter_context(contextlib.closing(_journal(resume))) if resume else None
         files = list(collect(paths, counts, journal, say))
         if not (files or counts.failed or counts.sent_before):
             say("nothing to send: there is no Part 10 file")
         ctrl_c = stack.enter_context(CtrlC(polite=True))
         stack.callback(lambda: click.echo(_summary(counts, time.monotonic() - began)))
         moved = stack.enter_context(_bar(files, counts, shown=on_a_terminal() and not quiet))
-        sender = Sender(
+        sender = FileSender(
             client,
             files,
             counts,

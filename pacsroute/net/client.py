@@ -7,7 +7,6 @@ import functools
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from ssl import SSLContext
-from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
 
 from pydicom import Dataset
@@ -106,38 +105,16 @@ class Client:
         user: str | tuple[str, str] | UserIdentity | None = None,
         app: BaseApp | None = None,
     ) -> None:
+        self.called_ae, self.calling_ae = called_ae, calling_ae
         self._app = app or BaseApp(calling_ae)
         self._pool = self._pool_class(
             opener, called_ae=called_ae, calling_ae=calling_ae, app=self._app, user=user
         )
 
-    @property
-    def called_ae(self) -> str:
-        """The peer's AE title."""
-        return self._pool.called_ae
-
-    @called_ae.setter
-    def called_ae(self, title: str) -> None:
-        self._pool.called_ae = title
-
-    @property
-    def calling_ae(self) -> str:
-        """Our AE title."""
-        return self._pool.calling_ae
-
-    @calling_ae.setter
-    def calling_ae(self, title: str) -> None:
-        self._pool.calling_ae = title
-
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(abort=kind is not None)
 
     def close(self, *, abort: bool = False) -> None:

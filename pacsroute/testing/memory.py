@@ -9,7 +9,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import SimpleNamespace, TracebackType
+from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal, TypeVar
 
 from pacsroute.dimse import command_set
@@ -350,13 +350,8 @@ class TestClient(Client):
             self._running = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        super().__exit__(kind)
         for thread in self._serving:  # also of what was aborted, whose hooks may not be through
             thread.join(WAIT)
         self._running.close()

@@ -336,7 +336,7 @@ def test_a_peer_that_is_no_longer_full_at_the_last_try_is_not_gone(folder, monke
 
     counts, said = sending.Counts(), []
     files = list(sending.collect([str(folder / "ct")], counts, None, said.append))
-    sender = sending.Sender(
+    sender = sending.FileSender(
         Peer(),
         files,
         counts,

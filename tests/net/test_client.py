@@ -413,7 +413,9 @@ def test_a_peer_that_has_sent_nonsense_meanwhile(listening):
         Dispatcher(peer.app, association).receive_and_dispatch()
         if len(peer.associations) == 1:
             assert sending.wait(WAIT)
-            association._channel._socket.sendall(pdu.encode(pdu.PDataTF((pdu.PDV(99, True, True, b""),))))
+            association._channel._socket.sendall(
+                pdu.encode(pdu.PDataTF((pdu.PDV(99, True, True, b""),)))
+            )
             sent.set()
         association.receive()
 
