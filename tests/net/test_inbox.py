@@ -11,7 +11,7 @@ from pacsroute import uids
 from pacsroute.dimse import commands, messages
 from pacsroute.errors import ProtocolError
 from pacsroute.net.inbox import Inbox
-from pacsroute.services.dispatcher import Memory
+from pacsroute.services.sinks import Memory
 from pacsroute.upper_layer import pdu
 
 

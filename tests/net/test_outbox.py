@@ -14,7 +14,7 @@ from pacsroute.errors import AssociationAborted, ReadFailed
 from pacsroute.net import outbox as outboxes
 from pacsroute.net.channel import Channel
 from pacsroute.net.outbox import Outbox
-from pacsroute.services.dispatcher import Memory
+from pacsroute.services.sinks import Memory
 from pacsroute.upper_layer import pdu
 
 

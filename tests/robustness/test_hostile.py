@@ -370,7 +370,9 @@ def test_nothing_is_kept_of_what_no_handler_may_get(tmp_path):
     @app.before_association
     def look(association):
         opened = association._inbox._assembler._open_sink
-        association._inbox._assembler._open_sink = lambda *args: sinks.append(opened(*args)) or sinks[-1]
+        association._inbox._assembler._open_sink = lambda *args: (
+            sinks.append(opened(*args)) or sinks[-1]
+        )
 
     with app.serve(port=0, grace=1) as server, RawPeer(server.port) as peer:
         for command in (
