@@ -24,6 +24,7 @@ from pydicom import Dataset
 
 from pacsroute.dataset import attribute_types
 from pacsroute.errors import Failure
+from pacsroute.status import INVALID_ATTRIBUTE_VALUE, PROCESSING_FAILURE
 
 __all__ = ["FINAL", "IN_PROGRESS", "check_create", "check_set"]
 
@@ -121,7 +122,9 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
     """
     attribute_types.require(_STATUS, "1", attribute_list)
     if _status(attribute_list) != IN_PROGRESS:
-        raise attribute_types.failure(0x0106, [_STATUS], "a step is created IN PROGRESS")
+        raise attribute_types.failure(
+            INVALID_ATTRIBUTE_VALUE, [_STATUS], "a step is created IN PROGRESS"
+        )
     if strict:
         attribute_types.check(attribute_list, _CREATE, _RULES)
 
@@ -159,13 +162,15 @@ def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = Tru
     """
     if _status(stored) != IN_PROGRESS:
         comment = "Performed Procedure Step Object may no longer be updated"
-        raise Failure(0x0110, comment, ErrorID=0xA710)
+        raise Failure(PROCESSING_FAILURE, comment, ErrorID=0xA710)
     status = IN_PROGRESS
     if _STATUS in modification_list:
         attribute_types.require(_STATUS, "1", modification_list)
         status = _status(modification_list)
     if status != IN_PROGRESS and status not in FINAL:
-        raise attribute_types.failure(0x0106, [_STATUS], "no such status of a step")
+        raise attribute_types.failure(
+            INVALID_ATTRIBUTE_VALUE, [_STATUS], "no such status of a step"
+        )
     if not strict:
         return
     attribute_types.check_settable(stored, modification_list, _SET, _RULES)

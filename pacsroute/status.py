@@ -11,9 +11,13 @@ PENDING_WARNING = 0xFF01
 
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 PROCESSING_FAILURE = 0x0110
+INVALID_ATTRIBUTE_VALUE = 0x0106
 ATTRIBUTE_LIST_ERROR = 0x0107
+DUPLICATE_SOP_INSTANCE = 0x0111
 NO_SUCH_EVENT_TYPE = 0x0113
 INVALID_SOP_INSTANCE = 0x0117
+MISSING_ATTRIBUTE = 0x0120
+MISSING_ATTRIBUTE_VALUE = 0x0121
 NO_SUCH_ACTION = 0x0123
 UNRECOGNIZED_OPERATION = 0x0211
 OUT_OF_RESOURCES = 0xA700
@@ -88,7 +92,7 @@ _NAMES = {
     0xC601: "Failed: no print job for the film session, the queue is full",
     0xC602: "Failed: no print job for the film, the queue is full",
     0xC603: "Failed: the image is larger than its box",
-    0xC605: "Failed: the printer has not the memory for the image",
+    0xC605: "Failed: the printer has too little memory for the image",
     0xC613: "Failed: the combined print image is larger than its box",
     0xC616: "Failed: there is a film that has not been printed yet",
     0xFE00: "Cancel",

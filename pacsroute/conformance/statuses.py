@@ -7,62 +7,18 @@ from pacsroute.conformance.facts import Facts, Offer
 from pacsroute.conformance.markdown import blank, heading, table, text
 from pacsroute.conformance.overview import of_services
 from pacsroute.framework.routes import name_of
-from pacsroute.status import Status
+from pacsroute.services.statuses import ANSWERED
+from pacsroute.status import (
+    CANCEL,
+    PENDING,
+    SUB_OPERATIONS_FAILED,
+    SUB_OPERATIONS_WARNING,
+    SUCCESS,
+    Status,
+)
 
-# What this layer answers by itself, by command; handlers may answer with other codes, too.
-_WRONG_CLASS = (0x0122, "the SOP Class is not that of the presentation context, or is not served")
-_WRONG_INSTANCE = (0x0117, "the SOP Instance UID is no UID")
-_FAILED = "the product failed unexpectedly"
-_QUERY = [(0xFE00, "a C-CANCEL was received"), _WRONG_CLASS, (0xC000, _FAILED)]
-_BAD_IDENTIFIER = "there is no identifier, it cannot be read, is longer than section 7.1.1 says, or"
-_RETRIEVE = [
-    (0x0000, "all sub-operations have succeeded, or there are none"),
-    (0xFF00, "sub-operations continue"),
-    (0xB000, "some sub-operations have failed, or ended with a warning"),
-    (0xA702, "all sub-operations have failed"),
-    (0xA900, f"{_BAD_IDENTIFIER} lacks its level or unique key"),
-    *_QUERY,
-]
-_NORMALIZED = [
-    (0x0000, "it is done"),
-    (0x0110, f"{_FAILED}, or the data set cannot be read or is too long"),
-    _WRONG_INSTANCE,
-    _WRONG_CLASS,
-    (0x0211, "this operation is not answered for the SOP Class"),
-]
-_CODES: dict[str, list[tuple[int, str]]] = {
-    "echo": [(0x0000, "always, unless the product fails"), (0x0110, _FAILED)],
-    "store": [
-        (0x0000, "the product has taken the instance"),
-        _WRONG_CLASS,
-        _WRONG_INSTANCE,
-        (
-            0xA700,
-            "the data set could not be kept: it is too long, or there is no room for it",
-        ),
-        (
-            0xA900,
-            "there is no data set, or its SOP Class or Instance UID differs from the request's",
-        ),
-        (0xC000, _FAILED),
-    ],
-    "find": [
-        (0x0000, "there are no more matches"),
-        (0xFF00, "a match; all keys are supported"),
-        (0xFF01, "a match; some keys are not supported"),
-        (0xA900, f"{_BAD_IDENTIFIER} has a key that cannot be matched"),
-        *_QUERY,
-    ],
-    "get": _RETRIEVE,
-    "move": [*_RETRIEVE, (0xA801, "nobody knows the move destination")],
-    "n_create": _NORMALIZED,
-    "n_set": _NORMALIZED,
-    "n_get": [*_NORMALIZED, (0x0107, "attributes were asked for that there are not")],
-    "n_action": [*_NORMALIZED, (0x0123, "there is no such action type")],
-    "n_delete": _NORMALIZED,
-    "n_event_report": [*_NORMALIZED, (0x0113, "there is no such event type")],
-}
 _CATEGORIES = ("Success", "Warning", "Failure", "Cancel", "Pending")
+_COUNTED = (SUCCESS, SUB_OPERATIONS_FAILED, SUB_OPERATIONS_WARNING, CANCEL, PENDING)
 _COMMENT, _COUNTS = "(0000,0902)", "(0000,1020), (0000,1021), (0000,1022), (0000,1023)"
 
 
@@ -115,7 +71,7 @@ def _codes(command: str) -> str:
                 _fields(command, code),
                 condition,
             ]
-            for code, condition in sorted(_CODES[command], key=_order)
+            for code, condition in sorted(ANSWERED[command], key=_order)
         ],
     )
 
@@ -126,7 +82,7 @@ def _order(row: tuple[int, str]) -> tuple[int, int]:
 
 def _fields(command: str, code: int) -> str:
     """Return the elements that say more than the code."""
-    if command in ("get", "move") and code in (0x0000, 0xA702, 0xB000, 0xFE00, 0xFF00):
+    if command in ("get", "move") and code in _COUNTED:
         return _COUNTS
     return _COMMENT if Status(code).category == "Failure" else "None"
 

@@ -9,6 +9,11 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 
 from pacsroute.errors import Failure
+from pacsroute.status import (
+    INVALID_ATTRIBUTE_VALUE,
+    MISSING_ATTRIBUTE,
+    MISSING_ATTRIBUTE_VALUE,
+)
 
 Rules = dict[str, tuple[list[str], "Rules"]]
 """By keyword: what each column says, and the rules of an item where it is a sequence."""
@@ -52,7 +57,7 @@ def check_settable(before: Dataset, modifications: Dataset, column: int, rules: 
         and _or_none(modifications[keyword].value) != _or_none(before.get(keyword))
     ]
     if wrong:
-        raise failure(0x0106, wrong, f"not to be set: {', '.join(wrong)}")
+        raise failure(INVALID_ATTRIBUTE_VALUE, wrong, f"not to be set: {', '.join(wrong)}")
 
 
 def _or_none(value: Any) -> Any:
@@ -63,9 +68,9 @@ def _or_none(value: Any) -> Any:
 def require(keyword: str, kind: str, dataset: Dataset) -> None:
     """Raise a `Failure` if an attribute of a type is not there: 0x0120, or 0x0121 if empty."""
     if kind in "12" and keyword not in dataset:
-        raise failure(0x0120, [keyword], f"{keyword} is missing")
+        raise failure(MISSING_ATTRIBUTE, [keyword], f"{keyword} is missing")
     if kind == "1" and dataset[keyword].is_empty:
-        raise failure(0x0121, [keyword], f"{keyword} has no value")
+        raise failure(MISSING_ATTRIBUTE_VALUE, [keyword], f"{keyword} has no value")
 
 
 def failure(status: int, keywords: Iterable[str], comment: str) -> Failure:

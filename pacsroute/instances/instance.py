@@ -17,6 +17,7 @@ from pacsroute.errors import DataSetError, Failure
 from pacsroute.instances import part10, peek
 from pacsroute.instances.atomic_files import draft, publish, sync, write_all
 from pacsroute.instances.spool import Spool
+from pacsroute.status import DUPLICATE_SOP_INSTANCE, IDENTIFIER_MISMATCH, INVALID_SOP_INSTANCE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -282,7 +283,7 @@ class Instance:
         for tag, (name, known) in named.items():
             value = getattr(dataset.get_item(tag), "value", None)
             if isinstance(value, bytes) and uids.trim(value.decode("latin-1")) not in ("", known):
-                raise Failure(0xA900, f"{name} differs from the command's")
+                raise Failure(IDENTIFIER_MISMATCH, f"{name} differs from the command's")
 
     def _edited(self) -> bool:
         """Tell whether the data set that was handed out differs from the bytes."""
@@ -361,7 +362,7 @@ class Instance:
             raise ValueError(f"duplicate is 'replace', 'keep' or 'refuse', not {duplicate!r}")
         sop_instance = self.sop_instance
         if not uids.is_uid(sop_instance):
-            raise Failure(0x0117, "the SOP Instance UID is not a UID")
+            raise Failure(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID")
         if name is None:
             name = f"{sop_instance}.dcm"
         elif name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
@@ -474,5 +475,5 @@ def _occupied(folder: str, target: str, duplicate: str, durable: bool) -> Path:
         sync(target)
         sync(folder)
     if duplicate == "refuse":
-        raise Failure(0x0111, "the SOP instance is there already")
+        raise Failure(DUPLICATE_SOP_INSTANCE, "the SOP instance is there already")
     return Path(target)
