@@ -16,7 +16,7 @@ from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.errors import SetupError
 from pacsroute.foreground import is_ours, show_from_users_file
-from pacsroute.framework.decorators import check_charset
+from pacsroute.framework.checks import check_charset
 
 
 def load(spec: str | None) -> App:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from pacsroute.allow import allowed
 from pacsroute.errors import AssociationAborted, AssociationRejected
 from pacsroute.framework.base import BaseApp
+from pacsroute.framework.identity import NAMED, Identity
 from pacsroute.framework.peer import PeerView
 from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
@@ -16,66 +17,6 @@ from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, Use
 logger = logging.getLogger("pacsroute")
 
 _USER_REJECTION = 1  # of a presentation context (PS3.8 §9.3.3.2)
-
-Kind = Literal["username", "passcode", "kerberos", "saml", "jwt", "unknown"]
-_KINDS: dict[int, Kind] = {
-    1: "username",
-    2: "passcode",
-    3: "kerberos",
-    4: "saml",
-    5: "jwt",
-}
-_NAMED = ("username", "passcode")
-
-
-class Identity:
-    """Who a peer says it is: what `@app.authenticate` judges (PS3.7 §D.3.3.7).
-
-    Attributes
-    ----------
-    kind : str
-        ``username``, ``passcode`` (a user name with one), ``kerberos``, ``saml``, ``jwt``, or
-        ``unknown`` for a type that the standard has not.
-    name : str
-        The user name; empty where there is a token.
-    token : bytes
-        The Kerberos service ticket, SAML assertion or JSON Web Token, or what came of an
-        unknown type; else empty.
-    response : bytes
-        What the peer gets in return if it has asked for that: a Kerberos server ticket or
-        SAML response, to be set by the function that judges. Who has given a user name
-        gets an empty one (PS3.7 §D.3.3.7.2).
-    """
-
-    def __init__(self, identity: UserIdentity) -> None:
-        self.kind: Kind = _KINDS.get(identity.type, "unknown")
-        has_name = self.kind in _NAMED
-        self.name = identity.primary.decode("utf-8", "replace") if has_name else ""
-        self.token = b"" if has_name else identity.primary
-        self.response = b""
-        self._passcode = identity.secondary
-
-    def __repr__(self) -> str:
-        return f"Identity({self.kind!r})"  # neither names nor secrets in a log
-
-    @property
-    def passcode(self) -> str:
-        """The passcode, to be handed on; to compare it use `proves`."""
-        return self._passcode.decode("utf-8", "replace")
-
-    def proves(self, name: str, passcode: str) -> bool:
-        """Tell whether this is a user name and its passcode, in a time that tells neither.
-
-        Examples
-        --------
-        >>> Identity(UserIdentity(2, False, b"doe", b"secret")).proves("doe", "secret")
-        True
-        """
-        import hmac  # noqa: PLC0415 - with OpenSSL behind it, and only for those who compare
-
-        same_name = hmac.compare_digest(self.name.encode(), name.encode())
-        same_passcode = hmac.compare_digest(self._passcode, passcode.encode())
-        return self.kind == "passcode" and same_name and same_passcode
 
 
 def admit(
@@ -169,7 +110,7 @@ def _authenticate(
         association.user = found
         if identity is None or claimed is None or not claimed.response_requested:
             return None
-        return b"" if identity.kind in _NAMED else identity.response
+        return b"" if identity.kind in NAMED else identity.response
     return None
 
 

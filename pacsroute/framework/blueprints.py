@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pacsroute.allow import ae_title
 from pacsroute.errors import Failure, SetupError
-from pacsroute.framework.decorators import Router, check_callable
+from pacsroute.framework.checks import check_callable
+from pacsroute.framework.decorators import Router
 
 if TYPE_CHECKING:
+    from pacsroute.framework.handlers import (
+        AfterAssociation,
+        AfterRequest,
+        Authenticator,
+        BeforeAssociation,
+        BeforeRequest,
+        Destinator,
+        ErrorHandler,
+        Lifespan,
+    )
     from pacsroute.framework.requests import Peer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,7 +53,7 @@ class Scope(Router):
 
     # ------------------------------------------------------------- hooks
 
-    def before_association(self, function: F) -> F:
+    def before_association(self, function: BeforeAssociation) -> BeforeAssociation:
         """Register what is asked before an association is accepted.
 
         Parameters
@@ -64,7 +75,7 @@ class Scope(Router):
         """
         return self._hook("before_association", function, ("association",))
 
-    def after_association(self, function: F) -> F:
+    def after_association(self, function: AfterAssociation) -> AfterAssociation:
         """Register what is done when an association that was accepted has ended.
 
         Parameters
@@ -75,7 +86,7 @@ class Scope(Router):
         """
         return self._hook("after_association", function, ("association", "error"))
 
-    def before_request(self, function: F) -> F:
+    def before_request(self, function: BeforeRequest) -> BeforeRequest:
         """Register what is done before the handler of each request is called.
 
         Parameters
@@ -95,7 +106,7 @@ class Scope(Router):
         """
         return self._hook("before_request", function, ("request",))
 
-    def after_request(self, function: F) -> F:
+    def after_request(self, function: AfterRequest) -> AfterRequest:
         """Register what is done when a request was answered, however that went.
 
         Parameters
@@ -121,7 +132,7 @@ class Scope(Router):
         self.hooks[name].append(function)
         return function
 
-    def error_handler(self, kind: type[BaseException]) -> Callable[[F], F]:
+    def error_handler(self, kind: type[BaseException]) -> Callable[[ErrorHandler], ErrorHandler]:
         """Register what answers a request whose handler raised an exception of a class.
 
         The nearest class of the exception is looked for, first in the blueprint of the route,
@@ -148,7 +159,7 @@ class Scope(Router):
         if kind in self.error_handlers:
             raise SetupError(f"@app.error_handler: there is one for {kind.__name__} already")
 
-        def decorator(function: F) -> F:
+        def decorator(function: ErrorHandler) -> ErrorHandler:
             check_callable("error_handler", function, ("error", "request"))
             self._still_open("error_handler")
             self.error_handlers[kind] = function
@@ -165,7 +176,7 @@ class Scope(Router):
                 return None
         return None
 
-    def authenticate(self, function: F) -> F:
+    def authenticate(self, function: Authenticator) -> Authenticator:
         """Register who may come in (PS3.7 §D.3.3.7).
 
         Parameters
@@ -191,7 +202,7 @@ class Scope(Router):
         self.authenticator = function
         return function
 
-    def destination(self, function: F) -> F:
+    def destination(self, function: Destinator) -> Destinator:
         """Register where a C-MOVE sends, and what `App.connect` connects to.
 
         Parameters
@@ -218,7 +229,7 @@ class Scope(Router):
         self.destinator = function
         return function
 
-    def lifespan(self, function: F) -> F:
+    def lifespan(self, function: Lifespan) -> Lifespan:
         """Register what is made before the first association and put away after the last.
 
         Parameters
@@ -238,7 +249,8 @@ class Scope(Router):
         """
         check_callable("lifespan", function, ("app",), generates=True)
         self._still_open("lifespan")
-        if not inspect.isgeneratorfunction(function):
+        has_yield = inspect.isgeneratorfunction(function)
+        if not has_yield:
             raise SetupError(
                 f"@app.lifespan: {getattr(function, '__qualname__', function)!s} needs one yield, "
                 "between what is done at the start and at the stop"

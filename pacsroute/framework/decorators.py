@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from pacsroute import uids
 from pacsroute.allow import ae_title
 from pacsroute.errors import SetupError, nearest
+from pacsroute.framework.checks import check_callable, check_charset
+from pacsroute.framework.options import (
+    ActionOptions,
+    EchoOptions,
+    EventOptions,
+    FindOptions,
+    RetrieveOptions,
+    RouteOptions,
+    StoreOptions,
+    check_options,
+)
 from pacsroute.framework.routes import Handler, Route
 from pacsroute.upper_layer import extended
+
+if TYPE_CHECKING:
+    from pacsroute.framework.handlers import (
+        ActionHandler,
+        CreateHandler,
+        DeleteHandler,
+        EchoHandler,
+        EventHandler,
+        FindHandler,
+        GetAttributesHandler,
+        GetHandler,
+        MoveHandler,
+        SetHandler,
+        StoreHandler,
+    )
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GENERATES = frozenset({"find", "get", "move"})
-_NORMALIZED = ("sop_class", "transfer_syntaxes", "calling_ae")
 
 
 class Router:
@@ -24,7 +49,13 @@ class Router:
     def __init__(self) -> None:
         self.routes: list[Route] = []
 
-    def echo(self, function: F | None = None, **options: Any) -> Any:
+    @overload
+    def echo(self, handler: EchoHandler, /) -> EchoHandler: ...
+    @overload
+    def echo(
+        self, handler: None = None, /, **options: Unpack[EchoOptions]
+    ) -> Callable[[EchoHandler], EchoHandler]: ...
+    def echo(self, handler: Any = None, /, **options: Any) -> Any:
         """Register what is done at a C-ECHO, which is answered in any case (PS3.4 §A).
 
         Parameters
@@ -43,9 +74,15 @@ class Router:
         >>> @router.echo
         ... def verify(request): ...
         """
-        return self._decorate("echo", function, options, ("calling_ae",))
+        return self._decorate("echo", handler, options, EchoOptions)
 
-    def store(self, sop_class: str | F | None = None, **options: Any) -> Any:
+    @overload
+    def store(self, handler: StoreHandler, /) -> StoreHandler: ...
+    @overload
+    def store(
+        self, sop_class: str | None = None, **options: Unpack[StoreOptions]
+    ) -> Callable[[StoreHandler], StoreHandler]: ...
+    def store(self, sop_class: Any = None, **options: Any) -> Any:
         """Register a handler of C-STORE (PS3.4 §B).
 
         Parameters
@@ -71,10 +108,15 @@ class Router:
         ... def store(request):
         ...     request.save("archive")
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "unknown", "extended")
-        return self._decorate("store", sop_class, options, names)
+        return self._decorate("store", sop_class, options, StoreOptions)
 
-    def find(self, sop_class: str | F | None = None, **options: Any) -> Any:
+    @overload
+    def find(self, handler: FindHandler, /) -> FindHandler: ...
+    @overload
+    def find(
+        self, sop_class: str | None = None, **options: Unpack[FindOptions]
+    ) -> Callable[[FindHandler], FindHandler]: ...
+    def find(self, sop_class: Any = None, **options: Any) -> Any:
         """Register a generator that answers C-FIND (PS3.4 §C.4.1).
 
         Parameters
@@ -101,10 +143,15 @@ class Router:
         ... def find(request):
         ...     yield {"PatientID": "1"}
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "extended", "charset")
-        return self._decorate("find", sop_class, options, names)
+        return self._decorate("find", sop_class, options, FindOptions)
 
-    def get(self, sop_class: str | F | None = None, **options: Any) -> Any:
+    @overload
+    def get(self, handler: GetHandler, /) -> GetHandler: ...
+    @overload
+    def get(
+        self, sop_class: str | None = None, **options: Unpack[RetrieveOptions]
+    ) -> Callable[[GetHandler], GetHandler]: ...
+    def get(self, sop_class: Any = None, **options: Any) -> Any:
         """Register a generator of the instances that a C-GET fetches (PS3.4 §C.4.3).
 
         Parameters
@@ -135,10 +182,15 @@ class Router:
         ... def retrieve(request):
         ...     yield "archive/1.2.3.dcm"
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval", "extended")
-        return self._decorate("get", sop_class, options, names)
+        return self._decorate("get", sop_class, options, RetrieveOptions)
 
-    def move(self, sop_class: str | F | None = None, **options: Any) -> Any:
+    @overload
+    def move(self, handler: MoveHandler, /) -> MoveHandler: ...
+    @overload
+    def move(
+        self, sop_class: str | None = None, **options: Unpack[RetrieveOptions]
+    ) -> Callable[[MoveHandler], MoveHandler]: ...
+    def move(self, sop_class: Any = None, **options: Any) -> Any:
         """Register a generator of the instances that a C-MOVE sends (PS3.4 §C.4.2).
 
         Parameters
@@ -154,10 +206,11 @@ class Router:
         ...     request.count = 1
         ...     yield "archive/1.2.3.dcm"
         """
-        names = ("sop_class", "transfer_syntaxes", "calling_ae", "pending_interval", "extended")
-        return self._decorate("move", sop_class, options, names)
+        return self._decorate("move", sop_class, options, RetrieveOptions)
 
-    def n_create(self, sop_class: str | None = None, **options: Any) -> Any:
+    def n_create(
+        self, sop_class: str, **options: Unpack[RouteOptions]
+    ) -> Callable[[CreateHandler], CreateHandler]:
         """Register a handler of N-CREATE (PS3.7 §10.1.5).
 
         It sees `request.attribute_list`. It returns None, a status, a dict or Dataset for the
@@ -177,9 +230,11 @@ class Router:
         ... def create(request):
         ...     steps[request.sop_instance] = request.attribute_list
         """
-        return self._decorate("n_create", sop_class, options, _NORMALIZED)
+        return self._registers("n_create", sop_class, options, RouteOptions)
 
-    def n_set(self, sop_class: str | None = None, **options: Any) -> Any:
+    def n_set(
+        self, sop_class: str, **options: Unpack[RouteOptions]
+    ) -> Callable[[SetHandler], SetHandler]:
         """Register a handler of N-SET (PS3.7 §10.1.3).
 
         It sees `request.modification_list`, and returns as for `n_create`.
@@ -196,9 +251,11 @@ class Router:
         ... def update(request):
         ...     steps[request.sop_instance].update(request.modification_list)
         """
-        return self._decorate("n_set", sop_class, options, _NORMALIZED)
+        return self._registers("n_set", sop_class, options, RouteOptions)
 
-    def n_get(self, sop_class: str | None = None, **options: Any) -> Any:
+    def n_get(
+        self, sop_class: str, **options: Unpack[RouteOptions]
+    ) -> Callable[[GetAttributesHandler], GetAttributesHandler]:
         """Register a handler of N-GET (PS3.7 §10.1.2).
 
         It returns the attributes, as for `n_create`; what was not asked for is left out.
@@ -215,9 +272,11 @@ class Router:
         ... def status(request):
         ...     return {"PrinterStatus": "NORMAL"}
         """
-        return self._decorate("n_get", sop_class, options, _NORMALIZED)
+        return self._registers("n_get", sop_class, options, RouteOptions)
 
-    def n_action(self, sop_class: str | None = None, **options: Any) -> Any:
+    def n_action(
+        self, sop_class: str, **options: Unpack[ActionOptions]
+    ) -> Callable[[ActionHandler], ActionHandler]:
         """Register a handler of N-ACTION (PS3.7 §10.1.4).
 
         It sees `request.action_type` and `request.action_information`, and returns as for
@@ -239,10 +298,11 @@ class Router:
         ...     transaction = request.action_information.TransactionUID
         ...     request.report(1, {"TransactionUID": transaction, "ReferencedSOPSequence": kept})
         """
-        names = (*_NORMALIZED, "action_type")
-        return self._decorate("n_action", sop_class, options, names)
+        return self._registers("n_action", sop_class, options, ActionOptions)
 
-    def n_delete(self, sop_class: str | None = None, **options: Any) -> Any:
+    def n_delete(
+        self, sop_class: str, **options: Unpack[RouteOptions]
+    ) -> Callable[[DeleteHandler], DeleteHandler]:
         """Register a handler of N-DELETE (PS3.7 §10.1.6).
 
         It deletes `request.sop_instance`, and returns as for `n_create`.
@@ -259,9 +319,11 @@ class Router:
         ... def delete(request):
         ...     films.pop(request.sop_instance, None)
         """
-        return self._decorate("n_delete", sop_class, options, _NORMALIZED)
+        return self._registers("n_delete", sop_class, options, RouteOptions)
 
-    def n_event_report(self, sop_class: str | None = None, **options: Any) -> Any:
+    def n_event_report(
+        self, sop_class: str, **options: Unpack[EventOptions]
+    ) -> Callable[[EventHandler], EventHandler]:
         """Register a handler of N-EVENT-REPORT (PS3.7 §10.1.1).
 
         It sees `request.event_type` and `request.event_information`, and returns as for
@@ -281,36 +343,40 @@ class Router:
         ... def committed(request):
         ...     promised.append(request.event_information.TransactionUID)
         """
-        names = (*_NORMALIZED, "event_type")
-        return self._decorate("n_event_report", sop_class, options, names)
+        return self._registers("n_event_report", sop_class, options, EventOptions)
 
     def _decorate(
-        self, command: str, first: Any, options: dict[str, Any], names: tuple[str, ...]
+        self, command: str, first: Any, options: Mapping[str, Any], kind: type[Any]
     ) -> Any:
+        """Register a function at once where the decorator is bare, or return what does."""
+        if callable(first):
+            return self._registers(command, None, options, kind)(first)
+        return self._registers(command, first, options, kind)
+
+    def _registers(
+        self, command: str, sop_class: str | None, options: Mapping[str, Any], kind: type[Any]
+    ) -> Callable[[F], F]:
+        names = [*(() if command == "echo" else ("sop_class",)), *kind.__annotations__]
         for name in options:
             if name not in names:
                 hint = nearest(name, names) or f"; it takes {', '.join(names)}"
                 raise SetupError(f"@app.{command} has no option {name!r}{hint}")
-        if command == "echo" and not (first is None or callable(first)):
+        if command == "echo" and sop_class is not None:
             raise SetupError("@app.echo has no SOP class: Verification is the only one")
-        if command in uids.N_COMMANDS and (callable(first) or first is None):
+        if command in uids.N_COMMANDS and (callable(sop_class) or sop_class is None):
             raise SetupError(f'@app.{command} needs a SOP class: @app.{command}("MPPS")')
-        if callable(first):
-            self._add(command, first, options)
-            return first
-        if first is not None:
-            options = {"sop_class": first, **options}
 
         def decorator(function: F) -> F:
-            self._add(command, function, options)
+            self._add(command, function, sop_class, options)
             return function
 
         return decorator
 
-    def _add(self, command: str, handler: Handler, options: dict[str, Any]) -> None:
+    def _add(
+        self, command: str, handler: Handler, name: str | None, options: Mapping[str, Any]
+    ) -> None:
         _check_handler(command, handler)
-        _check_options(command, options)
-        name = options.get("sop_class")
+        check_options(command, options)
         syntaxes = options.get("transfer_syntaxes") or ()
         try:
             sop_class = None if name is None else uids.sop_class(name, command)
@@ -360,84 +426,3 @@ def _check_handler(command: str, handler: Handler) -> None:
         name = handler.__qualname__
         raise SetupError(f"@app.{command}: {name} is a class; only find, get and move take one")
     check_callable(command, handler, ("request",), generates=command in _GENERATES)
-
-
-def _is_number(value: object, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "transfer_syntaxes": (
-        "a list of transfer syntaxes",
-        lambda value: value is None or (isinstance(value, Iterable) and not isinstance(value, str)),
-    ),
-    "charset": (
-        "a text, with a backslash between terms",
-        lambda value: value is None or isinstance(value, str),
-    ),
-    "unknown": ("True or False", lambda value: isinstance(value, bool)),
-    "pending_interval": (
-        "a number of seconds",
-        lambda value: _is_number(value, (int, float)) and value >= 0,
-    ),
-    "action_type": ("a whole number", lambda value: value is None or _is_number(value, int)),
-    "event_type": ("a whole number", lambda value: value is None or _is_number(value, int)),
-}
-
-
-def _check_options(command: str, options: dict[str, Any]) -> None:
-    """Refuse values that no route could have."""
-    for name, value in options.items():
-        what, fits = _OPTIONS.get(name, ("", lambda value: True))
-        if not fits(value):
-            raise SetupError(f"@app.{command}: {name} is {what}, not {value!r}")
-
-
-def check_callable(
-    decorator: str,
-    function: Callable[..., Any],
-    arguments: tuple[str, ...],
-    *,
-    generates: bool = False,
-) -> None:
-    """Raise a `SetupError` if something cannot be called with these arguments, by position.
-
-    What is async, or has a yield where nobody iterates, would be called and never run.
-    """
-    if not callable(function):
-        raise SetupError(f"@app.{decorator} is put on a function, not on {function!r:.40}")
-    name = getattr(function, "__qualname__", repr(function))
-    bodies = (function, type(function).__call__)  # of a function, and of an object with __call__
-    if any(map(_is_async, bodies)):
-        raise SetupError(
-            f"@app.{decorator}: {name} is async; each association has a thread of its own, "
-            "so write it with def"
-        )
-    if not generates and any(map(inspect.isgeneratorfunction, bodies)):
-        raise SetupError(
-            f"@app.{decorator}: {name} has a yield, but nobody iterates over it: use return"
-        )
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        raise SetupError(
-            f"@app.{decorator}: {name} is called as {name}({', '.join(arguments)}); "
-            f"it is defined as {name}{signature}"
-        ) from None
-
-
-def _is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
-def check_charset(text: str) -> None:
-    r"""Raise a `SetupError` if a text is no Specific Character Set (PS3.3 §C.12.1.1.2)."""
-    from pacsroute.dataset.charsets import SUPPORTED  # noqa: PLC0415 - over 1 ms, seldom asked
-
-    for term in text.split("\\"):
-        if term and term not in SUPPORTED:
-            raise SetupError(f"{term!r} is no Specific Character Set{nearest(term, SUPPORTED)}")

@@ -1,0 +1,59 @@
+"""What decorators refuse to register: what could not be called, or would never be run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from pacsroute.errors import SetupError, nearest
+
+
+def check_callable(
+    decorator: str,
+    function: Callable[..., Any],
+    arguments: tuple[str, ...],
+    *,
+    generates: bool = False,
+) -> None:
+    """Raise a `SetupError` if something cannot be called with these arguments, by position.
+
+    What is async, or has a yield where nobody iterates, would be called and never run.
+    """
+    if not callable(function):
+        raise SetupError(f"@app.{decorator} is put on a function, not on {function!r:.40}")
+    name = getattr(function, "__qualname__", repr(function))
+    bodies = (function, type(function).__call__)  # of a function, and of an object with __call__
+    if any(map(_is_async, bodies)):
+        raise SetupError(
+            f"@app.{decorator}: {name} is async; each association has a thread of its own, "
+            "so write it with def"
+        )
+    if not generates and any(map(inspect.isgeneratorfunction, bodies)):
+        raise SetupError(
+            f"@app.{decorator}: {name} has a yield, but nobody iterates over it: use return"
+        )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise SetupError(
+            f"@app.{decorator}: {name} is called as {name}({', '.join(arguments)}); "
+            f"it is defined as {name}{signature}"
+        ) from None
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def check_charset(text: str) -> None:
+    r"""Raise a `SetupError` if a text is no Specific Character Set (PS3.3 §C.12.1.1.2)."""
+    from pacsroute.dataset.charsets import SUPPORTED  # noqa: PLC0415 - over 1 ms, seldom asked
+
+    for term in text.split("\\"):
+        if term and term not in SUPPORTED:
+            raise SetupError(f"{term!r} is no Specific Character Set{nearest(term, SUPPORTED)}")
