@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.errors import AssociationError
 from pacsroute.framework.base import BaseApp
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from pacsroute.net.client import Client
     from pacsroute.net.server import Server
+    from pacsroute.settings import ServerSettings
     from pacsroute.testing import TestClient
     from pacsroute.upper_layer.pdu import UserIdentity
 
@@ -83,7 +85,12 @@ class App(BaseApp):
 
     # ------------------------------------------------------------- doors to the upper floors
 
-    def serve(self, host: str | None = None, port: int | None = None, **options: Any) -> Server:
+    def serve(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        **settings: Unpack[ServerSettings],
+    ) -> Server:
         """Return a server of this app that listens already, to be used with ``with``.
 
         Parameters
@@ -91,7 +98,7 @@ class App(BaseApp):
         host, port : str and int, optional
             Where it listens, in the place of what `config` says; port 0 is a free one, see
             the server's `port`.
-        **options
+        **settings
             As in `pacsroute.Server`.
 
         Examples
@@ -102,9 +109,15 @@ class App(BaseApp):
         """
         from pacsroute.net.server import Server  # noqa: PLC0415 - upstairs, only when asked
 
-        return Server(self, host, port, **options)
+        return Server(self, host, port, **settings)
 
-    def connect(self, ae_title: str, **options: Any) -> Client:
+    def connect(
+        self,
+        ae_title: str,
+        *,
+        user: str | tuple[str, str] | UserIdentity | None = None,
+        timeout: float = RESPONSE_TIMEOUT,
+    ) -> Client:
         """Return a client of an AE title, which is resolved as a C-MOVE does it.
 
         The app's own handlers answer what the peer asks in return: for an echo, with reports
@@ -114,8 +127,8 @@ class App(BaseApp):
         ----------
         ae_title : str
             What `destination` or `destinations` knows.
-        **options
-            `user` and `timeout`, as in `pacsroute.connect`.
+        user, timeout
+            As in `pacsroute.connect`.
 
         Raises
         ------
@@ -143,9 +156,9 @@ class App(BaseApp):
         if ae_title in self.in_memory:
             from pacsroute.testing import client_in_memory  # noqa: PLC0415
 
-            return client_in_memory(self, ae_title, **options)
+            return client_in_memory(self, ae_title, user=user, timeout=timeout)
         peer = peer._replace(ae_title=peer.ae_title or ae_title)
-        return client_of(peer, self.ae_title, app=self, **options)
+        return client_of(peer, self.ae_title, user=user, timeout=timeout, app=self)
 
     def test_client(
         self,
@@ -187,7 +200,12 @@ class App(BaseApp):
             peers=peers,
         )
 
-    def run(self, host: str | None = None, port: int | None = None, **options: Any) -> None:
+    def run(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        **settings: Unpack[ServerSettings],
+    ) -> None:
         """Serve until SIGINT or SIGTERM, as ``pacsroute run`` does; for the end of a script.
 
         It prints what is served and where, logs to stderr unless the script has set up a log,
@@ -196,7 +214,7 @@ class App(BaseApp):
 
         Parameters
         ----------
-        host, port, **options
+        host, port, **settings
             As for `serve`.
         """
         if App.loaded_by_command:
@@ -204,4 +222,4 @@ class App(BaseApp):
             return
         from pacsroute.foreground import run  # noqa: PLC0415 - upstairs, only when asked
 
-        run(self, host, port, options)
+        run(self, host, port, settings)

@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pacsroute import allow, memory
 from pacsroute.errors import SetupError, nearest
 
 MIB = 1_048_576
+RESPONSE_TIMEOUT = 120.0
+"""Seconds without a message, in which a peer has to answer a request of ours."""
 
 
 def _setting(
@@ -23,9 +25,17 @@ def _setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     *,
+    scope: Literal["app", "server"] = "app",
     secret: bool = False,
+    path: bool = False,
 ) -> Any:
+    """Describe a setting.
+
+    One of scope ``server`` may differ between servers of the same app; a path is given as text or
+    path, and kept as text.
+    """
     metadata = {"purpose": purpose, "low": low, "high": high, "choices": choices}
+    metadata |= {"scope": scope, "path": path}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -55,12 +65,17 @@ class Config:
     pacsroute.errors.SetupError: there is no setting 'max_asociations'; did you mean 'max_associations'?
     """  # noqa: E501 - the message of the example
 
+    # After a change: python tests/support/generate_settings.py
     # What it is and where it listens.
     ae_title: str = _setting("PACSROUTE", "Its own AE title, 1 to 16 characters.")
-    host: str = _setting("127.0.0.1", "The address it listens on; 0.0.0.0 lets other machines in.")
-    port: int = _setting(11112, "The port it listens on; 0 is a free one.", 0, 65535)
+    host: str = _setting(
+        "127.0.0.1", "The address it listens on; 0.0.0.0 lets other machines in.", scope="server"
+    )
+    port: int = _setting(
+        11112, "The port it listens on; 0 is a free one.", 0, 65535, scope="server"
+    )
     spool: str | None = _setting(
-        None, "Folder for large data sets while they come, by default the system's."
+        None, "Folder for large data sets while they come, by default the system's.", path=True
     )
     charset: str | None = _setting(None, "Specific Character Set of responses.")
     # A large offer takes few PDUs: with 1 MiB instead of 128 KiB, eight associations at once store
@@ -83,23 +98,41 @@ class Config:
 
     # TLS (PS3.15 §B.12, §B.13); the files are PEM, and read again when they have changed.
     tls_certificate: str | None = _setting(
-        None, "Its certificate; with one, it speaks TLS, at the port of --tls-port or else --port."
+        None,
+        "Its certificate; with one, it speaks TLS, at the port of --tls-port or else --port.",
+        scope="server",
+        path=True,
     )
-    tls_key: str | None = _setting(None, "The key, where that has a file of its own.")
+    tls_key: str | None = _setting(
+        None, "The key, where that has a file of its own.", scope="server", path=True
+    )
     tls_key_passphrase: str | None = _setting(
-        None, "The key's; as a variable it shows in no list of processes.", secret=True
+        None,
+        "The key's; as a variable it shows in no list of processes.",
+        secret=True,
+        scope="server",
     )
-    tls_ca: str | None = _setting(None, "CAs that clients have to have a certificate of.")
+    tls_ca: str | None = _setting(
+        None, "CAs that clients have to have a certificate of.", scope="server", path=True
+    )
     tls_client_certificate: str | None = _setting(
         None,
         "none, optional or required, which it is by default with a --tls-ca.",
         choices=("none", "optional", "required"),
+        scope="server",
     )
     tls_port: int | None = _setting(
-        None, "A port for TLS, while --port stays plain; 2762 is registered.", 0, 65535
+        None,
+        "A port for TLS, while --port stays plain; 2762 is registered.",
+        0,
+        65535,
+        scope="server",
     )
     tls_profile: str = _setting(
-        "bcp195", "bcp195 or modified: PS3.15 §B.12 or §B.13.", choices=("bcp195", "modified")
+        "bcp195",
+        "bcp195 or modified: PS3.15 §B.12 or §B.13.",
+        choices=("bcp195", "modified"),
+        scope="server",
     )
 
     # Who watches it.
@@ -110,17 +143,31 @@ class Config:
         "plain", "plain, or json: one object a line.", choices=("plain", "json")
     )
     metrics_port: int | None = _setting(
-        None, "A port for /metrics, /health and /ready over HTTP; 0 is a free one.", 0, 65535
+        None,
+        "A port for /metrics, /health and /ready over HTTP; 0 is a free one.",
+        0,
+        65535,
+        scope="server",
     )
-    metrics_host: str = _setting("127.0.0.1", "The address that --metrics-port is at.")
+    metrics_host: str = _setting(
+        "127.0.0.1", "The address that --metrics-port is at.", scope="server"
+    )
 
     # How much of it. Lengths are in bytes.
-    max_associations: int = _setting(500, "Associations at once; more are rejected.", 0)
-    max_associations_per_host: int = _setting(250, "Associations of one host at once.", 1)
-    max_associations_per_ae: int = _setting(250, "Associations of one calling AE at once.", 1)
-    max_associate_length: int = _setting(MIB, "Length of an association request.", 512)
+    max_associations: int = _setting(
+        500, "Associations at once; more are rejected.", 0, scope="server"
+    )
+    max_associations_per_host: int = _setting(
+        250, "Associations of one host at once.", 1, scope="server"
+    )
+    max_associations_per_ae: int = _setting(
+        250, "Associations of one calling AE at once.", 1, scope="server"
+    )
+    max_associate_length: int = _setting(
+        MIB, "Length of an association request.", 512, scope="server"
+    )
     max_contexts: int = _setting(128, "Presentation contexts of an association request.", 1)
-    max_command_length: int = _setting(65_536, "Length of a command set.", 512)
+    max_command_length: int = _setting(65_536, "Length of a command set.", 512, scope="server")
     max_identifier_length: int = _setting(4 * MIB, "Length of any data set not named below.", 512)
     max_set_length: int = _setting(256 * MIB, "Length of an N-SET's: images to print.", 512)
     max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
@@ -134,19 +181,27 @@ class Config:
     max_deflate_ratio: int = _setting(200, "What 16 MiB or more may be deflated to: 1 to this.", 2)
 
     # How long. Times are in seconds.
-    artim: float = _setting(30.0, "Time for the association request, and to close.", 0.01)
-    idle_timeout: float = _setting(900.0, "Time without a message.", 0.01)
-    network_timeout: float = _setting(
-        60.0, "Time without a byte within a message, or without one taken.", 0.01
+    artim: float = _setting(
+        30.0, "Time for the association request, and to close.", 0.01, scope="server"
     )
-    message_timeout: float = _setting(3600.0, "Time for a whole message to come, or to go.", 0.01)
+    idle_timeout: float = _setting(900.0, "Time without a message.", 0.01, scope="server")
+    network_timeout: float = _setting(
+        60.0, "Time without a byte within a message, or without one taken.", 0.01, scope="server"
+    )
+    message_timeout: float = _setting(
+        3600.0, "Time for a whole message to come, or to go.", 0.01, scope="server"
+    )
     connect_timeout: float = _setting(10.0, "Time in which a peer takes our connection.", 0.01)
-    grace: float = _setting(10.0, "Time that associations have when the server stops.", 0)
+    grace: float = _setting(
+        10.0, "Time that associations have when the server stops.", 0, scope="server"
+    )
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, _checked(name, value))
+    if not TYPE_CHECKING:  # else any name could be set, as far as type checkers know
 
-    def from_mapping(self, mapping: Mapping[str, Any]) -> None:
+        def __setattr__(self, name, value):
+            object.__setattr__(self, name, _checked(name, value))
+
+    def from_mapping(self, mapping: Mapping[str, object]) -> None:
         """Take settings from a mapping; texts are converted.
 
         Parameters
@@ -216,19 +271,15 @@ class Config:
         return copy
 
 
-_ITS_OWN = ("host", "port", "metrics_", "tls_", "grace", "artim", "idle_", "network_", "message_")
-_ITS_LIMITS = ("max_associations", "max_associate_length", "max_command_length")
-
-
 def check_own(settings: Iterable[str]) -> None:
     """Raise a `SetupError` for what one server or association cannot have apart from its app."""
     for name in settings:
-        if name in SETTINGS and not name.startswith((*_ITS_OWN, *_ITS_LIMITS)):
+        if name in SETTINGS and SETTINGS[name].metadata["scope"] == "app":
             raise SetupError(f"{name} is a setting of the app: say App({name}=…)")
 
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
-"""The settings by name; the metadata of each has its ``purpose``, ``low`` and ``high``."""
+"""The settings by name; the metadata of each has the arguments of `_setting`."""
 
 _KINDS = get_type_hints(Config)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")

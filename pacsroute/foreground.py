@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,10 +22,13 @@ from pacsroute.logs import JSONFormatter, LineFormatter
 from pacsroute.net.server import Server
 from pacsroute.services.dispatcher import get_ready
 
+if TYPE_CHECKING:
+    from pacsroute.settings import ServerSettings
+
 logger = logging.getLogger("pacsroute")
 
 
-def run(app: BaseApp, host: str | None, port: int | None, settings: dict[str, Any]) -> None:
+def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettings) -> None:
     """Do what `App.run` promises: the same as the command, in a script that is none."""
     if not logging.getLogger().hasHandlers():  # else the script has a log of its own
         log = logging.StreamHandler()

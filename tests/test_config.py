@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+from support.generate_settings import TARGET, generate
 
 from pacsroute import App, Config, SetupError
 from pacsroute.allow import allowed
-from pacsroute.config import SETTINGS
+from pacsroute.config import SETTINGS, check_own
+from pacsroute.settings import ServerSettings, Settings
 
 
 def test_later_wins(tmp_path):
@@ -128,3 +132,25 @@ def test_a_spool_in_a_file_that_is_no_text(tmp_path):
 
 def test_the_spaces_around_a_title_in_a_rule_are_not_its_own():
     assert allowed(["CT1 @10.0.0.0/8"], "CT1", "10.0.0.1")
+
+
+def test_the_types_of_settings_are_those_of_the_config():
+    text = TARGET.read_text(encoding="utf-8")
+    assert text == generate(), "run: python tests/support/generate_settings.py"
+
+
+def test_no_type_of_a_setting_is_hidden_by_a_parameter():
+    for function, settings in ((App, Settings), (App().serve, ServerSettings)):
+        named = inspect.signature(function).parameters.keys()
+        assert settings.__annotations__.keys().isdisjoint(named)
+        assert settings.__annotations__.keys() | named >= {"port", "host"}
+    assert Settings.__annotations__.keys() | {"ae_title"} == SETTINGS.keys()
+
+
+def test_a_server_takes_its_own_settings_and_no_others():
+    for name in SETTINGS:
+        if name in ServerSettings.__annotations__ or name in ("host", "port"):
+            check_own([name])
+        else:
+            with pytest.raises(SetupError, match=rf"setting of the app: say App\({name}="):
+                check_own([name])

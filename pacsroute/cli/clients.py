@@ -22,6 +22,7 @@ from pacsroute.app import App
 from pacsroute.cli.identifiers import Path, asks_for, named
 from pacsroute.cli.observing import observes
 from pacsroute.cli.output import aligned, json_array
+from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.errors import (
     AssociationError,
     DataSetError,
@@ -34,7 +35,6 @@ from pacsroute.errors import (
 )
 from pacsroute.framework.requests import Progress
 from pacsroute.instances.instance import Instance
-from pacsroute.net.association import RESPONSE_TIMEOUT
 from pacsroute.net.client import Client, connect
 from pacsroute.status import Status
 from pacsroute.tls import TLS

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from socket import socket
 from types import SimpleNamespace
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
 from pacsroute.config import Config
 from pacsroute.dataset.late import quiet_reading
 from pacsroute.errors import SetupError
-from pacsroute.framework.blueprints import Scope
-from pacsroute.framework.decorators import check_charset
+from pacsroute.framework.blueprints import Blueprint, Scope
+from pacsroute.framework.checks import check_charset
 from pacsroute.framework.handling import handle
 from pacsroute.framework.observer import Observer
 from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
@@ -23,6 +23,9 @@ from pacsroute.framework.routes import Route
 from pacsroute.instances.atomic_files import sweep
 from pacsroute.instances.spool import Room
 from pacsroute.upper_layer.tap import TapFactory
+
+if TYPE_CHECKING:
+    from pacsroute.settings import Settings
 
 logger = logging.getLogger("pacsroute")
 
@@ -49,7 +52,7 @@ class BaseApp(Scope):
     Nothing here opens a socket or imports a room above.
     """
 
-    def __init__(self, ae_title: str = "PACSROUTE", **settings: Any) -> None:
+    def __init__(self, ae_title: str = "PACSROUTE", **settings: Unpack[Settings]) -> None:
         super().__init__()
         self.config = Config(ae_title=ae_title)
         self.config.from_mapping(settings)
@@ -100,7 +103,7 @@ class BaseApp(Scope):
         """Return a called AE title if a blueprint owns it; None stands for all others."""
         return called_ae if any(title == called_ae for _, title in self.families) else None
 
-    def register_blueprint(self, blueprint: Any, *, called_ae: str | None = None) -> None:
+    def register_blueprint(self, blueprint: Blueprint, *, called_ae: str | None = None) -> None:
         """Take all that was registered with a blueprint; see `Blueprint`."""
         super().register_blueprint(blueprint, called_ae=called_ae)
         self._found.clear()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal
 
-from pacsroute.config import Config, check_own
+from pacsroute.config import RESPONSE_TIMEOUT, Config, check_own
 from pacsroute.dimse.commands import Command, CStoreRQ
 from pacsroute.dimse.messages import Message, Sink, message_ids
 from pacsroute.errors import (
@@ -41,9 +41,6 @@ from pacsroute.upper_layer.pdu import (
 )
 
 logger = logging.getLogger("pacsroute")
-
-RESPONSE_TIMEOUT = 120.0
-"""Seconds without a message, in which a peer has to answer a request of ours."""
 
 association_id = itertools.count(1).__next__
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydicom import Dataset
 
 from pacsroute import uids
+from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.dataset.encode import encode
 from pacsroute.dataset.keywords import keyword_tag
 from pacsroute.dimse.commands import (
@@ -44,7 +45,7 @@ from pacsroute.net.answers import (
     progress_of,
     received,
 )
-from pacsroute.net.association import RESPONSE_TIMEOUT, Association
+from pacsroute.net.association import Association
 from pacsroute.net.pool import Opener, Pool
 from pacsroute.services import transfer
 from pacsroute.services.exchange import Exchange

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 from pacsroute.config import check_own
 from pacsroute.errors import SetupError
@@ -31,6 +31,9 @@ from pacsroute.net.serving import serve
 from pacsroute.thread_pool import DaemonPool
 from pacsroute.tls import TLS, configured
 from pacsroute.upper_layer.pdu import AssociateRJ
+
+if TYPE_CHECKING:
+    from pacsroute.settings import ServerSettings
 
 logger = logging.getLogger("pacsroute")
 
@@ -99,7 +102,7 @@ class Server:
         port: int | None = None,
         *,
         listeners: Mapping[str, socket.socket] | None = None,
-        **settings: Any,
+        **settings: Unpack[ServerSettings],
     ) -> None:
         self.app = app
         given = {"host": host, "port": port} | settings

@@ -1,0 +1,63 @@
+"""What `App`, `serve` and `run` accept as settings; for type checkers only.
+
+At run time `Config` checks names and values. This file is generated from it:
+python tests/support/generate_settings.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Literal, TypedDict
+
+
+class ServerSettings(TypedDict, total=False):
+    """The settings that may differ between servers of the same app."""
+
+    tls_certificate: str | os.PathLike[str] | None
+    tls_key: str | os.PathLike[str] | None
+    tls_key_passphrase: str | None
+    tls_ca: str | os.PathLike[str] | None
+    tls_client_certificate: Literal["none", "optional", "required"] | None
+    tls_port: int | None
+    tls_profile: Literal["bcp195", "modified"]
+    metrics_port: int | None
+    metrics_host: str
+    max_associations: int
+    max_associations_per_host: int
+    max_associations_per_ae: int
+    max_associate_length: int
+    max_command_length: int
+    artim: float
+    idle_timeout: float
+    network_timeout: float
+    message_timeout: float
+    grace: float
+
+
+class Settings(ServerSettings, total=False):
+    """The settings of an app."""
+
+    host: str
+    port: int
+    spool: str | os.PathLike[str] | None
+    charset: str | None
+    maximum_length: int
+    outstanding: int
+    debug: bool
+    allow: Iterable[str]
+    require_called_ae: bool
+    called_ae_titles: Iterable[str]
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["plain", "json"]
+    max_contexts: int
+    max_identifier_length: int
+    max_set_length: int
+    max_dataset_length: int
+    max_spool: int
+    max_memory: int
+    max_depth: int
+    max_elements: int
+    max_inflated: int
+    max_deflate_ratio: int
+    connect_timeout: float
