@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pacsroute import errors, uids
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.errors import (
@@ -22,8 +23,9 @@ from pacsroute.errors import (
     RequestFailed,
     SetupError,
 )
-from pacsroute.framework.admission import Identity
 from pacsroute.framework.blueprints import Blueprint
+from pacsroute.framework.identity import Identity
+from pacsroute.framework.peer import PeerView
 from pacsroute.framework.requests import (
     EchoRequest,
     FindRequest,
@@ -48,8 +50,10 @@ from pacsroute.status import Status
 from pacsroute.tls import TLS
 
 if TYPE_CHECKING:
-    from pacsroute import matching, mpps, ups
+    from pacsroute import matching, mpps, testing, ups
     from pacsroute.net.client import Client, Reply, connect
+
+    __version__: str
 
 __all__ = [
     "TLS",
@@ -81,6 +85,7 @@ __all__ = [
     "NotAccepted",
     "PacsrouteError",
     "Peer",
+    "PeerView",
     "Progress",
     "ProtocolError",
     "ReadFailed",
@@ -91,16 +96,24 @@ __all__ = [
     "SetupError",
     "Status",
     "StoreRequest",
+    "__version__",
     "connect",
+    "errors",
     "matching",
     "mpps",
+    "testing",
+    "uids",
     "ups",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs pydicom when it is asked for; see `pacsroute.dataset.late`."""
-    if name in ("matching", "mpps", "ups"):
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - takes 10 ms, and is seldom asked
+
+        return version("pacsroute")
+    if name in ("matching", "mpps", "testing", "ups"):
         return import_module(f"pacsroute.{name}")
     if name in ("Client", "Reply", "connect"):
         return getattr(import_module("pacsroute.net.client"), name)

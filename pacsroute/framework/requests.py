@@ -245,6 +245,9 @@ class GetRequest(QueryRequest):
     count : int, optional
         How many instances there will be. A generator that sets it before its first
         yield is taken from one by one; one that does not is counted first.
+
+    Attributes
+    ----------
     ahead : sequence
         All of them, where they are known and nothing of the handler waits for what comes of one.
     """
@@ -252,7 +255,7 @@ class GetRequest(QueryRequest):
     command: ClassVar[str] = "get"
 
     count: int | None = None
-    ahead: Sequence[object] = field(default=(), repr=False, compare=False)
+    ahead: Sequence[object] = field(default=(), init=False, repr=False, compare=False)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -261,7 +264,7 @@ class MoveRequest(GetRequest):
 
     Parameters
     ----------
-    identifier, count, ahead
+    identifier, count
         As for `GetRequest`.
     move_destination : str
         The AE title to send to, as `App.destination` resolves it.
@@ -280,7 +283,7 @@ class NormalizedRequest(Request):
     the handler runs where the peer leaves it to us.
     """
 
-    reports: list[EventReport] | None = field(default=None, repr=False)
+    reports: list[EventReport] | None = field(default=None, init=False, repr=False)
 
     def report(
         self,

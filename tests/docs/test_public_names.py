@@ -17,7 +17,8 @@ PUBLIC = {
     *("AssociationAborted", "AssociationError", "AssociationRejected", "AssociationReleased"),
     *("DataSetError", "IdentifierError", "NotAccepted", "PacsrouteError", "ProtocolError"),
     *("ReadFailed", "RequestFailed", "SetupError"),
-    *("matching", "mpps", "ups"),
+    *("errors", "matching", "mpps", "testing", "uids", "ups"),
+    *("PeerView", "__version__"),
 }
 MODULES = ("errors", "matching", "mpps", "pytest_plugin", "testing", "uids", "ups")
 _IMPORT = re.compile(r"(?:from|import) (pacsroute(?:\.\w+)*)")

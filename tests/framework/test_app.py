@@ -14,6 +14,7 @@ from pacsroute import (
     EchoRequest,
     Failure,
     FindRequest,
+    GetRequest,
     Instance,
     NCreateRequest,
     SetupError,
@@ -548,3 +549,10 @@ def test_a_failure_of_impossible_parts_is_the_handlers_error():
     for status in ("0xA900", None, Failure):
         with pytest.raises(TypeError, match="the status of a Failure is a number, as 0xA700"):
             Failure(status)
+
+
+@pytest.mark.parametrize("name", ["ahead", "error", "followers", "_state", "reports", "route"])
+def test_internals_are_no_arguments_of_a_request(name):
+    for kind in (GetRequest, NCreateRequest):
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            kind(**{name: None})
