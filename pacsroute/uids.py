@@ -322,8 +322,16 @@ def sop_class(text: str, command: str) -> str:
         raise SetupError(f"{text!r} is a class of {commands[0]}, not of {command}")
     if uid in SOP_CLASSES or is_uid(text):
         return uid
-    names = [*short, *(word for word, uid in _KEYWORDS.items() if uid in SOP_CLASSES)]
-    raise SetupError(f"no SOP class is called {text!r}{nearest(text, names, any_case=True)}")
+    hint = nearest(text, _names(command), any_case=True)
+    raise SetupError(f"no SOP class is called {text!r}{hint}")
+
+
+def _names(command: str) -> list[str]:
+    """Return what the SOP classes of a command may be called: short names and keywords."""
+    if command == "store":
+        return [word for word, uid in _KEYWORDS.items() if uid in STORAGE]
+    short = _SHORT.get(command, {})
+    return [*short, *short.values(), *(_META if command in N_COMMANDS else ())]
 
 
 def transfer_syntax(text: str) -> str:

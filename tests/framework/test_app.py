@@ -26,6 +26,7 @@ from pacsroute import (
 
 PATIENT = uids.sop_class("PatientRoot", "find")
 JPEG = uids.transfer_syntax("JPEGBaseline8Bit")
+MODEL = "QueryRetrieveInformationModel"
 
 
 def store_request(sop_class=CT, **values):
@@ -103,6 +104,32 @@ def test_a_misspelt_sop_class_names_the_nearest():
         app.store(transfer_syntaxes=["JPEGBaseline8Bi"])(lambda request: None)
     with pytest.raises(SetupError, match="is a list"):
         app.store(transfer_syntaxes=JPEG)(lambda request: None)
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "meant"),
+    [
+        ("find", "StudyRootQuery", "StudyRoot"),
+        ("find", "PatientRootQueryRetrieveInformationModelGet2", f"PatientRoot{MODEL}Find"),
+        ("move", "PatientRot", "PatientRoot"),
+        (
+            "get",
+            "CompositeInstanceRetrieveWithoutBulkDat",
+            "CompositeInstanceRetrieveWithoutBulkData",
+        ),
+        ("store", "StudyRot", None),
+        ("store", "EnhancedCTImageStorag", "EnhancedCTImageStorage"),
+        ("find", "CTImageStorag", None),
+        ("n_create", "MPS", "MPPS"),
+        ("n_action", "StorageCommitmentPush", "StorageCommitment"),
+        ("n_set", "BasicColorPrintManagementMet", "BasicColorPrintManagementMeta"),
+    ],
+)
+def test_a_misspelt_sop_class_names_the_nearest_of_its_command(command, name, meant):
+    with pytest.raises(SetupError, match=f"no SOP class is called '{name}'") as caught:
+        getattr(App(), command)(name)(lambda request: None)
+    hint = "" if meant is None else f"; did you mean {meant!r}?"
+    assert str(caught.value).endswith(f"is called '{name}'{hint}")
 
 
 def test_a_name_in_another_case_names_the_one_that_was_meant():
