@@ -5,6 +5,7 @@ import runpy
 import subprocess
 
 import pytest
+from support.names import CT
 from support.places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,6 +19,26 @@ def test_python_block(block, tmp_path, monkeypatch):
     path = tmp_path / "block.py"
     path.write_text(block, encoding="utf-8")
     assert "app" in runpy.run_path(str(path))
+
+
+def test_the_first_file_answers_what_is_asked_for(tmp_path, monkeypatch):
+    from pydicom import Dataset
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "app.py"
+    path.write_text(PYTHON[0], encoding="utf-8")
+    app = runpy.run_path(str(path))["app"]
+    with app.test_client() as client:
+        for number, name in enumerate(["Doe^Jane", "Roe^Richard", "Doe^John"], 1):
+            ds = Dataset()
+            ds.SOPClassUID, ds.SOPInstanceUID = CT, f"1.2.{number}.1"
+            ds.StudyInstanceUID, ds.StudyDate = f"1.2.{number}", f"2026010{number}"
+            ds.PatientName, ds.PatientID = name, str(number)
+            client.store(ds)
+        asked = {"QueryRetrieveLevel": "STUDY", "PatientName": "DOE*", "StudyDate": "20260102-"}
+        found = client.find({**asked, "StudyInstanceUID": ""})
+        assert [str(row.StudyInstanceUID) for row in found] == ["1.2.3"]
+    assert len(list((tmp_path / "received").iterdir())) == 3
 
 
 @pytest.mark.parametrize("block", SHELL)
