@@ -42,8 +42,9 @@ class App(BaseApp):
         The settings.
     state : types.SimpleNamespace
         A place for what handlers share.
-    destinations : dict of str to Peer
-        Where AE titles are to be found that no `destination` function knows.
+    destinations : mapping of str to Peer
+        Where AE titles are to be found that no `destination` function knows. What is set is
+        checked: an AE title, and a `Peer` with a host and a port.
 
     Raises
     ------

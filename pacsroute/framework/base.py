@@ -15,6 +15,7 @@ from pacsroute.dataset.late import quiet_reading
 from pacsroute.errors import SetupError
 from pacsroute.framework.blueprints import Blueprint, Scope
 from pacsroute.framework.checks import check_charset
+from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import handle
 from pacsroute.framework.observer import Observer
 from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
@@ -57,7 +58,7 @@ class BaseApp(Scope):
         self.config = Config(ae_title=ae_title)
         self.config.from_mapping(settings)
         self.state = SimpleNamespace()
-        self.destinations: dict[str, Peer] = {}
+        self._destinations = Destinations()
         self.in_memory: Mapping[str, BaseApp] = {}  # the peers of a test, by AE title
         self.room = Room()
         self.observer = Observer()
@@ -69,6 +70,15 @@ class BaseApp(Scope):
     def ae_title(self) -> str:
         """Its own AE title."""
         return self.config.ae_title
+
+    @property
+    def destinations(self) -> Destinations:
+        """Where AE titles are to be found that no `destination` function knows."""
+        return self._destinations
+
+    @destinations.setter
+    def destinations(self, peers: Mapping[str, Peer]) -> None:
+        self._destinations = peers if isinstance(peers, Destinations) else Destinations(peers)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
@@ -132,10 +142,7 @@ class BaseApp(Scope):
             if peer is not None:
                 # A peer of a test is found by this title, whatever it has of its own.
                 return peer._replace(ae_title=ae_title) if ae_title in self.in_memory else peer
-        known = self.destinations.get(ae_title)
-        if known is not None and not isinstance(known, Peer):
-            raise TypeError(f"app.destinations has Peers: Peer(host, port), not {known!r:.80}")
-        return known
+        return self._destinations.get(ae_title)
 
     # ------------------------------------------------------------- routes
 

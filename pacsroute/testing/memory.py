@@ -362,7 +362,7 @@ def known(app: BaseApp, peers: Mapping[str, BaseApp]) -> Iterator[None]:
     """Have an app know where the peers of a test are: in memory."""
     before, app.destinations = app.destinations, app.destinations.copy()
     places = app.in_memory
-    app.destinations |= {title: Peer("memory", 0, title) for title in peers}
+    app.destinations |= {title: Peer("memory", 104, title) for title in peers}
     app.in_memory = peers
     try:
         yield

@@ -244,13 +244,6 @@ def test_a_retrieved_instance_without_a_sop_class_says_so(caplog, command):
     assert "1.2.3 failed: 0xA702 it has no SOP Class UID" in caplog.text
 
 
-def test_a_destination_that_is_no_peer_says_what_is():
-    app = App()
-    app.destinations["PACS"] = ("127.0.0.1", 104)
-    with pytest.raises(TypeError, match=r"Peer\(host, port\), not \('127.0.0.1', 104\)"):
-        app.connect("PACS")
-
-
 def test_nobody_there():
     with socket.socket() as bound:  # and so nobody else's meanwhile
         bound.bind(("127.0.0.1", 0))

@@ -1,0 +1,57 @@
+"""Where AE titles are to be found that no `@app.destination` knows."""
+
+from __future__ import annotations
+
+import ssl
+from collections import UserDict
+from collections.abc import Mapping
+from typing import Self
+
+from pacsroute.allow import ae_title
+from pacsroute.errors import SetupError
+from pacsroute.framework.requests import Peer
+from pacsroute.tls import TLS
+
+
+class Destinations(UserDict[str, Peer]):
+    """Peers by AE title: what `App.destinations` is. They are checked when they are set.
+
+    Raises
+    ------
+    SetupError
+        If it is no AE title, or no `Peer` that could be connected to.
+
+    Examples
+    --------
+    >>> destinations = Destinations({"PACS": Peer("10.0.0.7", 104)})
+    >>> destinations["RIS"] = Peer("10.0.0.8", "104")
+    Traceback (most recent call last):
+    pacsroute.errors.SetupError: app.destinations['RIS']: the port is 1 to 65,535, not '104'
+    """
+
+    def __setitem__(self, title: str, peer: Peer) -> None:
+        title = ae_title(title)
+        try:
+            _check(peer)
+        except SetupError as error:
+            raise SetupError(f"app.destinations[{title!r}]: {error}") from None
+        super().__setitem__(title, peer)
+
+    def __ior__(self, others: Mapping[str, Peer]) -> Self:  # type: ignore[override,misc]
+        self.update(others)  # UserDict's own would check nothing
+        return self
+
+
+def _check(peer: object) -> None:
+    """Raise a `SetupError` for what no connection could be opened to."""
+    if not isinstance(peer, Peer):
+        raise SetupError(f'a Peer is due, as Peer("10.0.0.7", 104), not {peer!r:.40}')
+    if not isinstance(peer.host, str) or not peer.host:
+        raise SetupError(f"the host is a name or an address, not {peer.host!r:.40}")
+    is_number = isinstance(peer.port, int) and not isinstance(peer.port, bool)
+    if not is_number or not 1 <= peer.port <= 65535:
+        raise SetupError(f"the port is 1 to 65,535, not {peer.port!r:.40}")
+    if peer.ae_title:
+        ae_title(peer.ae_title)
+    if not isinstance(peer.tls, TLS | ssl.SSLContext | None):
+        raise SetupError(f"tls is a TLS or an ssl.SSLContext, not {peer.tls!r:.40}")
