@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -9,10 +10,13 @@ import threading
 import pynetdicom.association
 import pytest
 from hypothesis import HealthCheck, settings
+from support.certificates import PKI
 from support.dcmtk import dcmtk_tool
 from support.names import WAIT
 from support.raw_peer import RawPeer
 from support.samples import FILES
+
+from pacsroute import App
 
 # A slow machine is no failure; HYPOTHESIS_MAX_EXAMPLES=5000 looks for longer.
 settings.register_profile(
@@ -87,3 +91,21 @@ def pynetdicom_pauses():
     kind._is_paused = property(is_paused, ignore)
     yield
     del kind._is_paused
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    """Return the certificates of a hospital, and of a stranger, as files."""
+    return PKI(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def serve_tls(pki):
+    """Return a function that starts a server with a certificate, at a port of its own for TLS."""
+    with contextlib.ExitStack() as stack:
+
+        def start(app=None, **settings):
+            settings = {"port": 0, "tls_port": 0, "grace": 1, **pki.serving, **settings}
+            return stack.enter_context((app or App()).serve(**settings))
+
+        yield start

@@ -13,4 +13,6 @@ _STUDY_LEVEL = bytes.fromhex("0800520006000000") + b"STUDY "
 ALL_STUDIES = _STUDY_LEVEL + bytes.fromhex("1000200000000000")  # an empty Patient ID
 ONE_STUDY = _STUDY_LEVEL + bytes.fromhex("20000d0004000000") + b"1.2\0"
 
+STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}  # the same for a client
+
 WAIT = 30  # seconds: a bound against hanging, ten times and more what anything takes

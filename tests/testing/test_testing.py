@@ -6,6 +6,7 @@ import threading
 import pytest
 from pydicom import Dataset
 from pydicom.data import get_testdata_file
+from support.names import STUDY
 
 from pacsroute import (
     App,
@@ -18,8 +19,6 @@ from pacsroute import (
     RequestFailed,
     uids,
 )
-
-STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2.3"}
 
 
 @pytest.fixture
