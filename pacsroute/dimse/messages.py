@@ -14,6 +14,7 @@ from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER, Buffer
 
 _HEADER = struct.Struct(">BxIIBB")  # of a P-DATA-TF and of the one PDV in it
 _COMMAND, _LAST = 1, 2
+_EMPTY = 64  # fragments without a byte in one message: they end nothing and bring nothing
 
 
 class Sink(Protocol):
@@ -36,6 +37,11 @@ class Message(NamedTuple):
         data = self.data
         return len(data) if isinstance(data, bytearray) else getattr(data, "size", None)
 
+    @property
+    def in_memory(self) -> int:
+        """The bytes of the data set that are not in a file."""
+        return getattr(self.data, "in_memory", 0)
+
 
 def message_ids() -> Iterator[int]:
     """Return the Message IDs of one association's requests, one after the other."""
@@ -52,6 +58,11 @@ class Assembler:
         set; returns where the bytes go.
     maximum_command_length : int
         The longest command set that is taken, in bytes.
+
+    Attributes
+    ----------
+    size : int
+        The bytes that have come of the message that is not complete.
     """
 
     def __init__(
@@ -66,6 +77,8 @@ class Assembler:
         self._command: Command | None = None
         self._context_id = 0
         self._sink: Sink | None = None
+        self._empty = 0
+        self.size = 0
 
     @property
     def partial(self) -> bool:
@@ -100,6 +113,14 @@ class Assembler:
         """
         context_id, is_command, is_last, fragment = pdv
         done: list[Message] = []
+        if is_last:
+            self._empty = self.size = 0
+        elif fragment:
+            self.size += len(fragment)
+        else:
+            self._empty += 1
+            if self._empty > _EMPTY:
+                raise ProtocolError(f"more than {_EMPTY} fragments without a byte")
         if is_command:
             if self._command is not None:
                 if self._sink is not None:

@@ -120,6 +120,11 @@ class Spool:
         self._most_of_all = most_of_all
         self._taken = 0
 
+    @property
+    def in_memory(self) -> int:
+        """How many bytes of it are not in a file."""
+        return 0 if self._fd >= 0 or self.error is not None else self.size
+
     def write(self, data: bytes | memoryview) -> None:
         """Take the next fragment; never raises, see `error`."""
         if not data:

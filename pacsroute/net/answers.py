@@ -189,8 +189,8 @@ def data_set_of(message: Message, context: AcceptedContext) -> Dataset | None:
         If it is none, or not all of it was taken.
     """
     data: Any = message.data
-    if getattr(data, "is_cut", False):
-        raise DataSetError(f"an answer is longer than max_identifier_length, {data.limit} bytes")
+    if getattr(data, "cut", ""):
+        raise DataSetError(f"an answer is not whole: {data.cut}")
     return parse(bytes(data), context.transfer_syntax) if data else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Container
@@ -13,6 +14,7 @@ from pacsroute.upper_layer.pdu import UNEXPECTED_PARAMETER, PDataTF
 
 _BUSY = 4  # requests that are read ahead of the one being answered
 _UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
+_AHEAD = 1_048_576  # bytes of memory that they may take, but for the first one
 
 
 class Inbox:
@@ -114,8 +116,16 @@ class Inbox:
             self._messages.append(message)
             if self._waiting:
                 self._arrived.notify_all()
+            if len(self._messages) > 1:
+                self._check()
+
+    def _check(self) -> None:
+        """Refuse more than a peer may send ahead: it has to wait for its responses."""
         if len(self._messages) > _UNANSWERED + self.window:
             raise ProtocolError("more messages than anybody waits for")
+        behind = itertools.islice(self._messages, 1, None)
+        if sum(message.in_memory for message in behind) > _AHEAD:
+            raise ProtocolError("more data than anybody waits for")
 
     # ------------------------------------------------------------- taking messages
 

@@ -109,12 +109,10 @@ class Call:
         DataSetError
             If it is none, or is longer than the limit.
         """
-        limit = limit_of(self.command)
-        most = getattr(self.app.config, limit)
         data: Any = self.message.data
-        if getattr(data, "is_cut", False):
-            raise DataSetError(f"longer than {limit}, {most} bytes")
-        limits = self.limits._replace(inflated=most)
+        if getattr(data, "cut", ""):
+            raise DataSetError(data.cut)
+        limits = self.limits._replace(inflated=getattr(self.app.config, limit_of(self.command)))
         return how(bytes(data), self.context.transfer_syntax, limits)
 
 

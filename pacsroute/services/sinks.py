@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pacsroute import uids
+from pacsroute import memory, uids
 from pacsroute.dimse.commands import Command, CStoreRQ, NSetRQ, RequestCommand
 from pacsroute.dimse.messages import Sink
 from pacsroute.framework.base import BaseApp
@@ -15,19 +15,54 @@ from pacsroute.upper_layer.negotiation import AcceptedContext
 class Memory(bytearray):
     """A sink for data sets that are read at once: all but those to be stored.
 
-    What goes beyond the limit is dropped, and `is_cut` tells of it.
+    What goes beyond a limit is dropped, with all that came before it.
+
+    Parameters
+    ----------
+    limit : int
+        How many bytes there may be.
+    setting : str
+        The setting that says so.
+    most : int
+        How many bytes the process may hold for all peers: the setting ``max_memory``.
+
+    Attributes
+    ----------
+    cut : str
+        The limit that was passed, for the log; empty where all of it is here.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, setting: str = "the limit", most: int = memory.DEFAULT) -> None:
         super().__init__()
         self.limit = limit
-        self.is_cut = False
+        self.setting = setting
+        self.cut = ""
+        self._holding = memory.Holding(most)
 
     def write(self, data: memoryview, /) -> None:
         """Take a fragment."""
-        room = self.limit - len(self)
-        self.is_cut = self.is_cut or len(data) > room
-        self += data[:room]
+        if self.cut:
+            return
+        if len(self) + len(data) > self.limit:
+            self._drop(f"longer than {self.setting}, {self.limit} bytes")
+        elif not self._holding.grow(len(data)):
+            self._drop(f"max_memory reached, {self._holding.most} bytes of all peers")
+        else:
+            self += data
+
+    def _drop(self, why: str) -> None:
+        self.cut = why
+        self.clear()
+        self._holding.close()
+
+    def __bool__(self) -> bool:
+        """Tell whether anything came."""
+        return bool(self.cut) or len(self) > 0
+
+    @property
+    def in_memory(self) -> int:
+        """How many bytes of memory it takes."""
+        return len(self)
 
 
 def limit_of(command: Command) -> str:
@@ -39,7 +74,8 @@ def open_sink(app: BaseApp, association: Exchange, context_id: int, command: Com
     """Return where the data set of a message goes."""
     if isinstance(command, CStoreRQ):
         return _open_spool(app, association, association.contexts[context_id], command)
-    return Memory(getattr(app.config, limit_of(command)))
+    setting = limit_of(command)
+    return Memory(getattr(app.config, setting), setting, app.config.max_memory)
 
 
 def _open_spool(

@@ -17,6 +17,9 @@ _ITEM = struct.Struct(">BxH")
 _LENGTH = struct.Struct(">H")
 _PDV = struct.Struct(">IBB")
 
+MAXIMUM_PDVS = 1024
+"""PDVs that are read of one P-DATA-TF. Peers send one or two; each costs 50 times its header."""
+
 UNRECOGNIZED_PDU, UNEXPECTED_PDU = 1, 2
 UNEXPECTED_PARAMETER, INVALID_PARAMETER = 5, 6
 
@@ -472,6 +475,8 @@ def decode_data(view: memoryview) -> PDataTF:
         start, position = position + 6, position + 4 + length
         if length < 2 or position > end:
             raise ProtocolError("a PDV does not fit its P-DATA-TF", INVALID_PARAMETER)
+        if len(pdvs) == MAXIMUM_PDVS:
+            raise ProtocolError(f"more than {MAXIMUM_PDVS} PDVs in one PDU", INVALID_PARAMETER)
         pdvs.append(PDV(context_id, control & 1 == 1, control & 2 == 2, view[start:position]))
     if not pdvs:
         raise ProtocolError("a P-DATA-TF without a PDV", INVALID_PARAMETER)
