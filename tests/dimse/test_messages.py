@@ -272,6 +272,30 @@ def test_an_empty_first_fragment_begins_a_message():
         assembler.add(PDV(3, True, True, command_set.encode(commands.CEchoRQ(message_id=1))))
 
 
+@pytest.mark.parametrize("is_command", [True, False])
+def test_fragments_without_a_byte_are_bounded(is_command):
+    assembler = Assembler(lambda context_id, command: io.BytesIO())
+    if not is_command:
+        command = commands.CFindRQ(message_id=1, affected_sop_class="1.2", has_data_set=True)
+        assembler.add(PDV(1, True, True, command_set.encode(command)))
+    for _ in range(64):
+        assembler.add(PDV(1, is_command, False, b""))
+    assert assembler.size == 0
+    with pytest.raises(ProtocolError, match="without a byte"):
+        assembler.add(PDV(1, is_command, False, b""))
+
+
+def test_the_bytes_of_a_message_that_is_not_complete_are_counted():
+    assembler = Assembler(lambda context_id, command: io.BytesIO())
+    command = commands.CFindRQ(message_id=1, affected_sop_class="1.2", has_data_set=True)
+    assembler.add(PDV(1, True, True, command_set.encode(command)))
+    for _ in range(3):
+        assembler.add(PDV(1, False, False, b"1234"))
+    assert assembler.size == 12
+    assembler.add(PDV(1, False, True, b"12"))
+    assert assembler.size == 0
+
+
 @pytest.mark.parametrize("maximum", [0, 64, 4096, 131_072, 1 << 20])
 @pytest.mark.parametrize(
     "size", [0, 1, 2, 99, 100, 101, 1000, BATCH - 1, BATCH, BATCH + 1, 600_001]

@@ -99,6 +99,24 @@ def test_waiting_messages_are_bounded(inbox):
         add(inbox, echo(65))
 
 
+def test_the_memory_of_waiting_messages_is_bounded():
+    inbox = Inbox(lambda context_id, command: Memory(10_000_000))
+    find = commands.CFindRQ(message_id=1, affected_sop_class="1.2.3")
+    for _ in range(2):
+        add(inbox, find, bytes(1_000_000))
+    assert inbox.next().size == 1_000_000
+    add(inbox, find, bytes(40_000))
+    with pytest.raises(ProtocolError, match="more data than"):
+        add(inbox, find, bytes(1_100_000))
+
+
+def test_one_waiting_message_may_have_any_length():
+    inbox = Inbox(lambda context_id, command: Memory(10_000_000))
+    add(inbox, commands.CFindRQ(message_id=1, affected_sop_class="1.2.3"), bytes(9_000_000))
+    add(inbox, echo(2))
+    assert inbox.next().size == 9_000_000
+
+
 def test_another_thread_gets_its_response(inbox):
     inbox.read_here()
     found = SimpleQueue()

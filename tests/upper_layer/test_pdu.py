@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pacsroute.errors import ProtocolError
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.pdu import (
+    MAXIMUM_PDVS,
     PDV,
     Abort,
     AssociateAC,
@@ -259,6 +260,13 @@ def test_user_identity_may_come_without_its_secondary_field():
 
     user = decode(with_length(request)).user_information
     assert user.user_identity == UserIdentity(1, False, b"me")
+
+
+def test_the_pdvs_of_a_pdu_are_bounded():
+    one = PDV(1, False, False, b"12")
+    assert len(decode(encode(PDataTF((one,) * MAXIMUM_PDVS))).pdvs) == MAXIMUM_PDVS
+    with pytest.raises(ProtocolError, match="more than 1024 PDVs in one PDU"):
+        decode(encode(PDataTF((one,) * (MAXIMUM_PDVS + 1))))
 
 
 def test_a_context_id_that_comes_twice_is_refused():
