@@ -78,6 +78,9 @@ class Config:
         None, "Folder for large data sets while they come, by default the system's.", path=True
     )
     charset: str | None = _setting(None, "Specific Character Set of responses.")
+    default_charset: tuple[str, ...] = _setting(
+        (), "Specific Character Set of data without one: TERM, or AE=TERM for one peer."
+    )
     # A large offer takes few PDUs: with 1 MiB instead of 128 KiB, eight associations at once store
     # 1.5 times as much a second, and 200 MB take 0.6 of the time. The buffer for it is made for
     # peers that use it, which DCMTK's tools do not.

@@ -42,6 +42,7 @@ class Settings(ServerSettings, total=False):
     port: int
     spool: str | os.PathLike[str] | None
     charset: str | None
+    default_charset: Iterable[str]
     maximum_length: int
     outstanding: int
     debug: bool

@@ -16,7 +16,7 @@ from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.errors import SetupError
 from pacsroute.foreground import is_ours, show_from_users_file
-from pacsroute.framework.checks import check_charset
+from pacsroute.framework.character_sets import check_charsets
 
 
 def load(spec: str | None) -> App:
@@ -72,8 +72,7 @@ def configure(
         config.from_environment()
         given = {name: value for name, value in (options or {}).items() if value not in (None, ())}
         config.from_mapping(given)
-        if config.charset is not None:
-            check_charset(config.charset)
+        check_charsets(config)
     except SetupError as error:
         raise click.UsageError(str(error)) from None
 

@@ -226,6 +226,15 @@ def _sets_of_their_own(facts: Facts) -> list[str]:
     ]
 
 
+def _undeclared(facts: Facts) -> list[str]:
+    """Return a sentence on data sets without a Specific Character Set, if a setting is for them."""
+    sets = []
+    for chosen in facts.app.config.default_charset:
+        title, is_of_one, term = chosen.rpartition("=")
+        sets.append((term or "ISO_IR 6") + (f" where they come from {title}" if is_of_one else ""))
+    return [f"Data sets without one are read as {', '.join(sets)}."] if sets else []
+
+
 def _character_sets(facts: Facts) -> str:
     chosen = facts.app.config.charset
     preferred = (
@@ -234,6 +243,7 @@ def _character_sets(facts: Facts) -> str:
     return text(
         "Requests may have any character set of section 1.7, with or without code extensions; one "
         "that is missing, misspelt or wrong does not make a request fail.",
+        *_undeclared(facts),
         f"Responses without a character outside of ISO_IR 6 have no Specific Character Set. Others "
         f"are encoded in {preferred}, or as ISO_IR 192 where that set has not all of their "
         "characters.",

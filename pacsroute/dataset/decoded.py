@@ -52,15 +52,16 @@ def encodings(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(known.get(name, "iso8859") for name in names or ("",))
 
 
-def character_set(data: bytes) -> tuple[str, ...]:
-    r"""The terms that the bytes of (0008,0005) are.
+def character_set(data: bytes, around: tuple[str, ...] = charsets.DEFAULT) -> tuple[str, ...]:
+    r"""The terms that the bytes of (0008,0005) are; those that hold around it if it is empty.
 
     Examples
     --------
-    >>> character_set(b"\\ISO 2022 IR 87 ")
-    ('', 'ISO 2022 IR 87')
+    >>> character_set(b"\\ISO 2022 IR 87 "), character_set(b"", ("GB18030",))
+    (('', 'ISO 2022 IR 87'), ('GB18030',))
     """
-    return charsets.terms(data.decode("latin_1").rstrip("\0 "))
+    text = data.decode("latin_1").rstrip("\0 ")
+    return charsets.terms(text) if text else around
 
 
 def mend_text(elements: dict[BaseTag, Any], names: tuple[str, ...]) -> None:
@@ -99,7 +100,7 @@ def converted(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
     raw_names = dataset.get_item(CHARACTER_SET)
     if isinstance(raw_names, RawDataElement):
-        names = character_set(raw_names.value or b"")
+        names = character_set(raw_names.value or b"", names)
     for tag, element in dataset.items():
         if never_written(tag):
             continue

@@ -54,7 +54,7 @@ def parse(
         the file has to be open still or to be found by its name. Deflated data sets
         and values inside sequences are never deferred.
     limits : Limits
-        How deep and how large it may be.
+        How deep and how large it may be, and in which characters without saying so.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
     """
     limits = limits._replace(elements=min(limits.elements, MAX_KEYS))
     dataset = _parse(data, transfer_syntax, None, limits, strict=True)
-    return converted(dataset, charsets.DEFAULT)
+    return converted(dataset, charsets.terms(limits.charset))
 
 
 def readable(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
@@ -124,7 +124,7 @@ def readable(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dat
     '12'
     """
     dataset = _parse(data, transfer_syntax, None, limits, strict=False)
-    return converted(dataset, charsets.DEFAULT)
+    return converted(dataset, charsets.terms(limits.charset))
 
 
 def _parse(
@@ -149,7 +149,8 @@ def _parse(
         defer = defer_size if file is not None else None
         reader = Reader(source, how.little, base, defer, strict, limits)
         implicit = reader.implicit_at(0, len(source), how.implicit, top=True)
-        dataset, at = reader.data_set(0, len(source), implicit, charsets.DEFAULT, None, 0)
+        names = charsets.terms(limits.charset)
+        dataset, at = reader.data_set(0, len(source), implicit, names, None, 0)
         rest = bytes(source[at : at + 8])
         if rest.strip(b"\0") and (strict or not len(dataset)):
             raise DataSetError("not a data set: less than a data element")

@@ -272,7 +272,7 @@ class Reader:
             if length % size and meant not in _OCTETS:
                 value = value[: length - length % size]
             if tag == CHARACTER_SET:
-                names = character_set(value)
+                names = character_set(value, names)
             elif tag == 0x00280103 and value:
                 signed = 1 in value
             elements[BaseTag(tag)] = RawDataElement(

@@ -14,7 +14,7 @@ from pacsroute.config import Config
 from pacsroute.dataset.late import quiet_reading
 from pacsroute.errors import SetupError
 from pacsroute.framework.blueprints import Blueprint, Scope
-from pacsroute.framework.checks import check_charset
+from pacsroute.framework.character_sets import check_charsets
 from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import handle
 from pacsroute.framework.observer import Observer
@@ -83,8 +83,7 @@ class BaseApp(Scope):
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
         """Hold the lifespans: what a server and a test client do around their work."""
-        if self.config.charset is not None:
-            check_charset(self.config.charset)
+        check_charsets(self.config)
         scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet_reading())

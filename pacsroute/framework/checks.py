@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pacsroute.errors import SetupError, nearest
+from pacsroute.errors import SetupError
 
 
 def check_callable(
@@ -48,12 +48,3 @@ def check_callable(
 
 def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
-def check_charset(text: str) -> None:
-    r"""Raise a `SetupError` if a text is no Specific Character Set (PS3.3 §C.12.1.1.2)."""
-    from pacsroute.dataset.charsets import SUPPORTED  # noqa: PLC0415 - over 1 ms, seldom asked
-
-    for term in text.split("\\"):
-        if term and term not in SUPPORTED:
-            raise SetupError(f"{term!r} is no Specific Character Set{nearest(term, SUPPORTED)}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from pacsroute import uids
 from pacsroute.allow import ae_title
 from pacsroute.errors import SetupError, nearest
-from pacsroute.framework.checks import check_callable, check_charset
+from pacsroute.framework.character_sets import check_charset
+from pacsroute.framework.checks import check_callable
 from pacsroute.framework.options import (
     ActionOptions,
     EchoOptions,

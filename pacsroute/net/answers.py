@@ -12,6 +12,7 @@ from typing import Any
 from pydicom import Dataset
 
 from pacsroute import uids
+from pacsroute.dataset.limits import LIMITS
 from pacsroute.dataset.parse import parse, readable
 from pacsroute.dimse.commands import (
     CCancelRQ,
@@ -180,8 +181,8 @@ def checked(what: str, status: Status, progress: Progress | None = None) -> Stat
     return status
 
 
-def data_set_of(message: Message, context: AcceptedContext) -> Dataset | None:
-    """Return the data set of a response, if it has one.
+def data_set_of(message: Message, context: AcceptedContext, charset: str = "") -> Dataset | None:
+    """Return the data set of a response, if it has one; `charset` is that of one without.
 
     Raises
     ------
@@ -191,11 +192,12 @@ def data_set_of(message: Message, context: AcceptedContext) -> Dataset | None:
     data: Any = message.data
     if getattr(data, "cut", ""):
         raise DataSetError(f"an answer is not whole: {data.cut}")
-    return parse(bytes(data), context.transfer_syntax) if data else None
+    limits = LIMITS._replace(charset=charset)
+    return parse(bytes(data), context.transfer_syntax, limits=limits) if data else None
 
 
 def received(
-    association: Exchange, message: Message, command: CStoreRQ
+    association: Exchange, message: Message, command: CStoreRQ, charset: str = ""
 ) -> Generator[Instance, None, None]:
     """Yield the instance of a sub-operation, and acknowledge it afterwards.
 
@@ -217,6 +219,7 @@ def received(
                 sop_class=context.abstract_syntax,
                 sop_instance=sop_instance,
                 transfer_syntax=context.transfer_syntax,
+                limits=LIMITS._replace(charset=charset),
             )
             status = Status(SUCCESS)
     finally:

@@ -31,6 +31,7 @@ from pacsroute.dimse.commands import (
 )
 from pacsroute.dimse.messages import Message
 from pacsroute.framework.base import BaseApp
+from pacsroute.framework.character_sets import default_charset
 from pacsroute.framework.requests import Peer, Progress
 from pacsroute.framework.routes import name_of
 from pacsroute.instances.instance import Instance
@@ -121,6 +122,11 @@ class Client:
     def close(self, *, abort: bool = False) -> None:
         """Release the associations, or abort them; those with a request under way are aborted."""
         self._pool.close(abort=abort)
+
+    @property
+    def _charset(self) -> str:
+        """The Specific Character Set of what the peer answers without one."""
+        return default_charset(self._app.config, self.called_ae)
 
     # ------------------------------------------------------------- requests
 
@@ -220,7 +226,7 @@ class Client:
                 for message in answers:
                     if is_final(message):
                         return final_status("C-FIND", message)
-                    row = data_set_of(message, context)
+                    row = data_set_of(message, context, self._charset)
                     if row is not None:
                         yield row
         raise AssertionError  # the last of the answers is a status
@@ -293,7 +299,7 @@ class Client:
                     if is_final(message):
                         return final_status("C-GET", message, progress_of(message, context))
                     if isinstance(message.command, CStoreRQ):
-                        yield from received(association, message, message.command)
+                        yield from received(association, message, message.command, self._charset)
         raise AssertionError
 
     def move(
@@ -448,7 +454,7 @@ class Client:
             message = self._ask(association, context, command, encoded)
             status = final_status(name_of(name), message)
             sop_instance = getattr(message.command, "affected_sop_instance", None) or ""
-            return Reply(status, sop_instance, data_set_of(message, context))
+            return Reply(status, sop_instance, data_set_of(message, context, self._charset))
 
     def _ask(
         self,

@@ -15,6 +15,7 @@ from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
 from pacsroute.framework.answering import Answering
 from pacsroute.framework.base import BaseApp
+from pacsroute.framework.character_sets import default_charset
 from pacsroute.framework.requests import QueryRequest, Request
 from pacsroute.framework.results import Outcome
 from pacsroute.framework.routes import Route
@@ -98,7 +99,27 @@ class Call:
         """How deep and how large a data set to be stored may be when it is parsed."""
         config = self.app.config
         return Limits(
-            config.max_depth, config.max_inflated, config.max_deflate_ratio, config.max_elements
+            config.max_depth,
+            config.max_inflated,
+            config.max_deflate_ratio,
+            config.max_elements,
+            default_charset(config, self.association.calling_ae),
+        )
+
+    def charset(self, said: Any) -> Any:
+        """Return the Specific Character Set of responses: what is set, or what the peer speaks.
+
+        Parameters
+        ----------
+        said : str, list of str or None
+            What it has said that it speaks.
+        """
+        config = self.app.config
+        return (
+            (self.route and self.route.charset)
+            or config.charset
+            or said
+            or default_charset(config, self.association.calling_ae)
         )
 
     def read(self, how: Callable[[bytes, str, Limits], Dataset]) -> Dataset:

@@ -58,7 +58,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
         level = request.identifier.get("QueryRetrieveLevel")
         if level:
             always["QueryRetrieveLevel"] = level
-    charset = (call.route and call.route.charset) or app.config.charset
+    charset = call.charset(request.identifier.get("SpecificCharacterSet"))
     encoder = RowEncoder(
         context.transfer_syntax, request.identifier, always=always, kept=kept, charset=charset
     )

@@ -157,14 +157,15 @@ def _encoded(
     if isinstance(request, NDeleteRequest):
         raise DataSetError("the response to an N-DELETE has no data set")
     if not isinstance(request, NGetRequest) or not request.attribute_identifiers:
-        return encode(data, syntax, charset=call.app.config.charset), outcome
+        charset = call.charset(data.get("SpecificCharacterSet"))
+        return encode(data, syntax, charset=charset), outcome
     asked = Dataset()
     for tag in map(Tag, request.attribute_identifiers):
         asked.add_new(tag, "LO", None)
         creator = Tag(tag.group, tag.element >> 8)
         if tag.is_private and isinstance(data, Dataset) and creator in data:
             asked.add(data[creator])  # it is asked for by its tag here, whatever the block
-    encoded, complete = RowEncoder(syntax, asked, charset=call.app.config.charset).encode(data)
+    encoded, complete = RowEncoder(syntax, asked, charset=call.charset(None)).encode(data)
     if not complete and outcome.status.code == SUCCESS:
         outcome = outcome._replace(status=Status(ATTRIBUTE_LIST_ERROR, "not all are known here"))
     return encoded, outcome

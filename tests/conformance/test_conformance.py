@@ -324,6 +324,13 @@ def test_a_character_set_of_one_peer_is_stated():
     ) in text
 
 
+def test_the_character_sets_of_undeclared_text_are_stated():
+    app = App("WORKLIST", default_charset=["ISO_IR 192", "CT1=GB18030"])
+    words = "Data sets without one are read as ISO_IR 192, GB18030 where they come from CT1."
+    assert words in statement(app)
+    assert "without one are read" not in statement(App("WORKLIST"))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
