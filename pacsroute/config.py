@@ -183,6 +183,15 @@ class Config:
     max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
     max_deflate_ratio: int = _setting(200, "What 16 MiB or more may be deflated to: 1 to this.", 2)
 
+    # Decoding of compressed pixels, in processes of its own.
+    decoders: int = _setting(2, "Processes that decode pixels, started when first needed.", 1, 64)
+    decode_memory: int = _setting(
+        1024 * MIB, "Memory of each; a decoded frame has an eighth of it at most.", 64 * MIB
+    )
+    decode_seconds: float = _setting(
+        10.0, "Processor time for a frame; a large one has it for each 16 MiB.", 0.1
+    )
+
     # How long. Times are in seconds.
     artim: float = _setting(
         30.0, "Time for the association request, and to close.", 0.01, scope="server"

@@ -61,4 +61,7 @@ class Settings(ServerSettings, total=False):
     max_elements: int
     max_inflated: int
     max_deflate_ratio: int
+    decoders: int
+    decode_memory: int
+    decode_seconds: float
     connect_timeout: float

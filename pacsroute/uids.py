@@ -60,6 +60,13 @@ DEFLATED = frozenset(
 )
 """The transfer syntaxes in which all of a data set is deflated (PS3.5 §A.5, §A.7, §A.12)."""
 
+REFERENCED = frozenset(
+    uid
+    for keyword, uid in _KEYWORDS.items()
+    if keyword.startswith("JPIP") and "Referenced" in keyword
+)
+"""The transfer syntaxes whose pixels are elsewhere, at a URL (PS3.5 §A.6, §A.7, §A.11, §A.12)."""
+
 ENCODABLE = frozenset(
     {
         IMPLICIT_VR_LITTLE_ENDIAN,

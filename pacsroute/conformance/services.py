@@ -165,7 +165,8 @@ def _storage(facts: Facts) -> dict[str, str]:
 
 def _transcoding() -> str:
     targets = sorted(uids.NATIVE)
-    compressed = uids.TRANSFER_SYNTAXES - uids.NATIVE
+    never = {one for one in uids.TRANSFER_SYNTAXES if not can_convert(one, targets[0])}
+    compressed = uids.TRANSFER_SYNTAXES - uids.NATIVE - never
     assert all(can_convert(source, target) for source in compressed for target in targets)
     names = [uids.name(uid) for uid in targets]
     kept = [(uids.name(uid), YES) for uid in targets]
@@ -175,6 +176,7 @@ def _transcoding() -> str:
             [
                 *([name, *[yes] * len(names)] for name, yes in kept),
                 ["Any other standard transfer syntax", *["Y, if a decoder is there"] * len(names)],
+                ["Video, and pixels that are elsewhere (JPIP)", *[NO] * len(names)],
                 ["A private transfer syntax", *[NO] * len(names)],
             ],
         ),

@@ -22,6 +22,7 @@ from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
 from pacsroute.framework.requests import MoveRequest, Peer, Request
 from pacsroute.framework.routes import Route
 from pacsroute.instances.atomic_files import sweep
+from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.instances.spool import Room
 from pacsroute.upper_layer.tap import TapFactory
 
@@ -61,6 +62,7 @@ class BaseApp(Scope):
         self._destinations = Destinations()
         self.in_memory: Mapping[str, BaseApp] = {}  # the peers of a test, by AE title
         self.room = Room()
+        self.decoders = Decoders(self.config, self.room)
         self.observer = Observer()
         self._found: dict[tuple[object, ...], Route | None] = {}
         self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
@@ -87,6 +89,7 @@ class BaseApp(Scope):
         scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet_reading())
+            stack.enter_context(self.decoders.serving())
             if self.config.spool is not None and (left := sweep(self.config.spool)):
                 logger.info("%d unfinished files of an earlier run removed", left)
             for scope in scopes:

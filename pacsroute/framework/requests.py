@@ -114,6 +114,10 @@ class Request:
         """Whether the peer has sent a C-CANCEL for it, or is gone; looked up when asked."""
         return self.is_cancelled is not None and self.is_cancelled()
 
+    def is_wanted(self) -> bool:
+        """Tell whether the peer still waits for it: what takes long asks now and then."""
+        return not self.cancelled
+
     def after(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function once the response is written.
 

@@ -2,93 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from pydicom import DataElement, Dataset, FileMetaDataset
-from pydicom.uid import UID
-
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
-from pacsroute.errors import DataSetError
+
+_VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")  # MPEG and HEVC; SMPTE ST 2110
+
+
+def obstacle(source: str, target: str) -> str:
+    """Return why there is no conversion, whatever the instance; an empty text if there may be one.
+
+    Parameters
+    ----------
+    source, target : str
+        Transfer Syntax UIDs.
+
+    Examples
+    --------
+    >>> obstacle("1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.1")
+    'MPEG-4 AVC/H.264 High Profile / Level 4.1 is video, which is never decoded'
+    """
+    if source == target:
+        return ""
+    name = uids.name(source)
+    if source not in uids.TRANSFER_SYNTAXES or target not in uids.NATIVE:
+        return f"no conversion from {name} to {uids.name(target)}"
+    if source in uids.REFERENCED:
+        return f"{name}: its pixels are elsewhere"
+    return f"{name} is video, which is never decoded" if source.startswith(_VIDEO) else ""
 
 
 def can_convert(source: str, target: str) -> bool:
-    """Tell whether a conversion may be tried: out of any standard syntax, into native ones.
+    """Tell whether a conversion may be tried: out of most standard syntaxes, into native ones.
 
     Parameters
     ----------
     source, target : str
         Transfer Syntax UIDs. What is in a private one, of which nobody knows how it
-        encodes, can only be passed on as it is.
+        encodes, can only be passed on as it is; so can video, and what has its pixels
+        elsewhere.
 
     Examples
     --------
     >>> can_convert("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1")
     True
     """
-    return source == target or (source in uids.TRANSFER_SYNTAXES and target in uids.NATIVE)
-
-
-def convert(dataset: Dataset, source: str, target: str) -> bytes:
-    """Return the bytes of a data set in another transfer syntax.
-
-    Compressed pixel data needs a decoder that pydicom finds: NumPy, and pylibjpeg, GDCM
-    or Pillow for most syntaxes. The instance stays the same one, with its own UID.
-
-    Parameters
-    ----------
-    dataset : pydicom.Dataset
-        As it was parsed; it is changed.
-    source, target : str
-        Transfer Syntax UIDs of which `can_convert` says yes.
-
-    Raises
-    ------
-    DataSetError
-        If it cannot be done; the message says why.
-    """
-    if source not in uids.NATIVE and "PixelDataProviderURL" in dataset:
-        # It would be an image without pixels: only JPIP's syntaxes have the URL (PS3.5 §A.6).
-        raise DataSetError(f"{uids.name(source)}: its pixels are elsewhere")
-    if source not in uids.NATIVE:
-        decompress(dataset, source)
-    return encode(dataset, target)
-
-
-def decompress(dataset: Dataset, source: str) -> None:
-    """Take the pixels of a data set, and of the icons in it, out of their compression.
-
-    Parameters
-    ----------
-    dataset : pydicom.Dataset
-        It is changed.
-    source : str
-        The Transfer Syntax UID of what is compressed.
-
-    Raises
-    ------
-    DataSetError
-        If it cannot be done; the message says why.
-    """
-    for image in (*_compressed_within(dataset), *([dataset] if "PixelData" in dataset else ())):
-        image.file_meta = FileMetaDataset()
-        image.file_meta.TransferSyntaxUID = UID(source)
-        try:
-            image.decompress(generate_instance_uid=False)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a decoder raises what it likes; one in Rust panics
-            raise DataSetError(
-                f"{uids.name(source)} cannot be decompressed: {type(error).__name__}; pydicom "
-                "needs NumPy and a decoder for it, such as pylibjpeg"
-            ) from error
-
-
-def _compressed_within(dataset: Dataset) -> Iterator[Dataset]:
-    """The items with compressed pixels: of native ones the length is defined (PS3.5 §A.4)."""
-    for element in dataset.values():
-        if isinstance(element, DataElement) and element.VR == "SQ":
-            for item in element.value:
-                yield from _compressed_within(item)
-                if "PixelData" in item and item["PixelData"].is_undefined_length:
-                    yield item
+    return not obstacle(source, target)

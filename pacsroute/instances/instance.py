@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -198,41 +199,50 @@ class Instance:
             file.close()
             raise
 
-    def open_as(self, transfer_syntax: str) -> BinaryIO:
+    def open_as(
+        self, transfer_syntax: str, *, wanted: Callable[[], bool] | None = None
+    ) -> BinaryIO:
         """Return a binary file with the data set in a transfer syntax, as `open`.
 
         Bytes that are in that syntax already are not parsed. Between uncompressed
         syntaxes it is converted, and out of compressed ones where pydicom has a decoder.
+        Decoders, and what is large or deflated, are left to child processes: see the
+        settings ``decoders``, ``decode_memory`` and ``decode_seconds``.
 
         Parameters
         ----------
         transfer_syntax : str
             Its UID.
+        wanted : callable, optional
+            Tells whether anybody still waits for it, without waiting itself; it is asked a
+            few times a second while a child works.
 
         Raises
         ------
         DataSetError
             If it cannot be parsed or converted; the message says why.
         OSError
-            If it cannot be read.
+            If it cannot be read, or there is no room in the spool.
         """
         if is_dataset(self._source) and transfer_syntax in uids.NATIVE:
             native = self.transfer_syntax in uids.NATIVE
             if native or "PixelData" not in self._source:
                 return io.BytesIO(_encode(self._source, transfer_syntax))
-        if transfer_syntax == self.transfer_syntax:
+        own = self.transfer_syntax
+        if transfer_syntax == own:
             return self.open()
-        from pacsroute.dataset.parse import parse  # noqa: PLC0415
-        from pacsroute.instances.convert import can_convert, convert  # noqa: PLC0415 - pydicom, late
+        from pacsroute.instances.convert import obstacle  # noqa: PLC0415 - pydicom, late
 
-        if not can_convert(self.transfer_syntax, transfer_syntax):
-            raise DataSetError(
-                f"no conversion from {uids.name(self.transfer_syntax)} "
-                f"to {uids.name(transfer_syntax)}"
-            )
-        with self.open() as file:
-            dataset = parse(file, self.transfer_syntax, limits=self._limits)
-        return io.BytesIO(convert(dataset, self.transfer_syntax, transfer_syntax))
+        if why := obstacle(own, transfer_syntax):
+            raise DataSetError(why)
+        file = self.open()
+        if isinstance(file, io.BytesIO) and own in uids.NATIVE and own not in uids.DEFLATED:
+            from pacsroute.dataset.parse import parse  # noqa: PLC0415
+
+            return io.BytesIO(_encode(parse(file, own, limits=self._limits), transfer_syntax))
+        from pacsroute.instances.decoding.wall import decoders  # noqa: PLC0415 - when needed
+
+        return decoders().convert(file, own, transfer_syntax, limits=self._limits, wanted=wanted)
 
     @property
     def dataset(self) -> Dataset:

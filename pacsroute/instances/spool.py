@@ -32,12 +32,21 @@ class Room:
             return self.used
 
 
+def check_room(used: int, most: int | None) -> None:
+    """Raise an `OSError` if spools have more bytes in files than they may."""
+    if most is not None and used > most:
+        raise OSError(errno.ENOSPC, f"max_spool reached, {most} bytes")
+
+
 class _Reader(io.RawIOBase):
     """Reads an open file at a position of its own."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._position = 0
+
+    def fileno(self) -> int:
+        return self._fd
 
     def readable(self) -> bool:
         return True
@@ -59,6 +68,13 @@ class _Reader(io.RawIOBase):
         if not self.closed:
             super().close()
             os.close(self._fd)
+
+
+def reader(fd: int, at: int = 0) -> BinaryIO:
+    """Return a file that reads from a descriptor, which it closes, at a position of its own."""
+    file = io.BufferedReader(_Reader(fd))
+    file.seek(at)
+    return file
 
 
 class Spool:
@@ -155,8 +171,7 @@ class Spool:
         if self._room is not None:
             self._taken += count
             used = self._room.take(count)
-            if self._most_of_all is not None and used > self._most_of_all:
-                raise OSError(errno.ENOSPC, f"max_spool reached, {self._most_of_all} bytes")
+            check_room(used, self._most_of_all)
 
     def _give_back(self) -> None:
         if self._room is not None and self._taken:
@@ -203,9 +218,7 @@ class Spool:
         if self._fd < 0:
             return io.BytesIO(b"".join(self._chunks))
         # Not by its path: under that there may be another instance by now.
-        file = io.BufferedReader(_Reader(os.dup(self._fd)))
-        file.seek(len(self.head))
-        return file
+        return reader(os.dup(self._fd), len(self.head))
 
     def copy_to(self, fd: int) -> None:
         """Write the Part 10 file to an open one."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from pydicom import Dataset
 
 from pacsroute import uids
+from pacsroute.dataset.encode import encode
 from pacsroute.dataset.parse import parse
-from pacsroute.instances.convert import decompress
-from pacsroute.instances.instance import Instance
+from pacsroute.instances.decoding.wall import decoders
+from pacsroute.instances.instance import DEFER_SIZE, Instance
 
 _BULK = frozenset(
     {
@@ -26,29 +30,29 @@ _BULK = frozenset(
 _OF_GROUPS = {0x5000: (0x200C, 0x3000), 0x6000: (0x3000,)}  # curves, audio and overlays
 
 
-def without_bulk_data(instance: Instance) -> Instance:
+def without_bulk_data(instance: Instance, *, wanted: Callable[[], bool] | None = None) -> Instance:
     """Return an instance as Composite Instance Retrieve Without Bulk Data sends it.
 
     Parameters
     ----------
     instance : Instance
         It stays as it is.
+    wanted : callable, optional
+        As for `Instance.open_as`: compressed icons are decoded.
     """
     syntax = instance.transfer_syntax
-    with instance.open() as file:
-        dataset = parse(file, syntax)
-    _strip(dataset)
-    if syntax not in uids.NATIVE:
-        decompress(dataset, syntax)  # the icons: nothing is compressed then
-    return Instance(
-        dataset,
-        sop_class=instance.sop_class,
-        sop_instance=instance.sop_instance,
-        transfer_syntax=syntax if syntax in uids.NATIVE else uids.EXPLICIT_VR_LITTLE_ENDIAN,
-    )
+    hints: dict[str, Any] = {"sop_class": instance.sop_class, "sop_instance": instance.sop_instance}
+    if syntax in uids.NATIVE and syntax not in uids.DEFLATED:
+        with instance.open() as file:
+            dataset = parse(file, syntax, defer_size=DEFER_SIZE)
+            strip(dataset)
+            return Instance(encode(dataset, syntax), transfer_syntax=syntax, **hints)
+    explicit = uids.EXPLICIT_VR_LITTLE_ENDIAN
+    with decoders().convert(instance.open(), syntax, explicit, wanted=wanted, bare=True) as file:
+        return Instance(file.read(), transfer_syntax=explicit, **hints)
 
 
-def _strip(dataset: Dataset) -> None:
+def strip(dataset: Dataset) -> None:
     """Take away what is bulk data at the top, and of waveforms: icons keep their pixels."""
     for tag in list(dataset.keys()):
         if tag in _BULK or tag & 0xFFFF in _OF_GROUPS.get(tag >> 16 & 0xFF00, ()):

@@ -29,7 +29,7 @@ def _back(call: Call, request: GetRequest) -> AbstractContextManager[SendInstanc
 
     def send(instance: Instance, meanwhile: Callable[[], object]) -> Status:
         if bare:
-            instance = without_bulk_data(instance)
+            instance = without_bulk_data(instance, wanted=request.is_wanted)
         return transfer.send(
             association,
             transfer.pick(association.contexts.values(), instance, as_acceptor=True),
@@ -37,6 +37,7 @@ def _back(call: Call, request: GetRequest) -> AbstractContextManager[SendInstanc
             next(association.numbers),
             priority=retrieve.priority_of(call),
             meanwhile=meanwhile,
+            wanted=request.is_wanted,
         )
 
     return contextlib.nullcontext(send)

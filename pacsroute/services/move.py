@@ -55,6 +55,7 @@ class _Destination:
 
     def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
         self._call = call
+        self._request = request
         self._peer = peer
         self._calling_ae = request.called_ae or call.app.ae_title
         self._called_ae = peer.ae_title or request.move_destination
@@ -106,6 +107,7 @@ class _Destination:
             priority=self._priority,
             originator=self._originator,
             meanwhile=meanwhile,
+            wanted=self._request.is_wanted,
         )
 
     def _associated(self, needed: list[tuple[str, tuple[str, ...]]]) -> Carrier:

@@ -113,6 +113,7 @@ def send(
     originator: tuple[str, int] | None = None,
     meanwhile: Callable[[], object] | None = None,
     wait: Callable[[CStoreRQ], Message] | None = None,
+    wanted: Callable[[], bool] | None = None,
 ) -> Status:
     """Send an instance and return the peer's status.
 
@@ -134,6 +135,8 @@ def send(
         Called when it is sent, while the peer has to do with it.
     wait : callable, optional
         Waits for the response; by default, what the peer asks first waits instead.
+    wanted : callable, optional
+        Tells whether it is still to be sent, while it is converted.
 
     Raises
     ------
@@ -154,7 +157,7 @@ def send(
     )
     if originator is not None:
         command.move_originator_ae, command.move_originator_message_id = originator
-    with instance.open_as(context.transfer_syntax) as file:
+    with instance.open_as(context.transfer_syntax, wanted=wanted) as file:
         association.send(context.id, command, file)
     if meanwhile is not None:
         meanwhile()

@@ -12,9 +12,11 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+import pydicom
 from pydicom import dcmread
+from pydicom.encaps import encapsulate, generate_frames
 
-from pacsroute import App, Instance, Peer, matching, uids
+from pacsroute import App, Config, Instance, Peer, matching, uids
 from pacsroute.dataset import parse
 from pacsroute.dataset.encode import RowEncoder, encode
 from pacsroute.dimse import command_set, commands
@@ -25,7 +27,8 @@ from pacsroute.errors import (
     DataSetError,
     ProtocolError,
 )
-from pacsroute.instances import peek
+from pacsroute.instances import part10, peek
+from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.net.association import Association
 from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.trace.files import read
@@ -42,6 +45,28 @@ SYNTAXES = (
     uids.EXPLICIT_VR_BIG_ENDIAN,
     uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
 )
+STREAMS = tuple(
+    map(
+        uids.transfer_syntax,
+        (
+            "JPEGBaseline8Bit",
+            "JPEGLSLossless",
+            "JPEG2000Lossless",
+            "RLELossless",
+            "JPEGLosslessSV1",
+        ),
+    )
+)
+IMAGE = {
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "Rows": 100,
+    "Columns": 100,
+    "BitsAllocated": 8,
+    "BitsStored": 8,
+    "HighBit": 7,
+    "PixelRepresentation": 0,
+}
 WAIT = 5
 STREAM = 16_384  # bytes: the answers to more do not fit a socket that nobody reads
 
@@ -169,8 +194,23 @@ def associations(data):
     assert not LOGGED.wrong, LOGGED.wrong
 
 
+def code_streams(data):
+    """A code stream is refused with a DataSetError, or is a frame; it hurts its decoder at most."""
+    syntax, data = STREAMS[data[0] % len(STREAMS) if data else 0], data[1:]
+    row = IMAGE | {"PixelData": encapsulate([data.ljust(2)], has_bot=False)}
+    instance = Instance(part10.head(CT, "1.2.3", syntax) + encode(row, syntax))
+    with contextlib.suppress(DataSetError), _DECODERS.frame(instance, 1).file as file:
+        assert len(file.read()) == 100 * 100
+    with (
+        contextlib.suppress(DataSetError),
+        _DECODERS.convert(instance.open(), syntax, EXPLICIT) as file,
+    ):
+        assert len(parse.parse(file.read(), EXPLICIT).PixelData) == 100 * 100
+
+
 TARGETS = {
-    target.__name__: target for target in (pdus, command_sets, data_sets, matches, associations)
+    target.__name__: target
+    for target in (pdus, command_sets, data_sets, matches, associations, code_streams)
 }
 
 
@@ -258,6 +298,7 @@ _FOLDER = tempfile.TemporaryDirectory(
     prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
 )
 _APP = app_of_everything(_FOLDER.name)
+_DECODERS = Decoders(Config(decode_seconds=1, decode_memory=256 << 20, spool=_FOLDER.name))
 
 
 # ----------------------------------------------------------------------------- the seeds
@@ -326,8 +367,21 @@ def conversations():
         yield begin + text + end
 
 
+def code_stream_seeds():
+    """Yield a frame of each kind, as samples of pydicom have it, behind the number of its kind."""
+    for path in sorted(Path(pydicom.__file__).parent.glob("data/test_files/*.dcm")):
+        with contextlib.suppress(Exception):  # some are broken on purpose
+            image = dcmread(path)
+            number = STREAMS.index(image.file_meta.TransferSyntaxUID)
+            frame = next(generate_frames(image.PixelData, number_of_frames=1))
+            if len(frame) < STREAM:
+                yield bytes((number,)) + frame
+
+
 def seeds(target):
     """Return what the fuzzer begins with."""
+    if target == "code_streams":
+        return list(code_stream_seeds())
     streams = list(conversations())
     if target == "associations":
         return streams

@@ -441,18 +441,6 @@ def test_icons_are_decompressed_too(sample, tmp_path, syntax):
     assert native.PixelData == b"\1\2"
 
 
-def test_a_decoder_that_panics(sample, monkeypatch):
-    class PanicException(BaseException):  # as that of Rust is
-        pass
-
-    def decompress(*_, **options):
-        raise PanicException("index out of bounds")
-
-    monkeypatch.setattr(Dataset, "decompress", decompress)
-    with pytest.raises(DataSetError, match="cannot be decompressed: PanicException"):
-        Instance(sample("MR_small_RLE.dcm")).open_as(EXPLICIT)
-
-
 def test_without_bulk_data_icons_are_not_compressed(sample):
     ds, pixels = compressed_icon(sample)
     bare = without_bulk_data(Instance(ds))

@@ -17,7 +17,8 @@ SHORT = {"artim": 0.4, "idle_timeout": 0.6, "network_timeout": 0.3, "grace": 0.5
 
 # What an association leaves behind if it leaves anything.
 OURS = {"Association", "Connection", "Assembler", "Spool", "Dispatcher", "Memory", "StoreRequest"}
-LASTING = ("pacsroute-flusher", "pacsroute-after")  # one for a process, a few for a server
+# One for a process, a few for a server.
+LASTING = ("pacsroute-flusher", "pacsroute-children", "pacsroute-after")
 
 
 def until(condition, *, seconds=WAIT):

@@ -1,0 +1,107 @@
+"""Child processes: programs of their own, none of which outlives the process that started it.
+
+They are never forks: a fork has the threads' locks, the sockets and the memory of its parent.
+They inherit no open file but the one socket that they are given, and of the environment only
+what a program needs to find its libraries, for secrets are in it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from pacsroute.thread_pool import DaemonPool
+
+if TYPE_CHECKING:
+    import subprocess
+
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "PYTHONHOME",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
+# One thread: each of those of a library reserves memory, of which a child has little.
+_THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_PR_SET_PDEATHSIG = 1
+
+# By process: a fork, as those of gunicorn are, has none of its parent's threads.
+_starters: dict[int, DaemonPool] = {}
+
+
+def start_child(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
+    """Start ``python -m module`` as a child that ends with this process.
+
+    Linux ends a child with the thread that has started it, so one thread starts all of them
+    and lives as long as the process.
+
+    Parameters
+    ----------
+    module : str
+        The program. It calls `begin_child` first, which returns its end of the channel.
+    channel : socket.socket
+        What it inherits.
+
+    Raises
+    ------
+    OSError
+        If it cannot be started.
+    """
+    starter = _starters.setdefault(os.getpid(), DaemonPool("pacsroute-children", 1))
+    started: SimpleQueue[subprocess.Popen[bytes] | BaseException] = SimpleQueue()
+
+    def start() -> None:
+        try:
+            started.put(_popen(module, channel))
+        except BaseException as error:  # noqa: BLE001 - the one who waits raises it
+            started.put(error)
+
+    starter.submit(start)
+    child = started.get()
+    if isinstance(child, BaseException):
+        raise child
+    return child
+
+
+def _popen(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
+    import subprocess  # noqa: PLC0415 - when the first one is needed
+
+    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path if folder)
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    number = channel.fileno()
+    return subprocess.Popen(
+        [sys.executable, "-P", "-W", "ignore", "-m", module, str(number), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=environment | _THREADS | {"PYTHONPATH": path},
+        pass_fds=(number,),
+        process_group=0,  # a Ctrl-C in the terminal is for the parent, which ends its children
+    )
+
+
+def begin_child() -> socket.socket:
+    """Bind this process to the life of its parent; return its end of the channel."""
+    number, parent = map(int, sys.argv[1:3])
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - only in a child
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before
+            os._exit(0)
+        # Where memory runs out, the server is not what the system ends.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    os.nice(10)  # it leaves the processors to those who answer peers
+    return socket.socket(fileno=number)

@@ -1,0 +1,108 @@
+"""The program of a decoder: it does one job after the other until its server has ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from pacsroute import uids
+from pacsroute.child_processes import begin_child
+from pacsroute.dataset.limits import Limits
+from pacsroute.errors import DataSetError
+from pacsroute.instances.decoding.channel import hear, tell
+from pacsroute.instances.decoding.conversion import Bounds, convert, inflated
+from pacsroute.instances.decoding.decoders import (
+    Packer,
+    check_decoder,
+    check_frame,
+    decode_frame,
+)
+from pacsroute.instances.decoding.watch import Watch, limit_memory, memory
+from pacsroute.instances.frames import Frames
+from pacsroute.instances.spool import reader
+
+_LARGEST = 8  # times a frame has to fit into the memory: decoders have several copies of it
+_LEAK = 4  # the part of the memory that may be gone when a job is done
+
+
+def _convert(job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds) -> None:
+    convert(source, job["source"], job["target"], out, bounds, bare=job["bare"])
+
+
+def _frame(job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds) -> dict[str, Any]:
+    """Write the pixels of one frame, in little endian; return what describes them."""
+    syntax = job["source"]
+    if syntax in uids.DEFLATED:
+        source, syntax = inflated(source, bounds), uids.EXPLICIT_VR_LITTLE_ENDIAN
+    bounds.time.allow(0, times=10)  # to find it
+    frames = Frames(source, syntax)
+    image, data = frames.image, frames.read(job["number"])
+    if frames.is_encapsulated:
+        check_frame(image, syntax, len(data), bounds.frame)
+        check_decoder(syntax)
+        bounds.announce(image.frame_length)
+        bounds.time.allow(image.frame_length)
+        packer = Packer(image.bits_allocated)
+        pixels, image = decode_frame(data, image, syntax)
+        out.write(packer.pack(pixels))
+        out.write(packer.rest())
+    else:
+        bounds.announce(len(data))
+        out.write(data)
+    return image._asdict()
+
+
+_JOBS: dict[str, Callable[..., dict[str, Any] | None]] = {"convert": _convert, "frame": _frame}
+
+
+def main() -> None:
+    """Do what the server asks for, until it has ended."""
+    channel = begin_child()
+    try:
+        import numpy  # noqa: F401, PLC0415 - now: its libraries count as memory that is there
+    except ImportError:
+        pass  # without it there is still what has to be copied
+    before = memory()
+    while True:
+        try:
+            job, (source, out) = hear(channel)
+        except (EOFError, OSError):
+            return
+        limit_memory(before + job["memory"])
+        watch = Watch(job["seconds"])
+        answer = _done(job, source, out, watch, lambda size: _announce(channel, size))
+        watch.rest()
+        # A decoder that leaks is not held against the next instance.
+        answer["last"] = memory() - before > job["memory"] // _LEAK
+        tell(channel, answer)
+        if answer["last"]:
+            return
+
+
+def _announce(channel: Any, size: int) -> None:
+    """Ask for room in the spool; the server ends this process where there is none."""
+    tell(channel, {"size": size})
+    hear(channel)
+
+
+def _done(
+    job: dict[str, Any], source: int, out: int, watch: Watch, announce: Callable[[int], None]
+) -> dict[str, Any]:
+    try:
+        limits = Limits(**job["limits"])
+        bounds = Bounds(limits, job["memory"] // _LARGEST, watch, announce, job["folder"])
+        with reader(source, job["at"]) as file, open(out, "wb") as target:
+            return {"done": _JOBS[job["do"]](job, file, target, bounds)}
+    except DataSetError as error:
+        return {"error": str(error)}
+    except MemoryError:
+        return {"error": "it takes more memory than decode_memory"}
+    except OSError as error:
+        return {"error": f"the spool: {os.strerror(error.errno or 0)}"}
+    except Exception as error:  # noqa: BLE001 - what the data makes pydicom raise quotes the data
+        return {"error": f"it cannot be read: {type(error).__name__}"}
+
+
+if __name__ == "__main__":
+    main()

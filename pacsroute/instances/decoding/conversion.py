@@ -1,0 +1,316 @@
+"""A data set in another transfer syntax, written piece by piece (PS3.5 §8, §10, Annex A).
+
+Pixels are decoded frame by frame and other large values are copied in pieces, so that the
+memory that it takes is that of one frame.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from pydicom import DataElement, Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.encaps import generate_frames
+from pydicom.tag import BaseTag
+
+from pacsroute import uids
+from pacsroute.dataset.encode import encode
+from pacsroute.dataset.limits import Limits
+from pacsroute.dataset.parse import parse
+from pacsroute.dataset.values import swapped
+from pacsroute.dataset.vr import PIXEL_DATA, WORD_SIZES, Syntax, syntax
+from pacsroute.errors import DataSetError
+from pacsroute.instances.decoding.decoders import (
+    Packer,
+    check_all,
+    check_decoder,
+    check_frame,
+    decode_frame,
+)
+from pacsroute.instances.frames import Frames
+from pacsroute.instances.pixel_data import ImagePixel
+from pacsroute.instances.without_bulk_data import strip
+
+_LARGE = 1_048_576  # bytes of a value that is copied in pieces
+_PIECE = 1 << 20
+_COPIED = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_UNDEFINED = 0xFFFFFFFF
+_KEYWORDS = {
+    "rows": "Rows",
+    "columns": "Columns",
+    "bits_allocated": "BitsAllocated",
+    "bits_stored": "BitsStored",
+    "samples_per_pixel": "SamplesPerPixel",
+    "pixel_representation": "PixelRepresentation",
+    "planar_configuration": "PlanarConfiguration",
+    "photometric_interpretation": "PhotometricInterpretation",
+}
+
+
+class Time(Protocol):
+    """Who ends this process when something takes too long."""
+
+    def allow(self, size: int, times: int = 1) -> None:
+        """Give time for a frame of so many bytes, from now on."""
+
+
+class Bounds(NamedTuple):
+    """What a conversion keeps within.
+
+    Parameters
+    ----------
+    limits : Limits
+        What a data set may be made of.
+    frame : int
+        How many bytes a decoded frame may have.
+    time : Time
+        Is told of each frame.
+    announce : callable
+        Is told how many bytes come at most, before any is written or decoded.
+    folder : str or None
+        Where temporary files go.
+    """
+
+    limits: Limits
+    frame: int
+    time: Time
+    announce: Callable[[int], object]
+    folder: str | None = None
+
+
+class _Stream(NamedTuple):
+    """A value that is written in pieces: its VR, length, and what yields the pieces."""
+
+    vr: str
+    length: int
+    pieces: Iterable[Any]
+
+
+def inflated(file: BinaryIO, bounds: Bounds) -> BinaryIO:
+    """Return a temporary file with a deflated data set inflated, at its beginning.
+
+    Raises
+    ------
+    DataSetError
+        If it is cut off or broken, or longer than its limit.
+    """
+    target = tempfile.TemporaryFile(dir=bounds.folder)  # noqa: SIM115 - it is returned
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        while not inflater.eof and (piece := inflater.unconsumed_tail or file.read(_PIECE)):
+            bounds.time.allow(_PIECE)
+            data = inflater.decompress(piece, _PIECE)
+            size += len(data)
+            if size > bounds.limits.inflated:
+                raise DataSetError(
+                    f"a deflated data set of more than {bounds.limits.inflated} bytes: max_inflated"
+                )
+            target.write(data)
+    except zlib.error:
+        raise DataSetError("a data set that cannot be inflated") from None
+    if not inflater.eof:
+        raise DataSetError("a deflated data set that is cut off")
+    target.seek(0)
+    return target
+
+
+def convert(
+    file: BinaryIO, source: str, target: str, out: BinaryIO, bounds: Bounds, *, bare: bool = False
+) -> None:
+    """Write a data set in another transfer syntax.
+
+    Parameters
+    ----------
+    file : binary file
+        It stands at the data set.
+    source, target : str
+        Transfer Syntax UIDs; the second one is native.
+    out : binary file
+        Where it goes.
+    bounds : Bounds
+        What is kept within.
+    bare : bool
+        Whether bulk data is left out, as in a retrieval without it.
+
+    Raises
+    ------
+    DataSetError
+        If it cannot be done; the message says why, and has nothing of the data.
+    """
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    if source in uids.DEFLATED:
+        with inflated(file, bounds) as flat:
+            convert(flat, uids.EXPLICIT_VR_LITTLE_ENDIAN, target, out, bounds, bare=bare)
+        return
+    bounds.time.allow(size, times=10)  # for parsing, which is not what hangs
+    dataset = parse(file, source, defer_size=_LARGE, limits=bounds.limits)
+    if bare:
+        strip(dataset)
+    streams = dict(_copied(dataset, file, target, bounds))
+    if source not in uids.NATIVE:
+        for icon in _compressed_within(dataset):
+            _decompress_icon(icon, source, bounds)
+        if PIXEL_DATA in dataset:
+            file.seek(start)
+            frames = Frames(file, source)
+            streams[PIXEL_DATA] = _decompressed(dataset, frames, source, target, bounds)
+    bounds.announce(size + sum(stream.length for stream in streams.values()))
+    _write(dataset, streams, target, out)
+
+
+def _copied(
+    dataset: Dataset, file: BinaryIO, target: str, bounds: Bounds
+) -> Iterator[tuple[int, _Stream]]:
+    """Yield the large values at the top that are copied as they are, or with bytes swapped."""
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag, keep_deferred=True)
+        if not isinstance(element, RawDataElement) or element.value is not None:
+            continue
+        if element.length in (0, _UNDEFINED):
+            continue
+        # Where the VR is implicit, only pixels are known to be words and not text.
+        vr = element.VR or ("OW" if tag == PIXEL_DATA else "")
+        if vr not in _COPIED:
+            continue
+        word = 1
+        if element.is_little_endian is not syntax(target).little:
+            word = WORD_SIZES[vr]
+        pieces = _pieces(file, element.value_tell, element.length, word, bounds)
+        yield int(tag), _Stream(vr, element.length, pieces)
+
+
+def _pieces(file: BinaryIO, offset: int, length: int, word: int, bounds: Bounds) -> Iterator[bytes]:
+    for at in range(offset, offset + length, _PIECE):
+        bounds.time.allow(_PIECE)
+        file.seek(at)
+        piece = file.read(min(_PIECE, offset + length - at))
+        if not piece:
+            raise DataSetError("a value is cut off")
+        yield swapped(piece, word)
+
+
+def _decompressed(
+    dataset: Dataset, frames: Frames, source: str, target: str, bounds: Bounds
+) -> _Stream:
+    """Return the pixels of a data set as they are decoded; note in it what describes them."""
+    image = frames.image
+    check_all(image, source, frames.stored_length, bounds.frame)
+    check_decoder(source)
+    frames.check_count()
+    decoded = _decoded(frames, source, bounds)
+    first, found = next(decoded)
+    dataset.PhotometricInterpretation = found.photometric_interpretation
+    dataset.BitsAllocated = found.bits_allocated
+    if found.samples_per_pixel > 1:
+        dataset.PlanarConfiguration = found.planar_configuration
+    dataset[PIXEL_DATA] = DataElement(PIXEL_DATA, "OB", b"")
+    for tag in (0x7FE00001, 0x7FE00002, 0x7FE00003):
+        dataset.pop(tag, None)  # tables of what is compressed
+    vr = "OB" if image.bits_allocated <= 8 else "OW"
+    word = 1 if syntax(target).little else WORD_SIZES[vr]
+    return _Stream(vr, image.length, _packed(first, decoded, image, word))
+
+
+def _decoded(frames: Frames, source: str, bounds: Bounds) -> Iterator[tuple[Any, ImagePixel]]:
+    for frame in frames:
+        check_frame(frames.image, source, len(frame), bounds.frame)
+        bounds.time.allow(frames.image.frame_length)
+        yield decode_frame(frame, frames.image, source)
+
+
+def _packed(
+    first: Any, others: Iterator[tuple[Any, ImagePixel]], image: ImagePixel, word: int
+) -> Iterator[Any]:
+    packer = Packer(image.bits_allocated)
+    for pixels in itertools.chain([first], (pixels for pixels, _ in others)):
+        packed = packer.pack(pixels)
+        yield packed if word == 1 else swapped(bytes(packed), word)
+    yield packer.rest()
+
+
+def _compressed_within(dataset: Dataset) -> Iterator[Dataset]:
+    """The items with compressed pixels: of native ones the length is defined (PS3.5 §A.4)."""
+    for element in dataset.values():
+        if isinstance(element, DataElement) and element.VR == "SQ":
+            for item in element.value:
+                yield from _compressed_within(item)
+                if "PixelData" in item and item["PixelData"].is_undefined_length:
+                    yield item
+
+
+def _decompress_icon(item: Dataset, source: str, bounds: Bounds) -> None:
+    """Take the pixels of an icon out of their compression; it has one frame."""
+    try:
+        values = {name: item.get(keyword) for name, keyword in _KEYWORDS.items()}
+        image = ImagePixel(**{name: value for name, value in values.items() if value is not None})
+        frame = next(iter(generate_frames(item.PixelData, number_of_frames=1)))
+    except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken values
+        raise DataSetError(f"an icon cannot be read: {type(error).__name__}") from None
+    check_frame(image, source, len(frame), bounds.frame)
+    check_decoder(source)
+    bounds.time.allow(image.frame_length)
+    pixels, found = decode_frame(frame, image, source)
+    packer = Packer(image.bits_allocated)
+    item.PixelData = bytes(packer.pack(pixels)) + packer.rest()
+    item["PixelData"].is_undefined_length = False
+    item["PixelData"].VR = "OB" if image.bits_allocated <= 8 else "OW"
+    item.PhotometricInterpretation = found.photometric_interpretation
+    if found.samples_per_pixel > 1:
+        item.PlanarConfiguration = found.planar_configuration
+
+
+def _write(dataset: Dataset, streams: dict[int, _Stream], target: str, out: BinaryIO) -> None:
+    """Write a data set, in which streams take the place of some values."""
+    how = syntax(target)
+    places = {tag: os.urandom(32) for tag in sorted(streams)}
+    for tag, place in places.items():
+        dataset[tag] = DataElement(BaseTag(tag), "OB", place)
+    body = memoryview(encode(dataset, uids.EXPLICIT_VR_LITTLE_ENDIAN if how.deflated else target))
+    sink: Any = _Deflating(out) if how.deflated else out
+    flat, at = bytes(body), 0
+    for tag, place in places.items():
+        found = flat.index(place, at)
+        sink.write(body[at : found - (8 if how.implicit else 12)])
+        _write_stream(tag, streams[tag], how, sink)
+        at = found + len(place)
+    sink.write(body[at:])
+    if how.deflated:
+        sink.finish()
+
+
+def _write_stream(tag: int, stream: _Stream, how: Syntax, sink: Any) -> None:
+    length, order = stream.length + (stream.length & 1), "<" if how.little else ">"
+    sink.write(struct.pack(order + "HH", tag >> 16, tag & 0xFFFF))
+    sink.write(b"" if how.implicit else stream.vr.encode() + b"\0\0")
+    sink.write(struct.pack(order + "I", length))
+    written = 0
+    for piece in stream.pieces:
+        written += len(piece)
+        sink.write(piece)
+    if written != stream.length:
+        raise DataSetError("a value is not as long as its length says")
+    sink.write(b"\0" * (length - written))
+
+
+class _Deflating:
+    """Deflates what is written (PS3.5 §A.5)."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        self._size = 0
+
+    def write(self, data: Any) -> None:
+        self._size += self._out.write(self._deflater.compress(data))
+
+    def finish(self) -> None:
+        self._size += self._out.write(self._deflater.flush())
+        self._out.write(b"\0" * (self._size & 1))

@@ -1,0 +1,234 @@
+"""Where the pixels of a data set are, and how large it says they are (PS3.3 C.7.6.3, PS3.5 §8).
+
+Nothing is parsed for it and nothing decoded: sequences are skipped, so that a frame of an
+instance can be found however many elements the instance has.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from pacsroute import uids
+from pacsroute.errors import DataSetError
+
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VALUE = 64  # bytes; what describes an image is shorter
+_DEPTH = 200
+
+_IMAGES = {
+    0x7FE00008: "FloatPixelData",
+    0x7FE00009: "DoubleFloatPixelData",
+    0x7FE00010: "PixelData",
+}
+_NUMBERS = {
+    0x00280002: "samples_per_pixel",
+    0x00280006: "planar_configuration",
+    0x00280010: "rows",
+    0x00280011: "columns",
+    0x00280100: "bits_allocated",
+    0x00280101: "bits_stored",
+    0x00280102: "high_bit",
+    0x00280103: "pixel_representation",
+}
+_PHOTOMETRIC, _FRAMES = 0x00280004, 0x00280008
+_OFFSETS, _LENGTHS = 0x7FE00001, 0x7FE00002
+
+
+class Element(NamedTuple):
+    """Where an element's value is in a file; the length is None where it has an end instead."""
+
+    tag: int
+    vr: str
+    offset: int
+    length: int | None
+
+
+class ImagePixel(NamedTuple):
+    """What a data set says of its pixels (PS3.3 C.7.6.3.1).
+
+    Attributes
+    ----------
+    keyword : str
+        ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
+    number_of_frames : int
+        One, where nothing else is said.
+
+    Examples
+    --------
+    >>> ImagePixel(rows=3, columns=3, bits_allocated=1, number_of_frames=8).frame_length
+    2
+    """
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    number_of_frames: int = 1
+    samples_per_pixel: int = 1
+    bits_stored: int = 0
+    high_bit: int = 0
+    pixel_representation: int = 0
+    planar_configuration: int = 0
+    photometric_interpretation: str = "MONOCHROME2"
+    keyword: str = "PixelData"
+
+    @property
+    def frame_bits(self) -> int:
+        """How many bits one frame has when it is not compressed."""
+        return self.rows * self.columns * self.samples_per_pixel * self.bits_allocated
+
+    @property
+    def frame_length(self) -> int:
+        """How many bytes one frame has when it is not compressed, the last one filled up."""
+        return -(-self.frame_bits // 8)
+
+    @property
+    def length(self) -> int:
+        """How many bytes all frames have when they are not compressed."""
+        return -(-self.frame_bits * self.number_of_frames // 8)
+
+
+class PixelData(NamedTuple):
+    """The pixels of a data set in a file.
+
+    `offsets` and `lengths` are the Extended Offset Table, if there is one.
+    """
+
+    image: ImagePixel
+    element: Element
+    little: bool
+    offsets: Element | None = None
+    lengths: Element | None = None
+
+
+def find_pixels(file: BinaryIO, transfer_syntax: str) -> PixelData | None:
+    """Return where the pixels of a data set are; None if it has none.
+
+    Parameters
+    ----------
+    file : binary file
+        It stands at the data set, which is not deflated, and is left somewhere else.
+    transfer_syntax : str
+        The UID of its syntax.
+
+    Raises
+    ------
+    DataSetError
+        If it cannot be read that far, or does not say how large its pixels are.
+    """
+    values: dict[str, int | str] = {}
+    tables: dict[int, Element] = {}
+    for element in _elements(file, transfer_syntax):
+        if element.tag in _IMAGES:
+            little = transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN
+            values["keyword"] = _IMAGES[element.tag]
+            image = _described(values)
+            return PixelData(image, element, little, tables.get(_OFFSETS), tables.get(_LENGTHS))
+        if element.tag in (_OFFSETS, _LENGTHS):
+            tables[element.tag] = element
+        elif element.tag in _NUMBERS or element.tag in (_PHOTOMETRIC, _FRAMES):
+            values |= _value(file, element, transfer_syntax)
+    return None
+
+
+def _value(file: BinaryIO, element: Element, transfer_syntax: str) -> dict[str, int | str]:
+    """Return what an element of the Image Pixel module says; nothing, if it is empty."""
+    file.seek(element.offset)
+    value = file.read(min(element.length or 0, _SHORT_VALUE))
+    text = value.decode("latin-1").strip(" \0")
+    if element.tag in _NUMBERS:
+        order = ">H" if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN else "<H"
+        if len(value) < 2:
+            return {}
+        return {_NUMBERS[element.tag]: struct.unpack_from(order, value)[0]}
+    if element.tag == _PHOTOMETRIC:
+        return {"photometric_interpretation": text}
+    if not text:
+        return {}
+    if not text.lstrip("+").isdecimal() or int(text) < 1:
+        raise DataSetError("its Number of Frames is not a number of frames")
+    return {"number_of_frames": int(text)}
+
+
+def _described(values: dict[str, int | str]) -> ImagePixel:
+    bits = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(str(values["keyword"]))
+    if bits:
+        values["bits_allocated"] = values["bits_stored"] = bits
+    missing = [name for name in ("rows", "columns", "bits_allocated") if not values.get(name)]
+    if missing:
+        names = ", ".join(name.replace("_", " ") for name in missing)
+        raise DataSetError(f"it has pixels, but does not say its {names}")
+    image = ImagePixel(**values)  # type: ignore[arg-type]
+    return image._replace(bits_stored=image.bits_stored or image.bits_allocated)
+
+
+def _elements(file: BinaryIO, transfer_syntax: str) -> Iterator[Element]:
+    """Yield the elements at the top of a data set, and skip what is in its sequences."""
+    big = transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN
+    at = file.tell()
+    head = _Heads(file, big)
+    first = head.peek_vr(at)
+    implicit = not (first.isalpha() and first.isupper())
+    while (element := head.read(at, implicit)) is not None:
+        yield element
+        if element.length is None:
+            at = head.skip(element, implicit)
+        else:
+            at = element.offset + element.length
+
+
+class _Heads:
+    """Reads the heads of elements in a file."""
+
+    def __init__(self, file: BinaryIO, big: bool) -> None:
+        self._file = file
+        order = ">" if big else "<"
+        self._tag_length = struct.Struct(order + "HHI").unpack
+        self._long = struct.Struct(order + "I").unpack
+        self._short = struct.Struct(order + "H").unpack
+
+    def peek_vr(self, at: int) -> bytes:
+        self._file.seek(at)
+        return self._file.read(6)[4:]
+
+    def read(self, at: int, implicit: bool) -> Element | None:
+        """Return the element that begins here; None at the end of the file."""
+        self._file.seek(at)
+        head = self._file.read(8)
+        if len(head) < 8:
+            return None
+        group, number, length = self._tag_length(head)
+        tag, at, vr = group << 16 | number, at + 8, ""
+        if not implicit and group != 0xFFFE:
+            vr = head[4:6].decode("latin-1")
+            if head[4:6] in _LONG:
+                more = self._file.read(4)
+                if len(more) < 4:
+                    return None
+                at, (length,) = at + 4, self._long(more)
+            else:
+                (length,) = self._short(head[6:8])
+        return Element(tag, vr, at, None if length == _UNDEFINED else length)
+
+    def skip(self, element: Element, implicit: bool) -> int:
+        """Return where what follows a value without a length begins."""
+        # What is in a sequence of VR UN is in implicit VR (PS3.5 §6.2.2).
+        inside = [implicit or element.vr == "UN"]
+        at = element.offset
+        while inside:
+            found = self.read(at, inside[-1])
+            if found is None:
+                raise DataSetError("a sequence or its pixels are cut off")
+            at = found.offset
+            if found.tag in (_ITEM_END, _SEQUENCE_END):
+                inside.pop()
+            elif found.length is not None:
+                at += found.length
+            else:
+                inside.append(inside[-1] or found.vr == "UN")
+                if len(inside) > _DEPTH:
+                    raise DataSetError("sequences are nested too deeply")
+        return at
