@@ -831,6 +831,7 @@ def test_many_patterns_and_ranges_are_sql_that_sqlite_takes():
     where = matching.where(asked, {"PatientID": "id", "StudyDate": "day"})
     found = database.execute(f"SELECT id FROM studies WHERE {where.sql}", where.parameters)
     assert found.fetchall() == [("1500X",)]
+    database.close()
 
 
 def test_a_sequence_key_that_is_none():

@@ -20,6 +20,7 @@ a matched column has to hold:
 [('Müller^Jürgen',)]
 >>> matching.matches(key, {"PatientName": name, "StudyDate": date})
 True
+>>> db.close()
 
 A database that keeps its values as they came can be matched too, with a function call for each
 row: ``connection.create_function("stored", 2, matching.stored, deterministic=True)``, and

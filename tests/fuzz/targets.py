@@ -4,6 +4,7 @@ The coverage-guided fuzzer calls them (``python -m tests.fuzz``), and the suite 
 recordings.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -294,6 +295,7 @@ def database_of_rows():
 
 
 _DATABASE = database_of_rows()
+atexit.register(_DATABASE.close)
 _FOLDER = tempfile.TemporaryDirectory(
     prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
 )
