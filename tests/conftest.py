@@ -11,8 +11,8 @@ import pynetdicom.association
 import pytest
 from hypothesis import HealthCheck, settings
 from support.certificates import PKI
-from support.dcmtk import dcmtk_tool
 from support.names import WAIT
+from support.programs import program
 from support.raw_peer import RawPeer
 from support.samples import FILES
 
@@ -38,7 +38,7 @@ def dcmtk():
     """Return a function that runs one of DCMTK's tools."""
 
     def run(tool, *arguments):
-        path = dcmtk_tool(tool)
+        path = program(tool)
         return subprocess.run(
             [path, *map(str, arguments)],
             env={**os.environ, "TCP_NODELAY": "1"},

@@ -21,6 +21,7 @@ from pynetdicom import AE, evt
 from support.guides import Block, Reader, blocks
 from support.places import GUIDES, ROOT
 from support.processes import Running
+from support.programs import program
 
 from pacsroute import App, Client, RequestFailed, connect
 from pacsroute.config import SETTINGS
@@ -58,7 +59,6 @@ def test_the_guide_to_deployment_is_what_happens(work, sample):
     assert (work / "copy" / Path(path).name).is_file()
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 def test_the_unit_is_one_and_exposes_little(work):
     units = [block for block in blocks(GUIDES / "deployment.md") if block.language == "ini"]
     (unit,) = (block.text for block in units if block.options == "archive.service")
@@ -73,7 +73,7 @@ def test_the_unit_is_one_and_exposes_little(work):
     environment = {**os.environ, "SYSTEMD_LOG_LEVEL": "warning"}
     for check in (["verify", "--man=no"], ["security", "--offline=yes", "--threshold=40"]):
         done = subprocess.run(
-            ["systemd-analyze", *check, str(path)],
+            [program("systemd-analyze"), *check, str(path)],
             capture_output=True,
             text=True,
             timeout=60,

@@ -10,8 +10,8 @@ import pydicom
 import pytest
 from support.answers import result
 from support.datasets import made
-from support.dcmtk import dcmtk_tool
 from support.names import STUDY, WAIT
+from support.programs import program
 from support.raw_peer import RawPeer
 from support.samples import FILES, SAMPLES, body
 
@@ -25,7 +25,7 @@ from pacsroute.upper_layer import pdu
 
 def started(tool, *arguments):
     """Start one of DCMTK's servers, and wait until it listens on the port that is its last."""
-    path = dcmtk_tool(tool)
+    path = program(tool)
     process = subprocess.Popen(
         [path, *map(str, arguments)],
         env={**os.environ, "TCP_NODELAY": "1"},

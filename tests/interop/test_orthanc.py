@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import os
-import shutil
 import socket
 import subprocess
 import time
 
 import pydicom
 import pytest
+from support.programs import program
 from support.raw_peer import RawPeer
 from support.samples import FILES, SAMPLES, body
 
@@ -40,11 +39,7 @@ def destination(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory, destination):
-    program = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        if "CI" in os.environ:
-            pytest.fail("Orthanc is not installed, and CI has to have it")
-        pytest.skip("Orthanc is not installed")
+    path = program("Orthanc")
     folder = tmp_path_factory.mktemp("orthanc")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -69,7 +64,7 @@ def orthanc(tmp_path_factory, destination):
         )
     )
     with subprocess.Popen(
-        [program, str(folder / "orthanc.json")],
+        [path, str(folder / "orthanc.json")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=folder,

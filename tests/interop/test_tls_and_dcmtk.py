@@ -8,8 +8,8 @@ import time
 import pydicom
 import pytest
 from support.certificates import LOCALHOST, echoes, logged, secured
-from support.dcmtk import dcmtk_tool
 from support.names import WAIT
+from support.programs import program
 
 import pacsroute
 from pacsroute import App, AssociationAborted, Instance, Peer
@@ -83,7 +83,7 @@ def test_storescu(serve_tls, pki, dcmtk, sample, tmp_path):
 @pytest.fixture
 def storescp(pki, tmp_path):
     """Start DCMTK's storescp with TLS, which wants certificates of the hospital."""
-    path = dcmtk_tool("storescp")
+    path = program("storescp")
     folder = tmp_path / "storescp"
     folder.mkdir()
     with socket.create_server((LOCALHOST, 0)) as listener:

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.certificates import LOCALHOST, echoes, gone, hello, logged, secured
 from support.names import WAIT
+from support.programs import program
 from support.raw_peer import RawPeer
 from support.unharmed import until
 
@@ -155,12 +155,11 @@ def test_ciphers_without_forward_secrecy_or_authentication_are_refused(suite, se
     assert logged(caplog, "no shared cipher", server)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command")
 def test_nobody_renegotiates(serve_tls, pki):
     server = serve_tls()
     address = f"{LOCALHOST}:{server.tls_port}"
     asked = subprocess.run(
-        ["openssl", "s_client", "-tls1_2", "-connect", address, "-CAfile", pki.ca],
+        [program("openssl"), "s_client", "-tls1_2", "-connect", address, "-CAfile", pki.ca],
         input="R\n",
         capture_output=True,
         text=True,

@@ -14,8 +14,8 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import evt
 from support.datasets import uid
-from support.dcmtk import dcmtk_tool
 from support.names import BIG_ENDIAN, CT, DEFLATED, EXPLICIT, GET, IMPLICIT, MOVE, MR, WAIT
+from support.programs import program
 from support.raw_peer import RawPeer
 from support.retrieval import PENDING, Requestor, counts, receiving, serving
 from support.samples import FILES, SAMPLES, body
@@ -213,7 +213,7 @@ def test_getscu_gets_what_was_stored(syntax, archive, dcmtk, tmp_path):
 @pytest.fixture(scope="module")
 def storescp(tmp_path_factory):
     """Run DCMTK's storescp, which takes everything as it comes."""
-    path = dcmtk_tool("storescp")
+    path = program("storescp")
     with contextlib.ExitStack() as stack:
 
         def start(*options):

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-from support.dcmtk import dcmtk_tool, search_path
 from support.names import WAIT
 from support.processes import Running, environment
+from support.programs import program, search_path
 
 from pacsroute import Config
 
 DCMTK = {"echoscu", "findscu", "getscu", "movescu", "storescu", "storescp"}
-OTHERS = {"curl", "openssl"}
+PROGRAMS = DCMTK | {"curl", "openssl"}
 
 _FENCE = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -135,10 +133,8 @@ class Reader:
         if block.options == "not-run":
             return
         for tool in set(re.findall(r"\w+", block.text)):
-            if tool in DCMTK:
-                dcmtk_tool(tool)
-            if tool in OTHERS and not shutil.which(tool):
-                pytest.skip(f"{tool} is not installed")
+            if tool in PROGRAMS:
+                program(tool)
         if block.options == "serves":
             self._serve(block.text)
             return
