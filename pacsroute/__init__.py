@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pacsroute import errors, uids
 from pacsroute.app import App
 from pacsroute.config import Config
+from pacsroute.dataset import late
 from pacsroute.errors import (
     AssociationAborted,
     AssociationError,
@@ -113,6 +114,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415 - takes 10 ms, and is seldom asked
 
         return version("pacsroute")
+    if name in ("matching", "mpps", "testing", "ups", "Client", "Reply", "connect"):
+        late.load()
     if name in ("matching", "mpps", "testing", "ups"):
         return import_module(f"pacsroute.{name}")
     if name in ("Client", "Reply", "connect"):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from pacsroute.config import RESPONSE_TIMEOUT
+from pacsroute.dataset import late
 from pacsroute.errors import AssociationError
 from pacsroute.framework.base import BaseApp
 
@@ -146,6 +147,7 @@ class App(BaseApp):
         ...         client.echo().category
         'Success'
         """
+        late.load()  # several threads may be clients
         from pacsroute.net.client import client_of  # noqa: PLC0415 - upstairs, only when asked
 
         peer = self.resolve(ae_title)

@@ -1,19 +1,37 @@
 """pydicom, late: importing it takes most of what a server needs to start.
 
-With NumPy behind it that is several times as long as all else together. What only has to
-know a Dataset when it sees one asks here; what parses or writes one is imported when the
-first comes.
+With NumPy behind it that is several times as long as all else together, so importing pacsroute
+does not import it, and a server listens before that is done: peers that connect wait in the
+queue of its socket for the fifth of a second that it takes. But it is done on one thread,
+before any other can ask for it: the modules of pydicom import each other in a circle, and two
+threads that enter this at different places break each other's import. So `BaseApp.running`
+calls `load` before lifespans run and threads begin, and so does what else imports late.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+
+_importing = threading.Lock()
+_loaded = False
+
+
+def load() -> None:
+    """Import pydicom, whatever else it imports included, on this thread only."""
+    global _loaded  # noqa: PLW0603 - imported or not is a fact of the process
+    if not _loaded:
+        with _importing:
+            import pydicom  # noqa: F401, PLC0415
+
+            _loaded = True
 
 
 def is_dataset(value: object) -> TypeGuard[Dataset]:
@@ -31,6 +49,7 @@ def is_dataset(value: object) -> TypeGuard[Dataset]:
 
 def empty() -> Dataset:
     """Return an empty Dataset."""
+    load()
     from pydicom import Dataset  # noqa: PLC0415
 
     return Dataset()
@@ -44,7 +63,7 @@ class _Reading:
 
 
 def settle() -> None:
-    """Have pydicom not complain about values that it reads while an app runs.
+    """Keep pydicom from complaining about values that it reads while an app runs.
 
     Its warnings quote them; they are patient data, and Python remembers each warning for
     as long as it runs. This is called when that changes, and when pydicom is imported.

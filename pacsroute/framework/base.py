@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from socket import socket
@@ -11,10 +12,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
 from pacsroute.config import Config
-from pacsroute.dataset.late import quiet_reading
+from pacsroute.dataset import late
 from pacsroute.errors import SetupError
 from pacsroute.framework.blueprints import Blueprint, Scope
 from pacsroute.framework.character_sets import check_charsets
+from pacsroute.framework.counted import Counted
 from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import handle
 from pacsroute.framework.observer import Observer
@@ -65,6 +67,8 @@ class BaseApp(Scope):
         self.decoders = Decoders(self.config, self.room)
         self.observer = Observer()
         self._found: dict[tuple[object, ...], Route | None] = {}
+        self._held = Counted(self._lifespans)
+        self._locked = False
         self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
         self.taps: list[TapFactory] = []  # what observes the bytes of associations
 
@@ -84,18 +88,51 @@ class BaseApp(Scope):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
-        """Hold the lifespans: what a server and a test client do around their work."""
+        """Hold the lifespans: what a server, a test client or a command does around its work.
+
+        The first who enters runs them, and the last who leaves ends them. Meanwhile nothing can
+        be registered, except by the lifespans themselves. `state` and `destinations` are data
+        and may change at any time.
+
+        Raises
+        ------
+        SetupError
+            If a setting cannot be used. What a lifespan raises is raised, too.
+        """
+        with self._held:
+            yield self
+
+    @contextlib.contextmanager
+    def _lifespans(self) -> Iterator[None]:
         check_charsets(self.config)
-        scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
+        late.load()  # while there is one thread: lifespans may begin others, and servers do
         with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet_reading())
+            stack.enter_context(late.quiet_reading())
             stack.enter_context(self.decoders.serving())
             if self.config.spool is not None and (left := sweep(self.config.spool)):
                 logger.info("%d unfinished files of an earlier run removed", left)
-            for scope in scopes:
-                for function in scope.lifespans:
-                    stack.enter_context(contextlib.contextmanager(function)(self))
-            yield self
+            begun: Counter[Scope] = Counter()
+            # Those that a lifespan registers come last.
+            while coming := [one for one in self._scopes if begun[one] < len(one.lifespans)]:
+                scope = coming[0]
+                function = scope.lifespans[begun[scope]]
+                begun[scope] += 1
+                stack.enter_context(contextlib.contextmanager(function)(self))
+            self._locked = True
+            stack.callback(setattr, self, "_locked", False)
+            yield
+
+    @property
+    def _scopes(self) -> list[Scope]:
+        """The app and its blueprints."""
+        return list(dict.fromkeys(scope for family, _ in self.families for scope in family))
+
+    def _still_open(self, what: str) -> None:
+        if self._locked:
+            raise SetupError(
+                f"app.{what}: the app is serving already, and nothing can be registered any more; "
+                "do it before the app serves, or in a lifespan"
+            )
 
     # ------------------------------------------------------------- called AE titles
 
@@ -149,7 +186,8 @@ class BaseApp(Scope):
     # ------------------------------------------------------------- routes
 
     def add_route(self, route: Route) -> None:
-        """Take a route, unless there is one for the same."""
+        """Take a route, unless there is one for the same, or it is too late."""
+        self._still_open(route.command)
         super().add_route(route)
         self._found.clear()
 

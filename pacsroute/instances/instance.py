@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pacsroute import uids
+from pacsroute.dataset import late
 from pacsroute.dataset.late import is_dataset
 from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.errors import DataSetError, Failure
@@ -231,6 +232,7 @@ class Instance:
         own = self.transfer_syntax
         if transfer_syntax == own:
             return self.open()
+        late.load()
         from pacsroute.instances.convert import obstacle  # noqa: PLC0415 - pydicom, late
 
         if why := obstacle(own, transfer_syntax):
@@ -263,6 +265,7 @@ class Instance:
         return self._dataset
 
     def _parse(self) -> Dataset:
+        late.load()
         from pydicom import FileMetaDataset  # noqa: PLC0415 - pydicom, late
         from pydicom.uid import UID  # noqa: PLC0415
 
@@ -464,6 +467,7 @@ def _syntax_of(dataset: Dataset) -> str:
 
 
 def _encode(dataset: Dataset, transfer_syntax: str) -> bytes:
+    late.load()
     from pacsroute.dataset.encode import encode  # noqa: PLC0415 - pydicom, late
 
     return encode(dataset, transfer_syntax)

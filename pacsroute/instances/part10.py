@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from pacsroute import uids
+from pacsroute.dataset import late
 from pacsroute.errors import DataSetError
 
 _PREAMBLE = 128
@@ -88,6 +89,7 @@ def file_meta(file: BinaryIO) -> dict[str, str]:
     DataSetError
         If it is no Part 10 file.
     """
+    late.load()
     from pydicom.filereader import read_partial  # noqa: PLC0415 - pydicom, late
 
     try:

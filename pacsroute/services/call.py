@@ -150,7 +150,7 @@ def misplaced(call: Call, sop_class: str) -> Outcome | None:
 
 def read_query(call: Call, kind: type[_Query], **values: Any) -> _Query | Outcome:
     """Return the request with its identifier, or the outcome that refuses it."""
-    from pacsroute.dataset.parse import identifier  # noqa: PLC0415 - pydicom, late
+    from pacsroute.dataset.parse import identifier  # noqa: PLC0415 - see dataset.late
 
     command: Any = call.command
     if call.find_route() is None:

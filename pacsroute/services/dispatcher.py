@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from importlib import import_module
 
+from pacsroute.dataset import late
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import RequestCommand
 from pacsroute.dimse.messages import Message
@@ -28,6 +29,7 @@ def _service(route: str) -> _Service:
     if not route:
         return _unrecognized
     if route not in _loaded:
+        late.load()
         module = "normalized" if route.startswith("n_") else route
         _loaded[route] = import_module(f"pacsroute.services.{module}").answer
     return _loaded[route]

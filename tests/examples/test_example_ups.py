@@ -366,8 +366,7 @@ def test_what_was_there_before_a_restart_is_there_after_it(path, listening):
 
 def test_a_subscriber_that_is_gone_stops_nobody(client, watcher, example, caplog):
     client.n_create("UPS", pushed(), "1.2.9")
-    app = example["app"]
-    app.destination(lambda ae_title, request: Peer("127.0.0.1", 1) if ae_title == "GONE" else None)
+    example["app"].destinations["GONE"] = Peer("127.0.0.1", 1)
     client.n_action("UPS", "1.2.9", SUBSCRIBE, dataset(ReceivingAE="GONE", DeletionLock="FALSE"))
     client.n_action("UPS", "1.2.9", SUBSCRIBE, watching())
     assert told(watcher, 1) == [("1.2.9", 1, "SCHEDULED")]

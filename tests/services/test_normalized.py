@@ -1,5 +1,6 @@
 """The N-services, as pynetdicom's SCU of each service class asks for them."""
 
+import contextlib
 import queue
 
 import pytest
@@ -27,17 +28,22 @@ def app():
 
 @pytest.fixture
 def associate(app):
-    """Return a function that associates pynetdicom with the app, for contexts and roles."""
-    with app.serve(port=0, grace=1) as server:
-        made = []
+    """Return a function that associates pynetdicom with the app, for contexts and roles.
+
+    The app serves from its first call on.
+    """
+    with contextlib.ExitStack() as stack:
+        made, servers = [], []
 
         def connect(*contexts, roles=(), handlers=()):
+            if not servers:
+                servers.append(stack.enter_context(app.serve(port=0, grace=1)))
             ae = AE("SCU")
             ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 30
             for context in contexts:
                 ae.add_requested_context(context, EXPLICIT)
             association = ae.associate(
-                "127.0.0.1", server.port, ext_neg=list(roles), evt_handlers=list(handlers)
+                "127.0.0.1", servers[0].port, ext_neg=list(roles), evt_handlers=list(handlers)
             )
             assert association.is_established
             made.append(association)

@@ -23,19 +23,21 @@ from pacsroute.errors import AssociationError
 
 def test_the_destination_sees_who_asked():
     asked = []
-    with receiving() as destination, serving() as server:
 
-        @server.app.move
-        def move(request):
-            asked.append(request)
-            return [made(1)]
+    def move(request):
+        asked.append(request)
+        return [made(1)]
 
-        @server.app.destination
+    with receiving() as destination:
+
         def where(ae_title, request):
             asked.append((ae_title, request.move_destination, request.calling_ae, request.level))
             return Peer("127.0.0.1", destination.port)
 
-        with Requestor(server.port, calling="WORKSTATION", called="TITLE") as peer:
+        with (
+            serving(move, lambda app: app.destination(where)) as server,
+            Requestor(server.port, calling="WORKSTATION", called="TITLE") as peer,
+        ):
             peer.move("DEST", message_id=77)
             pending, final, failed, _ = peer.all()
             peer.release()
@@ -56,10 +58,11 @@ def test_what_has_no_uid_to_propose_is_not_proposed(missing):
         return [Instance(b"anything", **hints), made(2)]
 
     proposed = []
-    with receiving() as destination:
-        destination.app.after_association(
-            lambda association, _: proposed.extend(association.proposed)
-        )
+
+    def prepare(app):
+        app.after_association(lambda association, _: proposed.extend(association.proposed))
+
+    with receiving(prepare=prepare) as destination:
         with serving(handler, DEST=destination.port) as server, Requestor(server.port) as raw:
             raw.move("DEST")
             _, final, failed, _ = raw.all()
@@ -94,12 +97,10 @@ def test_a_destination_that_nobody_knows():
     ("raised", "status"), [(Failure(0xA801, "not today"), 0xA801), (KeyError("x"), 0xC000)]
 )
 def test_a_destination_function_that_raises(raised, status):
-    with serving(lambda request: [made(1)]) as server:
+    def where(ae_title, request):
+        raise raised
 
-        @server.app.destination
-        def where(ae_title, request):
-            raise raised
-
+    with serving(lambda request: [made(1)], lambda app: app.destination(where)) as server:
         with Requestor(server.port) as peer:
             peer.move()
             assert peer.all()[1].status == status

@@ -419,8 +419,10 @@ def test_a_slow_destination_and_the_pending_that_say_so(monkeypatch):
 
 
 def test_fewer_pending_with_an_interval():
-    with serving() as server:
-        server.app.get(pending_interval=1000)(lambda r: [made(n) for n in range(20)])
+    def prepare(app):
+        app.get(pending_interval=1000)(lambda r: [made(n) for n in range(20)])
+
+    with serving(prepare=prepare) as server:
         with Requestor(server.port, (CT, EXPLICIT)) as peer:
             peer.get()
             pending, final, _, came = peer.all()

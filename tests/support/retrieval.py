@@ -133,8 +133,11 @@ def counts(command):
 
 
 @contextlib.contextmanager
-def serving(handler=None, **destinations):
-    """Serve an app that gets and moves; what is given as a destination may be a port."""
+def serving(handler=None, prepare=lambda app: None, **destinations):
+    """Serve an app that gets and moves, and has what `prepare` registers with it.
+
+    A destination may be given as a port.
+    """
     app = App("ARCHIVE")
     if handler is not None:
         app.get(handler)
@@ -143,12 +146,13 @@ def serving(handler=None, **destinations):
         (name, Peer("127.0.0.1", where) if isinstance(where, int) else where)
         for name, where in destinations.items()
     )
+    prepare(app)
     with app.serve(port=0, grace=1) as server:
         yield server
 
 
 @contextlib.contextmanager
-def receiving(store=None, *sop_classes):
+def receiving(store=None, *sop_classes, prepare=lambda app: None):
     """Serve an app that takes instances; `received` are the requests and their bytes."""
     app = App("DEST")
     received = []
@@ -160,6 +164,7 @@ def receiving(store=None, *sop_classes):
 
     for sop_class in sop_classes or (None,):
         app.store(sop_class)(take) if sop_class else app.store(take)
+    prepare(app)
     with app.serve(port=0, grace=1) as server:
         server.received = received
         yield server
