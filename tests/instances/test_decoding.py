@@ -375,8 +375,9 @@ def test_what_is_decoded_counts_in_the_spool_until_it_is_closed(wall):
     assert room.used == 0
 
 
-def test_nothing_stays_behind_in_the_spool(wall, tmp_path, sample):
-    decoding = wall(spool=tmp_path / "spool")
+def test_nothing_stays_behind_in_the_spool(wall, tmp_path, sample, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    decoding = wall(spool="spool")
     converted(decoding, Instance(sample("MR_small_RLE.dcm")))
     converted(decoding, instance(DEFLATED, native=bytes(16)))
     with pytest.raises(DataSetError):

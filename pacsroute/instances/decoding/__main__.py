@@ -26,8 +26,12 @@ _LARGEST = 8  # times a frame has to fit into the memory: decoders have several 
 _LEAK = 4  # the part of the memory that may be gone when a job is done
 
 
-def _convert(job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds) -> None:
+def _convert(
+    job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds
+) -> dict[str, Any]:
+    """Write the data set in another transfer syntax."""
     convert(source, job["source"], job["target"], out, bounds, bare=job["bare"])
+    return {}
 
 
 def _frame(job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def _frame(job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds)
     return image._asdict()
 
 
-_JOBS: dict[str, Callable[..., dict[str, Any] | None]] = {"convert": _convert, "frame": _frame}
+_JOBS: dict[str, Callable[..., dict[str, Any]]] = {"convert": _convert, "frame": _frame}
 
 
 def main() -> None:
@@ -69,6 +73,7 @@ def main() -> None:
             job, (source, out) = hear(channel)
         except (EOFError, OSError):
             return
+        _announce(channel, 0)  # it has the job: what ends it from now on is the data
         limit_memory(before + job["memory"])
         watch = Watch(job["seconds"])
         answer = _done(job, source, out, watch, lambda size: _announce(channel, size))

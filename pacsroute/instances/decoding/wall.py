@@ -63,6 +63,7 @@ class _Child:
                 self.channel.close()
                 raise
         self.is_free = True
+        self.has_worked = False
 
     def begin(
         self, job: dict[str, Any], files: tuple[int, int], wanted: Wanted | None
@@ -231,16 +232,18 @@ class Decoders:
                 "limits": limits._asdict(),
                 "memory": config.decode_memory,
                 "seconds": config.decode_seconds,
-                "folder": config.spool,
+                "folder": config.spool and os.path.abspath(config.spool),
             }
             result = _Result(out, self._room)
             try:
-                with self._child(wanted) as child:
-                    done = self._watched(child, job, (fd, out), result, wanted)
+                done = None
+                while done is None:
+                    with self._child(wanted) as child:
+                        done = self._watched(child, job, (fd, out), result, wanted)
             except BaseException:
                 result.give_back()
                 raise
-            return done or {}, result.open()
+            return done, result.open()
 
     def _watched(
         self,
@@ -250,14 +253,18 @@ class Decoders:
         result: _Result,
         wanted: Wanted | None,
     ) -> dict[str, Any] | None:
-        """Return what a child says of a job that it has done."""
+        """Return what a child says of a job that it has done; None if it died in its sleep."""
+        answer: dict[str, Any] = {}
         try:
             answer = child.begin(job, files, wanted)
-            while "size" in answer:
+            while "done" not in answer and "error" not in answer:
                 result.take(answer["size"], self._config.max_spool)
                 answer = child.go_on(wanted)
         except EOFError:
+            if child.has_worked and not answer:
+                return None
             raise DataSetError(_why(child.end(_DYING), self._config)) from None
+        child.has_worked = True
         child.is_free = not answer["last"]
         if "error" in answer:
             raise DataSetError(answer["error"])
