@@ -1,0 +1,54 @@
+"""The pages for contributors: every path and every room that they name is there."""
+
+import re
+import tomllib
+
+import pytest
+from support.places import ROOT
+
+PAGES = (".github/CONTRIBUTING.md", "tests/README.md")
+GUIDE = (ROOT / PAGES[0]).read_text(encoding="utf-8")
+
+
+def paths(text):
+    """Return the files and folders that a page names in backticks."""
+    words = {word for code in re.findall(r"`([^`\n]+)`", text) for word in code.split()}
+    return {word for word in words if re.fullmatch(r"[\w./-]+(\.(py|md|toml)|/)|\.ci/\w+", word)}
+
+
+def exists(path):
+    return (ROOT / path).exists() or (ROOT / "pacsroute" / path).exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_of_a_page_exists(page):
+    named = paths((ROOT / page).read_text(encoding="utf-8"))
+    assert len(named) > 20
+    assert [path for path in named if not exists(path)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert link.startswith("http") or ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_floors_are_those_of_the_import_contract():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    floors = [
+        {room.removeprefix("pacsroute.") for room in layer.split(" | ")}
+        for layer in contract["layers"]
+    ]
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", GUIDE, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == [*reversed(range(len(floors)))]
+    named = [
+        {re.sub(r"/$|\.py$", "", room) for room in re.findall(r"`(.+?)`", row)} for _, row in rows
+    ]
+    assert named == floors
+
+
+def test_every_folder_of_tests_is_described():
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert [f for f in folders if len(f.parts) == 2 and f"| `{f}/` |" not in text] == []
