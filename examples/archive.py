@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
 
@@ -80,6 +80,7 @@ COMPUTED = {
     "IMAGE": {},
 }
 
+PAGE = 500  # rows of an answer that are read at once
 VERSION = 3  # of the tables, and of what is in them
 
 
@@ -175,7 +176,7 @@ class Index:
 
     def recover(self, folder):
         """Bring the index in step with the files: a crash may have come between the two."""
-        paths = dict(self.rows("SELECT path, modified FROM image", []))
+        paths = dict(map(tuple, self.rows("SELECT path, modified FROM image", [])))
         for entry in os.scandir(folder):
             if not entry.name.endswith(".dcm"):
                 continue
@@ -226,8 +227,13 @@ class Index:
                     row,
                 )
 
-    def match(self, identifier, level):
-        """Return an iterator over the rows that match at a level, straight from the database."""
+    def match(self, request):
+        """Yield the rows that match, in the order of their unique keys.
+
+        They are read in pages: SQLite would have to keep each change beside the database for as
+        long as a peer takes for its answers.
+        """
+        level, identifier = request.level, request.identifier
         selected = {}
         for name in list(KEYS)[: list(KEYS).index(level) + 1]:
             selected |= {key: f"{HOME[name]}.{key}" for key in KEYS[name]}
@@ -239,29 +245,42 @@ class Index:
         where = matching.where(identifier, matched, multiple=multiple)
         names = ", ".join(f"{column} AS {key}" for key, column in selected.items())
         group = "GROUP BY study.PatientID" if level == "PATIENT" else ""
-        query = f"SELECT {names} FROM {SOURCE[level]} WHERE {where.sql} {group}"
-        return self.rows(query, where.parameters)
+        unique, after = KEYS[level][0], []
+        while True:
+            more = f"AND {selected[unique]} > ?" if after else ""
+            page = self.rows(
+                f"SELECT {names} FROM {SOURCE[level]} WHERE ({where.sql}) {more} {group}"
+                f" ORDER BY {selected[unique]} LIMIT {PAGE}",
+                [*where.parameters, *after],
+                request,
+            )
+            yield from page
+            if len(page) < PAGE:
+                return
+            after = [page[-1][unique]]
 
-    def instances(self, identifier, level):
-        """Return the rows of a retrieval's instances: none is read while others are being sent.
-
-        That may take hours, in which SQLite would have to keep each change beside the database.
-        """
+    def instances(self, request):
+        """Return the rows of a retrieval's instances: none is read while others are being sent."""
         unique = {
             key: f"{HOME[name]}.{key}"
-            for name in list(KEYS)[: list(KEYS).index(level) + 1]
+            for name in list(KEYS)[: list(KEYS).index(request.level) + 1]
             for key in KEYS[name][:1]
         }
         # What has no Patient ID is not of every patient, though a query finds it for any.
-        where = matching.where(identifier, unique, empty_matches=False)
+        where = matching.where(request.identifier, unique, empty_matches=False)
         names = "image.SOPClassUID, image.SOPInstanceUID, path, transfer_syntax"
         order = "ORDER BY study.StudyInstanceUID, series.SeriesInstanceUID, image.InstanceNumber"
         query = f"SELECT {names} FROM {SOURCE['IMAGE']} WHERE {where.sql} {order}"
-        return list(self.rows(query, where.parameters))
+        return self.rows(query, where.parameters, request)
 
-    def rows(self, query, parameters):
-        with self.connection() as db, closing(db.execute(query, parameters)) as cursor:
-            yield from cursor
+    def rows(self, query, parameters, request=None):
+        """Return all rows of a query; it ends with an error when the peer cancels or is gone."""
+        with self.connection() as db:
+            db.set_progress_handler(request and (lambda: request.cancelled), 1000)
+            try:
+                return db.execute(query, parameters).fetchall()
+            finally:
+                db.set_progress_handler(None, 0)
 
 
 app = App("ARCHIVE", spool=FOLDER / ".spool")
@@ -286,6 +305,8 @@ def store(request):
 
 @app.error_handler(sqlite3.Error)
 def unavailable(error, request):
+    if request.command != "store" and request.cancelled:  # that has stopped the query
+        raise Failure(0xFE00)
     if request.command in ("store", "find"):  # on a full disk, say: try again later
         logger.error("the index: %s", error)
         raise Failure(0xA700, "the index is not available")
@@ -297,14 +318,14 @@ def find(request):
     study_root = UID(request.sop_class).keyword.startswith("StudyRoot")
     if not request.level or (request.level == "PATIENT" and study_root):
         raise Failure(0xA900, "no such Query/Retrieve Level here")
-    for row in app.state.index.match(request.identifier, request.level):
+    for row in app.state.index.match(request):
         yield dict(row)
 
 
 @app.get
 @app.move
 def retrieve(request):
-    rows = app.state.index.instances(request.identifier, request.level)
+    rows = app.state.index.instances(request)
     request.count = len(rows)
     for row in rows:
         yield Instance(

@@ -48,11 +48,14 @@ def commit(request):
 
 def outcome(asked):
     """Return what to report: the type of the event, and what it says of each reference."""
-    kept, failed = [], []
+    kept, failed, reasons = [], [], {}
     for item in asked.ReferencedSOPSequence:
         names = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
         reference = {name: str(item.get(name) or "") for name in names}
-        reason = why_not(*reference.values())
+        uids_of_it = tuple(reference.values())
+        if uids_of_it not in reasons:  # each is looked at once, however often it is named
+            reasons[uids_of_it] = why_not(*uids_of_it)
+        reason = reasons[uids_of_it]
         if reason is None:
             kept.append(reference)
         else:

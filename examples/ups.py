@@ -80,10 +80,19 @@ def save(request, before, step):
     tell(request, ups.events(before, step))
 
 
-def matches(keys, step):
-    values = {element.keyword: step.get(element.keyword) for element in keys if element.keyword}
-    values.pop("TransactionUID", None)  # it is a lock: who knows it may change the step
-    return matching.matches(keys, values, empty_matches=False)
+def page(after=""):
+    """Return the next steps by their UIDs; all at once would take long, and others wait."""
+    query = "SELECT uid, attributes FROM step WHERE uid > ? ORDER BY uid LIMIT 100"
+    rows = app.state.db.execute(query, [after]).fetchall()
+    return {uid: Dataset.from_json(attributes) for uid, attributes in rows}
+
+
+def matcher(keys):
+    """Return what tells whether a step is what keys ask for."""
+    names = {element.keyword for element in keys if element.keyword}
+    names.discard("TransactionUID")  # it is a lock: who knows it may change the step
+    matches = matching.matcher(keys, empty_matches=False)
+    return lambda step: matches({name: step.get(name) for name in names})
 
 
 def subscribe(uid, ae, state):
@@ -123,7 +132,7 @@ def create(request):
         step.TransactionUID = ""
         step.WorklistLabel = step.get("WorklistLabel") or app.ae_title
         for ae, state, keys in db.execute("SELECT * FROM watcher").fetchall():
-            if matches(Dataset.from_json(keys), step):
+            if matcher(Dataset.from_json(keys))(step):
                 becomes, _ = ups.INITIAL[state]  # that it is new is an event in any case
                 subscribe(request.sop_instance, ae, becomes)
         save(request, None, step)
@@ -134,7 +143,7 @@ def request_cancel(request):
     asked = request.action_information
     with changing():
         before = load(request.sop_instance)
-        ups.check_cancel(before)
+        ups.check_cancel(before, asked)
         if before.ProcedureStepState == ups.IN_PROGRESS:
             if not subscribers(request.sop_instance):
                 raise Failure(0xC312, "nobody has subscribed to this step")
@@ -154,13 +163,18 @@ def request_cancel(request):
 
 @app.find("UPS")
 def find(request):
-    with app.state.lock:
-        rows = app.state.db.execute("SELECT attributes FROM step ORDER BY uid").fetchall()
-    for (attributes,) in rows:
-        step = Dataset.from_json(attributes)
-        if matches(request.identifier, step):
-            step.TransactionUID = None
-            yield {key.keyword: step.get(key.keyword) for key in request.identifier if key.keyword}
+    is_asked_for, last = matcher(request.identifier), ""
+    while last is not None:
+        with app.state.lock:  # not while the answers go out
+            steps = page(last)
+        for step in steps.values():
+            if request.cancelled:
+                return
+            if is_asked_for(step):
+                step.TransactionUID = None
+                asked = [key.keyword for key in request.identifier if key.keyword]
+                yield {keyword: step.get(keyword) for keyword in asked}
+        last = max(steps, default=None)
 
 
 @app.n_get("UPS")
@@ -204,25 +218,36 @@ def change_subscription(request):
     with changing() as db:
         step = load(uid)
         asked = ups.check_subscription(step, uid, request.action_type, information)
-        ae, steps = asked.receiving_ae, {uid: step}
+        ae = asked.receiving_ae
         if request.action_type == ups.SUBSCRIBE and app.resolve(ae) is None:
             raise Failure(0xC308, "nobody knows where it is")
         if asked.everything:
-            rows = db.execute("SELECT uid, attributes FROM step ORDER BY uid").fetchall()
-            steps = {uid: Dataset.from_json(attributes) for uid, attributes in rows}
             db.execute("DELETE FROM watcher WHERE ae = ?", [ae])
             if asked.globally != "none":
                 watcher = [ae, asked.globally, asked.keys.to_json()]
                 db.execute("INSERT INTO watcher VALUES (?, ?, ?)", watcher)
-        rows = db.execute("SELECT uid, state FROM subscription WHERE ae = ?", [ae])
-        states = dict(rows.fetchall())
-        for uid, step in steps.items():
-            if matches(asked.keys, step):
-                state, reported = asked.becomes[states.get(uid, "none")]
-                subscribe(uid, ae, state)
-                if reported:
-                    remember(ae, uid, [ups.state_report(step)])
-        request.after(send, ae)
+        else:
+            subscribe_to(asked, {uid: step})
+    last = "" if asked.everything else None
+    while last is not None:  # others are served in between
+        with changing():
+            steps = page(last)
+            subscribe_to(asked, steps)
+        last = max(steps, default=None)
+    request.after(send, ae)
+
+
+def subscribe_to(asked, steps):
+    """Change the subscription to each of the steps that are meant."""
+    is_meant, ae = matcher(asked.keys), asked.receiving_ae
+    for uid, step in steps.items():
+        if is_meant(step):
+            query = "SELECT state FROM subscription WHERE uid = ? AND ae = ?"
+            (before,) = app.state.db.execute(query, [uid, ae]).fetchone() or ["none"]
+            state, reported = asked.becomes[before]
+            subscribe(uid, ae, state)
+            if reported:
+                remember(ae, uid, [ups.state_report(step)])
 
 
 # ---- what is told

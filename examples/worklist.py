@@ -13,7 +13,9 @@ import json
 import logging
 import os
 import sqlite3
+import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
@@ -66,18 +68,24 @@ app = App("WORKLIST")
 
 @app.lifespan
 def broker(app):
-    app.state.lock = threading.Lock()
-    app.state.db = sqlite3.connect(":memory:", check_same_thread=False)
-    app.state.db.row_factory = sqlite3.Row
+    app.state.lock = threading.Lock()  # one thread reads the file
     app.state.read = None
     keys = [*PATIENT, *STEP]
     columns = [*keys, *(f"{key}_key" for key in keys)]
-    app.state.db.execute(f"CREATE TABLE step ({', '.join(columns)})")
-    yield
-    app.state.db.close()
+    with tempfile.TemporaryDirectory(prefix="worklist-") as folder:
+        app.state.path = Path(folder, "worklist.db")
+        with database() as db:
+            db.execute("PRAGMA journal_mode = WAL")  # queries do not wait for the file
+            db.execute(f"CREATE TABLE step ({', '.join(columns)})")
+        yield
 
 
-def refresh(db):
+def database():
+    """Return a connection for one thread, to be closed: no query waits for another."""
+    return closing(sqlite3.connect(app.state.path, timeout=30))
+
+
+def refresh():
     """Read the file again if it is another than the last time; the lock is ours."""
     try:
         state = PATH.stat()
@@ -91,7 +99,7 @@ def refresh(db):
         raise Failure(0xA700, "the worklist cannot be read") from error
     keys = [*PATIENT, *STEP]
     marks = ", ".join("?" for _ in range(2 * len(keys)))
-    with db:
+    with database() as db, db:
         db.execute("DELETE FROM step")
         for number, row in enumerate(rows, 1):
             matched = {key: matching.stored(key, row.get(key)) for key in keys}
@@ -108,10 +116,18 @@ def find(request):
     # In a worklist an empty value matches a universal key only (PS3.4 §K.2.2.1.1.1).
     where = matching.where(request.identifier, COLUMNS, empty_matches=False)
     with app.state.lock:
-        refresh(app.state.db)
-        rows = app.state.db.execute(f"SELECT * FROM step WHERE {where.sql}", where.parameters)
-        found = rows.fetchall()
-    for row in found:
+        refresh()
+    with database() as db:  # closed before the answers go out
+        db.row_factory = sqlite3.Row
+        # A query ends when the peer cancels it, or leaves: that is looked up every now and then.
+        db.set_progress_handler(lambda: request.cancelled, 1000)
+        try:
+            rows = db.execute(f"SELECT * FROM step WHERE {where.sql}", where.parameters).fetchall()
+        except sqlite3.OperationalError:
+            if request.cancelled:
+                return
+            raise
+    for row in rows:
         yield {
             **{key: row[key] for key in PATIENT},
             "ScheduledProcedureStepSequence": [{key: row[key] for key in STEP}],

@@ -23,6 +23,7 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from pacsroute.dataset import attribute_types
+from pacsroute.dataset.storable import check_storable
 from pacsroute.errors import Failure
 from pacsroute.status import INVALID_ATTRIBUTE_VALUE, PROCESSING_FAILURE
 
@@ -110,7 +111,8 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
     ------
     Failure
         0x0120 or 0x0121 for a required attribute, or the value of one, that is missing (§5.4.2.1);
-        0x0106 for a status other than IN PROGRESS (§F.7.2.1.3).
+        0x0106 for a status other than IN PROGRESS (§F.7.2.1.3), or a value that could not be given
+        back once it is kept.
 
     Examples
     --------
@@ -120,6 +122,7 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
     Traceback (most recent call last):
     pacsroute.errors.Failure: 0x0106 a step is created IN PROGRESS
     """
+    check_storable(attribute_list)
     attribute_types.require(_STATUS, "1", attribute_list)
     if _status(attribute_list) != IN_PROGRESS:
         raise attribute_types.failure(
@@ -148,8 +151,9 @@ def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = Tru
     ------
     Failure
         0x0110 with the Error ID 0xA710 if the step is COMPLETED or DISCONTINUED already
-        (§F.7.2.2.4); 0x0106 for an unknown status, or an attribute that may not be set; 0x0120 or
-        0x0121 for what is missing in an item of a sequence, or for the final state.
+        (§F.7.2.2.4); 0x0106 for an unknown status, an attribute that may not be set, or a value
+        that could not be given back once it is kept; 0x0120 or 0x0121 for what is missing in an
+        item of a sequence, or for the final state.
 
     Examples
     --------
@@ -163,6 +167,7 @@ def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = Tru
     if _status(stored) != IN_PROGRESS:
         comment = "Performed Procedure Step Object may no longer be updated"
         raise Failure(PROCESSING_FAILURE, comment, ErrorID=0xA710)
+    check_storable(modification_list)
     status = IN_PROGRESS
     if _STATUS in modification_list:
         attribute_types.require(_STATUS, "1", modification_list)

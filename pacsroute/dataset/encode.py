@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pacsroute.dataset import charsets
 from pacsroute.dataset.encoder import Encoder, encoder_of_all
 from pacsroute.dataset.keywords import keyword_tag
+from pacsroute.dataset.misfits import what_fits
 from pacsroute.dataset.vr import Row, syntax
 from pacsroute.dataset.wanted import wanted_by
 from pacsroute.errors import DataSetError
@@ -103,6 +104,7 @@ class RowEncoder:
         charset: str | Iterable[str | None] | None = None,
     ) -> None:
         how = syntax(transfer_syntax)
+        self._how = how
         self._deflated = how.deflated
         self._charset = charsets.terms(charset)
         wanted = None
@@ -136,6 +138,37 @@ class RowEncoder:
         """
         body, complete = _in_a_charset(self._encoder, row, self._charset, charsets.DEFAULT)
         return (_deflate(body) if self._deflated else body), complete
+
+    def encode_what_fits(self, row: Row) -> tuple[bytes, list[str]]:
+        r"""The data set of a row some of whose values cannot be written: without those.
+
+        Parameters
+        ----------
+        row : mapping of str or Dataset
+            What `encode` has refused.
+
+        Returns
+        -------
+        bytes
+            The data set.
+        list of str
+            The keywords of what is not in it, at any depth.
+
+        Raises
+        ------
+        DataSetError
+            An unknown keyword, or what is no row.
+
+        Examples
+        --------
+        >>> asked = Dataset()
+        >>> asked.PatientID = asked.PatientSize = ""
+        >>> row = {"PatientID": "1", "PatientSize": float("nan")}
+        >>> RowEncoder("1.2.840.10008.1.2.1", asked).encode_what_fits(row)
+        (b'\x10\x00 \x00LO\x02\x001 ', ['PatientSize'])
+        """
+        kept, lost = what_fits(row, self._how)
+        return self.encode(kept)[0], lost
 
 
 def _in_a_charset(

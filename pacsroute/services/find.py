@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from pacsroute import uids
 from pacsroute.dataset.encode import RowEncoder
 from pacsroute.dimse.command_set import encode
 from pacsroute.dimse.commands import RequestCommand, Response
-from pacsroute.errors import AssociationError
+from pacsroute.errors import AssociationError, DataSetError
 from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import FindRequest
 from pacsroute.framework.results import Answer, Outcome
@@ -65,7 +66,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
     complete = _pending(call.command, PENDING)
     partial = _pending(call.command, PENDING_WARNING)
     answers: Iterator[Answer] = app.handle(request)
-    looked, sent = 0.0, 0
+    looked, sent, told = 0.0, 0, set[str]()
     try:
         for row, outcome, supported in answers:
             if row is None or isinstance(row, Instance):
@@ -83,14 +84,34 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
                     if ended is not None:
                         raise ended
                     return Outcome(Status(CANCEL), note=f"{sent} answers")
-            data, whole = encoder.encode(row)
+            try:
+                data, whole = encoder.encode(row)
+            except Exception:  # noqa: BLE001 - of a Dataset, pydicom raises whatever comes up
+                data, whole = _without_misfits(encoder, row, request, told), False
             pending = complete if whole and supported else partial
             association.send(context.id, pending, data, more=True)
             sent += 1
     except AssociationError:
         raise
-    except BaseException as error:  # noqa: BLE001 - a row that cannot be encoded
+    except BaseException as error:  # noqa: BLE001 - what is no row
         return failed(request, error)
     finally:
         answers.close()  # type: ignore[attr-defined]
     return Outcome(Status(CANCEL))
+
+
+def _without_misfits(encoder: RowEncoder, row: Any, request: FindRequest, told: set[str]) -> bytes:
+    """Return the data set of a row without what cannot be written; log each such key once."""
+    try:
+        data, lost = encoder.encode_what_fits(row)
+    except DataSetError as error:
+        raise error from None
+    news = [keyword for keyword in dict.fromkeys(lost) if keyword not in told]
+    if news:
+        told.update(news)
+        logger.warning(
+            "C-FIND from %s: matches go without %s: not a value of its VR",
+            ascii(request.calling_ae)[1:-1],
+            ", ".join(news),
+        )
+    return data

@@ -8,8 +8,11 @@ from datetime import datetime
 
 from pydicom import Dataset
 
+from pacsroute import uids
 from pacsroute.dataset import attribute_types
+from pacsroute.dataset.storable import check_storable
 from pacsroute.errors import Failure
+from pacsroute.status import INVALID_ARGUMENT_VALUE
 
 SCHEDULED, IN_PROGRESS = "SCHEDULED", "IN PROGRESS"
 COMPLETED, CANCELED = "COMPLETED", "CANCELED"
@@ -139,8 +142,8 @@ def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: boo
     ------
     Failure
         0x0111 if there is such a step; 0xC309 for a state other than SCHEDULED; 0x0106 for a value
-        that only its performer gives; 0x0120 or 0x0121 for a required attribute, or the value
-        of one, that is missing (§5.4.2.1).
+        that only its performer gives, or that could not be given back once it is kept; 0x0120 or
+        0x0121 for a required attribute, or the value of one, that is missing (§5.4.2.1).
 
     Examples
     --------
@@ -151,6 +154,7 @@ def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: boo
     pacsroute.errors.Failure: 0xC309
     """
     _answer("N-CREATE", stored)
+    check_storable(attribute_list)
     if text(attribute_list, STATE) != SCHEDULED:
         raise Failure(0xC309)
     given = [keyword for keyword in _CREATED_EMPTY if attribute_list.get(keyword)]
@@ -179,8 +183,9 @@ def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: boo
     Failure
         0xC307 without a step; 0xC300 for one that is COMPLETED or CANCELED; 0xC301 without the
         Transaction UID of one that is IN PROGRESS; 0xC310 with a Transaction UID for one that is
-        SCHEDULED; 0xC303 for SCHEDULED, and 0x0106 for another state or an attribute that may not
-        be set; 0x0120 or 0x0121 for what is missing.
+        SCHEDULED; 0xC303 for SCHEDULED, and 0x0106 for another state, an attribute that may not
+        be set, or a value that could not be given back once it is kept; 0x0120 or 0x0121 for what
+        is missing.
 
     Examples
     --------
@@ -192,6 +197,7 @@ def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: boo
     """
     if stored is None:
         raise Failure(0xC307)
+    check_storable(modification_list)
     state, transaction = text(stored, STATE), text(modification_list, TRANSACTION)
     if state in (COMPLETED, CANCELED):
         raise Failure(0xC300)
@@ -230,7 +236,8 @@ def check_state(
     ------
     Failure
         As Table CC.1.1-2 has it: 0xC300 to 0xC304, 0xC307, 0xC310; the warnings 0xB304 and 0xB306
-        where the step is in the final state that is asked for. 0x0115 for a state that is none.
+        where the step is in the final state that is asked for. 0x0115 for a state that does not
+        exist, or a value that could not be given back once it is kept.
 
     Examples
     --------
@@ -241,9 +248,12 @@ def check_state(
     Traceback (most recent call last):
     pacsroute.errors.Failure: 0xC310
     """
+    check_storable(action_information, INVALID_ARGUMENT_VALUE)
     wanted, transaction = (text(action_information, name) for name in (STATE, TRANSACTION))
     if wanted not in _STATES[1:]:
-        raise Failure(0x0115, f"{STATE} is none of a UPS")
+        raise Failure(INVALID_ARGUMENT_VALUE, f"{STATE} is not a state of a UPS")
+    if transaction and not uids.is_uid(transaction):
+        raise Failure(INVALID_ARGUMENT_VALUE, f"{TRANSACTION} is not a UID")
     locked_by = "" if stored is None else text(stored, TRANSACTION)
     claims = stored is not None and text(stored, STATE) == SCHEDULED
     correct = bool(transaction) and (claims or transaction == locked_by)
@@ -255,7 +265,7 @@ def check_state(
             raise Failure(0xC304, f"it takes {', '.join(missing)}")
 
 
-def check_cancel(stored: Dataset | None) -> None:
+def check_cancel(stored: Dataset | None, action_information: Dataset | None = None) -> None:
     """Raise a `Failure` if a cancellation may not be requested by N-ACTION (PS3.4 §CC.2.2).
 
     Where it may, a step that is SCHEDULED is to become IN PROGRESS and then CANCELED (see
@@ -263,13 +273,22 @@ def check_cancel(stored: Dataset | None) -> None:
     would hear of that, the handler may refuse with 0xC312; where it is itself the performer, and
     does not want to, with 0xC313.
 
+    Parameters
+    ----------
+    stored : pydicom.Dataset or None
+        The step as it is.
+    action_information : pydicom.Dataset, optional
+        The reasons, which are kept with the step or reported.
+
     Raises
     ------
     Failure
         0xC307 without a step; 0xC311 for one that is COMPLETED; the warning 0xB304 for one that
-        is CANCELED already.
+        is CANCELED already; 0x0115 for a reason that could not be given back once it is kept.
     """
     _answer("Request Cancel", stored)
+    if action_information is not None:
+        check_storable(action_information, INVALID_ARGUMENT_VALUE)
 
 
 def discontinue(step: Dataset, why: Dataset | None = None) -> None:

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from pydicom import Dataset
 
-from pacsroute import uids
-from pacsroute.errors import Failure
+from pacsroute import matching, uids
+from pacsroute.dataset.storable import check_storable
+from pacsroute.errors import DataSetError, Failure
+from pacsroute.status import INVALID_ARGUMENT_VALUE
 from pacsroute.ups.steps import text
 
 SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 3, 4, 5
@@ -97,7 +99,8 @@ def check_subscription(
     Raises
     ------
     Failure
-        0x0115 for what is missing; 0xC307 without a step; 0xC314 to suspend other than globally.
+        0x0115 for what is missing, and for keys that cannot be matched or given back; 0xC307
+        without a step; 0xC314 to suspend other than globally.
 
     Examples
     --------
@@ -107,9 +110,10 @@ def check_subscription(
     >>> subscription.globally, subscription.becomes["none"]
     ('locked', ('locked', True))
     """
+    check_storable(action_information, INVALID_ARGUMENT_VALUE)
     receiving_ae = text(action_information, "ReceivingAE")
     if not receiving_ae:
-        raise Failure(0x0115, "ReceivingAE is missing")
+        raise Failure(INVALID_ARGUMENT_VALUE, "ReceivingAE is missing")
     everything = sop_instance in (GLOBAL, FILTERED_GLOBAL)
     if not everything and action_type == SUSPEND:
         raise Failure(0xC314)
@@ -119,13 +123,22 @@ def check_subscription(
     if action_type == SUBSCRIBE:
         lock = {"TRUE": "locked", "FALSE": "unlocked"}.get(text(action_information, "DeletionLock"))
         if lock is None:
-            raise Failure(0x0115, "DeletionLock is TRUE or FALSE")
+            raise Failure(INVALID_ARGUMENT_VALUE, "DeletionLock is TRUE or FALSE")
         globally, row = lock, f"{scope}-{lock}"
         if sop_instance == FILTERED_GLOBAL:
             keys.update(action_information)
             del keys.ReceivingAE, keys.DeletionLock
             if not keys.keys() - {0x0008_0005}:
-                raise Failure(0x0115, "there are no keys to match")
+                raise Failure(INVALID_ARGUMENT_VALUE, "there are no keys to match")
+            _check_keys(keys)
     else:
         row = f"{'suspend' if action_type == SUSPEND else 'unsubscribe'}-{scope}"
     return Subscription(receiving_ae, everything, globally, keys, _BECOMES[row])
+
+
+def _check_keys(keys: Dataset) -> None:
+    """Raise a `Failure` for keys that would fail each time that a step is looked at."""
+    try:
+        matching.matches(keys, keys)
+    except DataSetError:
+        raise Failure(INVALID_ARGUMENT_VALUE, "the keys cannot be matched") from None

@@ -125,6 +125,25 @@ def test_what_is_committed_to_is_flushed_whoever_stores_it(example, monkeypatch)
     assert flushed == [str(folder / "1.2.3.dcm"), str(folder)]
 
 
+def test_an_instance_is_looked_at_once_however_often_it_is_named(example, monkeypatch):
+    """Two flushes for each of 15,000 references once kept the disk busy for half a minute."""
+    Instance(instance("1.2.3")).save(example.FOLDER, durable=False)
+    saved, save = [], Instance.save
+
+    def noted(self, *args, **options):
+        saved.append(self.sop_instance)
+        return save(self, *args, **options)
+
+    monkeypatch.setattr(Instance, "save", noted)
+    wanted = [(CTImageStorage, "1.2.3"), (MRImageStorage, "1.2.3"), (CTImageStorage, "1.2.4")]
+    kind, information = example.outcome(asked(*wanted * 200))
+    assert kind == example.SOME_FAILED
+    assert saved == ["1.2.3"] * 2
+    assert len(information["ReferencedSOPSequence"]) == 200
+    reasons = [reference["FailureReason"] for reference in information["FailedSOPSequence"]]
+    assert reasons == [0x0119, 0x0112] * 200
+
+
 def test_a_report_that_fails_is_tried_again_for_a_while(example, modality):
     waited, refused = [], [0x0110, 0x0213]
 

@@ -3,10 +3,11 @@
 import queue
 import runpy
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, config
 from pydicom.datadict import tag_for_keyword
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
@@ -203,6 +204,46 @@ def test_global_subscriptions(client, watcher):
     client.n_action("UPS", ups.GLOBAL, SUBSCRIBE, watching())
     client.n_set("UPS", "1.2.3", dataset(TransactionUID=OURS, InputReadinessState="INCOMPLETE"))
     assert told(watcher, 1) == [("1.2.3", 1, "IN PROGRESS")]
+
+
+def test_more_steps_than_a_page_are_all_found_and_watched(client, path, watcher):
+    state = {"ProcedureStepState": "SCHEDULED", "WorklistLabel": "L"}
+    numbers = range(1000, 1250)
+    steps = {f"1.2.{n}": dataset(**state, ProcedureStepLabel="AB"[n % 2]) for n in numbers}
+    with closing(sqlite3.connect(path)) as db, db:
+        rows = [(uid, step.to_json()) for uid, step in steps.items()]
+        db.executemany("INSERT INTO step (uid, attributes) VALUES (?, ?)", rows)
+    keys = {"ProcedureStepLabel": "", "ProcedureStepState": "SCHEDULED"}
+    assert len(list(client.find(keys, "UPS"))) == 250
+    assert len(list(client.find({**keys, "ProcedureStepLabel": "A"}, "UPS"))) == 125
+    act(client, UPSFilteredGlobalSubscriptionInstance, SUBSCRIBE, **FILTERED)
+    assert [uid for uid, *_ in told(watcher, 125)] == sorted(steps)[::2]
+
+
+FILTERED = {"ReceivingAE": "WATCHER", "DeletionLock": "TRUE", "ProcedureStepLabel": "A"}
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        {"ScheduledProcedureStepStartDateTime": "yesterday"},
+        {"ProcedureStepLabel": "*" * 5 + "a" * 2000 + "*"},
+    ],
+)
+def test_keys_of_a_subscription_that_no_step_could_be_matched_with(client, poison):
+    """They would be tried, and fail, at each N-CREATE of anybody."""
+    with config.disable_value_validation(), refused(0x0115):
+        act(client, UPSFilteredGlobalSubscriptionInstance, SUBSCRIBE, **{**FILTERED, **poison})
+    client.n_create("UPS", pushed(), sop_instance="1.2.77")
+
+
+def test_values_of_an_action_that_could_not_be_given_back(client):
+    client.n_create("UPS", pushed(), sop_instance="1.2.78")
+    uid = "1.2.78"
+    with config.disable_value_validation(), refused(0x0115):
+        act(client, uid, STATE, ProcedureStepState="IN PROGRESS", TransactionUID="mine")
+    with refused(0x0115):
+        act(client, uid, CANCEL, ReasonForCancellation="x", PatientSize=float("nan"))
 
 
 def test_a_filtered_subscription_is_to_what_matches(client, watcher):

@@ -1,0 +1,59 @@
+"""Rows some of whose values cannot be written, without those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from pacsroute.dataset import charsets
+from pacsroute.dataset.encoder import Encoder
+from pacsroute.dataset.keywords import tag_and_vr
+from pacsroute.dataset.vr import Row, Syntax, several
+from pacsroute.errors import DataSetError
+
+
+def what_fits(
+    row: Row, how: Syntax, above: tuple[Row, ...] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of a row that can be written, and the keywords of the others.
+
+    Each is tried by itself, which takes long: it is for rows that could not be written as a whole.
+    Private attributes of a Dataset are left out.
+
+    Parameters
+    ----------
+    row : mapping of str or Dataset
+        The row. It is not changed.
+    how : Syntax
+        What it is to be written in.
+    above : tuple of rows
+        What it is an item in, the innermost first.
+
+    Raises
+    ------
+    DataSetError
+        An unknown keyword, or what is no row.
+    """
+    if not isinstance(row, (Mapping, Dataset)):
+        raise DataSetError(f"a row is a mapping or a Dataset, not {type(row).__name__}")
+    encoder, rows = Encoder(how), (row, *above)
+    kept: dict[str, Any] = {}
+    lost: list[str] = []
+    for keyword in filter(None, row.dir()) if isinstance(row, Dataset) else row:
+        _, vr = tag_and_vr(keyword)
+        try:
+            value = row[keyword].value if isinstance(row, Dataset) else row[keyword]
+            items = several(value) if vr == "SQ" and value is not None else None
+            if items is None:
+                encoder.data_set({keyword: value}, charsets.UTF8, (), rows)
+            else:
+                found = [what_fits(item, how, rows) for item in items]
+                value = [item for item, _ in found]
+                lost += [name for _, names in found for name in names]
+        except Exception:  # noqa: BLE001 - of a Dataset, pydicom raises whatever comes up
+            lost.append(keyword)
+        else:
+            kept[keyword] = value
+    return kept, lost

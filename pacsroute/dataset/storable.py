@@ -1,0 +1,83 @@
+"""Whether values can be given back once they are kept (PS3.7 §10.1.3, §10.1.5)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
+
+from pacsroute import uids
+from pacsroute.dataset.encode import encode
+from pacsroute.errors import Failure
+from pacsroute.status import INVALID_ATTRIBUTE_VALUE
+
+
+def check_storable(dataset: Dataset, status: int = INVALID_ATTRIBUTE_VALUE) -> None:
+    """Raise a `Failure` for values that could not be given back later.
+
+    What is kept has to go through JSON (PS3.18 Annex F) and through bytes in any transfer syntax:
+    a decimal string of ``nan``, for instance, can be read, but not be written again.
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        What a peer wants kept. Its elements are decoded.
+    status : int
+        The status for those that cannot: invalid attribute value, or 0x0115 for an N-ACTION.
+
+    Raises
+    ------
+    Failure
+        It lists the attributes at the top level, and does not quote the values.
+
+    Examples
+    --------
+    >>> step = Dataset()
+    >>> step.PatientSize = float("nan")
+    >>> check_storable(step)
+    Traceback (most recent call last):
+    pacsroute.errors.Failure: 0x0106 not a value that can be kept: PatientSize
+    """
+    if _can_be_kept(dataset):
+        return
+    wrong = list(_misfits(dataset)) or [int(tag) for tag in dataset.keys()]  # noqa: SIM118
+    names = ", ".join(keyword_for_tag(tag) or f"{tag:08X}" for tag in wrong)
+    comment = f"not a value that can be kept: {names}"
+    raise Failure(status, comment, AttributeIdentifierList=tuple(wrong))
+
+
+def _misfits(dataset: Dataset) -> Iterator[int]:
+    """Yield the tags of the elements that cannot be kept each by itself."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset converts its elements
+        part = Dataset()
+        try:
+            part.add(dataset[tag])
+        except Exception:  # noqa: BLE001 - pydicom raises many kinds for values that are none
+            yield int(tag)
+        else:
+            if not _can_be_kept(part):
+                yield int(tag)
+
+
+def _can_be_kept(dataset: Dataset) -> bool:
+    try:
+        kept = Dataset.from_json(json.dumps(_as_json(dataset)))
+        for syntax in (uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN):
+            encode(kept, syntax)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return True
+
+
+def _as_json(dataset: Dataset) -> dict[str, Any]:
+    """Return what `Dataset.to_json_dict` does, which logs an error for each value that has none."""
+    elements = (dataset[tag] for tag in dataset.keys())  # noqa: SIM118 - as above
+    return {
+        f"{int(element.tag):08X}": {"vr": "SQ", "Value": [_as_json(item) for item in element.value]}
+        if element.VR == "SQ"
+        else element.to_json_dict(None, 0)
+        for element in elements
+    }
