@@ -24,7 +24,7 @@ from support.datasets import dataset
 from support.names import WAIT
 from support.unified_steps import OURS, PERFORMED, PROGRESS, code, performed, pushed
 
-from pacsroute import App, Peer, RequestFailed, ups
+from pacsroute import App, Failure, Peer, RequestFailed, ups
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ups.py"
 STATE, CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = 1, 2, 3, 4, 5
@@ -242,8 +242,9 @@ def test_values_of_an_action_that_could_not_be_given_back(client):
     uid = "1.2.78"
     with config.disable_value_validation(), refused(0x0115):
         act(client, uid, STATE, ProcedureStepState="IN PROGRESS", TransactionUID="mine")
-    with refused(0x0115):
-        act(client, uid, CANCEL, ReasonForCancellation="x", PatientSize=float("nan"))
+    unwritable = dataset(ReasonForCancellation="x", PatientSize=float("nan"))
+    with pytest.raises(Failure, match="0x0115"):
+        ups.check_cancel(dataset(ProcedureStepState="IN PROGRESS"), unwritable)
 
 
 def test_a_filtered_subscription_is_to_what_matches(client, watcher):

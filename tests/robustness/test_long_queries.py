@@ -112,12 +112,9 @@ def test_a_retrieval_stops_before_its_first_instance(archive, tmp_path):
     fill(tmp_path / "index.db", 1)
     app, stopped = archive, []
 
-    class Left:
-        failure = None
-
-        def cancelled(self, message_id):
-            stopped.append(message_id)
-            return True
+    def left():
+        stopped.append(True)
+        return True
 
     with closing(sqlite3.connect(tmp_path / "index.db")) as db, db:
         db.executemany(
@@ -128,8 +125,7 @@ def test_a_retrieval_stops_before_its_first_instance(archive, tmp_path):
             "INSERT INTO series (SeriesInstanceUID, StudyInstanceUID) VALUES ('1.3', '1.2.0')"
         )
     keys = dataset(QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2.0")
-    request = GetRequest(app=app, sop_class=GET, identifier=keys)
-    request.association = Left()
+    request = GetRequest(app=app, sop_class=GET, identifier=keys, is_cancelled=left)
     (final,) = app.handle(request)
     assert (final.row, final.outcome.status.code) == (None, 0xFE00)
     assert stopped
@@ -169,16 +165,13 @@ def test_a_query_for_steps_stops_between_them(tmp_path, monkeypatch):
     app = runpy.run_path(str(EXAMPLES / "ups.py"))["app"]
     looked = []
 
-    class Leaving:
-        failure = None
-
-        def cancelled(self, message_id):
-            looked.append(message_id)
-            return len(looked) > 3
+    def leaving():
+        looked.append(True)
+        return len(looked) > 3
 
     keys = dataset(ProcedureStepState="COMPLETED")
-    request = FindRequest(app=app, sop_class=uids.sop_class("UPS", "find"), identifier=keys)
-    request.association = Leaving()
+    query = uids.sop_class("UPS", "find")
+    request = FindRequest(app=app, sop_class=query, identifier=keys, is_cancelled=leaving)
     with app.running():
         with closing(sqlite3.connect(tmp_path / "ups.db")) as db, db:
             step = dataset(ProcedureStepState="SCHEDULED").to_json()
