@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from pacsroute.settings import ServerSettings
     from pacsroute.testing import TestClient
     from pacsroute.upper_layer.pdu import UserIdentity
-
-logger = logging.getLogger("pacsroute")
 
 
 class App(BaseApp):
@@ -61,8 +58,6 @@ class App(BaseApp):
     >>> app.handle(EchoRequest(app=app)).status.code
     0
     """
-
-    loaded_by_command = False
 
     @functools.cached_property
     def cli(self) -> click.Group:
@@ -148,7 +143,7 @@ class App(BaseApp):
         'Success'
         """
         late.load()  # several threads may be clients
-        from pacsroute.net.client import client_of  # noqa: PLC0415 - upstairs, only when asked
+        from pacsroute.net.client import Client, client_of  # noqa: PLC0415 - upstairs, only when asked
 
         peer = self.resolve(ae_title)
         if peer is None:
@@ -156,10 +151,9 @@ class App(BaseApp):
                 f"nobody knows where {ae_title!r} is: say so in @app.destination, or with "
                 f"--destination {ae_title}=HOST:PORT"
             )
-        if ae_title in self.in_memory:
-            from pacsroute.testing import client_in_memory  # noqa: PLC0415
-
-            return client_in_memory(self, ae_title, user=user, timeout=timeout)
+        opener = self.reach.opener(ae_title)
+        if opener is not None:
+            return Client(opener, called_ae=ae_title, calling_ae=self.ae_title, user=user, app=self)
         peer = peer._replace(ae_title=peer.ae_title or ae_title)
         return client_of(peer, self.ae_title, user=user, timeout=timeout, app=self)
 
@@ -220,9 +214,6 @@ class App(BaseApp):
         host, port, **settings
             As for `serve`.
         """
-        if App.loaded_by_command:
-            logger.warning("app.run() is left out: the command serves the app")
-            return
         from pacsroute.foreground import run  # noqa: PLC0415 - upstairs, only when asked
 
         run(self, host, port, settings)

@@ -8,6 +8,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -28,8 +29,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pacsroute")
 
 
+_LOADING = ContextVar("loading", default=False)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Hold this while the command loads a user's file: a call of `App.run` in it does nothing."""
+    token = _LOADING.set(True)
+    try:
+        yield
+    finally:
+        _LOADING.reset(token)
+
+
 def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettings) -> None:
     """Do what `App.run` promises: the same as the command, in a script that is none."""
+    if _LOADING.get():
+        logger.warning("app.run() is left out: the command serves the app")
+        return
     if not logging.getLogger().hasHandlers():  # else the script has a log of its own
         log = logging.StreamHandler()
         logging.basicConfig(handlers=[log])

@@ -15,7 +15,7 @@ import click
 from pacsroute.app import App
 from pacsroute.config import Config
 from pacsroute.errors import SetupError
-from pacsroute.foreground import is_ours, show_from_users_file
+from pacsroute.foreground import is_ours, loading, show_from_users_file
 from pacsroute.framework.character_sets import check_charsets
 
 
@@ -48,11 +48,8 @@ def load(spec: str | None) -> App:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    App.loaded_by_command = True
-    try:
+    with loading():
         module = _import(source)
-    finally:
-        App.loaded_by_command = False
     return _resolve(module, name, spec) if name else _only_app(module, source)
 
 

@@ -21,6 +21,7 @@ from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import handle
 from pacsroute.framework.observer import Observer
 from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
+from pacsroute.framework.reach import Reach
 from pacsroute.framework.requests import MoveRequest, Peer, Request
 from pacsroute.framework.routes import Route
 from pacsroute.instances.atomic_files import sweep
@@ -62,7 +63,7 @@ class BaseApp(Scope):
         self.config.from_mapping(settings)
         self.state = SimpleNamespace()
         self._destinations = Destinations()
-        self.in_memory: Mapping[str, BaseApp] = {}  # the peers of a test, by AE title
+        self.reach = Reach()
         self.room = Room()
         self.decoders = Decoders(self.config, self.room)
         self.observer = Observer()
@@ -179,8 +180,7 @@ class BaseApp(Scope):
                 kind = type(peer).__name__
                 raise TypeError(f"@app.destination returns a Peer or None, not {kind}")
             if peer is not None:
-                # A peer of a test is found by this title, whatever it has of its own.
-                return peer._replace(ae_title=ae_title) if ae_title in self.in_memory else peer
+                return self.reach.settle(ae_title, peer)
         return self._destinations.get(ae_title)
 
     # ------------------------------------------------------------- routes

@@ -25,10 +25,11 @@ from pacsroute.errors import (
 )
 from pacsroute.framework.admission import admit, left
 from pacsroute.framework.base import BaseApp
+from pacsroute.framework.reach import Reach
 from pacsroute.framework.requests import Peer
 from pacsroute.net.association import Association, association_id
 from pacsroute.net.client import Client
-from pacsroute.net.pool import Context, Pool
+from pacsroute.net.pool import Context, Opener, Pool
 from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.services.exchange import Exchange
 from pacsroute.services.sinks import open_sink
@@ -273,19 +274,31 @@ def associate(
     return ours
 
 
-def client_in_memory(
-    app: BaseApp,
-    ae_title: str,
-    *,
-    user: str | tuple[str, str] | UserIdentity | None = None,
-    timeout: float = WAIT,  # which nobody exceeds here
-) -> Client:
-    """Return what `App.connect` gives in a test, for one of the test's peers."""
+class InMemory(Reach):
+    """How an app reaches the peers of a test.
 
-    def opener(request: AssociateRQ, requestor: BaseApp) -> MemoryAssociation:
-        return associate(request, app.in_memory[ae_title], requestor, app.in_memory)
+    Parameters
+    ----------
+    peers : mapping of str to BaseApp
+        The apps behind AE titles; what else is asked for is on the network.
+    """
 
-    return Client(opener, called_ae=ae_title, calling_ae=app.ae_title, user=user, app=app)
+    def __init__(self, peers: Mapping[str, BaseApp]) -> None:
+        self._peers = peers
+
+    def settle(self, ae_title: str, peer: Peer) -> Peer:
+        """Return the peer under the title that it has in the test, whatever it has of its own."""
+        return peer._replace(ae_title=ae_title) if ae_title in self._peers else peer
+
+    def opener(self, ae_title: str) -> Opener | None:
+        """Return what opens associations in memory with the peers of the test."""
+        if ae_title not in self._peers:
+            return None
+
+        def opener(request: AssociateRQ, requestor: BaseApp) -> MemoryAssociation:
+            return associate(request, self._peers[ae_title], requestor, self._peers)
+
+        return opener
 
 
 class _FrankPool(Pool):
@@ -361,10 +374,9 @@ class TestClient(Client):
 def known(app: BaseApp, peers: Mapping[str, BaseApp]) -> Iterator[None]:
     """Have an app know where the peers of a test are: in memory."""
     before, app.destinations = app.destinations, app.destinations.copy()
-    places = app.in_memory
+    reach, app.reach = app.reach, InMemory(peers)
     app.destinations |= {title: Peer("memory", 104, title) for title in peers}
-    app.in_memory = peers
     try:
         yield
     finally:
-        app.destinations, app.in_memory = before, places
+        app.destinations, app.reach = before, reach

@@ -7,10 +7,13 @@ import socket
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from support.raw_peer import RawPeer
 from support.serving import APP, Serving, command, ended, fails
 
+from pacsroute import App
+from pacsroute.cli.loading import load
 from pacsroute.foreground import address, announce_monitor
 
 
@@ -219,3 +222,22 @@ def test_a_script_with_a_log_of_its_own_keeps_it(folder):
     with Serving(folder, start=[sys.executable, "hello.py"]) as serving:
         errors = serving.stop()[2]
     assert "mine: RAW C-ECHO 0x0000 Success" in errors
+
+
+def test_a_call_of_run_in_a_file_that_the_command_loads_is_left_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "script_that_runs.py"
+    file.write_text(
+        "from pacsroute import App\napp = App('SCRIPT', port=0)\napp.run()\nloaded = True\n"
+    )
+    with caplog.at_level("WARNING", "pacsroute"):
+        assert load("script_that_runs.py").ae_title == "SCRIPT"
+    assert "app.run() is left out" in caplog.text
+    file.write_text(file.read_text() + "raise ValueError\n")
+    with pytest.raises(click.ClickException):
+        load("script_that_runs.py")
+    caplog.clear()
+    with App().serve(port=0) as server, pytest.raises(SystemExit):  # that port is taken
+        App().run(port=server.port)
+    assert "left out" not in caplog.text
