@@ -142,8 +142,8 @@ class Scope(Router):
         ----------
         kind : exception class
             The decorated function is called with the exception and the request. It returns
-            a status or raises a `Failure`; where it returns None, the answer is what it would
-            have been without it.
+            a status or raises a `Failure`, and what is behind that is logged; where it returns
+            None, the answer is what it would have been without it.
 
         Examples
         --------

@@ -123,26 +123,50 @@ def finished(request: Request, status: Status | None, error: BaseException | Non
 def failed(request: Request, error: BaseException) -> Outcome:
     """Return the outcome of a request whose handler raised, and log what is not meant."""
     request.error = error
-    for scope in reversed(_scopes(request)):
-        handler = scope.error_handler_of(error)
-        if handler is not None:
-            try:
-                result = handler(error, request)
-                if result is not None:
-                    return reply(result, getattr(handler, "__qualname__", repr(handler)))
-            except BaseException as another:  # noqa: BLE001 - a Failure is its way to answer
-                return _default(request, another)
-            break
-    return _default(request, error)
+    scopes = reversed(_scopes(request))
+    handler = next(filter(None, (scope.error_handler_of(error) for scope in scopes)), None)
+    if handler is None:
+        return _default(request, error)
+    try:
+        result = handler(error, request)
+        where = getattr(handler, "__qualname__", repr(handler))
+        outcome = None if result is None else reply(result, where)
+    except BaseException as another:  # noqa: BLE001 - a Failure is its way to answer
+        return _default(request, another, cause=error)
+    if outcome is None:
+        return _default(request, error)
+    if outcome.status.category == "Failure":
+        _log_cause(request, outcome.status, error)
+    return outcome
 
 
-def _default(request: Request, error: BaseException) -> Outcome:
-    """Return what answers an exception that no error handler is for."""
+def _log_cause(request: Request, status: Status, cause: BaseException | None) -> None:
+    """Log what made a handler, or an error handler, answer with a failure."""
+    if cause is None or isinstance(cause, Failure):
+        return  # who raised it says so in its status and comment
+    logger.warning(
+        "%s from %s: behind the 0x%04X is %s",
+        name_of(request.command),
+        ascii(request.calling_ae)[1:-1],
+        status.code,
+        type(cause).__name__,
+        exc_info=cause,
+        extra=_about(request, "refused"),
+    )
+
+
+def _default(request: Request, error: BaseException, cause: BaseException | None = None) -> Outcome:
+    """Return what answers an exception that no error handler is for, or that one has raised.
+
+    The latter has had another one as its `cause`.
+    """
     if isinstance(error, KeyboardInterrupt):
         raise error
     if isinstance(error, Failure):
         status = Status(error.status, error.comment)
         if status.category not in ("Unknown", "Pending", "Success"):
+            hidden = error.__cause__ is None and error.__suppress_context__  # ``from None``
+            _log_cause(request, status, None if hidden else error.__cause__ or cause)
             return Outcome(status, error.elements)
         error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
     if isinstance(error, IdentifierError):
@@ -160,18 +184,22 @@ def _default(request: Request, error: BaseException) -> Outcome:
         name_of(request.command),
         ascii(request.calling_ae)[1:-1],
         exc_info=error,
-        extra=about(
-            request,
-            association=getattr(request.association, "id", None),
-            event="failed",
-            command=name_of(request.command),
-            sop_class=uids.name(request.sop_class),
-        ),
+        extra=_about(request, "failed"),
     )
     # The text of an exception may hold patient data; the name of its type does not.
     text = f": {error}" if request.app.config.debug else ""
     return Outcome(
         Status(_code(request, error), f"the handler failed: {type(error).__name__}{text}")
+    )
+
+
+def _about(request: Request, event: str) -> dict[str, Any]:
+    return about(
+        request,
+        association=getattr(request.association, "id", None),
+        event=event,
+        command=name_of(request.command),
+        sop_class=uids.name(request.sop_class),
     )
 
 
