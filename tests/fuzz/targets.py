@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import logging
 import os
+import runpy
 import socket
 import sqlite3
 import tempfile
@@ -26,8 +27,10 @@ from pacsroute.errors import (
     AssociationAborted,
     AssociationRejected,
     DataSetError,
+    Failure,
     ProtocolError,
 )
+from pacsroute.framework.requests import FindRequest
 from pacsroute.instances import part10, peek
 from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.net.association import Association
@@ -171,6 +174,26 @@ def _in_sql(keys, number, empty_matches):
     return _DATABASE.execute(query, (number, *where.parameters)).fetchall()
 
 
+def index(data):
+    """The archive example takes a data set into its index, or refuses it, and answers any query."""
+    app = _ARCHIVE["app"]
+    syntax, data = SYNTAXES[data[0] % len(SYNTAXES)] if data else IMPLICIT, data[1:]
+    with contextlib.suppress(DataSetError, Failure):
+        rows = _ARCHIVE["described"](parse.parse(data, syntax))
+        app.state.index.add(rows, __file__, syntax)
+    try:
+        keys = parse.identifier(data, syntax)
+    except DataSetError:
+        return
+    request = FindRequest(app=app, sop_class=STUDY["find"], identifier=keys)
+    encoder = RowEncoder(syntax, keys)
+    *found, final = app.handle(request)
+    for answer in found:
+        encoder.encode(answer.row)
+    assert final.outcome.status.code in (0x0000, 0xA900), final
+    app.state.index.rows("DELETE FROM image", [])
+
+
 def associations(data):
     """Whatever a peer sends, its association ends in good order, and hurts nobody else.
 
@@ -211,7 +234,7 @@ def code_streams(data):
 
 TARGETS = {
     target.__name__: target
-    for target in (pdus, command_sets, data_sets, matches, associations, code_streams)
+    for target in (pdus, command_sets, data_sets, matches, index, associations, code_streams)
 }
 
 
@@ -300,6 +323,20 @@ _FOLDER = tempfile.TemporaryDirectory(
     prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
 )
 _APP = app_of_everything(_FOLDER.name)
+
+
+def running_archive(folder):
+    """Return the archive example, which runs for as long as this process."""
+    os.environ["ARCHIVE"] = folder
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "archive.py"))
+    running = example["app"].running()
+    running.__enter__()
+    atexit.register(running.__exit__, None, None, None)
+    return example
+
+
+_INDEXED = tempfile.TemporaryDirectory(prefix="fuzz-")
+_ARCHIVE = running_archive(_INDEXED.name)
 _DECODERS = Decoders(Config(decode_seconds=1, decode_memory=256 << 20, spool=_FOLDER.name))
 
 
@@ -399,4 +436,10 @@ def seeds(target):
     found = [bytes((i,)) + encode(keys | item, syntax) for i, syntax in enumerate(SYNTAXES)]
     if target == "matches":
         found += [bytes((i % 2,)) + encode(one, SYNTAXES[i % 2]) for i, one in enumerate(ASKED)]
+    if target == "index":
+        study = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.3", "SOPInstanceUID": "1.4"}
+        ct = {"SOPClassUID": CT, "PatientName": "Müller^Ute", "Rows": 512, "InstanceNumber": "1"}
+        at = [{"QueryRetrieveLevel": level} for level in ("PATIENT", "STUDY", "SERIES", "IMAGE")]
+        kept = [study | ct | level | {"Modality": "CT", "StudyDate": "20240131"} for level in at]
+        found += [bytes((i,)) + encode(row, SYNTAXES[i]) for i, row in enumerate(kept)]
     return [*found, b"\0" + IDENTIFIER, b"\1" + DATA_SET]

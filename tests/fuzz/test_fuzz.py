@@ -24,4 +24,4 @@ def test_a_short_run_breaks_nothing(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("| yes |") == 6, done.stdout
+    assert done.stdout.count("| yes |") == 7, done.stdout
