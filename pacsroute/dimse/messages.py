@@ -35,6 +35,8 @@ class Message(NamedTuple):
     def size(self) -> int | None:
         """The length of the data set in bytes; None without one."""
         data = self.data
+        if data is None:
+            return None
         return len(data) if isinstance(data, bytearray) else getattr(data, "size", None)
 
     @property

@@ -71,6 +71,18 @@ class Answering:
     the response was written before
     """
 
+    __slots__ = (
+        "_command",
+        "_defer",
+        "_observer",
+        "_peer",
+        "_size",
+        "_sop_class",
+        "_started",
+        "outcome",
+        "request",
+    )
+
     def __init__(
         self,
         app: BaseApp,
@@ -87,7 +99,6 @@ class Answering:
         self._sop_class = sop_class
         self._size = size
         self._defer = defer
-        self._started = 0.0
         self.request: Request | None = None
         self.outcome: Outcome | None = None
 
@@ -107,9 +118,10 @@ class Answering:
         status = None if outcome is None else outcome.status
         self._observer.answered(self._command, self._sop_class, status, seconds)
         if request is not None:
-            finished(request, status, lost or request.error)
-            if request.error is not None and request.keep_failure is None:
-                let_go(request.error)
+            failure = request.error
+            finished(request, status, lost or failure)
+            if failure is not None and request.keep_failure is None:
+                let_go(failure)
         if lost is not None:
             return  # whoever ends what carried it logs why
         if outcome is not None and logger.isEnabledFor(logging.INFO):
