@@ -200,8 +200,8 @@ class Config:
     network_timeout: float = _setting(
         60.0, "Time without a byte within a message, or without one taken.", 0.01, scope="server"
     )
-    message_timeout: float = _setting(
-        3600.0, "Time for a whole message to come, or to go.", 0.01, scope="server"
+    min_rate: int = _setting(
+        1000, "Bytes of a message that come or go a second, over that time.", 1, scope="server"
     )
     connect_timeout: float = _setting(10.0, "Time in which a peer takes our connection.", 0.01)
     grace: float = _setting(

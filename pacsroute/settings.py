@@ -31,7 +31,7 @@ class ServerSettings(TypedDict, total=False):
     artim: float
     idle_timeout: float
     network_timeout: float
-    message_timeout: float
+    min_rate: int
     grace: float
 
 

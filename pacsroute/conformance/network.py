@@ -83,7 +83,10 @@ def _parameters(facts: Facts) -> str:
             ["Timeout for connecting", f"{config.connect_timeout:g} s"],
             ["Idle Timeout", f"{config.idle_timeout:g} s without a message"],
             ["Network Timeout", f"{config.network_timeout:g} s without a byte within a message"],
-            ["Message Timeout", f"{config.message_timeout:g} s for a whole message"],
+            [
+                "Least rate of a message",
+                f"{config.min_rate:,} bytes/s, over {config.network_timeout:g} s",
+            ],
             ["Associations accepted at the same time", f"{config.max_associations:,}"],
             ["of these, from one host", f"{config.max_associations_per_host:,}"],
             ["of these, of one calling AE title", f"{config.max_associations_per_ae:,}"],

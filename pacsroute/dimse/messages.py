@@ -63,6 +63,8 @@ class Assembler:
 
     Attributes
     ----------
+    command : Command or None
+        That of the message whose data set is awaited.
     size : int
         The bytes that have come of the message that is not complete.
     """
@@ -72,34 +74,34 @@ class Assembler:
         open_sink: Callable[[int, Command], Sink],
         maximum_command_length: int = 65_536,
     ) -> None:
+        self.command: Command | None = None
+        self.size = 0
         self._open_sink = open_sink
         self._limit = maximum_command_length
         self._bytes = bytearray()
         self._begun = False
-        self._command: Command | None = None
         self._context_id = 0
         self._sink: Sink | None = None
         self._empty = 0
-        self.size = 0
 
     @property
     def partial(self) -> bool:
         """Whether a message has begun that is not complete."""
-        return self._command is not None or self._begun
+        return self.command is not None or self._begun
 
     @property
     def incomplete(self) -> Message | None:
         """The message whose data set is awaited, with as much of it as has come."""
-        if self._command is None:
+        if self.command is None:
             return None
-        return Message(self._context_id, self._command, self._sink)
+        return Message(self._context_id, self.command, self._sink)
 
     def close(self) -> None:
         """Drop what is not complete."""
         close = getattr(self._sink, "close", None)
         if close is not None:
             close()
-        self._command = self._sink = None
+        self.command = self._sink = None
         self._open_sink = _closed
 
     def add(self, pdv: PDV) -> list[Message]:
@@ -124,11 +126,11 @@ class Assembler:
             if self._empty > _EMPTY:
                 raise ProtocolError(f"more than {_EMPTY} fragments without a byte")
         if is_command:
-            if self._command is not None:
+            if self.command is not None:
                 if self._sink is not None:
                     raise ProtocolError("a command inside a data set", UNEXPECTED_PARAMETER)
-                done.append(Message(self._context_id, self._command))
-                self._command = None
+                done.append(Message(self._context_id, self.command))
+                self.command = None
             if self._begun and context_id != self._context_id:
                 raise ProtocolError("fragments of two messages mixed", UNEXPECTED_PARAMETER)
             self._context_id = context_id
@@ -142,18 +144,18 @@ class Assembler:
                 command = command_set.decode(fragment)
                 self._bytes = bytearray()
                 if command.has_data_set:
-                    self._command = command
+                    self.command = command
                 else:
                     done.append(Message(context_id, command))
             return done
-        if self._command is None or context_id != self._context_id:
+        if self.command is None or context_id != self._context_id:
             raise ProtocolError("a data set that no command announced", UNEXPECTED_PARAMETER)
         if self._sink is None:
-            self._sink = self._open_sink(context_id, self._command)
+            self._sink = self._open_sink(context_id, self.command)
         self._sink.write(memoryview(fragment))
         if is_last:
-            done.append(Message(context_id, self._command, self._sink))
-            self._command = self._sink = None
+            done.append(Message(context_id, self.command, self._sink))
+            self.command = self._sink = None
         return done
 
 

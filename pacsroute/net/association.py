@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import socket
 import ssl
 import time
@@ -27,6 +28,7 @@ from pacsroute.net.associating import ask, wait_for_request
 from pacsroute.net.channel import Channel
 from pacsroute.net.inbox import Inbox
 from pacsroute.net.outbox import Outbox
+from pacsroute.net.pace import Pace
 from pacsroute.services.sinks import Memory, is_expected, open_sink
 from pacsroute.tls import TLS, explain
 from pacsroute.upper_layer.connection import Event
@@ -108,7 +110,9 @@ class Association:
         self._admitted = False
         self._fetches = False  # whether the peer was offered to be an SCU, as for a C-GET
         self._idle = False  # no request is being answered, but those of other threads
-        self._inbox = Inbox(self._open_sink, self.config.max_command_length)
+        self._inbox = Inbox(
+            self._open_sink, self.config.max_command_length, self.config.max_identifier_length
+        )
         self._channel = Channel(
             sock,
             self.config,
@@ -210,6 +214,9 @@ class Association:
         self.peer_certificate = self._channel.peer_certificate
         self._channel.observe(self.app.taps)
         self._fetches = bool(request.user_information.roles)
+        # A response has its time; an instance, which comes for a C-GET only, has more by its bytes.
+        rate = self.config.min_rate if self._fetches else math.inf
+        self._channel.coming = Pace(self.patience, rate)
         answer = ask(self._channel, request, who, deadline)
         self._limit(answer.user_information)
         self.contexts = agreed(request, answer)

@@ -21,6 +21,7 @@ from pacsroute.errors import (
     let_go,
 )
 from pacsroute.net import transport
+from pacsroute.net.pace import Pace
 from pacsroute.net.tapped import TappedSocket
 from pacsroute.net.tls_socket import TLSSocket
 from pacsroute.tls import HANDSHAKE, explain
@@ -65,6 +66,8 @@ class Channel:
 
     Attributes
     ----------
+    coming : Pace
+        How fast a message has to come; used by the thread that reads.
     connection : Connection
         The upper layer.
     ended : AssociationError or None
@@ -100,13 +103,14 @@ class Channel:
         self.ended: AssociationError | None = None
         self.lost: OSError | None = None
         self.sending = threading.RLock()
+        self.coming = Pace(config.network_timeout, config.min_rate)
         self._tls = tls
         self._alone = alone or _never
         self._on_end = on_end
         # A whole number of ticks is `idle_timeout`, which is counted in them.
         shortest = min(config.artim, config.network_timeout, config.idle_timeout)
         self._tick = config.idle_timeout / math.ceil(config.idle_timeout / shortest)
-        self._begun = 0.0  # when the message that is coming has begun
+        self._going = Pace(config.network_timeout, config.min_rate)  # of whoever has `sending`
         self._quick, self._small = True, False
         self._stopping = False
         self._halfway = False  # a part of a PDU has gone, and its rest has not
@@ -163,18 +167,19 @@ class Channel:
 
     # ------------------------------------------------------------- receiving
 
-    def read(self, in_message: bool = False) -> None:
+    def read(self, size: int | None = None) -> None:
         """Wait for bytes of the peer.
 
         Parameters
         ----------
-        in_message : bool
-            Whether a message has begun that is not whole, beyond what `connection` knows.
+        size : int, optional
+            The bytes that have come of a message that is not whole, besides those of a PDU
+            that is not whole either; None where none has begun.
         """
         silent = 0.0
-        in_message = in_message or self.connection.partial
+        in_message = size is not None or self.connection.partial > 0
         if in_message:
-            self._keep_up()
+            self._keep_up(size or 0)
             if self.ended is not None:
                 return
         while True:
@@ -200,7 +205,7 @@ class Channel:
             self._small = count < _SMALL_READ
             return
 
-    def _keep_up(self) -> None:
+    def _keep_up(self, size: int) -> None:
         """Do what waiting in the middle of a message asks for: bound it, and hurry the peer.
 
         A peer with Nagle's algorithm on, such as DCMTK's tools at their defaults, waits for
@@ -208,17 +213,15 @@ class Channel:
         40 ms, that makes 1,000 instances of 40 KB a second out of 22. In the middle of a bulk
         transfer reads are larger, and it would only cost.
         """
-        now = time.monotonic()
-        self._begun = self._begun or now
-        if now - self._begun > self.config.message_timeout:
-            self.give_up(f"a message did not come within {self.config.message_timeout:g} s")
+        if self.coming.is_too_slow(size + self.connection.partial):
+            self.give_up(f"a message did not come in time: {self.coming}")
         elif self._small and transport.QUICKACK is not None:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
 
     def message_came(self) -> None:
-        """Say that a message is whole: the time of the next one begins with it."""
-        self._begun = 0.0
+        """Say that a message is whole: the time of the next one begins anew."""
+        self.coming.begin_anew()
 
     def _receive(self, flags: int = 0) -> int:
         """Read what comes next into the connection's buffer; BlockingIOError if nothing does."""
@@ -295,18 +298,23 @@ class Channel:
 
     # ------------------------------------------------------------- sending
 
-    def write_out(self, deadline: float = 0.0) -> None:
-        """Send what the connection has to send, before a deadline; the caller has `sending`.
+    def write_out(self) -> None:
+        """Send what the connection has to send; the caller has `sending`.
 
         During negotiation no other thread knows the channel, and nobody needs it.
+
+        Raises
+        ------
+        AssociationAborted
+            If the peer does not take it, or takes it too slowly.
         """
         buffers = self.connection.data_to_send()
         if not buffers:
             return
         try:
-            deadline = deadline or time.monotonic() + self.config.message_timeout
+            self._going.begin_anew()
             self._halfway = True  # also where a KeyboardInterrupt ends it
-            transport.send_all(self._socket, buffers, deadline)
+            transport.send_all(self._socket, buffers, self._going.is_too_slow)
             self._halfway = False
         except OSError as error:
             self.end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))

@@ -29,6 +29,8 @@ class Inbox:
         As for `pacsroute.dimse.messages.Assembler`.
     max_command_length : int
         The longest command set that is taken, in bytes.
+    max_response_length : int
+        The longest data set of a response; it is read to its end up to twice that.
 
     Attributes
     ----------
@@ -37,9 +39,13 @@ class Inbox:
     """
 
     def __init__(
-        self, open_sink: Callable[[int, Command], Sink], max_command_length: int = 65_536
+        self,
+        open_sink: Callable[[int, Command], Sink],
+        max_command_length: int = 65_536,
+        max_response_length: int = 4_194_304,
     ) -> None:
         self.window = 1
+        self._longest = 2 * max_response_length
         self._assembler = Assembler(open_sink, max_command_length)
         self._messages: deque[Message] = deque()
         self._cancelled: set[int] = set()
@@ -52,9 +58,14 @@ class Inbox:
     # ------------------------------------------------------------- the thread that reads
 
     @property
-    def partial(self) -> bool:
-        """Whether a message has begun that is not whole."""
-        return self._assembler.partial
+    def partial(self) -> int | None:
+        """How many bytes have come of a message that is not whole; None where none has begun.
+
+        Those of a response do not count: they do not give a peer more time.
+        """
+        if not self._assembler.partial:
+            return None
+        return 0 if isinstance(self._assembler.command, Response) else self._assembler.size
 
     @property
     def is_empty(self) -> bool:
@@ -101,7 +112,14 @@ class Inbox:
             for message in self._assembler.add(pdv):
                 whole = True
                 self._queue(message)
+        if self._assembler.size > self._longest:
+            self._check_response()
         return whole
+
+    def _check_response(self) -> None:
+        """Refuse a response without end: whoever waits for it has asked for no such thing."""
+        if isinstance(self._assembler.command, Response):
+            raise ProtocolError(f"a response of more than {self._longest} bytes")
 
     def _queue(self, message: Message) -> None:
         """Queue a message for whoever takes it; note a C-CANCEL for `is_cancelled`."""

@@ -117,10 +117,9 @@ class Outbox:
             batches = stream(context_id, file, size, self.maximum_length, room)
             batch = self._next_batch(batches)
             self._held += fragment(context_id, command, None, self.maximum_length, follows=True)
-            deadline = time.monotonic() + channel.config.message_timeout
             while batch is not None:
                 self._held += batch
-                self._flush(deadline)
+                self._flush()
                 batch = self._next_batch(batches)
         self._app.observer.sent(command, size)
 
@@ -160,12 +159,12 @@ class Outbox:
             self._pulses[threading.get_ident()] = make
             self._hold()
 
-    def _flush(self, deadline: float = 0.0) -> None:
+    def _flush(self) -> None:
         """Send what is held back; the caller has `sending`."""
         self._pulsed = time.monotonic()
         self._channel.connection.send_data(self._held)
         self._held, self._held_size = [], 0
-        self._channel.write_out(deadline)
+        self._channel.write_out()
 
     def flush_waiting(self) -> None:
         """Send answers that wait for a slow handler, as far as that needs no waiting.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import socket
 import struct
 import sys
-import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pacsroute.net.tapped import TappedSocket
@@ -57,14 +56,21 @@ def readable(sock: Socket, seconds: float) -> bool:
     return wait_for(sock, seconds)
 
 
-def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) -> None:
+def send_all(
+    sock: Socket, buffers: list[Buffer], is_too_slow: Callable[[int], bool] = lambda gone: False
+) -> None:
     """Send buffers, without joining the large ones.
+
+    Parameters
+    ----------
+    is_too_slow : callable
+        Called with the number of bytes that have gone, where not all of them go at once; tells
+        whether to give up.
 
     Raises
     ------
     OSError
-        If the peer does not take them; TimeoutError if it takes a few bytes now and then, until
-        a deadline of `time.monotonic`.
+        If the peer does not take them; TimeoutError if it takes them too slowly.
     """
     if isinstance(sock, TappedSocket):  # which tells all of it before it goes
         buffers = [b"".join(buffers)]
@@ -72,7 +78,7 @@ def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) ->
     whole = sum(map(len, buffers))
     if len(buffers) > 1 and whole <= _JOINED:
         buffers = [b"".join(buffers)]
-    sent = _send(sock, buffers)
+    gone = sent = _send(sock, buffers)
     if sent == whole:  # as most are
         return
     waiting = deque(memoryview(buffer) for buffer in buffers)
@@ -81,10 +87,11 @@ def send_all(sock: Socket, buffers: list[Buffer], deadline: float = math.inf) ->
             sent -= len(waiting.popleft())
         if not waiting:
             return
-        if time.monotonic() > deadline:
-            raise TimeoutError("the peer took too long")
+        if is_too_slow(gone):
+            raise TimeoutError("the peer takes it too slowly")
         waiting[0] = waiting[0][sent:]
         sent = _send(sock, list(itertools.islice(waiting, _IOV_MAX)))
+        gone += sent
 
 
 def _send(sock: socket.socket | TLSSocket, buffers: list[Any]) -> int:

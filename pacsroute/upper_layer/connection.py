@@ -125,9 +125,9 @@ class Connection:
                 self._needed = self._end - self._start + len(data)
 
     @property
-    def partial(self) -> bool:
-        """Whether the beginning of a PDU waits for its rest."""
-        return self._end > self._start
+    def partial(self) -> int:
+        """How many bytes of a PDU wait for its rest."""
+        return self._end - self._start
 
     def next_event(self) -> Event | None:
         """Return the next event in the bytes received, or None until more of them come."""

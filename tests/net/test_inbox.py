@@ -57,10 +57,10 @@ def test_a_message_is_partial_until_its_data_set_has_come(inbox):
     find = commands.CFindRQ(message_id=1, affected_sop_class="1.2.3")
     command, identifier = data(find, b"12")
     assert not inbox.add(command, {1})
-    assert inbox.partial
+    assert inbox.partial == 0
     assert inbox.is_empty
     assert inbox.add(identifier, {1})
-    assert not inbox.partial
+    assert inbox.partial is None
     assert bytes(inbox.next().data) == b"12"
 
 
@@ -108,6 +108,18 @@ def test_the_memory_of_waiting_messages_is_bounded():
     add(inbox, find, bytes(40_000))
     with pytest.raises(ProtocolError, match="more data than"):
         add(inbox, find, bytes(1_100_000))
+
+
+def test_a_response_without_end_is_refused():
+    inbox = Inbox(lambda context_id, command: Memory(1000), max_response_length=1000)
+    command, *_ = data(echo_response(1), b"12")
+    inbox.add(command, {1})
+    piece = pdu.PDataTF((pdu.PDV(1, False, False, bytes(500)),))
+    for _ in range(4):
+        assert not inbox.add(piece, {1})
+    assert inbox.partial == 0  # its bytes give it no more time
+    with pytest.raises(ProtocolError, match="a response of more than 2000 bytes"):
+        inbox.add(piece, {1})
 
 
 def test_one_waiting_message_may_have_any_length():
