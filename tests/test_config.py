@@ -13,7 +13,7 @@ from pacsroute.config import SETTINGS, check_own
 from pacsroute.settings import ServerSettings, Settings
 
 
-def test_later_wins(tmp_path):
+def test_later_setting_wins(tmp_path):
     file = tmp_path / "pacs.toml"
     file.write_text('max_associations = 7\nallow = ["CT1"]\nspool = "spool"\nartim = 5\n')
     app = App("ARCHIVE", max_associations=5, grace=3)
@@ -83,7 +83,7 @@ def test_a_misspelt_variable_is_an_error_and_one_of_the_commands_is_not():
 
 
 @pytest.mark.parametrize("content", ["max_asociations = 1", "port = ", "port = 'x'", "\xff"])
-def test_a_wrong_file_is_named(tmp_path, content):
+def test_error_in_a_settings_file_names_the_file(tmp_path, content):
     file = tmp_path / "pacs.toml"
     file.write_text(content, "latin-1")
     with pytest.raises(SetupError, match=r"pacs\.toml: "):
@@ -109,7 +109,7 @@ def test_a_server_has_settings_of_its_own():
 
 
 @pytest.mark.parametrize("text", ["", " , "])
-def test_an_empty_variable_lets_nobody_in_by_mistake(text):
+def test_empty_allow_variable_admits_no_peer(text):
     config = Config(allow=["CT1"])
     with pytest.raises(SetupError, match="PACSROUTE_ALLOW: allow is empty"):
         config.from_environment(environment={"PACSROUTE_ALLOW": text})
@@ -118,12 +118,12 @@ def test_an_empty_variable_lets_nobody_in_by_mistake(text):
     assert config.allow == ()
 
 
-def test_a_secret_that_is_no_text_is_not_shown():
+def test_secret_of_a_wrong_type_is_not_shown():
     with pytest.raises(SetupError, match=r"^tls_key_passphrase is a text$"):
         Config(tls_key_passphrase=12345)
 
 
-def test_a_spool_in_a_file_that_is_no_text(tmp_path):
+def test_spool_of_a_wrong_type_in_a_file_is_an_error(tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text("spool = 5\n")
     with pytest.raises(SetupError, match="spool is a text, not 5"):

@@ -58,7 +58,7 @@ def lines(tmp_path, dcmtk, sample):
     return [json.loads(line) for line in errors.splitlines()]
 
 
-def test_every_line_is_an_object_that_says_when_how_grave_and_what(lines):
+def test_json_log_line_has_time_level_and_message(lines):
     for line in lines:
         assert datetime.fromisoformat(line["time"]).utcoffset().total_seconds() == 0
         assert line["time"].endswith("Z")
@@ -108,7 +108,7 @@ def test_an_exception_is_a_field(lines):
     assert (answered["status"], answered["association"]) == ("0xC000", failed["association"])
 
 
-def test_settings_say_how_it_is_logged(tmp_path):
+def test_log_format_setting_chooses_the_formatter(tmp_path):
     (tmp_path / "app.py").write_text("from pacsroute import App\n\napp = App(log_level='error')\n")
     (tmp_path / "pacs.toml").write_text('log_format = "json"\n')
     with Serving(tmp_path, "--config", "pacs.toml", PACSROUTE_LOG_LEVEL="WARNING") as serving:
@@ -124,14 +124,14 @@ def test_the_plain_format_stays_plain(tmp_path):
     assert re.search(r"^[\d-]+ [\d:,]+ INFO    RAW C-ECHO 0x0000 Success [\d.]+ ms$", errors, re.M)
 
 
-def test_a_line_is_a_line():
+def test_record_with_line_breaks_is_one_line():
     record = logging.makeLogRecord({"msg": "a\nb %s", "args": ("\u2028",), "message": "x"})
     line = JSONFormatter().format(record)
     assert len(line.splitlines()) == 1
     assert json.loads(line)["message"] == "a\nb \u2028"
 
 
-def test_warnings_go_where_they_went():
+def test_warnings_still_go_where_python_sends_them():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.warn("here", stacklevel=1)

@@ -265,7 +265,7 @@ def test_ranges_are_inclusive(low, value, high, hours):
 
 
 @given(several(TEXT), st.sampled_from(["PatientID", "ModalitiesInStudy", "PatientComments"]))
-def test_what_is_stored_stays_the_same_when_stored_again(value, keyword):
+def test_stored_is_idempotent(value, keyword):
     once = matching.stored(keyword, value)
     assert matching.stored(keyword, once) == once
 
@@ -387,7 +387,7 @@ def test_what_is_stored_stays_the_same_when_stored_again(value, keyword):
         ("AcquisitionDateTime", "-20240101-0500", "20240102050000+0000", False),
     ],
 )
-def test_matching(keyword, wanted, value, expected):
+def test_keys_match_values(keyword, wanted, value, expected):
     assert check(keyword, wanted, value) is expected
 
 
@@ -561,7 +561,7 @@ def test_universal_keys_that_pydicom_cannot_decode():
         ("Rows", b"\1\2\3"),
     ],
 )
-def test_a_key_that_is_none_names_itself_but_not_its_value(keyword, value):
+def test_invalid_key_is_named_without_its_value(keyword, value):
     identifier = raw(keyword, value)
     for function, argument in ((matching.matches, "20240101"), (matching.where, "c")):
         with pytest.raises(DataSetError, match=keyword) as caught:
@@ -570,7 +570,7 @@ def test_a_key_that_is_none_names_itself_but_not_its_value(keyword, value):
         assert value.decode() not in str(caught.value)
 
 
-def test_sequences():
+def test_sequence_keys_match_items():
     def steps(**item):
         identifier = Dataset()
         identifier.ScheduledProcedureStepSequence = [key(**item)]
@@ -599,7 +599,7 @@ def test_sequences():
 
 
 @pytest.mark.parametrize("keyword", ["PatientsName", "PixelData", SPS, "FrameIncrementPointer"])
-def test_what_no_column_can_be_for(keyword):
+def test_keyword_that_no_column_can_hold_is_an_error(keyword):
     with pytest.raises(DataSetError, match=keyword):
         matching.stored(keyword, "x")
 
@@ -694,7 +694,7 @@ def test_many_stars_take_no_time():
         ("Rows", struct.pack("<H", 5), None),
     ],
 )
-def test_stored(keyword, value, expected):
+def test_stored_normalises_values(keyword, value, expected):
     assert matching.stored(keyword, value) == expected
 
 
@@ -834,7 +834,7 @@ def test_many_patterns_and_ranges_are_sql_that_sqlite_takes():
     database.close()
 
 
-def test_a_sequence_key_that_is_none():
+def test_invalid_sequence_key_is_refused():
     text, items, item = Dataset(), Dataset(), Dataset()
     text.add(DataElement("ScheduledProcedureStepSequence", "LO", "CT"))
     item.Modality = "CT"

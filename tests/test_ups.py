@@ -168,7 +168,7 @@ def test_n_set(changes, expected):
     assert before == untouched
 
 
-def test_what_is_refused_is_named():
+def test_refused_attributes_are_named():
     with pytest.raises(Failure, match="PatientSex") as caught:
         ups.check_set(step("IN PROGRESS"), dataset(TransactionUID=OURS, PatientSex="O"))
     listed = {"AttributeIdentifierList": (tag_for_keyword("PatientSex"),)}
@@ -196,12 +196,12 @@ def test_requirements_of_the_final_state(changes, completed, canceled):
 
 
 @pytest.mark.parametrize("wanted", ["DISCONTINUED", "", None])
-def test_a_state_that_is_none(wanted):
+def test_unknown_state_is_refused(wanted):
     asked = dataset(ProcedureStepState=wanted, TransactionUID=OURS)
     assert answered(ups.check_state, step("IN PROGRESS"), asked) == 0x0115
 
 
-def test_discontinue_keeps_what_is_known():
+def test_discontinue_keeps_known_values():
     progress = dataset(ProcedureStepProgress="50", ReasonForCancellation="ours")
     progress.ProcedureStepCancellationDateTime = "20240131"
     ds = dataset(ProcedureStepProgressInformationSequence=[progress])
@@ -216,7 +216,7 @@ def test_discontinue_keeps_what_is_known():
     assert "ContactURI" not in found
 
 
-def test_n_get_tells_no_lock():
+def test_n_get_hides_the_transaction_uid():
     ds = step("IN PROGRESS")
     status, found = ups.read(ds)
     assert status == 0
@@ -255,7 +255,7 @@ def test_subscriptions(instance, action, lock, globally, columns):
     assert not found.keys
 
 
-def test_subscriptions_to_what_is_new():
+def test_subscriptions_to_new_steps():
     assert ups.INITIAL == {N: (N, False), L: (L, True), U: (U, True)}
 
 
@@ -310,13 +310,13 @@ PERFORMER = dataset(
         ({"ScheduledHumanPerformersSequence": [PERFORMER]}, [5]),
     ],
 )
-def test_what_is_told_of_a_change(changes, expected):
+def test_events_of_a_change(changes, expected):
     before = pushed()
     assert kinds(before, pushed(**changes)) == expected
     assert kinds(None, before) == [1]
 
 
-def test_what_is_told_of_a_new_step_that_is_assigned():
+def test_events_of_a_new_step_with_a_performer():
     station = [code("S1")]
     new = pushed(
         ScheduledStationNameCodeSequence=station, ScheduledHumanPerformersSequence=[PERFORMER]

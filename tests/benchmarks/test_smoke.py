@@ -13,7 +13,7 @@ from tests.benchmarks.works import WORKS
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_each_work_is_done_by_our_server_and_reported(tmp_path):
+def test_benchmark_runs_every_work_and_reports_it(tmp_path):
     figures = tmp_path / "figures.json"
     done = subprocess.run(
         [
@@ -35,7 +35,7 @@ def test_each_work_is_done_by_our_server_and_reported(tmp_path):
         assert f"| {work.name} | **pacsroute** |" in done.stdout
 
 
-def test_ratios_are_those_of_the_medians():
+def test_report_compares_medians():
     figures = {"pacsroute": [10.0, 30.0, 20.0], "storescp": [5.0, 5.0, 100.0]}
     work = WORKS["echo"]
     assert report.ratio(work, figures, work.parties[1]) == 4
@@ -48,7 +48,7 @@ def test_ratios_are_those_of_the_medians():
     ]
 
 
-def test_a_plot_is_drawn(tmp_path):
+def test_plot_writes_a_png(tmp_path):
     pytest.importorskip("matplotlib", exc_type=ImportError)
     figures = {
         "echo": {"pacsroute": [10.0], "storescp": [5.0]},

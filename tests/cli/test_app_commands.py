@@ -73,7 +73,7 @@ def test_the_environment_names_the_app_and_the_option_wins(folder):
     assert "No such command 'shout'" in said
 
 
-def test_the_help_lists_them_below_its_own(folder):
+def test_help_lists_app_commands_below_builtin_ones(folder):
     code, out, said = pacsroute(folder, "--help")
     assert (code, said) == (0, "")
     own, theirs = out.split("Commands of TOOLS, app.py:\n")
@@ -81,14 +81,14 @@ def test_the_help_lists_them_below_its_own(folder):
     assert theirs == "  index  What is done with the index.\n  shout  Say WORD loudly.\n"
 
 
-def test_the_help_of_one_of_them(folder):
+def test_help_of_an_app_command(folder):
     code, out, _ = pacsroute(folder, "shout", "--help")
     assert code == 0
     assert " shout [OPTIONS] WORD\n" in out
     assert "told by its own help only" in out
 
 
-def test_what_a_command_refuses(folder):
+def test_app_command_refuses_wrong_arguments(folder):
     assert pacsroute(folder, "index", "rebuild") == (1, "", "Error: it is locked\n")
 
 
@@ -101,7 +101,7 @@ def test_what_a_command_refuses(folder):
         ("print('loaded')\n", "there is no App in 'app.py'"),
     ],
 )
-def test_a_broken_app_does_not_break_the_help(folder, text, why):
+def test_broken_app_does_not_break_the_help(folder, text, why):
     (folder / "app.py").write_text(text)
     code, out, said = pacsroute(folder, "--help")
     assert (code, said) == (0, "")
@@ -109,7 +109,7 @@ def test_a_broken_app_does_not_break_the_help(folder, text, why):
     assert f"Commands of app.py:\n  It could not be loaded: {why}" in out
 
 
-def test_a_name_that_a_broken_app_might_have(folder):
+def test_unknown_command_while_the_app_is_broken(folder):
     (folder / "app.py").write_text("import nothing_there\n")
     code, _, said = pacsroute(folder, "shout", "hey")
     assert code == 2
@@ -118,7 +118,7 @@ def test_a_name_that_a_broken_app_might_have(folder):
     assert pacsroute(folder, "new", "--help")[0] == 0
 
 
-def test_an_unknown_name_without_an_app(tmp_path):
+def test_unknown_command_without_an_app(tmp_path):
     code, _, said = pacsroute(tmp_path, "shout")
     assert code == 2
     assert "No such command 'shout'" in said
@@ -154,7 +154,7 @@ def test_leaving_the_shell_ends_the_lifespan(folder):
     assert "Traceback" not in said
 
 
-def test_the_shell_of_no_app(tmp_path):
+def test_shell_without_an_app_is_an_error(tmp_path):
     code, _, said = pacsroute(tmp_path, "shell")
     assert code == 2
     assert "which app?" in said

@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_an_ipv6_address_is_told_so_that_it_can_be_used(capsys):
+def test_ipv6_address_is_announced_in_brackets(capsys):
     assert address("::1", 11112, None) == "[::1]:11112"
     assert address("::", 11112, 2762) == "[::]:11112 and 2762 (TLS)"
     announce_monitor("::1", 9090)
@@ -58,7 +58,7 @@ def test_run_says_what_it_serves_and_stops_at_a_signal(folder, number):
     "spec",
     ["hello:app", "hello", "hello.py:app", "./hello.py", "inner.deep:holder.app", "inner.deep"],
 )
-def test_ways_to_name_an_app(folder, spec):
+def test_run_finds_the_app_by_module_file_or_attribute(folder, spec):
     (folder / "inner").mkdir()
     (folder / "inner" / "__init__.py").write_text("")
     (folder / "inner" / "deep.py").write_text(APP + "\nclass holder: ...\n\nholder.app = app\n")
@@ -69,7 +69,7 @@ def test_ways_to_name_an_app(folder, spec):
 
 @posix
 @pytest.mark.parametrize("spec", ["made:create_app()", "made:tools.make()", "made"])
-def test_factories(folder, spec):
+def test_run_accepts_app_factories(folder, spec):
     (folder / "made.py").write_text(
         "from pacsroute import App\n\ndef create_app():\n    return App('MADE')\n\n"
         "class tools:\n    make = staticmethod(create_app)\n"
@@ -115,7 +115,7 @@ def test_the_environment_and_the_folder_name_an_app(folder):
         (["setup.py"], "did you mean 'CTImageStorage'"),
     ],
 )
-def test_mistakes_are_said_without_a_traceback(folder, arguments, words):
+def test_run_reports_mistakes_without_a_traceback(folder, arguments, words):
     (folder / "empty.py").write_text("value = 5\n")
     for name in ("inner", "files"):
         (folder / name).mkdir()
@@ -136,7 +136,7 @@ def test_a_set_up_mistake_names_the_users_line(folder):
     assert re.search(r"store is async.*wrong\.py:[56]\)", fails(folder, "wrong.py"))
 
 
-def test_a_setting_that_cannot_be_names_the_users_line(folder):
+def test_wrong_setting_names_the_users_line(folder):
     (folder / "long.py").write_text("from pacsroute import App\n\napp = App('A' * 17)\n")
     assert re.search(r"an AE title has 1 to 16.*long\.py:3\)", fails(folder, "long.py"))
 
@@ -152,7 +152,7 @@ def test_a_lifespan_that_fails_shows_the_users_traceback_only(folder):
     assert done.stderr.count('File "') == 1
 
 
-def test_a_port_that_is_taken(folder):
+def test_run_names_a_port_that_is_taken(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = fails(folder, "hello", "--port", str(port))
@@ -161,7 +161,7 @@ def test_a_port_that_is_taken(folder):
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
-def test_a_spool_that_cannot_be_made(folder, workers):
+def test_run_names_a_spool_folder_that_cannot_be_made(folder, workers):
     Path(folder, "taken").touch()
     said = fails(folder, "hello", "--port", "0", "--spool", "taken/spool", *workers)
     assert said.endswith("Error: the spool taken/spool cannot be used: Not a directory\n")

@@ -141,13 +141,13 @@ def test_echo_answered_with_a_failure():
     assert done.stdout == ""
 
 
-def test_nobody_listens(free_port):
+def test_echo_where_no_peer_listens_exits_with_an_error(free_port):
     done = run("echo", free_port, code=3)
     assert "cannot be reached" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_rejected(archive):
+def test_echo_rejected_by_the_peer_exits_with_an_error(archive):
     with archive.app.serve(port=0, max_associations=1) as server:
         with connect("127.0.0.1", server.port) as first:
             first.echo()
@@ -156,20 +156,20 @@ def test_rejected(archive):
     assert done.stderr.count("\n") == 1
 
 
-def test_not_accepted():
+def test_echo_without_an_accepted_context_exits_with_an_error():
     with App().serve(port=0) as server:
         done = run("find", server, "-k", "PatientID", code=3)
     assert "does not accept" in done.stderr
 
 
-def test_a_host_name_that_cannot_be_one():
+def test_invalid_host_name_is_an_error():
     done = CliRunner().invoke(main, ["echo", "a" * 70, "104"])
     assert done.exit_code == 3
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_user_and_a_passcode():
+def test_user_and_passcode_are_sent_to_the_peer():
     seen = []
 
     def listen(listener):
@@ -236,14 +236,14 @@ def test_two_jobs_are_two_associations(folder):
         assert "sent 2" in run("store", server, folder, "-j", 2).stdout
 
 
-def test_a_peer_with_fewer_associations_gets_all_the_same(archive, folder):
+def test_store_copes_with_a_peer_that_allows_fewer_associations(archive, folder):
     with archive.app.serve(port=0, max_associations=1) as server:
         done = run("store", server, folder, "-j", 3)
     assert "sent 3, failed 0" in done.stdout
     assert len(archive.kept) == 3
 
 
-def test_a_failing_instance_does_not_keep_others(archive, server, folder):
+def test_failed_instance_does_not_stop_the_others(archive, server, folder):
     archive.refused.add(uid_of(folder / "ct"))
     done = run("store", server, folder, code=1)
     assert "sent 2, failed 1" in done.stdout
@@ -252,7 +252,7 @@ def test_a_failing_instance_does_not_keep_others(archive, server, folder):
     assert done.stderr.count("\n") == 1
 
 
-def test_where_there_is_nothing_to_send_it_is_said(server, folder, tmp_path):
+def test_store_says_when_there_is_nothing_to_send(server, folder, tmp_path):
     for name in ("ct", "jpeg.dcm", "deep/mr.dcm"):
         (folder / name).unlink()
     done = run("store", server, folder)
@@ -260,7 +260,7 @@ def test_where_there_is_nothing_to_send_it_is_said(server, folder, tmp_path):
     assert done.stderr == "nothing to send: there is no Part 10 file\n"
 
 
-def test_files_that_are_named_have_to_be_instances(archive, server, folder):
+def test_store_refuses_a_named_file_that_is_not_an_instance(archive, server, folder):
     (folder / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"\x99" * 50)
     names = ["notes.txt", "nowhere.dcm", "broken.dcm", "ct"]
     done = run("store", server, *(folder / name for name in names), code=1)
@@ -285,7 +285,7 @@ def test_a_class_that_is_not_accepted_fails_alone(folder):
     assert "MR Image Storage" in done.stderr
 
 
-def test_an_instance_that_ends_the_association_does_not_keep_others(folder):
+def test_instance_that_ends_the_association_does_not_stop_the_others(folder):
     app, kept = App(), []
     cut = uid_of(folder / "ct")
 
@@ -301,7 +301,7 @@ def test_an_instance_that_ends_the_association_does_not_keep_others(folder):
     assert str(folder / "ct") in done.stderr
 
 
-def test_a_peer_that_still_counts_what_it_has_aborted_is_asked_again(folder):
+def test_store_retries_while_the_peer_counts_the_aborted_association(folder):
     app, rejected = App(), threading.Event()
     cut = uid_of(folder / "ct")
 
@@ -323,7 +323,7 @@ def test_a_peer_that_still_counts_what_it_has_aborted_is_asked_again(folder):
 
 
 @pytest.mark.parametrize("told", [RequestFailed("C-ECHO", Status(0x0110)), NotAccepted("no echo")])
-def test_a_peer_that_is_no_longer_full_at_the_last_try_is_not_gone(folder, monkeypatch, told):
+def test_store_succeeds_when_the_peer_has_room_at_the_last_try(folder, monkeypatch, told):
     monkeypatch.setattr(sending, "_PAUSES", (0, 0))
     answers = [AssociationRejected(2, 3, 2), AssociationRejected(2, 3, 2), told]
 
@@ -349,13 +349,13 @@ def test_a_peer_that_is_no_longer_full_at_the_last_try_is_not_gone(folder, monke
     assert (counts.failed, len(said), answers) == (1, 1, [])
 
 
-def test_store_where_nobody_listens(free_port, folder):
+def test_store_where_no_peer_listens(free_port, folder):
     done = run("store", free_port, folder, "-j", 2, code=3)
     assert "sent 0, failed 0" in done.stdout
     assert done.stderr.count("\n") == 1
 
 
-def test_resume(archive, server, folder, tmp_path):
+def test_store_resumes_from_the_list_of_sent_files(archive, server, folder, tmp_path):
     journal = tmp_path / "sent.txt"
     refused = uid_of(folder / "ct")
     archive.refused.add(refused)
@@ -376,7 +376,7 @@ def test_resume(archive, server, folder, tmp_path):
     assert "sent 1," in run("store", server, folder, "--resume", journal).stdout
 
 
-def test_a_line_that_was_cut_off_is_forgotten(archive, server, folder, tmp_path):
+def test_resume_ignores_a_line_that_was_cut_off(archive, server, folder, tmp_path):
     journal = tmp_path / "sent.txt"
     run("store", server, folder, "--resume", journal)
     whole = journal.read_text()
@@ -385,7 +385,7 @@ def test_a_line_that_was_cut_off_is_forgotten(archive, server, folder, tmp_path)
     assert journal.read_text() == whole
 
 
-def test_a_list_that_cannot_be_written_ends_the_run(server, folder, tmp_path, monkeypatch):
+def test_store_stops_when_the_resume_list_cannot_be_written(server, folder, tmp_path, monkeypatch):
     def add(journal, file):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -406,7 +406,7 @@ def test_ctrl_c_while_a_command_is_loaded(monkeypatch):
     assert (done.exit_code, done.output) == (130, "")
 
 
-def test_what_is_no_file_is_passed_over(archive, server, folder):
+def test_store_skips_entries_that_are_not_files(archive, server, folder):
     os.mkfifo(folder / "pipe")
     (folder / "link").symlink_to("nowhere")
     done = run("store", server, folder, code=1)
@@ -414,7 +414,7 @@ def test_what_is_no_file_is_passed_over(archive, server, folder):
     assert done.stderr == f"{folder / 'link'}: No such file or directory\n"
 
 
-def test_a_file_that_is_no_list_is_let_be(server, folder):
+def test_resume_leaves_a_file_alone_that_is_not_a_list(server, folder):
     (folder / "rows.json").write_text('[["a"], 1, 2]\n')
     for name in ("notes.txt", "ct", "rows.json"):
         before = (folder / name).read_bytes()
@@ -423,7 +423,7 @@ def test_a_file_that_is_no_list_is_let_be(server, folder):
         assert (folder / name).read_bytes() == before
 
 
-def test_the_progress_bar_is_for_terminals(server, folder, monkeypatch):
+def test_progress_bar_is_shown_on_terminals_only(server, folder, monkeypatch):
     monkeypatch.setattr(clients, "on_a_terminal", lambda: True)
     monkeypatch.setattr(sending, "on_a_terminal", lambda: True)
     monkeypatch.setattr("click._termui_impl.isatty", lambda stream: True)
@@ -436,7 +436,7 @@ def test_the_progress_bar_is_for_terminals(server, folder, monkeypatch):
 # ------------------------------------------------------------- find
 
 
-def test_find_a_table(archive, server):
+def test_find_prints_a_table(archive, server):
     archive.rows = [
         {"PatientID": "1", "PatientName": "DOE^JANE", "StudyDescription": "x" * 60},
         {"PatientID": "22", "PatientName": "山田^太郎", "StudyDescription": None},
@@ -453,7 +453,7 @@ def test_find_a_table(archive, server):
     assert archive.ended == ["otherwise"]
 
 
-def test_a_table_is_whole_where_no_terminal_is(archive, server):
+def test_find_table_is_not_cut_without_a_terminal(archive, server):
     archive.rows = [{"StudyDescription": "x" * 64, "PatientID": "a\x1b[2J"}]
     done = run("find", server, "-k", "StudyDescription", "-k", "PatientID", COLUMNS="")
     assert done.stdout.splitlines()[1] == "x" * 64 + "  a?[2J"
@@ -469,14 +469,14 @@ def test_find_json(archive, server):
     assert json.loads(run("find", server, "-k", "PatientID", "--json").stdout) == []
 
 
-def test_levels_and_models(archive, server):
+def test_find_by_level_and_information_model(archive, server):
     run("find", server, "-k", "PatientID", "--level", "series", "--model", "StudyRoot")
     assert archive.identifier.QueryRetrieveLevel == "SERIES"
     run("find", server, "-k", "PatientID", "--model", "1.2.840.10008.5.1.4.31")  # the worklist
     assert "QueryRetrieveLevel" not in archive.identifier
 
 
-def test_limit_cancels(archive, server):
+def test_find_limit_cancels_the_query(archive, server):
     more = threading.Event()
 
     def rows():
@@ -499,7 +499,7 @@ def test_find_answered_with_a_failure(archive, server):
     assert done.stdout.splitlines() == ["PatientID", "1"]  # what came until then
 
 
-def test_nested_keys(archive, server):
+def test_find_takes_nested_keys(archive, server):
     step = "ScheduledProcedureStepSequence"
     archive.rows = [
         {"PatientID": "1", step: [{"Modality": "CT", "ScheduledStationAETitle": ["A", "B"]}]}
@@ -515,7 +515,7 @@ def test_nested_keys(archive, server):
     ]
 
 
-def test_kinds_of_keys(archive, server):
+def test_find_takes_keywords_tags_and_values_as_keys(archive, server):
     keys = ["00100010=M\u00fcller*", r"ModalitiesInStudy=CT\MR", "NumberOfStudyRelatedSeries=3"]
     keys += ["(0008,1110)", "QueryRetrieveLevel=SERIES", "Rows=512"]
     run("find", server, *(part for key in keys for part in ("-k", key)))
@@ -543,7 +543,7 @@ def test_kinds_of_keys(archive, server):
         ("PixelData=1", "PixelData"),
     ],
 )
-def test_wrong_keys(free_port, key, words):
+def test_find_refuses_wrong_keys(free_port, key, words):
     done = run("find", free_port, "-k", key, code=2)
     assert words in " ".join(done.stderr.split())
     assert "Traceback" not in done.output
@@ -576,7 +576,7 @@ def test_get_into_a_folder(archive, server, sample, tmp_path):
     assert archive.identifier.StudyInstanceUID == "1.2.3"
 
 
-def test_get_only_some_classes(archive, server, sample, tmp_path):
+def test_get_of_some_sop_classes_only(archive, server, sample, tmp_path):
     archive.paths = [sample(name) for name in FILES[:2]]
     arguments = ["-k", "StudyInstanceUID=1.2.3", "-o", tmp_path, "--storage"]
     done = run("get", server, *arguments, "CTImageStorage", code=1)
@@ -586,7 +586,7 @@ def test_get_only_some_classes(archive, server, sample, tmp_path):
     assert "did you mean 'CTImageStorage'" in done.stderr
 
 
-def test_get_where_nothing_can_be_written(archive, server, sample, tmp_path):
+def test_get_into_a_folder_that_cannot_be_written(archive, server, sample, tmp_path):
     archive.paths = [sample("CT_small.dcm")]
     (tmp_path / "file").write_text("")
     inside = tmp_path / "file" / "folder"
@@ -615,7 +615,7 @@ def test_move_with_progress(archive, server, sample, monkeypatch):
     assert f"{uid_of(archive.paths[0])}: failed" in done.stderr
 
 
-def test_move_to_somebody_unknown(server):
+def test_move_to_an_unknown_destination(server):
     done = run("move", server, "NOWHERE", "-k", "StudyInstanceUID=1.2.3", code=4)
     assert done.stderr.startswith("Error: C-MOVE: 0xA801")
 
@@ -745,7 +745,7 @@ def test_the_help_tells_the_exit_codes():
         assert "Example" in CliRunner().invoke(main, [name, "--help"]).output
 
 
-def test_what_a_peer_says_does_not_steer_the_terminal(archive, server, capsys):
+def test_text_from_a_peer_cannot_steer_the_terminal(archive, server, capsys):
     archive.rows = [{"PatientID": "A\x9b2J\x1b[2J\x7f"}]
     table = run("find", server, "-k", "PatientID")
     assert table.stdout.splitlines()[-1] == "A?2J?[2J?"

@@ -79,7 +79,7 @@ def routes(folder, *arguments, **values):
     return done.stdout.splitlines()
 
 
-def test_a_wide_terminal_has_a_line_for_each(folder):
+def test_routes_fill_one_line_each_on_a_wide_terminal(folder):
     header, *lines = routes(folder, "app.py", COLUMNS="160")
     assert header.split() == [
         *("COMMAND", "SOP", "CLASS", "TRANSFER", "SYNTAX", "TO", "FROM", "BLUEPRINT", "HANDLER"),
@@ -102,7 +102,7 @@ def test_a_wide_terminal_has_a_line_for_each(folder):
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120])
-def test_a_narrow_terminal_is_not_overrun_and_loses_nothing(folder, width):
+def test_routes_wrap_on_a_narrow_terminal_and_lose_nothing(folder, width):
     lines = routes(folder, COLUMNS=str(width))
     assert max(map(len, lines)) <= width
     words = set(" ".join(lines).replace(",", " ").replace(";", " ").split())
@@ -110,7 +110,7 @@ def test_a_narrow_terminal_is_not_overrun_and_loses_nothing(folder, width):
     assert {"unknown", "StudyRoot", "Worklist", "type", "built", "Verification"} <= words
 
 
-def test_all_of_a_route_as_json(folder):
+def test_routes_as_json_have_every_property(folder):
     found = json.loads("\n".join(routes(folder, "--json")))
     by_handler = {route["handler"]: route for route in found}
     assert by_handler["keep"] == {
@@ -131,7 +131,7 @@ def test_all_of_a_route_as_json(folder):
     assert (by_handler["built in"]["command"], by_handler["built in"]["file"]) == ("C-ECHO", None)
 
 
-def test_the_first_that_covers_a_request_is_the_one_that_answers(folder):
+def test_first_listed_route_that_covers_a_request_answers_it(folder):
     app = runpy.run_path(str(folder / "app.py"))["app"]
     listed = in_order(app)
     for called in ("ARCHIVE", "RESEARCH"):
@@ -153,7 +153,7 @@ def test_the_first_that_covers_a_request_is_the_one_that_answers(folder):
                     assert first == answering
 
 
-def test_handlers_that_are_no_plain_functions_have_a_place():
+def test_routes_show_where_classes_and_partials_are_defined():
     class Keeper:
         def __call__(self, request): ...
 
@@ -177,7 +177,7 @@ def test_handlers_that_are_no_plain_functions_have_a_place():
     assert lines == {keeper, keeper + 2, plain.__code__.co_firstlineno}
 
 
-def test_a_blueprint_may_have_the_echo():
+def test_routes_show_the_echo_of_a_blueprint():
     blueprint, app = Blueprint("echo"), App()
     blueprint.echo(lambda request: None)
     app.register_blueprint(blueprint, called_ae="OTHER")

@@ -68,7 +68,7 @@ def test_run_traces_with_values(folder):
     assert "Doe^John" in output
 
 
-def test_a_folder_that_cannot_be(folder):
+def test_record_folder_that_cannot_be_made_is_an_error(folder):
     (folder / "file").write_text("")
     done = subprocess.run(
         [sys.executable, "-m", "pacsroute", "run", "--port", "0", "--record", "file/here"],
@@ -116,7 +116,7 @@ def test_explain_a_capture():
     assert "Doe^John" in invoke("explain", CAPTURES / "dcmtk.pcap", "--values").output
 
 
-def test_explain_what_is_not_dicom(tmp_path):
+def test_explain_a_file_that_is_not_dicom(tmp_path):
     path = tmp_path / "other.pcap"
     path.write_bytes(pcap(RAW, dialogue()))
     done = invoke("explain", path)
@@ -138,7 +138,7 @@ def test_explain_what_is_not_dicom(tmp_path):
     assert line.endswith("10.0.0.7:50312 → 10.0.0.1:2762: TLS: what is inside cannot be read here")
 
 
-def test_explain_what_is_damaged_or_cut(tmp_path):
+def test_explain_a_damaged_or_cut_file(tmp_path):
     whole = (CAPTURES / "dcmtk_cooked.pcap").read_bytes()
     path = tmp_path / "cut.pcap"
     lengths = []
@@ -176,7 +176,7 @@ def test_explain_a_recording_that_was_cut_in_the_middle_of_a_message(tmp_path):
 # ------------------------------------------------------------- replay
 
 
-def test_replay_says_what_differs(folder):
+def test_replay_reports_different_answers(folder):
     (folder / "other.py").write_text("from pacsroute import App\napp = App('OTHER')\n")
     done = invoke("replay", CAPTURES / "dcmtk_cooked.pcap", folder / "other.py")
     assert done.exit_code == 1
@@ -194,7 +194,7 @@ def test_replay_says_what_differs(folder):
 
 
 @pytest.mark.parametrize("no_colour", ["", "1"])
-def test_colour_on_a_terminal_only_and_not_against_the_users_will(no_colour):
+def test_colour_needs_a_terminal_and_obeys_no_color(no_colour):
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "pacsroute", "explain", str(CAPTURES / "dcmtk_cooked.pcap")],

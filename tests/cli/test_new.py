@@ -41,7 +41,7 @@ def project(tmp_path):
     return folder
 
 
-def test_it_passes_its_own_tests(project):
+def test_new_project_passes_its_own_tests(project):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
         cwd=project,
@@ -55,7 +55,7 @@ def test_it_passes_its_own_tests(project):
     assert "3 passed" in done.stdout
 
 
-def test_it_serves_and_its_command_runs(project, dcmtk, sample):
+def test_new_project_serves_and_its_command_runs(project, dcmtk, sample):
     with Running(project, "run", "--port", "0", "--workers", "2") as running:
         assert running.lines == []
         port = running.port()
@@ -68,7 +68,7 @@ def test_it_serves_and_its_command_runs(project, dcmtk, sample):
     assert pacsroute(project, "count") == (0, "1\n", "")
 
 
-def test_of_two_that_store_one_instance_the_last_is_in_the_index(project, monkeypatch):
+def test_new_project_indexes_the_last_copy_of_an_instance(project, monkeypatch):
     """Another worker has no place between the file and its row."""
     monkeypatch.chdir(project)
     app, save, refusals = runpy.run_path("app.py")["app"], StoreRequest.save, []
@@ -90,7 +90,7 @@ def test_of_two_that_store_one_instance_the_last_is_in_the_index(project, monkey
     assert refusals == ["database is locked"]
 
 
-def test_its_words_are_in_place(project):
+def test_new_project_has_its_name_in_every_file(project):
     for name in FILES:
         text = (project / name).read_text()
         assert "project-name" not in text
@@ -101,7 +101,7 @@ def test_its_words_are_in_place(project):
     assert metadata["project"]["name"] == "night-archive"
 
 
-def test_its_unit_is_understood_by_systemd(project, tmp_path):
+def test_new_project_has_a_valid_systemd_unit(project, tmp_path):
     done = subprocess.run(
         [program("systemd-analyze"), "verify", str(project / "night-archive.service")],
         capture_output=True,
@@ -114,13 +114,13 @@ def test_its_unit_is_understood_by_systemd(project, tmp_path):
     assert all("is not executable" in line for line in complaints), done.stderr
 
 
-def test_a_long_name_is_cut_to_an_ae_title(tmp_path):
+def test_new_project_with_a_long_name_has_a_valid_ae_title(tmp_path):
     assert pacsroute(tmp_path, "new", "the-very-long-one-here")[0] == 0
     assert 'App("THE-VERY-LONG-ON"' in (tmp_path / "the-very-long-one-here" / "app.py").read_text()
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_what_is_there_is_let_be(tmp_path, kind):
+def test_new_project_does_not_overwrite_files(tmp_path, kind):
     path = tmp_path / "there"
     if kind == "folder":
         path.mkdir()
@@ -139,7 +139,7 @@ def test_what_is_there_is_let_be(tmp_path, kind):
     "name",
     ["", "Archive", "a/b", "../up", "1st", "a_b", "a--b", "a-", "é", "a b", ".", "pacsroute"],
 )
-def test_a_name_that_is_none(tmp_path, name):
+def test_new_project_needs_a_valid_name(tmp_path, name):
     code, out, said = pacsroute(tmp_path, "new", "--", name)
     assert (code, out) == (2, "")
     assert "Traceback" not in said

@@ -50,7 +50,7 @@ def answers(port):
         peer.release()
 
 
-def test_a_saved_file_restarts_it_on_the_same_port(running, folder):
+def test_saved_file_restarts_the_server_on_the_same_port(running, folder):
     answers(running.number)
     for title in ("TWO", "SIX", "TEN"):  # of one length, within one second
         (folder / "parts" / "title.py").write_text(f"TITLE = '{title}'\n")
@@ -78,7 +78,7 @@ def test_a_broken_file_waits_for_its_fix_and_so_do_peers(running, folder, dcmtk)
         echo.wait()
 
 
-def test_an_app_that_is_broken_from_the_start(folder):
+def test_reload_waits_for_an_app_that_is_broken_from_the_start(folder):
     (folder / "parts" / "title.py").write_text("TITLE = 'A' * 17\n")
     with Running(folder, "run", "app:app", "--port", "0", "--reload") as running:
         running.until("an AE title has 1 to 16")
@@ -88,7 +88,7 @@ def test_an_app_that_is_broken_from_the_start(folder):
         answers(running.port())
 
 
-def test_associations_do_not_delay_it(running, folder):
+def test_open_associations_do_not_delay_a_reload(running, folder):
     with RawPeer(running.number) as peer:
         assert peer.echo() == 0
         (folder / "app.py").write_text(APP.replace("TITLE)", "'NEXT')"))
@@ -97,7 +97,7 @@ def test_associations_do_not_delay_it(running, folder):
         peer.read_pdu()  # an A-ABORT
 
 
-def test_a_port_that_is_added_or_changed(folder):
+def test_reload_with_a_port_added_or_changed(folder):
     (folder / "app.py").write_text(APP.replace("App(TITLE", "App(TITLE, port=0"))
     with Running(folder, "run", "--reload") as running:
         first = running.port()
@@ -122,7 +122,7 @@ def test_modules_that_the_lifespan_imports_are_watched_too(folder):
         running.until("seen")
 
 
-def test_a_package_that_is_removed_and_comes_back(running, folder):
+def test_reload_survives_a_package_that_is_removed_and_comes_back(running, folder):
     (folder / "parts" / "title.py").write_text("TITLE = 'NIL'\n")
     running.until("NIL serves")  # it is watched by now
     running.port()
@@ -136,7 +136,7 @@ def test_a_package_that_is_removed_and_comes_back(running, folder):
         assert running.port() == running.number
 
 
-def test_what_is_no_code_does_not_restart_it(running, folder):
+def test_files_that_are_not_code_do_not_restart_the_server(running, folder):
     (folder / "image.dcm").write_bytes(b"\0" * 200)
     (folder / "__pycache__").mkdir(exist_ok=True)
     (folder / "__pycache__" / "app.pyc").write_bytes(b"\0")
@@ -146,7 +146,7 @@ def test_what_is_no_code_does_not_restart_it(running, folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_both(running, number):
+def test_signal_ends_watcher_and_server(running, number):
     running.signal(number)
     assert running.ended() == 0
     assert "put away ONE" in running.lines
@@ -154,13 +154,13 @@ def test_a_signal_ends_both(running, number):
         RawPeer(running.number)
 
 
-def test_a_command_line_that_no_file_mends_ends_it(folder):
+def test_reload_ends_where_the_command_line_is_wrong(folder):
     with Running(folder, "run", "--reload", "--max-spool", "many") as running:
         assert running.ended() == 2
     assert any("max_spool is a whole number" in line for line in running.lines)
 
 
-def test_without_watchfiles_it_says_what_to_install(folder):
+def test_reload_without_watchfiles_names_the_extra(folder):
     code, said = without("watchfiles", folder, "run", "--reload")
     assert code == 1
     assert said == "Error: --reload needs watchfiles: pip install 'pacsroute[reload]'\n"

@@ -88,7 +88,7 @@ def test_associations_are_spread_over_the_workers(two, folder):
     assert ends == {f"{what}-{pid}" for what in ("began", "ended") for pid in two.pids}
 
 
-def test_dcmtk_is_answered(two, dcmtk):
+def test_workers_answer_dcmtk(two, dcmtk):
     for _ in range(3):
         assert dcmtk("echoscu", "127.0.0.1", two.number).returncode == 0
 
@@ -123,7 +123,7 @@ def test_a_graceful_stop_lets_associations_finish(two):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_a_quick_stop_does_not_wait(two, folder, number):
+def test_quick_stop_of_workers_does_not_wait(two, folder, number):
     with Peer(two.number) as peer:
         pid = peer.who()[1]
         two.signal(number)
@@ -224,7 +224,7 @@ def test_workers_speak_tls_at_a_port_of_its_own(folder):
                 assert client.echo().code == 0
 
 
-def test_more_and_fewer_workers(two):
+def test_number_of_workers_changes_at_signals(two):
     two.signal(signal.SIGTTIN)
     third = int(two.until(r"worker (\d+) serves")[1])
     ended = set()
@@ -244,7 +244,7 @@ def test_more_and_fewer_workers(two):
         ("from pacsroute import App\n\napp = App('A' * 17)\n", "an AE title has 1 to 16"),
     ],
 )
-def test_a_broken_app_is_said_once(folder, text, words):
+def test_workers_report_a_broken_app_once(folder, text, words):
     (folder / "app.py").write_text(text)
     code, out, said = pacsroute(folder, "run", "--port", "0", "--workers", "2")
     assert (code, out) == (1, "")
@@ -252,7 +252,7 @@ def test_a_broken_app_is_said_once(folder, text, words):
     assert "gunicorn" not in said
 
 
-def test_a_lifespan_that_fails_ends_it(folder):
+def test_workers_end_when_a_lifespan_fails(folder):
     (folder / "app.py").write_text(APP.replace("    yield\n", "    1 / 0\n    yield\n", 1))
     code, _, said = pacsroute(folder, "run", "--port", "0", "--workers", "2")
     assert code != 0
@@ -275,7 +275,7 @@ def test_a_lifespan_that_fails_ends_it(folder):
         (["--workers", "2", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
     ],
 )
-def test_mistakes(folder, arguments, words):
+def test_mistakes_in_the_options_of_workers(folder, arguments, words):
     code, _, said = pacsroute(folder, "run", "--port", "0", *arguments)
     assert code != 0
     assert words in said
@@ -284,7 +284,7 @@ def test_mistakes(folder, arguments, words):
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() != 0, reason="only root becomes another")
 @pytest.mark.parametrize("more", [(), ("--metrics-port", "0")])
-def test_the_workers_run_as_another_user(more):
+def test_workers_run_as_another_user(more):
     nobody = pwd.getpwnam("nobody")
     arguments = ["run", "--port", "0", "--workers", "1", "--user", "nobody", *more]
     # Not in pytest's folders: each pytest that starts makes them root's own again.
@@ -299,7 +299,7 @@ def test_the_workers_run_as_another_user(more):
             assert running.ended() == 0
 
 
-def test_without_gunicorn_it_says_what_to_install(folder):
+def test_workers_without_gunicorn_name_the_extra(folder):
     code, said = without("gunicorn", folder, "run", "--workers", "2")
     assert code == 1
     assert said == "Error: --workers needs gunicorn: pip install 'pacsroute[workers]'\n"

@@ -152,7 +152,7 @@ def example(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["archive", "commitment", "hello", "mpps", "ups", "worklist"])
-def test_the_server_accepts_what_is_stated_and_nothing_else(name, tmp_path, monkeypatch):
+def test_server_accepts_exactly_the_stated_contexts(name, tmp_path, monkeypatch):
     app = example(name, tmp_path, monkeypatch)
     text = statement(app)
     with app.serve(port=0) as server:
@@ -191,7 +191,7 @@ def two_titles():
     return app
 
 
-def test_each_title_has_its_own_part(two_titles):
+def test_statement_has_a_part_for_each_title(two_titles):
     text = statement(two_titles)
     with two_titles.serve(port=0) as server:
         callers = ("", "CT1", "MR1")
@@ -308,7 +308,7 @@ def test_security_and_limits_are_those_of_the_settings():
         assert reason in parts["7.3.1"]
 
 
-def test_a_character_set_of_one_peer_is_stated():
+def test_statement_has_the_character_set_of_a_peer():
     app = App("WORKLIST", charset="ISO_IR 192")
 
     @app.find("Worklist")
@@ -349,7 +349,7 @@ def test_the_character_sets_of_undeclared_text_are_stated():
         ),
     ],
 )
-def test_tls_is_stated_as_it_is_set(settings, words):
+def test_statement_has_the_tls_settings(settings, words):
     text = statement(App("GATE", port=104, **settings))
     assert all(word in text for word in words)
     assert not re.search(r"a\.pem|s3cret", text)
@@ -372,7 +372,7 @@ def command(folder, *arguments):
     )
 
 
-def test_the_command_prints_or_writes(tmp_path):
+def test_conformance_command_prints_or_writes_the_statement(tmp_path):
     (tmp_path / "app.py").write_text("from pacsroute import App\n\napp = App('HERE')\n")
     (tmp_path / "site.toml").write_text("port = 104\n")
     printed = command(tmp_path)
@@ -395,7 +395,7 @@ def test_the_command_prints_or_writes(tmp_path):
         (["app.py", "--output", "no/where.md"], "no/where.md: No such file"),
     ],
 )
-def test_mistakes_are_said_in_a_line(tmp_path, arguments, words):
+def test_conformance_command_reports_mistakes_in_one_line(tmp_path, arguments, words):
     (tmp_path / "app.py").write_text("from pacsroute import App\n\napp = App('HERE')\n")
     done = command(tmp_path, *arguments)
     assert done.returncode != 0

@@ -167,12 +167,12 @@ def test_decoding_never_raises(data, charset, vr):
 
 
 @given(st.binary())
-def test_undeclared_bytes_are_all_kept(data):
+def test_undeclared_bytes_are_kept(data):
     if b"\x1b" not in data:
         assert charsets.decode(data).encode("latin_1") == data
 
 
-def test_all_sets_at_once():
+def test_text_with_all_character_sets_at_once():
     text = "Ä김희중山田ﾔﾏ丂Ж張王^é=\\김"
     charset = ["ISO 2022 IR 100", *EXTENDED[1:]]
     assert charsets.decode(charsets.encode(text, charset, "PN"), charset, "PN") == text
@@ -247,5 +247,5 @@ def test_wrong_bytes_become_latin_1():
         (["iso_ir_126"], ("ISO_IR 126",)),
     ],
 )
-def test_terms(sent, meant):
+def test_defined_terms_of_character_sets(sent, meant):
     assert charsets.terms(sent) == meant

@@ -145,7 +145,7 @@ def test_the_table_of_values_has_every_vr():
 
 @pytest.mark.parametrize("transfer_syntax", SYNTAXES)
 @given(row=ROWS, nested=ROWS)
-def test_pydicom_reads_what_was_encoded(transfer_syntax, row, nested):
+def test_encoded_data_sets_are_read_by_pydicom(transfer_syntax, row, nested):
     row = {**row, "RequestAttributesSequence": [nested, {}]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -208,7 +208,7 @@ def test_no_character_set_loses_a_character(row, charset):
             assert plain(back[keyword].value) == value
 
 
-def test_bytes():
+def test_bytes_are_encoded_as_they_are():
     assert encode({"PatientID": "12"}, EXPLICIT) == b"\x10\x00\x20\x00LO\x02\x0012"
     assert encode({"PatientID": "1"}, IMPLICIT) == b"\x10\x00\x20\x00\x02\0\0\x001 "
     assert encode({"PatientID": "12"}, BIG) == b"\x00\x10\x00\x20LO\x00\x0212"
@@ -233,7 +233,7 @@ def test_elements_are_in_tag_order():
     ]
 
 
-def test_none_and_empty_are_zero_length():
+def test_none_and_empty_values_have_length_zero():
     for keyword in VALUES:
         data = encode({keyword: None}, IMPLICIT)
         assert len(data) == 8
@@ -271,7 +271,7 @@ def test_none_and_empty_are_zero_length():
         ("PatientName", PersonName("A^B"), b"A^B "),
     ],
 )
-def test_python_values(keyword, value, text):
+def test_python_values_are_encoded_for_their_vr(keyword, value, text):
     assert encode({keyword: value}, IMPLICIT)[8:] == text
 
 
@@ -322,7 +322,7 @@ def test_values_of_the_wrong_type_are_refused_without_showing_them(keyword, valu
 
 
 @pytest.mark.parametrize("keyword", ["", "_", "Item", "ItemDelimitationItem"])
-def test_nothing_is_proposed_that_is_no_keyword_of_rows(keyword):
+def test_suggestions_are_keywords_that_rows_may_have(keyword):
     with pytest.raises(DataSetError, match="no such keyword") as caught:
         encode({keyword: 1}, EXPLICIT)
     assert "''?" not in str(caught.value)
@@ -351,7 +351,7 @@ def test_an_unknown_keyword_names_the_nearest():
             encode({key: "A"}, EXPLICIT)
 
 
-def test_what_is_no_row_is_refused():
+def test_row_of_another_type_is_refused():
     for row in (["PatientID"], "PatientID", 5):
         with pytest.raises(DataSetError):
             RowEncoder(EXPLICIT).encode(row)
@@ -364,7 +364,7 @@ def test_a_row_within_itself_is_refused():
         encode(row, EXPLICIT)
 
 
-def test_what_is_too_long_for_its_vr_goes_as_un():
+def test_value_too_long_for_its_vr_is_encoded_as_un():
     uids = [f"1.2.826.0.1.3680043.8.498.{n:020}" for n in range(2000)]
     data = encode({"FailedSOPInstanceUIDList": uids}, EXPLICIT)
     assert data[4:8] == b"UN\0\0"
@@ -378,7 +378,7 @@ def test_what_is_too_long_for_its_vr_goes_as_un():
     assert b"UN\0\0\0\x01\0\0" in big
 
 
-def test_ambiguous_vrs():
+def test_ambiguous_vrs_are_decided_by_the_data_set():
     def vr(row, keyword, transfer_syntax=EXPLICIT):
         return read(encode(row, transfer_syntax), transfer_syntax).get_item(keyword).VR
 
@@ -400,7 +400,7 @@ def test_ambiguous_vrs():
     assert vr({"WaveformData": b"\0\0", "WaveformBitsAllocated": 8}, "WaveformData") == "OB"
 
 
-def test_pixel_data():
+def test_pixel_data_native_and_encapsulated():
     encapsulated = pydicom.encaps.encapsulate([b"\1\2"])
     data = encode({"PixelData": encapsulated}, JPEGBaseline8Bit)
     assert data[:12] == b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff"
@@ -429,7 +429,7 @@ def test_encapsulated_pixel_data_that_was_set_with_pydicom():
     assert encode(dataset, JPEGBaseline8Bit) == head + fragments + end
 
 
-def test_groups_that_do_not_belong_are_left_out():
+def test_command_and_file_meta_groups_are_left_out():
     dataset = Dataset()
     dataset.add_new(0x00000002, "UI", "1.2")
     dataset.add_new(0x00020010, "UI", "1.2")
@@ -470,7 +470,7 @@ def test_bytes_that_pydicom_could_not_convert_are_written_as_they_came():
 
 
 @pytest.mark.parametrize("touched", [False, True])
-def test_us_or_ss_has_one_of_the_two_though_nothing_says_which(touched):
+def test_us_or_ss_without_pixel_representation_gets_one_of_both(touched):
     dataset = parse(b"\x28\0\x71\0\2\0\0\0\xff\1", IMPLICIT)
     if touched:
         assert dataset["PerimeterValue"].VR == "US or SS"
@@ -622,7 +622,7 @@ def asking(**keys):
 
 
 @pytest.mark.parametrize("empty", [None, ""])
-def test_what_is_kept_though_not_asked_for_is_never_empty(empty):
+def test_elements_kept_unasked_are_never_empty(empty):
     row = {"PatientID": "1", "InstanceAvailability": empty, "ImageComments": "x"}
     kept = ["InstanceAvailability"]
     for asked, left in ((asking(PatientID=""), {}), (asking(PatientID="", **{kept[0]: ""}), row)):
@@ -648,7 +648,7 @@ def test_waveforms_from_implicit_vr_have_the_vr_of_their_samples(bits, vr, synta
     assert encode(parse(converted, syntax), IMPLICIT) == encode(row, IMPLICIT)
 
 
-def test_the_view_that_is_asked_for_is_no_key_that_is_missing():
+def test_query_retrieve_view_is_not_a_missing_key():
     encoder = RowEncoder(EXPLICIT, asking(QueryRetrieveView="CLASSIC", PatientID=""))
     assert encoder.encode({"PatientID": "1"}) == (encode({"PatientID": "1"}, EXPLICIT), True)
 
@@ -697,7 +697,7 @@ def test_private_keys_are_found_in_whatever_block_the_row_has_them():
     assert encoder.encode({}) == (b"", False)
 
 
-def test_identifiers_without_items_that_count():
+def test_identifier_keys_without_items():
     request = asking(
         SpecificCharacterSet="ISO_IR 100", QueryRetrieveLevel="STUDY", TimezoneOffsetFromUTC=""
     )
@@ -708,7 +708,7 @@ def test_identifiers_without_items_that_count():
     assert RowEncoder(EXPLICIT, request).encode(row) == (want, True)
 
 
-def test_plans_are_bounded():
+def test_number_of_encoding_plans_is_bounded():
     encoder = RowEncoder(EXPLICIT)
     keywords = [k for _, _, _, _, k in pydicom._dicom_dict.DicomDictionary.values() if k][100:1100]
     for keyword in keywords:
@@ -719,7 +719,7 @@ def test_plans_are_bounded():
     assert len(inner._dataset_plans) <= 256
 
 
-def test_how_a_huge_dataset_is_written_is_not_remembered():
+def test_huge_data_set_leaves_no_encoding_plan():
     plans = encoder_of_all(syntax(IMPLICIT))._dataset_plans
     huge = Dataset()
     for number in range(3000):

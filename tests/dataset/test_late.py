@@ -94,7 +94,7 @@ def test_pydicom_is_imported_on_one_thread(program):
     subprocess.run([sys.executable, "-W", "error", "-c", START + program], check=True, timeout=60)
 
 
-def test_a_pydicom_that_another_thread_is_importing_is_not_there_yet(monkeypatch):
+def test_pydicom_under_import_in_another_thread_counts_as_missing(monkeypatch):
     for name in ("pydicom.dataset", "pydicom.config"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     assert not late.is_dataset({})

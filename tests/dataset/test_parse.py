@@ -115,7 +115,7 @@ def test_files_are_read_as_pydicom_reads_them(path, uid):
     uid=st.sampled_from([EXPLICIT, IMPLICIT, BIG, DEFLATED, JPEGBaseline8Bit, GE, PRIVATE, ""]),
 )
 @example(data=b"\x40\0\x75\x02SQ\0\0\xff\xff\xff\xff" * 5, uid=EXPLICIT)
-def test_only_data_set_errors_come_out(data, uid):
+def test_parse_raises_data_set_errors_only(data, uid):
     try:
         parse(data, uid)
     except DataSetError as error:
@@ -132,7 +132,7 @@ def test_only_data_set_errors_come_out(data, uid):
 
 
 @given(HOSTILE)
-def test_deferral_changes_nothing(data):
+def test_deferred_values_equal_values_read_at_once(data):
     def outcome(**options):
         try:
             return parse(BytesIO(data), EXPLICIT, **options)
@@ -165,7 +165,7 @@ def element(group, number, vr, value):
     return struct.pack("<HH2sH", group, number, vr, len(value)) + value
 
 
-def test_empty():
+def test_empty_data_sets():
     assert len(parse(b"", EXPLICIT)) == 0
     assert len(identifier(b"", IMPLICIT)) == 0
 
@@ -222,7 +222,7 @@ def test_the_uids_are_not_looked_for_inside_a_long_value(vr):
     assert peek.sop_uids(data, EXPLICIT) == ("", "")
 
 
-def test_what_was_too_long_for_its_vr_is_of_that_vr():
+def test_value_too_long_for_its_vr_gets_its_vr_back():
     points = [f"{number / 8:.4f}" for number in range(10_000)]
     contours = {"ContourSequence": [{"ContourData": points, "NumberOfContourPoints": 3}]}
     data = encode(contours, EXPLICIT)
@@ -313,7 +313,7 @@ def test_implicit_and_explicit_mixed_up():
         assert parse(data, EXPLICIT).RequestAttributesSequence[0].PatientID == "1"
 
 
-def test_unknown_vrs():
+def test_values_of_unknown_vrs_are_bytes():
     data = element(0x09, 0x10, b"LO", b"TEST") + element(0x09, 0x1001, b"ZZ", b"ab")
     dataset = parse(data + element(0x10, 0x20, b"LO", b"12"), EXPLICIT)
     assert dataset[0x0009, 0x1001].value == b"ab"
@@ -371,7 +371,7 @@ def test_character_sets_of_items():
         assert dataset.RequestAttributesSequence[0].PatientID == "Ж"
 
 
-def test_identifiers():
+def test_identifiers_are_read_as_data_sets():
     data = (
         element(0x0002, 0x0010, b"UI", b"1.2\0")
         + element(0x0008, 0x0000, b"UL", b"\1\0\0\0")

@@ -48,7 +48,7 @@ def test_a_number_that_cannot_be_written_is_refused(value):
     value=st.sampled_from([b"", b" ", b"abc", b"\\" * 5, b"\xff" * 8, b"\0"])
     | st.binary(max_size=9)
 )
-def test_what_is_not_refused_can_be_given_back(tag, value):
+def test_storable_data_set_can_be_written_again(tag, value):
     try:
         ds = raw(tag, value)
     except Exception:  # noqa: BLE001 - nothing that a handler ever gets
@@ -70,7 +70,7 @@ def test_a_value_in_an_item_is_named_by_its_sequence():
         check_storable(step, 0x0115)
 
 
-def test_what_is_only_odd_is_kept():
+def test_odd_values_are_storable():
     with config.disable_value_validation():
         check_storable(dataset(StudyDate="yesterday", PatientID="1" * 500, StudyInstanceUID="x.y"))
     check_storable(dataset(EventTimeOffset=float("nan"), RealWorldValueSlope=float("inf")))

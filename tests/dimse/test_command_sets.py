@@ -120,7 +120,7 @@ def test_the_message_types_are_the_standards():
 
 @pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.__name__)
 @given(st.data())
-def test_every_message_type_there_and_back(kind, draw):
+def test_every_message_type_round_trips(kind, draw):
     command = draw.draw(command_of(kind))
     data = encode(command)
     found = elements(data)
@@ -135,11 +135,11 @@ def test_every_message_type_there_and_back(kind, draw):
 
 
 @pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.__name__)
-def test_every_message_type_with_nothing_said(kind):
+def test_every_message_type_round_trips_without_optional_elements(kind):
     assert decode(encode(kind())) == kind()
 
 
-def test_the_very_bytes():
+def test_bytes_of_encoded_command_sets():
     data = encode(CEchoRQ(message_id=7, affected_sop_class="1.2.840.10008.1.1"))
     assert data == (
         element(0x0000, struct.pack("<I", 56))
@@ -216,7 +216,7 @@ def test_a_response_gives_back_the_peers_own_uid():
 
 
 @pytest.mark.parametrize("value", [b"STORE", b"STORE ", b" STORE\0", b"STORE           "])
-def test_titles_are_trimmed(value):
+def test_ae_titles_are_trimmed(value):
     data = element(0x0100, us(0x0021)) + element(0x0600, value)
     assert decode(data).move_destination == "STORE"
 
@@ -230,7 +230,7 @@ def test_a_data_set_follows_unless_the_type_is_0101(value, follows):
 
 
 @given(st.integers(0, 0xFFFF).filter(lambda field: field not in TYPES), number)
-def test_a_message_that_the_standard_does_not_have(field, message_id):
+def test_unknown_command_field_is_an_error(field, message_id):
     data = element(0x0100, us(field)) + element(0x0110, us(message_id))
     command = decode(data)
 
@@ -251,7 +251,7 @@ def test_a_message_that_the_standard_does_not_have(field, message_id):
         NGetRQ(attribute_identifiers=(1 << 32,)),
     ],
 )
-def test_what_does_not_fit_is_a_value_error(command):
+def test_value_that_does_not_fit_is_a_value_error(command):
     with pytest.raises(ValueError):
         encode(command)
 
@@ -271,13 +271,13 @@ def test_what_does_not_fit_is_a_value_error(command):
     ],
     ids=["nothing", "no field", "short field", "group 0010", "cut", "undefined length"],
 )
-def test_what_is_no_command_set(data):
+def test_bytes_that_are_not_a_command_set(data):
     with pytest.raises(ProtocolError):
         decode(data)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_at_all(data):
+def test_decoding_any_bytes_raises_protocol_errors_only(data):
     read(data)
 
 
@@ -290,7 +290,7 @@ def test_any_bytes_at_all(data):
         st.binary(max_size=9),
     ),
 )
-def test_any_values_at_all(field, values):
+def test_commands_of_any_values_round_trip(field, values):
     data = element(0x0100, us(field)) + b"".join(element(*value) for value in values.items())
     command = decode(data)
     assert decode(encode(command)) is not None
@@ -328,7 +328,7 @@ def _same_as_read_anew(data):
 
 
 @given(every_command)
-def test_usual_commands_are_decoded_by_their_likeness(command):
+def test_common_commands_are_decoded_from_templates(command):
     data = encode(command)
     assert _same_as_read_anew(data) or not isinstance(
         command, (CEchoRQ, CStoreRQ, CStoreRSP, CFindRQ)
@@ -350,7 +350,7 @@ _PIECES = (
 
 
 @given(st.lists(st.sampled_from(_PIECES), max_size=9).map(b"".join))
-def test_what_only_looks_like_a_usual_command_is_read_as_what_it_is(data):
+def test_command_similar_to_a_template_is_decoded_in_full(data):
     _same_as_read_anew(command_set._USUAL_HEAD + bytes(4) + data)
 
 

@@ -66,7 +66,7 @@ def content(message):
 
 
 @given(limits, contents, st.integers(0, 255), st.booleans())
-def test_a_message_there_and_back_for_any_limit(limit, data, context_id, as_view):
+def test_message_round_trips_for_any_pdu_limit(limit, data, context_id, as_view):
     command = dataclasses.replace(STORE)
     given_data = memoryview(data) if as_view and data is not None else data
     made, opened = assembler()
@@ -141,7 +141,7 @@ def test_fragments_of_any_size(cuts, pieces):
     assert not made.partial
 
 
-def test_several_pdvs_in_a_pdu():
+def test_pdu_with_several_pdvs():
     pdvs = (
         PDV(1, True, False, STORE_BYTES[:10]),
         PDV(1, True, True, STORE_BYTES[10:]),
@@ -167,7 +167,7 @@ def test_an_empty_last_fragment():
     assert not made.partial
 
 
-def test_what_is_under_way():
+def test_assembler_tells_what_is_under_way():
     made, opened = assembler()
     assert not made.partial
     made.add(PDV(1, True, False, STORE_BYTES[:4]))
@@ -183,7 +183,7 @@ def test_what_is_under_way():
 
 
 @pytest.mark.parametrize("other", [1, 3])
-def test_a_command_in_the_place_of_an_announced_data_set(other):
+def test_command_instead_of_the_announced_data_set_is_refused(other):
     done, made = assemble([PDV(1, True, True, STORE_BYTES), PDV(other, True, True, ECHO_BYTES)])
     assert done == [Message(1, STORE), Message(other, ECHO)]
     assert not made.partial
@@ -249,7 +249,7 @@ def test_a_command_set_that_does_not_end():
         max_size=10,
     )
 )
-def test_whatever_comes_raises_nothing_else(pdvs):
+def test_any_fragments_raise_protocol_errors_only(pdvs):
     made, _ = assembler()
     try:
         for pdv in pdvs:

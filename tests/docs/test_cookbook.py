@@ -68,7 +68,7 @@ def test_every_recipe_is_tested():
     assert set(RECIPES) == set(re.findall(r'recipe\("(.+?)"\)', source))
 
 
-def test_an_image_goes_where_its_sender_belongs(recipe, caplog):
+def test_recipe_routes_images_by_sender(recipe, caplog):
     gateway, pacs, research = recipe("Route by sender"), App("PACS"), App("RESEARCH")
     received = {title: [] for title in ("PACS", "RESEARCH")}
     pacs.store(lambda request: received["PACS"].append(request.sop_instance))
@@ -91,7 +91,7 @@ def test_an_image_goes_where_its_sender_belongs(recipe, caplog):
     assert "a function of request.after failed" in caplog.text
 
 
-def test_answers_of_another_archive_are_passed_on(recipe):
+def test_recipe_passes_on_answers_of_another_archive(recipe):
     gateway, pacs = recipe("Pass on the answers of another archive"), App("PACS")
     closed = []
 
@@ -117,7 +117,7 @@ def test_answers_of_another_archive_are_passed_on(recipe):
     assert closed[1] < 4999
 
 
-def test_the_patient_is_gone_before_anything_is_written(recipe):
+def test_recipe_anonymises_before_writing(recipe):
     app = recipe("Anonymise on the way in").app
     ds = image()
     ds.PatientBirthDate, ds.AccessionNumber = "19700101", "A1"
@@ -153,7 +153,7 @@ def test_the_patient_is_gone_before_anything_is_written(recipe):
     assert one.PatientIdentityRemoved == "YES"
 
 
-def test_a_coerced_attribute_is_a_warning(recipe):
+def test_recipe_coerces_an_attribute_with_a_warning(recipe):
     app = recipe("Coerce attributes").app
     with app.test_client() as client:
         assert client.store(image("1.2.1")).code == 0xB000
@@ -165,7 +165,7 @@ def test_a_coerced_attribute_is_a_warning(recipe):
     assert names == ["Doe^John^^Dr", "Doe^John", "Doe^John^^Dr"]
 
 
-def test_rules_refuse_associations_and_requests(recipe, monkeypatch):
+def test_recipe_refuses_associations_and_requests(recipe, monkeypatch):
     names = recipe("Refuse by rule")
     with names.app.test_client(calling_ae="DEMO1") as client:
         with pytest.raises(AssociationRejected):
@@ -181,7 +181,7 @@ def test_rules_refuse_associations_and_requests(recipe, monkeypatch):
             client.store(image())
 
 
-def test_a_hospitals_orders_are_a_worklist(recipe):
+def test_recipe_serves_orders_as_a_worklist(recipe):
     app = recipe("A worklist from the hospital's database").app
     with sqlite3.connect("hospital.db") as db:
         db.execute(
@@ -214,7 +214,7 @@ def test_a_hospitals_orders_are_a_worklist(recipe):
     assert (found.PatientName, found.PatientBirthDate) == ("Unknown^", "")
 
 
-def test_a_performed_step_is_told_by_http(recipe):
+def test_recipe_posts_a_performed_step_over_http(recipe):
     calls = queue.Queue()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -250,7 +250,7 @@ def test_a_performed_step_is_told_by_http(recipe):
     assert told.PerformedProcedureStepStatus == "COMPLETED"
 
 
-def test_what_is_here_is_committed_to(recipe):
+def test_recipe_commits_to_stored_instances(recipe):
     names, modality, events = recipe("Storage commitment"), App("CT1"), []
     modality.n_event_report("StorageCommitment")(events.append)
     with names.app.serve(port=0, grace=1) as server:
@@ -273,7 +273,7 @@ def test_what_is_here_is_committed_to(recipe):
     assert [item.ReferencedSOPInstanceUID for item in failed] == ["../1.2.1", "1.2.2"]
 
 
-def test_destinations_are_read_for_each_move(recipe):
+def test_recipe_reads_destinations_for_each_move(recipe):
     app = recipe("Destinations of C-MOVE from a file").app
     assert app.resolve("WORKSTATION") == Peer("10.0.0.7", 104)
     assert app.resolve("NEW") is None
@@ -282,7 +282,7 @@ def test_destinations_are_read_for_each_move(recipe):
     assert app.resolve("WORKSTATION") is None
 
 
-def test_a_slow_query_sees_the_cancel(recipe):
+def test_recipe_stops_a_slow_query_at_a_cancel(recipe):
     names = recipe("A slow query that can be cancelled")
     searched, go = [], threading.Event()
 
@@ -302,7 +302,7 @@ def test_a_slow_query_sees_the_cancel(recipe):
     assert len(searched) < 1000
 
 
-def test_two_titles_share_a_port_and_nothing_else(recipe):
+def test_recipe_serves_two_titles_at_one_port(recipe):
     app = recipe("Several AE titles in one server").app
     for title in ("ARCHIVE", "RESEARCH"):
         with app.test_client(called_ae=title) as client:
@@ -312,7 +312,7 @@ def test_two_titles_share_a_port_and_nothing_else(recipe):
         client.echo()
 
 
-def test_each_request_leaves_a_line(recipe):
+def test_recipe_logs_each_request(recipe):
     app = recipe("An audit trail").app
     with app.test_client(calling_ae="CT1") as client:
         client.echo()
@@ -326,7 +326,7 @@ def test_each_request_leaves_a_line(recipe):
     assert (failed["status"], failed["error"]) == ("A700", "IsADirectoryError")
 
 
-def test_a_broken_database_is_a_status(recipe):
+def test_recipe_answers_a_broken_database_with_a_status(recipe):
     app = recipe("When the database fails").app
     with app.test_client() as client:
         with pytest.raises(RequestFailed, match="0xA700 the index is not available"):
@@ -339,7 +339,7 @@ def test_a_broken_database_is_a_status(recipe):
     assert app.state.failures == 1
 
 
-def test_a_user_proves_it_and_may_do_some_things(recipe):
+def test_recipe_checks_user_and_passcode(recipe):
     app = recipe("Who are you: user name and passcode").app
     for wrong in (None, "doe", ("doe", "wrong"), ("nobody", "secret")):
         with app.test_client(identity=wrong) as client, pytest.raises(AssociationRejected):
@@ -351,7 +351,7 @@ def test_a_user_proves_it_and_may_do_some_things(recipe):
             list(client.get({**STUDY, "StudyInstanceUID": "1.2.3"}))
 
 
-def test_a_token_is_a_user(recipe):
+def test_recipe_takes_a_token_as_user(recipe):
     names = recipe("Who are you: a JSON Web Token")
     seen = []
     names.app.echo(lambda request: seen.append(request.user))
@@ -376,7 +376,7 @@ def test_a_token_is_a_user(recipe):
             client.echo()
 
 
-def test_a_models_result_is_in_the_archive(recipe, sample):
+def test_recipe_stores_the_result_of_a_model(recipe, sample):
     names, pacs, received = recipe("Call an AI model, and send its result back"), App(), []
     pacs.store(lambda request: received.append(request.dataset))
     before = dcmread(sample("CT_small.dcm"))
@@ -391,7 +391,7 @@ def test_a_models_result_is_in_the_archive(recipe, sample):
     assert files() == []
 
 
-def test_a_pacs_fails_in_its_ways(recipe):
+def test_recipe_handles_failures_of_a_pacs(recipe):
     names = recipe("A PACS that fails on purpose")
     with names.pacs.serve(port=0, grace=1) as server:
         with connect("127.0.0.1", server.port, timeout=1) as client:
@@ -406,7 +406,7 @@ def test_a_pacs_fails_in_its_ways(recipe):
             assert client.store(image()).category == "Success"
 
 
-def test_a_large_instance_is_not_parsed(recipe, sample, monkeypatch):
+def test_recipe_stores_a_large_instance_unparsed(recipe, sample, monkeypatch):
     app = recipe("Large instances without parsing them").app
     monkeypatch.setattr(Instance, "_parse", None)
     path = sample("CT_small.dcm")
@@ -419,7 +419,7 @@ def test_a_large_instance_is_not_parsed(recipe, sample, monkeypatch):
     assert uid in saved
 
 
-def test_one_peer_has_its_own_character_set(recipe):
+def test_recipe_gives_one_peer_its_own_character_set(recipe):
     app = recipe("A character set for one peer").app
     for title, charset in [("OLD_CT", "ISO_IR 100"), ("CT2", "ISO_IR 192")]:
         with app.test_client(calling_ae=title) as client:
@@ -428,7 +428,7 @@ def test_one_peer_has_its_own_character_set(recipe):
         assert found.PatientName == "Müller^Jürgen"
 
 
-def test_what_came_twice_is_kept_or_refused(recipe):
+def test_recipe_keeps_or_refuses_duplicates(recipe):
     app = recipe("What came twice").app
     changed = image()
     changed.PatientName = "Other"
@@ -441,13 +441,13 @@ def test_what_came_twice_is_kept_or_refused(recipe):
     assert dcmread(files()[0]).PatientName == "Doe^John"
 
 
-def test_limits_are_settings(recipe):
+def test_recipe_sets_limits(recipe):
     config = recipe("Limits for a hostile network").app.config
     assert config.allow == ("CT1@10.1.0.0/16", "10.2.0.0/24")
     assert config.max_dataset_length == 2 * 2**30
 
 
-def test_settings_come_from_a_file_and_the_environment(recipe, monkeypatch):
+def test_recipe_reads_settings_from_file_and_environment(recipe, monkeypatch):
     monkeypatch.setenv("ARCHIVE_PORT", "11113")
     config = recipe("Settings from a file and the environment").app.config
     assert (config.port, config.idle_timeout) == (11113, 1800)

@@ -18,6 +18,6 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module(name):
+def test_doctests_of_a_module_pass(name):
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0

@@ -37,7 +37,7 @@ def work(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # a process for each command: slow where the machine is busy
-def test_the_tutorial_is_what_happens(work):
+def test_tutorial_does_what_it_says(work):
     with Reader(work) as reader:
         for block in blocks(GUIDES / "tutorial.md"):
             reader.read(block)
@@ -45,7 +45,7 @@ def test_the_tutorial_is_what_happens(work):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_guide_to_deployment_is_what_happens(work, sample):
+def test_deployment_guide_does_what_it_says(work, sample):
     shutil.copy(ROOT / "examples" / "archive.py", work)
     shutil.copy(sample("CT_small.dcm"), work)
     with Reader(work) as reader:
@@ -59,7 +59,7 @@ def test_the_guide_to_deployment_is_what_happens(work, sample):
     assert (work / "copy" / Path(path).name).is_file()
 
 
-def test_the_unit_is_one_and_exposes_little(work):
+def test_systemd_unit_is_valid_and_confined(work):
     units = [block for block in blocks(GUIDES / "deployment.md") if block.language == "ini"]
     (unit,) = (block.text for block in units if block.options == "archive.service")
     for block in units:
@@ -84,7 +84,7 @@ def test_the_unit_is_one_and_exposes_little(work):
         assert "Unknown" not in done.stderr
 
 
-def test_what_the_container_runs_is_understood(work):
+def test_commands_of_the_container_are_valid(work):
     (text,) = (b.text for b in blocks(GUIDES / "deployment.md") if b.language == "dockerfile")
     commands = [json.loads(found) for found in re.findall(r"CMD (\[.*\])$", text, re.MULTILINE)]
     check, serve = (shlex.join(command).replace("/opt/archive/", "") for command in commands)
@@ -137,7 +137,7 @@ def _pacsroute(module):
 
 @pytest.mark.parametrize("scp", ["pynetdicom", "pacsroute"])
 @pytest.mark.parametrize("scu", ["pynetdicom", "pacsroute"])
-def test_programs_side_by_side_do_the_same(scu, scp, work, monkeypatch, sample):
+def test_migration_guide_programs_behave_alike(scu, scp, work, monkeypatch, sample):
     monkeypatch.chdir(work)
     with Reader(work) as reader:
         for block in blocks(GUIDES / "from_pynetdicom.md"):
@@ -156,7 +156,7 @@ def test_programs_side_by_side_do_the_same(scu, scp, work, monkeypatch, sample):
     assert after.file_meta.TransferSyntaxUID == before.file_meta.TransferSyntaxUID
 
 
-def test_what_is_said_of_statuses_is_so():
+def test_guide_states_the_statuses_that_are_answered():
     app = App()
 
     def broken(error):
@@ -200,7 +200,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("page", sorted(GUIDES.glob("*.md")), ids=lambda page: page.name)
-def test_what_a_page_names_is_there(page):
+def test_names_on_a_guide_page_exist(page):
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"@app\.(\w+)", text):
         assert hasattr(App, name), name

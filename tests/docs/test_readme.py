@@ -57,7 +57,7 @@ def test_example_loads_and_answers(path, tmp_path, monkeypatch):
         assert app.handle(EchoRequest(app=app)).status.code == 0
 
 
-def test_the_table_of_service_classes_has_names_that_there_are():
+def test_readme_table_names_known_service_classes():
     from pacsroute import uids
 
     table = README[README.index("| service class |") :].partition("\n\n")[0]
@@ -68,6 +68,6 @@ def test_the_table_of_service_classes_has_names_that_there_are():
     assert [name for name in names if name not in short and name != "CTImageStorage"] == []
 
 
-def test_links_lead_somewhere():
+def test_readme_links_exist():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link

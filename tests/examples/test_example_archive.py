@@ -73,7 +73,7 @@ def test_retrieval_at_every_level(client, workstation, sample, root, level):
 
 @pytest.mark.parametrize("level", UNIQUE)
 @pytest.mark.parametrize("value", [None, "", "*", "1.2\\"])
-def test_without_its_unique_key_nothing_is_sent(client, workstation, level, value):
+def test_retrieval_without_its_unique_key_sends_nothing(client, workstation, level, value):
     keys = {"QueryRetrieveLevel": level, UNIQUE[level]: value}
     with pytest.raises(RequestFailed, match="0xA900"):
         list(client.get(keys, "PatientRoot"))
@@ -82,7 +82,7 @@ def test_without_its_unique_key_nothing_is_sent(client, workstation, level, valu
     assert not workstation.state.came
 
 
-def test_what_has_no_patient_id_is_sent_to_nobody_who_asks_for_one(client, workstation, sample):
+def test_instance_without_patient_id_matches_no_patient(client, workstation, sample):
     ds = dcmread(sample("CT_small.dcm"))
     asked, ds.PatientID = ds.PatientID, ""
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
@@ -95,7 +95,7 @@ def test_what_has_no_patient_id_is_sent_to_nobody_who_asks_for_one(client, works
     assert (last.completed, len(workstation.state.came)) == (1, 1)
 
 
-def test_what_is_stored_again_is_there_once(client, sample):
+def test_instance_stored_twice_is_indexed_once(client, sample):
     # MR_small and its RLE form are the same instance: the later one is kept.
     original = dcmread(sample("MR_small_RLE.dcm"))
     keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": original.StudyInstanceUID}
@@ -148,7 +148,7 @@ def test_a_wrong_number_spoils_no_answer(client, sample):
     assert numbers[ds.SOPInstanceUID] == [None, None, None]
 
 
-def test_what_one_instance_does_not_say_its_study_still_knows(client, sample):
+def test_study_attributes_come_from_any_of_its_instances(client, sample):
     ds = dcmread(sample("CT_small.dcm"))
     keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ds.StudyInstanceUID}
     asked = dict.fromkeys(["PatientName", "StudyDate", "StudyDescription"])
@@ -173,7 +173,7 @@ def test_a_retrieval_under_way_does_not_hold_the_index(client, sample, tmp_path)
     assert not is_busy
 
 
-def test_without_its_index_it_is_out_of_resources(client, sample, tmp_path, caplog):
+def test_archive_without_its_index_answers_out_of_resources(client, sample, tmp_path, caplog):
     with closing(sqlite3.connect(tmp_path / "archive" / "index.db")) as db:
         db.execute("DROP TABLE image")
     with pytest.raises(RequestFailed, match="0xA700"):
@@ -230,7 +230,7 @@ def test_a_start_brings_index_and_files_in_step(tmp_path, monkeypatch, sample, c
     assert "was not in the index" not in caplog.text
 
 
-def test_of_two_files_of_one_instance_the_newer_one_is_known(tmp_path, monkeypatch, sample):
+def test_newer_of_two_files_of_an_instance_is_indexed(tmp_path, monkeypatch, sample):
     ds = dcmread(sample("CT_small.dcm"))
     uid, folder = str(ds.SOPInstanceUID), tmp_path / "archive"
     for age, patient in enumerate(["STORED", "OLDER", "OLDEST"]):
@@ -288,7 +288,7 @@ def test_workers_that_store_the_same_instance_wait_for_each_other(tmp_path, monk
     assert uids_of(app) == {str(ds.SOPInstanceUID): "CORRECTED"}
 
 
-def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, sample, monkeypatch):
+def test_kill_9_loses_no_acknowledged_instance(tmp_path, sample, monkeypatch):
     """An archive that is killed while four clients store finds each instance again."""
     source = dcmread(sample("CT_small.dcm"))
     server = subprocess.Popen(

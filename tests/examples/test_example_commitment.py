@@ -71,7 +71,7 @@ def modality():
     return app
 
 
-def test_all_that_is_here_is_committed_to(example, modality):
+def test_stored_instances_are_committed_to(example, modality):
     with example.app.test_client(calling_ae="CT1", peers={"CT1": modality}) as client:
         client.store(instance("1.2.3"))
         client.store(instance("1.2.4"))
@@ -85,7 +85,7 @@ def test_all_that_is_here_is_committed_to(example, modality):
     assert "FailedSOPSequence" not in event.event_information
 
 
-def test_what_is_not_here_fails_with_its_reason(example, modality):
+def test_missing_instance_fails_with_its_reason(example, modality):
     with example.app.test_client(calling_ae="CT1", peers={"CT1": modality}) as client:
         client.store(instance("1.2.3"))
         client.store(instance("1.2.4"))
@@ -111,7 +111,7 @@ def test_what_is_not_here_fails_with_its_reason(example, modality):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="says what is open")
-def test_what_is_committed_to_is_flushed_whoever_stores_it(example, monkeypatch):
+def test_committed_instances_are_flushed_to_disk(example, monkeypatch):
     """Another thread may have given it its name and be flushing the folder only now."""
     folder, flushed, fsync = example.FOLDER, [], os.fsync
     Instance(instance("1.2.3")).save(folder, durable=False)
@@ -182,13 +182,13 @@ def test_a_report_is_given_up_in_the_end(example, caplog):
     assert "given up" in caplog.text
 
 
-def test_later_is_later(example):
+def test_scheduled_reports_wait_for_their_time(example):
     came = queue.Queue()
     example.later(0, came.put, "now")
     assert came.get(timeout=WAIT) == "now"
 
 
-def test_what_is_later_takes_one_thread(example, caplog):
+def test_scheduled_reports_share_one_thread(example, caplog):
     before, came = threading.active_count(), queue.Queue()
     for _ in range(200):
         example.later(600, came.put, "too soon")
@@ -200,7 +200,7 @@ def test_what_is_later_takes_one_thread(example, caplog):
 
 
 @pytest.mark.parametrize("keyword", ["TransactionUID", "ReferencedSOPSequence"])
-def test_a_request_that_lacks_something_is_refused(example, keyword):
+def test_incomplete_commitment_request_is_refused(example, keyword):
     information = asked((CTImageStorage, "1.2.3"))
     del information[keyword]
     with example.app.test_client() as client:
@@ -218,7 +218,7 @@ def scu(port, *contexts):
     return ae
 
 
-def test_pynetdicom_is_told_on_a_new_association(example):
+def test_pynetdicom_gets_the_report_on_a_new_association(example):
     events = queue.Queue()
 
     def on_event(event):
@@ -255,7 +255,7 @@ def test_pynetdicom_is_told_on_a_new_association(example):
         listening.shutdown()
 
 
-def test_pynetdicom_is_told_on_its_own_association_where_its_address_is_unknown(example):
+def test_pynetdicom_without_an_address_gets_the_report_on_its_own_association(example):
     events = queue.Queue()
 
     def on_event(event):

@@ -45,7 +45,7 @@ def test_n_create(changes, expected):
     assert code(mpps.check_create, created(**changes)) == expected
 
 
-def test_only_the_status_is_looked_at_where_that_is_asked_for():
+def test_not_strict_checks_the_status_only():
     only = dataset(PerformedProcedureStepStatus="IN PROGRESS")
     assert code(mpps.check_create, only) == 0x0120
     assert code(mpps.check_create, only, strict=False) == 0
@@ -76,7 +76,7 @@ def test_n_set(change, expected):
 
 
 @pytest.mark.parametrize("status", sorted(mpps.FINAL))
-def test_what_is_final_stays(status):
+def test_final_step_cannot_be_changed(status):
     with pytest.raises(Failure, match="may no longer be updated") as caught:
         mpps.check_set(created(PerformedProcedureStepStatus=status), ended())
     assert (caught.value.status, caught.value.elements) == (0x0110, {"ErrorID": 0xA710})

@@ -238,7 +238,9 @@ def test_a_film_has_its_images_in_their_places(example, scu):
         ("MONOCHROME2", 12, "NORMAL", 0x1000 | 1606, 100),  # a bit that is not stored
     ],
 )
-def test_grays(example, scu, syntax, photometric, stored, polarity, value, expected):
+def test_gray_images_are_printed(
+    example, scu, syntax, photometric, stored, polarity, value, expected
+):
     peer = scu(syntax=syntax)
     peer.session()
     film = peer.film()
@@ -248,7 +250,7 @@ def test_grays(example, scu, syntax, photometric, stored, polarity, value, expec
 
 
 @pytest.mark.parametrize("planar", [0, 1])
-def test_colors(example, scu, planar):
+def test_color_images_are_printed(example, scu, planar):
     peer = scu(COLOR)
     peer.session()
     film = peer.film("STANDARD\\1,2", BorderDensity="WHITE", EmptyImageDensity="BLACK")
@@ -274,7 +276,7 @@ def test_colors(example, scu, planar):
         ("COL\\1,2", [(2, 2), (162, 2), (162, 202)]),
     ],
 )
-def test_layouts(example, scu, layout, corners):
+def test_film_layouts(example, scu, layout, corners):
     peer = scu()
     peer.session()
     film = peer.film(layout, BorderDensity="WHITE")
@@ -334,7 +336,7 @@ def test_the_size_of_an_image(example, scu, size, attributes, status, left, widt
         assert (row[left : left + width] == 100).all()
 
 
-def test_what_is_cropped_is_cropped_at_its_sides(example, scu):
+def test_images_are_cropped_at_both_sides(example, scu):
     peer = scu()
     peer.session()
     film = peer.film()
@@ -405,7 +407,7 @@ def test_presentation_luts_of_films_and_images(example, scu, syntax):
     assert pixels[240, 200] == round(255 * (10 ** (-1.395 / 2.2) - 0.053) / (1 - 0.053))
 
 
-def test_densities(example, scu):
+def test_film_densities(example, scu):
     peer = scu()
     peer.session()
     film = peer.film(BorderDensity="20", EmptyImageDensity="BLACK")
@@ -469,7 +471,7 @@ def test_a_failure_is_reported_and_the_printer_comes_back(example, scu):
     assert peer.told[0] == ("Printer", 1, "PRINTER")
 
 
-def test_who_follows_no_jobs_is_told_by_the_answer(example, scu):
+def test_failure_without_print_jobs_is_in_the_response(example, scu):
     example.FOLDER.write_text("not a folder")
     peer = scu(others=())
     peer.session()
@@ -480,7 +482,7 @@ def test_who_follows_no_jobs_is_told_by_the_answer(example, scu):
     assert status.PrinterStatus == "FAILURE"
 
 
-def test_what_is_deleted_takes_its_parts_along(example, scu):
+def test_deleting_a_film_deletes_its_parts(example, scu):
     peer = scu()
     session = peer.session()
     first, boxes = peer.film(), peer.boxes
@@ -495,7 +497,7 @@ def test_what_is_deleted_takes_its_parts_along(example, scu):
     peer.session()  # there is room for another
 
 
-def test_each_association_has_its_own(example, scu):
+def test_print_sessions_belong_to_their_association(example, scu):
     one, other = scu(), scu()
     one.session()
     film = one.film()
@@ -532,13 +534,13 @@ def test_an_image_can_be_taken_back(example, scu):
         {"MinDensity": 300},
     ],
 )
-def test_films_that_cannot_be(scu, attributes):
+def test_impossible_films_are_refused(scu, attributes):
     peer = scu()
     peer.session()
     peer.film(expected=0x0106, **attributes)
 
 
-def test_values_that_cannot_be(scu):
+def test_impossible_values_are_refused(scu):
     peer = scu()
     peer.create(classes.BasicFilmSession, dataset(NumberOfCopies="0"), expected=0x0106)
     peer.session()
@@ -582,7 +584,7 @@ def test_the_printer_and_its_configuration(scu):
     assert "14INX17IN" in [medium.FilmSizeID for medium in item.MediaInstalledSequence]
 
 
-def test_the_missing_extra_is_said_in_one_line():
+def test_missing_print_extra_is_one_line():
     code = (
         "import sys; sys.modules['PIL'] = None; from pacsroute.cli import main; "
         f"main(['run', {str(EXAMPLE)!r}])"

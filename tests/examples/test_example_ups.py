@@ -85,7 +85,7 @@ def refused(status):
     return pytest.raises(RequestFailed, match=f"0x{status:04X}")
 
 
-def test_what_is_pushed_is_pulled(client):
+def test_pushed_step_can_be_pulled(client):
     created = client.n_create("UPS", pushed(), "1.2.9")
     assert (created.status.code, created.sop_instance) == (0, "1.2.9")
     with refused(0x0111):
@@ -115,7 +115,7 @@ def test_what_is_pushed_is_pulled(client):
         client.n_get("UPS", "1.2.8")
 
 
-def test_what_is_asked_for_and_not_told_is_a_warning(client):
+def test_n_get_of_missing_attributes_is_a_warning(client):
     client.n_create("UPS", pushed(), "1.2.9")
     reply = client.n_get("UPS", "1.2.9", ["ProcedureStepState", "TransactionUID"])
     assert reply.status.code == 0x0001
@@ -144,7 +144,7 @@ def test_query(client, keys, expected):
     assert sorted(row.SOPInstanceUID for row in rows) == expected
 
 
-def test_a_subscriber_is_told_of_the_whole_course(client, watcher):
+def test_subscriber_gets_an_event_for_each_change_of_state(client, watcher):
     client.n_create("UPS", pushed(), "1.2.9")
     client.n_create("UPS", pushed(), "1.2.8")
     client.n_action("UPS", "1.2.9", SUBSCRIBE, watching())
@@ -170,7 +170,7 @@ def test_a_subscriber_is_told_of_the_whole_course(client, watcher):
     assert act(client, "1.2.9", CANCEL).status.code == 0xB304
 
 
-def test_what_nobody_performs_is_canceled_at_once(client, watcher):
+def test_scheduled_step_is_canceled_at_once(client, watcher):
     client.n_create("UPS", pushed(), "1.2.9")
     client.n_action("UPS", "1.2.9", SUBSCRIBE, watching())
     assert act(client, "1.2.9", CANCEL, ReasonForCancellation="moved").status.code == 0
@@ -181,7 +181,7 @@ def test_what_nobody_performs_is_canceled_at_once(client, watcher):
     assert progress.ProcedureStepCancellationDateTime
 
 
-def test_a_request_that_nobody_would_hear_of_is_refused(client):
+def test_request_to_cancel_without_a_subscriber_is_refused(client):
     client.n_create("UPS", pushed(), "1.2.9")
     claim(client, "1.2.9")
     with refused(0xC312):
@@ -247,7 +247,7 @@ def test_values_of_an_action_that_could_not_be_given_back(client):
         ups.check_cancel(dataset(ProcedureStepState="IN PROGRESS"), unwritable)
 
 
-def test_a_filtered_subscription_is_to_what_matches(client, watcher):
+def test_filtered_subscription_covers_matching_steps(client, watcher):
     client.n_create("UPS", pushed(PatientID="1"), "1.2.1")
     client.n_create("UPS", pushed(PatientID="2"), "1.2.2")
     client.n_action("UPS", ups.FILTERED_GLOBAL, SUBSCRIBE, watching("TRUE", PatientID="2"))
@@ -270,7 +270,7 @@ def test_subscriptions_that_are_refused(client):
         client.n_action("UPS", "1.2.9", 6, watching())
 
 
-def test_a_lock_keeps_what_is_final(client, path, watcher):
+def test_locked_final_step_is_kept(client, path, watcher):
     for uid in ("1.2.1", "1.2.2"):
         client.n_create("UPS", pushed(), uid)
     client.n_action("UPS", "1.2.1", SUBSCRIBE, watching("TRUE"))
@@ -361,7 +361,7 @@ def test_every_request_of_pynetdicom(example, listening):
 
 
 @pytest.mark.parametrize("change", ["check_state", "check_set", "check_cancel"])
-def test_nothing_changes_between_a_check_and_what_follows(client, path, monkeypatch, change):
+def test_step_cannot_change_between_its_check_and_the_action(client, path, monkeypatch, change):
     """Not even by another worker: a step is claimed by one performer only."""
     client.n_create("UPS", pushed(), "1.2.9")
     refusals = []
@@ -385,7 +385,7 @@ def test_a_query_does_not_tell_whether_a_lock_was_guessed(client):
         assert not found.get("TransactionUID")
 
 
-def test_what_was_there_before_a_restart_is_there_after_it(path, listening):
+def test_steps_survive_a_restart(path, listening):
     peer = Peer("127.0.0.1", listening.server_address[1])
     for again in (False, True):
         app = runpy.run_path(str(EXAMPLE))["app"]
@@ -406,7 +406,7 @@ def test_what_was_there_before_a_restart_is_there_after_it(path, listening):
             assert (kind, event.ProcedureStepState) == (1, "IN PROGRESS" if again else "SCHEDULED")
 
 
-def test_a_subscriber_that_is_gone_stops_nobody(client, watcher, example, caplog):
+def test_unreachable_subscriber_stops_no_other(client, watcher, example, caplog):
     client.n_create("UPS", pushed(), "1.2.9")
     example["app"].destinations["GONE"] = Peer("127.0.0.1", 1)
     client.n_action("UPS", "1.2.9", SUBSCRIBE, dataset(ReceivingAE="GONE", DeletionLock="FALSE"))

@@ -79,11 +79,11 @@ def ids(client, step=None, **keys):
         ({"ScheduledStationAETitle": "XX"}, {}, []),
     ],
 )
-def test_keys(dicom_client, step, keys, expected):
+def test_worklist_matches_keys(dicom_client, step, keys, expected):
     assert ids(dicom_client, step, **keys) == expected
 
 
-def test_what_was_asked_for_comes_back(dicom_client):
+def test_requested_keys_come_back(dicom_client):
     step = {"Modality": "CT", "ScheduledStationAETitle": "", "ScheduledProcedureStepID": ""}
     asked = {"PatientName": "M*", "AdmissionID": "", "ScheduledProcedureStepSequence": [step]}
     (row,) = dicom_client.find(asked, "Worklist")
@@ -128,7 +128,7 @@ def test_a_changed_file_is_read_again(dicom_client, path):
     assert ids(dicom_client) == ["1"]
 
 
-def test_a_file_that_is_not_there_is_a_failure(dicom_client, path):
+def test_missing_worklist_file_is_a_failure(dicom_client, path):
     path.unlink()
     with pytest.raises(RequestFailed, match="0xA700"):
         ids(dicom_client)

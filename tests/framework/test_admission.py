@@ -28,7 +28,7 @@ def _reason(server, **options):
     return None
 
 
-def test_an_app_may_insist_on_its_own_titles():
+def test_require_called_ae_rejects_other_titles():
     app = App("ARCHIVE", require_called_ae=True, called_ae_titles=["OLD_NAME"])
     app.register_blueprint(Blueprint("research"), called_ae="RESEARCH")
     with app.serve(port=0, grace=1) as server:
@@ -37,7 +37,7 @@ def test_an_app_may_insist_on_its_own_titles():
         assert _reason(server, called_ae="ELSE") == (1, 1, 7)
 
 
-def test_only_those_on_the_list_come_in(dcmtk):
+def test_allow_admits_listed_peers_only(dcmtk):
     app = App(allow=["CT1", "MR1@10.0.0.0/8", "WS@127.0.0.0/8"])
     with app.serve(port=0, grace=1) as server:
         assert _reason(server, calling_ae="CT1") is None
@@ -64,14 +64,14 @@ def test_only_those_on_the_list_come_in(dcmtk):
         ("10.0.0.1", "X", "not an address", False),
     ],
 )
-def test_a_rule(text, ae_title, address, answer):
+def test_allow_rule_admits_or_rejects_a_peer(text, ae_title, address, answer):
     assert allowed([text], ae_title, address) is answer
 
 
 @pytest.mark.parametrize(
     "text", ["", "CT1@", "CT1@10.0.0.0/33", "10.0.0.0/40", "A" * 17, "@10.0.0.1", "CT1@host"]
 )
-def test_what_is_no_rule_is_an_error_at_set_up(text):
+def test_invalid_allow_rule_is_a_set_up_error(text):
     with pytest.raises(SetupError):
         rule(text)
     with pytest.raises(SetupError):
@@ -101,7 +101,7 @@ def _guarded():
     return app, seen
 
 
-def test_who_does_not_prove_it_is_rejected():
+def test_authentication_without_proof_is_rejected():
     app, seen = _guarded()
     with app.serve(port=0, grace=1) as server:
         assert _reason(server, user=("doe", "secret")) is None
@@ -121,7 +121,7 @@ def test_who_does_not_prove_it_is_rejected():
     ("number", "answer"), [(2, b""), (3, b"ticket"), (4, b"ticket"), (5, b"ticket")]
 )
 @pytest.mark.parametrize("wanted", [True, False])
-def test_pynetdicom_gets_the_response_it_asked_for(number, answer, wanted):
+def test_user_identity_response_reaches_pynetdicom(number, answer, wanted):
     app, _ = _guarded()
     identity = UserIdentityNegotiation()
     identity.user_identity_type = number
@@ -141,7 +141,7 @@ def test_pynetdicom_gets_the_response_it_asked_for(number, answer, wanted):
         assoc.release()
 
 
-def test_a_type_that_is_none_is_no_user_name():
+def test_unknown_identity_type_gives_no_user_name():
     from pacsroute import Identity
 
     identity = Identity(UserIdentity(9, False, b"root"))
@@ -149,7 +149,7 @@ def test_a_type_that_is_none_is_no_user_name():
 
 
 @pytest.mark.parametrize("nobody", [None, False, "", 0, {}])
-def test_what_is_empty_is_nobody(caplog, nobody):
+def test_empty_identity_is_no_user(caplog, nobody):
     app = App()
     app.authenticate(lambda identity, association: nobody)
     with app.serve(port=0, grace=1) as server:
@@ -158,12 +158,12 @@ def test_what_is_empty_is_nobody(caplog, nobody):
     assert said in caplog.text
 
 
-def test_without_a_judge_everybody_is_let_in_and_nothing_is_said_of_it():
+def test_without_authenticate_every_peer_is_admitted_silently():
     with App().serve(port=0, grace=1) as server:
         assert _reason(server, user=UserIdentity(2, True, b"doe", b"x")) is None
 
 
-def test_what_a_judge_raises_rejects_and_never_tells(caplog):
+def test_exception_in_authenticate_rejects_and_is_not_disclosed(caplog):
     app = App()
 
     @app.authenticate
@@ -176,7 +176,7 @@ def test_what_a_judge_raises_rejects_and_never_tells(caplog):
     assert "top-secret" not in caplog.text
 
 
-def test_a_title_of_its_own_has_a_judge_of_its_own():
+def test_blueprint_title_has_its_own_authenticate():
     app, research = App("ARCHIVE"), Blueprint("research")
     app.authenticate(lambda identity, association: "anybody")
     research.authenticate(lambda identity, association: identity)
@@ -190,7 +190,7 @@ def test_a_title_of_its_own_has_a_judge_of_its_own():
         assert _reason(server, called_ae="RESEARCH", user="doe") is None
 
 
-def test_neither_names_nor_secrets_are_shown():
+def test_identity_repr_hides_names_and_secrets():
     from pacsroute import Identity
 
     identity = Identity(UserIdentity(2, False, b"doe", b"secret"))
@@ -200,7 +200,7 @@ def test_neither_names_nor_secrets_are_shown():
     assert not Identity(UserIdentity(1, False, b"doe", b"")).proves("doe", "")
 
 
-def test_in_memory_the_judge_is_asked_unless_the_test_says_who_it_is():
+def test_test_client_calls_authenticate_unless_given_a_user():
     app, seen = _guarded()
     with pytest.raises(AssociationRejected), app.test_client() as client:
         client.echo()
@@ -215,7 +215,7 @@ def test_in_memory_the_judge_is_asked_unless_the_test_says_who_it_is():
 
 
 @pytest.mark.parametrize("limit", ["max_associations_per_host", "max_associations_per_ae"])
-def test_one_peer_does_not_take_all_places(limit, caplog, raw_peer):
+def test_one_ae_title_cannot_take_all_places(limit, caplog, raw_peer):
     with App(**{limit: 2}).serve(port=0, grace=1) as server:
         with contextlib.ExitStack() as stack:
             for _ in range(2):
@@ -252,7 +252,7 @@ def test_a_long_request_is_aborted(raw_peer):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 @pytest.mark.parametrize("first", [b"", b"not DICOM"], ids=["silent", "that do not close"])
-def test_connections_of_one_host_leave_room_for_others(first, caplog, raw_peer):
+def test_one_host_cannot_take_all_connections(first, caplog, raw_peer):
     app = App(max_associations=10, max_associations_per_host=5, artim=60)
     with app.serve(port=0, grace=0) as server, contextlib.ExitStack() as stack:
         for _ in range(100):  # more than there are threads

@@ -70,7 +70,7 @@ def test_functions_for_after_the_response_are_deferred_where_the_transport_says(
     assert done == [1]
 
 
-def test_a_response_that_cannot_be_written_is_told_to_hooks_and_observer(app, caplog):
+def test_unwritable_response_reaches_hooks_and_observer(app, caplog):
     told, request = [], EchoRequest(sop_class=uids.VERIFICATION)
     request.after(told.append, "never")
 
@@ -129,7 +129,7 @@ def test_a_failure_is_kept_for_a_test_that_asks_for_it(app):
     assert request.error.__traceback__ is not None
 
 
-def test_whoever_carries_a_request_says_whether_it_is_cancelled(app):
+def test_carrier_of_a_request_tells_whether_it_is_cancelled(app):
     left = []
 
     @app.find("StudyRoot")

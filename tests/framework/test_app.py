@@ -75,7 +75,7 @@ class _YieldingCall:
         ("find", lambda request, more: None, r"called as <lambda>\(request\)"),
     ],
 )
-def test_a_handler_that_cannot_be_one_is_a_set_up_error(command, handler, words):
+def test_invalid_handler_is_a_set_up_error(command, handler, words):
     app = App()
     with pytest.raises(SetupError, match=words):
         getattr(app, command)(handler)
@@ -196,7 +196,7 @@ def test_the_spaces_around_a_calling_ae_title_are_not_its_own():
     assert [len(app.routes_for(title, "ARCHIVE")) for title in ("CT", "MR")] == [1, 0]
 
 
-def test_options_that_are_none():
+def test_invalid_options_are_set_up_errors():
     app = App()
     with pytest.raises(SetupError, match=r"AE title has 1 to 16 ASCII characters: 5 has not"):
         app.store(calling_ae=5)(lambda request: None)
@@ -266,7 +266,7 @@ def test_a_bare_find_covers_patient_and_study_root_only():
     assert app.route("find", uids.sop_class("Worklist", "find"), "") is None
 
 
-def test_echo_is_answered_without_a_route_and_by_one():
+def test_echo_is_answered_with_and_without_a_route():
     assert App().handle(EchoRequest()).status.code == 0
     app = App()
     app.echo(lambda request: 0x0110)
@@ -318,7 +318,7 @@ def _raising(error):
         (_raising(OSError(28, "full")), 0xA700),
     ],
 )
-def test_what_a_store_handler_does_is_a_status(handler, code):
+def test_store_handler_result_becomes_a_status(handler, code):
     app = App()
     app.store(handler)
     outcome = app.handle(store_request())
@@ -380,7 +380,7 @@ def test_a_find_that_returns_no_answers_fails(result):
     assert answers[-1].outcome.status.code == 0xC000
 
 
-def test_the_answers_of_a_find():
+def test_find_answers_become_rows_and_statuses():
     app = App()
 
     @app.find
@@ -397,7 +397,7 @@ def test_the_answers_of_a_find():
     ]
 
 
-def test_a_status_before_its_row_is_told_the_order(caplog):
+def test_status_before_its_row_is_an_error_that_names_the_order(caplog):
     app = App()
     app.find(lambda request: [(0xFF00, {"PatientID": "1"})])
     list(app.handle(FindRequest(app=app, sop_class=FIND)))
@@ -491,7 +491,7 @@ def test_a_lifespan_that_fails_keeps_the_server_from_starting():
         pass
 
 
-def test_storing_takes_any_transfer_syntax_the_peers_first():
+def test_store_accepts_the_peers_first_transfer_syntax():
     app = App()
     app.store(lambda request: None)
     policy = app.policy("A")
@@ -554,7 +554,7 @@ def test_a_route_for_one_caller_is_no_route_for_another():
     assert app.handle(store_request(calling_ae="B")).status.code == 0x0122
 
 
-def test_a_charset_that_is_none_is_an_error_before_anybody_is_answered():
+def test_unknown_charset_is_a_set_up_error():
     with pytest.raises(SetupError, match="did you mean 'ISO_IR 100'"):
         App().find("StudyRoot", charset="ISO_IR100")(lambda request: [])
     with pytest.raises(SetupError, match="latin1"), App(charset="latin1").test_client():

@@ -24,7 +24,7 @@ def _patients(app, called_ae):
         return [row.PatientID for row in client.find(STUDY)]
 
 
-def test_a_title_belongs_to_its_blueprint_alone():
+def test_called_ae_title_belongs_to_one_blueprint():
     app, research = App("ARCHIVE"), Blueprint("research")
     _finder(app, "clinic")
     _finder(research, "study")
@@ -34,7 +34,7 @@ def test_a_title_belongs_to_its_blueprint_alone():
     assert _patients(app, "RESEARCH") == ["study"]
 
 
-def test_what_a_title_does_not_serve_no_other_title_serves_for_it():
+def test_request_to_a_title_never_reaches_another_title():
     app, research = App("ARCHIVE"), Blueprint("research")
     _finder(app, "clinic")
 
@@ -51,7 +51,7 @@ def test_what_a_title_does_not_serve_no_other_title_serves_for_it():
                 list(client.find(STUDY))
 
 
-def test_what_is_found_is_to_be_retrieved_from_the_title_that_has_it():
+def test_find_answers_name_the_called_title_as_retrieve_ae():
     app, research = App("ARCHIVE"), Blueprint("research")
     _finder(app, "clinic")
     _finder(research, "study")
@@ -62,14 +62,14 @@ def test_what_is_found_is_to_be_retrieved_from_the_title_that_has_it():
             assert [row.RetrieveAETitle for row in client.find(keys)] == [stated]
 
 
-def test_without_a_title_its_routes_stand_beside_the_apps():
+def test_blueprint_without_a_title_adds_its_routes_to_the_app():
     app, part = App("ARCHIVE"), Blueprint("part")
     _finder(part, "part")
     app.register_blueprint(part)
     assert _patients(app, "ARCHIVE") == ["part"]
 
 
-def test_nested_the_inner_title_counts_and_the_outer_hooks_run_first():
+def test_nested_blueprint_uses_the_inner_title_and_outer_hooks_first():
     app, outer, inner = App("ARCHIVE"), Blueprint("outer"), Blueprint("inner")
     seen = []
     for name, scope in (("app", app), ("outer", outer), ("inner", inner)):
@@ -126,7 +126,7 @@ def test_the_same_route_twice_is_an_error():
     app.register_blueprint(part, called_ae="OTHER")
 
 
-def test_who_may_come_in_is_asked_of_titles():
+def test_authenticate_of_a_blueprint_needs_a_title():
     app, part = App(), Blueprint("part")
     part.authenticate(lambda identity, association: True)
     with pytest.raises(SetupError, match="called_ae="):
@@ -140,7 +140,7 @@ def test_who_may_come_in_is_asked_of_titles():
 
 
 @pytest.mark.parametrize("wrong", [None, "research", App])
-def test_only_blueprints_are_registered(wrong):
+def test_registering_something_else_is_a_set_up_error(wrong):
     with pytest.raises(SetupError, match="Blueprint"):
         App().register_blueprint(wrong)
 
@@ -236,7 +236,7 @@ def test_a_hook_after_a_request_that_raises_changes_nothing(caplog):
     assert "@app.after_request failed" in caplog.text
 
 
-def test_after_a_request_whose_peer_is_gone_there_is_no_status(raw_peer):
+def test_after_request_hook_gets_no_status_when_the_peer_is_gone(raw_peer):
     import queue
 
     from pacsroute import uids
@@ -275,7 +275,7 @@ def test_an_association_hook_can_reject():
     assert (caught.value.result, caught.value.source, caught.value.reason) == (1, 1, 3)
 
 
-def test_an_association_hook_can_narrow_what_was_negotiated(dcmtk, sample):
+def test_association_hook_can_narrow_the_accepted_contexts(dcmtk, sample):
     app = App()
 
     @app.store
@@ -423,7 +423,7 @@ def test_an_error_handler_is_for_exception_classes(wrong):
         App().error_handler(wrong)
 
 
-def test_debug_tells_the_peer_what_was_raised():
+def test_debug_sends_the_exception_to_the_peer():
     for debug in (False, True):
         app = App(debug=debug)
 
@@ -465,7 +465,7 @@ def test_a_hook_that_would_never_run_is_a_set_up_error(name):
         decorator(_generator)
 
 
-def test_a_lifespan_that_is_async_is_told_so():
+def test_async_lifespan_is_a_set_up_error():
     with pytest.raises(SetupError, match="is async"):
         App().lifespan(_coroutine)
 

@@ -103,7 +103,7 @@ def test_lifespans_run_once_for_a_server_a_client_and_a_command_at_once():
         assert done == ["begins", "ends", "begins"]
 
 
-def test_the_last_who_leaves_ends_the_lifespans_whoever_came_first():
+def test_last_exit_of_running_ends_the_lifespans():
     app, done = App(), []
 
     @app.lifespan
@@ -156,7 +156,7 @@ def test_a_lifespan_may_run_the_app_that_it_belongs_to():
     assert done == ["begins", "ends"]
 
 
-def test_others_wait_until_what_they_share_is_made():
+def test_concurrent_requests_share_one_conversion():
     begun, go, seen = threading.Event(), threading.Event(), []
 
     class Made:

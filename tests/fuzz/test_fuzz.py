@@ -14,7 +14,7 @@ import pytest
     reason="atheris is not installed: it is in the extra dev, for Linux on x86-64 only",
 )
 @pytest.mark.timeout(240)
-def test_a_short_run_breaks_nothing(tmp_path):
+def test_short_fuzzing_run_finds_no_fault(tmp_path):
     done = subprocess.run(
         [*(sys.executable, "-m", "tests.fuzz"), *("--seconds", "12", "--keep", str(tmp_path))],
         cwd=Path(__file__).parents[2],

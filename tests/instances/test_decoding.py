@@ -141,7 +141,7 @@ def test_a_sparse_segmentation_is_inflated_whatever_its_ratio(wall):
         converted(wall(), image, limits=limits)
 
 
-def test_what_has_no_pixels_is_inflated_too(wall):
+def test_data_set_without_pixels_is_inflated(wall):
     data = encode({"PatientID": "P"}, DEFLATED)
     image = Instance(data, transfer_syntax=DEFLATED)
     assert converted(wall(), image, IMPLICIT).PatientID == "P"
@@ -188,9 +188,7 @@ def test_video_and_pixels_elsewhere_are_never_decoded(name):
         ("1.2.840.10008.1.2.4.52", [b"nothing"], {}, "nothing decodes JPEG Extended"),
     ],
 )
-def test_what_cannot_be_as_large_as_it_says_is_refused_before_it_is_decoded(
-    wall, syntax, frames, size, reason
-):
+def test_impossible_image_size_is_refused_before_decoding(wall, syntax, frames, size, reason):
     values = {"NumberOfFrames": size.pop("NumberOfFrames")} if "NumberOfFrames" in size else {}
     if values.get("NumberOfFrames") == "many":
         data = instance(syntax, frames, NumberOfFrames=1234).open().read()
@@ -258,7 +256,7 @@ def test_a_decoder_cannot_take_more_memory_than_it_may(wall):
     assert all(resident(process)[1] < 512 * MIB for process in decoder_processes())
 
 
-def test_nobody_waits_for_what_is_not_wanted_any_longer(wall):
+def test_abandoned_decoding_ends_early(wall):
     decoding = wall(decode_seconds=1000, decoders=1)
     image = instance(JPEG_LS, [FROZEN], Rows=100, Columns=100)
     left = threading.Event()
@@ -281,7 +279,7 @@ def test_nobody_waits_for_what_is_not_wanted_any_longer(wall):
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_decoder_that_somebody_has_killed_is_replaced(wall, busy):
+def test_killed_decoder_is_replaced(wall, busy):
     decoding = wall(decode_seconds=1000, decoders=1)
     good = instance(RLE, [blank_rle(16)])
     assert converted(decoding, good).PixelData == bytes(16)
@@ -360,7 +358,7 @@ def test_a_decoder_knows_nothing_of_its_servers_environment(wall, monkeypatch):
 # ------------------------------------------------------------------------------- the spool
 
 
-def test_what_is_decoded_counts_in_the_spool_until_it_is_closed(wall):
+def test_decoded_data_counts_in_the_spool_until_closed(wall):
     room = Room()
     decoding = wall(room, max_spool=100_000)
     image = instance(RLE, [blank_rle(10_000)], Rows=100, Columns=100)

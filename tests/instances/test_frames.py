@@ -126,7 +126,7 @@ def test_pixels_behind_sequences_of_any_kind_are_found():
         (b"", "no pixels"),
     ],
 )
-def test_what_has_no_such_frame(data, reason):
+def test_unreadable_frame_is_an_error(data, reason):
     with pytest.raises(DataSetError, match=reason):
         frames(data).read(1)
 
@@ -137,7 +137,7 @@ def test_a_frame_that_is_not_there(number):
         frames(image(native=bytes(16))).read(number)
 
 
-def test_fragments_that_are_none():
+def test_invalid_fragments_are_an_error():
     data = image(JPEG_2000, native=encapsulate(FRAMES, has_bot=False), NumberOfFrames=5)
     at = data.index(b"\xe0\x7f\x10\0") + 12
     found = frames(data[:at] + b"\x10\0\x10\0" + data[at + 4 :], JPEG_2000)

@@ -115,7 +115,7 @@ def test_saving_twice_to_one_place(received, tmp_path):
 
 
 @pytest.mark.parametrize("size", [16, 5000])
-def test_duplicates(tmp_path, size):
+def test_duplicates_are_replaced_kept_or_refused(tmp_path, size):
     old, new = data_set(size, b"OLD"), data_set(size, b"NEW")
     folder, spool = tmp_path / "a", tmp_path / "spool"
     path = spooled(old, spool).save(folder)
@@ -134,7 +134,7 @@ def test_duplicates(tmp_path, size):
 
 
 @pytest.mark.parametrize("duplicate", ["keep", "refuse"])
-def test_what_is_there_already_is_durable_before_its_peer_is_told(tmp_path, monkeypatch, duplicate):
+def test_existing_duplicate_is_durable_before_success(tmp_path, monkeypatch, duplicate):
     path = spooled(data_set(), tmp_path).save(tmp_path, durable=False)
     flushed, fsync = set(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.fstat(fd).st_ino) or fsync(fd))
@@ -144,7 +144,7 @@ def test_what_is_there_already_is_durable_before_its_peer_is_told(tmp_path, monk
 
 
 @pytest.mark.parametrize("duplicate", ["keep", "refuse"])
-def test_what_is_no_duplicate_is_saved(received, tmp_path, duplicate):
+def test_first_copy_is_saved_whatever_duplicate_says(received, tmp_path, duplicate):
     instance, data = received
     path = instance.save(tmp_path / "a", duplicate=duplicate)
     del instance
@@ -166,7 +166,7 @@ def test_a_name_that_leaves_the_folder_is_refused(received, tmp_path, name):
 
 
 @pytest.mark.parametrize("uid", ["../../x", "", "1.2.x", "1..2", "1.2.", "1" * 65, "1.2\n", "١.٢"])
-def test_a_uid_that_is_none_never_becomes_a_file_name(tmp_path, uid):
+def test_invalid_uid_never_becomes_a_file_name(tmp_path, uid):
     instance = Instance(data_set(), sop_class=CT, sop_instance=uid, transfer_syntax=EXPLICIT)
     with pytest.raises(Failure) as failure:
         instance.save(tmp_path / "a", "safe.dcm")
@@ -240,7 +240,7 @@ def test_a_spool_that_cannot_be_kept_says_so_and_goes_on(tmp_path):
     assert spool.size == 20
 
 
-def test_nothing_stays_behind_where_saving_fails(received, tmp_path):
+def test_failed_save_leaves_no_file(received, tmp_path):
     instance, _ = received
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError):
@@ -318,7 +318,7 @@ def test_hints_spare_opening_the_file(tmp_path):
         instance.dataset
 
 
-def test_what_an_instance_cannot_be_made_of():
+def test_instance_refuses_other_sources():
     for wrong in (None, 5, {"PatientID": "1"}):
         with pytest.raises(TypeError, match="path, Dataset or bytes"):
             Instance(wrong)
@@ -378,7 +378,7 @@ def test_a_limit_of_a_spool_is_an_error_and_gives_its_room_back(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_another_one_has_replaced_is_not_sent_as_what_it_was(tmp_path, sample):
+def test_replaced_file_is_not_sent_under_its_old_uid(tmp_path, sample):
     path = tmp_path / "1.2.3.dcm"
     shutil.copy(sample("CT_small.dcm"), path)
     was = Instance(path)
@@ -431,7 +431,7 @@ def compressed_icon(sample):
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, uids.IMPLICIT_VR_LITTLE_ENDIAN])
-def test_icons_are_decompressed_too(sample, tmp_path, syntax):
+def test_icon_images_are_decompressed(sample, tmp_path, syntax):
     ds, pixels = compressed_icon(sample)
     ds.save_as(tmp_path / "icon.dcm")
     converted = parse(Instance(tmp_path / "icon.dcm").open_as(syntax), syntax)
@@ -480,7 +480,7 @@ def test_file_meta_information_that_cannot_be_decoded(tmp_path, keyword, vr):
         Instance(path).transfer_syntax
 
 
-def test_what_is_no_number_is_no_edit(tmp_path):
+def test_nan_is_not_an_edit(tmp_path):
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = CT, "1.2.3"
     ds.RecommendedDisplayFrameRateInFloat = float("nan")

@@ -95,17 +95,17 @@ def study(name):
     return {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": ds.StudyInstanceUID}
 
 
-def test_echo(client):
+def test_orthanc_echo(client):
     assert client.echo().code == 0
 
 
-def test_store_again(client):
+def test_orthanc_store_again(client):
     assert client.store(FILES / "CT_small.dcm").code == 0
     assert client.store(pydicom.dcmread(FILES / "MR_small.dcm")).code == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_find(name, client):
+def test_orthanc_find(name, client):
     original = pydicom.dcmread(FILES / name, stop_before_pixels=True)
     keys = {
         **study(name),
@@ -124,11 +124,11 @@ def test_find(name, client):
     assert original.PatientID in {patient.PatientID for patient in patients}
 
 
-def test_find_of_what_is_not_there(client):
+def test_orthanc_find_without_matches(client):
     assert list(client.find({"QueryRetrieveLevel": "STUDY", "PatientID": "nobody"})) == []
 
 
-def test_find_closed_early(client):
+def test_orthanc_find_closed_early(client):
     found = client.find({"QueryRetrieveLevel": "STUDY", "PatientID": ""})
     assert "PatientID" in next(found)
     found.close()
@@ -136,7 +136,7 @@ def test_find_closed_early(client):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_get(name, client):
+def test_orthanc_get(name, client):
     sop_class, sop_instance, syntax = SAMPLES[name]
     coming = client.get(
         study(name), storage=[sop_class], transfer_syntaxes=[syntax, "ImplicitVRLittleEndian"]
@@ -150,7 +150,7 @@ def test_get(name, client):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_move_to_a_server_of_ours(name, client, destination):
+def test_orthanc_move_to_a_server_of_ours(name, client, destination):
     sop_class, sop_instance, syntax = SAMPLES[name]
     destination.app.state.received.clear()
     *_, last = client.move(study(name), "DEST")
@@ -163,13 +163,13 @@ def test_move_to_a_server_of_ours(name, client, destination):
     assert request.dataset.PatientName == pydicom.dcmread(FILES / name).PatientName
 
 
-def test_move_to_nobody(client):
+def test_orthanc_move_to_an_unknown_destination(client):
     with pytest.raises(RequestFailed):
         list(client.move(study("CT_small.dcm"), "NOBODY"))
     assert client.echo().code == 0
 
 
-def test_what_orthanc_sends_is_replayed(client, destination):
+def test_orthanc_recordings_are_replayed(client, destination):
     folder = destination.app.state.recordings
     *_, last = client.move(study("CT_small.dcm"), "DEST")
     assert last.completed == 1

@@ -28,12 +28,12 @@ def archive(tmp_path):
         yield server
 
 
-def test_there_are_samples():
+def test_samples_are_found():
     assert len(SAMPLES) > 50
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_what_came_over_the_wire_is_what_is_on_the_disk(name, archive, raw_peer, sample, dcmtk):
+def test_saved_file_has_the_bytes_from_the_wire(name, archive, raw_peer, sample, dcmtk):
     sop_class, sop_instance, syntax = SAMPLES[name]
     data = body(sample(name))
     with raw_peer(archive.port, [(sop_class, syntax)]) as peer:

@@ -141,7 +141,7 @@ def test_a_recorded_acceptor_answers_a_connection(name):
 
 
 @pytest.mark.parametrize("name", ASSOCIATIONS)
-def test_all_of_them_are_answered_as_they_were(name):
+def test_recordings_are_answered_as_recorded(name):
     app = App("ARCHIVE")
     stored = []
 

@@ -47,7 +47,7 @@ def of(command):
     return sorted(found.values())
 
 
-def test_every_class_of_pynetdicom_has_a_place():
+def test_every_pynetdicom_sop_class_has_a_short_name():
     """A class that pynetdicom serves is stored, or has a short name under some command."""
     named = {
         uids.sop_class(name, command)
@@ -71,7 +71,7 @@ def test_every_class_of_pynetdicom_has_a_place():
 
 
 @pytest.mark.parametrize("name", of("find"))
-def test_find(name):
+def test_pynetdicom_uses_every_class_with_find(name):
     app = App()
 
     @app.find(name)
@@ -88,7 +88,7 @@ def test_find(name):
     assert answers[0][1].PatientID == "1"
 
 
-def test_the_availability_is_told_though_nobody_may_ask_for_it():
+def test_instance_availability_is_returned_unasked():
     app = App()
     row = {"PatientID": "1", "InstanceAvailability": "NEARLINE", "StorageMediaFileSetID": "TAPE"}
     app.find("StudyRoot")(lambda request: [row])
@@ -100,7 +100,7 @@ def test_the_availability_is_told_though_nobody_may_ask_for_it():
 
 
 @pytest.mark.parametrize("name", of("get"))
-def test_get(name, sample):
+def test_pynetdicom_uses_every_class_with_get(name, sample):
     app, came = App(), []
     app.get(name)(lambda request: [sample("CT_small.dcm")])
     uid = uids.sop_class(name, "get")
@@ -140,7 +140,7 @@ def test_without_bulk_data_icons_keep_their_pixels():
 
 
 @pytest.mark.parametrize("name", of("move"))
-def test_move(name, sample):
+def test_pynetdicom_uses_every_class_with_move(name, sample):
     app, sink, came = App(), App("SINK"), []
     app.move(name)(lambda request: [sample("CT_small.dcm")])
     sink.store(lambda request: came.append(request.sop_instance))
@@ -196,7 +196,7 @@ OPERATIONS = {
     ("name", "operation"),
     [(name, operation) for name, all_ in OPERATIONS.items() for operation in all_.split()],
 )
-def test_n_service(name, operation):
+def test_pynetdicom_uses_every_class_with_n_service(name, operation):
     app, seen = App(), []
 
     def handler(request):

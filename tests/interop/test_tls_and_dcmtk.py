@@ -16,7 +16,7 @@ from pacsroute import App, AssociationAborted, Instance, Peer
 from pacsroute.tls import TLS
 
 
-def test_echoscu(serve_tls, pki, dcmtk):
+def test_echoscu_over_tls(serve_tls, pki, dcmtk):
     server = serve_tls()
     ours = [*reversed(pki.client.files)]
     trust = ["+cf", pki.ca]
@@ -59,7 +59,7 @@ def test_echoscu_with_client_certificates(serve_tls, pki, dcmtk, caplog):
     ]
 
 
-def test_storescu(serve_tls, pki, dcmtk, sample, tmp_path):
+def test_storescu_over_tls(serve_tls, pki, dcmtk, sample, tmp_path):
     app, folder = App(), tmp_path / "kept"
 
     @app.store

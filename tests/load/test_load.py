@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it reads /proc")
 @pytest.mark.timeout(240)
-def test_a_small_run_finds_nothing_wrong():
+def test_small_load_run_finds_no_fault():
     numbers = ("--seconds", "3", "--idle", "20", "--at-once", "8", "--each", "3")
     done = subprocess.run(
         [sys.executable, "-m", "tests.load", *numbers],

@@ -39,7 +39,7 @@ from pacsroute.upper_layer.pdu import UserIdentity
         ((1, 1, 9), "a reason of its own (for good; source 1, reason 9)"),
     ],
 )
-def test_a_rejection_says_who_and_why(answer, words):
+def test_rejection_names_source_and_reason(answer, words):
     with answering(pdu.AssociateRJ(*answer)) as (port, _):
         client = pacsroute.connect("127.0.0.1", port, called_ae="PACS", calling_ae="ME")
         with client, pytest.raises(AssociationRejected) as raised:
@@ -78,7 +78,7 @@ def test_a_peer_that_says_nothing_is_given_up_in_the_time_that_was_given():
                 client.echo()  # which has 30 s without it, more than a test
 
 
-def test_an_ae_title_that_is_none_leaves_no_socket_open():
+def test_invalid_ae_title_leaves_no_socket_open():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = pacsroute.connect("127.0.0.1", listener.getsockname()[1], called_ae="X" * 17)
         with pytest.raises(ValueError, match="16"):
@@ -89,7 +89,7 @@ def test_an_ae_title_that_is_none_leaves_no_socket_open():
             assert sock.recv(1) == b""
 
 
-def test_what_has_no_sop_class_is_not_sent_anywhere():
+def test_instance_without_a_sop_class_is_not_sent():
     app = App()
     app.store(lambda request: None)
     with app.test_client() as client, pytest.raises(DataSetError, match="no SOP Class UID"):
@@ -107,7 +107,7 @@ def test_a_retrieved_instance_without_a_sop_class_says_so(caplog, command):
     assert "1.2.3 failed: 0xA702 it has no SOP Class UID" in caplog.text
 
 
-def test_nobody_there():
+def test_connection_refused_is_an_association_error():
     with socket.socket() as bound:  # and so nobody else's meanwhile
         bound.bind(("127.0.0.1", 0))
         with pacsroute.connect("127.0.0.1", bound.getsockname()[1]) as client:
@@ -133,7 +133,7 @@ def test_the_user_identity_is_sent(user, sent):
     assert (asked[0].calling_ae, asked[0].called_ae) == ("ME", "YOU")
 
 
-def test_it_associates_when_first_asked_and_releases_at_the_end(listening):
+def test_client_associates_at_the_first_request_and_releases_at_the_end(listening):
     peer = listening(App())
     with peer.client(calling_ae="ME", called_ae="YOU") as client:
         assert peer.associations == []
@@ -167,7 +167,7 @@ def test_a_request_under_way_is_aborted_at_the_end(listening, archive):
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_who_waits_for_a_silent_peer_learns_at_once_that_the_client_is_closed(in_memory, listening):
+def test_closing_the_client_wakes_a_thread_that_waits_for_a_silent_peer(in_memory, listening):
     app, asked, hold = App("ARCHIVE"), threading.Event(), threading.Event()
     raised = queue.Queue()
 
@@ -485,7 +485,7 @@ def test_an_app_connects_to_its_destinations(way, listening, archive):
         app.connect("ELSEWHERE")
 
 
-def test_a_failure_elsewhere_is_not_passed_on(listening):
+def test_failure_of_a_request_elsewhere_is_not_passed_on(listening):
     refusing = App()
     refusing.store(lambda request: 0xA700)
     behind, app = listening(refusing), App()

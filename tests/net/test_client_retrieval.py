@@ -30,7 +30,7 @@ from pacsroute.dataset.encode import encode
 from pacsroute.dimse import commands
 
 
-def test_find(listening, archive):
+def test_client_find(listening, archive):
     peer = listening(archive)
     keys = {
         "QueryRetrieveLevel": "STUDY",
@@ -170,7 +170,7 @@ def test_attributes_without_an_element_are_no_data_set(listening):
     assert announced == [False, False, True]
 
 
-def test_get(listening, archive, tmp_path):
+def test_client_get(listening, archive, tmp_path):
     peer = listening(archive)
     with peer.client(called_ae="ARCHIVE") as client:
         found, status = result(client.get(STUDY))
@@ -203,7 +203,7 @@ def test_get_in_the_syntaxes_that_are_stored(listening, sample):
             assert file.read() == body(sample(name))
 
 
-def test_get_of_what_cannot_come(listening, sample):
+def test_get_of_instances_that_cannot_be_sent(listening, sample):
     """What failed is told, with what came: a warning, or a failure where nothing did."""
     app = App()
     app.get(lambda request: [sample(name) for name in request.identifier.PatientID.split(",")])
@@ -224,7 +224,7 @@ def test_get_of_what_cannot_come(listening, sample):
     assert raised.value.progress == Progress(0, 0, 1, 0, (SAMPLES[names[1]][1],))
 
 
-def test_no_role_is_used_for_what_it_was_not_asked_for(listening, archive):
+def test_role_is_used_for_its_class_only(listening, archive):
     """A peer that sends instances may not be sent some on the same association."""
     peer = listening(archive)
     with peer.client() as client:
@@ -261,7 +261,7 @@ def test_an_instance_that_was_asked_for_reaches_no_handler(listening, archive):
     assert archive.state.stored == {}
 
 
-def test_what_is_no_such_instance_is_refused_and_the_others_come(listening):
+def test_unrequested_instance_is_refused_and_the_others_arrive(listening):
     statuses = []
 
     def serve(association):
@@ -327,7 +327,7 @@ def test_an_instance_is_acknowledged_after_the_loop_body(listening):
         assert statuses[1][2]  # cancelled
 
 
-def test_move(listening, archive):
+def test_client_move(listening, archive):
     destination, received = App("DEST"), []
     destination.store(received.append)
     with destination.serve(port=0, grace=1) as server:
@@ -355,7 +355,7 @@ def test_a_move_that_fails(listening, archive):
 
 
 @pytest.mark.parametrize("service", ["echo", "store", "find"])
-def test_what_the_peer_asks_meanwhile_the_app_answers(service, listening):
+def test_app_answers_requests_of_the_peer_during_a_move(service, listening):
     echoed, statuses = [], []
 
     def serve(association):
@@ -381,7 +381,7 @@ def test_what_the_peer_asks_meanwhile_the_app_answers(service, listening):
     assert (echoed, statuses) == ([9], [0])
 
 
-def test_a_peer_that_we_have_asked_reaches_no_handler(listening, archive):
+def test_called_peer_reaches_no_handler(listening, archive):
     """Nobody has let it in: neither `allow` nor `authenticate` knows of it."""
     statuses = []
 

@@ -25,7 +25,7 @@ from pacsroute.net import outbox, transport
 from pacsroute.upper_layer import pdu
 
 
-def test_what_can_be_stored(listening, archive, sample):
+def test_client_stores_paths_datasets_and_instances(listening, archive, sample):
     path = sample("CT_small.dcm")
     sources = [path, str(path), path.read_bytes(), Instance(path), Instance(path.read_bytes())]
     peer = listening(archive)
@@ -52,7 +52,7 @@ def test_what_can_be_stored(listening, archive, sample):
         ("MR_small_implicit.dcm", [EXPLICIT]),
     ],
 )
-def test_what_the_peer_wants_otherwise_is_converted(name, syntaxes, listening, sample):
+def test_instance_is_converted_to_what_the_peer_accepts(name, syntaxes, listening, sample):
     app, stored = App(), []
 
     @app.store(transfer_syntaxes=syntaxes)
@@ -69,7 +69,7 @@ def test_what_the_peer_wants_otherwise_is_converted(name, syntaxes, listening, s
     assert (pixels == original.pixel_array).all()
 
 
-def test_statuses_of_a_store(listening):
+def test_store_returns_warnings_and_raises_failures(listening):
     app, statuses = App(), [0xB007, 0xA700, 0x0122, 0]
 
     @app.store
@@ -89,7 +89,7 @@ def test_statuses_of_a_store(listening):
     assert len(peer.associations) == 1
 
 
-def test_a_source_that_is_none(listening, archive, tmp_path):
+def test_source_that_is_not_an_instance_is_refused(listening, archive, tmp_path):
     peer = listening(archive)
     with peer.client() as client:
         with pytest.raises(FileNotFoundError):
@@ -201,7 +201,7 @@ def test_a_peer_with_small_pdus_has_few_of_them_made_at_a_time(
     assert 2 * 16 <= max(most) <= 2 * 16 + 2
 
 
-def test_an_abort_is_no_part_of_what_another_thread_sends(listening, archive, monkeypatch):
+def test_abort_is_not_sent_within_another_threads_pdu(listening, archive, monkeypatch):
     """It would be stored, as ten bytes in the middle of the pixels."""
     send_all, half, more = transport.send_all, threading.Event(), threading.Event()
 
@@ -234,7 +234,7 @@ def test_an_abort_is_no_part_of_what_another_thread_sends(listening, archive, mo
     assert not archive.state.stored
 
 
-def test_an_abort_is_no_part_of_what_was_interrupted(listening, archive, monkeypatch):
+def test_abort_is_not_sent_within_an_interrupted_pdu(listening, archive, monkeypatch):
     send_all = transport.send_all
 
     def interrupted(sock, buffers, deadline):

@@ -40,7 +40,7 @@ class Negotiator(RawPeer):
         self.answer = self.read_pdu()
 
 
-def test_a_find_agrees_on_what_both_sides_know():
+def test_find_negotiates_the_options_of_both_sides():
     app, seen = App(), []
 
     @app.find("StudyRoot", extended=["relational", "fuzzy"])
@@ -109,7 +109,7 @@ def test_the_reserved_bytes_of_a_worklist_are_always_one():
     assert seen == [1, 0]
 
 
-def test_a_route_without_it_answers_nothing():
+def test_route_without_extended_negotiation_answers_none():
     app = App()
     app.find(lambda request: [])
     offered = pdu.ExtendedNegotiation(FIND, bytes([1]))
@@ -127,7 +127,7 @@ def test_a_route_without_it_answers_nothing():
         ("get", ["fuzzy"], "has no 'fuzzy'"),
     ],
 )
-def test_what_there_is_not_is_an_error(command, what, message):
+def test_unknown_extended_option_is_a_set_up_error(command, what, message):
     with pytest.raises(SetupError, match=message):
         extended.supported(command, what)
 
@@ -206,7 +206,7 @@ def test_a_cancel_reaches_one_of_several_operations():
     assert statuses == {1: 0, 2: 0xFE00}
 
 
-def test_sub_operations_of_overlapping_gets_are_told_apart(sample):
+def test_sub_operations_of_overlapping_gets_are_distinguished(sample):
     app = App(outstanding=2)
     app.get(lambda request: [sample("CT_small.dcm")] * 3)
     roles = (pdu.RoleSelection(CT, True, True),)
@@ -290,7 +290,7 @@ def test_a_peer_that_stays_when_an_operation_has_aborted_it():
             assert until(lambda: not server.obstacle())
 
 
-def test_who_waits_for_a_response_learns_of_the_end_at_once():
+def test_end_of_association_wakes_a_thread_that_waits_for_a_response():
     ours, theirs = socket.socketpair()
     ended = queue.Queue()
     with theirs, Association(ours, App()) as association:
@@ -309,7 +309,7 @@ def test_who_waits_for_a_response_learns_of_the_end_at_once():
         assert ended.get(timeout=WAIT).source == 2
 
 
-def test_the_default_is_one_operation_at_a_time():
+def test_operations_do_not_overlap_by_default():
     with App().serve(port=0, grace=1) as server:
         window = {"asynchronous_operations": (8, 8)}
         with Negotiator(server.port, [uids.VERIFICATION], **window) as peer:

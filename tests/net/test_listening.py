@@ -35,7 +35,7 @@ def test_addresses_have_the_names_of_the_settings():
     assert addresses(Config(port=0)) == {"port": ("127.0.0.1", 0)}
 
 
-def test_what_is_asked_for_again_keeps_its_socket(listeners):
+def test_listener_asked_for_again_keeps_its_socket(listeners):
     first = listeners(Config(port=0, metrics_port=0))
     again = listeners(Config(port=0, metrics_port=0, metrics_host="localhost"), first)
     assert again["port"] is first["port"]

@@ -100,7 +100,7 @@ def app(tmp_path):
     return app
 
 
-def test_what_dcmtk_asks_is_counted(served, app, dcmtk, sample, tmp_path):
+def test_requests_of_dcmtk_are_counted(served, app, dcmtk, sample, tmp_path):
     server = served(app)
     at = ("127.0.0.1", server.port)
     assert dcmtk("echoscu", "--repeat", 3, *at).returncode == 0
@@ -171,7 +171,7 @@ def test_associations_end_in_three_ways(served, app, raw_peer, dcmtk):
     )
 
 
-def test_whatever_peers_and_handlers_say_labels_are_few(served, raw_peer):
+def test_labels_are_bounded_whatever_peers_send(served, raw_peer):
     app = App()
     statuses = iter([0xC000, 0xB123, 0xB124, 0xC999])
 
@@ -205,7 +205,7 @@ def test_whatever_peers_and_handlers_say_labels_are_few(served, raw_peer):
     assert {name for name in samples if name.startswith("requests_total")} == set(counts)
 
 
-def test_what_is_under_way_shows(served, raw_peer, tmp_path):
+def test_gauges_show_operations_under_way(served, raw_peer, tmp_path):
     app = App(spool=tmp_path)
     entered, go_on = threading.Event(), threading.Event()
 
@@ -281,7 +281,7 @@ def test_sub_operations_and_bytes_sent(served, sample):
     assert samples["received_bytes_total C-GET"] > 0
 
 
-def test_what_the_app_itself_counts_is_there(served, app):
+def test_counters_of_the_app_are_exported(served, app):
     rooms = Counter("rooms", "Rooms that were looked into.")
     try:
         rooms.inc(7)
@@ -350,7 +350,7 @@ def test_a_lifespan_that_fails_leaves_nothing_behind():
         ask(server.metrics_port, "/health")
 
 
-def test_other_requests_over_http(served, app):
+def test_monitor_refuses_other_http_requests(served, app):
     port = served(app).metrics_port
     assert ask(port, "/")[0] == 404
     assert ask(port, "/health", "HEAD") == (200, "")
@@ -360,7 +360,7 @@ def test_other_requests_over_http(served, app):
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET /health HTTP/1.1\r\nHost: x\r\n", b"\r\n\r\n"])
-def test_a_slow_client_is_given_up(served, app, monkeypatch, sent):
+def test_slow_http_client_is_dropped(served, app, monkeypatch, sent):
     monkeypatch.setattr(monitor, "_PATIENCE", 0.1)
     port = served(app).metrics_port
     with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as client:
@@ -374,7 +374,7 @@ def answering():
     return sum("process_request_thread" in name for name in names)
 
 
-def test_many_slow_clients_do_not_keep_others_out(served, app, monkeypatch):
+def test_slow_http_clients_do_not_block_others(served, app, monkeypatch):
     monkeypatch.setattr(monitor, "_PATIENCE", 10 * WAIT)  # it is not what ends them
     port = served(app).metrics_port
     clients = [socket.create_connection(("127.0.0.1", port), WAIT) for _ in range(60)]
@@ -389,7 +389,7 @@ def test_many_slow_clients_do_not_keep_others_out(served, app, monkeypatch):
             client.close()
 
 
-def test_without_the_extra_health_is_there_and_metrics_say_what_to_install(
+def test_without_the_extra_health_answers_and_metrics_name_the_extra(
     app, served, monkeypatch, caplog
 ):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
@@ -400,7 +400,7 @@ def test_without_the_extra_health_is_there_and_metrics_say_what_to_install(
     assert ask(port, "/metrics") == (501, "pip install 'pacsroute[metrics]'\n")
 
 
-def test_nothing_is_imported_nor_listened_to_unless_asked_for():
+def test_metrics_cost_nothing_unless_asked_for():
     code = (
         "import sys\nfrom pacsroute import App\n"
         "with App().serve(port=0) as server:\n"
@@ -418,7 +418,7 @@ def watched(serving):
     return int(line.rpartition(":")[2])
 
 
-def test_the_command_says_where_it_is_watched(tmp_path):
+def test_run_prints_the_address_of_the_metrics(tmp_path):
     (tmp_path / "app.py").write_text(APP)
     with Serving(tmp_path, "--metrics-port", "0") as serving:
         port = watched(serving)

@@ -121,7 +121,7 @@ def test_a_keep_alive_goes_after_silence_and_stops(ends, monkeypatch):
     assert len(made) == count
 
 
-def test_the_flusher_waits_for_nobody_that_sends(ends):
+def test_flusher_does_not_wait_for_a_sender(ends):
     outbox, channel, peer = ends
     outbox.send(1, pending(7), b"12", more=True)
     with channel.sending:

@@ -42,7 +42,7 @@ def gone(peer):
 # ------------------------------------------------------------------------------ limits
 
 
-def test_beyond_the_limit_associations_are_rejected_as_transient():
+def test_association_beyond_the_limit_is_rejected_as_transient():
     with App().serve(port=0, max_associations=1, grace=1) as server:
         with RawPeer(server.port) as first:
             assert first.echo() == 0
@@ -77,7 +77,7 @@ def test_an_interrupt_while_it_stops_does_not_leave_the_lifespan_open(monkeypatc
 
 
 @pytest.mark.parametrize("outstanding", [1, 2])
-def test_the_place_is_free_before_the_peer_knows_that_it_has_released(outstanding):
+def test_place_is_free_before_the_release_response(outstanding):
     app, obstacles = App(outstanding=outstanding), []
 
     class Tap:
@@ -97,7 +97,7 @@ def test_the_place_is_free_before_the_peer_knows_that_it_has_released(outstandin
 
 
 @pytest.mark.parametrize("outstanding", [1, 2])
-def test_the_place_of_a_handler_that_goes_on_is_not_free_when_its_peer_releases(outstanding):
+def test_running_handler_keeps_its_place_after_the_release(outstanding):
     app, seen, go_on = App(outstanding=outstanding), threading.Event(), threading.Event()
 
     @app.find
@@ -117,7 +117,7 @@ def test_the_place_of_a_handler_that_goes_on_is_not_free_when_its_peer_releases(
             go_on.set()
 
 
-def test_one_that_is_being_rejected_takes_nobodys_place():
+def test_association_being_rejected_takes_no_place():
     places = Places(App(max_associations=1).config)
     first, refusal = places.associate("10.0.0.1", "CT")
     assert refusal is None
@@ -307,7 +307,7 @@ def test_a_status_with_a_comment_beyond_ascii_is_sent_all_the_same():
         peer.release()
 
 
-def test_what_never_reaches_a_handler():
+def test_invalid_requests_never_reach_a_handler():
     app, reached = App(), []
     app.store(CT)(reached.append)
     data = b"\x08\x00\x18\x00UI\x06\x009.8.7\x00"
@@ -337,7 +337,7 @@ def test_a_cancel_that_comes_too_late_is_ignored():
             peer.release()
 
 
-def test_what_comes_after_the_response():
+def test_after_runs_once_the_response_is_written():
     app, responded, after = App(), threading.Event(), []
     done = threading.Event()
 
@@ -363,7 +363,7 @@ def test_what_comes_after_the_response():
 # ------------------------------------------------------------------------------ stopping
 
 
-def test_stop_ends_what_waits_after_the_response_and_then_the_lifespan():
+def test_stop_ends_after_functions_and_then_the_lifespan():
     app, seen, go = App(), [], threading.Event()
 
     @app.lifespan
@@ -621,7 +621,7 @@ def test_garbage_leaves_the_server_serving():
         (struct.pack(">BxIIBB", 4, 8, 4, 77, 3) + b"ab", 5),
     ],
 )
-def test_what_the_standard_does_not_allow_is_aborted(received, reason):
+def test_pdu_that_the_standard_forbids_is_aborted(received, reason):
     with App().serve(port=0, grace=1, artim=1) as server, RawPeer(server.port) as peer:
         peer.socket.sendall(received)
         assert peer.read_pdu() == pdu.Abort(2, reason)
@@ -640,7 +640,7 @@ def test_settings_that_only_an_app_can_have_are_refused_elsewhere(name):
         Association.accept(None, app, **{name: value})
 
 
-def test_threads_that_no_process_waits_for():
+def test_daemon_threads_do_not_delay_exit():
     done, hold, daemons = [], threading.Event(), DaemonPool("pacsroute-after", 4)
     for number in range(20):
         daemons.submit(lambda number=number: done.append(number))
@@ -659,7 +659,7 @@ def test_threads_that_no_process_waits_for():
     hold.set()
 
 
-def test_what_is_deferred_when_the_server_has_stopped_is_done_at_once():
+def test_functions_deferred_after_stop_run_at_once():
     done = []
     with App().serve(port=0) as server:
         pass
@@ -708,7 +708,7 @@ def test_a_hook_that_raises_leaves_no_socket_open(raw_peer):
     assert sockets[0].fileno() == -1
 
 
-def test_roles_of_what_is_not_proposed_are_not_answered(raw_peer):
+def test_role_selection_of_unproposed_classes_is_not_answered(raw_peer):
     roles = tuple(pdu.RoleSelection(f"1.2.3.{n:055}", True, True) for n in range(900))
     with App().serve(port=0) as server, socket.create_connection(("127.0.0.1", server.port)) as s:
         s.settimeout(WAIT)
@@ -718,7 +718,7 @@ def test_roles_of_what_is_not_proposed_are_not_answered(raw_peer):
         assert s.recv(1) == b"\x02"
 
 
-def test_one_association_whose_answers_cannot_be_flushed_is_not_the_end_of_all():
+def test_failed_flush_ends_one_association_only():
     """There is one thread for it in a process."""
     tried, flushed = threading.Event(), threading.Event()
 

@@ -39,7 +39,7 @@ def test_a_plain_and_a_tls_port_at_once(serve_tls, pki):
     assert seen == [None, None, None]
 
 
-def test_what_observes_an_association_sees_what_is_inside(serve_tls, pki, tmp_path):
+def test_tap_sees_decrypted_bytes(serve_tls, pki, tmp_path):
     app, asking = App(), App("ASKING")
     app.taps.append(recorder(tmp_path / "served"))
     asking.taps.append(recorder(tmp_path / "asked"))
@@ -139,7 +139,7 @@ def test_a_client_refuses_a_server_that_it_does_not_trust(tls, why, serve_tls, p
         secured(server, tls(pki)).echo()
 
 
-def test_a_client_may_trust_the_very_certificate_or_anybody(serve_tls, pki):
+def test_client_may_trust_one_certificate_or_any(serve_tls, pki):
     server = serve_tls()
     assert echoes(server, TLS(ca=pki.server.certificate))
     assert echoes(server, TLS(verify=False))
@@ -192,7 +192,7 @@ def test_a_socket_that_speaks_tls_already(pki):
         ({"profile": "basic"}, "'basic' is no TLS profile"),
     ],
 )
-def test_what_does_not_go_together_is_said_at_once(arguments, words):
+def test_contradictory_tls_settings_are_set_up_errors(arguments, words):
     with pytest.raises(SetupError, match=words):
         TLS(**arguments)
 
@@ -296,7 +296,7 @@ def test_the_commands_of_the_client(serve_tls, pki):
         assert done.stderr.count("\n") == 1
 
 
-def test_run_says_what_is_wrong(pki, tmp_path):
+def test_run_names_wrong_tls_settings(pki, tmp_path):
     (tmp_path / "app.py").write_text("import pacsroute\napp = pacsroute.App()\n")
     for options, words in [
         (["--tls-certificate", "none.pem"], "none.pem cannot be used: No such file"),

@@ -155,7 +155,7 @@ def test_ciphers_without_forward_secrecy_or_authentication_are_refused(suite, se
     assert logged(caplog, "no shared cipher", server)
 
 
-def test_nobody_renegotiates(serve_tls, pki):
+def test_renegotiation_is_refused(serve_tls, pki):
     server = serve_tls()
     address = f"{LOCALHOST}:{server.tls_port}"
     asked = subprocess.run(
@@ -198,7 +198,7 @@ def test_a_server_that_stops_wakes_those_in_a_handshake_and_after_it(pki):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors as Linux does")
-def test_nothing_is_left_afterwards(serve_tls, pki):
+def test_tls_leaves_no_thread_or_descriptor_behind(serve_tls, pki):
     server = serve_tls(tls_ca=pki.ca, max_associations=5)
     greeting = hello(pki.trusting().client())
     good, bad = pki.trusting(pki.client), pki.trusting(pki.foreign)

@@ -36,7 +36,7 @@ def test_answers_go_out_while_the_generator_waits_and_looks_for_a_cancel(serve_t
     assert arrived == [str(i) for i in range(ROWS)]
 
 
-def test_a_cancel(serve_tls, pki):
+def test_cancel_of_a_find_over_tls(serve_tls, pki):
     app, closed = App(), []
 
     @app.find

@@ -162,7 +162,7 @@ def slow(tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("state", STATES)
-def test_a_peer_vanishes(slow, state, way):
+def test_vanished_peer_leaves_nothing_behind(slow, state, way):
     with unharmed(slow) as server:
         sock = STATES[state](server.port)
         if way == "silence":  # the handler goes on, and so meets it
@@ -307,7 +307,7 @@ ONLY_ROWS = {
 
 
 @pytest.mark.parametrize("misdeed", [*MISDEEDS, *ONLY_ROWS])
-def test_a_handler_misbehaves(tmp_path, misdeed):
+def test_misbehaving_handler_gets_a_failure_status(tmp_path, misdeed):
     app = an_app(tmp_path, MISDEEDS.get(misdeed) or ONLY_ROWS[misdeed])
     services = ["find", "get", "move"] if misdeed in ONLY_ROWS else [*SENT]
     with unharmed(app) as server, associated(server.port) as peer:
@@ -361,7 +361,7 @@ def test_ctrl_c_in_a_handler_ends_its_association_only(tmp_path):
                 other.release()
 
 
-def test_what_is_done_afterwards_and_finding_a_destination_may_fail_too(tmp_path):
+def test_failing_after_functions_and_destinations_hurt_nobody(tmp_path):
     def handler(request):
         for kind in (ValueError, SystemExit, KeyboardInterrupt, MemoryError):
             request.after(raising(kind, FORGED), request)
@@ -377,7 +377,7 @@ def test_what_is_done_afterwards_and_finding_a_destination_may_fail_too(tmp_path
         peer.release()
 
 
-def test_a_handler_hangs_and_hurts_nobody_else(tmp_path):
+def test_hanging_handler_hurts_no_other_association(tmp_path):
     gate = threading.Event()
     app = an_app(tmp_path, lambda request: gate.wait(60) and None)
     server = app.serve(port=0, **SHORT)
@@ -493,7 +493,7 @@ OUT_OF_REACH = {
 
 
 @pytest.mark.parametrize("how", OUT_OF_REACH)
-def test_a_destination_fails(tmp_path, how):
+def test_failing_destination_function_is_a_failure_status(tmp_path, how):
     app = an_app(tmp_path, lambda request: [INSTANCE])
     with unharmed(app, idle_timeout=1.5) as server, destination(OUT_OF_REACH[how]) as port:
         app.destinations["WS"] = Peer("127.0.0.1", port)

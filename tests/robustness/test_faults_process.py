@@ -122,7 +122,7 @@ def process(tmp_path):
 
 
 @pytest.mark.skipif(not LINUX, reason="/proc tells what a process has")
-def test_no_descriptors(process):
+def test_server_survives_a_lack_of_descriptors(process):
     process.do(2)
     before = process.threads, process.descriptors
     with contextlib.ExitStack() as held:
@@ -147,7 +147,7 @@ def test_no_descriptors(process):
 
 
 @pytest.mark.skipif(not LINUX, reason="/proc tells what a process has")
-def test_no_threads(process):
+def test_server_survives_a_lack_of_threads(process):
     process.do(2)
     before = process.descriptors
     with contextlib.ExitStack() as held:
@@ -215,7 +215,7 @@ def saving(folder, spool, **settings):
 
 
 @pytest.mark.parametrize("spool", ["the same", "another", "in memory"])
-def test_a_full_disk(small_disk, tmp_path, spool):
+def test_full_disk_is_answered_out_of_resources(small_disk, tmp_path, spool):
     elsewhere = {"the same": small_disk, "another": tmp_path / "spool", "in memory": small_disk}
     size = 100_000 if spool == "in memory" else 700_000
     with unharmed(saving(small_disk, elsewhere[spool])) as server:
@@ -263,7 +263,7 @@ def test_a_folder_that_is_read_only(tmp_path, size):
 
 
 @pytest.mark.parametrize("size", [1000, 300_000], ids=["in memory", "in a file"])
-def test_a_folder_that_cannot_be_there(tmp_path, size):
+def test_store_into_a_folder_that_cannot_exist(tmp_path, size):
     file = tmp_path / "file"
     below = file / "folder"
     for folder, spool in ((below, tmp_path / "spool"), (tmp_path / "folder", below)):
@@ -409,7 +409,7 @@ def test_a_signal_at_any_moment_ends_the_server(tmp_path, number):
 
 
 @pytest.mark.skipif(not LINUX, reason="signals as POSIX has them")
-def test_what_hangs_afterwards_does_not_outlast_three_signals(process):
+def test_third_signal_ends_hanging_after_functions(process):
     process.do(3)
     for _ in range(3):
         process.process.send_signal(signal.SIGTERM)

@@ -49,7 +49,7 @@ def instance(uid, size=0):
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, SystemExit, MemoryError]
 )
-def test_whatever_handlers_raise_the_server_goes_on(error):
+def test_server_survives_any_exception_of_a_handler(error):
     app = App()
 
     @app.echo
@@ -149,7 +149,7 @@ def test_an_n_create_has_only_so_many_items():
 
 
 @pytest.mark.parametrize("size", [0, 300_000], ids=["in memory", "in a file"])
-def test_what_was_saved_is_read_even_when_the_file_is_another(tmp_path, size):
+def test_saved_instance_is_read_even_when_its_file_was_replaced(tmp_path, size):
     app, read = App(spool=tmp_path / "spool"), []
 
     @app.store
@@ -237,7 +237,7 @@ def test_a_command_of_another_class_than_its_context_is_refused():
     assert not called
 
 
-def test_a_uid_that_is_none_costs_only_its_context():
+def test_invalid_uid_costs_only_its_context():
     app = App()
     app.store(lambda request: None)
     contexts = [*ECHO, ("1.2.ÿ", EXPLICIT), (CT, "garbage"), (CT, ""), ("", EXPLICIT)]
@@ -297,7 +297,7 @@ def odd_instances():
 
 
 @pytest.mark.parametrize("data", [pytest.param(d, id=name) for name, d in odd_instances()])
-def test_what_a_handler_reads_is_the_instance_of_the_command(data):
+def test_handler_reads_the_instance_that_the_command_names(data):
     app, read = App(), []
     app.store(lambda request: read.append(request.dataset.SOPInstanceUID))
     with app.serve(port=0, grace=1) as server, RawPeer(server.port, [(CT, EXPLICIT)]) as peer:
@@ -327,7 +327,7 @@ def related(sop_class, general, times=1):
         ("1.2.3.4", uids.VERIFICATION, 3),
     ],
 )
-def test_only_storage_classes_are_kinds_of_others(sop_class, general, result):
+def test_related_general_classes_are_storage_classes_only(sop_class, general, result):
     app = App()
     app.store("CTImageStorage")(lambda request: None)
     app.find(lambda request: [])
@@ -336,7 +336,7 @@ def test_only_storage_classes_are_kinds_of_others(sop_class, general, result):
     assert [context.result for context in answer.contexts] == [result]
 
 
-def test_what_classes_are_kinds_of_is_looked_up_once():
+def test_related_general_classes_are_looked_up_once():
     class Policy(type(App().policy(""))):
         asked = 0
 
@@ -349,7 +349,7 @@ def test_what_classes_are_kinds_of_is_looked_up_once():
     assert policy.asked < 2000
 
 
-def test_hooks_see_what_is_stored_as_a_kind_of_another_class():
+def test_hooks_see_related_general_classes():
     app, audit = App(), []
     app.store("CTImageStorage")(lambda request: None)
     app.after_request(lambda request, status, error: audit.append((request.sop_class, str(status))))
@@ -362,7 +362,7 @@ def test_hooks_see_what_is_stored_as_a_kind_of_another_class():
     assert audit == [("1.2.3.4", "0x0000 Success")]
 
 
-def test_nothing_is_kept_of_what_no_handler_may_get(tmp_path):
+def test_data_set_without_a_handler_is_not_kept(tmp_path):
     app = App(spool=tmp_path)
     app.store("CTImageStorage")(lambda request: None)
     sinks = []
@@ -434,7 +434,7 @@ def test_a_peer_that_reads_a_byte_now_and_then_is_given_up(caplog):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
-def test_what_others_put_into_the_spool_does_not_stop_a_start(tmp_path):
+def test_foreign_files_in_the_spool_do_not_stop_the_start(tmp_path):
     os.mkfifo(tmp_path / ".pacsroute-a.part")
     (tmp_path / "kept").write_text("kept")
     (tmp_path / ".pacsroute-b.part").symlink_to(tmp_path / "kept")

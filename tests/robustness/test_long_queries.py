@@ -131,7 +131,7 @@ def test_a_retrieval_stops_before_its_first_instance(archive, tmp_path):
     assert stopped
 
 
-def test_who_takes_answers_slowly_holds_no_transaction(archive, tmp_path):
+def test_slow_reader_of_answers_holds_no_transaction(archive, tmp_path):
     """SQLite cannot empty its write-ahead log while anybody reads."""
     fill(tmp_path / "index.db", 20_000, "D")
     asked = {"QueryRetrieveLevel": "STUDY", "PatientName": "", "StudyInstanceUID": ""}

@@ -78,7 +78,7 @@ def test_a_file_is_in_its_folder_whatever_its_name(name):
 
 
 @pytest.mark.parametrize("name", WIRE)
-def test_a_uid_that_is_none_never_becomes_a_name(tmp_path, name):
+def test_invalid_uid_never_becomes_a_name(tmp_path, name):
     app, reached = App(spool=tmp_path / "spool"), []
     app.store(lambda request: reached.append(request.save(tmp_path / "folder")))
     with unharmed(app) as server, RawPeer(server.port, [(CT, EXPLICIT)]) as peer:
@@ -244,7 +244,7 @@ def tables(folder):
 
 @pytest.mark.parametrize("key", ["PatientID", "PatientName", "StudyDescription"])
 @pytest.mark.parametrize("name", NASTY)
-def test_the_archive_is_asked_for_nasty_names(archive, key, name):
+def test_archive_finds_nasty_names(archive, key, name):
     client, folder = archive
     asked = name.replace("\\", "|")[:64]
     count = tables(folder)
@@ -265,7 +265,7 @@ def test_the_archive_is_asked_for_nasty_names(archive, key, name):
 
 
 @given(st.text(max_size=70))
-def test_the_archive_is_asked_for_anything(archive, text):
+def test_archive_survives_any_query(archive, text):
     client, folder = archive
     for key in ("PatientID", "PatientName", "StudyDescription", "AccessionNumber", "StudyDate"):
         keys = {"QueryRetrieveLevel": "STUDY", "SpecificCharacterSet": "ISO_IR 192", key: text}
@@ -280,7 +280,7 @@ def test_the_archive_is_asked_for_anything(archive, text):
 @pytest.mark.parametrize(
     "name", ["'; DROP TABLE study; --", "%", "_", "[a-z]", '"', "x' OR 'a'='a"]
 )
-def test_findscu_asks_for_nasty_names(archive, dcmtk, name):
+def test_findscu_finds_nasty_names(archive, dcmtk, name):
     client, folder = archive
     with client.app.serve(port=0, grace=1) as server:
         done = dcmtk(
@@ -293,7 +293,7 @@ def test_findscu_asks_for_nasty_names(archive, dcmtk, name):
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_the_worklist_is_asked_for_nasty_names(tmp_path, monkeypatch, name):
+def test_worklist_finds_nasty_names(tmp_path, monkeypatch, name):
     names = [text.replace("\\", "|")[:64] for text in [*NASTY, "axb", "Doe"]]
     rows = [{"PatientID": text, "PatientName": text, "Modality": "CT"} for text in names]
     path = tmp_path / "today.json"

@@ -108,7 +108,7 @@ def test_undeclared_text_is_read_and_answered_in_the_set_that_is_set(
     assert row.SpecificCharacterSet == reply.dataset.SpecificCharacterSet == answered
 
 
-def test_what_is_stored_keeps_its_bytes(tmp_path):
+def test_default_charset_leaves_stored_bytes_alone(tmp_path):
     app = App(default_charset="GB18030")
 
     @app.store
@@ -122,7 +122,7 @@ def test_what_is_stored_keeps_its_bytes(tmp_path):
     assert (tmp_path / "1.2.3.dcm").read_bytes().endswith(sent)
 
 
-def test_what_is_written_from_it_says_in_which_characters_it_is(tmp_path):
+def test_data_set_read_by_default_charset_is_written_with_its_character_set(tmp_path):
     app = App(default_charset="GB18030")
     app.store(lambda request: Instance(request.dataset).save(tmp_path) and None)
     with app.test_client() as client:
@@ -132,7 +132,7 @@ def test_what_is_written_from_it_says_in_which_characters_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("declared", [b"", b" ", b"\0\0"])
-def test_an_empty_character_set_is_none(declared, served, seen):
+def test_empty_character_set_counts_as_none(declared, served, seen):
     served.config.default_charset = "GB18030"
     asked_with(served, data_set("王".encode("gb18030"), charset=declared))
     assert seen == [("王", "王")]
@@ -162,7 +162,7 @@ def test_the_settings_of_responses_win(served):
 
 
 @pytest.mark.parametrize("way", ["find", "get", "n_get"])
-def test_what_a_peer_answers_is_read_by_the_settings_of_the_app_that_asks(way):
+def test_answers_of_a_peer_are_read_by_the_settings_of_the_calling_app(way):
     pacs, asking = App("PACS"), App("WS", default_charset=["PACS=GB18030"])
     answer = data_set("王".encode("gb18030"))
     pacs.find("StudyRoot")(lambda request: [answer])

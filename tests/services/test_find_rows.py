@@ -106,7 +106,7 @@ def test_a_thousand_bad_rows_are_one_warning(caplog):
 
 
 @pytest.mark.parametrize("row", [{"PatientNmae": "A"}, "secret", 7, [("PatientName", "A")]])
-def test_what_is_no_row_is_still_an_error(row):
+def test_row_of_a_wrong_type_is_still_an_error(row):
     app = App()
     app.find("Worklist")(lambda request: [row])
     with app.test_client() as client, pytest.raises(Exception, match=r"row|Nmae"):

@@ -90,7 +90,7 @@ def test_n_create_and_n_set_of_mpps(app, associate):
     assert steps["1.2.3"].Modality == "CT"
 
 
-def test_an_instance_uid_is_made_where_the_peer_leaves_it_to_us(app, associate):
+def test_n_create_without_a_uid_gets_one(app, associate):
     made = []
 
     @app.n_create("FilmSession")
@@ -110,7 +110,7 @@ def test_an_instance_uid_is_made_where_the_peer_leaves_it_to_us(app, associate):
     assert attributes.PrintPriority == "MED"
 
 
-def test_what_could_not_be_made_has_no_uid(app, raw_peer):
+def test_failed_n_create_returns_no_uid(app, raw_peer):
     def create(request):
         assert uids.is_uid(request.sop_instance)
         raise Failure(0x0120)
@@ -127,7 +127,7 @@ def test_what_could_not_be_made_has_no_uid(app, raw_peer):
         peer.release()
 
 
-def test_n_get_answers_what_was_asked_for(app, associate):
+def test_n_get_answers_the_requested_attributes(app, associate):
     @app.n_get("Printer")
     def printer(request):
         assert request.sop_instance == uids.sop_instance("Printer")
@@ -165,7 +165,7 @@ def test_n_get_answers_private_attributes_too(app, associate):
         assert "PrinterStatus" not in found
 
 
-def test_what_has_no_element_is_no_data_set(app, raw_peer):
+def test_response_without_elements_has_no_data_set(app, raw_peer):
     app.n_get("Printer")(lambda request: {"PrinterStatus": "NORMAL"})
     app.n_create("MPPS")(lambda request: {})
     app.n_action("MPPS")(lambda request: request.report(1, {}))
@@ -224,7 +224,7 @@ def test_n_action_by_type_and_an_event_report_on_the_same_association(app, assoc
     assert answered.get(timeout=30) == "after the report"
 
 
-def test_n_delete_and_what_has_no_route(app, associate):
+def test_n_delete_with_and_without_a_route(app, associate):
     deleted = []
     app.n_delete("FilmBox")(lambda request: deleted.append(request.sop_instance))
     association = associate(classes.BasicGrayscalePrintManagementMeta, MPPS)
@@ -287,7 +287,7 @@ def test_ups_is_one_route_on_every_context(app, associate):
         ("text", 0x0110),
     ],
 )
-def test_what_a_handler_returns(app, associate, result, code):
+def test_n_service_handler_results(app, associate, result, code):
     app.n_set("MPPS")(lambda request: result)
     status, _ = associate(MPPS).send_n_set(dataset(PatientID="1"), MPPS, "1.2.3")
     assert status.Status == code
@@ -302,7 +302,7 @@ def test_an_answer_that_cannot_be_encoded_is_a_mistake_like_any_other():
     assert errors == [("0x0110 the handler failed: DataSetError", DataSetError)]
 
 
-def test_the_client_has_them_all():
+def test_client_has_every_n_service():
     app, kept = App("MANAGER"), {}
 
     @app.n_create("MPPS")
@@ -437,7 +437,7 @@ def test_a_peer_that_does_not_look_at_events_is_not_kept_waiting(app, raw_peer):
     assert sorted(told[1:], key=str) == [(0, None), "after"]
 
 
-def test_a_peer_that_is_gone_before_it_is_told_has_had_its_answer(app, raw_peer):
+def test_peer_gone_before_the_event_has_had_its_response(app, raw_peer):
     hooked = queue.Queue()
 
     @app.n_action("StorageCommitment")

@@ -134,7 +134,7 @@ def test_a_move_goes_on_after_a_frozen_decoder(archive):
     assert [request.sop_instance for request in received] == ["1.2.3.2"]
 
 
-def test_what_is_too_large_to_decode_is_stored_and_sent_as_it_is(archive, tmp_path):
+def test_instance_too_large_to_decode_is_stored_and_sent_as_it_is(archive, tmp_path):
     frames = [blank_jpeg_ls(2000, 2000)] * 600
     size = {"Rows": 2000, "Columns": 2000, "BitsAllocated": 16, "NumberOfFrames": 600}
     image = instance(JPEG_LS, frames, number=1, **size)
@@ -158,7 +158,7 @@ def test_what_is_too_large_to_decode_is_stored_and_sent_as_it_is(archive, tmp_pa
     assert (counts(final), failed, came) == ((None, 0, 1, 0), ["1.2.3.1"], [])
 
 
-def test_the_pixel_bomb_of_many_costs_nobody_memory(archive, caplog):
+def test_pixel_bombs_of_many_peers_take_no_memory(archive, caplog):
     bomb = instance(RLE, [blank_rle(128)], number=1, Rows=65535, Columns=65535)
     app = archive(bomb)
     before = resident()[1]

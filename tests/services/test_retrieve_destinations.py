@@ -21,7 +21,7 @@ from pacsroute.dimse import commands
 from pacsroute.errors import AssociationError
 
 
-def test_the_destination_sees_who_asked():
+def test_move_originator_reaches_the_destination():
     asked = []
 
     def move(request):
@@ -51,7 +51,7 @@ def test_the_destination_sees_who_asked():
 
 
 @pytest.mark.parametrize("missing", ["sop_class", "transfer_syntax"])
-def test_what_has_no_uid_to_propose_is_not_proposed(missing):
+def test_instance_without_uids_is_not_proposed(missing):
     hints = {"sop_class": CT, "sop_instance": uid(1), "transfer_syntax": EXPLICIT, missing: ""}
 
     def handler(request):
@@ -71,7 +71,7 @@ def test_what_has_no_uid_to_propose_is_not_proposed(missing):
     assert set(proposed) == {CT}
 
 
-def test_the_title_of_the_destination_where_it_has_another():
+def test_destination_with_another_called_ae_title():
     with receiving() as destination:
         peer = Peer("127.0.0.1", destination.port, "REAL")
         with serving(lambda request: [made(1)], DEST=peer) as server:
@@ -82,7 +82,7 @@ def test_the_title_of_the_destination_where_it_has_another():
         assert destination.received[0][0].called_ae == "REAL"
 
 
-def test_a_destination_that_nobody_knows():
+def test_unknown_move_destination_is_refused():
     reached = []
     with serving(reached.append) as server, Requestor(server.port) as peer:
         peer.move("NOWHERE")
@@ -119,7 +119,7 @@ def test_a_destination_that_is_down(nobody):
 
 
 @pytest.mark.parametrize("host", ["no host", "x" * 70 + ".example"])
-def test_a_destination_whose_address_is_none(host):
+def test_destination_with_an_invalid_address(host):
     with serving(lambda request: [made(1)], DEST=Peer(host, 104)) as server:
         with Requestor(server.port) as peer:
             peer.move()
@@ -263,7 +263,7 @@ def test_more_classes_than_an_association_has_contexts():
 
 
 @pytest.mark.parametrize("service", [list, iter])
-def test_what_a_list_says_ahead_needs_one_association(service):
+def test_list_of_instances_needs_one_association(service):
     """Some workstations take the end of it for the end of the study."""
     kept = []
     hints = [(CT, IMPLICIT), (CT, EXPLICIT), (MR, IMPLICIT), (CT, IMPLICIT), ("", "")]

@@ -59,7 +59,7 @@ def test_the_next_of_a_list_is_opened_while_a_peer_stores_one(service, tmp_path,
     assert (final.status, counts(final)) == (0, (None, 2, 0, 0))
 
 
-def test_what_was_opened_ahead_is_closed_after_a_cancel(tmp_path, opened):
+def test_files_opened_ahead_are_closed_after_a_cancel(tmp_path, opened):
     ahead = []
 
     def store(number, command):
@@ -232,7 +232,7 @@ def test_a_file_that_gets_shorter_while_it_is_fetched(tmp_path):
         assert closed.wait(WAIT)
 
 
-def test_a_file_that_is_none(tmp_path):
+def test_file_that_is_not_dicom_fails_alone(tmp_path):
     (tmp_path / "text").write_text("not DICOM")
     (tmp_path / "empty").touch()
 
@@ -354,7 +354,7 @@ def test_a_pending_that_waits_goes_before_the_abort(tmp_path):
             assert isinstance(peer.read_pdu(), pdu.Abort)
 
 
-def test_one_of_an_uncounted_generator_that_cannot_be_encoded(tmp_path):
+def test_unencodable_dataset_of_an_uncounted_generator_fails_alone(tmp_path):
     def handler(request):
         for number in range(5):
             ds = made(number)
@@ -370,7 +370,7 @@ def test_one_of_an_uncounted_generator_that_cannot_be_encoded(tmp_path):
     assert (failed, len(came)) == ([uid(2)], 4)
 
 
-def test_an_uncounted_generator_is_not_drained_for_who_has_cancelled():
+def test_cancelled_request_does_not_drain_an_uncounted_generator():
     begun, cancelled, drawn = threading.Event(), threading.Event(), []
 
     def handler(request):

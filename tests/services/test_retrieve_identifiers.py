@@ -41,7 +41,7 @@ def test_an_identifier_without_its_unique_key_never_reaches_a_handler(keys):
     assert reached == []
 
 
-def test_a_list_of_unique_keys_is_one():
+def test_list_of_unique_keys_is_a_unique_key():
     asked = []
 
     def handler(request):

@@ -58,7 +58,7 @@ def test_a_handler_that_returns_success_hides_no_failure():
         peer.release()
 
 
-def test_a_handler_that_fails_tells_what_failed_before():
+def test_failing_handler_still_lists_failed_instances():
     def handler(request):
         request.count = 3
         yield made(0)
@@ -74,7 +74,7 @@ def test_a_handler_that_fails_tells_what_failed_before():
 
 
 @pytest.mark.parametrize("status", [None, 0])
-def test_a_handler_that_yields_fewer_than_its_count_is_told_of(status, caplog):
+def test_missing_instances_of_a_count_are_logged(status, caplog):
     def handler(request):
         request.count = 3
         yield made(0)
@@ -87,7 +87,7 @@ def test_a_handler_that_yields_fewer_than_its_count_is_told_of(status, caplog):
     assert "the handler yielded 2 fewer than its count says" in caplog.text
 
 
-def test_the_path_of_what_cannot_be_read_is_told_at_debug_only(tmp_path, caplog):
+def test_path_of_an_unreadable_file_is_logged_at_debug_only(tmp_path, caplog):
     path = tmp_path / "DOE^JOHN.dcm"
     caplog.set_level(logging.DEBUG)
     with serving(lambda request: [path]) as server:
@@ -268,7 +268,7 @@ def ending(request):
         (lambda request: "a path", 0xC000, 0),
     ],
 )
-def test_how_a_handler_ends(handler, status, completed):
+def test_ends_of_a_retrieve_handler(handler, status, completed):
     with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
         for _ in range(2):  # the association lives on
             peer.get()
@@ -314,7 +314,7 @@ def drained(request):
     [Walk, counted, drained, lambda request: [made(n) for n in range(3)]],
     ids=["class", "count", "drained", "list"],
 )
-def test_kinds_of_handlers(handler):
+def test_retrieve_handlers_of_every_kind(handler):
     Walk.closed = 0
     with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
         peer.get()
@@ -345,7 +345,7 @@ def test_large_data_sets_of_a_drained_generator():
 
 
 @pytest.mark.parametrize(("count", "left"), [(-1, [0, 0, 0]), (2, [1, 0, 0]), (70_000, None)])
-def test_a_count_that_is_wrong(count, left, monkeypatch):
+def test_wrong_count_of_a_handler(count, left, monkeypatch):
     monkeypatch.setattr("pacsroute.net.outbox._PULSE", 0.01)
 
     def handler(request):
@@ -370,7 +370,7 @@ def test_a_count_that_is_wrong(count, left, monkeypatch):
 # ------------------------------------------------------------------------------ Pending
 
 
-def test_a_slow_generator_and_the_pending_that_say_so(monkeypatch):
+def test_slow_generator_causes_pending_responses(monkeypatch):
     monkeypatch.setattr("pacsroute.net.outbox._PULSE", 0.01)
     seen = [threading.Event(), threading.Event()]
 
@@ -398,7 +398,7 @@ def test_a_slow_generator_and_the_pending_that_say_so(monkeypatch):
         peer.release()
 
 
-def test_a_slow_destination_and_the_pending_that_say_so(monkeypatch):
+def test_slow_destination_causes_pending_responses(monkeypatch):
     monkeypatch.setattr("pacsroute.net.outbox._PULSE", 0.01)
     seen = threading.Event()
 
@@ -418,7 +418,7 @@ def test_a_slow_destination_and_the_pending_that_say_so(monkeypatch):
                 peer.release()
 
 
-def test_fewer_pending_with_an_interval():
+def test_pending_interval_reduces_pending_responses():
     def prepare(app):
         app.get(pending_interval=1000)(lambda r: [made(n) for n in range(20)])
 

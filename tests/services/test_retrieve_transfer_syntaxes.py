@@ -94,7 +94,7 @@ def same(found, expected):
     assert not differing
 
 
-def test_all_of_the_transfer_syntaxes_are_there():
+def test_samples_cover_every_transfer_syntax():
     assert len(OF_SYNTAX) == 12
     assert sum(map(len, OF_SYNTAX.values())) > 40
 
@@ -130,7 +130,7 @@ def study(uid):
 
 
 @pytest.mark.parametrize("syntax", OF_SYNTAX, ids=uids.name)
-def test_pynetdicom_gets_what_was_stored(syntax, archive, entity):
+def test_pynetdicom_gets_instances_as_stored(syntax, archive, entity):
 
     received = {}
 
@@ -158,7 +158,7 @@ def test_pynetdicom_gets_what_was_stored(syntax, archive, entity):
 
 
 @pytest.mark.parametrize("syntax", OF_SYNTAX, ids=uids.name)
-def test_pynetdicom_moves_what_was_stored(syntax, archive, entity):
+def test_pynetdicom_moves_instances_as_stored(syntax, archive, entity):
     with receiving() as destination:
         archive.app.destinations["DEST"] = Peer("127.0.0.1", destination.port)
         association = entity(archive.port, [(MOVE, IMPLICIT)])
@@ -197,7 +197,7 @@ def on_disk(folder):
 
 
 @pytest.mark.parametrize("syntax", OF_SYNTAX, ids=uids.name)
-def test_getscu_gets_what_was_stored(syntax, archive, dcmtk, tmp_path):
+def test_getscu_gets_instances_as_stored(syntax, archive, dcmtk, tmp_path):
     done = dcmtk(
         *("getscu", "-v", "-S", "+B", OPTIONS[UID(syntax).keyword], "-od", tmp_path),
         *("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={key(syntax)}"),
@@ -321,7 +321,7 @@ CONVERTED = [
 
 
 @pytest.mark.parametrize("target", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED], ids=uids.name)
-def test_what_the_requestor_cannot_take_is_converted(target):
+def test_instance_is_converted_for_the_requestor(target):
     def handler(request):
         return [FILES / name for name in CONVERTED]
 
@@ -368,7 +368,7 @@ def test_dcmtk_that_takes_one_syntax_only(name, archive, dcmtk, tmp_path, stores
         assert found.PatientID == original.PatientID
 
 
-def test_what_can_be_sent_neither_as_it_is_nor_converted(sample):
+def test_instance_that_can_neither_be_sent_nor_converted_fails(sample):
     """JPEG for a peer that knows MR in RLE only, and a private syntax."""
     private = Instance(
         b"anything", sop_class=CT, sop_instance=uid(1), transfer_syntax="1.2.840.113619.5.2"

@@ -33,13 +33,13 @@ def codes_in(module):
 
 
 @pytest.mark.parametrize("command", MODULES)
-def test_what_a_c_service_answers_is_in_the_table(command):
+def test_statuses_of_c_services_are_in_the_table(command):
     known = {code for code, _ in ANSWERED[command]}
     found = {code: name for module in MODULES[command] for code, name in codes_in(module).items()}
     assert {name for code, name in found.items() if code not in known} == set()
 
 
-def test_what_the_n_services_answer_is_in_the_table():
+def test_statuses_of_n_services_are_in_the_table():
     known = {code for command in N_SERVICES for code, _ in ANSWERED[command]}
     assert {name for code, name in codes_in("normalized").items() if code not in known} == set()
 

@@ -177,17 +177,17 @@ def happens(way, ask, **options):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_services(name):
+def test_memory_and_socket_answer_alike(name):
     assert happens("memory", SCENARIOS[name]) == happens("socket", SCENARIOS[name])
 
 
 @pytest.mark.parametrize("options", [{"calling_ae": " A B "}, {"user": "mallory"}], ids=str)
-def test_negotiation(options):
+def test_memory_and_socket_negotiate_alike(options):
     ask = SCENARIOS["echo"]
     assert happens("memory", ask, **options) == happens("socket", ask, **options)
 
 
-def test_a_handler_that_fails():
+def test_memory_and_socket_fail_alike():
     """The test client raises what it has raised; the association lives on all the same."""
 
     def ask(client):

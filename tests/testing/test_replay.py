@@ -75,12 +75,12 @@ def succeeds(done):
 # ------------------------------------------------------------- DCMTK
 
 
-def test_echoscu(record, dcmtk):
+def test_replay_of_echoscu(record, dcmtk):
     (path,) = record(archive(), lambda port: succeeds(dcmtk("echoscu", "127.0.0.1", port)))
     assert replay(path, archive()) == []
 
 
-def test_storescu(record, dcmtk):
+def test_replay_of_storescu(record, dcmtk):
     def talk(port):
         succeeds(dcmtk("storescu", "127.0.0.1", port, *(FILES / name for name in NAMES)))
 
@@ -95,14 +95,14 @@ def test_storescu(record, dcmtk):
 KEYS = ["-k", "QueryRetrieveLevel=STUDY", "-k", "PatientName", "-k", "StudyInstanceUID"]
 
 
-def test_findscu(record, dcmtk):
+def test_replay_of_findscu(record, dcmtk):
     (path,) = record(
         archive(), lambda port: succeeds(dcmtk("findscu", "-S", *KEYS, "127.0.0.1", port))
     )
     assert replay(path, archive()) == []
 
 
-def test_findscu_that_cancels(record, dcmtk):
+def test_replay_of_findscu_that_cancels(record, dcmtk):
     def talk(port):
         succeeds(dcmtk("findscu", "-S", "--cancel", 2, *KEYS, "127.0.0.1", port))
 
@@ -123,7 +123,7 @@ def test_findscu_that_cancels(record, dcmtk):
 GET = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
 
 
-def test_getscu(record, dcmtk, tmp_path):
+def test_replay_of_getscu(record, dcmtk, tmp_path):
     got = tmp_path / "got"
     got.mkdir()
 
@@ -140,7 +140,7 @@ def test_getscu(record, dcmtk, tmp_path):
     }
 
 
-def test_movescu(record, dcmtk):
+def test_replay_of_movescu(record, dcmtk):
     """The association to the destination is played in memory, whoever was there."""
     destination, app = archive("DEST"), archive()
     with destination.serve(port=0, grace=1) as server:
@@ -172,7 +172,7 @@ def pynetdicom():
     return library
 
 
-def test_pynetdicom(record, pynetdicom):
+def test_replay_of_pynetdicom(record, pynetdicom):
     def talk(port):
         entity = pynetdicom.AE("PYNETDICOM")
         entity.add_requested_context(uids.VERIFICATION)
@@ -209,7 +209,7 @@ def query(record):
     return path
 
 
-def test_what_differs_is_said_and_masked(query):
+def test_replay_reports_differences_and_masks_values(query):
     differences = replay(query, archive(name="Roe^Jane"))
     assert [str(difference) for difference in differences] == [
         f"C-FIND-RSP 1, pending, number {number}, data set, PatientName: "
@@ -232,7 +232,7 @@ def test_answers_that_are_missing_or_too_many(query):
     assert more.recorded == "nothing"
 
 
-def test_statuses_and_comments(query):
+def test_replay_compares_statuses_and_comments(query):
     app = App()
 
     @app.find("StudyRoot")
@@ -250,20 +250,20 @@ def test_statuses_and_comments(query):
     assert len(ignoring) == len(differences) - 1
 
 
-def test_what_is_not_accepted_any_more_is_all_that_is_said(query):
+def test_replay_reports_only_the_context_that_is_no_longer_accepted(query):
     (difference,) = replay(query, App())
     assert difference.where.startswith("context 1, Study Root")
     assert difference.replayed == "not accepted"
 
 
-def test_a_rejection(query):
+def test_replay_of_a_rejection(query):
     (difference,) = replay(query, App(allow=["CT9"]))
     assert difference.where == "the answer"
     assert difference.recorded == "accepted"
     assert difference.replayed.startswith("rejected")
 
 
-def test_hooks_and_lifespan_are_the_apps(query):
+def test_replay_runs_the_apps_hooks_and_lifespan(query):
     seen = []
     app = archive()
 
@@ -346,7 +346,7 @@ def test_a_recording_that_was_cut_is_played_as_far_as_it_goes(query, tmp_path):
         assert all(difference.replayed != "nothing" for difference in differences)
 
 
-def test_what_is_no_association(tmp_path):
+def test_replay_refuses_a_file_without_an_association(tmp_path):
     path = tmp_path / "empty.rec"
     tap = Recorder(tmp_path, Link("acceptor", "", ""))
     tap.received(b"GET / HTTP/1.1\r\n")
@@ -356,7 +356,7 @@ def test_what_is_no_association(tmp_path):
         replay(path, App())
 
 
-def test_an_address_that_is_none(query, tmp_path):
+def test_replay_copes_with_an_unreadable_address(query, tmp_path):
     odd = tmp_path / "odd.rec"
     odd.write_bytes(re.sub(rb'"peer": "[^"]*"', b'"peer": "some:where"', query.read_bytes()))
     assert replay(odd, archive()) == []

@@ -79,7 +79,7 @@ def test_the_lifespan_is_around_the_test(app):
     assert app.state.events == ["start", "stop"]
 
 
-def test_what_is_stored_is_what_was_sent(app, sample):
+def test_stored_instance_has_the_bytes_that_were_sent(app, sample):
     with app.test_client() as client:
         assert client.store(sample).category == "Success"
     (instance,) = app.state.stored
@@ -135,7 +135,7 @@ def test_connect_reaches_a_peer_of_the_test(app):
     assert asked == ["ARCHIVE"]
 
 
-def test_who_connects_to_a_peer_of_the_test_says_who_it_is(app):
+def test_connection_to_a_test_peer_sends_the_identity(app):
     other, asked = App("OTHER"), []
 
     @other.authenticate
@@ -200,7 +200,7 @@ def test_a_row_that_cannot_be_encoded_is_seen():
         list(client.find(STUDY))
 
 
-def test_what_is_not_served_is_not_accepted():
+def test_unserved_class_is_not_accepted():
     with App().test_client() as client, pytest.raises(NotAccepted, match="Study Root"):
         list(client.find(STUDY))
 
@@ -219,7 +219,7 @@ def test_the_user_and_the_titles_are_the_requests():
     assert seen[:2] == [("ME", "YOU", "ann"), "after"]
 
 
-def test_what_is_done_afterwards_is_done_before_the_lifespan_ends(app):
+def test_after_functions_end_before_the_lifespan(app):
     @app.echo
     def echo(request):
         request.after(work)
@@ -233,7 +233,7 @@ def test_what_is_done_afterwards_is_done_before_the_lifespan_ends(app):
     assert app.state.events == ["start", "done", "stop"]
 
 
-def test_what_goes_on_where_a_test_fails_ends_before_the_lifespan(app):
+def test_failing_test_ends_operations_before_the_lifespan(app):
     @app.after_request
     def told(request, status, error):
         threading.Event().wait(0.1)

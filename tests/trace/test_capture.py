@@ -52,13 +52,13 @@ WHOLE = ("10.0.0.7:50312", "10.0.0.1:104", b"abcdef", b"ABC", "")
 
 
 @pytest.mark.parametrize("kind", [ETHERNET, "vlan", NULL, LOOP, RAW, 12, 14, SLL, SLL2, IPV4])
-def test_links(kind):
+def test_every_link_type_is_read(kind):
     assert heard(pcap(kind, [linked(kind, packet) for packet in dialogue()])) == [WHOLE]
 
 
 @pytest.mark.parametrize("kind", [ETHERNET, NULL, RAW, SLL, SLL2, IPV6])
 @pytest.mark.parametrize("extensions", [False, True])
-def test_ipv6(kind, extensions):
+def test_ipv6_packets_are_read(kind, extensions):
     client, server = ("fe80::7", 50312), ("fe80::1", 104)
     frames = [linked(kind, one) for one in dialogue(client, server, extensions=extensions)]
     expected = [("[fe80::7]:50312", "[fe80::1]:104", b"abcdef", b"ABC", "")]
@@ -88,7 +88,7 @@ def test_nanoseconds_sections_and_simple_packets():
     assert heard(pcapng(RAW, dialogue(), simple=True)) == [WHOLE]
 
 
-def test_what_is_no_capture():
+def test_file_that_is_not_a_capture_is_refused():
     for data in (b"", b"GIF89a", b"\0" * 100):
         with pytest.raises(UnreadableFile, match="neither"):
             heard(data)
@@ -144,7 +144,7 @@ def test_any_order_and_any_retransmission(order, again):
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), max_size=30))
-def test_overlaps(parts):
+def test_overlapping_segments(parts):
     text = bytes(range(65, 105))
     sent = [(CLIENT, SERVER, 99, SYN, b"")]
     sent += [(CLIENT, SERVER, 100 + at, ACK, text[at : at + size]) for at, size in parts]
@@ -152,7 +152,7 @@ def test_overlaps(parts):
     assert heard(raw(*sent))[0][2] == text
 
 
-def test_what_waits_behind_a_gap_is_not_gone_through_for_each_segment():
+def test_segments_behind_a_gap_take_linear_time():
     """That took a time which grew with the square of their number."""
 
     class Waiting(dict):
@@ -169,7 +169,7 @@ def test_what_waits_behind_a_gap_is_not_gone_through_for_each_segment():
     assert heard == bytes(range(100))
 
 
-def test_what_was_not_captured():
+def test_gap_in_a_capture_is_reported():
     ((_, _, asked, answered, trouble),) = heard(
         raw(
             (CLIENT, SERVER, 99, SYN, b""),
@@ -220,7 +220,7 @@ def test_connections_at_the_same_time():
     assert sorted(heard(pcap(RAW, mixed))) == [WHOLE, ("10.0.0.8:50312", *WHOLE[1:])]
 
 
-def test_fragments_and_other_protocols_are_let_be():
+def test_fragments_and_other_protocols_are_ignored():
     packet = bytearray(dialogue()[2])
     packet[6:8] = b"\0\x10"  # not the first fragment
     udp = bytearray(dialogue()[2])
@@ -229,7 +229,7 @@ def test_fragments_and_other_protocols_are_let_be():
     assert heard(pcap(RAW, frames)) == [WHOLE]
 
 
-def test_damage_is_said():
+def test_damaged_capture_raises_damaged_capture():
     with pytest.raises(DamagedCapture):
         list(packets(io.BytesIO(pcapng(RAW, dialogue())[:-3])))
 

@@ -61,7 +61,7 @@ def test_every_byte_of_both_directions_is_in_the_file(tmp_path, raw_peer):
     assert [who for who, _ in chunks] == [True, False] * 3
 
 
-def test_a_recording_is_its_owners_alone_and_named_by_nobody_else(tmp_path, raw_peer):
+def test_recording_is_readable_by_its_owner_only(tmp_path, raw_peer):
     folder = tmp_path / "recordings"
     app = App()
     app.taps.append(recorder(folder))
@@ -77,7 +77,7 @@ def test_a_recording_is_its_owners_alone_and_named_by_nobody_else(tmp_path, raw_
         assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z-[0-9]+-[0-9]{6,}\.rec", path.name)
 
 
-def test_what_a_client_does_is_recorded_from_its_side(tmp_path):
+def test_client_is_recorded_from_its_side(tmp_path):
     served, asking = App("PACS"), App("ASKING")
     asking.taps.append(recorder(tmp_path))
     with served.serve(port=0, grace=1) as server:
@@ -94,7 +94,7 @@ def test_what_a_client_does_is_recorded_from_its_side(tmp_path):
     assert [side[0] for side in sides(chunks)] == [1, 2]
 
 
-def test_nothing_stands_between_where_nobody_observes(raw_peer):
+def test_channel_without_taps_reads_the_socket_directly(raw_peer):
     app = App()
     seen = []
 
@@ -123,7 +123,7 @@ def make(folder, *records):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=50))))
-def test_what_is_written_is_read(tmp_path_factory, records):
+def test_recording_round_trips(tmp_path_factory, records):
     path = make(tmp_path_factory.mktemp("recording"), *records)
     conversation, chunks, trouble = recorded(path)
     assert chunks == records
@@ -219,7 +219,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_association(tmp_path, caplog
     assert sides(chunks)[1][0] == 2  # what there was before is there
 
 
-def test_a_folder_that_is_gone_harms_nobody(tmp_path, caplog, raw_peer):
+def test_missing_recording_folder_harms_no_association(tmp_path, caplog, raw_peer):
     app = App()
     app.taps.append(recorder(tmp_path / "gone"))
     os.rmdir(tmp_path / "gone")
@@ -232,7 +232,7 @@ def test_a_folder_that_is_gone_harms_nobody(tmp_path, caplog, raw_peer):
     ]
 
 
-def test_a_tap_that_fails_is_told_no_more(caplog, raw_peer):
+def test_failing_tap_is_not_called_again(caplog, raw_peer):
     told = []
 
     class Broken:
@@ -254,7 +254,7 @@ def test_a_tap_that_fails_is_told_no_more(caplog, raw_peer):
     assert len(caplog.records) == 1
 
 
-def test_addresses():
+def test_addresses_are_recorded():
     seen = []
 
     class Looking:

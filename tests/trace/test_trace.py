@@ -93,7 +93,7 @@ def find(dataset, implicit=True):
 # ------------------------------------------------------------- negotiation
 
 
-def test_negotiation():
+def test_trace_of_the_negotiation():
     lines = told().splitlines()
     assert lines[0].endswith("CT1 → ARCHIVE accepted, 2 of 3 contexts")
     table = [re.split(r" {2,}", line.strip()) for line in lines[1:]]
@@ -112,7 +112,7 @@ def test_negotiation():
 
 
 @pytest.mark.parametrize("values", [False, True])
-def test_who_somebody_is_and_the_secret_are_never_shown(values):
+def test_trace_hides_identity_and_secret(values):
     text = told(values=values)
     assert "secretname" not in text
     assert "sesame" not in text
@@ -123,7 +123,7 @@ def test_the_negotiation_keeps_to_the_width(width):
     assert max(map(len, told(width=width).splitlines())) <= width
 
 
-def test_many_contexts_that_are_alike_are_one_row():
+def test_trace_merges_similar_contexts():
     classes = uids.usual_storage(100)
     contexts = tuple(
         pdu.PresentationContext(2 * i + 1, uid, (EXPLICIT,)) for i, uid in enumerate(classes)
@@ -156,7 +156,7 @@ def test_rejections_and_aborts():
 # ------------------------------------------------------------- messages
 
 
-def test_messages():
+def test_trace_of_messages():
     ds = Dataset()
     ds.QueryRetrieveLevel = "STUDY"
     ds.PatientName = "Doe^John"
@@ -205,7 +205,7 @@ def test_counts_of_sub_operations_and_identifiers():
     assert "AttributeIdentifierList  (0010,0010)" in text
 
 
-def test_what_is_stored_is_told_in_short():
+def test_trace_shortens_stored_data_sets():
     ds = Dataset()
     ds.Modality = "CT"
     ds.PatientName = "Doe^John"
@@ -254,7 +254,7 @@ def test_text_of_a_peer_cannot_steer_the_terminal():
     assert text.replace("\n", "").isprintable()
 
 
-def test_what_begins_after_the_negotiation():
+def test_trace_that_begins_after_the_negotiation():
     text = told((True, find(Dataset())), accepted=False)
     assert "→ C-FIND-RQ 7  Study Root Query" in text
     assert "on context 1, negotiated before" in text
@@ -322,13 +322,13 @@ def test_no_value_that_may_be_a_patients_is_in_a_trace(rows, nested, stored):
 
 
 @given(elements(st.sampled_from(FREE), st.from_regex(r"[A-Z0-9]{8,16}", fullmatch=True)))
-def test_nor_one_that_looks_like_a_code(rows):
+def test_trace_shows_no_patient_value_that_looks_like_a_code(rows):
     text = told((True, message(commands.CFindRQ(message_id=1), encoded(rows, ()), 3)))
     for _, _, secret in rows:
         assert secret not in text
 
 
-def test_nothing_of_table_e_1_1_is_shown_but_uids():
+def test_trace_shows_no_value_of_table_e_1_1_but_uids():
     table = (Path(__file__).parents[1] / "fixtures" / "ps3.15_table_e.1-1.txt").read_text().split()
     protected = {BaseTag(int(tag, 16)) for tag in table}
     assert len(protected) > 600
@@ -344,7 +344,7 @@ RECORDED = [chunk for _, chunk in read(RECORDINGS / "dcmtk_storescu.rec") if chu
     st.integers(0, len(RECORDED) - 1),
     st.booleans(),
 )
-def test_whatever_comes_is_told_and_nothing_fails(damage, which, values):
+def test_trace_of_any_bytes_never_fails(damage, which, values):
     steps = []
     for number, chunk in enumerate(RECORDED):
         data = bytearray(chunk.data)

@@ -171,7 +171,7 @@ def test_release_collision():
     assert acceptor.state == "Sta1"
 
 
-def test_reject():
+def test_acceptor_rejects():
     requestor, acceptor = Connection("requestor"), Connection("acceptor")
     requestor.associate(REQUEST)
     requestor.transport_connected()
@@ -243,7 +243,7 @@ def test_a_protocol_version_that_we_do_not_know(version):
     assert connection.error is not None
 
 
-def test_any_protocol_version_with_bit_0():
+def test_protocol_version_with_bit_0_is_accepted():
     connection = Connection("acceptor")
     request = AssociateRQ("A", "B", protocol_version=0xFFFF)
     assert feed(connection, request) == [request]
@@ -304,7 +304,7 @@ def test_nothing_is_kept_for_a_length_that_is_only_claimed():
     assert len(connection.get_buffer()) < 1_000_000
 
 
-def test_after_an_abort_what_comes_is_ignored():
+def test_bytes_after_an_abort_are_ignored():
     connection = established()
     connection.abort()
     sent(connection)
@@ -351,7 +351,7 @@ def test_the_user_may_do_what_the_table_says_and_no_more(state, ask, event):
 
 
 @pytest.mark.parametrize("state", CONNECTED)
-def test_an_abort_ends_it_in_any_state(state):
+def test_abort_ends_the_connection_in_any_state(state):
     connection = reached(state)
     expected = [] if state in ("Sta2", "Sta13") else [Abort(2, 1)]
     assert feed(connection, Abort(2, 1)) == expected
@@ -460,7 +460,7 @@ def test_fragments_are_views_of_the_buffer_and_stay_until_more_is_read():
     ),
 )
 @settings(deadline=None)
-def test_whatever_comes_ends_as_the_table_says(state, pieces):
+def test_any_bytes_end_as_the_state_table_says(state, pieces):
     connection = reached(state)
     for piece in pieces:
         feed(connection, piece)
@@ -475,7 +475,7 @@ def test_whatever_comes_ends_as_the_table_says(state, pieces):
     assert taken(connection) == []
 
 
-def test_data_before_the_association_gets_no_buffer():
+def test_data_before_the_association_is_refused_unbuffered():
     connection = Connection("acceptor", maximum_length=0x0FFF_FFFF)
     connection.receive_data(b"\4\0\x1f\xff\xff\xff")
     assert connection.next_event() is None

@@ -113,7 +113,7 @@ def read(data):
 @given(every_pdu)
 @example(AssociateRQ("A", "B"))
 @example(AssociateAC("A", "B"))
-def test_what_is_written_is_read_again(pdu):
+def test_pdu_round_trips(pdu):
     written = encode(pdu)
 
     assert decode(written) == pdu
@@ -144,12 +144,12 @@ def test_user_identity_of_every_type(kind, wanted):
         (PDataTF((PDV(3, True, False, b""),)), "040000000006000000020301"),
     ],
 )
-def test_the_very_bytes(pdu, expected):
+def test_bytes_of_encoded_pdus(pdu, expected):
     assert encode(pdu).hex() == expected
     assert decode(bytes.fromhex(expected)) == pdu
 
 
-def test_the_very_bytes_of_a_request():
+def test_bytes_of_an_encoded_association_request():
     user = UserInformation(16_384, "1.2", "V", (1, 2), (RoleSelection("1.3", True, False),))
     request = AssociateRQ(
         "CALLED", "CALLING", (PresentationContext(1, "1.2.3", ("1.4", "1.5")),), user, "1.9"
@@ -184,7 +184,7 @@ def test_the_accept_repeats_the_titles_of_the_request(request):
 
 
 @given(data)
-def test_fragments_are_views_of_what_was_decoded(pdu):
+def test_fragments_are_views_of_the_decoded_bytes(pdu):
     buffer = bytearray(encode(pdu))
     for pdv in decode(memoryview(buffer)).pdvs:
         assert isinstance(pdv.fragment, memoryview)
@@ -296,7 +296,7 @@ def test_a_context_id_that_comes_twice_is_refused():
         Abort(2, -1),
     ],
 )
-def test_what_does_not_fit_is_a_value_error(pdu):
+def test_value_that_does_not_fit_is_a_value_error(pdu):
     with pytest.raises(ValueError):
         encode(pdu)
 
@@ -305,17 +305,17 @@ def test_what_does_not_fit_is_a_value_error(pdu):
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_at_all(data):
+def test_decoding_any_bytes_raises_protocol_errors_only(data):
     read(data)
 
 
 @given(st.integers(1, 7), st.binary(max_size=300))
-def test_any_body_behind_a_right_header(number, body):
+def test_any_body_after_a_valid_header_raises_protocol_errors_only(number, body):
     read(pdus.HEADER.pack(number, len(body)) + body)
 
 
 @given(st.sampled_from([1, 2]), st.lists(st.tuples(byte, blob), max_size=6), st.booleans())
-def test_any_items_of_an_association(number, items, inside):
+def test_any_association_items_raise_protocol_errors_only(number, items, inside):
     body = b"".join(item(kind, value) for kind, value in items)
     body = item(0x50, body) if inside else body
     read(pdus.HEADER.pack(number, 68 + len(body)) + b"\0\1\0\0" + b"A" * 64 + body)
@@ -357,7 +357,7 @@ def test_a_pdu_with_other_bytes_in_it(pdu, changes):
         ("070000000003000002", pdus.INVALID_PARAMETER),
     ],
 )
-def test_what_is_no_pdu(data, reason):
+def test_bytes_that_are_not_a_pdu(data, reason):
     with pytest.raises(ProtocolError) as caught:
         decode(bytes.fromhex(data))
     assert caught.value.reason == reason
