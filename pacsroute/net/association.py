@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Unpack
 
 from pacsroute.config import RESPONSE_TIMEOUT, Config, check_own
 from pacsroute.dimse.commands import Command, CStoreRQ
@@ -41,6 +41,9 @@ from pacsroute.upper_layer.pdu import (
     ReleaseRQ,
     UserInformation,
 )
+
+if TYPE_CHECKING:
+    from pacsroute.settings import ServerSettings
 
 logger = logging.getLogger("pacsroute")
 
@@ -126,7 +129,9 @@ class Association:
         self.peer_certificate = self._channel.peer_certificate
 
     @classmethod
-    def accept(cls, sock: socket.socket, app: BaseApp, **options: Any) -> Association:
+    def accept(
+        cls, sock: socket.socket, app: BaseApp, **options: Unpack[ServerSettings]
+    ) -> Association:
         """Negotiate an association on a socket that a peer has connected to.
 
         Parameters

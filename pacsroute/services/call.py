@@ -103,8 +103,16 @@ class Call:
             config.max_inflated,
             config.max_deflate_ratio,
             config.max_elements,
-            default_charset(config, self.association.calling_ae),
+            self._undeclared,
         )
+
+    @property
+    def _undeclared(self) -> str:
+        """The Specific Character Set of what the peer sends without one."""
+        association = self.association
+        is_caller = association.role == "acceptor"
+        peer = association.calling_ae if is_caller else association.called_ae
+        return default_charset(self.app.config, peer)
 
     def charset(self, said: Any) -> Any:
         """Return the Specific Character Set of responses: what is set, or what the peer speaks.
@@ -115,12 +123,7 @@ class Call:
             What it has said that it speaks.
         """
         config = self.app.config
-        return (
-            (self.route and self.route.charset)
-            or config.charset
-            or said
-            or default_charset(config, self.association.calling_ae)
-        )
+        return (self.route and self.route.charset) or config.charset or said or self._undeclared
 
     def read(self, how: Callable[[bytes, str, Limits], Dataset]) -> Dataset:
         """Return the data set of the message, which is not one to be stored.

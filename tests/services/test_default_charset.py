@@ -185,6 +185,21 @@ def test_answers_of_a_peer_are_read_by_the_settings_of_the_calling_app(way):
     assert names(found) == ("王", "王")
 
 
+def test_the_event_of_a_peer_that_was_called_is_read_as_that_peer_writes():
+    pacs, asking, seen = App("PACS"), App("WS", default_charset=["PACS=GB18030"]), []
+    event = data_set("王".encode("gb18030"))
+    pacs.n_action("StorageCommitment")(lambda request: request.report(1, event))
+    asking.n_event_report("StorageCommitment")(
+        lambda request: seen.append(names(request.event_information))
+    )
+    with pacs.serve(port=0) as server:
+        asking.destinations["PACS"] = Peer("127.0.0.1", server.port)
+        with asking.connect("PACS") as client:
+            client.n_action("StorageCommitment", "StorageCommitmentPushModel", 1)
+            client.n_action("StorageCommitment", "StorageCommitmentPushModel", 1)
+    assert seen[:1] == [("王", "王")]
+
+
 def test_without_the_setting_undeclared_bytes_are_not_lost(served, seen):
     asked_with(served, data_set("王".encode()))
     assert seen == [("王".encode().decode("latin_1"),) * 2]
