@@ -179,9 +179,8 @@ class Config:
         memory.DEFAULT, "Memory for what peers send, of all associations of a process.", MIB
     )
     max_depth: int = _setting(64, "How deep sequences are nested.", 1, 200)
-    max_elements: int = _setting(2_000_000, "Elements and items of a data set.", 1000)
+    max_elements: int = _setting(20_000_000, "Elements and items read of a data set.", 1000)
     max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
-    max_deflate_ratio: int = _setting(200, "What 16 MiB or more may be deflated to: 1 to this.", 2)
 
     # Decoding of compressed pixels, in processes of its own.
     decoders: int = _setting(2, "Processes that decode pixels, started when first needed.", 1, 64)

@@ -44,6 +44,17 @@ class DataSetError(PacsrouteError, ValueError):
     """A value, keyword or data set that cannot be encoded, decoded or matched."""
 
 
+class UnreadableDataSet(DataSetError):
+    """A data set of a peer that cannot be read, or not to its end; a 0xC000 answers it.
+
+    The message names no value.
+    """
+
+
+class DataSetTooLarge(UnreadableDataSet):
+    """A data set that is beyond a limit of the settings; a 0xA700 answers it."""
+
+
 class IdentifierError(DataSetError):
     """A key of an identifier that cannot be matched; left to itself, a 0xA900 answers it.
 

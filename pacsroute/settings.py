@@ -60,7 +60,6 @@ class Settings(ServerSettings, total=False):
     max_depth: int
     max_elements: int
     max_inflated: int
-    max_deflate_ratio: int
     decoders: int
     decode_memory: int
     decode_seconds: float

@@ -13,7 +13,7 @@ from support.names import CT, EXPLICIT
 from support.raw_peer import RawPeer
 from support.serving import Serving, fails
 
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.logs import JSONFormatter
 
 APP = """

@@ -12,7 +12,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.tag import Tag
 
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.vr import NUMBER_FORMATS, SINGLE_VRS
 from pacsroute.errors import DataSetError, SetupError
 from pacsroute.framework.requests import LEVELS

@@ -10,11 +10,9 @@ calls `load` before lifespans run and threads begin, and so does what else impor
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -53,41 +51,3 @@ def empty() -> Dataset:
     from pydicom import Dataset  # noqa: PLC0415
 
     return Dataset()
-
-
-class _Reading:
-    """How many apps run, and how pydicom reads without them."""
-
-    apps = 0
-    before: int | None = None
-
-
-def settle() -> None:
-    """Keep pydicom from complaining about values that it reads while an app runs.
-
-    Its warnings quote them; they are patient data, and Python remembers each warning for
-    as long as it runs. This is called when that changes, and when pydicom is imported.
-    """
-    config: Any = sys.modules.get("pydicom.config")
-    settings = getattr(config, "settings", None)
-    if settings is None:  # or another thread is in the middle of importing it
-        return
-    if _Reading.apps:
-        if _Reading.before is None and settings.reading_validation_mode == config.WARN:
-            _Reading.before = settings.reading_validation_mode
-            settings.reading_validation_mode = config.IGNORE
-    elif _Reading.before is not None:
-        settings.reading_validation_mode = _Reading.before
-        _Reading.before = None
-
-
-@contextlib.contextmanager
-def quiet_reading() -> Iterator[None]:
-    """Hold this while an app runs; see `settle`."""
-    _Reading.apps += 1
-    settle()
-    try:
-        yield
-    finally:
-        _Reading.apps -= 1
-        settle()

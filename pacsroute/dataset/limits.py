@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pacsroute import memory
+
 
 class Limits(NamedTuple):
     """How much a data set may be made of, and in which characters it is.
@@ -13,21 +15,21 @@ class Limits(NamedTuple):
     depth : int
         How deep sequences may be nested; real ones stay below ten.
     inflated : int
-        How many bytes a deflated data set may become.
-    ratio : int
-        How many times its bytes that may be, beyond 16 MiB: an empty mask is deflated to a
-        thousandth, but it is not large.
+        How many bytes a deflated data set may become. There is no limit of the ratio: real
+        segmentations are deflated to a thousandth.
     elements : int
-        How many elements and items it may have, those within sequences too: an empty item is
-        8 bytes, and a hundred times that when it is parsed.
+        How many elements and items are read of it, those within sequences too, but only once
+        these are opened. It bounds the time; `memory` bounds what is held.
+    memory : int
+        How many bytes the process may hold for all peers: the setting ``max_memory``.
     charset : str
         The Specific Character Set of one that names none: the setting ``default_charset``.
     """
 
     depth: int = 64
     inflated: int = 1 << 30
-    ratio: int = 200
-    elements: int = 2_000_000
+    elements: int = 20_000_000
+    memory: int = memory.DEFAULT
     charset: str = ""
 
 

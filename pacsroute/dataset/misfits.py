@@ -8,9 +8,9 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.encoder import Encoder
 from pacsroute.dataset.keywords import tag_and_vr
 from pacsroute.dataset.vr import Row, Syntax, several
+from pacsroute.dataset.writer import Encoder
 from pacsroute.errors import DataSetError
 
 

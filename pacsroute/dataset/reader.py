@@ -1,84 +1,194 @@
-"""The hot loop: elements, sequences and items out of something that can be sliced (PS3.5 §7)."""
+"""Reads what peers send, for bounds, leniency and silence, which pydicom's reader has not.
+
+Bounds: depth, number of elements, and the memory of the process. Leniency: a data set or item in
+the other VR encoding than announced, an unknown VR, numbers with odd bytes behind the last whole
+one, and delimiters in odd places are read as far as nothing is lost. Silence: no message and no
+warning quotes a value. Sequences are passed over, and read when they are opened (PS3.5 §7).
+"""
 
 from __future__ import annotations
 
 import struct
-from typing import Any, BinaryIO
+import threading
+from array import array
+from typing import Any, NamedTuple
 
-from pydicom._dicom_dict import DicomDictionary
-from pydicom.datadict import dictionary_VR, private_dictionary_VR
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from pacsroute.dataset import charsets
-from pacsroute.dataset.decoded import character_set, encodings, mend_text
+from pacsroute.dataset.dictionary import TAGS, implicit_vr_of, meant_vr
 from pacsroute.dataset.limits import Limits
+from pacsroute.dataset.received import Frame, Received
+from pacsroute.dataset.source import unpacker
+from pacsroute.dataset.value_reader import character_set, encodings
 from pacsroute.dataset.vr import LONG_VRS, STRING_VRS, WORD_SIZES
 from pacsroute.dataset.wanted import CHARACTER_SET
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, DataSetTooLarge, UnreadableDataSet
+from pacsroute.memory import Holding
 
 _UNDEFINED = 0xFFFFFFFF
+_DELIMITERS = 0xFFFE
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PIXEL_REPRESENTATION = 0x00280103
+_TELLING = frozenset((CHARACTER_SET, _PIXEL_REPRESENTATION))  # how others are read
 _VRS = {vr.encode("ascii"): vr for vr in (*STRING_VRS, *WORD_SIZES, "SQ")}
+_SHORT = {code: vr for code, vr in _VRS.items() if vr not in LONG_VRS}
+_LONG = {code: vr for code, vr in _VRS.items() if vr in LONG_VRS - {"SQ", "UN"}}
 _OCTETS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW"))
-_BYTES_READ_WELL = (charsets.DEFAULT, ("ISO_IR 100",))
+_MASKS = {vr: 0 if vr in _OCTETS else size - 1 for vr, size in WORD_SIZES.items()}
 _CHUNK = 1 << 16
+_BROKEN = (struct.error, ValueError, TypeError, LookupError, ArithmeticError, OSError)
+
+_STRIDE = 1024  # elements between two looks at the limits
+_PASSED_FOR_ONE = 8  # elements passed over that count as one
+_ELEMENT, _ITEM_OBJECT = 256, 1536  # bytes that one takes once it is read, beside its value
+_AT_A_TIME = 1 << 20  # bytes of values that are held before they are counted
+
+_TURNS = threading.BoundedSemaphore(2)
+"""Who reads thousands of elements at once: more would keep the interpreter from all others."""
 
 
-class File:
-    """A file as a sequence of bytes, read in chunks, from where the file stands.
+class _Head(NamedTuple):
+    """The head of an element: its tag, VR and length, where its value is, and how it was read.
+
+    `odd` is one whose VR is none of explicit VR, in explicit VR.
+    """
+
+    tag: int
+    vr: str | None
+    length: int
+    start: int
+    implicit: bool
+    odd: bool = False
+
+
+class _Level:
+    """The elements of one data set or item while they are read."""
+
+    __slots__ = ("elements", "end", "frame", "names", "other_vr", "signed", "size")
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.names, self.signed = frame.names, frame.signed
+        self.elements: dict[BaseTag, Any] = {}
+        self.size = 0  # bytes of values that are not counted yet
+        self.end = 0  # where a delimiter has ended them
+        self.other_vr: list[BaseTag] = []  # sequences whose items are in another VR encoding
+
+    def finished(self, reading: Reading) -> Received:
+        """Return the data set."""
+        frame, names = self.frame, self.names
+        own = encodings(names)
+        parent = own if names == frame.names else encodings(frame.names)
+        dataset = Received(self.elements, parent_encoding=list(parent))
+        dataset.set_original_encoding(frame.implicit, reading.little, list(own))
+        dataset.__dict__["_reading"] = reading
+        dataset.__dict__["_frame"] = frame._replace(names=names, signed=self.signed)
+        dataset.__dict__["_count"] = len(self.elements)
+        for tag in self.other_vr:
+            dataset[tag]  # whoever writes it as it came would write the wrong encoding
+        return dataset
+
+
+class Reading:
+    """What the reading of one data set, and later of its sequences, has in common.
 
     Parameters
     ----------
-    file : binary file
-        It has to be seekable.
+    little : bool
+        Whether it is little endian.
+    limits : Limits
+        How deep it may be, of how many elements, and how much memory there is.
+    lossless : bool
+        Whether what would lose a part of it is an error.
+    strict : bool
+        Whether a sequence without items is an error too.
 
     Attributes
     ----------
-    base : int
-        Where it stood.
+    holding : Holding
+        The memory that it takes; given back when nobody has anything of it any more.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.base = file.tell()
-        self._length = file.seek(0, 2) - self.base
-        self._at = 0
-        self._chunk = b""
+    def __init__(
+        self, little: bool, limits: Limits, *, lossless: bool = True, strict: bool = False
+    ) -> None:
+        self.little = little
+        self.limits = limits
+        self.lossless = lossless
+        self.strict = strict
+        self.left = limits.elements
+        self.holding = Holding(limits.memory)
 
-    def __len__(self) -> int:
-        return self._length
+    def hold(self, size: int) -> None:
+        """Count memory that it takes.
 
-    def __getitem__(self, part: slice) -> bytes:
-        start, stop, _ = part.indices(self._length)
-        if self._at <= start and stop <= self._at + len(self._chunk):
-            return self._chunk[start - self._at : stop - self._at]
-        self._file.seek(self.base + start)
-        if stop - start > _CHUNK:
-            return self._file.read(stop - start)
-        self._at, self._chunk = start, self._file.read(_CHUNK)
-        return self._chunk[: max(stop - start, 0)]
+        Raises
+        ------
+        DataSetTooLarge
+            If the process has no room for it.
+        """
+        if not self.holding.grow(size):
+            most = self.limits.memory
+            raise DataSetTooLarge(f"no memory for it within max_memory, {most} bytes")
+
+    def lost(self, why: str) -> None:
+        """Refuse what would lose a part of the data set.
+
+        Raises
+        ------
+        UnreadableDataSet
+            Unless it is read as far as it goes.
+        """
+        if self.lossless:
+            raise UnreadableDataSet(why)
+
+    def starts(self, data: bytes, frame: Frame) -> array[int]:
+        """Return where the items of a sequence begin.
+
+        Parameters
+        ----------
+        data : bytes
+            The value of the sequence, without its delimiter.
+        frame : Frame
+            What is known around its items.
+        """
+        with Reader(data, self) as reader:
+            found = reader.starts(len(data), frame)
+        self.hold(8 * len(found))
+        return found
+
+    def item(self, data: bytes, start: int, frame: Frame) -> Dataset:
+        """Return an item of a sequence.
+
+        Parameters
+        ----------
+        data, frame
+            As for `starts`.
+        start : int
+            Where it begins.
+        """
+        self.hold(_ITEM_OBJECT)
+        with Reader(data, self) as reader:
+            return reader.item(start, len(data), frame)
 
 
 class Reader:
-    """Reads data sets of one byte order out of something that can be sliced.
+    """Reads elements out of something that can be sliced.
+
+    It is held while it reads.
 
     Parameters
     ----------
     data : bytes-like or File
-        All of the outermost data set.
-    little : bool
-        Whether it is little endian.
+        All of a data set, or of a sequence.
+    reading : Reading
+        What is counted, and how lenient it is.
     base : int
-        Where it begins in its file.
+        Where the data begins in its file.
     defer_size : int or None
         Values of the outermost data set that are longer stay in their file; without, none do.
-    strict : bool
-        Whether a structure that is cut off raises, and does not end where the bytes do.
-    limits : Limits
-        How deep it may be, and of how many elements.
 
     Attributes
     ----------
@@ -87,334 +197,435 @@ class Reader:
     """
 
     def __init__(
-        self,
-        data: Any,
-        little: bool,
-        base: int,
-        defer_size: int | None,
-        strict: bool,
-        limits: Limits,
+        self, data: Any, reading: Reading, base: int = 0, defer_size: int | None = None
     ) -> None:
         self._data = data
-        self._limits = limits
-        self._little = little
-        order = "<" if little else ">"
-        self._implicit = struct.Struct(order + "HHI").unpack
-        self._explicit = struct.Struct(order + "HH2sH").unpack
-        self._long = struct.Struct(order + "I").unpack
+        self._reading = reading
+        order = "<" if reading.little else ">"
+        self._implicit = unpacker(data, struct.Struct(order + "HHI"))
+        self._explicit = unpacker(data, struct.Struct(order + "HH2sH"))
+        self._long = unpacker(data, struct.Struct(order + "I"))
         self._base = base
-        self._defer_size = defer_size
-        self._strict = strict
+        self._defer = _UNDEFINED if defer_size is None else defer_size
         self.deferred = False
-        self._left = limits.elements
+        self._room = 0
+        self._strides = self._passed = 0
+        self._has_turn = False
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._has_turn:
+            _TURNS.release()
+        self._reading.left += self._room
+        if isinstance(error, RecursionError):
+            raise DataSetTooLarge("sequences are nested too deeply") from None
+        if isinstance(error, _BROKEN) and not isinstance(error, DataSetError):
+            # the exceptions of pydicom and of struct quote the bytes they are about
+            raise UnreadableDataSet(f"not a data set ({type(error).__name__})") from None
 
     def _count(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise DataSetError(f"more than {self._limits.elements} elements: max_elements")
+        """Count one element, item or fragment that is met."""
+        self._room -= 1
+        if self._room >= 0:
+            return
+        reading = self._reading
+        if reading.left <= 0:
+            self._room = 0
+            raise DataSetTooLarge(f"more than {reading.limits.elements} elements: max_elements")
+        self._room = min(_STRIDE, reading.left)
+        reading.left -= self._room
+        self._room -= 1
+        self._strides += 1
+        if self._strides == 8 and not self._has_turn:
+            self._has_turn = _TURNS.acquire()
+
+    def _pass(self) -> None:
+        """Count what is passed over, which takes a fraction of the time, and no memory."""
+        self._passed += 1
+        if not self._passed % _PASSED_FOR_ONE:
+            self._count()
+
+    # ------------------------------------------------------------- data sets
 
     def implicit_at(self, at: int, end: int, implicit: bool, *, top: bool = False) -> bool:
-        """Whether the VR is implicit in what begins here, whatever was announced."""
-        head = bytes(self._data[at : min(at + 8, end)])
-        if len(head) < 8 or (implicit and not top):
+        """Tell whether the VR is implicit in what begins here, whatever was announced."""
+        if end - at < 8 or (implicit and not top):
             return implicit
-        vr = head[4:6]
+        code, length = self._explicit(at)[2:]
         if implicit:
             # a length below 64 KB has zeros where an explicit VR has its own length
-            return not (vr in _VRS and (head[6:8] == b"\0\0") == (_VRS[vr] in LONG_VRS))
-        return not (vr.isalpha() and vr.isupper())
+            return not (code in _VRS and (length == 0) == (_VRS[code] in LONG_VRS))
+        if code.isalpha() and code.isupper():
+            return False
+        return self._odd(at, end).implicit
 
-    def data_set(
-        self,
-        at: int,
-        end: int,
-        implicit: bool,
-        names: tuple[str, ...],
-        signed: bool | None,
-        depth: int,
-        undefined: bool = False,
-    ) -> tuple[Dataset, int]:
-        """The elements from `at` to `end` or an item delimiter, and where they end.
+    def data_set(self, at: int, end: int, frame: Frame) -> tuple[Received, int]:
+        """Return the elements from `at` to `end` or an item delimiter, and where they end.
 
         Parameters
         ----------
         at, end : int
             Where they are in the data.
-        implicit : bool
-            Whether their VR is.
-        names : tuple of str
-            The Specific Character Set around them.
-        signed : bool or None
-            Whether the pixels around them are; None where nothing says so.
-        depth : int
-            In how many sequences they are.
-        undefined : bool
-            Whether they are those of an item that ends with a delimiter.
+        frame : Frame
+            What is known around them.
 
         Raises
         ------
-        DataSetError
-            Nested too deeply, too many of them, or, if strict, cut off.
+        UnreadableDataSet
+            If a part of it would be lost.
+        DataSetTooLarge
+            If it is beyond a limit.
         """
-        if depth > self._limits.depth:
-            raise DataSetError("sequences are nested too deeply: max_depth")
+        if frame.depth > self._reading.limits.depth:
+            raise DataSetTooLarge("sequences are nested too deeply: max_depth")
         self._count()  # an item, which may have no element
-        data, little, base, defer = self._data, self._little, self._base, self._defer_size
-        inherited = names
-        elements: dict[BaseTag, Any] = {}
+        level = _Level(frame)
+        at = self._elements(at, end, level)
+        self._reading.hold(level.size + _ELEMENT * len(level.elements))
+        return level.finished(self._reading), at
+
+    def _elements(self, at: int, end: int, level: _Level) -> int:
+        """Read elements; return where they end. What is usual is read here, the rest elsewhere."""
+        data, base, little = self._data, self._base, self._reading.little
+        elements, frame = level.elements, level.frame
+        implicit = frame.implicit
+        most = self._defer if frame.depth == 0 else _UNDEFINED
         vr: str | None
         while at + 8 <= end:
-            start = at
-            self._count()
-            head = data[at : at + 8]
-            at += 8
-            here, odd = implicit, False
-            if not implicit:
-                group, element, code, length = self._explicit(head)
-                vr = _VRS.get(bytes(code))
-                if vr is None:
-                    odd = True
-                    here, vr, length, at = self._odd_vr(head, at, end)
-                elif vr in LONG_VRS:
-                    if at + 4 > end:
-                        at = start
-                        break
-                    (length,) = self._long(data[at : at + 4])
-                    at += 4
-                tag = group << 16 | element
-                if group == 0xFFFE:
-                    length = self._long(head[4:8])[0]
-                    at = start + 8
+            self._room -= 1
+            if self._room < 0:
+                self._room += 1
+                self._count()
+            start = at + 8
+            if implicit:
+                group, number, length = self._implicit(at)
+                tag = group << 16 | number
+                vr = implicit_vr_of(tag, elements, length, level.signed)
+                usual = vr in _MASKS or vr in STRING_VRS
             else:
-                group, element, length = self._implicit(head)
-                tag = group << 16 | element
-                vr = None
-            if group == 0xFFFE and element in (0xE000, 0xE00D, 0xE0DD):
-                if not undefined:
-                    continue
-                after = at if tag == _ITEM_END else start  # its sequence takes any other
-                return self._finished(elements, implicit, names, inherited), after
-            if here:
-                vr = _dictionary_vr(tag, elements)
-                if vr == "US or SS" and signed is not None:
-                    vr = "SS" if signed else "US"
-                elif vr == "OB or OW":
-                    vr = "OB" if length == _UNDEFINED else "OW"
-            if tag == 0 and length == 0:
-                continue
-
-            if length == _UNDEFINED:
-                if vr in ("SQ", "UN", None) and self._is_item(at, end):
-                    below = here or (vr == "UN" and self.implicit_at(at + 8, end, here))
-                    items, at = self._items(at, end, below, names, signed, depth, True)
-                    assert items is not None  # it begins with one, or with its end
-                    elements[BaseTag(tag)] = _sequence(tag, items, base + at, True)
-                    continue
-                if vr not in _OCTETS:
-                    # no other VR may have it (PS3.5 §7.1.1), and pydicom would convert it
-                    vr = self._no_sequence() if vr == "SQ" else "OB"
-                stop, at_next = self._fragments(at, end)
-                # pydicom compares the VR when it reads a deferred value
-                read_as = DicomDictionary.get(tag, ("UN",))[0] if here else vr
-                can_wait = depth == 0 and not odd and read_as[:2] == "OB" and vr == "OB"
-                too_long = defer is not None and stop - at > defer and can_wait
-                self.deferred = self.deferred or too_long
-                value = None if too_long else bytes(data[at:stop])
-                elements[BaseTag(tag)] = RawDataElement(
-                    BaseTag(tag),
-                    read_as if too_long else vr,
-                    length,
-                    value,
-                    base + at,
-                    here,
-                    little,
-                )
-                at = at_next
-                continue
-
-            stop = at + length
-            if stop > end:
-                if self._strict:
-                    raise DataSetError("a value is longer than the data set")
-                stop = end
-                length = stop - at
-            meant = vr
-            if vr == "UN":
-                # pydicom takes the VR of the dictionary instead, so it has to fit
-                meant = _dictionary_vr(tag, elements)
-            sequence = meant == "SQ" and (vr == "SQ" or length > 0)
-            if sequence:
-                items, _ = self._items(at, stop, here or vr == "UN", names, signed, depth, False)
-                if items is not None:
-                    elements[BaseTag(tag)] = _sequence(tag, items, base + at, False)
-                    at = stop
-                    continue
-                vr = self._no_sequence()
+                group, number, code, length = self._explicit(at)
+                tag = group << 16 | number
+                vr = _SHORT.get(code)
+                if vr is None and code in _LONG and start + 4 <= end:
+                    vr = _LONG[code]
+                    (length,) = self._long(start)
+                    start += 4
+                usual = vr is not None
+            stop = start + length
             if (
-                defer is not None
-                and length > defer
-                and depth == 0
-                and tag != CHARACTER_SET
-                and not sequence
-                and not (odd and not here)
+                not usual
+                or vr == "UN"
+                or stop > end
+                or length > most
+                or (length and length & _MASKS.get(vr or "", 0))
+                or tag in _TELLING
+                or group == _DELIMITERS
+                or not tag
             ):
-                self.deferred = True
-                known = None if here else vr
-                elements[BaseTag(tag)] = RawDataElement(
-                    BaseTag(tag), known, length, None, base + at, here, little
-                )
-                at = stop
+                after = self._unusual(at, end, level)
+                if after is None:
+                    return level.end
+                at = after
                 continue
-            if vr == "UN" and length > 0xFFFF and meant in STRING_VRS:
-                vr = meant  # it was too long for its VR (PS3.5 §6.2.2); pydicom leaves it unknown
-            value = bytes(data[at:stop])
-            size = WORD_SIZES.get(meant or "", 1) if meant != "US or SS" else 2
-            if length % size and meant not in _OCTETS:
-                value = value[: length - length % size]
-            if tag == CHARACTER_SET:
-                names = character_set(value, names)
-            elif tag == 0x00280103 and value:
-                signed = 1 in value
-            elements[BaseTag(tag)] = RawDataElement(
-                BaseTag(tag), vr, len(value), value, base + at, here, little
+            level.size += length
+            if level.size > _AT_A_TIME:
+                self._reading.hold(level.size)
+                level.size = 0
+            elements[TAGS[tag]] = RawDataElement(
+                TAGS[tag], vr, length, bytes(data[start:stop]), base + start, implicit, little
             )
             at = stop
-        if undefined and self._strict:
-            raise DataSetError("an item has no end")
-        return self._finished(elements, implicit, names, inherited), at
+        if frame.undefined:
+            self._reading.lost("an item has no end")
+        if at < end and bytes(data[at:end]).strip(b"\0"):
+            self._reading.lost("less than a data element at the end")
+        return at
 
-    def _odd_vr(self, head: Any, at: int, end: int) -> tuple[bool, str | None, int, int]:
-        """What a VR that is none means: implicit VR, or one of a later edition.
+    # ------------------------------------------------------------- elements
 
-        New VRs have 32-bit lengths (PS3.5 §6.2); older ones that peers make up have not.
+    def _head(
+        self, at: int, end: int, implicit: bool, elements: dict[BaseTag, Any], signed: bool | None
+    ) -> _Head | None:
+        """Read the head of an element; None where it is cut off."""
+        if implicit:
+            group, number, length = self._implicit(at)
+            tag, start, odd = group << 16 | number, at + 8, False
+        else:
+            group, number, code, length = self._explicit(at)
+            tag = group << 16 | number
+            if group == _DELIMITERS:
+                return _Head(tag, None, self._long(at + 4)[0], at + 8, False)
+            vr = _VRS.get(code)
+            if vr is not None:
+                if vr not in LONG_VRS:
+                    return _Head(tag, vr, length, at + 8, False)
+                if at + 12 > end:
+                    return None
+                return _Head(tag, vr, self._long(at + 8)[0], at + 12, False)
+            found = self._odd(at, end)
+            if not found.implicit:
+                return found
+            length, start, odd = found.length, found.start, True
+        if group == _DELIMITERS:
+            return _Head(tag, None, length, start, True)
+        return _Head(tag, implicit_vr_of(tag, elements, length, signed), length, start, True, odd)
+
+    def _odd(self, at: int, end: int) -> _Head:
+        """Read the head of an element with a VR that is none, such as two spaces or ``??``.
+
+        New VRs have 32-bit lengths (PS3.5 §6.2), those that peers make up 16-bit ones, and some
+        elements are in implicit VR: it is what lets the next element begin behind it.
         """
-        code = bytes(head[4:6])
-        if not (code.isalpha() and code.isupper()):
-            return True, None, self._implicit(head)[2], at
-        if bytes(head[6:8]) == b"\0\0" and at + 4 <= end:
-            (length,) = self._long(self._data[at : at + 4])
-            if length == _UNDEFINED or at + 4 + length <= end:
-                return False, "UN", length, at + 4
-        return False, "UN", self._explicit(head)[3], at
+        group, number, code, short = self._explicit(at)
+        tag = group << 16 | number
+        is_vr = code.isalpha() and code.isupper()
+        readings = [_Head(tag, "UN", short, at + 8, False, True)]
+        if short == 0 and at + 12 <= end:
+            readings.insert(0, _Head(tag, "UN", self._long(at + 8)[0], at + 12, False, True))
+        if not is_vr:
+            readings.append(_Head(tag, None, self._long(at + 4)[0], at + 8, True, True))
+        best = max(readings, key=lambda head: self._likelihood(head, end))
+        if not self._likelihood(best, end):
+            best = readings[-1]
+            if best.length != _UNDEFINED:
+                self._reading.lost("an unknown VR, behind which nothing can be read")
+        return best
+
+    def _likelihood(self, head: _Head, end: int) -> int:
+        """Tell how likely an element has a length, by what follows: 0 is impossible."""
+        if head.length == _UNDEFINED:
+            return 2 if self._is_item(head.start, end) else 0
+        at = head.start + head.length
+        if at + 8 > end:
+            return 2 * (at == end) or (at < end and not bytes(self._data[at:end]).strip(b"\0"))
+        group, number, code, _ = self._explicit(at)
+        if group == _DELIMITERS:
+            return 2
+        if group << 16 | number <= head.tag:
+            return 0
+        if code in _VRS:
+            return 3
+        return 2 if head.implicit and at + 8 + self._long(at + 4)[0] <= end else 1
+
+    def _unusual(self, at: int, end: int, level: _Level) -> int | None:
+        """Read an element of any kind; return where the next one begins, None at a delimiter."""
+        frame = level.frame
+        head = self._head(at, end, frame.implicit, level.elements, level.signed)
+        if head is None:
+            self._reading.lost("less than a data element at the end")
+            level.end = end
+            return None
+        if head.tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
+            if not frame.undefined:
+                return head.start
+            level.end = head.start if head.tag == _ITEM_END else at  # its sequence takes any other
+            return None
+        if head.tag == 0 and head.length == 0:
+            return head.start
+        if head.length == _UNDEFINED:
+            return self._undefined(head, end, level)
+        return self._defined(head, end, level)
+
+    def _undefined(self, head: _Head, end: int, level: _Level) -> int:
+        """Read an element of undefined length (PS3.5 §7.5)."""
+        tag, vr, length, start, implicit, odd = head
+        if vr in ("SQ", "UN", None) and self._is_item(start, end):
+            below = implicit or (vr == "UN" and self.implicit_at(start + 8, end, implicit))
+            stop, after = self._skip_items(start, end, below, level.frame.depth + 1)
+            self._add(level, head._replace(vr="SQ", implicit=below), stop)
+            return after
+        if vr not in _OCTETS:
+            # no other VR may have it (PS3.5 §7.1.1), and pydicom would convert it
+            vr = self._no_sequence() if vr == "SQ" else "OB"
+        stop, after = self._fragments(start, end)
+        # pydicom compares the VR when it reads a deferred value
+        read_as = (meant_vr(tag, {}) or "UN") if implicit else vr
+        can_wait = level.frame.depth == 0 and not odd and read_as[:2] == "OB" and vr == "OB"
+        if can_wait and stop - start > self._defer:
+            self.deferred = True
+            level.elements[TAGS[tag]] = RawDataElement(
+                TAGS[tag], read_as, length, None, self._base + start, implicit, self._reading.little
+            )
+        else:
+            self._add(level, head._replace(vr=vr), stop)
+        return after
+
+    def _defined(self, head: _Head, end: int, level: _Level) -> int:
+        """Read an element whose length is told."""
+        tag, vr, length, start, implicit, odd = head
+        if start + length > end:
+            self._reading.lost("a value is longer than the data set")
+            length = end - start
+        stop = start + length
+        # pydicom takes the VR of the dictionary instead of UN, so it has to fit
+        meant = meant_vr(tag, level.elements) if vr == "UN" else vr
+        sequence = meant == "SQ" and (vr == "SQ" or length > 0)
+        if sequence and not (length == 0 or self._is_sequence(start, stop)):
+            vr, sequence = self._no_sequence(), False
+        elif sequence:
+            head = head._replace(vr="SQ", implicit=implicit or vr == "UN")
+        may_wait = level.frame.depth == 0 and (implicit or not odd) and vr == head.vr
+        if length > self._defer and may_wait and tag not in _TELLING:
+            self.deferred = True
+            known = None if implicit else vr
+            level.elements[TAGS[tag]] = RawDataElement(
+                TAGS[tag], known, length, None, self._base + start, implicit, self._reading.little
+            )
+            return stop
+        if sequence:
+            self._add(level, head, stop)
+            return stop
+        if vr == "UN" and length > 0xFFFF and meant in STRING_VRS:
+            vr = meant  # it was too long for its VR (PS3.5 §6.2.2); pydicom leaves it unknown
+        mask = 1 if meant == "US or SS" else _MASKS.get(meant or "", 0)
+        value = self._add(level, head._replace(vr=vr), stop - (length & mask))
+        if tag == CHARACTER_SET:
+            level.names = character_set(value, level.names)
+        elif tag == _PIXEL_REPRESENTATION and value:
+            level.signed = 1 in value
+        return stop
+
+    def _add(self, level: _Level, head: _Head, stop: int) -> bytes:
+        """Take an element with its value; return that."""
+        tag = TAGS[head.tag]
+        value = bytes(self._data[head.start : stop])
+        level.size += len(value)
+        if level.size > _AT_A_TIME:
+            self._reading.hold(level.size)
+            level.size = 0
+        length = _UNDEFINED if head.length == _UNDEFINED else len(value)
+        level.elements[tag] = RawDataElement(
+            tag,
+            head.vr,
+            length,
+            value,
+            self._base + head.start,
+            head.implicit,
+            self._reading.little,
+        )
+        if head.vr == "SQ" and head.implicit is not level.frame.implicit:
+            level.other_vr.append(tag)
+        return value
 
     def _no_sequence(self) -> str:
-        """The VR of the bytes of a sequence that has no items."""
-        if self._strict:
-            raise DataSetError("a sequence without items")
+        """Return the VR of the bytes of a sequence that has no items."""
+        if self._reading.strict:
+            raise UnreadableDataSet("a sequence without items")
         return "OB"
 
-    def _is_item(self, at: int, end: int) -> bool:
-        head = self._data[at : at + 8]
-        if at + 8 > end:
-            return at == end and not self._strict
-        group, element, _ = self._implicit(head)
-        return group == 0xFFFE and element in (0xE000, 0xE0DD)
+    # ------------------------------------------------------------- sequences and fragments
 
-    def _items(
-        self,
-        at: int,
-        end: int,
-        implicit: bool,
-        names: tuple[str, ...],
-        signed: bool | None,
-        depth: int,
-        undefined: bool,
-    ) -> tuple[list[Dataset] | None, int]:
-        """The items of a sequence and where it ends; None if it does not begin with one."""
-        items: list[Dataset] = []
+    def starts(self, end: int, frame: Frame) -> array[int]:
+        """Return where the items of a sequence begin that is all of the data."""
+        found = array("Q")
+        at = 0
         while at + 8 <= end:
-            group, element, length = self._implicit(self._data[at : at + 8])
-            tag = group << 16 | element
+            self._pass()
+            group, number, length = self._implicit(at)
+            tag = group << 16 | number
             if tag == _SEQUENCE_END:
-                return items, at + 8
+                break
             if tag == _ITEM_END:
                 at += 8
                 continue
             if tag != _ITEM:
-                return (items, at) if items else (None, at)
-            at += 8
-            if length != _UNDEFINED and at + length > end and self._strict:
-                raise DataSetError("an item is longer than its sequence")
-            stop = end if length == _UNDEFINED else min(at + length, end)
-            item, after = self.data_set(
-                at,
-                stop,
-                self.implicit_at(at, stop, implicit),
-                names,
-                signed,
-                depth + 1,
-                length == _UNDEFINED,
-            )
-            item.is_undefined_length_sequence_item = length == _UNDEFINED
-            at = after if length == _UNDEFINED else stop
-            items.append(item)
-        if undefined and self._strict:
-            raise DataSetError("a sequence has no end")
-        return items, at
+                self._reading.lost("a sequence with something between its items")
+                break
+            found.append(at)
+            at = self._skip_item(at + 8, length, end, frame.implicit, frame.depth)
+        return found
+
+    def item(self, start: int, end: int, frame: Frame) -> Dataset:
+        """Return the item that begins at a place."""
+        length, at = self._implicit(start)[2], start + 8
+        undefined = length == _UNDEFINED
+        stop = end if undefined else min(at + length, end)
+        implicit = self.implicit_at(at, stop, frame.implicit)
+        item, _ = self.data_set(at, stop, frame._replace(implicit=implicit, undefined=undefined))
+        item.is_undefined_length_sequence_item = undefined
+        return item
+
+    def _is_item(self, at: int, end: int) -> bool:
+        if at + 8 > end:
+            return at == end and not self._reading.strict
+        group, number, _ = self._implicit(at)
+        return group == _DELIMITERS and number in (0xE000, 0xE0DD)
+
+    def _is_sequence(self, at: int, end: int) -> bool:
+        return at + 8 <= end and self._implicit(at)[0] == _DELIMITERS
+
+    def _skip_items(self, at: int, end: int, implicit: bool, depth: int) -> tuple[int, int]:
+        """Return where the items of a sequence end, and where the next element begins."""
+        if depth > self._reading.limits.depth:
+            raise DataSetTooLarge("sequences are nested too deeply: max_depth")
+        while at + 8 <= end:
+            self._pass()
+            group, number, length = self._implicit(at)
+            tag = group << 16 | number
+            if tag == _SEQUENCE_END:
+                return at, at + 8
+            if tag == _ITEM:
+                at = self._skip_item(at + 8, length, end, implicit, depth)
+            elif tag == _ITEM_END:
+                at += 8
+            else:
+                return at, at
+        self._reading.lost("a sequence has no end")
+        return end, end
+
+    def _skip_item(self, at: int, length: int, end: int, implicit: bool, depth: int) -> int:
+        """Return where an item ends."""
+        if length == _UNDEFINED:
+            return self._skip_elements(at, end, self.implicit_at(at, end, implicit), depth)
+        if at + length > end:
+            self._reading.lost("an item is longer than its sequence")
+        return min(at + length, end)
+
+    def _skip_elements(self, at: int, end: int, implicit: bool, depth: int) -> int:
+        """Return where an item of undefined length ends."""
+        while at + 8 <= end:
+            self._pass()
+            head = self._head(at, end, implicit, {}, None)
+            if head is None:
+                break
+            tag, vr, length, start, here, _ = head
+            if tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
+                return start if tag == _ITEM_END else at
+            if length != _UNDEFINED:
+                if start + length > end:
+                    break
+                at = start + length
+            elif vr in ("SQ", "UN", None) and self._is_item(start, end):
+                below = here or (vr == "UN" and self.implicit_at(start + 8, end, here))
+                at = self._skip_items(start, end, below, depth + 1)[1]
+            else:
+                at = self._fragments(start, end)[1]
+        self._reading.lost("an item has no end")
+        return end
 
     def _fragments(self, at: int, end: int) -> tuple[int, int]:
-        """Where a value of undefined length ends, and where the next element begins."""
+        """Return where a value of undefined length ends, and where the next element begins."""
         first = at
         while at + 8 <= end:
-            self._count()  # one that ends in nothing is gone through again for each element
-            group, element, length = self._implicit(self._data[at : at + 8])
-            tag = group << 16 | element
+            self._pass()  # one that ends in nothing is gone through again for each element
+            group, number, length = self._implicit(at)
+            tag = group << 16 | number
             if tag == _SEQUENCE_END:
                 return at, at + 8
             if tag != _ITEM or length == _UNDEFINED:
                 return self._search(first, end)
             at += 8 + length
-        if self._strict:
-            raise DataSetError("a value of undefined length has no end")
+        self._reading.lost("a value of undefined length has no end")
         return end, end
 
     def _search(self, at: int, end: int) -> tuple[int, int]:
-        delimiter = struct.pack(
-            "<HH" if self._little else ">HH", _SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF
-        )
+        order = "<HH" if self._reading.little else ">HH"
+        delimiter = struct.pack(order, _SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF)
         for chunk in range(at, end, _CHUNK):
             found = bytes(self._data[chunk : min(chunk + _CHUNK + 3, end)]).find(delimiter)
             if found >= 0:
                 return chunk + found, min(chunk + found + 8, end)
+        self._reading.lost("a value of undefined length has no end")
         return end, end
-
-    def _finished(
-        self,
-        elements: dict[BaseTag, Any],
-        implicit: bool,
-        names: tuple[str, ...],
-        inherited: tuple[str, ...],
-    ) -> Dataset:
-        own = encodings(names)
-        if names not in _BYTES_READ_WELL:
-            mend_text(elements, names)
-        parent = own if names == inherited else encodings(inherited)
-        dataset = Dataset(elements, parent_encoding=list(parent))
-        dataset.set_original_encoding(implicit, self._little, list(own))
-        return dataset
-
-
-def _dictionary_vr(tag: int, elements: dict[BaseTag, Any]) -> str | None:
-    entry = DicomDictionary.get(tag)
-    if entry is not None:
-        return entry[0] if entry[0] != "NONE" else None
-    if not tag >> 16 & 1:
-        try:
-            return dictionary_VR(tag) if tag & 0xFFFF else "UL"
-        except KeyError:
-            return "UN"
-    if not tag & 0xFF00:
-        return "LO" if tag & 0xFFFF >= 0x10 else "UN"
-    creator = elements.get(BaseTag(tag & 0xFFFF0000 | tag >> 8 & 0xFF))
-    if creator is None or not isinstance(creator, RawDataElement) or not creator.value:
-        return "UN"
-    try:
-        return private_dictionary_VR(tag, creator.value.decode("latin_1").strip("\0 "))
-    except KeyError:
-        return "UN"
-
-
-def _sequence(tag: int, items: list[Dataset], tell: int, undefined: bool) -> DataElement:
-    sequence = Sequence(items)
-    sequence.is_undefined_length = undefined
-    return DataElement(BaseTag(tag), "SQ", sequence, tell, undefined, already_converted=True)

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.errors import Failure
 from pacsroute.status import INVALID_ATTRIBUTE_VALUE
 

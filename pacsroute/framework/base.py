@@ -108,7 +108,6 @@ class BaseApp(Scope):
         check_charsets(self.config)
         late.load()  # while there is one thread: lifespans may begin others, and servers do
         with contextlib.ExitStack() as stack:
-            stack.enter_context(late.quiet_reading())
             stack.enter_context(self.decoders.serving())
             if self.config.spool is not None and (left := sweep(self.config.spool)):
                 logger.info("%d unfinished files of an earlier run removed", left)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from pacsroute import uids
-from pacsroute.errors import Failure, IdentifierError
+from pacsroute.errors import DataSetTooLarge, Failure, IdentifierError, UnreadableDataSet
 from pacsroute.framework.requests import (
     FindRequest,
     GetRequest,
@@ -32,6 +32,7 @@ from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     OUT_OF_RESOURCES,
     PROCESSING_FAILURE,
+    RESOURCE_LIMITATION,
     SOP_CLASS_NOT_SUPPORTED,
     UNABLE_TO_PROCESS,
     Status,
@@ -177,6 +178,14 @@ def _default(request: Request, error: BaseException, cause: BaseException | None
             ascii(str(error))[1:-1],
         )
         return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
+    if isinstance(error, UnreadableDataSet):  # the peer's doing, and no fault of the handler
+        logger.warning(
+            "%s from %s: the data set cannot be read: %s",
+            name_of(request.command),
+            ascii(request.calling_ae)[1:-1],
+            error,
+        )
+        return Outcome(Status(_code(request, error), "the data set cannot be read"))
     if request.keep_failure is not None:
         request.keep_failure(error)
     logger.error(
@@ -205,6 +214,11 @@ def _about(request: Request, event: str) -> dict[str, Any]:
 
 def _code(request: Request, error: BaseException) -> int:
     """Return the status of a service for an exception that nobody has meant."""
+    if isinstance(request, NormalizedRequest):
+        too_large = isinstance(error, DataSetTooLarge)
+        return RESOURCE_LIMITATION if too_large else PROCESSING_FAILURE
+    if isinstance(error, DataSetTooLarge):
+        return OUT_OF_RESOURCES
     if request.command == "store":
         return OUT_OF_RESOURCES if isinstance(error, OSError) else UNABLE_TO_PROCESS
     return UNABLE_TO_PROCESS if isinstance(request, QueryRequest) else PROCESSING_FAILURE

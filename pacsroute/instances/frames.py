@@ -9,7 +9,7 @@ from typing import BinaryIO
 from pydicom.encaps import generate_frames, get_frame, parse_fragments
 
 from pacsroute import uids
-from pacsroute.dataset.values import swapped
+from pacsroute.dataset.value_writer import swapped
 from pacsroute.dataset.vr import WORD_SIZES
 from pacsroute.errors import DataSetError
 from pacsroute.instances.pixel_data import ImagePixel, find_pixels
@@ -40,7 +40,7 @@ class Frames:
     Examples
     --------
     >>> from io import BytesIO
-    >>> from pacsroute.dataset.encode import encode
+    >>> from pacsroute.dataset.encoding import encode
     >>> row = {"NumberOfFrames": 2, "Rows": 1, "Columns": 3, "BitsAllocated": 8}
     >>> data = encode(row | {"PixelData": b"abcdef"}, "1.2.840.10008.1.2.1")
     >>> Frames(BytesIO(data), "1.2.840.10008.1.2.1").read(2)

@@ -9,8 +9,9 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
+from pacsroute import dataset as data_sets
 from pacsroute import uids
 from pacsroute.dataset import late
 from pacsroute.dataset.late import is_dataset
@@ -186,7 +187,7 @@ class Instance:
         if isinstance(self._source, Spool):
             return self._source.open()
         if is_dataset(self._source):
-            return io.BytesIO(_encode(self._source, self.transfer_syntax))
+            return io.BytesIO(data_sets.encode(self._source, self.transfer_syntax))
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             return io.BytesIO(self._source)
         file = self._file()
@@ -228,7 +229,7 @@ class Instance:
         if is_dataset(self._source) and transfer_syntax in uids.NATIVE:
             native = self.transfer_syntax in uids.NATIVE
             if native or "PixelData" not in self._source:
-                return io.BytesIO(_encode(self._source, transfer_syntax))
+                return io.BytesIO(data_sets.encode(self._source, transfer_syntax))
         own = self.transfer_syntax
         if transfer_syntax == own:
             return self.open()
@@ -239,9 +240,8 @@ class Instance:
             raise DataSetError(why)
         file = self.open()
         if isinstance(file, io.BytesIO) and own in uids.NATIVE and own not in uids.DEFLATED:
-            from pacsroute.dataset.parse import parse  # noqa: PLC0415
-
-            return io.BytesIO(_encode(parse(file, own, limits=self._limits), transfer_syntax))
+            dataset = data_sets.parse(file, own, limits=self._limits)
+            return io.BytesIO(data_sets.encode(dataset, transfer_syntax))
         from pacsroute.instances.decoding.wall import decoders  # noqa: PLC0415 - when needed
 
         return decoders().convert(file, own, transfer_syntax, limits=self._limits, wanted=wanted)
@@ -269,11 +269,11 @@ class Instance:
         from pydicom import FileMetaDataset  # noqa: PLC0415 - pydicom, late
         from pydicom.uid import UID  # noqa: PLC0415
 
-        from pacsroute.dataset.parse import parse  # noqa: PLC0415
-
         file = self.open()
         try:
-            dataset = parse(file, self.transfer_syntax, defer_size=DEFER_SIZE, limits=self._limits)
+            dataset = data_sets.parse(
+                file, self.transfer_syntax, defer_size=DEFER_SIZE, limits=self._limits
+            )
         except BaseException:
             file.close()
             raise
@@ -302,16 +302,7 @@ class Instance:
         """Tell whether the data set that was handed out differs from the bytes."""
         if self._dataset is None or is_dataset(self._source):
             return False
-        fresh = self._parse()
-        if fresh.keys() != self._dataset.keys():
-            return True
-        for tag in fresh.keys():  # noqa: SIM118 - a Dataset iterates over its elements
-            ours = self._dataset.get_item(tag, keep_deferred=True)
-            theirs = fresh.get_item(tag, keep_deferred=True)
-            # An element never looked at is still as it was read.
-            if ours != theirs and not _same(self._dataset[tag], fresh[tag]):
-                return True
-        return False
+        return data_sets.is_edited(self._dataset)
 
     def set_aside(self, folder: str, name: str) -> Instance:
         """Return an instance that takes no memory, and no open file, until it is read.
@@ -429,22 +420,6 @@ class Instance:
                 write_all(fd, piece)
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Tell whether two elements have the same value; NaN is the same as NaN."""
-    if one.VR != other.VR:
-        return False
-    if one.VR == "SQ":
-        return len(one.value) == len(other.value) and all(map(_same_item, one.value, other.value))
-    if one.value == other.value:
-        return True
-    return not isinstance(one.value, bytes) and repr(one.value) == repr(other.value)
-
-
-def _same_item(one: Dataset, other: Dataset) -> bool:
-    tags = one.keys()  # a Dataset iterates over its elements
-    return tags == other.keys() and all(_same(one[tag], other[tag]) for tag in tags)
-
-
 @functools.lru_cache(maxsize=256)
 def _prefix(folder: str) -> tuple[str, Path]:
     """Return what a name goes behind for its path, as text and as a Path.
@@ -464,13 +439,6 @@ def _syntax_of(dataset: Dataset) -> str:
         return uids.IMPLICIT_VR_LITTLE_ENDIAN
     is_big = implicit is not None and not little
     return uids.EXPLICIT_VR_BIG_ENDIAN if is_big else uids.EXPLICIT_VR_LITTLE_ENDIAN
-
-
-def _encode(dataset: Dataset, transfer_syntax: str) -> bytes:
-    late.load()
-    from pacsroute.dataset.encode import encode  # noqa: PLC0415 - pydicom, late
-
-    return encode(dataset, transfer_syntax)
 
 
 def _read_if_small(file: BinaryIO) -> BinaryIO:

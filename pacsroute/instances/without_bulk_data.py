@@ -8,8 +8,8 @@ from typing import Any
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import parse
+from pacsroute.dataset.encoding import encode
+from pacsroute.dataset.parsing import parse
 from pacsroute.instances.decoding.wall import decoders
 from pacsroute.instances.instance import DEFER_SIZE, Instance
 

@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.dataset.limits import LIMITS
-from pacsroute.dataset.parse import parse, readable
+from pacsroute.dataset.parsing import parse_all, readable
 from pacsroute.dimse.commands import (
     CCancelRQ,
     CStoreRQ,
@@ -193,7 +193,7 @@ def data_set_of(message: Message, context: AcceptedContext, charset: str = "") -
     if getattr(data, "cut", ""):
         raise DataSetError(f"an answer is not whole: {data.cut}")
     limits = LIMITS._replace(charset=charset)
-    return parse(bytes(data), context.transfer_syntax, limits=limits) if data else None
+    return parse_all(bytes(data), context.transfer_syntax, limits) if data else None
 
 
 def received(

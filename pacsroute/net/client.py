@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.config import RESPONSE_TIMEOUT
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.keywords import keyword_tag
 from pacsroute.dimse.commands import (
     CEchoRQ,

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pacsroute import dataset as data_sets
 from pacsroute import uids
 from pacsroute.dataset.limits import Limits
 from pacsroute.dimse.commands import RequestCommand
 from pacsroute.dimse.messages import Message
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, DataSetTooLarge
 from pacsroute.framework.answering import Answering
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.character_sets import default_charset
@@ -22,7 +23,7 @@ from pacsroute.framework.routes import Route
 from pacsroute.services.exchange import Exchange
 from pacsroute.services.responses import response
 from pacsroute.services.sinks import limit_of
-from pacsroute.status import IDENTIFIER_MISMATCH, SOP_CLASS_NOT_SUPPORTED, Status
+from pacsroute.status import IDENTIFIER_MISMATCH, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.upper_layer import extended
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 logger = logging.getLogger("pacsroute")
+
+_LARGE = 65_536  # bytes of a data set that are not copied to read it
 
 _Made = TypeVar("_Made", bound=Request)
 _Query = TypeVar("_Query", bound=QueryRequest)
@@ -101,8 +104,8 @@ class Call:
         return Limits(
             config.max_depth,
             config.max_inflated,
-            config.max_deflate_ratio,
             config.max_elements,
+            config.max_memory,
             self._undeclared,
         )
 
@@ -125,19 +128,22 @@ class Call:
         config = self.app.config
         return (self.route and self.route.charset) or config.charset or said or self._undeclared
 
-    def read(self, how: Callable[[bytes, str, Limits], Dataset]) -> Dataset:
+    def read(self, how: Callable[[Any, str, Limits], Dataset]) -> Dataset:
         """Return the data set of the message, which is not one to be stored.
 
         Raises
         ------
-        DataSetError
-            If it is none, or is longer than the limit.
+        UnreadableDataSet
+            If it is none.
+        DataSetTooLarge
+            If it is longer than a limit.
         """
         data: Any = self.message.data
         if getattr(data, "cut", ""):
-            raise DataSetError(data.cut)
+            raise DataSetTooLarge(data.cut)
         limits = self.limits._replace(inflated=getattr(self.app.config, limit_of(self.command)))
-        return how(bytes(data), self.context.transfer_syntax, limits)
+        held = memoryview(data) if len(data) > _LARGE else bytes(data)
+        return how(held, self.context.transfer_syntax, limits)
 
 
 def misplaced(call: Call, sop_class: str) -> Outcome | None:
@@ -153,8 +159,6 @@ def misplaced(call: Call, sop_class: str) -> Outcome | None:
 
 def read_query(call: Call, kind: type[_Query], **values: Any) -> _Query | Outcome:
     """Return the request with its identifier, or the outcome that refuses it."""
-    from pacsroute.dataset.parse import identifier  # noqa: PLC0415 - see dataset.late
-
     command: Any = call.command
     if call.find_route() is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
@@ -164,10 +168,12 @@ def read_query(call: Call, kind: type[_Query], **values: Any) -> _Query | Outcom
     if not call.message.data:
         return Outcome(Status(IDENTIFIER_MISMATCH, "there is no identifier"))
     try:
-        values["identifier"] = call.read(identifier)
+        values["identifier"] = call.read(data_sets.identifier)
     except DataSetError as error:
         logger.warning(
             "%s from %s: %s", command.name, ascii(call.association.calling_ae)[1:-1], error
         )
+        if isinstance(error, DataSetTooLarge):
+            return Outcome(Status(OUT_OF_RESOURCES, "the identifier is too large"))
         return Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))
     return call.make(kind, sop_class=call.context.abstract_syntax, **values)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pacsroute import uids
-from pacsroute.dataset.encode import RowEncoder
+from pacsroute.dataset.encoding import RowEncoder
 from pacsroute.dimse.command_set import encode
 from pacsroute.dimse.commands import RequestCommand, Response
 from pacsroute.errors import AssociationError, DataSetError

@@ -11,12 +11,12 @@ from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from pacsroute import uids
-from pacsroute.dataset.encode import RowEncoder, encode
+from pacsroute.dataset.encoding import RowEncoder, encode
 from pacsroute.dataset.limits import Limits
-from pacsroute.dataset.parse import parse
+from pacsroute.dataset.parsing import parse_all
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import NActionRSP, NEventReportRQ, NEventReportRSP
-from pacsroute.errors import AssociationError, DataSetError
+from pacsroute.errors import AssociationError, DataSetError, DataSetTooLarge
 from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import (
     EventReport,
@@ -37,6 +37,7 @@ from pacsroute.status import (
     NO_SUCH_ACTION,
     NO_SUCH_EVENT_TYPE,
     PROCESSING_FAILURE,
+    RESOURCE_LIMITATION,
     SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
     UNRECOGNIZED_OPERATION,
@@ -116,12 +117,14 @@ def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
         except DataSetError as error:
             title = ascii(call.association.calling_ae)[1:-1]
             logger.warning("%s from %s: %s", command.name, title, error)
+            if isinstance(error, DataSetTooLarge):
+                return Outcome(Status(RESOURCE_LIMITATION, "the data set is too large"))
             return Outcome(Status(PROCESSING_FAILURE, "the data set cannot be read"))
     return call.make(kind, **values)
 
 
-def _parsed(data: bytes, syntax: str, limits: Limits) -> Dataset:
-    return parse(data, syntax, limits=limits._replace(elements=min(limits.elements, _ELEMENTS)))
+def _parsed(data: Any, syntax: str, limits: Limits) -> Dataset:
+    return parse_all(data, syntax, limits._replace(elements=min(limits.elements, _ELEMENTS)))
 
 
 def _named(command: Any) -> tuple[str, str]:

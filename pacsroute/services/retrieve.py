@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydicom.multival import MultiValue
 
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dimse.commands import (
     HIGH,
     LOW,

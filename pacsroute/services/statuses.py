@@ -14,6 +14,7 @@ from pacsroute.status import (
     PENDING,
     PENDING_WARNING,
     PROCESSING_FAILURE,
+    RESOURCE_LIMITATION,
     SOP_CLASS_NOT_SUPPORTED,
     SUB_OPERATIONS_FAILED,
     SUB_OPERATIONS_WARNING,
@@ -28,8 +29,16 @@ _WRONG_CLASS = (
 )
 _WRONG_INSTANCE = (INVALID_SOP_INSTANCE, "the SOP Instance UID is no UID")
 _FAILED = "the product failed unexpectedly"
-_QUERY = [(CANCEL, "a C-CANCEL was received"), _WRONG_CLASS, (UNABLE_TO_PROCESS, _FAILED)]
-_BAD_IDENTIFIER = "there is no identifier, it cannot be read, is longer than section 7.1.1 says, or"
+_QUERY = [
+    (
+        OUT_OF_RESOURCES,
+        "the identifier is too long, or there is no room for it",
+    ),
+    (CANCEL, "a C-CANCEL was received"),
+    _WRONG_CLASS,
+    (UNABLE_TO_PROCESS, _FAILED),
+]
+_BAD_IDENTIFIER = "there is no identifier, it cannot be read, or"
 _RETRIEVE = [
     (SUCCESS, "all sub-operations have succeeded, or there are none"),
     (PENDING, "sub-operations continue"),
@@ -40,7 +49,8 @@ _RETRIEVE = [
 ]
 _NORMALIZED = [
     (SUCCESS, "it is done"),
-    (PROCESSING_FAILURE, f"{_FAILED}, or the data set cannot be read or is too long"),
+    (PROCESSING_FAILURE, f"{_FAILED}, or the data set cannot be read"),
+    (RESOURCE_LIMITATION, "the data set is too long, or there is no room for it"),
     _WRONG_INSTANCE,
     _WRONG_CLASS,
     (UNRECOGNIZED_OPERATION, "this operation is not answered for the SOP Class"),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.dataset.parse import readable
+from pacsroute.dataset.parsing import readable
 from pacsroute.dimse.command_set import keyword
 from pacsroute.dimse.commands import (
     CCancelRQ,

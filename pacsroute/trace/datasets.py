@@ -28,7 +28,7 @@ def lines(
     Parameters
     ----------
     dataset : pydicom.Dataset
-        All of whose values are converted: see `pacsroute.dataset.parse.readable`.
+        All of whose values are converted: see `pacsroute.dataset.parsing.readable`.
     width, indent : int
         Of the terminal and to the left, in characters.
     values : bool

@@ -10,7 +10,7 @@ import click
 
 from pacsroute import uids
 from pacsroute.dataset.limits import Limits
-from pacsroute.dataset.parse import readable
+from pacsroute.dataset.parsing import readable
 from pacsroute.dimse.command_set import keyword
 from pacsroute.dimse.commands import (
     HIGH,

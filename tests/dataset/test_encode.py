@@ -31,10 +31,10 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import PersonName
 
-from pacsroute.dataset.encode import RowEncoder, encode
-from pacsroute.dataset.encoder import encoder_of_all
-from pacsroute.dataset.parse import identifier, parse
+from pacsroute.dataset.encoding import RowEncoder, encode
+from pacsroute.dataset.parsing import identifier, parse
 from pacsroute.dataset.vr import syntax
+from pacsroute.dataset.writer import encoder_of_all
 from pacsroute.errors import DataSetError
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (

@@ -10,8 +10,8 @@ from pydicom.datadict import DicomDictionary, keyword_for_tag
 from support.datasets import dataset
 from support.names import EXPLICIT, IMPLICIT
 
-from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import identifier
+from pacsroute.dataset.encoding import encode
+from pacsroute.dataset.parsing import identifier
 from pacsroute.dataset.storable import check_storable
 from pacsroute.errors import Failure
 

@@ -19,7 +19,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from pacsroute import App, AssociationError, Instance, RequestFailed, connect
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 
 ARCHIVE = Path(__file__).parents[2] / "examples" / "archive.py"
 NAMES = ("CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "rtplan.dcm", "examples_overlay.dcm")

@@ -240,7 +240,7 @@ def test_after_request_hook_gets_no_status_when_the_peer_is_gone(raw_peer):
     import queue
 
     from pacsroute import uids
-    from pacsroute.dataset.encode import encode
+    from pacsroute.dataset.encoding import encode
 
     app, seen = App(), queue.Queue()
     app.after_request(lambda request, status, error: seen.put((status, type(error).__name__)))

@@ -19,8 +19,8 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
 from pacsroute import App, Config, Instance, Peer, matching, uids
-from pacsroute.dataset import parse
-from pacsroute.dataset.encode import RowEncoder, encode
+from pacsroute.dataset import parsing
+from pacsroute.dataset.encoding import RowEncoder, encode
 from pacsroute.dimse import command_set, commands
 from pacsroute.dimse.messages import fragment
 from pacsroute.errors import (
@@ -132,9 +132,9 @@ def data_sets(data):
     for uid in peek.sop_uids(data, syntax):
         assert isinstance(uid, str)
     with contextlib.suppress(DataSetError):
-        parse.parse(data, syntax)
+        parsing.parse(data, syntax)
     try:
-        keys = parse.identifier(data, syntax)
+        keys = parsing.identifier(data, syntax)
     except DataSetError:
         return
     for element in keys.iterall():
@@ -149,7 +149,7 @@ def data_sets(data):
 def matches(data):
     """An identifier is refused with a DataSetError, or Python and SQLite give one answer to it."""
     try:
-        keys = parse.identifier(data[1:], SYNTAXES[data[0] % len(SYNTAXES)] if data else IMPLICIT)
+        keys = parsing.identifier(data[1:], SYNTAXES[data[0] % len(SYNTAXES)] if data else IMPLICIT)
     except DataSetError:
         return
     for empty_matches in (True, False):
@@ -179,10 +179,10 @@ def index(data):
     app = _ARCHIVE["app"]
     syntax, data = SYNTAXES[data[0] % len(SYNTAXES)] if data else IMPLICIT, data[1:]
     with contextlib.suppress(DataSetError, Failure):
-        rows = _ARCHIVE["described"](parse.parse(data, syntax))
+        rows = _ARCHIVE["described"](parsing.parse(data, syntax))
         app.state.index.add(rows, __file__, syntax)
     try:
-        keys = parse.identifier(data, syntax)
+        keys = parsing.identifier(data, syntax)
     except DataSetError:
         return
     request = FindRequest(app=app, sop_class=STUDY["find"], identifier=keys)
@@ -229,7 +229,7 @@ def code_streams(data):
         contextlib.suppress(DataSetError),
         _DECODERS.convert(instance.open(), syntax, EXPLICIT) as file,
     ):
-        assert len(parse.parse(file.read(), EXPLICIT).PixelData) == 100 * 100
+        assert len(parsing.parse(file.read(), EXPLICIT).PixelData) == 100 * 100
 
 
 TARGETS = {

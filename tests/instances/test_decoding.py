@@ -29,8 +29,8 @@ from support.unharmed import until
 
 from pacsroute import App, DataSetError, Instance, uids
 from pacsroute.config import Config
-from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import parse
+from pacsroute.dataset.encoding import encode
+from pacsroute.dataset.parsing import parse
 from pacsroute.instances.decoding import decoders
 from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.instances.decoding.wall import decoders as all_decoders

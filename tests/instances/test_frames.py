@@ -11,7 +11,7 @@ from support.images import JPEG_2000, RLE, image
 from support.names import BIG_ENDIAN, EXPLICIT, IMPLICIT
 
 from pacsroute import DataSetError, Instance, uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.instances.frames import Frames
 
 FRAMES = [b"\xff\x4f%d!" % number * (number + 1) for number in range(5)]  # each begins one

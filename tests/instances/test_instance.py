@@ -19,8 +19,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from support.names import CT, EXPLICIT
 
 from pacsroute import DataSetError, Failure, Instance, uids
-from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import parse
+from pacsroute.dataset.encoding import encode
+from pacsroute.dataset.parsing import parse
 from pacsroute.instances import atomic_files, part10
 from pacsroute.instances.spool import Room, Spool
 from pacsroute.instances.without_bulk_data import without_bulk_data

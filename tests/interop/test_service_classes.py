@@ -9,7 +9,7 @@ from pynetdicom import AE, build_role, evt
 from support.names import EXPLICIT, IMPLICIT
 
 from pacsroute import App, Instance, Peer, uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.instances.without_bulk_data import without_bulk_data
 
 

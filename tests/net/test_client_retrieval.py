@@ -26,7 +26,7 @@ from pacsroute import (
     Status,
     uids,
 )
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 
 

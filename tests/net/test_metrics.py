@@ -24,7 +24,7 @@ from support.unharmed import until
 
 import pacsroute
 from pacsroute import App, AssociationRejected, Failure, uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 from pacsroute.net import monitor
 from pacsroute.upper_layer import pdu

@@ -14,7 +14,7 @@ from support.raw_peer import RawPeer
 from support.unharmed import until
 
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 from pacsroute.framework.requests import FindRequest, GetRequest
 

@@ -15,7 +15,7 @@ from support.raw_peer import RawPeer
 from support.unified_steps import pushed
 
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

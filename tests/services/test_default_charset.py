@@ -5,7 +5,7 @@ from pydicom import Dataset
 from support.names import CT, EXPLICIT, IMPLICIT
 
 from pacsroute import App, Instance, Peer, SetupError, Status, matching
-from pacsroute.dataset.parse import parse
+from pacsroute.dataset.parsing import parse
 
 # As peers send them: the setting, Python's codec of the bytes, and a name.
 UNDECLARED = [

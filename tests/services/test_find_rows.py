@@ -11,8 +11,8 @@ from support.names import IMPLICIT
 from support.raw_peer import RawPeer
 
 from pacsroute import App, uids
-from pacsroute.dataset.encode import encode
-from pacsroute.dataset.parse import parse
+from pacsroute.dataset.encoding import encode
+from pacsroute.dataset.parsing import parse
 
 WORKLIST = uids.sop_class("Worklist", "find")
 STEP = "ScheduledProcedureStepSequence"

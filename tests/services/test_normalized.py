@@ -474,7 +474,7 @@ def test_an_event_that_cannot_be_written_is_not_sent(app, caplog):
     assert "an event report cannot be sent: no such keyword" in caplog.text
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(None, 0), (1_000_000, 0x0110)])
+@pytest.mark.parametrize(("limit", "expected"), [(None, 0), (1_000_000, 0x0213)])
 def test_a_large_image_is_whole_or_refused(app, associate, limit, expected):
     lengths = []
 

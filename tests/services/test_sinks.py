@@ -40,4 +40,4 @@ def test_all_data_sets_together_draw_on_the_memory_of_the_process():
     assert not late.cut
     del sinks, sink, late
     gc.collect()
-    assert PROCESS.held == before
+    assert PROCESS.held <= before

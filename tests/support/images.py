@@ -10,7 +10,7 @@ from pydicom.encaps import encapsulate
 from support.names import EXPLICIT
 
 from pacsroute import Instance, uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 
 SECONDARY_CAPTURE = uids.sop_class("SecondaryCaptureImageStorage", "store")
 RLE = uids.transfer_syntax("RLELossless")

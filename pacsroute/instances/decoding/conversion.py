@@ -20,10 +20,10 @@ from pydicom.encaps import generate_frames
 from pydicom.tag import BaseTag
 
 from pacsroute import uids
-from pacsroute.dataset.encode import encode
+from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.limits import Limits
-from pacsroute.dataset.parse import parse
-from pacsroute.dataset.values import swapped
+from pacsroute.dataset.parsing import parse
+from pacsroute.dataset.value_writer import swapped
 from pacsroute.dataset.vr import PIXEL_DATA, WORD_SIZES, Syntax, syntax
 from pacsroute.errors import DataSetError
 from pacsroute.instances.decoding.decoders import (
@@ -40,6 +40,7 @@ from pacsroute.instances.without_bulk_data import strip
 _LARGE = 1_048_576  # bytes of a value that is copied in pieces
 _PIECE = 1 << 20
 _COPIED = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_PIXELS = b"\xe0\x7f\x10\0"  # the tag of Pixel Data, as it is where it is compressed
 _UNDEFINED = 0xFFFFFFFF
 _KEYWORDS = {
     "rows": "Rows",
@@ -238,9 +239,11 @@ def _packed(
 
 def _compressed_within(dataset: Dataset) -> Iterator[Dataset]:
     """The items with compressed pixels: of native ones the length is defined (PS3.5 §A.4)."""
-    for element in dataset.values():
-        if isinstance(element, DataElement) and element.VR == "SQ":
-            for item in element.value:
+    for tag, element in list(dataset.items()):
+        if isinstance(element, RawDataElement) and _PIXELS not in (element.value or _PIXELS):
+            continue  # a sequence without them is not even opened
+        if element.VR == "SQ":
+            for item in dataset[tag].value:
                 yield from _compressed_within(item)
                 if "PixelData" in item and item["PixelData"].is_undefined_length:
                     yield item

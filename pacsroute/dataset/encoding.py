@@ -15,11 +15,11 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.encoder import Encoder, encoder_of_all
 from pacsroute.dataset.keywords import keyword_tag
 from pacsroute.dataset.misfits import what_fits
 from pacsroute.dataset.vr import Row, syntax
 from pacsroute.dataset.wanted import wanted_by
+from pacsroute.dataset.writer import Encoder, encoder_of_all
 from pacsroute.errors import DataSetError
 
 

@@ -19,7 +19,8 @@ from pydicom.valuerep import PersonName
 
 from pacsroute.dataset import charsets
 from pacsroute.dataset.keywords import keyword_tag, tag_and_vr
-from pacsroute.dataset.values import pad, string_bytes, swapped, to_bytes
+from pacsroute.dataset.received import Received, ReceivedSequence
+from pacsroute.dataset.value_writer import pad, string_bytes, swapped, to_bytes
 from pacsroute.dataset.vr import (
     LONG_VRS,
     PIXEL_DATA,
@@ -380,6 +381,8 @@ class Encoder:
                     text = charsets.decode(value, source, vr).rstrip("\0 ")
                     value = charsets.encode(text, target, vr)
         elif vr == "SQ":
+            if isinstance(row, Received):
+                return None  # an item may be in another encoding, and is bounded when it is read
             same = element.is_implicit_VR is how.implicit and element.is_little_endian is how.little
             if undefined or self._wanted is not None or not same or _source(row) != target:
                 return None
@@ -447,7 +450,11 @@ class Encoder:
         rows: tuple[Row, ...],
         inner: Wanted | None,
     ) -> tuple[bytes, bool]:
-        items = () if value is None else several(value)
+        items: Iterable[Any] | None
+        if isinstance(value, ReceivedSequence):
+            items = value.passing()  # a real one has a million elements: one item at a time
+        else:
+            items = () if value is None else several(value)
         if items is None:
             raise TypeError
         child = self._child(tag, inner)
@@ -522,6 +529,8 @@ def _prefix(tag: int, vr: str, order: str, implicit: bool) -> bytes:
 
 def _source(row: Dataset) -> tuple[str, ...]:
     """The character set that the raw values of a Dataset are in."""
+    if isinstance(row, Received):
+        return row.names
     return charsets.terms(row.original_character_set or row.get("SpecificCharacterSet"))
 
 

@@ -1,0 +1,65 @@
+"""A file as something that can be sliced, as bytes can."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+_CHUNK = 1 << 16
+
+
+class File:
+    """A file as a sequence of bytes, read in chunks, from where the file stands.
+
+    Parameters
+    ----------
+    file : binary file
+        It has to be seekable.
+
+    Attributes
+    ----------
+    base : int
+        Where it stood.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.base = file.tell()
+        self._length = file.seek(0, 2) - self.base
+        self._at = 0
+        self._chunk = b""
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._length)
+        if self._at <= start and stop <= self._at + len(self._chunk):
+            return self._chunk[start - self._at : stop - self._at]
+        self._file.seek(self.base + start)
+        if stop - start > _CHUNK:
+            return self._file.read(stop - start)
+        self._at, self._chunk = start, self._file.read(_CHUNK)
+        return self._chunk[: max(stop - start, 0)]
+
+
+def unpacker(data: Any, head: struct.Struct) -> Callable[[int], tuple[Any, ...]]:
+    """Return a function that unpacks a struct at a place in some bytes, or in a File.
+
+    Parameters
+    ----------
+    data : bytes-like or File
+        The bytes.
+    head : struct.Struct
+        What is at the places that the function is given.
+
+    Examples
+    --------
+    >>> unpacker(b"..ab", struct.Struct("<2s"))(2)
+    (b'ab',)
+    """
+    if isinstance(data, File):
+        return lambda at: head.unpack(data[at : at + head.size])
+    return functools.partial(head.unpack_from, data)
