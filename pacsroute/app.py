@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.dataset import late
 from pacsroute.errors import AssociationError
 from pacsroute.framework.base import BaseApp
+from pacsroute.framework.work import (
+    RETRY,
+    BackgroundFunction,
+    BackgroundHandler,
+    GaveUpHandler,
+    Job,
+    Level,
+    QuietFunction,
+    QuietHandler,
+    is_there,
+)
 
 if TYPE_CHECKING:
     import click
+    from pydicom import Dataset
 
+    from pacsroute.instances.instance import Instance
+    from pacsroute.jobs.quiet import Reason
+    from pacsroute.jobs.work import Work
     from pacsroute.net.client import Client
     from pacsroute.net.server import Server
     from pacsroute.settings import ServerSettings
     from pacsroute.testing import TestClient
     from pacsroute.upper_layer.pdu import UserIdentity
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class App(BaseApp):
@@ -43,6 +63,9 @@ class App(BaseApp):
     destinations : mapping of str to Peer
         Where AE titles are to be found that no `destination` function knows. What is set is
         checked: an AE title, and a `Peer` with a host and a port.
+
+    serving : bool
+        Whether it serves peers, or is about to: false in a shell, a test client, or a command.
 
     Raises
     ------
@@ -80,6 +103,228 @@ class App(BaseApp):
 
         return click.Group()
 
+    # ------------------------------------------------------------- durable work
+
+    @functools.cached_property
+    def work(self) -> Work:
+        """The queue of what is forwarded, of jobs, and of series that may be complete."""
+        from pacsroute.jobs.work import Work  # noqa: PLC0415 - only for those who have jobs
+
+        return Work(self, self.connect)
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        if self.declared or is_there(self.config):
+            self.work.start()
+        try:
+            yield
+        finally:
+            if "work" in self.__dict__:  # it may have begun since, with the first `forward`
+                self.work.stop()
+
+    def forward(
+        self,
+        what: Instance | Dataset | str | os.PathLike[str],
+        to: str,
+        *,
+        key: str | None = None,
+        delete: bool = False,
+        priority: int = 0,
+        calling_ae: str | None = None,
+    ) -> None:
+        """Put an instance into the queue for a destination; it is on the disk before this returns.
+
+        It is delivered at least once, after restarts and crashes, too. A destination that is away
+        or full is waited for, and holds up no other. What it refuses is tried again, then given
+        up: kept, listed, and told to the functions of `gave_up`.
+
+        Parameters
+        ----------
+        what : Instance, pydicom.Dataset or path
+            What to send. The queue takes a hard link or a copy of it, so what becomes of the
+            file later changes nothing.
+        to : str
+            The AE title of the destination, as `destination` or `destinations` knows it.
+        key : str, optional
+            One delivery waits for each key: a later one replaces it. By default, the SOP Instance
+            UID is the key.
+        delete : bool
+            Whether the file is removed once it was delivered.
+        priority : int
+            0 medium, 1 high, 2 low: a higher one overtakes within its lane (PS3.7 §9.3.1.1).
+        calling_ae : str, optional
+            The AE title that calls, for a transparent router; by default, the app's own.
+
+        Raises
+        ------
+        Failure
+            With 0xA700 if the queue cannot be written.
+
+        Examples
+        --------
+        ::
+
+            @app.store
+            def store(request):
+                app.forward(request.save("queue"), to="PACS")
+        """
+        self.work.forward(
+            what, to, key=key, delete=delete, priority=priority, calling_ae=calling_ae
+        )
+
+    def complete(
+        self,
+        uid: str,
+        expected: Iterable[str] | None = None,
+        *,
+        called_ae: str | None = None,
+        reason: Reason = "mpps",
+    ) -> bool:
+        """End the period of a series or study for the functions of `quiet`.
+
+        To be called where something is known, as from the handler of an MPPS.
+
+        Parameters
+        ----------
+        uid : str
+            Its Series or Study Instance UID.
+        expected : iterable of str, optional
+            The SOP Instance UIDs that belong to it: the period ends once all of them have come.
+            Without, it ends at once.
+        called_ae : str, optional
+            The AE title that it was sent to; by default, the app's own.
+        reason : str
+            ``mpps``, ``commitment`` or ``discontinued``.
+
+        Returns
+        -------
+        bool
+            False if nothing of it has come, or it is complete already.
+        """
+        return self.work.complete(uid, expected, called_ae=called_ae, reason=reason)
+
+    @overload
+    def job(self, function: Callable[P, R], /) -> Job[P, R]: ...
+    @overload
+    def job(
+        self,
+        function: None = None,
+        /,
+        *,
+        retry: Sequence[float] = RETRY,
+        places: int = 1,
+    ) -> Callable[[Callable[P, R]], Job[P, R]]: ...
+    def job(
+        self,
+        function: Callable[P, R] | None = None,
+        /,
+        *,
+        retry: Sequence[float] = RETRY,
+        places: int = 1,
+    ) -> Any:
+        """Make calls of a function durable: ``function.later(…)`` puts one into the queue.
+
+        A call runs at least once: it should do no harm if it runs twice.
+
+        Parameters
+        ----------
+        retry : sequence of float
+            Seconds after which a call that has raised is tried again; then it is given up.
+        places : int
+            How many calls may run at the same time, in all processes.
+
+        Returns
+        -------
+        Job
+            It is called like the function, and has `later`.
+
+        Examples
+        --------
+        >>> app = App()
+        >>> @app.job(retry=[1, 60])
+        ... def analyse(uid):
+        ...     return f"analysed {uid}"
+        >>> analyse("1.2.3")
+        'analysed 1.2.3'
+        """
+
+        def decorate(function: Callable[P, R]) -> Job[P, R]:
+            self._still_open("job")
+            job = Job(function, lambda: self.work, retry=retry, places=places)
+            self.declared.add_job(job)
+            return job
+
+        return decorate if function is None else decorate(function)
+
+    def quiet(
+        self, level: Level = "SERIES", *, after: float = 60.0, retry: Sequence[float] = RETRY
+    ) -> Callable[[QuietHandler], QuietHandler]:
+        """Register what is called once nothing of a series has come for a while.
+
+        This is a guess: nothing in DICOM says that a series is complete. The function is called
+        again, with `again` true, if more comes later.
+
+        Parameters
+        ----------
+        level : str
+            ``SERIES``, or ``STUDY`` for all series of a study together.
+        after : float
+            Seconds without a new instance. Only time in which the app serves counts.
+        retry : sequence of float
+            Seconds after which it is called again if it has raised.
+
+        Examples
+        --------
+        >>> app = App()
+        >>> @app.quiet("SERIES", after=30)
+        ... def complete(series):
+        ...     print(series.uid, series.count)
+        """
+
+        def decorate(function: QuietHandler) -> QuietHandler:
+            self._still_open("quiet")
+            name = getattr(function, "__name__", "")
+            self.declared.add_quiet(QuietFunction(function, name, level, after, tuple(retry)))
+            return function
+
+        return decorate
+
+    def background(self, function: BackgroundHandler) -> BackgroundHandler:
+        """Register what runs on a thread while the app serves, in one process of all workers.
+
+        It is called with a `threading.Event`, which is set when it is to end. If it raises, it is
+        started again.
+
+        Examples
+        --------
+        >>> app = App()
+        >>> @app.background
+        ... def tidy(stop):
+        ...     while not stop.wait(3600):
+        ...         print("once an hour")
+        """
+        self._still_open("background")
+        name = getattr(function, "__name__", "")
+        self.declared.add_background(BackgroundFunction(function, name))
+        return function
+
+    def gave_up(self, function: GaveUpHandler) -> GaveUpHandler:
+        """Register what is called when the retries of a job have ended.
+
+        It is called with the job, which has `id`, `lane`, `function` and `arguments`, and the
+        exception. The job is kept until somebody retries or drops it.
+
+        Examples
+        --------
+        >>> app = App()
+        >>> @app.gave_up
+        ... def tell(job, error):
+        ...     print(job.id, job.function, error)
+        """
+        self._still_open("gave_up")
+        self.declared.add_gave_up(function)
+        return function
+
     # ------------------------------------------------------------- doors to the upper floors
 
     def serve(
@@ -112,6 +357,7 @@ class App(BaseApp):
         self,
         ae_title: str,
         *,
+        calling_ae: str | None = None,
         user: str | tuple[str, str] | UserIdentity | None = None,
         timeout: float = RESPONSE_TIMEOUT,
     ) -> Client:
@@ -124,6 +370,8 @@ class App(BaseApp):
         ----------
         ae_title : str
             What `destination` or `destinations` knows.
+        calling_ae : str, optional
+            Our AE title, where that is not the app's own.
         user, timeout
             As in `pacsroute.connect`.
 
@@ -151,11 +399,12 @@ class App(BaseApp):
                 f"nobody knows where {ae_title!r} is: say so in @app.destination, or with "
                 f"--destination {ae_title}=HOST:PORT"
             )
+        title = calling_ae or self.ae_title
         opener = self.reach.opener(ae_title)
         if opener is not None:
-            return Client(opener, called_ae=ae_title, calling_ae=self.ae_title, user=user, app=self)
+            return Client(opener, called_ae=ae_title, calling_ae=title, user=user, app=self)
         peer = peer._replace(ae_title=peer.ae_title or ae_title)
-        return client_of(peer, self.ae_title, user=user, timeout=timeout, app=self)
+        return client_of(peer, title, user=user, timeout=timeout, app=self)
 
     def test_client(
         self,

@@ -77,6 +77,11 @@ class Config:
     spool: str | None = _setting(
         None, "Folder for large data sets while they come, by default the system's.", path=True
     )
+    jobs: str | None = _setting(
+        None,
+        "File or PostgreSQL URL of the queue of jobs; jobs.db in the spool or here without it.",
+        secret=True,
+    )
     charset: str | None = _setting(None, "Specific Character Set of responses.")
     default_charset: tuple[str, ...] = _setting(
         (), "Specific Character Set of data without one: TERM, or AE=TERM for one peer."

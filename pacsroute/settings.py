@@ -41,6 +41,7 @@ class Settings(ServerSettings, total=False):
     host: str
     port: int
     spool: str | os.PathLike[str] | None
+    jobs: str | None
     charset: str | None
     default_charset: Iterable[str]
     maximum_length: int

@@ -14,6 +14,7 @@ _HOMES = {
     "routes": "routes",
     "conformance": "conformance",
     "shell": "shell",
+    "jobs": "jobs",
     "new": "new",
     "echo": "clients",
     "find": "clients",

@@ -12,6 +12,7 @@ import pydicom
 import pacsroute
 from pacsroute.cli.loading import load
 from pacsroute.foreground import lifespan_of
+from pacsroute.testing import TestClient
 
 
 @click.command()
@@ -23,7 +24,8 @@ def shell(app: str | None) -> None:
     client speaks to it in memory. IPython is used where it is installed.
     """
     found = load(app)
-    with lifespan_of(found), found.test_client(calling_ae="SHELL") as client:
+    # Its jobs are those of the app itself: the shell puts some into the queue, and does none.
+    with lifespan_of(found), TestClient(found, calling_ae="SHELL", jobs=False) as client:
         names = {
             "app": found,
             "client": client,

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from socket import socket
 from types import SimpleNamespace
@@ -18,12 +19,13 @@ from pacsroute.framework.blueprints import Blueprint, Scope
 from pacsroute.framework.character_sets import check_charsets
 from pacsroute.framework.counted import Counted
 from pacsroute.framework.destinations import Destinations
-from pacsroute.framework.handling import handle
+from pacsroute.framework.handling import after_store, handle
 from pacsroute.framework.observer import Observer
 from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
 from pacsroute.framework.reach import Reach
-from pacsroute.framework.requests import MoveRequest, Peer, Request
+from pacsroute.framework.requests import MoveRequest, Peer, Request, StoreRequest
 from pacsroute.framework.routes import Route
+from pacsroute.framework.work import Declared, WorkQueue
 from pacsroute.instances.atomic_files import sweep
 from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.instances.spool import Room
@@ -69,7 +71,10 @@ class BaseApp(Scope):
         self.observer = Observer()
         self._found: dict[tuple[object, ...], Route | None] = {}
         self._held = Counted(self._lifespans)
+        self._served = Counted(self._serves)
+        self.serving = False
         self._locked = False
+        self.declared = Declared()  # its durable work
         self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
         self.taps: list[TapFactory] = []  # what observes the bytes of associations
 
@@ -104,6 +109,28 @@ class BaseApp(Scope):
             yield self
 
     @contextlib.contextmanager
+    def serving_peers(self) -> Iterator[Self]:
+        """Hold the lifespans, and do the durable work: what a server does around its work.
+
+        `serving` is true meanwhile, and while the lifespans begin, so that they can tell.
+        """
+        with self._served:
+            yield self
+
+    @contextlib.contextmanager
+    def _serves(self) -> Iterator[None]:
+        self.serving = True
+        try:
+            with self.running(), self._working():
+                yield
+        finally:
+            self.serving = False
+
+    def _working(self) -> AbstractContextManager[object]:
+        """Return what is held while durable work is done: nothing, for want of any."""
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
     def _lifespans(self) -> Iterator[None]:
         check_charsets(self.config)
         late.load()  # while there is one thread: lifespans may begin others, and servers do
@@ -133,6 +160,11 @@ class BaseApp(Scope):
                 f"app.{what}: the app is serving already, and nothing can be registered any more; "
                 "do it before the app serves, or in a lifespan"
             )
+
+    @property
+    def work(self) -> WorkQueue:
+        """What keeps its durable work."""
+        raise SetupError("only an App has durable work")
 
     # ------------------------------------------------------------- called AE titles
 
@@ -268,4 +300,7 @@ class BaseApp(Scope):
         if request.app is not self:
             request.app, request.route = self, None
         request.route = request.route or self.find_route(request)
-        return handle(request)
+        outcome = handle(request)
+        if self.declared.quiet and isinstance(request, StoreRequest):
+            return after_store(self.work, request, outcome)
+        return outcome

@@ -14,6 +14,7 @@ from pacsroute.framework.requests import (
     NormalizedRequest,
     QueryRequest,
     Request,
+    StoreRequest,
 )
 from pacsroute.framework.results import (
     DONE,
@@ -27,6 +28,7 @@ from pacsroute.framework.results import (
     rows_of,
 )
 from pacsroute.framework.routes import Route, name_of
+from pacsroute.framework.work import WorkQueue
 from pacsroute.logs import about
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
@@ -58,6 +60,17 @@ def handle(request: Request) -> Any:
         return DONE if result is None else Outcome(final_status(result, route.where))
     except BaseException as error:  # noqa: BLE001 - the association lives on
         return failed(request, error)
+
+
+def after_store(work: WorkQueue, request: StoreRequest, outcome: Outcome) -> Outcome:
+    """Note an instance that was taken, before its Success is answered; return what answers it."""
+    if outcome.status.category not in ("Success", "Warning"):
+        return outcome
+    try:
+        work.stored(request)
+    except BaseException as error:  # noqa: BLE001 - as if the handler had raised it
+        return failed(request, error)
+    return outcome
 
 
 def _answers(

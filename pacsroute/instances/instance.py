@@ -83,6 +83,12 @@ class Instance:
         return f"Instance({self._hints['sop_instance'] or type(self._source).__name__})"
 
     @property
+    def path(self) -> Path | None:
+        """The Part 10 file that it is in; None if it is in memory, or was received just now."""
+        is_file = isinstance(self._source, (str, os.PathLike))
+        return Path(self._source) if is_file else None  # type: ignore[arg-type]
+
+    @property
     def sop_class(self) -> str:
         """The SOP Class UID."""
         return self._hint("sop_class")

@@ -153,7 +153,7 @@ class Server:
         for one in self._beside:
             one.start()
         try:
-            self._running.enter_context(self.app.running())
+            self._running.enter_context(self.app.serving_peers())
         except BaseException:
             _close(self._doors)
             self._stop_beside()

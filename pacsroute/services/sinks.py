@@ -73,6 +73,8 @@ def limit_of(command: Command) -> str:
 def open_sink(app: BaseApp, association: Exchange, context_id: int, command: Command) -> Sink:
     """Return where the data set of a message goes."""
     if isinstance(command, CStoreRQ):
+        if app.declared.quiet:
+            app.work.receiving(association)
         return _open_spool(app, association, association.contexts[context_id], command)
     setting = limit_of(command)
     return Memory(getattr(app.config, setting), setting, app.config.max_memory)

@@ -33,6 +33,7 @@ from pacsroute.net.pool import Context, Opener, Pool
 from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.services.exchange import Exchange
 from pacsroute.services.sinks import open_sink
+from pacsroute.testing.jobs import jobs_in_memory
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
@@ -340,8 +341,10 @@ class TestClient(Client):
         user: Any = None,
         identity: str | tuple[str, str] | UserIdentity | None = None,
         peers: Mapping[str, BaseApp] | None = None,
+        jobs: bool = True,
     ) -> None:
         self.app = app
+        self._has_jobs = jobs and hasattr(app, "connect")
         self._peers = dict(peers or {})
         self._running = contextlib.ExitStack()
         self._serving: list[threading.Thread] = []
@@ -352,6 +355,7 @@ class TestClient(Client):
             self._serving.append(association.serving)
             return association
 
+        self._do_jobs: Callable[[], None] = lambda: None
         called_ae = called_ae or app.ae_title
         super().__init__(opener, called_ae=called_ae, calling_ae=calling_ae, user=identity)
 
@@ -360,14 +364,26 @@ class TestClient(Client):
             for other in dict.fromkeys((self.app, *self._peers.values())):
                 stack.enter_context(other.running())
             stack.enter_context(known(self.app, self._peers))
+            if self._has_jobs:
+                self._do_jobs = stack.enter_context(jobs_in_memory(self.app))
             self._running = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         super().__exit__(kind)
+        if kind is None:
+            self.run_jobs()
         for thread in self._serving:  # also of what was aborted, whose hooks may not be through
             thread.join(WAIT)
         self._running.close()
+
+    def run_jobs(self) -> None:
+        """Do all durable work that waits: deliveries, jobs, and functions of `App.quiet`.
+
+        The time that it waits for passes at once. What a destination among the `peers` refuses
+        is tried again until it is given up. The end of the ``with`` block does it, too.
+        """
+        self._do_jobs()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, evt
 from support.guides import Block, Reader, blocks
+from support.names import WAIT
 from support.places import GUIDES, ROOT
 from support.processes import Running
 from support.programs import program
 
-from pacsroute import App, Client, RequestFailed, connect
+from pacsroute import App, RequestFailed, connect
 from pacsroute.config import SETTINGS
 from pacsroute.framework import requests
+from pacsroute.testing import TestClient
 
 
 @pytest.fixture
@@ -41,6 +44,20 @@ def test_tutorial_does_what_it_says(work):
     with Reader(work) as reader:
         for block in blocks(GUIDES / "tutorial.md"):
             reader.read(block)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_guide_to_jobs_does_what_it_says(work, sample, monkeypatch):
+    shutil.copy(sample("CT_small.dcm"), work)
+    monkeypatch.chdir(work)
+    with Reader(work) as reader:
+        for block in blocks(GUIDES / "jobs.md"):
+            reader.read(block)
+        deadline = time.monotonic() + WAIT
+        while not list((work / "pacs").glob("*.dcm")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -205,7 +222,7 @@ def test_names_on_a_guide_page_exist(page):
     for name in re.findall(r"@app\.(\w+)", text):
         assert hasattr(App, name), name
     for name in re.findall(r"\bclient\.(\w+)", text):
-        assert hasattr(Client, name), name
+        assert hasattr(TestClient, name), name
     for name in re.findall(r"\bevt\.(\w+)", text):
         assert hasattr(evt, name), name
     for name in re.findall(r"(?<!\w\.)\brequest\.(\w+)", text):

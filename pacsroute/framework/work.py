@@ -1,0 +1,187 @@
+"""Durable work as an app declares it; `pacsroute.jobs` keeps and does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+
+from pacsroute.errors import SetupError
+from pacsroute.framework.checks import check_callable
+
+if TYPE_CHECKING:
+    import threading
+
+    from pacsroute.config import Config
+    from pacsroute.framework.peer import PeerView
+    from pacsroute.framework.requests import StoreRequest
+
+QuietHandler = TypeVar("QuietHandler", bound="Callable[[Any], object]")
+BackgroundHandler = TypeVar("BackgroundHandler", bound="Callable[[threading.Event], object]")
+GaveUpHandler = TypeVar("GaveUpHandler", bound="Callable[[Any, Any], object]")
+P = ParamSpec("P")
+R = TypeVar("R")
+Level = Literal["SERIES", "STUDY"]
+
+RETRY = (1.0, 5.0, 30.0, 300.0)
+"""Seconds after which a function that has raised is tried again, unless it says otherwise."""
+
+
+def where(config: Config) -> str:
+    """Return where the queue of an app is: as it says, or else in the spool, or here."""
+    return config.jobs or os.path.join(config.spool or "", "jobs.db")
+
+
+def is_there(config: Config) -> bool:
+    """Tell whether an app says where its queue is, or has one already."""
+    return config.jobs is not None or os.path.isfile(where(config))
+
+
+class WorkQueue(Protocol):
+    """What keeps the durable work of an app."""
+
+    def later(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        key: str | None,
+        delay: float,
+    ) -> None:
+        """Put a call of a job's function into the queue."""
+
+    def receiving(self, association: PeerView) -> None:
+        """Note that an association has a C-STORE under way."""
+
+    def stored(self, request: StoreRequest) -> None:
+        """Note an instance that a handler has taken, before its Success is answered."""
+
+
+class Job(Generic[P, R]):
+    """A function whose calls can be made later, durably; made by `App.job`.
+
+    It is called like the function; `later` puts a call into the queue.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        queue: Callable[[], WorkQueue],
+        *,
+        retry: Sequence[float],
+        places: int,
+    ) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.retry = tuple(retry)
+        self.places = places
+        self.__doc__ = function.__doc__
+        self._queue = queue
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Job({self.name})"
+
+    def later(self, *args: Any, key: str | None = None, delay: float = 0.0, **kwargs: Any) -> None:
+        """Put a call into the queue; it is on the disk before this returns.
+
+        It runs at least once, after restarts and crashes, too, and possibly more than once.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the function is called with: what JSON has, such as text, numbers and lists.
+        key : str, optional
+            One call waits for each key: a later one replaces it, with its arguments and time.
+        delay : float
+            Seconds until it may run.
+
+        Raises
+        ------
+        TypeError
+            If an argument has no JSON.
+        Failure
+            With 0xA700 if the queue cannot be written.
+        """
+        self._queue().later(self.name, args, kwargs, key=key, delay=delay)
+
+
+@dataclass(frozen=True)
+class QuietFunction:
+    """A function that is called once nothing has come of a series or study for some seconds."""
+
+    function: Callable[[Any], object]
+    name: str
+    level: Level
+    after: float
+    retry: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BackgroundFunction:
+    """A function that runs while the app serves, in one process of all."""
+
+    function: Callable[[threading.Event], object]
+    name: str
+
+
+@dataclass
+class Declared:
+    """The functions of durable work that an app has, by name: jobs belong to names.
+
+    So a queue outlives an upgrade: what waits for a function that is gone stays in it.
+    """
+
+    jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
+    quiet: dict[str, QuietFunction] = field(default_factory=dict)
+    background: dict[str, BackgroundFunction] = field(default_factory=dict)
+    gave_up: list[Callable[[Any, Any], object]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.quiet or self.background)
+
+    def add_job(self, job: Job[Any, Any]) -> None:
+        """Take a function of `@app.job`."""
+        _check(self, "job", job.function)
+        if job.places < 1:
+            raise SetupError(f"@app.job {job.name}: places= is 1 or more")
+        self.jobs[job.name] = job
+
+    def add_quiet(self, quiet: QuietFunction) -> None:
+        """Take a function of `@app.quiet`."""
+        _check(self, "quiet", quiet.function, ("series",))
+        if quiet.level not in ("SERIES", "STUDY"):
+            raise SetupError(f'@app.quiet {quiet.name}: say "SERIES" or "STUDY"')
+        if quiet.after <= 0:
+            raise SetupError(f"@app.quiet {quiet.name}: after= is a number of seconds above 0")
+        self.quiet[quiet.name] = quiet
+
+    def add_background(self, background: BackgroundFunction) -> None:
+        """Take a function of `@app.background`."""
+        _check(self, "background", background.function, ("stop",))
+        self.background[background.name] = background
+
+    def add_gave_up(self, function: Callable[[Any, Any], object]) -> None:
+        """Take a function of `@app.gave_up`."""
+        check_callable("gave_up", function, ("job", "error"))
+        self.gave_up.append(function)
+
+
+def _check(
+    declared: Declared,
+    decorator: str,
+    function: Callable[..., object],
+    arguments: tuple[str, ...] | None = None,
+) -> None:
+    name = getattr(function, "__name__", "")
+    if not name.isidentifier():
+        raise SetupError(f"@app.{decorator} needs a function with a name: jobs belong to it")
+    if arguments is not None:
+        check_callable(decorator, function, arguments)
+    for names in (declared.jobs, declared.quiet, declared.background):
+        if name in names:
+            raise SetupError(f"@app.{decorator}: the app has such a function {name} already")

@@ -1,0 +1,64 @@
+"""Functions that run while the app serves, each in exactly one process of all that use a queue."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from pacsroute.framework.work import BackgroundFunction
+from pacsroute.jobs.queue import Queue
+
+logger = logging.getLogger("pacsroute")
+
+_LOOK = 1.0  # seconds between tries to take the place of a process that has ended
+_LONGEST_REST = 60.0
+
+
+class Background:
+    """Runs a function of `@app.background` on a thread, while this process has the place for it.
+
+    Parameters
+    ----------
+    queue : Queue
+        What has the place: one for each function.
+    background : BackgroundFunction
+        What runs. If it raises, it is started again after a rest; if it returns, it is done.
+    """
+
+    def __init__(self, queue: Queue, background: BackgroundFunction) -> None:
+        self._queue = queue
+        self._background = background
+        self._lane = f"background {background.name}"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"pacsroute-{background.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to wait for the place."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Set the function's event, and wait a while for it to end."""
+        self._stop.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        rest = _LOOK
+        while not self._stop.is_set():
+            try:
+                place = self._queue.take_place(self._lane, 1)
+                if place is not None:
+                    try:
+                        self._background.function(self._stop)
+                        return
+                    finally:
+                        self._queue.leave_place(self._lane, place)
+            except Exception:
+                logger.exception(
+                    "%s failed; it starts again in %.0f s", self._background.name, rest
+                )
+                self._stop.wait(rest)
+                rest = min(rest * 2, _LONGEST_REST)
+            else:
+                self._stop.wait(_LOOK)

@@ -1,0 +1,27 @@
+"""Jobs that a function puts while it runs, kept until they can be committed with its end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from pacsroute.jobs.queue import NewJob
+
+_collected: ContextVar[list[NewJob] | None] = ContextVar("collected", default=None)
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[list[NewJob]]:
+    """Collect what this thread puts into the queue, and put it not yet."""
+    jobs: list[NewJob] = []
+    token = _collected.set(jobs)
+    try:
+        yield jobs
+    finally:
+        _collected.reset(token)
+
+
+def collected() -> list[NewJob] | None:
+    """Return where this thread collects jobs; None where it puts them at once."""
+    return _collected.get()

@@ -1,0 +1,299 @@
+"""Delivers instances to a destination, and judges what its answers mean for the queue.
+
+A peer that is away or full is no fault of an instance: the lane rests, and no attempt is used
+up. What a peer says of one instance is that instance's own, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from enum import Enum
+from typing import Any, NamedTuple
+
+from pacsroute import uids
+from pacsroute.errors import (
+    AssociationAborted,
+    AssociationError,
+    DataSetError,
+    NotAccepted,
+    PacsrouteError,
+    ReadFailed,
+    RequestFailed,
+)
+from pacsroute.instances.instance import Instance
+from pacsroute.jobs.files import Files
+from pacsroute.jobs.queue import Job, Queue
+from pacsroute.net.client import Client
+from pacsroute.status import Status
+
+logger = logging.getLogger("pacsroute")
+
+RETRY = (5.0, 60.0, 600.0, 3600.0)
+"""Seconds after which an instance that a peer has refused is tried again; then it is given up."""
+
+LINGER = 1.0
+"""Seconds for which an association is kept, unless somebody says otherwise."""
+
+_BATCH = 20  # jobs that are claimed at a time
+_LOOKS = 10  # into the queue, while it is kept
+_LONGEST_REST = 60.0  # seconds: a peer that is back waits no longer for us
+_SUSPECTS = 3  # instances in a row that end the association: it is the peer then
+_HINTS = ("sop_class", "sop_instance", "transfer_syntax")
+
+
+class Verdict(Enum):
+    """What an attempt means for the queue."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"  # the instance's own: it is tried again later, then given up
+    RESTS = "rests"  # the peer's state: the lane rests, the instance is as it was
+    PAUSED = "paused"  # the peer forbids it: somebody has to look
+    SUSPECT = "suspect"  # the association ended under it
+
+
+class Attempt(NamedTuple):
+    """How an attempt to deliver an instance went, and what is said of it, without patient data."""
+
+    verdict: Verdict
+    said: str = ""
+
+
+def judge(status: Status) -> Attempt:
+    """Return what the status of a C-STORE means for the queue (PS3.4 §B.2.3).
+
+    Examples
+    --------
+    >>> judge(Status(0xA700)).verdict, judge(Status(0xC000)).verdict
+    (<Verdict.RESTS: 'rests'>, <Verdict.REFUSED: 'refused'>)
+    """
+    said = f"0x{status.code:04X} {status.name}"
+    if status.category == "Success":
+        return Attempt(Verdict.DELIVERED)
+    if status.category == "Warning":
+        return Attempt(Verdict.DELIVERED, said)
+    if status.code == 0x0124:
+        return Attempt(Verdict.PAUSED, said)
+    if status.code >> 8 == 0xA7:
+        return Attempt(Verdict.RESTS, said)
+    return Attempt(Verdict.REFUSED, said)
+
+
+def attempt(client: Client, instance: Instance) -> Attempt:
+    """Send an instance once, and return how that went."""
+    try:
+        return judge(client.store(instance))
+    except RequestFailed as error:
+        return judge(error.status)
+    except NotAccepted as error:
+        return Attempt(Verdict.REFUSED, str(error))
+    except (ReadFailed, DataSetError, OSError) as error:
+        return Attempt(Verdict.REFUSED, f"it cannot be read: {type(error).__name__}")
+    except AssociationError as error:
+        ended = isinstance(error, AssociationAborted)
+        return Attempt(Verdict.SUSPECT if ended else Verdict.RESTS, str(error))
+
+
+def rest(failures: int) -> float:
+    """Return how long a lane rests that has done so before, in seconds.
+
+    Examples
+    --------
+    >>> rest(0), rest(3), rest(50)
+    (1.0, 8.0, 60.0)
+    """
+    return min(2.0 ** min(failures, 10), _LONGEST_REST)
+
+
+class Outlet(NamedTuple):
+    """What deliveries need of the app around them.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns a client of a destination for the AE title that calls; raises
+        `AssociationError` where nobody knows the destination.
+    delivered : callable
+        Called with a job whose instance was delivered, once it is gone from the queue.
+    gave_up : callable
+        Called with a job that has failed for good, and what was said of it.
+    """
+
+    connect: Callable[[str, str], Client]
+    delivered: Callable[[Job], object]
+    gave_up: Callable[[Job, str], object]
+
+
+class Delivery:
+    """Delivers what waits in the lane of a destination.
+
+    Parameters
+    ----------
+    queue, files : Queue and Files
+        Where the jobs and their instances are.
+    outlet : Outlet
+        What is around.
+    linger : float
+        Seconds for which an association is kept for what may still come.
+    """
+
+    places = 1  # an association for each destination
+
+    def __init__(self, queue: Queue, files: Files, outlet: Outlet, linger: float = LINGER) -> None:
+        self._queue = queue
+        self._files = files
+        self._outlet = outlet
+        self._linger = linger
+
+    def work(self, lane: str, stop: threading.Event) -> None:
+        """See `Worker.work`."""
+        with ExitStack() as clients:
+            turn = _Turn(self._queue, self._files, self._outlet, lane, clients)
+            turn.run(stop, self._linger)
+
+
+class _Turn:
+    """One thread's time in a lane: the clients that it has, and the instances that it suspects.
+
+    An instance under which the association ended is suspected until another one is delivered:
+    then the peer is well, and the instance has used up an attempt. Several in a row are the
+    peer's fault.
+    """
+
+    def __init__(
+        self, queue: Queue, files: Files, outlet: Outlet, lane: str, open_clients: ExitStack
+    ) -> None:
+        self._queue = queue
+        self._files = files
+        self._outlet = outlet
+        self._lane = lane
+        self._open = open_clients
+        self._clients: dict[str, Client] = {}
+        self._suspects: list[tuple[Job, str]] = []
+        self._failures = queue.failures(lane)
+
+    def run(self, stop: threading.Event, linger: float) -> None:
+        while not stop.is_set():
+            jobs = self._queue.claim(self._lane, _BATCH)
+            if not jobs:
+                self._accuse_suspects()
+                jobs = self._last_jobs(stop, linger)
+            if not jobs:
+                break
+            left = iter(jobs)
+            for job in left:
+                outcome = self._deliver(job)
+                goes_on = self._settle(job, outcome)
+                if stop.is_set() or not goes_on:
+                    for other in left:
+                        self._queue.put_back(other, tried=False)
+                    if not goes_on:
+                        return
+        self._release_suspects()
+
+    def _last_jobs(self, stop: threading.Event, linger: float) -> list[Job]:
+        """Return what comes while the associations are still kept."""
+        for _ in range(_LOOKS if linger else 0):
+            if stop.wait(linger / _LOOKS):
+                break
+            if jobs := self._queue.claim(self._lane, _BATCH):
+                return jobs
+        return []
+
+    def _client(self, job: Job) -> Client:
+        title = job.arguments["calling_ae"]
+        if title not in self._clients:
+            client = self._outlet.connect(self._lane, title)
+            self._clients[title] = self._open.enter_context(client)
+        return self._clients[title]
+
+    def _deliver(self, job: Job) -> Attempt:
+        known = {name: job.arguments[name] for name in _HINTS}
+        instance = Instance(self._files.path(job.arguments["file"]), **known)
+        try:
+            client = self._client(job)
+        except AssociationError as error:
+            return Attempt(Verdict.RESTS, str(error))
+        outcome = attempt(client, instance)
+        if outcome.verdict is Verdict.SUSPECT:
+            outcome = attempt(client, instance)  # alone, on an association of its own
+        if outcome.verdict is Verdict.SUSPECT and not self._is_well(job):
+            return Attempt(Verdict.RESTS, outcome.said)
+        return outcome
+
+    def _settle(self, job: Job, outcome: Attempt) -> bool:
+        """Record how a job went; tell whether the lane goes on."""
+        if outcome.verdict is Verdict.DELIVERED:
+            self._delivered(job, outcome.said)
+        elif outcome.verdict is Verdict.REFUSED:
+            self._refused(job, outcome.said)
+        elif outcome.verdict is Verdict.SUSPECT:
+            self._suspects.append((job, outcome.said))
+            if len(self._suspects) >= _SUSPECTS:
+                self._rest(outcome.said)
+                return False
+        else:
+            self._queue.put_back(job, error=outcome.said, tried=False)
+            if outcome.verdict is Verdict.PAUSED:
+                logger.error("%s forbids it (%s): its lane is paused", self._lane, outcome.said)
+                self._queue.pause(self._lane, outcome.said)
+                self._release_suspects()
+            else:
+                self._rest(outcome.said)
+            return False
+        return True
+
+    def _delivered(self, job: Job, said: str) -> None:
+        if said:
+            logger.warning("%s took %s with %s", self._lane, _named(job), said)
+        if self._queue.done(job):
+            self._outlet.delivered(job)
+        if self._failures:
+            self._queue.wake(self._lane)
+            self._failures = 0
+        self._accuse_suspects()
+
+    def _refused(self, job: Job, said: str) -> None:
+        if job.attempts < len(RETRY):
+            logger.warning("%s did not take %s: %s", self._lane, _named(job), said)
+            self._queue.put_back(job, delay=RETRY[job.attempts], error=said, tried=True)
+        elif self._queue.give_up(job, said):
+            logger.error("%s did not take %s, given up: %s", self._lane, _named(job), said)
+            self._outlet.gave_up(job, said)
+
+    def _rest(self, said: str) -> None:
+        seconds = rest(self._failures)
+        logger.warning("%s is tried again in %.0f s: %s", self._lane, seconds, said)
+        self._release_suspects()
+        self._queue.back_off(self._lane, seconds)
+
+    # ------------------------------------------------------------- suspects
+
+    def _is_well(self, job: Job) -> bool:
+        """Tell whether the peer answers at all."""
+        try:
+            self._client(job).echo()
+        except PacsrouteError:
+            return False
+        return True
+
+    def _accuse_suspects(self) -> None:
+        suspects, self._suspects = self._suspects, []
+        for job, said in suspects:
+            self._refused(job, said)
+
+    def _release_suspects(self) -> None:
+        suspects, self._suspects = self._suspects, []
+        for job, said in suspects:
+            self._queue.put_back(job, error=said, tried=False)
+
+
+def _named(job: Job) -> str:
+    return uids.name(job.arguments["sop_class"])
+
+
+def delivery_arguments(instance: Instance, file: str, **others: Any) -> dict[str, Any]:
+    """Return what the job of a delivery has to know."""
+    return {"file": file, **{name: getattr(instance, name) for name in _HINTS}, **others}

@@ -1,0 +1,96 @@
+"""Runs the functions of `@app.job` and `@app.quiet` for the jobs that wait for them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pacsroute.jobs.collected import collecting
+from pacsroute.jobs.queue import Job, Queue, with_json
+from pacsroute.jobs.quiet import Quiet
+
+logger = logging.getLogger("pacsroute")
+
+
+class Functions:
+    """Does the jobs of one function, one after the other.
+
+    Parameters
+    ----------
+    queue : Queue
+        Where they are.
+    call : callable
+        Calls the function for a job. What it raises is an attempt that failed.
+    retry : sequence of float
+        Seconds after which a job whose function has raised is tried again; then it is given up.
+    gave_up : callable
+        Called with a job that has failed for good, and the exception.
+    places : int
+        How many may run at the same time, of all processes.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        call: Callable[[Job], bool],
+        retry: Sequence[float],
+        gave_up: Callable[[Job, BaseException], object],
+        places: int = 1,
+    ) -> None:
+        self.places = places
+        self._queue = queue
+        self._call = call
+        self._retry = retry
+        self._gave_up = gave_up
+
+    def work(self, lane: str, stop: threading.Event) -> None:
+        """See `Worker.work`."""
+        while not stop.is_set() and (jobs := self._queue.claim(lane, 1)):
+            for job in jobs:
+                self._do(job)
+
+    def _do(self, job: Job) -> None:
+        try:
+            self._call(job)
+        except Exception as error:
+            said = type(error).__name__  # its text may hold patient data
+            if job.attempts < len(self._retry):
+                seconds = self._retry[job.attempts]
+                logger.exception("job %d, %s: again in %.0f s", job.id, job.function, seconds)
+                self._queue.put_back(job, delay=seconds, error=said, tried=True)
+            elif self._queue.give_up(job, said):
+                logger.exception("job %d, %s: given up", job.id, job.function)
+                self._gave_up(job, error)
+
+
+def plain(queue: Queue, function: Callable[..., object]) -> Callable[[Job], bool]:
+    """Return what calls a function with the arguments of a job, and records that it is done."""
+
+    def call(job: Job) -> bool:
+        function(*job.arguments["args"], **job.arguments["kwargs"])
+        return queue.done(job)
+
+    return call
+
+
+def completing(
+    queue: Queue, quiet: Quiet, function: Callable[[Any], object]
+) -> Callable[[Job], bool]:
+    """Return what calls a function of `@app.quiet` for a period that has ended.
+
+    What the function puts into the queue is committed together with the end of the period, so
+    there is exactly one such job for each period, even where the function ran twice.
+    """
+
+    def call(job: Job) -> bool:
+        series, last = quiet.series(job)
+        with collecting() as new:
+            if series.count:  # else the last period has taken all that came
+                function(series)
+        return queue.finish(
+            job, with_json(new), lambda transaction: quiet.completed(transaction, job, last)
+        )
+
+    return call

@@ -1,0 +1,86 @@
+"""Keeps periods open while an association that brought an instance of them brings another one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from pacsroute.jobs.database import Database, Transaction
+from pacsroute.jobs.quiet import Arrival, Quiet
+
+logger = logging.getLogger("pacsroute")
+
+_BEAT = 1.0  # seconds: less than `quiet.HOLD`
+
+
+class Holding:
+    """Moves the ends of periods, once a second, while more of them is on its way.
+
+    The threads of associations say what they receive; a thread of its own tells the database,
+    so that the periods are open for all processes. `_lock` guards what both use.
+
+    Parameters
+    ----------
+    database : Database
+        Where the periods are.
+    periods : mapping of str to Quiet
+        Those of each function.
+    """
+
+    def __init__(self, database: Database, periods: Mapping[str, Quiet]) -> None:
+        self._database = database
+        self._periods = periods
+        self._lock = threading.Lock()
+        self._brought: weakref.WeakKeyDictionary[Any, set[tuple[str, str]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._under_way: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pacsroute-periods", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join()
+
+    def begins(self, association: Any) -> None:
+        """Note that an association has an instance under way."""
+        with self._lock:
+            self._under_way.add(association)
+
+    def came(self, association: Any, arrival: Arrival) -> None:
+        """Note that an instance has come whole, and what the association may bring more of."""
+        with self._lock:
+            self._under_way.discard(association)
+            keys = self._brought.setdefault(association, set())
+            keys.update((name, quiet.key(arrival)) for name, quiet in self._periods.items())
+
+    def _held(self) -> set[tuple[str, str]]:
+        with self._lock:
+            return {
+                key
+                for association in self._under_way
+                if association.ended() is None
+                for key in self._brought.get(association, ())
+            }
+
+    def _run(self) -> None:
+        while not self._stop.wait(_BEAT):
+            if not (held := self._held()):
+                continue
+
+            def work(transaction: Transaction, held: set[tuple[str, str]] = held) -> None:
+                for name, key in held:
+                    self._periods[name].hold(transaction, [key])
+
+            try:
+                self._database.write(work, durable=False)
+            except Exception as error:  # noqa: BLE001 - the next beat may have more luck
+                logger.error("periods cannot be held open: %s", type(error).__name__)

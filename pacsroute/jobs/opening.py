@@ -1,0 +1,176 @@
+"""Opens the queue of an app: its database, its files, and the process as one of its owners."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pacsroute.errors import SetupError
+from pacsroute.jobs import schema
+from pacsroute.jobs.database import SQLite, Transaction
+from pacsroute.jobs.files import Files
+from pacsroute.jobs.owners import LeasedOwner, LockedOwner, LonelyOwner
+from pacsroute.jobs.queue import Queue
+
+_SCHEMES = ("postgresql://", "postgres://")
+
+
+class Opened(NamedTuple):
+    """A queue that is open, and what goes with it.
+
+    Parameters
+    ----------
+    queue, files : Queue and Files
+        The jobs, and the instances of those that deliver.
+    first : bool
+        Whether no other process used it when it was opened.
+    close : callable
+        Closes it.
+    """
+
+    queue: Queue
+    files: Files
+    first: bool
+    close: Callable[[], None]
+
+
+def is_url(where: str) -> bool:
+    """Tell whether a queue is in PostgreSQL."""
+    return where.startswith(_SCHEMES)
+
+
+def shown(where: str) -> str:
+    """Return where a queue is, without the password of its URL.
+
+    Examples
+    --------
+    >>> shown("postgresql://pacs:secret@db/jobs"), shown("jobs.db")
+    ('postgresql://db/jobs', 'jobs.db')
+    """
+    if not is_url(where):
+        return where
+    scheme, _, rest = where.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def open_queue(where: str, folder: Path, ae_title: str) -> Opened:
+    """Open the queue of an app, and make it if it is not there.
+
+    Parameters
+    ----------
+    where : str
+        The file of SQLite, or the URL of a database of PostgreSQL.
+    folder : Path
+        Where instances are kept if it is such a URL.
+    ae_title : str
+        The app's: a queue belongs to one app.
+
+    Raises
+    ------
+    SetupError
+        If it is another app's, or PostgreSQL's extra is missing.
+    OSError, sqlite3.Error, psycopg.Error
+        If it cannot be opened.
+    """
+    if is_url(where):
+        return _postgresql(where, folder, ae_title)
+    path = Path(where)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = SQLite(path)
+    beside = path.with_name(path.name + ".files")
+    owner = LockedOwner(beside)
+    offset = [0.0]
+    queue = Queue(database, owner, lambda: time.monotonic() + offset[0])
+    try:
+        first = database.write(lambda transaction: _enter(transaction, queue, ae_title, where))
+        offset[0] = database.write(lambda transaction: _offset(transaction, anew=first))
+    except BaseException:
+        owner.close()
+        database.close()
+        raise
+    queue.enter()
+
+    def close() -> None:
+        queue.leave()
+        database.close()
+        owner.close()
+
+    return Opened(queue, Files(beside), first, close)
+
+
+class MadeTime:
+    """A clock that passes when it is told to, for tests."""
+
+    def __init__(self) -> None:
+        self.seconds = time.time()
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def open_in_memory(folder: Path, now: MadeTime) -> Opened:
+    """Open an empty queue that is gone when it is closed, for tests."""
+    database = SQLite(None)
+    database.write(lambda transaction: schema.create(transaction, database.identity))
+    queue = Queue(database, LonelyOwner(), now)
+    queue.enter()
+    return Opened(queue, Files(folder), True, database.close)
+
+
+def _postgresql(where: str, folder: Path, ae_title: str) -> Opened:
+    try:
+        module = import_module("pacsroute.jobs.postgres")
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"jobs in PostgreSQL need {error.name}: pip install 'pacsroute[postgres]'"
+        ) from None
+    database: Any = module.PostgreSQL(where)
+    queue = Queue(database, LeasedOwner(), database.now)
+    try:
+        first = database.write(
+            lambda transaction: _enter(transaction, queue, ae_title, shown(where))
+        )
+    except BaseException:
+        database.close()
+        raise
+    queue.enter()
+
+    def close() -> None:
+        queue.leave()
+        database.close()
+
+    return Opened(queue, Files(folder), first, close)
+
+
+def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) -> bool:
+    """Make the tables, check whose they are; tell whether no other process lives that uses them."""
+    schema.create(transaction, queue.database.identity)
+    transaction.run(
+        "INSERT INTO meta (name, value) VALUES ('app', :title) ON CONFLICT (name) DO NOTHING",
+        title=ae_title,
+    )
+    ((title,),) = transaction.run("SELECT value FROM meta WHERE name = 'app'")
+    if title != ae_title:
+        raise SetupError(f"the queue {where} is that of {title}: give {ae_title} one of its own")
+    others = transaction.run("SELECT id, seen FROM owners")
+    dead = queue.owner.dead(others, queue.now())
+    queue.bury(transaction, dead)
+    return len(dead) == len(others)
+
+
+def _offset(transaction: Transaction, *, anew: bool) -> float:
+    """Return what the monotonic clock lacks to the time of day, alike for all processes.
+
+    So nobody who sets the machine's clock ends a period, or holds up a job.
+    """
+    if anew:
+        transaction.run(
+            "INSERT INTO meta (name, value) VALUES ('offset', :offset) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            offset=repr(time.time() - time.monotonic()),
+        )
+    ((offset,),) = transaction.run("SELECT value FROM meta WHERE name = 'offset'")
+    return float(offset)

@@ -1,0 +1,86 @@
+"""PostgreSQL for a queue that several machines share; it needs the extra ``postgres``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from pacsroute.jobs.database import Row, Transaction, with_percent
+
+T = TypeVar("T")
+
+_CONNECTIONS = 8
+_ASKED_EACH = 60.0  # seconds after which the server's clock is asked again
+_PATIENCE = 10.0  # seconds that a thread waits for a connection
+
+
+class PostgreSQL:
+    """A database of PostgreSQL.
+
+    Parameters
+    ----------
+    url : str
+        As ``postgresql://user@host/database``; it may hold a password, and is not shown.
+    schema : str, optional
+        The schema of its tables, where that is not the usual one.
+
+    Raises
+    ------
+    psycopg.Error
+        If it cannot be reached.
+    """
+
+    shared = True
+    identity = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+
+    def __init__(self, url: str, schema: str | None = None) -> None:
+        options = {} if schema is None else {"options": f"-c search_path={schema}"}
+        self._pool = ConnectionPool(
+            url, kwargs=options, min_size=1, max_size=_CONNECTIONS, timeout=_PATIENCE, open=True
+        )
+
+        self._offset = 0.0
+        self._asked = -math.inf
+
+    def now(self) -> float:
+        """Return the server's time in seconds, which all machines share.
+
+        It is asked for once in a while; several threads may do so, with the same result.
+        """
+        if time.monotonic() - self._asked > _ASKED_EACH:
+            ((seconds,),) = self.read("SELECT extract(epoch FROM clock_timestamp())")
+            self._offset = float(seconds) - time.monotonic()
+            self._asked = time.monotonic()
+        return time.monotonic() + self._offset
+
+    def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
+        """See `Database.write`."""
+        with self._pool.connection() as connection:
+            if not durable:
+                connection.execute("SET LOCAL synchronous_commit = off")
+            return work(_Cursor(connection))
+
+    def read(self, statement: str, /, **values: Any) -> list[Row]:
+        """See `Database.read`."""
+        with self._pool.connection() as connection:
+            return _Cursor(connection).run(statement, **values)
+
+    def close(self) -> None:
+        """See `Database.close`."""
+        self._pool.close()
+
+
+class _Cursor:
+    """Runs statements on a connection, which is in a transaction."""
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self._connection = connection
+
+    def run(self, statement: str, /, **values: Any) -> list[Row]:
+        cursor = self._connection.execute(with_percent(statement).encode(), values)
+        return cursor.fetchall() if cursor.description is not None else []

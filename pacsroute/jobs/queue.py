@@ -1,0 +1,507 @@
+"""The queue: jobs in lanes, the processes that own them, and every statement that changes them.
+
+A job waits, is under way (it has an owner), or has failed for good; one that is done is gone.
+An owner is a process. Its jobs and its places in lanes go back when it is found dead: on one
+machine by the lock on its file, on several by a lease that it renews.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from pacsroute.jobs.database import Database, Transaction
+
+
+class NewJob(NamedTuple):
+    """A job that is to be put into the queue.
+
+    Parameters
+    ----------
+    lane : str
+        Jobs of one lane run one after the other, unless it has several places.
+    function : str
+        The name of what does it.
+    arguments : mapping
+        What it is called with, as JSON has it.
+    key : str, optional
+        There is one waiting job for a key: a later one takes its place, and its time.
+    study : str, optional
+        Jobs of equal priority and the same study stay together.
+    node : str, optional
+        The machine that alone can do it; empty where every machine can.
+    priority : int
+        A higher one overtakes within the lane.
+    delay : float
+        Seconds from now until it may run.
+    """
+
+    lane: str
+    function: str
+    arguments: Mapping[str, Any]
+    key: str | None = None
+    study: str = ""
+    node: str = ""
+    priority: int = 0
+    delay: float = 0.0
+
+
+class Job(NamedTuple):
+    """A job of the queue."""
+
+    id: int
+    lane: str
+    function: str
+    key: str | None
+    arguments: dict[str, Any]
+    priority: int
+    created: float
+    due: float
+    attempts: int
+    failed: bool
+    error: str
+    owner: str | None
+
+
+class Lane(NamedTuple):
+    """How it stands with a lane; times in seconds."""
+
+    name: str
+    waiting: int
+    running: int
+    failed: int
+    oldest: float | None
+    paused: bool
+    reason: str
+    retry_in: float
+
+
+class Owner(Protocol):
+    """The process for which a queue is used, among others that use the same one.
+
+    Attributes
+    ----------
+    id, node : str
+        Its name, no other process's ever, and its machine's.
+    """
+
+    id: str
+    node: str
+
+    def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
+        """Return which of other owners, given with when each was last seen, have ended."""
+
+
+# A job's turn is that of its study, if that has one already, so that they stay together.
+_PUT = """
+INSERT INTO jobs (lane, function, key, study, arguments, node, priority, created, due, turn)
+VALUES (:lane, :function, :key, :study, :arguments, :node, :priority, :now, :now + :delay, COALESCE(
+    (SELECT MIN(turn) FROM jobs WHERE lane = :lane AND study = :study AND study <> ''
+        AND failed = 0),
+    (SELECT MAX(id) + 1 FROM jobs), 1))
+ON CONFLICT (lane, function, key) WHERE key IS NOT NULL AND owner IS NULL AND failed = 0
+DO UPDATE SET arguments = excluded.arguments, due = excluded.due, node = excluded.node,
+    attempts = 0, error = ''
+RETURNING id
+"""
+_OPEN_LANE = "INSERT INTO lanes (name) VALUES (:lane) ON CONFLICT (name) DO NOTHING"
+_COLUMNS = (
+    "id, lane, function, key, arguments, priority, created, due, attempts, failed, error, owner"
+)
+_CLAIM = f"""
+UPDATE jobs SET owner = :owner WHERE id IN (
+    SELECT id FROM jobs WHERE lane = :lane AND owner IS NULL AND failed = 0 AND due <= :now
+        AND node IN ('', :node)
+        AND EXISTS (SELECT 1 FROM lanes WHERE name = :lane AND paused = 0 AND retry_at <= :now)
+    ORDER BY priority DESC, turn, id LIMIT :most {{skip}})
+RETURNING {_COLUMNS}, turn
+"""
+_TAKE_PLACE = """
+INSERT INTO slots (lane, slot, owner) VALUES (:lane, :slot, :owner)
+ON CONFLICT (lane, slot) DO NOTHING RETURNING slot
+"""
+_READY = """
+SELECT name FROM lanes WHERE paused = 0 AND retry_at <= :now AND EXISTS (
+    SELECT 1 FROM jobs WHERE lane = name AND owner IS NULL AND failed = 0 AND due <= :now
+        AND node IN ('', :node))
+"""
+_LANES = """
+SELECT name,
+    (SELECT COUNT(*) FROM jobs WHERE lane = name AND owner IS NULL AND failed = 0),
+    (SELECT COUNT(*) FROM jobs WHERE lane = name AND owner IS NOT NULL),
+    (SELECT COUNT(*) FROM jobs WHERE lane = name AND failed = 1),
+    (SELECT MIN(created) FROM jobs WHERE lane = name AND failed = 0),
+    paused, reason, retry_at
+FROM lanes ORDER BY name
+"""
+# What is put back, or was a dead owner's, waits again, unless there is a newer one of its key.
+_OUTDATED = """
+DELETE FROM jobs WHERE owner = :owner AND key IS NOT NULL AND EXISTS (
+    SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.function = jobs.function
+        AND newer.key = jobs.key AND newer.failed = 0
+        AND (newer.owner IS NULL OR newer.owner = :owner AND newer.id > jobs.id))
+"""
+
+
+class Queue:
+    """Jobs that survive the process, in a database that other processes may use, too.
+
+    Parameters
+    ----------
+    database : Database
+        Its tables are there.
+    owner : Owner
+        The process that puts jobs in and takes them out.
+    now : callable
+        Returns the time in seconds.
+    """
+
+    def __init__(self, database: Database, owner: Owner, now: Callable[[], float]) -> None:
+        self.database = database
+        self.owner = owner
+        self.now = now
+        self._lanes: set[str] = set()  # those known to be there: no lane ever goes
+
+    # ------------------------------------------------------------- jobs
+
+    def put(self, jobs: Iterable[NewJob]) -> list[int]:
+        """Put jobs into their lanes, durably, all or none; return their numbers."""
+        new = with_json(jobs)
+        numbers = self.database.write(lambda transaction: self.put_in(transaction, new))
+        self._lanes.update(job.lane for job, _ in new)
+        return numbers
+
+    def waiting(self, transaction: Transaction, job: NewJob) -> dict[str, Any] | None:
+        """Return the arguments of the job that a new one of the same key would replace."""
+        rows = transaction.run(
+            "SELECT arguments FROM jobs WHERE lane = :lane AND function = :function "
+            "AND key = :key AND owner IS NULL AND failed = 0",
+            lane=job.lane,
+            function=job.function,
+            key=job.key,
+        )
+        return json.loads(rows[0][0]) if rows else None
+
+    def finish(
+        self, job: Job, new: Iterable[tuple[NewJob, str]], also: Callable[[Transaction], object]
+    ) -> bool:
+        """Remove a job that is done and put those that follow from it, in one transaction.
+
+        Parameters
+        ----------
+        job : Job
+            One that was claimed.
+        new : iterable of (NewJob, str)
+            What it leads to, from `with_json`.
+        also : callable
+            Called with the transaction, for what else belongs into it.
+
+        Returns
+        -------
+        bool
+            False if the job is no longer ours: nothing has happened then.
+        """
+
+        def work(transaction: Transaction) -> bool:
+            statement = "DELETE FROM jobs WHERE id = :id AND owner = :owner RETURNING id"
+            if not transaction.run(statement, **self._mine(job)):
+                return False
+            self.put_in(transaction, new)
+            also(transaction)
+            return True
+
+        return self.database.write(work)
+
+    def put_in(self, transaction: Transaction, jobs: Iterable[tuple[NewJob, str]]) -> list[int]:
+        """Put jobs, each with its arguments as JSON, into their lanes in a transaction."""
+        numbers = []
+        for job, arguments in jobs:
+            if job.lane not in self._lanes:
+                transaction.run(_OPEN_LANE, lane=job.lane)
+            values = job._asdict() | {"arguments": arguments, "now": self.now()}
+            ((number,),) = transaction.run(_PUT, **values)
+            numbers.append(number)
+        return numbers
+
+    def claim(self, lane: str, most: int) -> list[Job]:
+        """Take the next jobs of a lane that are due, in their order; they are ours then."""
+        rows = self.database.write(
+            lambda transaction: transaction.run(
+                _CLAIM.format(skip="FOR UPDATE SKIP LOCKED" if self.database.shared else ""),
+                lane=lane,
+                most=most,
+                owner=self.owner.id,
+                node=self.owner.node,
+                now=self.now(),
+            ),
+            durable=False,
+        )
+        rows.sort(key=lambda row: (-row[5], row[-1], row[0]))  # RETURNING has no order
+        return [_job(row[:-1]) for row in rows]
+
+    def done(self, job: Job) -> bool:
+        """Remove a job that is done; False if it is no longer ours.
+
+        It survives the end of the process at once; after a power loss the job may run again.
+        """
+        return self._ours("DELETE FROM jobs WHERE {ours} RETURNING id", job, durable=False)
+
+    def put_back(self, job: Job, *, delay: float = 0.0, error: str = "", tried: bool) -> bool:
+        """Have a job wait again; False if it is no longer ours.
+
+        Parameters
+        ----------
+        job : Job
+            One that was claimed.
+        delay : float
+            Seconds until it is due.
+        error : str
+            What went wrong, without patient data.
+        tried : bool
+            Whether this was one of its attempts.
+        """
+
+        def work(transaction: Transaction) -> bool:
+            if self._outdated(transaction, job):
+                return True
+            return bool(
+                transaction.run(
+                    "UPDATE jobs SET owner = NULL, due = :now + :delay, error = :error, "
+                    "attempts = attempts + :tried WHERE id = :id AND owner = :owner RETURNING id",
+                    **self._mine(job),
+                    now=self.now(),
+                    delay=delay,
+                    error=error,
+                    tried=int(tried),
+                )
+            )
+
+        return self.database.write(work, durable=False)
+
+    def _outdated(self, transaction: Transaction, job: Job) -> bool:
+        """Drop a job of ours if a newer one of the same key waits; tell whether there was one."""
+        return bool(transaction.run(f"{_OUTDATED} AND id = :id RETURNING id", **self._mine(job)))
+
+    def give_up(self, job: Job, error: str) -> bool:
+        """Keep a job as failed for good; False if it is no longer ours."""
+        return self._ours(
+            "UPDATE jobs SET owner = NULL, failed = 1, attempts = attempts + 1, error = :error "
+            "WHERE {ours} RETURNING id",
+            job,
+            error=error,
+        )
+
+    def _ours(self, statement: str, job: Job, *, durable: bool = True, **values: Any) -> bool:
+        text = statement.format(ours="id = :id AND owner = :owner")
+        return bool(
+            self.database.write(
+                lambda transaction: transaction.run(text, **self._mine(job), **values),
+                durable=durable,
+            )
+        )
+
+    def _mine(self, job: Job) -> dict[str, Any]:
+        return {"id": job.id, "owner": self.owner.id}
+
+    # ------------------------------------------------------------- lanes
+
+    def ready(self) -> list[str]:
+        """Return the lanes that have a job which is due, and are neither paused nor backing off."""
+        rows = self.database.read(_READY, now=self.now(), node=self.owner.node)
+        return [name for (name,) in rows]
+
+    def next_due(self) -> float | None:
+        """Return when the next job of a lane that is not paused is due; None if none waits."""
+        ((due,),) = self.database.read(
+            "SELECT MIN(CASE WHEN due > retry_at THEN due ELSE retry_at END) FROM jobs "
+            "JOIN lanes ON name = lane WHERE owner IS NULL AND failed = 0 AND paused = 0"
+        )
+        return None if due is None else float(due)
+
+    def take_place(self, lane: str, places: int) -> int | None:
+        """Take one of the places of a lane, which are of all processes; None if all are taken."""
+
+        def work(transaction: Transaction) -> int | None:
+            for place in range(places):
+                values = {"lane": lane, "slot": place, "owner": self.owner.id}
+                if transaction.run(_TAKE_PLACE, **values):
+                    return place
+            return None
+
+        return self.database.write(work, durable=False)
+
+    def leave_place(self, lane: str, place: int) -> None:
+        """Give a place back."""
+        self.database.write(
+            lambda transaction: transaction.run(
+                "DELETE FROM slots WHERE lane = :lane AND slot = :slot AND owner = :owner",
+                lane=lane,
+                slot=place,
+                owner=self.owner.id,
+            ),
+            durable=False,
+        )
+
+    def back_off(self, lane: str, seconds: float) -> None:
+        """Let a lane rest for a time: its peer is away, or full."""
+        self._set_lane(
+            lane, "failures = failures + 1, retry_at = :until", until=self.now() + seconds
+        )
+
+    def wake(self, lane: str) -> None:
+        """End the rest of a lane: its peer is there."""
+        self._set_lane(lane, "failures = 0, retry_at = 0")
+
+    def failures(self, lane: str) -> int:
+        """Return how often a lane has backed off since its peer was last there."""
+        rows = self.database.read("SELECT failures FROM lanes WHERE name = :lane", lane=lane)
+        return rows[0][0] if rows else 0
+
+    def pause(self, lane: str, reason: str = "") -> bool:
+        """Stop a lane until `resume`; False if there is no such lane."""
+        return self._set_lane(lane, "paused = 1, reason = :reason", reason=reason, durable=True)
+
+    def resume(self, lane: str) -> bool:
+        """Let a lane go on; False if there is no such lane."""
+        changes = "paused = 0, reason = '', failures = 0, retry_at = 0"
+        return self._set_lane(lane, changes, durable=True)
+
+    def _set_lane(self, lane: str, changes: str, *, durable: bool = False, **values: Any) -> bool:
+        statement = f"UPDATE lanes SET {changes} WHERE name = :lane RETURNING name"
+        return bool(
+            self.database.write(
+                lambda transaction: transaction.run(statement, lane=lane, **values),
+                durable=durable,
+            )
+        )
+
+    # ------------------------------------------------------------- for people
+
+    def lanes(self) -> list[Lane]:
+        """Return how it stands with each lane."""
+        now = self.now()
+        return [
+            Lane(
+                name,
+                waiting,
+                running,
+                failed,
+                None if oldest is None else max(now - oldest, 0.0),
+                bool(paused),
+                reason,
+                max(retry_at - now, 0.0),
+            )
+            for name, waiting, running, failed, oldest, paused, reason, retry_at in (
+                self.database.read(_LANES)
+            )
+        ]
+
+    def jobs(self, most: int | None = 1000) -> list[Job]:
+        """Return the jobs, those that were put in first, first."""
+        limit = "" if most is None else f" LIMIT {most:d}"
+        rows = self.database.read(f"SELECT {_COLUMNS} FROM jobs ORDER BY id{limit}")
+        return [_job(row) for row in rows]
+
+    def retry(self, number: int) -> bool:
+        """Try a job that has failed again, or one that waits at once; False if there is none."""
+
+        def work(transaction: Transaction) -> bool:
+            twin = transaction.run(
+                "DELETE FROM jobs WHERE id = :id AND failed = 1 AND key IS NOT NULL AND EXISTS ("
+                "SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.key = jobs.key "
+                "AND newer.function = jobs.function AND newer.owner IS NULL AND newer.failed = 0) "
+                "RETURNING id",
+                id=number,
+            )
+            return bool(twin) or bool(
+                transaction.run(
+                    "UPDATE jobs SET failed = 0, attempts = 0, due = :now "
+                    "WHERE id = :id AND owner IS NULL RETURNING id",
+                    id=number,
+                    now=self.now(),
+                )
+            )
+
+        return self.database.write(work)
+
+    def drop(self, number: int) -> Job | None:
+        """Remove a job that is not under way, and return it; None if there is none."""
+        rows = self.database.write(
+            lambda transaction: transaction.run(
+                f"DELETE FROM jobs WHERE id = :id AND owner IS NULL RETURNING {_COLUMNS}",
+                id=number,
+            )
+        )
+        return _job(rows[0]) if rows else None
+
+    # ------------------------------------------------------------- owners
+
+    def enter(self) -> None:
+        """Say that this process uses the queue."""
+        self.database.write(
+            lambda transaction: transaction.run(
+                "INSERT INTO owners (id, node, seen) VALUES (:id, :node, :now) "
+                "ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
+                id=self.owner.id,
+                node=self.owner.node,
+                now=self.now(),
+            ),
+            durable=False,
+        )
+
+    def leave(self) -> None:
+        """Give back all that this process has."""
+        self.database.write(lambda transaction: self.bury(transaction, [self.owner.id]))
+
+    def reap(self) -> list[str]:
+        """Give back what processes had that have ended; return which these are."""
+
+        def work(transaction: Transaction) -> list[str]:
+            others = transaction.run(
+                "SELECT id, seen FROM owners WHERE id <> :own", own=self.owner.id
+            )
+            dead = self.owner.dead(others, self.now())
+            self.bury(transaction, dead)
+            return dead
+
+        if not self.database.read("SELECT 1 FROM owners WHERE id <> :own", own=self.owner.id):
+            return []
+        return self.database.write(work, durable=False)
+
+    def bury(self, transaction: Transaction, owners: Iterable[str]) -> None:
+        """Give back, in a transaction, what owners had that have ended."""
+        for owner in owners:
+            transaction.run(_OUTDATED, owner=owner)
+            transaction.run("UPDATE jobs SET owner = NULL WHERE owner = :owner", owner=owner)
+            transaction.run("DELETE FROM owners WHERE id = :owner", owner=owner)
+
+
+def with_json(jobs: Iterable[NewJob]) -> list[tuple[NewJob, str]]:
+    """Return jobs with their arguments as JSON.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has no JSON.
+    """
+    return [(job, json.dumps(job.arguments, allow_nan=False)) for job in jobs]
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    number, lane, function, key, arguments, *others = row
+    priority, created, due, attempts, failed, error, owner = others
+    return Job(
+        number,
+        lane,
+        function,
+        key,
+        json.loads(arguments),
+        priority,
+        created,
+        due,
+        attempts,
+        bool(failed),
+        error,
+        owner,
+    )

@@ -1,0 +1,262 @@
+"""Series and studies of which nothing has come for a while, so that they may be complete.
+
+The period of a series is a job with its UID as the key: each instance that comes moves it. So it
+survives the process, and there is one for all processes. What has come is kept beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from pacsroute.framework.work import Level
+from pacsroute.jobs.database import Transaction
+from pacsroute.jobs.queue import Job, NewJob, Queue, with_json
+
+Reason = Literal["quiet", "mpps", "commitment", "discontinued"]
+
+HOLD = 3.0
+"""Seconds for which a period cannot end after `Quiet.hold`: it is called each second or so."""
+_REMEMBERED = 90 * 86_400.0  # seconds for which it is known that a series was complete before
+
+
+class Arrival(NamedTuple):
+    """An instance that has come, and what it belongs to."""
+
+    sop_instance: str
+    series: str
+    study: str
+    calling_ae: str
+    called_ae: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series, or a study, that is complete as far as anybody can tell.
+
+    Parameters
+    ----------
+    uid : str
+        Its Series Instance UID, or Study Instance UID where the level is STUDY.
+    study : str
+        The Study Instance UID.
+    count : int
+        How many instances of it have come in this period; one that came twice counts once.
+    calling_ae, called_ae : str
+        The AE titles of the association that brought its first instance.
+    first, last : datetime.datetime
+        When the first and the last one came, in local time.
+    again : bool
+        Whether it was complete before: these are late ones.
+    expected : tuple of str
+        The SOP Instance UIDs that somebody has announced, as an MPPS does; empty if nobody has.
+    missing : tuple of str
+        Those of them that have not come.
+    reason : str
+        Why it counts as complete: ``quiet``, ``mpps``, ``commitment`` or ``discontinued``.
+    """
+
+    uid: str
+    study: str
+    count: int
+    calling_ae: str
+    called_ae: str
+    first: datetime
+    last: datetime
+    again: bool = False
+    expected: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    reason: Reason = "quiet"
+
+
+_ARRIVED = """
+INSERT INTO arrivals (lane, key, sop_instance, at) VALUES (:lane, :key, :sop_instance, :now)
+ON CONFLICT (lane, key, sop_instance) DO UPDATE SET at = excluded.at
+"""
+_SEEN = """
+INSERT INTO series (lane, key, uid, study, calling_ae, called_ae, changed)
+VALUES (:lane, :key, :uid, :study, :calling_ae, :called_ae, :now)
+ON CONFLICT (lane, key) DO UPDATE SET changed = excluded.changed
+RETURNING expected
+"""
+_COMPLETED = """
+UPDATE series SET completions = completions + 1, expected = '[]', reason = 'quiet'
+WHERE lane = :lane AND key = :key
+"""
+
+
+class Quiet:
+    """The periods of one `@app.quiet` function.
+
+    Parameters
+    ----------
+    queue : Queue
+        Where they are jobs.
+    lane : str
+        That of the function; it is the function's name, too.
+    level : str
+        ``SERIES`` or ``STUDY``.
+    after : float
+        Seconds without a new instance.
+    """
+
+    def __init__(self, queue: Queue, lane: str, level: Level, after: float) -> None:
+        self._queue = queue
+        self._lane = lane
+        self._level = level
+        self._after = after
+
+    def key(self, arrival: Arrival) -> str:
+        """Return the key of the period that an instance belongs to."""
+        uid = arrival.series if self._level == "SERIES" else arrival.study
+        return f"{arrival.called_ae} {uid}"
+
+    def arrived(self, transaction: Transaction, arrival: Arrival) -> None:
+        """Note an instance that has come, and move its period."""
+        key, now = self.key(arrival), self._queue.now()
+        lane = {"lane": self._lane, "key": key, "now": now}
+        ((expected,),) = transaction.run(
+            _SEEN,
+            **lane,
+            uid=arrival.series if self._level == "SERIES" else arrival.study,
+            study=arrival.study,
+            calling_ae=arrival.calling_ae,
+            called_ae=arrival.called_ae,
+        )
+        transaction.run(_ARRIVED, **lane, sop_instance=arrival.sop_instance)
+        period = NewJob(self._lane, self._lane, {}, key=key, delay=self._after)
+        self._queue.put_in(transaction, with_json([period]))
+        if expected != "[]":
+            self._end_if_all_came(transaction, key)
+
+    def begin_anew(self, transaction: Transaction) -> None:
+        """Give each open period its whole time: nobody has listened for a while."""
+        transaction.run(
+            "UPDATE jobs SET due = :due WHERE lane = :lane AND owner IS NULL AND failed = 0 "
+            "AND attempts = 0",
+            lane=self._lane,
+            due=self._queue.now() + self._after,
+        )
+
+    def hold(self, transaction: Transaction, keys: Iterable[str]) -> None:
+        """Let no period end for a moment: more of it is on its way."""
+        for key in keys:
+            transaction.run(
+                "UPDATE jobs SET due = :until WHERE lane = :lane AND key = :key "
+                "AND owner IS NULL AND failed = 0 AND due < :until",
+                lane=self._lane,
+                key=key,
+                until=self._queue.now() + HOLD,
+            )
+
+    def expect(self, key: str, expected: Iterable[str] | None, reason: Reason) -> bool:
+        """End a period as soon as all that is expected has come; at once where all has.
+
+        Parameters
+        ----------
+        key : str
+            From `key`.
+        expected : iterable of str or None
+            SOP Instance UIDs; None ends it with what there is.
+        reason : str
+            Who says so.
+
+        Returns
+        -------
+        bool
+            False if nothing of it has come, or it is complete already.
+        """
+
+        def work(transaction: Transaction) -> bool:
+            where = {"lane": self._lane, "key": key}
+            known = transaction.run(
+                "UPDATE series SET expected = :expected, reason = :reason "
+                "WHERE lane = :lane AND key = :key RETURNING uid",
+                **where,
+                expected=json.dumps(sorted(expected or ())),
+                reason=reason,
+            )
+            if not known:
+                return False
+            return self._end_if_all_came(transaction, key, none_expected=expected is None)
+
+        return self._queue.database.write(work)
+
+    def _end_if_all_came(
+        self, transaction: Transaction, key: str, *, none_expected: bool = False
+    ) -> bool:
+        where = {"lane": self._lane, "key": key}
+        ((expected,),) = transaction.run(
+            "SELECT expected FROM series WHERE lane = :lane AND key = :key", **where
+        )
+        awaited = set(json.loads(expected))
+        if not awaited and not none_expected:
+            return True
+        if awaited and awaited - self._came(transaction, key):
+            return True
+        return bool(
+            transaction.run(
+                "UPDATE jobs SET due = :now WHERE lane = :lane AND key = :key "
+                "AND owner IS NULL AND failed = 0 RETURNING id",
+                **where,
+                now=self._queue.now(),
+            )
+        )
+
+    def _came(self, transaction: Transaction, key: str) -> set[str]:
+        rows = transaction.run(
+            "SELECT sop_instance FROM arrivals WHERE lane = :lane AND key = :key",
+            lane=self._lane,
+            key=key,
+        )
+        return {uid for (uid,) in rows}
+
+    def series(self, job: Job) -> tuple[Series, float]:
+        """Return what a period that has ended is about, and when the last instance of it came."""
+        where = {"lane": self._lane, "key": job.key}
+        (known,) = self._queue.database.read(
+            "SELECT uid, study, calling_ae, called_ae, completions, expected, reason "
+            "FROM series WHERE lane = :lane AND key = :key",
+            **where,
+        )
+        uid, study, calling_ae, called_ae, completions, expected, reason = known
+        came: dict[str, float] = dict(
+            self._queue.database.read(
+                "SELECT sop_instance, at FROM arrivals WHERE lane = :lane AND key = :key", **where
+            )
+        )
+        awaited = tuple(json.loads(expected))
+        first, last = min(came.values(), default=0.0), max(came.values(), default=0.0)
+        series = Series(
+            uid,
+            study,
+            len(came),
+            calling_ae,
+            called_ae,
+            datetime.fromtimestamp(first),
+            datetime.fromtimestamp(last),
+            completions > 0,
+            awaited,
+            tuple(one for one in awaited if one not in came),
+            reason,
+        )
+        return series, last
+
+    def completed(self, transaction: Transaction, job: Job, last: float) -> None:
+        """Note that a period is complete; what has come since belongs to the next one."""
+        where = {"lane": self._lane, "key": job.key}
+        transaction.run(_COMPLETED, **where)
+        transaction.run(
+            "DELETE FROM arrivals WHERE lane = :lane AND key = :key AND at <= :last",
+            **where,
+            last=last,
+        )
+        transaction.run(
+            "DELETE FROM series WHERE lane = :lane AND changed < :then AND NOT EXISTS ("
+            "SELECT 1 FROM jobs WHERE jobs.lane = series.lane AND jobs.key = series.key)",
+            lane=self._lane,
+            then=self._queue.now() - _REMEMBERED,
+        )

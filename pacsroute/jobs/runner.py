@@ -1,0 +1,139 @@
+"""Runs the lanes of a queue: a thread for each place of a lane that has something to do.
+
+The thread of the runner looks for lanes that are ready, says that this process lives, and takes
+back what dead processes had. The threads of lanes only claim, work and report; what they share
+is the queue, and `_places`, which `_lock` guards.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from pacsroute.jobs.queue import Queue
+
+logger = logging.getLogger("pacsroute")
+
+_POLL = 0.25  # seconds between looks for what other processes have put in, or what is due by now
+_BEAT = 2.0  # seconds between signs of life
+_PATIENCE = 10.0  # seconds that `stop` waits for work that is under way
+
+
+class Worker(Protocol):
+    """Does the jobs of one lane.
+
+    Attributes
+    ----------
+    places : int
+        How many threads of all processes may work in the lane at the same time.
+    """
+
+    places: int
+
+    def work(self, lane: str, stop: threading.Event) -> None:
+        """Claim and do jobs until none is due, or `stop` is set; what it raises is logged."""
+
+
+class Runner:
+    """Works in the lanes of a queue while the app serves.
+
+    Parameters
+    ----------
+    queue : Queue
+        Where the jobs are.
+    worker_of : callable
+        Returns what works in a lane; None where this process does not know how, as for a
+        function that an upgrade has taken away: its jobs wait.
+    """
+
+    def __init__(self, queue: Queue, worker_of: Callable[[str], Worker | None]) -> None:
+        self._queue = queue
+        self._worker_of = worker_of
+        self._lock = threading.Lock()
+        self._places: Counter[str] = Counter()
+        self._threads: set[threading.Thread] = set()
+        self._stop = threading.Event()
+        self._woken = threading.Event()
+        self._beaten = 0.0
+        self._in_trouble = False
+        self._thread = threading.Thread(target=self._run, name="pacsroute-jobs", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the queue is entered before this returns."""
+        self._queue.enter()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for jobs at once: one was put in."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Begin nothing new, wait a while for what is under way, and give the rest back."""
+        self._stop.set()
+        self._woken.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        deadline = time.monotonic() + _PATIENCE
+        for thread in self._alive():
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        self._queue.leave()
+
+    def _alive(self) -> list[threading.Thread]:
+        with self._lock:
+            return list(self._threads)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._woken.wait(_POLL)
+            self._woken.clear()
+            try:
+                self._look()
+                self._in_trouble = False
+            except Exception as error:  # noqa: BLE001 - a full disk, or a database that restarts
+                if not self._in_trouble:
+                    logger.error("the queue of jobs cannot be used: %s", type(error).__name__)
+                self._in_trouble = True
+
+    def _look(self) -> None:
+        if self._stop.is_set():
+            return
+        if time.monotonic() - self._beaten > _BEAT:
+            self._queue.enter()
+            if dead := self._queue.reap():
+                logger.info("jobs of %d processes that have ended wait again", len(dead))
+            self._beaten = time.monotonic()
+        for lane in self._queue.ready():
+            worker = self._worker_of(lane)
+            if worker is not None:
+                self._begin(lane, worker)
+
+    def _begin(self, lane: str, worker: Worker) -> None:
+        with self._lock:
+            if self._places[lane] >= worker.places:
+                return
+            self._places[lane] += 1
+            thread = threading.Thread(
+                target=self._work, args=(lane, worker), name=f"pacsroute-lane-{lane}", daemon=True
+            )
+            self._threads.add(thread)
+        thread.start()
+
+    def _work(self, lane: str, worker: Worker) -> None:
+        try:
+            place = self._queue.take_place(lane, worker.places)
+            if place is None:  # another process works in this lane
+                return
+            try:
+                worker.work(lane, self._stop)
+            finally:
+                self._queue.leave_place(lane, place)
+        except Exception:
+            logger.exception("lane %s failed", lane)
+        finally:
+            with self._lock:
+                self._places[lane] -= 1
+                self._threads.discard(threading.current_thread())

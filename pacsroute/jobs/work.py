@@ -1,0 +1,367 @@
+"""The durable work of an app: what is forwarded, what is done later, and what has become quiet.
+
+The threads of associations put jobs in, those of the runner take them out. `_lock` guards the
+opening of the queue and the start of the runner; afterwards all of them use the queue, which
+several threads may do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsroute.errors import DataSetError, Failure, PacsrouteError
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import StoreRequest
+from pacsroute.framework.work import where
+from pacsroute.instances.instance import Instance
+from pacsroute.jobs.background import Background
+from pacsroute.jobs.collected import collected
+from pacsroute.jobs.database import Transaction
+from pacsroute.jobs.delivery import LINGER, Delivery, Outlet, delivery_arguments
+from pacsroute.jobs.functions import Functions, completing, plain
+from pacsroute.jobs.holding import Holding
+from pacsroute.jobs.opening import MadeTime, Opened, open_queue, shown
+from pacsroute.jobs.queue import Job, NewJob, Queue, with_json
+from pacsroute.jobs.quiet import Arrival, Quiet, Reason
+from pacsroute.jobs.runner import Runner, Worker
+from pacsroute.net.client import Client
+from pacsroute.status import OUT_OF_RESOURCES
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+logger = logging.getLogger("pacsroute")
+
+_PATIENCE = 5.0  # seconds that a function of `@app.background` has to end
+_IDLE = 3  # looks at the queue, in a test, after which what is left waits for something else
+_FORWARD = "forward"
+_PRIORITIES = {0: 0, 1: 1, 2: -1}  # medium, high, low (PS3.7 §9.3.1.1)
+
+
+class Work:
+    """Keeps and does the durable work of an app.
+
+    Parameters
+    ----------
+    app : App
+        Whose it is.
+    connect : callable
+        `App.connect`.
+    opener : callable
+        Opens the queue when it is first needed.
+    runs : bool
+        Whether jobs are done while the app serves; a test does them when it says so.
+    """
+
+    def __init__(
+        self,
+        app: BaseApp,
+        connect: Callable[..., Client],
+        opener: Callable[[], Opened] | None = None,
+        *,
+        runs: bool = True,
+    ) -> None:
+        self._app = app
+        self._declared = app.declared
+        self._connect = connect
+        self._runs = runs
+        self._opener = opener or (lambda: _opened(app))
+        self._lock = threading.RLock()
+        self._opened: Opened | None = None
+        self._runner: Runner | None = None
+        self._background: list[Background] = []
+        self._holding: Holding | None = None
+
+    # ------------------------------------------------------------- the queue
+
+    @property
+    def opened(self) -> Opened:
+        """The queue, which is opened when it is first needed."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._opener()
+                if self._opened.first:
+                    self._recover(self._opened)
+                if self._app.serving and self._runs:
+                    self._run(self._opened)
+            return self._opened
+
+    def _recover(self, opened: Opened) -> None:
+        """Make good what an outage has left: nobody else uses the queue."""
+        queue = opened.queue
+        for quiet in self._quiet(opened).values():
+            queue.database.write(quiet.begin_anew)
+        known = {str(job.arguments.get("file")) for job in queue.jobs(most=None)}
+        if count := opened.files.sweep(known):
+            logger.info("%d instances that were never queued removed", count)
+
+    def close(self) -> None:
+        """Close the queue."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    def _put(self, job: NewJob) -> None:
+        """Put a job into the queue, or with the others of a quiet function at its end."""
+        if (collecting := collected()) is not None:
+            collecting.append(job)
+            return
+        try:
+            opened = self.opened
+            ((new, arguments),) = with_json([job])
+
+            def work(transaction: Transaction) -> dict[str, Any] | None:
+                old = opened.queue.waiting(transaction, new) if new.function == _FORWARD else None
+                opened.queue.put_in(transaction, [(new, arguments)])
+                return old
+
+            replaced = opened.queue.database.write(work)
+        except (sqlite3.Error, OSError) as error:
+            raise _no_room(error) from error
+        if replaced is not None:
+            opened.files.remove(replaced["file"])
+        with self._lock:
+            if self._runner is not None:
+                self._runner.wake()
+
+    # ------------------------------------------------------------- what apps ask for
+
+    def forward(
+        self,
+        what: Instance | Dataset | str | os.PathLike[str],
+        to: str,
+        *,
+        key: str | None,
+        delete: bool,
+        priority: int,
+        calling_ae: str | None,
+    ) -> None:
+        """See `App.forward`."""
+        instance = what if isinstance(what, Instance) else Instance(what)
+        try:
+            opened = self.opened
+            file = opened.files.keep(instance, instance.path)
+        except (sqlite3.Error, OSError) as error:
+            raise _no_room(error) from error
+        arguments = delivery_arguments(
+            instance,
+            file,
+            calling_ae=calling_ae or self._app.ae_title,
+            delete=str(instance.path) if delete and instance.path is not None else "",
+        )
+        job = NewJob(
+            to,
+            _FORWARD,
+            arguments,
+            key=key or f"{arguments['calling_ae']} {instance.sop_instance}",
+            study=_study_of(instance),
+            node=opened.queue.owner.node,
+            priority=_PRIORITIES.get(priority, 0),
+        )
+        try:
+            self._put(job)
+        except BaseException:
+            with suppress(OSError):
+                opened.files.remove(file)
+            raise
+
+    def later(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        key: str | None,
+        delay: float,
+    ) -> None:
+        """See `Job.later`."""
+        arguments = {"args": args, "kwargs": kwargs}
+        self._put(NewJob(_lane_of(name), name, arguments, key=key, delay=delay))
+
+    def receiving(self, association: Any) -> None:
+        """Let no period end to which an association may be bringing another instance."""
+        with self._lock:
+            holding = self._holding
+        if holding is not None:
+            holding.begins(association)
+
+    def stored(self, request: StoreRequest) -> None:
+        """Note an instance that a handler has taken, for the periods of `@app.quiet`.
+
+        Raises
+        ------
+        Failure
+            With 0xA700 if the queue cannot be written, so that the sender sends it again.
+        """
+        arrival = _arrival(request)
+        if arrival is None:
+            return
+        opened = self.opened
+        periods = self._quiet(opened)
+
+        def work(transaction: Transaction) -> None:
+            for quiet in periods.values():
+                quiet.arrived(transaction, arrival)
+
+        try:
+            opened.queue.database.write(work)
+        except (sqlite3.Error, OSError) as error:
+            raise _no_room(error) from error
+        if self._holding is not None and request.association is not None:
+            self._holding.came(request.association, arrival)
+
+    def complete(
+        self,
+        uid: str,
+        expected: Iterable[str] | None,
+        *,
+        called_ae: str | None,
+        reason: Reason,
+    ) -> bool:
+        """See `App.complete`."""
+        title = called_ae or self._app.ae_title
+        awaited = None if expected is None else list(expected)
+        known = [
+            quiet.expect(f"{title} {uid}", awaited, reason)
+            for quiet in self._quiet(self.opened).values()
+        ]
+        return any(known)
+
+    def _quiet(self, opened: Opened) -> dict[str, Quiet]:
+        return {
+            name: Quiet(opened.queue, _lane_of(name), one.level, one.after)
+            for name, one in self._declared.quiet.items()
+        }
+
+    # ------------------------------------------------------------- while the app serves
+
+    def start(self) -> None:
+        """Begin to do what waits, and what is put from now on."""
+        assert self.opened
+
+    def _run(self, opened: Opened) -> None:
+        logger.info("jobs are kept in %s", shown(where(self._app.config)))
+        self._runner = Runner(opened.queue, self.worker_of)
+        self._runner.start()
+        if self._declared.quiet:
+            self._holding = Holding(opened.queue.database, self._quiet(opened))
+            self._holding.start()
+        self._background = [
+            Background(opened.queue, one) for one in self._declared.background.values()
+        ]
+        for background in self._background:
+            background.start()
+
+    def stop(self) -> None:
+        """Begin nothing new, wait a while for what is under way, and close the queue."""
+        with self._lock:
+            background, self._background = self._background, []
+            runner, self._runner = self._runner, None
+            holding, self._holding = self._holding, None
+        for one in background:
+            one.stop(_PATIENCE)
+        if holding is not None:
+            holding.stop()
+        if runner is not None:
+            runner.stop()
+        self.close()
+
+    def drain(self, now: MadeTime) -> None:
+        """Do all that waits, on this thread, and let the time pass that it waits for.
+
+        What fails is tried again until it is given up; what a destination that is away should
+        get waits on, and so does what nobody knows how to do.
+        """
+        queue, over = self.opened.queue, threading.Event()
+        idle = 0
+        while (due := queue.next_due()) is not None and idle < _IDLE:
+            now.seconds = max(now.seconds, due)
+            before = _standing(queue)
+            for lane in queue.ready():
+                if (worker := self.worker_of(lane, linger=0.0)) is not None:
+                    worker.work(lane, over)
+            idle = idle + 1 if _standing(queue) == before else 0
+
+    def worker_of(self, lane: str, linger: float = LINGER) -> Worker | None:
+        """Return what does the jobs of a lane; None for a function that is gone."""
+        opened = self.opened
+        if not lane.endswith("()"):
+            outlet = Outlet(self._client, self._delivered, self._not_delivered)
+            return Delivery(opened.queue, opened.files, outlet, linger)
+        name = lane.removesuffix("()")
+        if (quiet := self._declared.quiet.get(name)) is not None:
+            call = completing(opened.queue, self._quiet(opened)[name], quiet.function)
+            return Functions(opened.queue, call, quiet.retry, self._gave_up)
+        if (job := self._declared.jobs.get(name)) is not None:
+            call = plain(opened.queue, job.function)
+            return Functions(opened.queue, call, job.retry, self._gave_up, job.places)
+        return None
+
+    def _client(self, title: str, calling_ae: str) -> Client:
+        return self._connect(title, calling_ae=calling_ae)
+
+    def _delivered(self, job: Job) -> None:
+        if original := job.arguments["delete"]:
+            Path(original).unlink(missing_ok=True)
+        self.opened.files.remove(job.arguments["file"])
+
+    def _not_delivered(self, job: Job, said: str) -> None:
+        self._gave_up(job, PacsrouteError(said))
+
+    def _gave_up(self, job: Job, error: BaseException) -> None:
+        for function in self._declared.gave_up:
+            try:
+                function(job, error)
+            except Exception:
+                logger.exception("@app.gave_up failed")
+
+
+def _standing(queue: Queue) -> list[tuple[int, int, bool]]:
+    """Return what changes whenever a job is done, or was tried."""
+    return [(job.id, job.attempts, job.failed) for job in queue.jobs(most=None)]
+
+
+def _lane_of(name: str) -> str:
+    """Return the lane of a function, which no AE title can be."""
+    return f"{name}()"
+
+
+def _opened(app: BaseApp) -> Opened:
+    folder = Path(app.config.spool or "") / "jobs.files"
+    return open_queue(where(app.config), folder, app.ae_title)
+
+
+def _no_room(error: Exception) -> Failure:
+    logger.error("the queue of jobs cannot be written: %s", error)
+    return Failure(OUT_OF_RESOURCES, "the queue cannot be written")
+
+
+def _study_of(instance: Instance) -> str:
+    """Return the Study Instance UID of an instance; empty where it has none that can be read."""
+    with suppress(DataSetError, Failure):
+        return str(instance.dataset.get("StudyInstanceUID") or "")
+    return ""
+
+
+def _arrival(request: StoreRequest) -> Arrival | None:
+    """Return what a C-STORE belongs to; None where it does not say."""
+    with suppress(DataSetError, Failure):
+        dataset = request.dataset
+        study, series = dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")
+        if study and series:
+            return Arrival(
+                request.sop_instance,
+                str(series),
+                str(study),
+                request.calling_ae,
+                request.called_ae,
+            )
+    return None
