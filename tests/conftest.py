@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 
-import pynetdicom.association
+import pynetdicom
 import pytest
 from hypothesis import HealthCheck, settings
 from support.certificates import PKI
@@ -109,3 +109,27 @@ def serve_tls(pki):
             return stack.enter_context((app or App()).serve(**settings))
 
         yield start
+
+
+@pytest.fixture
+def pynetdicom_association():
+    """Return a function that associates with pynetdicom; what is open at the end is aborted."""
+    opened = []
+
+    def associate(port, contexts, handlers=(), storage=()):
+        one = pynetdicom.AE("PYNETDICOM")
+        one.acse_timeout = one.dimse_timeout = one.network_timeout = WAIT
+        for abstract, syntax in contexts:
+            one.add_requested_context(abstract, syntax)
+        roles = [pynetdicom.build_role(sop_class, scp_role=True) for sop_class in storage]
+        association = one.associate(
+            "127.0.0.1", port, evt_handlers=list(handlers), ext_neg=roles or None
+        )
+        opened.append(association)
+        assert association.is_established
+        return association
+
+    yield associate
+    for association in opened:
+        if association.is_established:
+            association.abort()

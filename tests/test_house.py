@@ -110,3 +110,10 @@ def test_no_function_is_too_long():
         and node.end_lineno - node.lineno + 1 > LONGEST
     }
     assert long - TO_BE_CUT == set()
+
+
+def test_no_test_file_imports_from_another():
+    files = {path.stem: path for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(files) == len(list((ROOT / "tests").rglob("test_*.py"))), "basenames are not unique"
+    known = dict.fromkeys([*files, "conftest"])
+    assert {name for name, path in files.items() if imports(path, known)} == set()

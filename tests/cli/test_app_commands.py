@@ -47,12 +47,6 @@ def rebuild():
 '''
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "app.py").write_text(APP)
-    return tmp_path
-
-
 @pytest.mark.parametrize("named", [[], ["--app", "tools.py"], ["--app", "tools:app"]])
 def test_a_command_of_the_app_runs(folder, named):
     if named:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 import pytest
+from support.processes import ended
 from support.raw_peer import RawPeer
-from support.serving import APP, Serving, command, ended, fails
+from support.serving import APP, Serving, command, fails
 
 from pacsroute import App
 from pacsroute.cli.loading import load

@@ -60,12 +60,6 @@ app.register_blueprint(research, called_ae="RESEARCH")
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "app.py").write_text(APP)
-    return tmp_path
-
-
 def routes(folder, *arguments, **values):
     done = subprocess.run(
         [sys.executable, "-m", "pacsroute", "routes", *arguments],

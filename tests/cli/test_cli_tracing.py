@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from support.captures import RAW, dialogue, pcap, raw
 from support.names import CT, EXPLICIT
 from support.places import CAPTURES, RECORDINGS
-from support.processes import environment
+from support.processes import environment, pacsroute
 from support.raw_peer import RawPeer
 from support.serving import APP, Serving
 
@@ -70,17 +70,9 @@ def test_run_traces_with_values(folder):
 
 def test_record_folder_that_cannot_be_made_is_an_error(folder):
     (folder / "file").write_text("")
-    done = subprocess.run(
-        [sys.executable, "-m", "pacsroute", "run", "--port", "0", "--record", "file/here"],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr == "Error: cannot record in file/here: Not a directory\n"
+    arguments = ("run", "--port", "0", "--record", "file/here")
+    error = "Error: cannot record in file/here: Not a directory\n"
+    assert pacsroute(folder, *arguments) == (1, "", error)
 
 
 def test_help_says_what_recordings_hold():

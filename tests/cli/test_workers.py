@@ -58,12 +58,6 @@ class Peer(RawPeer):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "app.py").write_text(APP)
-    return tmp_path
-
-
-@pytest.fixture
 def two(folder):
     with Running(folder, "run", "--port", "0", "--workers", "2") as running:
         running.number = running.port()

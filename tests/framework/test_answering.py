@@ -3,12 +3,11 @@
 import logging
 
 import pytest
+from support.names import FIND
 
 from pacsroute import App, EchoRequest, FindRequest, uids
 from pacsroute.framework.answering import Answering
 from pacsroute.framework.observer import Observer
-
-STUDY = uids.sop_class("StudyRoot", "find")
 
 
 class Watch(Observer):
@@ -41,8 +40,8 @@ def test_a_transport_of_its_own_gets_all_that_surrounds_a_request(app, caplog):
     def audit(request, status, error):
         done.append(("hook", request.calling_ae, status.code, error))
 
-    request = FindRequest(calling_ae="BROWSER", remote_address="10.0.0.9", sop_class=STUDY)
-    with caplog.at_level(logging.INFO), Answering(app, request, "C-FIND", STUDY) as answering:
+    request = FindRequest(calling_ae="BROWSER", remote_address="10.0.0.9", sop_class=FIND)
+    with caplog.at_level(logging.INFO), Answering(app, request, "C-FIND", FIND) as answering:
         answering.request = request
         *rows, final = app.handle(request)
         done.append("written")
@@ -50,7 +49,7 @@ def test_a_transport_of_its_own_gets_all_that_surrounds_a_request(app, caplog):
     assert done == [
         ("began", "C-FIND", None),
         "written",
-        ("answered", "C-FIND", STUDY, 0),
+        ("answered", "C-FIND", FIND, 0),
         ("hook", "BROWSER", 0, None),
         "after",
     ]
@@ -140,6 +139,6 @@ def test_carrier_of_a_request_tells_whether_it_is_cancelled(app):
             yield {"PatientID": str(number)}
             left.append(number)
 
-    request = FindRequest(sop_class=STUDY, is_cancelled=lambda: len(left) == 2)
+    request = FindRequest(sop_class=FIND, is_cancelled=lambda: len(left) == 2)
     assert len(list(app.handle(request))) == 3
     assert not FindRequest().cancelled

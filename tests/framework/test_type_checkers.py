@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 TYPED = Path(__file__).parent / "typed"
 RIGHT, MISTAKES = TYPED / "right.py", TYPED / "mistakes.py"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

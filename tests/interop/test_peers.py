@@ -137,24 +137,8 @@ def test_findscu(dcmtk):
 
 
 @pytest.fixture
-def associate():
-    pynetdicom = pytest.importorskip("pynetdicom")
-    opened = []
-
-    def connect(port, *contexts):
-        entity = pynetdicom.AE("PYNETDICOM")
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 30
-        for abstract, syntaxes in contexts:
-            entity.add_requested_context(abstract, syntaxes)
-        association = entity.associate("127.0.0.1", port)
-        opened.append(association)
-        assert association.is_established
-        return association
-
-    yield connect
-    for association in opened:
-        if association.is_established:
-            association.abort()
+def associate(pynetdicom_association):
+    return lambda port, *contexts: pynetdicom_association(port, contexts)
 
 
 def test_pynetdicom_echoes_and_stores(archive, associate, sample):

@@ -5,11 +5,11 @@ import runpy
 import sqlite3
 import threading
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from support.datasets import dataset
 from support.names import FIND, GET, IMPLICIT, WAIT
+from support.places import EXAMPLES
 from support.raw_peer import RawPeer
 from support.unharmed import until
 
@@ -18,7 +18,6 @@ from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 from pacsroute.framework.requests import FindRequest, GetRequest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 WORKLIST = uids.sop_class("Worklist", "find")
 # Each is tried at every place of a text, and fails at its end.
 SLOW = "*" + "a" * 400 + "?" * 20 + "b*"

@@ -4,13 +4,13 @@ import logging
 import runpy
 import struct
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pydicom.datadict import DicomDictionary
 from support.datasets import dataset
 from support.names import IMPLICIT, MPPS
 from support.performed_steps import created
+from support.places import EXAMPLES
 from support.raw_peer import RawPeer
 from support.unified_steps import pushed
 
@@ -18,7 +18,6 @@ from pacsroute import uids
 from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 PUSH, PULL = (
     uids.sop_class(f"UnifiedProcedureStep{name}", "n_create") for name in ("Push", "Pull")
 )

@@ -99,30 +99,6 @@ def test_samples_cover_every_transfer_syntax():
     assert sum(map(len, OF_SYNTAX.values())) > 40
 
 
-@pytest.fixture
-def entity():
-    pynetdicom = pytest.importorskip("pynetdicom")
-    ended = []
-
-    def associate(port, contexts, handlers=(), storage=()):
-        one = pynetdicom.AE("PYNETDICOM")
-        one.acse_timeout = one.dimse_timeout = one.network_timeout = WAIT
-        for abstract, syntax in contexts:
-            one.add_requested_context(abstract, syntax)
-        roles = [pynetdicom.build_role(sop_class, scp_role=True) for sop_class in storage]
-        association = one.associate(
-            "127.0.0.1", port, evt_handlers=list(handlers), ext_neg=roles or None
-        )
-        ended.append(association)
-        assert association.is_established
-        return association
-
-    yield associate
-    for association in ended:
-        if association.is_established:
-            association.abort()
-
-
 def study(uid):
     ds = Dataset()
     ds.QueryRetrieveLevel, ds.StudyInstanceUID = "STUDY", uid
@@ -130,7 +106,7 @@ def study(uid):
 
 
 @pytest.mark.parametrize("syntax", OF_SYNTAX, ids=uids.name)
-def test_pynetdicom_gets_instances_as_stored(syntax, archive, entity):
+def test_pynetdicom_gets_instances_as_stored(syntax, archive, pynetdicom_association):
 
     received = {}
 
@@ -140,7 +116,7 @@ def test_pynetdicom_gets_instances_as_stored(syntax, archive, entity):
         return 0
 
     classes = sorted({SAMPLES[name][0] for name in OF_SYNTAX[syntax]})
-    association = entity(
+    association = pynetdicom_association(
         archive.port,
         [(GET, IMPLICIT), *((sop_class, syntax) for sop_class in classes)],
         [(evt.EVT_C_STORE, keep)],
@@ -158,10 +134,10 @@ def test_pynetdicom_gets_instances_as_stored(syntax, archive, entity):
 
 
 @pytest.mark.parametrize("syntax", OF_SYNTAX, ids=uids.name)
-def test_pynetdicom_moves_instances_as_stored(syntax, archive, entity):
+def test_pynetdicom_moves_instances_as_stored(syntax, archive, pynetdicom_association):
     with receiving() as destination:
         archive.app.destinations["DEST"] = Peer("127.0.0.1", destination.port)
-        association = entity(archive.port, [(MOVE, IMPLICIT)])
+        association = pynetdicom_association(archive.port, [(MOVE, IMPLICIT)])
         moved = association.send_c_move(study(key(syntax)), "DEST", MOVE)
         statuses = [status.Status for status, _ in moved]
         association.release()

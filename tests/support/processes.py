@@ -18,10 +18,10 @@ def environment(**values):
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **values}
 
 
-def pacsroute(folder, *arguments, text_in="", **values):
-    """Run a command to its end; return its exit code and what it said, output and errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pacsroute", *arguments],
+def ended(arguments, folder=None, text_in=None, **values):
+    """Run a process to its end, with these environment variables; return what it printed."""
+    return subprocess.run(
+        arguments,
         cwd=folder,
         env=environment(**values),
         input=text_in,
@@ -30,21 +30,18 @@ def pacsroute(folder, *arguments, text_in="", **values):
         timeout=WAIT,
         check=False,
     )
+
+
+def pacsroute(folder, *arguments, text_in="", **values):
+    """Run a command to its end; return its exit code, its output and its errors."""
+    done = ended([sys.executable, "-m", "pacsroute", *arguments], folder, text_in, **values)
     return done.returncode, done.stdout, done.stderr
 
 
 def without(module, folder, *arguments):
     """Run a command where a module is missing; return its exit code and its errors."""
     script = f"import sys; sys.modules['{module}'] = None\nfrom pacsroute.cli import main\nmain()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        check=False,
-    )
+    done = ended([sys.executable, "-c", script, *arguments], folder)
     return done.returncode, done.stderr
 
 

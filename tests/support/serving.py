@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from support.names import WAIT
-from support.processes import environment
+from support.processes import ended, environment
 from support.raw_peer import RawPeer
 
 APP = """
@@ -26,19 +26,6 @@ def worklist(request):
 
 def command(*arguments):
     return [sys.executable, "-m", "pacsroute", "run", *arguments]
-
-
-def ended(arguments, folder=None, **values):
-    """Run a process to its end, and return what it said."""
-    return subprocess.run(
-        arguments,
-        cwd=folder,
-        env=environment(**values),
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        check=False,
-    )
 
 
 def fails(folder, *arguments, **values):
