@@ -261,12 +261,16 @@ def usual_storage(count: int) -> tuple[str, ...]:
 _UID = re.compile(r"[0-9]++(?:\.[0-9]++)*+")  # without backtracking it takes half the time
 
 
+LONGEST = 64
+"""Characters that a UID has at most (PS3.5 §9.1)."""
+
+
 def is_uid(text: str) -> bool:
     """Tell whether a text is a UID: digits and dots, 64 characters at most (PS3.5 §9.1).
 
     Leading zeros of a component are let be: archives are full of them.
     """
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
+    return len(text) <= LONGEST and _UID.fullmatch(text) is not None
 
 
 def trim(text: str) -> str:

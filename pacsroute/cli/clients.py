@@ -357,24 +357,29 @@ def echo(client: Client) -> None:
 @asks_a_peer
 @asks_for("find", "StudyRoot|PatientRoot|Worklist")
 @click.option("--json", "as_json", is_flag=True, help="A DICOM JSON array, written as it comes.")
+@click.option("--wide", is_flag=True, help="A table as wide as its values, in any terminal.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Cancel after so many.")
 def find(
     client: Client,
     identifier: dict[str, Any],
-    model: str,
+    sop_class: str,
     columns: list[Path],
     as_json: bool,
+    wide: bool,
     limit: int | None,
 ) -> None:
-    """Query, and show what matches.
+    """Query, and show what matches, in the order of the values.
+
+    Where a table is too wide for the terminal, long texts are cut, but never a UID: each match has
+    lines of its own then.
 
     \b
     Examples:
       pacsroute find 10.0.0.7 11112 -c PACS -k PatientName='DOE*' -k StudyDate
-      pacsroute find 10.0.0.7 11112 --model Worklist -k PatientName \\
+      pacsroute find 10.0.0.7 11112 --sop-class Worklist -k PatientName \\
           -k ScheduledProcedureStepSequence.Modality=CT
     """  # noqa: D301 - click's mark is a backspace
-    show = json_array() if as_json else aligned(columns)
+    show = json_array() if as_json else aligned(columns, wide=wide)
     count = 0
     with CtrlC() as ctrl_c:
         with show as take:
@@ -385,7 +390,7 @@ def find(
                 count += 1
                 return count == limit
 
-            status = _each(client.find(identifier, model), ctrl_c, taken)
+            status = _each(client.find(identifier, sop_class), ctrl_c, taken)
         say(
             f"{count} {'match' if count == 1 else 'matches'}"
             + (", and perhaps more" if status is None else "")
@@ -415,7 +420,7 @@ def find(
 def get(
     client: Client,
     identifier: dict[str, Any],
-    model: str,
+    sop_class: str,
     output: str,
     storage: list[str] | None,
 ) -> None:
@@ -427,7 +432,7 @@ def get(
     """  # noqa: D301 - click's mark is a backspace
     count = size = 0
     began = time.monotonic()
-    status = None
+    status = to_go = None
     with CtrlC() as ctrl_c, _status_line() as show:
 
         def instances() -> str:
@@ -440,10 +445,17 @@ def get(
             except OSError as error:
                 raise click.ClickException(f"{output}: {reason(error)}") from None
             count += 1
-            show(f"{instances()}, {megabytes(size)}")
+            note()
+
+        def note(progress: Progress | None = None) -> None:
+            nonlocal to_go
+            to_go = to_go if progress is None else progress.remaining
+            rest = "" if to_go is None else f", {to_go} to go"
+            show(f"{instances()}, {megabytes(size)}{rest}")
 
         try:
-            status = _each(client.get(identifier, model, storage=storage), ctrl_c, save)
+            coming = client.get(identifier, sop_class, storage=storage, progress=note)
+            status = _each(coming, ctrl_c, save)
         finally:
             show("")
             seconds = time.monotonic() - began
@@ -457,7 +469,7 @@ def get(
 @asks_a_peer
 @click.argument("destination", callback=_ae_title)
 @asks_for("move", "StudyRoot|PatientRoot")
-def move(client: Client, destination: str, identifier: dict[str, Any], model: str) -> None:
+def move(client: Client, destination: str, identifier: dict[str, Any], sop_class: str) -> None:
     """Have a peer send instances to somebody else.
 
     DESTINATION is an AE title, which the peer has to know.
@@ -475,7 +487,7 @@ def move(client: Client, destination: str, identifier: dict[str, Any], model: st
             show(f"{_moved(progress)}, {progress.remaining} to go")
 
         try:
-            status = _each(client.move(identifier, destination, model), ctrl_c, note)
+            status = _each(client.move(identifier, destination, sop_class), ctrl_c, note)
         finally:
             show("")
             click.echo(_moved(last))

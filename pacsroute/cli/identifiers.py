@@ -130,19 +130,19 @@ def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Calla
         def command(
             *arguments: Any,
             keys: tuple[dict[str, Any], list[Path]],
-            model: str,
+            sop_class: str,
             level: str | None,
             **others: Any,
         ) -> None:
             identifier, columns = keys
-            has_levels = model in uids.QUERY_RETRIEVE[service].values()
+            has_levels = sop_class in uids.QUERY_RETRIEVE[service].values()
             if level and not has_levels:
                 raise click.UsageError("--level is for StudyRoot and PatientRoot only")
             if has_levels:
                 identifier = {"QueryRetrieveLevel": level or "STUDY", **identifier}
             if service == "find":
                 others["columns"] = columns
-            function(*arguments, identifier=identifier, model=model, **others)
+            function(*arguments, identifier=identifier, sop_class=sop_class, **others)
 
         for option in (
             click.option(
@@ -151,7 +151,9 @@ def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Calla
                 help="Query/Retrieve Level; STUDY without it.",
             ),
             click.option(
+                "--sop-class",
                 "--model",
+                "sop_class",
                 metavar=f"{models}|UID",
                 default="StudyRoot",
                 show_default=True,

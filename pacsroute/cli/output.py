@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence as Items
 
 from pacsroute.cli.identifiers import Path
@@ -23,33 +24,50 @@ _NARROWEST = 6  # cells that a column keeps when the terminal is too narrow for 
 
 
 def table(rows: Sequence[Dataset], columns: Sequence[Path], width: int) -> Iterable[str]:
-    """Return the lines of a table, the heading first.
+    """Return the lines of a table, the heading first; or of a block for each row.
 
     Parameters
     ----------
     rows : sequence of pydicom.Dataset
-        What has matched.
+        What has matched. They are shown in the order of their values, column by column.
     columns : sequence of Path
         From `read_keys`.
     width : int
-        The cells of a line; 0 does not shorten.
+        The cells of a line, 0 for as many as it takes. Texts are cut to fit in, but never a UID:
+        where that does not do, each row is a block of lines.
     """
-    lines = [[path[-1] for path in columns]]
-    lines += [[_shown(row, path) for path in columns] for row in rows]
-    widths = [max(map(_cells, column)) for column in zip(*lines, strict=True)]
-    if width:
-        _narrow(widths, width)
-    for line in lines:
+    names = [path[-1] for path in columns]
+    lines = sorted([_shown(row, path) for path in columns] for row in rows)
+    widths = [max(map(_cells, column)) for column in zip(names, *lines, strict=True)]
+    whole = [dictionary_VR(name) == "UI" for name in names]
+    if width and not _narrow(widths, width, whole):
+        yield from _blocks(names, lines)
+        return
+    for line in [names, *lines]:
         texts = (_fitted(text, count) for text, count in zip(line, widths, strict=True))
         yield "  ".join(texts).rstrip()
 
 
-def _narrow(widths: list[int], width: int) -> None:
-    """Take from the widest columns until they fit, two spaces apart."""
+def _narrow(widths: list[int], width: int, whole: Sequence[bool]) -> bool:
+    """Take from the widest columns that may be cut until all fit, two spaces apart; tell if so."""
     too_many = sum(widths) + 2 * (len(widths) - 1) - width
-    while too_many > 0 and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    while too_many > 0:
+        cut = [number for number, keep in enumerate(whole) if not keep]
+        widest = max(cut, key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= _NARROWEST:
+            return False
+        widths[widest] -= 1
         too_many -= 1
+    return True
+
+
+def _blocks(names: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield a line for each value, and an empty one after each row."""
+    width = max(map(len, names))
+    for line in lines:
+        for name, text in zip(names, line, strict=True):
+            yield f"{name:{width}}  {text}".rstrip()
+        yield ""
 
 
 def _fitted(text: str, width: int) -> str:
@@ -120,13 +138,13 @@ def json_array() -> Iterator[Callable[[Any], None]]:
 
 
 @contextlib.contextmanager
-def aligned(columns: list[Path]) -> Iterator[Callable[[Any], None]]:
+def aligned(columns: list[Path], *, wide: bool = False) -> Iterator[Callable[[Any], None]]:
     """Yield what keeps a row for the table, whose widths are known at the end only."""
     rows: list[Any] = []
     try:
         yield rows.append
     finally:
         # No width where no terminal is, unless COLUMNS is set.
-        width = shutil.get_terminal_size((0, 0)).columns
+        width = 0 if wide else shutil.get_terminal_size((0, 0)).columns
         for line in table(rows, columns, width) if rows else ():
             click.echo(line)

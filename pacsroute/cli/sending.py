@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,6 +40,7 @@ from pacsroute.status import Status
 # A peer that is at its limit may count an association for a while that it has aborted.
 _TRANSIENT = 2
 _PAUSES = (0.01, 0.1, 1.0)  # seconds
+_SHOWN = 10  # failures of a kind on a terminal; a file or a pipe gets all
 
 
 class File(NamedTuple):
@@ -54,6 +55,7 @@ class File(NamedTuple):
 class Counts:
     """What has become of the files; `size` is in bytes, of those that were sent."""
 
+    not_sent: int = 0  # neither sent nor failed, so far
     sent: int = 0
     failed: int = 0
     not_dicom: int = 0
@@ -219,6 +221,7 @@ class FileSender:
         self._say = say
         self._moved = moved
         self._stopping = stopping
+        self._failures: Counter[str] = Counter()
         self._lost: Exception | None = None
         self._lock = threading.Lock()
 
@@ -291,14 +294,25 @@ class FileSender:
     def _fail(self, file: File, error: Exception) -> None:
         with self._lock:
             self.counts.failed += 1
-            self._say(f"{file.path}: {reason(error)}")
+            self.counts.not_sent -= 1
+            kind = str(error.status) if isinstance(error, RequestFailed) else reason(error)
+            self._failures[kind] += 1
+            if self._failures[kind] <= _SHOWN or not on_a_terminal():
+                self._say(f"{file.path}: {reason(error)}")
             self._moved(file.size)
+
+    def tell_others(self) -> None:
+        """Tell how many failures of a kind were too many for a terminal."""
+        for kind, count in self._failures.items():
+            if count > _SHOWN and on_a_terminal():
+                self._say(f"and {count - _SHOWN} more: {kind}")
 
     def _acknowledge(self, file: File, status: Status) -> None:
         with self._lock:
             if self._journal is not None:
                 self._journal.add(file)
             self.counts.sent += 1
+            self.counts.not_sent -= 1
             self.counts.size += file.size
             if status.category == "Warning":
                 self._say(f"{file.path}: sent, {status}")
@@ -340,6 +354,7 @@ def store(
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(contextlib.closing(_journal(resume))) if resume else None
         files = list(collect(paths, counts, journal, say))
+        counts.not_sent = len(files)
         if not (files or counts.failed or counts.sent_before):
             say("nothing to send: there is no Part 10 file")
         ctrl_c = stack.enter_context(CtrlC(polite=True))
@@ -354,6 +369,7 @@ def store(
             moved=moved,
             stopping=lambda: ctrl_c.stopping,
         )
+        stack.callback(sender.tell_others)
         try:
             sender.run(jobs)
         except OSError as error:
@@ -382,14 +398,16 @@ def _bar(files: list[File], counts: Counts, *, shown: bool) -> Iterator[Callable
         return f"{counts.sent + counts.failed}/{len(files)} files, {speed:.1f} MB/s"
 
     length = sum(file.size for file in files)
-    with click.progressbar(length=length, file=sys.stderr, item_show_func=state) as bar:
+    # A line longer than the terminal is wide would be a new one at each step: width 0 fits it in.
+    with click.progressbar(length=length, file=sys.stderr, item_show_func=state, width=0) as bar:
         yield bar.update
 
 
 def _summary(counts: Counts, seconds: float) -> str:
     skipped = counts.not_dicom + counts.sent_before
     why = f" ({counts.not_dicom} not DICOM, {counts.sent_before} sent before)" if skipped else ""
+    left = f", {counts.not_sent} not sent" if counts.not_sent else ""
     return (
-        f"sent {counts.sent}, failed {counts.failed}, skipped {skipped}{why}: "
+        f"sent {counts.sent}, failed {counts.failed}, skipped {skipped}{why}{left}: "
         f"{megabytes(counts.size)} in {seconds:.1f} s"
     )

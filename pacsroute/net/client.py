@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from ssl import SSLContext
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,6 +30,7 @@ from pacsroute.dimse.commands import (
     RequestCommand,
 )
 from pacsroute.dimse.messages import Message
+from pacsroute.errors import DataSetError
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.character_sets import default_charset
 from pacsroute.framework.requests import Peer, Progress
@@ -167,9 +168,11 @@ class Client:
         Raises
         ------
         DataSetError, OSError
-            If it cannot be read or converted.
+            If it cannot be read or converted, or its SOP Instance UID is too long to be sent.
         """
         instance = source if isinstance(source, Instance) else Instance(source)
+        if len(instance.sop_instance) > uids.LONGEST:  # many a peer aborts the association for it
+            raise DataSetError(f"its SOP Instance UID is longer than {uids.LONGEST} characters")
         needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
         with self._pool.use(needed) as (association, _):
             context = transfer.pick(association.contexts.values(), instance, as_acceptor=False)
@@ -239,6 +242,7 @@ class Client:
         storage: Iterable[str] | None = None,
         transfer_syntaxes: Sequence[str] = _USUAL,
         priority: int = 0,
+        progress: Callable[[Progress], object] | None = None,
     ) -> Generator[Instance, None, Status]:
         """Fetch instances over this association (PS3.7 §9.1.3).
 
@@ -256,6 +260,8 @@ class Client:
             Those that instances may come in, as UIDs or keywords, the best first.
         priority : int
             As for `store`.
+        progress : callable, optional
+            Called with the counts of each response that is not the final one.
 
         Yields
         ------
@@ -300,6 +306,8 @@ class Client:
                         return final_status("C-GET", message, progress_of(message, context))
                     if isinstance(message.command, CStoreRQ):
                         yield from received(association, message, message.command, self._charset)
+                    elif progress is not None:
+                        progress(progress_of(message, context))
         raise AssertionError
 
     def move(

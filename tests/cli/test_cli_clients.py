@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,13 +14,16 @@ import threading
 import pydicom
 import pytest
 from click.testing import CliRunner
-from support.names import WAIT
+from support.names import EXPLICIT, MR, WAIT
 from support.places import ROOT
+from support.unharmed import until
 
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, Status, connect
 from pacsroute.cli import clients, main, sending
-from pacsroute.errors import AssociationAborted, AssociationRejected, NotAccepted
+from pacsroute.dataset.encoding import encode
+from pacsroute.errors import AssociationAborted, AssociationRejected, DataSetError, NotAccepted
 from pacsroute.framework.observer import Observer
+from pacsroute.instances import part10
 from pacsroute.upper_layer import pdu
 
 FILES = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm")
@@ -423,14 +427,85 @@ def test_resume_leaves_a_file_alone_that_is_not_a_list(server, folder):
         assert (folder / name).read_bytes() == before
 
 
-def test_progress_bar_is_shown_on_terminals_only(server, folder, monkeypatch):
+def terminal(monkeypatch):
     monkeypatch.setattr(clients, "on_a_terminal", lambda: True)
     monkeypatch.setattr(sending, "on_a_terminal", lambda: True)
     monkeypatch.setattr("click._termui_impl.isatty", lambda stream: True)
+
+
+def test_progress_bar_is_shown_on_terminals_only(server, folder, monkeypatch):
+    terminal(monkeypatch)
     said = run("store", server, folder).stderr
     assert "3/3 files" in said
     assert "MB/s" in said
     assert run("store", server, folder, "--quiet").stderr == ""
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_progress_bar_stays_on_its_line(server, folder, monkeypatch, columns):
+    terminal(monkeypatch)
+    said = run("store", server, folder, COLUMNS=str(columns)).stderr
+    drawn = [part for part in re.split(r"[\r\n]", said) if "files" in part]
+    assert drawn
+    assert max(len(re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", part)) for part in drawn) <= columns
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Return a folder with five instances, 1.2.3.0 to 1.2.3.4."""
+    for number in range(5):
+        write(tmp_path / f"{number}.dcm", f"1.2.3.{number}")
+    return tmp_path
+
+
+def write(path, uid):
+    data = encode({"SOPClassUID": MR, "SOPInstanceUID": uid, "PatientID": "1"}, EXPLICIT)
+    path.write_bytes(part10.head(MR, uid, EXPLICIT) + data)
+
+
+def test_store_shows_few_failures_of_a_kind_on_a_terminal(archive, server, five, monkeypatch):
+    archive.refused = {f"1.2.3.{number}" for number in range(5)}
+    assert run("store", server, five, code=1).stderr.count("0xA700") == 5
+    terminal(monkeypatch)
+    monkeypatch.setattr(sending, "_SHOWN", 2)
+    said = run("store", server, five, "--quiet", code=1).stderr
+    assert said.count("C-STORE of ") == 2
+    assert "and 3 more: 0xA700 the disk is full\n" in said
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_store_counts_what_was_never_sent(five):
+    """The peer takes two instances, and is gone."""
+    app, kept = App(), []
+
+    @app.store
+    def store(request):
+        kept.append(request.sop_instance)
+        if len(kept) > 2:
+            threading.Thread(target=server.stop).start()
+            assert until(lambda: not listens(server.port))
+            request.association.abort()
+
+    with app.serve(port=0, grace=0) as server:
+        done = run("store", server, five, code=3)
+    assert re.match(r"sent 2, failed 0, skipped 0, 3 not sent: .* MB in", done.stdout)
+
+
+def test_store_refuses_a_long_uid_before_sending(archive, server, five):
+    write(five / "2.dcm", "1." + "2" * 70)
+    done = run("store", server, five, code=1)
+    assert done.stdout.startswith("sent 4, failed 1, skipped 0: ")
+    assert "2.dcm: its SOP Instance UID is longer than 64 characters\n" in done.stderr
+    assert archive.kept == ["1.2.3.0", "1.2.3.1", "1.2.3.3", "1.2.3.4"]
+    with connect("127.0.0.1", server.port) as client, pytest.raises(DataSetError, match="longer"):
+        client.store(five / "2.dcm")
 
 
 # ------------------------------------------------------------- find
@@ -453,6 +528,42 @@ def test_find_prints_a_table(archive, server):
     assert archive.ended == ["otherwise"]
 
 
+UID = "1.2.826.0.1.3680043.8.498." + "1" * 38
+ROWS = [
+    {"PatientName": name, "StudyInstanceUID": UID[:-1] + last, "StudyDescription": "x" * 30}
+    for name, last in (("ROE", "2"), ("DOE", "3"), ("DOE", "1"))
+]
+NAME_AND_UID = ["-k", "PatientName", "-k", "StudyInstanceUID"]
+
+
+def test_find_table_never_cuts_a_uid(archive, server):
+    archive.rows = ROWS
+    keys = [*NAME_AND_UID, "-k", "StudyDescription"]
+    lines = run("find", server, *keys, COLUMNS="90").stdout.splitlines()
+    assert max(map(len, lines)) == 90
+    assert lines[1] == f"DOE          {UID[:-1]}1  xxxxxxxxxx…"
+    # Where cutting the others does not do, each match is a block.
+    lines = run("find", server, *keys, COLUMNS="70").stdout.splitlines()
+    assert lines[:4] == [
+        "PatientName       DOE",
+        f"StudyInstanceUID  {UID[:-1]}1",
+        f"StudyDescription  {'x' * 30}",
+        "",
+    ]
+    assert len(lines) == 12
+    wide = run("find", server, *keys, "--wide", COLUMNS="40").stdout.splitlines()
+    assert wide[1] == f"DOE          {UID[:-1]}1  {'x' * 30}"
+
+
+def test_find_table_is_in_the_order_of_values(archive, server):
+    shown = set()
+    for rows in (ROWS, ROWS[::-1], [ROWS[1], ROWS[2], ROWS[0]]):
+        archive.rows = rows
+        shown.add(run("find", server, *NAME_AND_UID).stdout)
+    (text,) = shown
+    assert [line[-1] for line in text.splitlines()[1:]] == ["1", "3", "2"]
+
+
 def test_find_table_is_not_cut_without_a_terminal(archive, server):
     archive.rows = [{"StudyDescription": "x" * 64, "PatientID": "a\x1b[2J"}]
     done = run("find", server, "-k", "StudyDescription", "-k", "PatientID", COLUMNS="")
@@ -470,9 +581,9 @@ def test_find_json(archive, server):
 
 
 def test_find_by_level_and_information_model(archive, server):
-    run("find", server, "-k", "PatientID", "--level", "series", "--model", "StudyRoot")
+    run("find", server, "-k", "PatientID", "--level", "series", "--sop-class", "StudyRoot")
     assert archive.identifier.QueryRetrieveLevel == "SERIES"
-    run("find", server, "-k", "PatientID", "--model", "1.2.840.10008.5.1.4.31")  # the worklist
+    run("find", server, "-k", "PatientID", "--model", "1.2.840.10008.5.1.4.31")  # an alias
     assert "QueryRetrieveLevel" not in archive.identifier
 
 
@@ -505,7 +616,7 @@ def test_find_takes_nested_keys(archive, server):
         {"PatientID": "1", step: [{"Modality": "CT", "ScheduledStationAETitle": ["A", "B"]}]}
     ]
     keys = ["-k", f"{step}.Modality=CT", "-k", f"{step}[0].ScheduledStationAETitle"]
-    done = run("find", server, "--model", "Worklist", *keys, "-k", "(0010,0020)")
+    done = run("find", server, "--sop-class", "Worklist", *keys, "-k", "(0010,0020)")
     item = archive.identifier[step].value[0]
     assert (item.Modality, item.ScheduledStationAETitle) == ("CT", "")
     assert "QueryRetrieveLevel" not in archive.identifier
@@ -554,8 +665,8 @@ def test_find_refuses_wrong_keys(free_port, key, words):
     [
         ([], "Missing option '-k'"),
         (["-k", "PatientID", "-k", "PatientID=1"], "PatientID is given twice"),
-        (["-k", "PatientID", "--model", "Workslist"], "did you mean 'Worklist'"),
-        (["-k", "PatientID", "--model", "Worklist", "--level", "STUDY"], "--level is for"),
+        (["-k", "PatientID", "--sop-class", "Workslist"], "did you mean 'Worklist'"),
+        (["-k", "PatientID", "--sop-class", "Worklist", "--level", "STUDY"], "--level is for"),
     ],
 )
 def test_mistakes_in_the_options_of_find(free_port, arguments, words):
@@ -574,6 +685,17 @@ def test_get_into_a_folder(archive, server, sample, tmp_path):
     assert {path.name for path in (tmp_path / "new").iterdir()} == names
     assert done.stdout.startswith("2 instances, ")
     assert archive.identifier.StudyInstanceUID == "1.2.3"
+
+
+def test_get_shows_how_many_are_to_come(archive, server, sample, tmp_path, monkeypatch):
+    terminal(monkeypatch)
+    archive.paths = [sample("CT_small.dcm"), sample("MR_small.dcm")]
+    keys = ["-k", "StudyInstanceUID=1.2"]
+    said = run("get", server, *keys, "-o", tmp_path).stderr
+    shown = [line for line in re.split(r"[\r\n]", said) if "to go" in line]
+    assert [line.rpartition(", ")[2] for line in shown] == ["1 to go", "1 to go", "0 to go"]
+    assert "1 instance, " in shown[0]
+    assert "2 instances, " in shown[-1]
 
 
 def test_get_of_some_sop_classes_only(archive, server, sample, tmp_path):
