@@ -26,11 +26,23 @@ STUDIES = {"QueryRetrieveLevel": "STUDY", "StudyDescription": SLOW}
 STEPS = {"RequestedProcedureDescription": SLOW, "PatientID": ""}
 
 
+def running(app):
+    """Run an app; the event ``app.state.ended`` is set when a long query has ended."""
+    app.state.ended = threading.Event()
+
+    @app.after_request
+    def after(request, status, error):
+        if not request.identifier.get("PatientID"):  # not the quick one
+            app.state.ended.set()
+
+    return app.running()
+
+
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
     monkeypatch.setenv("ARCHIVE", str(tmp_path))
     app = runpy.run_path(str(EXAMPLES / "archive.py"))["app"]
-    with app.running():
+    with running(app):
         yield app
 
 
@@ -49,7 +61,7 @@ def worklist(tmp_path, monkeypatch):
     path.write_text(json.dumps([{**step, "PatientID": str(n)} for n in range(1000)]))
     monkeypatch.setenv("WORKLIST", str(path))
     app = runpy.run_path(str(EXAMPLES / "worklist.py"))["app"]
-    with app.running():
+    with running(app):
         yield app
 
 
@@ -63,37 +75,22 @@ def slow(request, tmp_path):
     return app, WORKLIST, STEPS
 
 
-def ended(app):
-    """Return an event that is set when a request has ended, and how it did."""
-    event, statuses = threading.Event(), []
-
-    @app.after_request
-    def after(request, status, error):
-        if not request.identifier.get("PatientID"):  # not the quick one
-            statuses.append(status)
-            event.set()
-
-    return event, statuses
-
-
 @pytest.mark.parametrize("slow", ["archive", "worklist"], indirect=True)
 @pytest.mark.parametrize("leaves", [False, True], ids=["cancels", "leaves"])
 def test_a_query_stops_before_its_first_row(slow, leaves):
     app, sop_class, keys = slow
-    event, _ = ended(app)
     with app.serve(port=0, grace=0) as server:
         with RawPeer(server.port, [(sop_class, IMPLICIT)]) as peer:
             peer.find(encode(keys, IMPLICIT), sop_class)
             if not leaves:
                 peer.send(1, commands.CCancelRQ(message_id_responded_to=1))
                 assert peer.receive()[0].status == 0xFE00
-        assert event.wait(WAIT)
+        assert app.state.ended.wait(WAIT)
 
 
 @pytest.mark.parametrize("slow", ["archive", "worklist"], indirect=True)
 def test_others_are_answered_during_a_long_query(slow):
     app, sop_class, keys = slow
-    event, _ = ended(app)
     with app.serve(port=0, grace=0) as server:
         contexts = [(sop_class, IMPLICIT)]
         with RawPeer(server.port, contexts) as long, RawPeer(server.port, contexts) as short:
@@ -104,7 +101,7 @@ def test_others_are_answered_during_a_long_query(slow):
             while (status := short.receive()[0].status) in (0xFF00, 0xFF01):
                 pass
             assert status == 0
-            assert not event.is_set()
+            assert not app.state.ended.is_set()
 
 
 def test_a_retrieval_stops_before_its_first_instance(archive, tmp_path):
