@@ -140,10 +140,10 @@ class AssociationRejected(AssociationError):
 
 
 def let_go(error: BaseException) -> None:
-    """Have an exception that is kept let go of the frames that it came through.
+    """Clear an exception's traceback and context, so that storing it does not keep frames alive.
 
-    They hold what it is kept in, an association or a request with its file: all of it would
-    stay until the collector looks for what is unused, which is not often.
+    The frames refer to what the exception is stored in, an association or a request with its
+    file: all of it would stay until the garbage collector runs, which is not often.
     """
     error.__traceback__ = error.__context__ = error.__cause__ = None
 

@@ -297,7 +297,7 @@ class NormalizedRequest(Request):
         sop_class: str | None = None,
         sop_instance: str | None = None,
     ) -> None:
-        """Have an N-EVENT-REPORT sent on this association once the response has gone.
+        """Send an N-EVENT-REPORT on this association once the response has gone.
 
         Where the peer has negotiated no presentation context for it, nobody is told.
 

@@ -55,7 +55,7 @@ class Carrier(Sending, Protocol):
         """End the association at once."""
 
     def stop(self) -> None:
-        """Have it aborted by the thread that waits for it; called from another one."""
+        """Make the thread that waits for it abort it; called from another thread."""
 
     def close(self) -> None:
         """Close what carries it."""
@@ -92,10 +92,10 @@ class Exchange(Carrier, Protocol):
         """Return the response to a request of ours; None if the peer asks for something first."""
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Have something done after what was sent."""
+        """Call a function once what was sent is written."""
 
     def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
-        """Have a message sent whenever nothing else has been for a second."""
+        """Send a message after each second of silence; None stops it."""
 
     def connect(self, peer: Peer, request: AssociateRQ) -> Carrier:
         """Ask another peer for an association."""

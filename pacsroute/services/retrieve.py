@@ -42,18 +42,18 @@ from pacsroute.status import (
 logger = logging.getLogger("pacsroute")
 
 SendInstance = Callable[[Instance, Callable[[], object]], Status]
-"""Sends one instance, and calls the function while the peer has to do with it.
+"""Sends one instance, and calls the function while the peer stores it.
 
 DataSetError, NotAccepted and OSError are failures of that sub-operation.
 """
 
 
 class _Ahead:
-    """The answers of a handler, of which the next one can be fetched before it is its turn.
+    """A handler's answers, with a look-ahead of one.
 
     While a peer stores an instance, the next one is opened, and read if it is small: a fifth
-    more of them a second. Only where that resumes nothing of the handler, which may still need
-    what was sent last.
+    more of them a second. This never resumes the handler, which may still need what was sent
+    last: it is done only where all instances are known.
     """
 
     def __init__(self, request: GetRequest, answers: Iterator[Answer]) -> None:
@@ -137,7 +137,7 @@ def refusal(request: GetRequest) -> Outcome | None:
     values = [str(value).strip() for value in (key if isinstance(key, MultiValue) else [key or ""])]
     # A list with an empty value in it would match everything, as an empty value does.
     if not all(values) or any(mark in value for value in values for mark in ("*", "?")):
-        return Outcome(Status(IDENTIFIER_MISMATCH, f"{_UNIQUE[level]} has to have a value"))
+        return Outcome(Status(IDENTIFIER_MISMATCH, f"{_UNIQUE[level]} needs a value"))
     return None
 
 
