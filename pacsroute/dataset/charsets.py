@@ -163,7 +163,9 @@ def terms(value: str | Iterable[str | None] | None) -> tuple[str, ...]:
     if not value:
         return DEFAULT
     if not isinstance(value, str):
-        value = "\\".join(str(v or "") for v in value)
+        # What a peer gives a VR of numbers is no list of terms.
+        listed = value if isinstance(value, Iterable) and not isinstance(value, bytes) else ()
+        value = "\\".join(str(v or "") for v in listed)
     # A peer decides how long it is; what is remembered does not grow with that.
     return _terms(value) if len(value) <= _REMEMBERED else _terms.__wrapped__(value)
 

@@ -22,6 +22,7 @@ from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import after_store, handle
 from pacsroute.framework.observer import Observer
 from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
+from pacsroute.framework.quiet import quiet_libraries
 from pacsroute.framework.reach import Reach
 from pacsroute.framework.requests import MoveRequest, Peer, Request, StoreRequest
 from pacsroute.framework.routes import Route
@@ -135,6 +136,7 @@ class BaseApp(Scope):
         check_charsets(self.config)
         late.load()  # while there is one thread: lifespans may begin others, and servers do
         with contextlib.ExitStack() as stack:
+            stack.enter_context(quiet_libraries)
             stack.enter_context(self.decoders.serving())
             if self.config.spool is not None and (left := sweep(self.config.spool)):
                 logger.info("%d unfinished files of an earlier run removed", left)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pacsroute import uids
 from pacsroute.dataset.encoding import RowEncoder
@@ -25,6 +25,9 @@ from pacsroute.status import (
     SUCCESS,
     Status,
 )
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 logger = logging.getLogger("pacsroute")
 
@@ -50,22 +53,11 @@ def _pending(command: RequestCommand, status: int) -> Response:
 
 def _send_answers(call: Call, request: FindRequest) -> Outcome:
     """Send a Pending for each answer; return what the final response is to say."""
-    app, association, context = call.app, call.association, call.context
-    always: dict[str, str] = {}
-    kept: tuple[str, ...] = ()
-    if context.abstract_syntax in uids.QUERY_RETRIEVE["find"].values():
-        called_ae, kept = association.called_ae, _KEPT
-        always["RetrieveAETitle"] = called_ae if called_ae in app.titles else app.ae_title
-        level = request.identifier.get("QueryRetrieveLevel")
-        if level:
-            always["QueryRetrieveLevel"] = level
-    charset = call.charset(request.identifier.get("SpecificCharacterSet"))
-    encoder = RowEncoder(
-        context.transfer_syntax, request.identifier, always=always, kept=kept, charset=charset
-    )
+    association, context = call.association, call.context
+    encoder = _encoder(call, request.identifier)
     complete = _pending(call.command, PENDING)
     partial = _pending(call.command, PENDING_WARNING)
-    answers: Iterator[Answer] = app.handle(request)
+    answers: Iterator[Answer] = call.app.handle(request)
     looked, sent, told = 0.0, 0, set[str]()
     try:
         for row, outcome, supported in answers:
@@ -98,6 +90,23 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
     finally:
         answers.close()  # type: ignore[attr-defined]
     return Outcome(Status(CANCEL))
+
+
+def _encoder(call: Call, identifier: Dataset) -> RowEncoder:
+    """Return what writes the answers to an identifier, of which any value may be of any type."""
+    app, called_ae, context = call.app, call.association.called_ae, call.context
+    always: dict[str, str] = {}
+    kept: tuple[str, ...] = ()
+    if context.abstract_syntax in uids.QUERY_RETRIEVE["find"].values():
+        kept = _KEPT
+        always["RetrieveAETitle"] = called_ae if called_ae in app.titles else app.ae_title
+        level = identifier.get("QueryRetrieveLevel")
+        if isinstance(level, str) and level:
+            always["QueryRetrieveLevel"] = level
+    charset = call.charset(identifier.get("SpecificCharacterSet"))
+    return RowEncoder(
+        context.transfer_syntax, identifier, always=always, kept=kept, charset=charset
+    )
 
 
 def _without_misfits(encoder: RowEncoder, row: Any, request: FindRequest, told: set[str]) -> bytes:

@@ -1,0 +1,42 @@
+"""Libraries that are silent while an app runs, since they log what peers have sent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+from pacsroute.framework.counted import Counted
+
+_LIBRARIES = "pydicom", "openjpeg", "pylibjpeg", "libjpeg", "rle"
+_USUAL = logging.NOTSET, logging.WARNING  # pydicom sets the latter
+
+
+@contextlib.contextmanager
+def _quieted() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    before = {logger: logger.level for logger in loggers if logger.level in _USUAL}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL)
+    shown = list(warnings.filters)
+    for logger in before:
+        warnings.filterwarnings("ignore", module=rf"{logger.name}(\.|$)")
+    ours = [one for one in warnings.filters if one not in shown]
+    try:
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
+        for one in ours:
+            with contextlib.suppress(ValueError):  # whoever sets them anew has dropped it
+                warnings.filters.remove(one)  # type: ignore[attr-defined]
+
+
+quiet_libraries = Counted(_quieted)
+"""Hold this while an app runs: pydicom and the decoders log nothing, and warn of nothing.
+
+Their messages quote values, which are patient data, and a peer decides how many there are. What
+concerns the answer to a request is said once, by pacsroute. A library whose logger you have set
+to a level of your own, as ``INFO``, is left alone.
+"""
