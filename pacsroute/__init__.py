@@ -52,6 +52,7 @@ from pacsroute.tls import TLS
 
 if TYPE_CHECKING:
     from pacsroute import matching, mpps, testing, ups
+    from pacsroute.archive.blueprint import Archive
     from pacsroute.net.client import Client, Reply, connect
 
     __version__: str
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TLS",
     "App",
+    "Archive",
     "Association",
     "AssociationAborted",
     "AssociationError",
@@ -114,10 +116,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415 - takes 10 ms, and is seldom asked
 
         return version("pacsroute")
-    if name in ("matching", "mpps", "testing", "ups", "Client", "Reply", "connect"):
+    if name in ("Archive", "matching", "mpps", "testing", "ups", "Client", "Reply", "connect"):
         late.load()
     if name in ("matching", "mpps", "testing", "ups"):
         return import_module(f"pacsroute.{name}")
+    if name == "Archive":
+        return import_module("pacsroute.archive.blueprint").Archive
     if name in ("Client", "Reply", "connect"):
         return getattr(import_module("pacsroute.net.client"), name)
     raise AttributeError(f"module 'pacsroute' has no attribute {name!r}")

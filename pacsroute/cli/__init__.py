@@ -16,6 +16,7 @@ _HOMES = {
     "shell": "shell",
     "jobs": "jobs",
     "new": "new",
+    "archive": "archive",
     "echo": "clients",
     "find": "clients",
     "get": "clients",

@@ -339,10 +339,11 @@ def _elements(data: bytes) -> Iterator[tuple[int, int, int]]:
         group, element, length = _HEAD.unpack_from(data, position)
         start = position + _HEAD.size
         position = start + length
+        if group:
+            raise ProtocolError(f"an element of group {group:04X}H in a command set")
         if position > end:
             raise ProtocolError("a command set is cut short")
-        if group == 0:  # Orthanc adds the list of failed instances, which is of group 0008
-            yield element, start, position
+        yield element, start, position
 
 
 def _decode(data: bytes) -> Command:

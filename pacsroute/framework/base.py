@@ -153,8 +153,9 @@ class BaseApp(Scope):
 
     @property
     def _scopes(self) -> list[Scope]:
-        """The app and its blueprints."""
-        return list(dict.fromkeys(scope for family, _ in self.families for scope in family))
+        """The blueprints, and then the app: its own lifespans may use what those have opened."""
+        scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
+        return [*(scope for scope in scopes if scope is not self), self]
 
     def _still_open(self, what: str) -> None:
         if self._locked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pacsroute import uids
-from pacsroute.framework.routes import Route, choose_syntax, storable
+from pacsroute.framework.routes import Route, choose_syntax
 from pacsroute.upper_layer import extended
 
 
@@ -27,9 +27,8 @@ class ContextPolicy:
         """Return the routes that commands on a context of this class may reach, best first."""
         if sop_class not in self._known:  # it is asked for several times in one negotiation
             classes = (sop_class, *uids.carried(sop_class))
-            self._known[sop_class] = [
-                route for route in self._all if any(map(route.covers, classes))
-            ]
+            found = [route for route in self._all if any(map(route.covers, classes))]
+            self._known[sop_class] = [route for route in found if not _is_replaced(route, found)]
         return self._known[sop_class]
 
     def _routes(self, sop_class: str) -> list[Route]:
@@ -64,7 +63,15 @@ class ContextPolicy:
         if sop_class == uids.VERIFICATION:
             return choose_syntax(ECHO, proposed)
         # What a C-GET sends is in any syntax, and is converted if it can be.
-        return storable(proposed) if self.uses(sop_class) else None
+        return next(filter(uids.is_uid, proposed), None) if self.uses(sop_class) else None
+
+
+def _is_replaced(route: Route, others: list[Route]) -> bool:
+    """Tell whether a default route has lost its place to one that covers the same."""
+    return route.default and any(
+        other.command == route.command and other.kind in (None, route.kind) and not other.default
+        for other in others
+    )
 
 
 ECHO = Route("echo", None, None, (), False, lambda request: None)

@@ -222,6 +222,11 @@ class FindRequest(QueryRequest):
     ----------
     identifier : pydicom.Dataset
         The keys to match, and those to return (PS3.4 §C.4.1.1.3).
+    limit, offset : int, optional
+        How many answers are wanted, and how many to leave out before the first; a C-FIND
+        wants all of them.
+    paged : bool
+        Set by a handler that has applied `limit` and `offset` itself.
 
     Examples
     --------
@@ -236,6 +241,10 @@ class FindRequest(QueryRequest):
     """
 
     command: ClassVar[str] = "find"
+
+    limit: int | None = None
+    offset: int = 0
+    paged: bool = field(default=False, compare=False)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

@@ -51,6 +51,8 @@ class Route:
     scopes : tuple of Scope
         The app and the blueprints it was registered through, from the outermost: whose hooks
         and error handlers concern it.
+    default : bool
+        Whether any other route that covers a request takes its place, however general that is.
     """
 
     command: str
@@ -65,16 +67,29 @@ class Route:
     charset: str | None = None
     called_ae: str | None = None
     scopes: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    default: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
         """What no two routes have in common."""
-        return self.command, self.sop_class, self.calling_ae, self.kind, self.called_ae
+        return (
+            self.command,
+            self.sop_class,
+            self.calling_ae,
+            self.kind,
+            self.called_ae,
+            self.default,
+        )
 
     @property
-    def rank(self) -> tuple[bool, bool, bool]:
+    def rank(self) -> tuple[bool, bool, bool, bool]:
         """How specific it is: of the routes for one request, the least wins."""
-        return self.sop_class is None, self.kind is None, self.calling_ae is None
+        return (
+            self.default,
+            self.sop_class is None,
+            self.kind is None,
+            self.calling_ae is None,
+        )
 
     def covers(self, sop_class: str) -> bool:
         """Tell whether it answers for a SOP class."""
@@ -123,34 +138,16 @@ def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
     """Return the transfer syntax of a context for a route, or None if none will do.
 
     The route's own order comes first; without one, the peer's. Bytes that are only stored
-    may be in any syntax, see `storable`; those that are read here in one that we know.
-    Implicit VR little endian is always acceptable.
+    may be in any syntax; those that are read here in one that we know. Implicit VR
+    little endian is always acceptable.
     """
     proposed = tuple(proposed)
     for syntax in route.transfer_syntaxes:
         if syntax in proposed:
             return syntax
     if not route.transfer_syntaxes:
-        if route.command == "store":
-            return storable(proposed)
         for syntax in proposed:
-            if syntax in uids.ENCODABLE:
+            if syntax in uids.ENCODABLE or (route.command == "store" and uids.is_uid(syntax)):
                 return syntax
     implicit = uids.IMPLICIT_VR_LITTLE_ENDIAN
     return implicit if implicit in proposed else None
-
-
-def storable(proposed: Iterable[str]) -> str | None:
-    """Return the transfer syntax of a context for instances, or None if there is none.
-
-    It is the first one that others can read later: not a private one, nor one whose pixels
-    stay with the peer, unless nothing else is proposed.
-
-    Examples
-    --------
-    >>> storable(["1.2.840.113619.5.2", "1.2.840.10008.1.2.1"])
-    '1.2.840.10008.1.2.1'
-    """
-    known = [syntax for syntax in proposed if uids.is_uid(syntax)]
-    lasting = uids.TRANSFER_SYNTAXES - uids.REFERENCED
-    return next((syntax for syntax in known if syntax in lasting), known[0] if known else None)

@@ -2,21 +2,14 @@
 
 import ast
 import os
-import runpy
-import sqlite3
 import subprocess
 import sys
 import tomllib
-from contextlib import closing
 
 import pytest
-from pydicom import Dataset
-from pydicom.uid import CTImageStorage
 from support.names import WAIT
 from support.processes import Running, environment, pacsroute
 from support.programs import program
-
-from pacsroute.framework.requests import StoreRequest
 
 FILES = {
     ".gitignore",
@@ -66,28 +59,6 @@ def test_new_project_serves_and_its_command_runs(project, dcmtk, sample):
         found = dcmtk("findscu", "-S", "127.0.0.1", port, *keys)
         assert "CompressedSamples^CT1" in found.stdout
     assert pacsroute(project, "count") == (0, "1\n", "")
-
-
-def test_new_project_indexes_the_last_copy_of_an_instance(project, monkeypatch):
-    """Another worker has no place between the file and its row."""
-    monkeypatch.chdir(project)
-    app, save, refusals = runpy.run_path("app.py")["app"], StoreRequest.save, []
-
-    def saved(request, folder):
-        path = save(request, folder)
-        with closing(sqlite3.connect("archive/index.db", timeout=0)) as another_worker:
-            try:
-                another_worker.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                refusals.append(str(error))
-        return path
-
-    monkeypatch.setattr(StoreRequest, "save", saved)
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID = CTImageStorage, "1.2.1", "1.2"
-    with app.test_client() as client:
-        client.store(ds)
-    assert refusals == ["database is locked"]
 
 
 def test_new_project_has_its_name_in_every_file(project):

@@ -161,7 +161,7 @@ def test_server_accepts_exactly_the_stated_contexts(name, tmp_path, monkeypatch)
     stores = name in ("archive", "commitment", "hello")
     assert (("any other", "") in said) == stores
     assert ("1.2.840.10008.5.1.4.1.1.2", "") in said or not stores
-    assert len(said) == {"archive": 214, "commitment": 209, "hello": 208, "mpps": 3, "ups": 6}.get(
+    assert len(said) == {"archive": 215, "commitment": 209, "hello": 208, "mpps": 3, "ups": 6}.get(
         name, 2
     )
 

@@ -76,6 +76,19 @@ def test_deployment_guide_does_what_it_says(work, sample):
     assert (work / "copy" / Path(path).name).is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_archive_guide_does_what_it_says(work):
+    with Reader(work) as reader:
+        for block in blocks(GUIDES / "archive.md"):
+            reader.read(block)
+    for name in ("layout", "more", "delete"):
+        done = subprocess.run(
+            [sys.executable, f"{name}.py"], cwd=work, timeout=60, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
 def test_systemd_unit_is_valid_and_confined(work):
     units = [block for block in blocks(GUIDES / "deployment.md") if block.language == "ini"]
     (unit,) = (block.text for block in units if block.options == "archive.service")

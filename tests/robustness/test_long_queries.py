@@ -49,9 +49,10 @@ def archive(tmp_path, monkeypatch):
 def fill(path, count, description=TEXT):
     """Put studies into the index, with a series and an instance each."""
     with closing(sqlite3.connect(path)) as db, db:
-        rows = [(f"1.2.{n}", f"P{n}", "N" * 60, description) for n in range(count)]
-        names = "StudyInstanceUID, PatientID, PatientName, StudyDescription"
-        db.executemany(f"INSERT INTO study ({names}) VALUES (?, ?, ?, ?)", rows)
+        rows = [(f"1.2.{n}", f"P{n}", f"P{n}", "N" * 60, description) for n in range(count)]
+        names = "StudyInstanceUID, patient, PatientID, PatientName, StudyDescription"
+        marks = "?, ?, ?, ?, ?, '', ''"
+        db.executemany(f"INSERT INTO study ({names}, StudyDate, StudyTime) VALUES ({marks})", rows)
 
 
 @pytest.fixture
@@ -114,12 +115,11 @@ def test_a_retrieval_stops_before_its_first_instance(archive, tmp_path):
 
     with closing(sqlite3.connect(tmp_path / "index.db")) as db, db:
         db.executemany(
-            "INSERT INTO image (SOPInstanceUID, SeriesInstanceUID) VALUES (?, '1.3')",
+            "INSERT INTO image (SOPInstanceUID, series, path, transfer_syntax, calling_ae,"
+            " received) VALUES (?, 1, '', '', '', 0)",
             [(f"1.4.{n}",) for n in range(2000)],
         )
-        db.execute(
-            "INSERT INTO series (SeriesInstanceUID, StudyInstanceUID) VALUES ('1.3', '1.2.0')"
-        )
+        db.execute("INSERT INTO series (id, study, SeriesInstanceUID) VALUES (1, 1, '1.3')")
     keys = dataset(QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2.0")
     request = GetRequest(app=app, sop_class=GET, identifier=keys, is_cancelled=left)
     (final,) = app.handle(request)

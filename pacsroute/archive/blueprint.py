@@ -1,0 +1,524 @@
+"""`Archive`: the blueprint, and its parts for handlers of one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydicom.filereader import read_file_meta_info
+
+from pacsroute import uids
+from pacsroute.allow import allowed, rule
+from pacsroute.archive import queries
+from pacsroute.archive.commitment import Commitment
+from pacsroute.archive.database import Database
+from pacsroute.archive.decisions import Decisions
+from pacsroute.archive.deletion import Deletion
+from pacsroute.archive.entry import Entry, describe
+from pacsroute.archive.files import Files, locked
+from pacsroute.archive.layout import Layout
+from pacsroute.archive.model import LEVELS, Model
+from pacsroute.archive.storing import Conflict, Mismatch, Storing
+from pacsroute.archive.upkeep import Finding, Upkeep
+from pacsroute.errors import Failure, SetupError
+from pacsroute.framework.blueprints import Blueprint
+from pacsroute.framework.checks import check_callable
+from pacsroute.framework.requests import FindRequest, GetRequest, NActionRequest, StoreRequest
+from pacsroute.instances.atomic_files import make_folder, sweep
+from pacsroute.instances.instance import Instance
+from pacsroute.status import CANCEL, IDENTIFIER_MISMATCH, OUT_OF_RESOURCES, Status
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+logger = logging.getLogger("pacsroute")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NO_MATCHES = 0xA701  # refused: out of resources, unable to calculate the number of matches
+
+
+class Archive(Blueprint):
+    """An archive: it stores, answers queries, sends, and commits to what it has.
+
+    Registered with an app, it answers C-STORE of every storage class, C-FIND, C-GET and C-MOVE
+    of Patient Root and Study Root at all levels, and storage commitment (PS3.4 §B, §C, §J). A
+    route of the app's own that covers a request takes its place; its parts serve such handlers.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files and the index are; made at the first start.
+    name : str
+        What it is called in lists and messages.
+    layout : str
+        The folders of the files in it, such as ``{PatientID}/{StudyInstanceUID}``. Values are
+        made safe for file systems; a Patient ID includes who issued it.
+    keys : mapping of str to iterable of str
+        Further attributes to match and return, by level. An archive that has files already reads
+        all of them at its next start.
+    conflict : {"refuse", "replace", "keep-both"}
+        What becomes of another content with a SOP Instance UID that is there: it is refused and
+        kept in quarantine, takes the other's place within the same patient and study, or stands
+        beside it. Equal content, in any transfer syntax, is Success and changes nothing.
+    mismatch : {"quarantine", "refuse", "accept"}
+        What becomes of an instance whose patient is not that of its study.
+    default_issuer : str or mapping of str to str
+        The Issuer of Patient ID of instances that have none: one for all, or one for each rule as
+        in the setting `allow`, such as ``{"CT1": "NORTH", "10.2.0.0/16": "SOUTH"}``.
+    min_free : str or int
+        Below how much free space stores are refused with 0xA700: ``5%`` of the file system, or
+        bytes. All else is answered.
+
+    Raises
+    ------
+    SetupError
+        If one of them has no such value.
+
+    Examples
+    --------
+    >>> from pacsroute import App
+    >>> app = App("ARCHIVE")
+    >>> app.register_blueprint(Archive("archive"))
+    >>> len(app.routes)
+    6
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str = "archive",
+        layout: str = "",
+        keys: Mapping[str, Iterable[str]] | None = None,
+        conflict: Conflict = "refuse",
+        mismatch: Mismatch = "quarantine",
+        default_issuer: str | Mapping[str, str] = "",
+        min_free: str | int = "5%",
+    ) -> None:
+        super().__init__(name)
+        self.folder = Path(folder)
+        self._model = Model(keys)
+        self._layout = Layout(layout)
+        _check_layout(self._layout, self._model)
+        _check_choice("conflict", conflict, get_args(Conflict))
+        _check_choice("mismatch", mismatch, get_args(Mismatch))
+        self._issuers = _issuers(default_issuer)
+        self._least, self._least_share = _free(min_free)
+        self._acceptor: Callable[[StoreRequest, Dataset], object] | None = None
+        self._any_patient = mismatch == "accept"
+
+        # Nothing is made here: the file of an app is imported to look at it, too.
+        self._database = Database(self.folder / "index.db")
+        self._files = Files(self.folder, self._layout, self._flush)
+        decisions = Decisions(self.folder, self._database)
+        self._storing = Storing(self._files, self._database, decisions, conflict, mismatch)
+        self._deletion = Deletion(self._database, decisions, self._storing)
+        self._commitment = Commitment(self._files, self._database)
+        self._upkeep = Upkeep(
+            self._model,
+            self._files,
+            self._database,
+            decisions,
+            self._storing,
+            self._entry_of_file,
+            self._any_patient,
+        )
+        self._opened = 0
+        self._opening = threading.Lock()
+        self._add_defaults()
+
+    def _add_defaults(self) -> None:
+        self.store(self.answer_store)
+        self.find("StudyRoot")(self.answer_find)
+        self.find("PatientRoot")(self.answer_find)
+        self.get(self.answer_retrieve)
+        self.move(self.answer_retrieve)
+        self.n_action("StorageCommitment", action_type=1)(self.answer_commitment)
+        self.routes = [replace(route, default=True) for route in self.routes]
+        self.lifespan(self._lifespan)
+
+    # ------------------------------------------------------------- hooks and parts
+
+    def accept(self, function: F) -> F:
+        """Register what is asked before an instance is stored.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the request and its data set; it raises a `Failure` to refuse it.
+
+        Examples
+        --------
+        >>> from pacsroute import Failure
+        >>> archive = Archive("archive")
+        >>> @archive.accept
+        ... def only_images(request, dataset):
+        ...     if "PixelData" not in dataset:
+        ...         raise Failure(0xA900, "only images are kept here")
+        """
+        check_callable("accept", function, ("request", "dataset"))
+        self._still_open("accept")
+        self._acceptor = function
+        return function
+
+    def add(self, what: StoreRequest | Instance) -> Status | None:
+        """Store an instance: first the file, on the disk, then the row in the index.
+
+        Parameters
+        ----------
+        what : StoreRequest or Instance
+            What has come, or an instance of one's own.
+
+        Returns
+        -------
+        Status or None
+            A warning, to be returned by the handler, where it is kept in quarantine.
+
+        Raises
+        ------
+        Failure
+            If it is refused; with 0xA700 where files or index are not available.
+        """
+        self._check_open()
+        self._check_room()
+        instance = what if isinstance(what, Instance) else what.instance
+        dataset = instance.dataset
+        if isinstance(what, StoreRequest):
+            calling_ae, address = what.calling_ae, what.remote_address
+            if self._acceptor is not None:
+                self._acceptor(what, dataset)
+        else:
+            calling_ae = address = ""
+        entry = self._described(dataset, instance.transfer_syntax, calling_ae, address)
+        try:
+            return self._storing.add(instance, entry)
+        except (sqlite3.Error, OSError) as error:
+            logger.error("%s cannot be stored: %s", instance.sop_instance, error)
+            raise Failure(OUT_OF_RESOURCES, "the archive is not available") from None
+
+    def find(self, *args: Any, **options: Any) -> Any:
+        """Register a handler of C-FIND, or return the answers to a `FindRequest`.
+
+        With a request it returns its rows, the newest study first, read page by page: nothing of
+        the index is held while they are sent, and the query ends when the peer cancels.
+        `request.limit` and `request.offset` are applied.
+
+        Raises
+        ------
+        Failure
+            With 0xA900 for a level that the model does not have, and 0xA700 where the index is
+            not available.
+        """
+        if len(args) == 1 and isinstance(args[0], FindRequest):
+            return self._rows(args[0])
+        return super().find(*args, **options)
+
+    def _rows(self, request: FindRequest) -> Iterator[dict[str, Any]]:
+        self._check_open()
+        query = queries.Query(self._model, request.identifier, self._level(request))
+        request.paged = True
+        try:
+            yield from query.rows(
+                self._database,
+                limit=request.limit,
+                offset=request.offset,
+                stop=lambda: request.cancelled,
+            )
+        except sqlite3.Error as error:
+            if not request.cancelled:
+                logger.error("the index: %s", error)
+                raise Failure(OUT_OF_RESOURCES, "the index is not available") from None
+
+    def instances(self, request: GetRequest) -> list[Instance]:
+        """Return what a C-GET or C-MOVE sends.
+
+        Raises
+        ------
+        Failure
+            With 0xA900 for a level that the model does not have, and for a Patient ID that several
+            have issued, with 0xA701 where the index is not available.
+        """
+        self._check_open()
+        level = self._level(request)
+        try:
+            rows = queries.instances(
+                self._database, request.identifier, level, lambda: request.cancelled
+            )
+        except sqlite3.Error as error:
+            if request.cancelled:
+                raise Failure(CANCEL) from None
+            logger.error("the index: %s", error)
+            raise Failure(_NO_MATCHES, "the index is not available") from None
+        if level == "PATIENT":
+            _check_issuers(request.identifier, {row["patient"] for row in rows})
+        return [
+            Instance(
+                self._files.path(row["path"]),
+                sop_class=row["SOPClassUID"],
+                sop_instance=row["SOPInstanceUID"],
+                transfer_syntax=row["transfer_syntax"],
+            )
+            for row in rows
+        ]
+
+    def matching(
+        self, identifier: Dataset, level: str = "STUDY", *, limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what is in the index and matches an identifier, as `find` does.
+
+        Parameters
+        ----------
+        identifier : pydicom.Dataset
+            The keys; those that are in it are returned.
+        level : {"PATIENT", "STUDY", "SERIES", "IMAGE"}
+            What is looked for.
+        limit : int, optional
+            How many are wanted.
+        """
+        self._check_registered()
+        if level not in LEVELS:
+            raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
+        with self.opened():
+            query = queries.Query(self._model, identifier, level)
+            yield from query.rows(self._database, limit=limit)
+
+    def count(self) -> int:
+        """Return how many instances are in the index."""
+        self._check_registered()
+        with self.opened():
+            ((number,),) = self._database.rows("SELECT count(*) FROM image")
+        return int(number)
+
+    def delete(
+        self,
+        *,
+        study: str = "",
+        series: str = "",
+        instance: str = "",
+        reason: str,
+        by: str,
+    ) -> int:
+        """Delete a study, a series or an instance; return how many instances that were.
+
+        A resend fails from then on, until `restore`.
+
+        Parameters
+        ----------
+        study, series, instance : str
+            The UID of what goes, one of them. A series is named with its study, where its UID
+            occurs in several.
+        reason, by : str
+            Why, and who has decided so.
+
+        Raises
+        ------
+        Failure
+            With 0x0124 if its study is held, and 0x0112 if there is no such thing.
+        """
+        self._check_registered()
+        with self.opened():
+            return self._deletion.delete(study, series, instance, reason, by)
+
+    def restore(
+        self, *, study: str = "", series: str = "", instance: str = "", reason: str, by: str
+    ) -> int:
+        """Let what was deleted be stored again; return how many instances that were."""
+        self._check_registered()
+        with self.opened():
+            return self._deletion.restore(study, series, instance, reason, by)
+
+    def hold(self, study: str, *, reason: str, by: str) -> None:
+        """Keep a study from being deleted, until `release`."""
+        self._check_registered()
+        with self.opened():
+            self._deletion.hold(study, reason, by)
+
+    def release(self, study: str, *, reason: str, by: str) -> None:
+        """Let a study be deleted again that was held."""
+        self._check_registered()
+        with self.opened():
+            self._deletion.release(study, reason, by)
+
+    def check(self) -> Iterator[Finding]:
+        """Yield what files and index do not agree on, and what is in quarantine."""
+        self._check_registered()
+        with self.opened():
+            yield from self._upkeep.check()
+
+    def reindex(self, since: datetime | None = None) -> int:
+        """Take in the files that the index does not know; return how many those were.
+
+        Parameters
+        ----------
+        since : datetime, optional
+            Only files written since then. Without it rows without a file leave the index, too.
+        """
+        self._check_registered()
+        with self.opened(), self._locked():
+            return self._upkeep.reindex(since)
+
+    # ------------------------------------------------------------- its routes
+
+    def answer_store(self, request: StoreRequest) -> Status | None:
+        """Answer a C-STORE."""
+        return self.add(request)
+
+    def answer_find(self, request: FindRequest) -> Iterator[dict[str, Any]]:
+        """Answer a C-FIND."""
+        return self._rows(request)
+
+    def answer_retrieve(self, request: GetRequest) -> list[Instance]:
+        """Answer a C-GET or C-MOVE."""
+        return self.instances(request)
+
+    def answer_commitment(self, request: NActionRequest) -> None:
+        """Answer a request for storage commitment."""
+        self._check_open()
+        self._commitment.answer(request)
+
+    # ------------------------------------------------------------- open and closed
+
+    def _lifespan(self, app: Any) -> Iterator[None]:
+        if app.config.spool is None:  # saving is a rename then
+            app.config.spool = os.fspath(self.folder / ".spool")
+            sweep(app.config.spool)
+        with self.opened():
+            self._commitment.start(app)
+            try:
+                yield
+            finally:
+                self._commitment.stop()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the archive open, as its app does while it runs."""
+        with self._opening:
+            if not self._opened:
+                make_folder(os.fspath(self.folder))
+                with self._locked():  # one worker recovers, the others wait
+                    self._upkeep.start()
+                self._files.open()
+            self._opened += 1
+        try:
+            yield
+        finally:
+            with self._opening:
+                self._opened -= 1
+                if not self._opened:
+                    self._files.close()
+                    self._database.close()
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(os.fspath(self.folder / ".lock"))
+
+    def _flush(self) -> None:
+        counted = "INSERT OR REPLACE INTO fact VALUES ('flushed', '')"
+        self._database.write(lambda db: db.execute(counted), flush=True)
+
+    def _check_registered(self) -> None:
+        if not self.is_registered:
+            raise SetupError(
+                f"the archive {self.name!r} is not registered: app.register_blueprint(archive)"
+            )
+
+    def _check_open(self) -> None:
+        self._check_registered()
+        if not self._opened:
+            raise SetupError(f"the archive {self.name!r} is not open: hold app.running()")
+
+    # ------------------------------------------------------------- of one request
+
+    def _level(self, request: FindRequest | GetRequest) -> str:
+        study_root = request.sop_class in _STUDY_ROOT
+        if not request.level or (request.level == "PATIENT" and study_root):
+            raise Failure(IDENTIFIER_MISMATCH, "no such Query/Retrieve Level here")
+        return request.level
+
+    def _described(self, dataset: Dataset, syntax: str, calling_ae: str, address: str) -> Entry:
+        return describe(
+            self._model,
+            dataset,
+            transfer_syntax=syntax,
+            calling_ae=calling_ae,
+            received=0,
+            default_issuer=self._issuer(calling_ae, address),
+        )
+
+    def _issuer(self, calling_ae: str, address: str) -> str:
+        for one, issuer in self._issuers:
+            if not one or allowed([one], calling_ae, address):
+                return issuer
+        return ""
+
+    def _entry_of_file(self, path: str) -> Entry:
+        """Return the entry of a file, with what its head and its date tell."""
+        instance, head = Instance(path), read_file_meta_info(path)
+        sender = str(head.get("SendingApplicationEntityTitle") or "")
+        entry = self._described(instance.dataset, instance.transfer_syntax, sender, "")
+        entry.received = os.stat(path).st_mtime_ns
+        return entry
+
+    def _check_room(self) -> None:
+        if self._least or self._least_share:
+            disk = shutil.disk_usage(self.folder)
+            if disk.free < max(self._least, disk.total * self._least_share):
+                raise Failure(OUT_OF_RESOURCES, "too little room is left in the archive")
+
+
+_STUDY_ROOT = frozenset(uids.QUERY_RETRIEVE[one]["StudyRoot"] for one in ("find", "get", "move"))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SetupError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _check_layout(layout: Layout, model: Model) -> None:
+    missing = sorted(layout.keys.difference(model.all))
+    if missing:
+        raise SetupError(
+            f"layout: {', '.join(missing)} is not in the index; add it with keys=, such as "
+            f'keys={{"STUDY": ["{missing[0]}"]}}'
+        )
+
+
+def _issuers(default: str | Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the issuers, each with the rule of whom it is for; an empty one is for all."""
+    if isinstance(default, str):
+        return [("", default)] if default else []
+    for text in default:
+        rule(text)
+    return list(default.items())
+
+
+def _free(least: str | int) -> tuple[int, float]:
+    """Return how much has to be free: in bytes, and as a share of the file system."""
+    text = str(least).strip()
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            if 0 <= share < 1:
+                return 0, share
+        elif int(text) >= 0:
+            return int(text), 0
+    except ValueError:
+        pass
+    raise SetupError(f"min_free is a share such as '5%', or a number of bytes, not {least!r}")
+
+
+def _check_issuers(identifier: Dataset, patients: set[str]) -> None:
+    """Refuse a retrieval by a Patient ID that is of several patients (IHE: of several issuers)."""
+    if identifier.get("IssuerOfPatientID"):
+        return
+    asked = [patient.split("\\")[0] for patient in patients]
+    if len(asked) > len(set(asked)):
+        raise Failure(IDENTIFIER_MISMATCH, "several have issued it: IssuerOfPatientID is needed")

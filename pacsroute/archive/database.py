@@ -1,0 +1,172 @@
+"""Connections to the index: many that read, and one that writes for all who wait."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+_STEPS = 1000  # of SQLite's machine between looks at the clock: 50 patterns of some ms at worst
+_LOOK_EVERY = 0.01  # seconds between looks whether a query is still wanted
+_TIMEOUT = 30  # seconds that a writer waits for those of other processes
+
+
+class _Job(Generic[T]):
+    """Something to be done in a transaction, and what came of it."""
+
+    def __init__(self, work: Work[T], is_flushed: bool) -> None:
+        self.work = work
+        self.is_flushed = is_flushed
+        self.is_done = False
+        self.error: BaseException | None = None
+        self.value: T | None = None
+
+    def result(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+class Database:
+    """An SQLite database for many threads.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     database = Database(Path(folder, "index.db"))
+    ...     _ = database.write(lambda db: db.execute("CREATE TABLE study (uid)"))
+    ...     rows = database.rows("SELECT count(*) FROM study")
+    ...     database.close()
+    >>> rows[0][0]
+    0
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._jobs: deque[_Job[Any]] = deque()
+        self._turn = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def rows(
+        self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
+    ) -> list[sqlite3.Row]:
+        """Return all rows of a query.
+
+        Parameters
+        ----------
+        sql, parameters : str and sequence
+            The query.
+        stop : callable, optional
+            Asked now and then while it runs; True ends it with an `sqlite3.OperationalError`.
+        """
+        with self._connection() as db:
+            if stop is not None:
+                db.set_progress_handler(_now_and_then(stop), _STEPS)
+            try:
+                return db.execute(sql, parameters).fetchall()
+            finally:
+                if stop is not None:
+                    db.set_progress_handler(None, 0)
+
+    def write(self, work: Work[T], *, flush: bool = False) -> T:
+        """Do something in a transaction, together with what other threads wait to write.
+
+        Parameters
+        ----------
+        work : callable
+            Called with a connection; what it raises undoes what it did, and is raised.
+        flush : bool
+            Whether it has to survive a power cut, too, with all that was written before it.
+        """
+        job = _Job(work, flush)
+        self._jobs.append(job)
+        with self._turn:
+            if not job.is_done:  # else the thread before has done it, too
+                self._do_all()
+        return job.result()
+
+    def _do_all(self) -> None:
+        jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
+        try:
+            with self._connection() as db:
+                mode = "FULL" if any(job.is_flushed for job in jobs) else "NORMAL"
+                db.execute(f"PRAGMA synchronous = {mode}")
+                _do(db, jobs)
+        except BaseException as error:  # noqa: BLE001 - each thread raises it for itself
+            for job in jobs:
+                job.error = job.error or error
+        finally:
+            for job in jobs:
+                job.is_done = True
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection of one's own, to be closed."""
+        db = sqlite3.connect(
+            self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")  # who reads and who writes do not wait
+        return db
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = self.connect()
+        try:
+            yield db
+        finally:
+            self._idle.append(db)
+
+
+def _now_and_then(stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a function that asks only so often: it may have to look at a socket."""
+    looked = 0.0
+
+    def is_stopped() -> bool:
+        nonlocal looked
+        now = time.monotonic()
+        if now - looked < _LOOK_EVERY:
+            return False
+        looked = now
+        return stop()
+
+    return is_stopped
+
+
+def _do(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
+    """Do the work of all jobs in one transaction; one that fails leaves nothing of its own."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for job in jobs:
+            db.execute("SAVEPOINT job")
+            try:
+                job.value = job.work(db)
+            except Exception as error:  # noqa: BLE001 - it is raised in its own thread
+                job.error = error
+                db.execute("ROLLBACK TO job")
+            db.execute("RELEASE job")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

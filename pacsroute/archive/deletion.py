@@ -1,0 +1,84 @@
+"""Deletion: decided by a person, with a reason, and kept from coming back by a resend."""
+
+from __future__ import annotations
+
+from pacsroute.archive.database import Database
+from pacsroute.archive.decisions import Decisions
+from pacsroute.archive.storing import Storing
+from pacsroute.errors import Failure
+
+_NO_SUCH_INSTANCE, _NOT_AUTHORIZED = 0x0112, 0x0124
+
+
+class Deletion:
+    """Deletes from an archive, restores and holds.
+
+    Parameters
+    ----------
+    database, decisions, storing
+        The parts of the archive.
+    """
+
+    def __init__(self, database: Database, decisions: Decisions, storing: Storing) -> None:
+        self._database = database
+        self._decisions = decisions
+        self._storing = storing
+
+    def delete(self, study: str, series: str, instance: str, reason: str, by: str) -> int:
+        """Delete; first the rows, then the files."""
+        where, parameters = _named(study, series, instance, _COLUMNS)
+        found = self._database.rows(f"{_FOUND} WHERE {where}", parameters)
+        studies = {row["StudyInstanceUID"] for row in found}
+        if not found:
+            raise Failure(_NO_SUCH_INSTANCE, "nothing here has this UID")
+        if len(studies) > 1:
+            raise Failure(_NO_SUCH_INSTANCE, "several studies have this UID: name the study, too")
+        (uid,) = studies
+        if self._database.rows("SELECT 1 FROM hold WHERE StudyInstanceUID = ?", [uid]):
+            raise Failure(_NOT_AUTHORIZED, "the study is held")
+        gone = list(dict.fromkeys(row["SOPInstanceUID"] for row in found))
+        series_of = {row["SOPInstanceUID"]: row["SeriesInstanceUID"] for row in found}
+        self._decisions.decide(
+            "delete", by, reason, study=uid, instances=gone, series=[series_of[one] for one in gone]
+        )
+        self._storing.remove([row[0] for row in self._database.rows("SELECT path FROM leaving")])
+        return len(found)
+
+    def restore(self, study: str, series: str, instance: str, reason: str, by: str) -> int:
+        """Forget that something was deleted."""
+        where, parameters = _named(study, series, instance, _TOMBSTONES)
+        found = self._database.rows(
+            f"SELECT SOPInstanceUID FROM tombstone WHERE {where}", parameters
+        )
+        if not found:
+            raise Failure(_NO_SUCH_INSTANCE, "nothing that was deleted has this UID")
+        self._decisions.decide("restore", by, reason, instances=[row[0] for row in found])
+        return len(found)
+
+    def hold(self, study: str, reason: str, by: str) -> None:
+        """Keep a study from being deleted."""
+        self._decisions.decide("hold", by, reason, study=study)
+
+    def release(self, study: str, reason: str, by: str) -> None:
+        """Let it be deleted again."""
+        self._decisions.decide("release", by, reason, study=study)
+
+
+_FOUND = (
+    "SELECT image.SOPInstanceUID, series.SeriesInstanceUID, study.StudyInstanceUID FROM image"
+    " JOIN series ON series.id = image.series JOIN study ON study.id = series.study"
+)
+_COLUMNS = ("study.StudyInstanceUID", "series.SeriesInstanceUID", "image.SOPInstanceUID")
+_TOMBSTONES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+def _named(
+    study: str, series: str, instance: str, columns: tuple[str, ...]
+) -> tuple[str, list[str]]:
+    """Return the condition for what is named, and its parameters."""
+    given = {
+        column: uid for column, uid in zip(columns, (study, series, instance), strict=True) if uid
+    }
+    if not given:
+        raise ValueError("which? Say study=, series= or instance=")
+    return " AND ".join(f"{column} = ?" for column in given), list(given.values())

@@ -1,0 +1,132 @@
+"""What the index knows of one instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pacsroute import matching
+from pacsroute.archive.model import TABLES, UNIQUE, Model
+from pacsroute.errors import DataSetError, Failure
+from pacsroute.status import IDENTIFIER_MISMATCH
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Entry:
+    """The rows of an instance, and what is known of it besides its attributes.
+
+    Parameters
+    ----------
+    study, series, image : dict
+        Its attributes at each level, in the form in which they are matched.
+    transfer_syntax : str
+        The UID of the syntax it is kept in.
+    calling_ae : str
+        Who sent it.
+    received : int
+        When, in nanoseconds since 1970.
+    """
+
+    study: Row
+    series: Row
+    image: Row
+    transfer_syntax: str
+    calling_ae: str
+    received: int
+
+    @property
+    def values(self) -> Row:
+        """The attributes of all levels."""
+        return self.study | self.series | self.image
+
+    @property
+    def sop_instance(self) -> str:
+        """Its SOP Instance UID."""
+        return str(self.image["SOPInstanceUID"])
+
+    @property
+    def study_instance(self) -> str:
+        """Its Study Instance UID."""
+        return str(self.study["StudyInstanceUID"])
+
+
+def describe(
+    model: Model,
+    dataset: Dataset,
+    *,
+    transfer_syntax: str,
+    calling_ae: str,
+    received: int,
+    default_issuer: str,
+) -> Entry:
+    """Return the entry of a data set.
+
+    Raises
+    ------
+    Failure
+        With 0xA900 if it has no place in the hierarchy of study, series and instance.
+    """
+    rows = {
+        table: _row(model, [key for level in levels for key in model.keys[level]], dataset)
+        for table, levels in TABLES.items()
+    }
+    for table, level in (("study", "STUDY"), ("series", "SERIES"), ("image", "IMAGE")):
+        if not rows[table][UNIQUE[level]]:
+            raise Failure(IDENTIFIER_MISMATCH, f"{UNIQUE[level]} is missing")
+    study = rows["study"]
+    study["IssuerOfPatientID"] = study["IssuerOfPatientID"] or default_issuer or None
+    study["patient"] = patient_of(study)
+    for key in ("StudyDate", "StudyTime"):  # studies are sorted by them, and NULL is not sorted
+        study[key] = study[key] or ""
+    return Entry(**rows, transfer_syntax=transfer_syntax, calling_ae=calling_ae, received=received)
+
+
+def patient_of(study: Row) -> str:
+    r"""Return what studies of one patient have in common: the Patient ID and who issued it.
+
+    A study without a Patient ID is of a patient of its own.
+
+    Examples
+    --------
+    >>> patient_of({"PatientID": "777", "IssuerOfPatientID": "A", "StudyInstanceUID": "1.2"})
+    '777\\A'
+    >>> patient_of({"PatientID": None, "IssuerOfPatientID": "A", "StudyInstanceUID": "1.2"})
+    '\\1.2'
+    """
+    if study["PatientID"]:
+        return f"{study['PatientID']}\\{study['IssuerOfPatientID'] or ''}"
+    return f"\\{study['StudyInstanceUID']}"
+
+
+def _row(model: Model, keys: list[str], dataset: Dataset) -> Row:
+    row: Row = {}
+    for key in keys:
+        row[key] = value = _known(model, key, dataset)
+        if key in model.names:
+            row[f"{key}_key"] = value
+            row[key] = _text(dataset, key) if value else None
+    return row
+
+
+def _known(model: Model, key: str, dataset: Dataset) -> Any:
+    try:
+        value = matching.stored(key, dataset)
+    except DataSetError:  # bytes that cannot be decoded are as good as no value
+        return None
+    if model.is_whole(key):
+        return value if isinstance(value, int) and abs(value) < 2**31 else None
+    return value
+
+
+def _text(dataset: Dataset, key: str) -> str:
+    return str(dataset.get(key))
+
+
+Describe = Callable[["Dataset", str, str, int], Entry]
+"""Makes an entry of a data set, its transfer syntax, its sender and when it came."""

@@ -1,0 +1,232 @@
+"""The folder of an archive: what is being stored, and what is there to stay.
+
+An instance is first written under ``.incoming``, in a folder that its process holds locked. There
+it is whole, and on the disk. Then it gets a second name, where it stays, and a row in the index.
+Its first name goes when both are on the disk, for many instances at once. So after a crash the
+folders under ``.incoming`` name all that the index may not know yet, however large it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pacsroute.archive.layout import Layout
+from pacsroute.instances.atomic_files import make_folder, sync
+from pacsroute.instances.instance import Instance
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an archive has one process
+    fcntl = None  # type: ignore[assignment]
+
+INCOMING, QUARANTINE = ".incoming", ".quarantine"
+_MANY = 256  # first names that go together
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES, errno.ENOSYS)
+
+
+class Files:
+    """The files of an archive.
+
+    Parameters
+    ----------
+    root : Path
+        Its folder.
+    layout : Layout
+        The folders in it.
+    flush_index : callable
+        Has the index written to the disk.
+    """
+
+    def __init__(self, root: Path, layout: Layout, flush_index: Callable[[], object]) -> None:
+        self.root = root
+        self._layout = layout
+        self._flush_index = flush_index
+        self._incoming = ""
+        self._held = -1
+        self._numbers = itertools.count()
+        self._settled: list[str] = []
+        self._touched: set[str] = set()
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Make the folder in which this process receives."""
+        token = f"{os.getpid()}-{os.urandom(6).hex()}"
+        self._incoming = os.path.join(self.root, INCOMING, token)
+        make_folder(self._incoming)
+        if fcntl is not None:
+            self._held = os.open(self._incoming, os.O_RDONLY)
+            fcntl.flock(self._held, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove that folder, unless something is left in it for the next start."""
+        with contextlib.suppress(OSError):
+            self.flush()
+            os.rmdir(self._incoming)
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
+    def path(self, name: str) -> str:
+        """Return the path of a file by its name in the index."""
+        return os.path.join(self.root, name)
+
+    def receive(self, instance: Instance) -> str:
+        """Write an instance to the disk; return its path, which is not the one to stay.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; nothing of it stays behind.
+        """
+        name = f"{instance.sop_instance}~{next(self._numbers)}"
+        return os.fspath(instance.save(self._incoming, name))
+
+    def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
+        """Give a draft the name under which it stays; return that name, within the folder."""
+        folder = self._layout.folder_of(values)
+        return self._link(draft, folder, sop_instance)
+
+    def quarantine(self, draft: str, sop_instance: str) -> str:
+        """Give a draft a name in the quarantine; return it."""
+        return self._link(draft, QUARANTINE, sop_instance)
+
+    def _link(self, draft: str, folder: str, sop_instance: str) -> str:
+        names = itertools.chain(
+            [f"{sop_instance}.dcm"], (f"{sop_instance}~{n}.dcm" for n in itertools.count(2))
+        )
+        for name in names:
+            target = os.path.join(self.root, folder, name)
+            try:
+                _link_or_move(draft, target)
+            except FileExistsError:
+                if not _is_same_file(draft, target):
+                    continue
+            with self._lock:
+                self._touched.add(os.path.dirname(target))
+            return f"{folder}/{name}" if folder else name
+        raise AssertionError
+
+    def settle(self, draft: str) -> None:
+        """Take it that a draft has its name and its row: the first name goes, in time."""
+        with self._lock:
+            self._settled.append(draft)
+            is_time = len(self._settled) >= _MANY
+        if is_time:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write index and names to the disk, and remove the first names of what is settled."""
+        with self._lock:
+            settled, self._settled = self._settled, []
+            touched, self._touched = self._touched, set()
+        if not settled and not touched:
+            return
+        try:
+            self._flush_index()
+            for folder in touched:
+                with contextlib.suppress(FileNotFoundError):
+                    sync(folder)
+        except BaseException:
+            with self._lock:
+                self._settled += settled
+                self._touched |= touched
+            raise
+        for draft in settled:
+            remove(draft)
+
+    def leftovers(self) -> Iterator[str]:
+        """Yield the drafts of processes that have died, and remove their folders after that."""
+        parent = os.path.join(self.root, INCOMING)
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(parent)):
+                folder = os.path.join(parent, name)
+                with _unheld(folder) as is_left:
+                    if not is_left:
+                        continue
+                    for draft in sorted(os.listdir(folder)):
+                        yield os.path.join(folder, draft)
+                    with contextlib.suppress(OSError):
+                        os.rmdir(folder)
+
+    def found(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the names of all files that are there to stay, and what is known of each."""
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            with os.scandir(os.path.join(self.root, folder)) as entries:
+                for entry in entries:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(name)
+                    elif entry.name.endswith(".dcm"):
+                        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                            yield name, entry.stat(follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold a lock that all processes of an archive share."""
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        yield
+
+
+@contextlib.contextmanager
+def _unheld(folder: str) -> Iterator[bool]:
+    """Hold a folder of drafts; tell whether no living process has it."""
+    if fcntl is None:
+        yield True
+        return
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_left = True
+    except OSError:
+        is_left = False
+    try:
+        yield is_left
+    finally:
+        os.close(held)
+
+
+def remove(path: str) -> None:
+    """Remove a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _link_or_move(draft: str, target: str) -> None:
+    try:
+        _linked(draft, target)
+    except FileNotFoundError:  # the first in its folder
+        make_folder(os.path.dirname(target))
+        _linked(draft, target)
+
+
+def _linked(draft: str, target: str) -> None:
+    try:
+        os.link(draft, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or os.path.lexists(target):
+            raise
+        os.rename(draft, target)  # a file system without hard links
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False

@@ -1,0 +1,187 @@
+"""What may come into the index: nothing is replaced, and nothing moves, without a word.
+
+An instance whose SOP Instance UID is there already, and one whose patient is another than its
+study's, is told to whoever stores it, who decides.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pacsroute.archive.entry import Entry, Row, patient_of
+
+_EMPTY = (None, "")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is in the index of an instance that comes again."""
+
+    id: int
+    path: str
+    transfer_syntax: str
+    patient: str
+    study_instance: str
+
+
+class AnotherPatientError(Exception):
+    """An instance's patient contradicts that of its study."""
+
+
+class DeletedError(Exception):
+    """Somebody has deleted the instance, and it is not to come back."""
+
+
+class KnownError(Exception):
+    """Instances of the same SOP Instance UID are in the index."""
+
+    def __init__(self, known: list[Known]) -> None:
+        super().__init__("the SOP instance is there already")
+        self.known = known
+
+
+KNOWN = (
+    "SELECT image.id, image.path, image.transfer_syntax, study.patient, study.StudyInstanceUID"
+    " FROM image JOIN series ON series.id = image.series JOIN study ON study.id = series.study"
+    " WHERE image.SOPInstanceUID = ? ORDER BY image.id"
+)
+
+
+def known(db: sqlite3.Connection, sop_instance: str) -> list[Known]:
+    """Return what is in the index with a SOP Instance UID."""
+    return [Known(*row) for row in db.execute(KNOWN, [sop_instance])]
+
+
+def admit(
+    db: sqlite3.Connection,
+    entry: Entry,
+    path: str,
+    *,
+    beside: frozenset[int] = frozenset(),
+    any_patient: bool = False,
+) -> None:
+    """Put an instance in.
+
+    Parameters
+    ----------
+    entry : Entry
+        Its attributes.
+    path : str
+        The name of its file.
+    beside : frozenset of int
+        The IDs of what may be there of the same SOP Instance UID.
+    any_patient : bool
+        Whether its patient may be another than its study's.
+
+    Raises
+    ------
+    DeletedError
+        If it was deleted.
+    KnownError
+        If there is another of the same SOP Instance UID.
+    AnotherPatientError
+        If its study is another patient's.
+    """
+    if _one(db, "SELECT 1 FROM tombstone WHERE SOPInstanceUID = ?", [entry.sop_instance]):
+        raise DeletedError
+    others = [one for one in known(db, entry.sop_instance) if one.id not in beside]
+    if others:
+        raise KnownError(others)
+    study = _study(db, entry, any_patient)
+    series = _series(db, entry, study)
+    row = entry.image | {
+        "series": series,
+        "path": path,
+        "transfer_syntax": entry.transfer_syntax,
+        "calling_ae": entry.calling_ae,
+        "received": entry.received,
+    }
+    _insert(db, "image", row)
+
+
+def _study(db: sqlite3.Connection, entry: Entry, any_patient: bool) -> int:
+    there = _one(db, "SELECT * FROM study WHERE StudyInstanceUID = ?", [entry.study_instance])
+    if there is None:
+        return _insert(db, "study", entry.study)
+    if contradicts(there, entry.study) and not any_patient:
+        raise AnotherPatientError
+    if not contradicts(there, entry.study):
+        _fill(db, "study", there, entry.study)
+    return int(there["id"])
+
+
+def _series(db: sqlite3.Connection, entry: Entry, study: int) -> int:
+    uid = entry.series["SeriesInstanceUID"]
+    there = _one(db, "SELECT * FROM series WHERE study = ? AND SeriesInstanceUID = ?", [study, uid])
+    if there is None:
+        return _insert(db, "series", entry.series | {"study": study})
+    _fill(db, "series", there, entry.series)
+    return int(there["id"])
+
+
+def contradicts(there: Mapping[str, Any] | sqlite3.Row, new: Row) -> bool:
+    """Tell whether two rows of a study are of different patients.
+
+    What one of them leaves open contradicts nothing; without a Patient ID the names tell.
+    """
+    for key in ("PatientID", "IssuerOfPatientID"):
+        if there[key] and new[key] and there[key] != new[key]:
+            return True
+    if there["PatientID"] and new["PatientID"]:
+        return False
+    names = there["PatientName_key"], new["PatientName_key"]
+    return all(names) and names[0] != names[1]
+
+
+def _fill(db: sqlite3.Connection, table: str, there: sqlite3.Row, new: Row) -> None:
+    """Add what the first instance did not say, and this one does."""
+    gaps = {
+        key: value
+        for key, value in new.items()
+        if value not in _EMPTY and there[key] in _EMPTY and key != "patient"
+    }
+    if not gaps:
+        return
+    if "PatientID" in gaps or "IssuerOfPatientID" in gaps:
+        gaps["patient"] = patient_of(dict(there) | gaps)
+    names = ", ".join(f"{key} = ?" for key in gaps)
+    db.execute(f"UPDATE {table} SET {names} WHERE id = ?", [*gaps.values(), there["id"]])
+
+
+def _one(db: sqlite3.Connection, sql: str, parameters: list[Any]) -> sqlite3.Row | None:
+    found: sqlite3.Row | None = db.execute(sql, parameters).fetchone()
+    return found
+
+
+def _insert(db: sqlite3.Connection, table: str, row: Row) -> int:
+    marks = ", ".join("?" * len(row))
+    sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})"
+    return int(db.execute(sql, list(row.values())).lastrowid or 0)
+
+
+def take_out(db: sqlite3.Connection, ids: list[int]) -> list[str]:
+    """Take instances out, and what is left empty of series and studies; return their files."""
+    paths = []
+    for one in ids:
+        row = _one(db, "SELECT path, series FROM image WHERE id = ?", [one])
+        if row is None:
+            continue
+        paths.append(str(row["path"]))
+        db.execute("DELETE FROM image WHERE id = ?", [one])
+        series = row["series"]
+        study = _one(db, "SELECT study FROM series WHERE id = ?", [series])
+        db.execute(
+            "DELETE FROM series WHERE id = ?1"
+            " AND NOT EXISTS (SELECT 1 FROM image WHERE series = ?1)",
+            [series],
+        )
+        if study is not None:
+            db.execute(
+                "DELETE FROM study WHERE id = ?1"
+                " AND NOT EXISTS (SELECT 1 FROM series WHERE study = ?1)",
+                [study["study"]],
+            )
+    return paths

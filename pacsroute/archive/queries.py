@@ -1,0 +1,190 @@
+"""Answers to queries, page by page, and the instances of a retrieval (PS3.4 §C.4)."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pacsroute import matching
+from pacsroute.archive.database import Database
+from pacsroute.archive.model import LEVELS, TABLE_OF, UNIQUE, Model
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_PAGE = 500  # rows that are read at once; nothing is held of the database while they are sent
+
+_TO_STUDY = "JOIN study ON study.id = series.study"
+_SOURCE = {
+    "PATIENT": "study",
+    "STUDY": "study",
+    "SERIES": f"series {_TO_STUDY}",
+    "IMAGE": f"image JOIN series ON series.id = image.series {_TO_STUDY}",
+}
+_NEWEST = (
+    ("study.StudyDate", "DESC"),
+    ("study.StudyTime", "DESC"),
+    ("study.StudyInstanceUID", "ASC"),
+)
+_ORDER = {
+    "PATIENT": (("study.patient", "ASC"),),
+    "STUDY": _NEWEST,
+    "SERIES": (*_NEWEST, ("series.SeriesInstanceUID", "ASC")),
+    "IMAGE": (*_NEWEST, ("series.SeriesInstanceUID", "ASC"), ("image.id", "ASC")),
+}
+
+_SERIES, _IMAGES = "JOIN series AS e ON e.study = s.id", "JOIN image AS i ON i.series = e.id"
+_OF_PATIENT = "FROM study AS s {} WHERE s.patient = study.patient"
+_OF_STUDY = "FROM series AS e {} WHERE e.study = study.id"
+_OF_SERIES = "FROM image AS i WHERE i.series = series.id"
+_VALUES = r"(SELECT group_concat({0}, '\') FROM (SELECT DISTINCT {0} {1} ORDER BY 1))"
+
+# What is computed, by a query within the query, only when it is asked for.
+_COMPUTED = {
+    "PATIENT": {
+        "NumberOfPatientRelatedStudies": f"(SELECT count(*) {_OF_PATIENT.format('')})",
+        "NumberOfPatientRelatedSeries": f"(SELECT count(*) {_OF_PATIENT.format(_SERIES)})",
+        "NumberOfPatientRelatedInstances": "(SELECT count(*) "
+        f"{_OF_PATIENT.format(f'{_SERIES} {_IMAGES}')})",
+    },
+    "STUDY": {
+        "NumberOfStudyRelatedSeries": f"(SELECT count(*) {_OF_STUDY.format('')})",
+        "NumberOfStudyRelatedInstances": f"(SELECT count(*) {_OF_STUDY.format(_IMAGES)})",
+        "ModalitiesInStudy": _VALUES.format("Modality", _OF_STUDY.format("")),
+        "SOPClassesInStudy": _VALUES.format("SOPClassUID", _OF_STUDY.format(_IMAGES)),
+    },
+    "SERIES": {"NumberOfSeriesRelatedInstances": f"(SELECT count(*) {_OF_SERIES})"},
+    "IMAGE": {},
+}
+
+
+class Query:
+    """What an identifier asks for at a level, as SQL.
+
+    Parameters
+    ----------
+    model : Model
+        The attributes of the index.
+    identifier : pydicom.Dataset
+        The keys.
+    level : str
+        ``PATIENT``, ``STUDY``, ``SERIES`` or ``IMAGE``.
+
+    Raises
+    ------
+    IdentifierError
+        If a key cannot be a value of its attribute.
+    """
+
+    def __init__(self, model: Model, identifier: Dataset, level: str) -> None:
+        self._level = level
+        self._selected: dict[str, str] = {}
+        matched: dict[str, str] = {}
+        unique = set(UNIQUE.values())
+        for key, table in model.down_to(level):
+            matched[key] = f"{table}.{key}_key" if key in model.names else f"{table}.{key}"
+            if key in identifier or key in unique:
+                self._selected[key] = f"{table}.{key}"
+        for above in LEVELS[: LEVELS.index(level) + 1]:
+            computed = {key: sql for key, sql in _COMPUTED[above].items() if key in identifier}
+            self._selected |= computed
+            matched |= computed
+        multiple = {"Modality"} if level == "STUDY" else ()
+        for key in multiple:  # many ask a study for it, and mean those of its series
+            matched[key] = _COMPUTED["STUDY"]["ModalitiesInStudy"]
+        self._where = matching.where(identifier, matched, multiple=multiple)
+
+    def rows(
+        self,
+        database: Database,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows in their order: the newest study first.
+
+        Between two pages nothing of the database is held, and a row is not left out or told
+        twice because others came or went.
+        """
+        after: list[Any] | None = None
+        while limit is None or limit > 0:
+            size = _PAGE if limit is None else min(limit, _PAGE)
+            page = self._page(database, after, size, offset, stop)
+            for row in page:
+                yield dict(zip(self._selected, row, strict=False))
+            if len(page) < size:
+                return
+            after, offset = list(page[-1])[len(self._selected) :], 0
+            limit = None if limit is None else limit - size
+
+    def _page(
+        self,
+        database: Database,
+        after: list[Any] | None,
+        size: int,
+        offset: int,
+        stop: Callable[[], bool] | None,
+    ) -> list[sqlite3.Row]:
+        order = _ORDER[self._level]
+        source, table = _SOURCE[self._level], TABLE_OF[self._level]
+        where, parameters = self._where.sql, list(self._where.parameters)
+        if after is not None:
+            condition, values = _later(order, after)
+            where, parameters = f"({where}) AND ({condition})", parameters + values
+        by = ", ".join(f"{column} {direction}" for column, direction in order)
+        group, one = "", f"{table}.id"
+        if self._level == "PATIENT":  # what is known of a patient is what the last study says
+            group, one = "GROUP BY study.patient", "max(study.id)"
+        names = ", ".join([*self._selected.values(), *(column for column, _ in order)])
+        sql = (
+            f"SELECT {names} FROM {source} WHERE {table}.id IN (SELECT {one} FROM {source}"
+            f" WHERE {where} {group} ORDER BY {by} LIMIT ? OFFSET ?) ORDER BY {by}"
+        )
+        return database.rows(sql, [*parameters, size, offset], stop)
+
+
+def _later(order: tuple[tuple[str, str], ...], after: list[Any]) -> tuple[str, list[Any]]:
+    """Return the condition of what comes after a row in an order, and its parameters."""
+    (column, direction), value = order[0], after[0]
+    sign = "<" if direction == "DESC" else ">"
+    if len(order) == 1:
+        return f"{column} {sign} ?", [value]
+    rest, values = _later(order[1:], after[1:])
+    # The first part alone is what an index of the column can serve.
+    sql = f"{column} {sign}= ? AND ({column} {sign} ? OR ({column} = ? AND {rest}))"
+    return sql, [value, value, value, *values]
+
+
+_FOUND = (
+    "image.id, image.SOPClassUID, image.SOPInstanceUID, image.path, image.transfer_syntax,"
+    " study.StudyInstanceUID, study.patient"
+)
+
+
+def instances(
+    database: Database, identifier: Dataset, level: str, stop: Callable[[], bool] | None = None
+) -> list[sqlite3.Row]:
+    """Return what a retrieval sends, all at once: sending may take hours.
+
+    Parameters
+    ----------
+    identifier : pydicom.Dataset
+        The unique keys; and Issuer of Patient ID, if it has one.
+    level : str
+        As for `Query`.
+    stop : callable, optional
+        As for `Database.rows`.
+    """
+    levels = LEVELS[: LEVELS.index(level) + 1]
+    unique = {UNIQUE[one]: f"{TABLE_OF[one]}.{UNIQUE[one]}" for one in levels}
+    unique |= {"IssuerOfPatientID": "study.IssuerOfPatientID"}
+    asked = {key: column for key, column in unique.items() if identifier.get(key)}
+    # What has no Patient ID is not of every patient, though a query finds it for any.
+    where = matching.where(identifier, asked, empty_matches=False)
+    sql = (
+        f"SELECT {_FOUND} FROM {_SOURCE['IMAGE']} WHERE {where.sql}"
+        " ORDER BY study.id, series.id, image.InstanceNumber, image.id"
+    )
+    return database.rows(sql, where.parameters, stop)

@@ -1,0 +1,201 @@
+"""Taking an instance in: the file first, then the row, and what does not fit aside."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from typing import Literal
+
+from pacsroute.archive.database import Database
+from pacsroute.archive.decisions import Decisions
+from pacsroute.archive.entry import Entry
+from pacsroute.archive.files import Files, remove
+from pacsroute.archive.intake import (
+    KNOWN,
+    AnotherPatientError,
+    DeletedError,
+    Known,
+    KnownError,
+    admit,
+    take_out,
+)
+from pacsroute.archive.same import is_same
+from pacsroute.errors import DataSetError, Failure
+from pacsroute.instances.instance import Instance
+from pacsroute.status import SUB_OPERATIONS_WARNING, UNABLE_TO_PROCESS, Status
+
+logger = logging.getLogger("pacsroute")
+
+Conflict = Literal["refuse", "replace", "keep-both"]
+Mismatch = Literal["quarantine", "refuse", "accept"]
+
+DUPLICATE_SOP_INSTANCE = 0x0111
+_COERCED = SUB_OPERATIONS_WARNING  # the same code, 0xB000, warns of a C-STORE
+
+
+class Storing:
+    """Takes instances into an archive.
+
+    Parameters
+    ----------
+    files, database, decisions : Files, Database and Decisions
+        Of the archive.
+    conflict : {"refuse", "replace", "keep-both"}
+        What becomes of another content with a SOP Instance UID that is there.
+    mismatch : {"quarantine", "refuse", "accept"}
+        What becomes of an instance whose patient is not that of its study.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        database: Database,
+        decisions: Decisions,
+        conflict: Conflict,
+        mismatch: Mismatch,
+    ) -> None:
+        self._files = files
+        self._database = database
+        self._decisions = decisions
+        self._conflict = conflict
+        self._mismatch = mismatch
+
+    def add(self, instance: Instance, entry: Entry) -> Status | None:
+        """Store an instance that has come; return a warning, or None if all is well."""
+        there = self._database.rows(KNOWN, [entry.sop_instance])
+        if any(self._is_same(instance, Known(*row)) for row in there):
+            return None
+        draft = self._files.receive(instance)
+        try:
+            entry.received = os.stat(draft).st_mtime_ns
+            return self.take_in(draft, entry)
+        except BaseException:
+            remove(draft)
+            raise
+
+    def take_in(self, draft: str, entry: Entry) -> Status | None:
+        """Put a draft where it belongs: into the archive, or into the quarantine."""
+        name = self._files.place(draft, entry.sop_instance, entry.values)
+        try:
+            is_new = self._admit(draft, entry, name)
+        except AnotherPatientError:
+            remove(self._files.path(name))
+            return self._of_another_patient(draft, entry)
+        except KnownError:
+            remove(self._files.path(name))
+            self.set_aside(draft, entry, "conflict")
+            raise Failure(
+                DUPLICATE_SOP_INSTANCE, "another version of this SOP instance is here"
+            ) from None
+        except DeletedError:
+            remove(self._files.path(name))
+            raise Failure(UNABLE_TO_PROCESS, "this SOP instance was deleted") from None
+        except BaseException:
+            remove(self._files.path(name))
+            raise
+        if not is_new:
+            remove(self._files.path(name))
+        self._files.settle(draft)
+        return None
+
+    def _admit(self, draft: str, entry: Entry, name: str) -> bool:
+        """Put it into the index; return whether it was not there."""
+        beside: frozenset[int] = frozenset()
+        replaced: list[int] = []
+        any_patient = self._mismatch == "accept"
+
+        def work(db: sqlite3.Connection) -> list[str]:
+            admit(db, entry, name, beside=beside, any_patient=any_patient)
+            paths = take_out(db, replaced)
+            db.executemany("INSERT INTO leaving VALUES (?)", [(path,) for path in paths])
+            return paths
+
+        while True:
+            try:
+                leaving = self._database.write(work)
+            except KnownError as error:
+                mine = Instance(draft, transfer_syntax=entry.transfer_syntax)
+                if any(self._is_same(mine, one) for one in error.known):
+                    return False
+                if not self._may_join(entry, error.known):
+                    raise
+                beside |= {one.id for one in error.known}
+                replaced = sorted(beside) if self._conflict == "replace" else []
+            else:
+                self.remove(leaving)
+                return True
+
+    def _may_join(self, entry: Entry, others: list[Known]) -> bool:
+        """Tell whether an instance may stand beside others of its UID, or in their place."""
+        if self._conflict == "replace":
+            place = entry.study["patient"], entry.study_instance
+            return all((one.patient, one.study_instance) == place for one in others)
+        return self._conflict == "keep-both"
+
+    def _is_same(self, instance: Instance, one: Known) -> bool:
+        there = Instance(self._files.path(one.path), transfer_syntax=one.transfer_syntax)
+        try:
+            return is_same(instance, there)
+        except (DataSetError, OSError, Failure) as error:
+            logger.error("%s cannot be compared: %s", one.path, type(error).__name__)
+            return False
+
+    def remove(self, paths: list[str]) -> None:
+        """Remove the files of what has left the index."""
+        for path in paths:
+            remove(self._files.path(path))
+        if paths:
+            self._database.write(
+                lambda db: db.executemany(
+                    "DELETE FROM leaving WHERE path = ?", [(path,) for path in paths]
+                )
+            )
+
+    # ------------------------------------------------------------- what does not fit
+
+    def _of_another_patient(self, draft: str, entry: Entry) -> Status:
+        if self._mismatch == "refuse":
+            logger.warning(
+                "%s: %s contradicts the patient of its study: refused",
+                ascii(entry.calling_ae)[1:-1],
+                entry.sop_instance,
+            )
+            raise Failure(UNABLE_TO_PROCESS, "its patient is not that of its study")
+        self.set_aside(draft, entry, "mismatch")
+        return Status(_COERCED, "quarantined: its patient is not that of its study")
+
+    def set_aside(self, draft: str, entry: Entry, reason: str) -> None:
+        """Put a draft into the quarantine, unless the same is there already."""
+        mine = Instance(draft, transfer_syntax=entry.transfer_syntax)
+        there = self._database.rows(_ASIDE, [entry.sop_instance, entry.calling_ae])
+        if any(self._is_same(mine, Known(row[0], row[1], row[2], "", "")) for row in there):
+            self._files.settle(draft)
+            return
+        name = self._files.quarantine(draft, entry.sop_instance)
+        self._decisions.decide(
+            "quarantine",
+            by=entry.calling_ae,
+            reason=reason,
+            SOPInstanceUID=entry.sop_instance,
+            SOPClassUID=entry.image["SOPClassUID"],
+            StudyInstanceUID=entry.study_instance,
+            transfer_syntax=entry.transfer_syntax,
+            calling_ae=entry.calling_ae,
+            received=entry.received,
+            path=name,
+        )
+        self._files.settle(draft)
+        logger.warning(
+            "%s: %s contradicts what is here (%s) and is in quarantine: %s",
+            ascii(entry.calling_ae)[1:-1],
+            entry.sop_instance,
+            reason,
+            name,
+        )
+
+
+_ASIDE = (
+    "SELECT id, path, transfer_syntax FROM quarantine"
+    " WHERE SOPInstanceUID = ? AND calling_ae = ? ORDER BY id"
+)

@@ -1,0 +1,62 @@
+"""``pacsroute archive``: whether files and index of an archive agree, and what makes them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from pacsroute.archive.blueprint import Archive
+from pacsroute.cli.loading import load
+
+
+@click.group()
+def archive() -> None:
+    """Look after the archives of an app, also while it is served."""
+
+
+@archive.command()
+@click.argument("app", required=False, envvar="PACSROUTE_APP")
+def check(app: str | None) -> None:
+    """List what the files and the index of APP's archives do not agree on.
+
+    \b
+    missing      the index has it, and the file is gone
+    unknown      the file is there, and the index does not have it
+    quarantined  it contradicts what is there, and a person has to decide
+
+    Nothing is changed. It ends with 1 if there is anything.
+    """  # noqa: D301 - click's mark is a backspace
+    count = 0
+    for one in _archives_of(app):
+        for finding in one.check():
+            count += 1
+            click.echo("  ".join(part for part in finding if part))
+    if count:
+        raise SystemExit(1)
+    click.echo("files and index agree")
+
+
+@archive.command()
+@click.argument("app", required=False, envvar="PACSROUTE_APP")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="Only files written since then; nothing is taken from the index.",
+)
+def reindex(app: str | None, since: datetime | None) -> None:
+    """Take the files that the index does not know into it, as after a backup was restored.
+
+    Without --since, what has no file any more is taken from the index.
+    """
+    for one in _archives_of(app):
+        click.echo(f"{one.folder}: {one.reindex(since)} instances taken into the index")
+
+
+def _archives_of(spec: str | None) -> list[Archive]:
+    app = load(spec)
+    scopes = dict.fromkeys(scope for family, _ in app.families for scope in family)
+    found = [scope for scope in scopes if isinstance(scope, Archive)]
+    if not found:
+        raise click.UsageError(f"{app.ae_title} has no Archive")
+    return found

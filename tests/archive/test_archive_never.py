@@ -1,0 +1,366 @@
+"""What an archive must never do: lose, mix up or replace what somebody trusts it with."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from support.archives import fetched, found, image, uids_in
+from support.names import CT
+
+from pacsroute import Failure, Instance, RequestFailed, SetupError, connect
+from pacsroute.dataset.encoding import encode
+
+
+def names(client, **keys):
+    rows = found(client, "STUDY", PatientName="", **keys)
+    return {(row.StudyInstanceUID, str(row.PatientName)) for row in rows}
+
+
+def quarantined(app):
+    return [
+        (one.sop_instance, one.reason)
+        for one in app.state.archive.check()
+        if one.kind == "quarantined"
+    ]
+
+
+# ------------------------------------------------------------- the same UID again
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_equal_content_in_another_transfer_syntax_changes_nothing(make, syntax):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(Rows=2, PixelData=b"\1\2\3\4", BitsAllocated=16))
+        (path,) = app.state.archive.folder.glob("*.dcm")
+        before = path.read_bytes()
+        again = encode(image(Rows=2, PixelData=b"\1\2\3\4", BitsAllocated=16), syntax)
+        status = client.store(
+            Instance(again, sop_class=CT, sop_instance="1.3.1", transfer_syntax=syntax)
+        )
+        assert status.category == "Success"
+        assert [one.read_bytes() for one in app.state.archive.folder.glob("*.dcm")] == [before]
+        assert quarantined(app) == []
+
+
+def test_other_content_with_a_known_uid_is_refused_and_kept_aside(make, caplog):
+    app = make()
+    with app.test_client(calling_ae="CT1") as client:
+        client.store(image(PatientComments="first"))
+        other = image(PatientID="888", study="1.9", PatientName="Roe^Jane")
+        for _ in range(3):  # it is sent again, as senders do
+            with pytest.raises(RequestFailed, match="0x0111 another version"):
+                client.store(other)
+        assert names(client) == {("1.1", "Doe^John")}
+        ((first,),) = [
+            list(
+                client.get({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.1"}, storage=[CT])
+            )
+        ]
+        assert first.dataset.PatientComments == "first"
+        (kept,) = (app.state.archive.folder / ".quarantine").iterdir()
+        assert Instance(kept).dataset.PatientID == "888"
+        assert quarantined(app) == [("1.3.1", "conflict")]
+    assert caplog.text.count("is in quarantine") == 1
+    assert "Roe" not in caplog.text
+    assert "888" not in caplog.text
+
+
+def test_replace_never_crosses_a_patient_or_a_study(make):
+    app = make(conflict="replace")
+    with app.test_client() as client:
+        client.store(image(1, StudyDescription="first"))
+        client.store(image(1, ContentDate="20240102"))
+        (row,) = found(client, ContentDate="")
+        assert row.ContentDate == "20240102"
+        assert len(list(app.state.archive.folder.rglob("1.3.1*.dcm"))) == 1
+        for other in (image(1, PatientID="888"), image(1, study="1.9")):
+            with pytest.raises(RequestFailed, match="0x0111"):
+                client.store(other)
+        assert [row.StudyInstanceUID for row in found(client)] == ["1.1"]
+        assert len(quarantined(app)) == 2
+
+
+def test_both_are_kept_if_that_is_wanted(make):
+    app = make(conflict="keep-both")
+    with app.test_client() as client:
+        client.store(image(1, InstanceNumber=1))
+        client.store(image(1, InstanceNumber=2))
+        client.store(image(1, InstanceNumber=2))
+        rows = found(client, InstanceNumber="")
+        assert [(row.SOPInstanceUID, row.InstanceNumber) for row in rows] == [
+            ("1.3.1", 1),
+            ("1.3.1", 2),
+        ]
+        assert list(app.state.archive.check()) == []
+
+
+ANOTHER_WORKER = """
+import sys
+from pathlib import Path
+from pydicom import Dataset
+from pacsroute import App, Archive, Failure, Instance, StoreRequest
+from pacsroute.archive import storing
+
+app = App("ARCHIVE")
+archive = Archive(sys.argv[1])
+app.register_blueprint(archive)
+receive = storing.Files.receive
+
+def received(files, instance):
+    path = receive(files, instance)
+    print("saved", flush=True)
+    sys.stdin.readline()
+    return path
+
+storing.Files.receive = received
+with app.running():
+    try:
+        print(archive.add(StoreRequest(app=app, calling_ae="CT2", instance=Instance(sys.argv[2]))))
+    except Failure as error:
+        print(hex(error.status))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no workers")
+def test_of_two_workers_that_store_one_uid_at_once_the_first_has_it(make, tmp_path):
+    app = make()
+    path = Instance(image(PatientComments="the other worker's")).save(tmp_path / "source")
+    other = subprocess.Popen(
+        [sys.executable, "-c", ANOTHER_WORKER, str(tmp_path / "archive"), str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "saved\n"
+    with app.test_client() as client:
+        client.store(image(PatientComments="ours"))
+        told, _ = other.communicate("go on\n", timeout=60)
+        assert told == "0x111\n"
+        (instance,) = client.get(
+            {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.1"}, storage=[CT]
+        )
+        assert instance.dataset.PatientComments == "ours"
+        assert quarantined(app) == [("1.3.1", "conflict")]
+
+
+def test_of_many_threads_that_store_one_uid_one_has_it(make):
+    app = make()
+    with app.test_client():
+        told, together = [], threading.Barrier(8)
+
+        def store(number):
+            with app.test_client(calling_ae=f"CT{number}") as client:
+                together.wait(30)
+                try:
+                    told.append(client.store(image(InstanceNumber=number)).code)
+                except RequestFailed as error:
+                    told.append(error.status.code)
+
+        threads = [threading.Thread(target=store, args=[number]) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(told) == [0, *[0x0111] * 7]
+        assert len(quarantined(app)) == 7
+
+
+# ------------------------------------------------------------- one wrong image
+
+
+def test_an_image_of_another_patient_does_not_move_the_study(make, caplog):
+    app = make()
+    with app.test_client(calling_ae="CT1") as client:
+        client.store(image(1))
+        status = client.store(image(2, PatientID="888", PatientName="Roe^Jane"))
+        assert (status.category, status.comment) == (
+            "Warning",
+            "quarantined: its patient is not that of its study",
+        )
+        assert names(client) == {("1.1", "Doe^John")}
+        assert uids_in(client) == {"1.3.1"}
+        assert fetched(client, "PATIENT", PatientID="888") == set()
+        assert quarantined(app) == [("1.3.2", "mismatch")]
+    assert "Roe" not in caplog.text
+
+
+def test_without_patient_ids_the_names_tell_who_it_is(make):
+    app = make(mismatch="refuse")
+    with app.test_client() as client:
+        client.store(image(1, PatientID=None))
+        with pytest.raises(RequestFailed, match="its patient is not that of its study"):
+            client.store(image(2, PatientID=None, PatientName="Roe^Jane"))
+        client.store(image(3, PatientID=None, PatientName="DOE^JOHN^^"))
+        client.store(image(4, PatientID="777", PatientName=None))  # this one knows more
+        assert [row.PatientID for row in found(client, "STUDY")] == ["777"]
+        assert quarantined(app) == []
+
+
+def test_another_patient_is_accepted_if_that_is_wanted(make):
+    app = make(mismatch="accept")
+    with app.test_client() as client:
+        client.store(image(1))
+        client.store(image(2, PatientID="888", PatientName="Roe^Jane", StudyDescription="gap"))
+        assert names(client) == {("1.1", "Doe^John")}
+        assert uids_in(client) == {"1.3.1", "1.3.2"}
+        (row,) = found(client, "STUDY", StudyDescription="")
+        assert not row.StudyDescription  # nothing of another patient fills a gap
+
+
+def test_the_first_instance_tells_of_its_study_and_others_fill_the_gaps(make):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1, StudyDescription="first"))
+        client.store(image(2, StudyDescription="second", AccessionNumber="A1", series="1.5"))
+        (row,) = found(client, "STUDY", StudyDescription="", AccessionNumber="")
+        assert (row.StudyDescription, row.AccessionNumber) == ("first", "A1")
+
+
+def test_a_series_uid_that_occurs_in_two_studies_is_two_series(make):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1, study="1.1", SeriesDescription="one"))
+        client.store(image(2, study="1.9", SeriesDescription="two"))
+        rows = found(client, "SERIES", SeriesDescription="")
+        assert {(row.StudyInstanceUID, row.SeriesDescription) for row in rows} == {
+            ("1.1", "one"),
+            ("1.9", "two"),
+        }
+        for study, uid in (("1.1", "1.3.1"), ("1.9", "1.3.2")):
+            assert fetched(client, "STUDY", "StudyRoot", StudyInstanceUID=study) == {uid}
+            keys = {"StudyInstanceUID": study, "SeriesInstanceUID": "1.2"}
+            assert fetched(client, "SERIES", "StudyRoot", **keys) == {uid}
+
+
+# ------------------------------------------------------------- patients and issuers
+
+
+def test_a_patient_id_of_two_hospitals_is_two_patients(make):
+    app = make(default_issuer={"CT1": "NORTH", "CT2": "SOUTH"})
+    for calling_ae, number in (("CT1", 1), ("CT2", 2)):
+        with app.test_client(calling_ae=calling_ae) as client:
+            client.store(image(number, study=f"1.1.{number}", PatientName=f"Doe{number}"))
+    with app.test_client() as client:
+        rows = found(
+            client,
+            "PATIENT",
+            PatientName="",
+            IssuerOfPatientID="",
+            NumberOfPatientRelatedStudies="",
+        )
+        assert [
+            (
+                row.PatientID,
+                row.IssuerOfPatientID,
+                row.PatientName,
+                row.NumberOfPatientRelatedStudies,
+            )
+            for row in rows
+        ] == [("777", "NORTH", "Doe1", 1), ("777", "SOUTH", "Doe2", 1)]
+        with pytest.raises(RequestFailed, match="IssuerOfPatientID is needed"):
+            fetched(client, "PATIENT", PatientID="777")
+        keys = {"PatientID": "777", "IssuerOfPatientID": "SOUTH"}
+        assert fetched(client, "PATIENT", **keys) == {"1.3.2"}
+
+
+def test_an_issuer_by_network(make):
+    app = make(default_issuer={"127.0.0.0/8": "HERE"})
+    with app.serve(port=0) as server:
+        with connect("127.0.0.1", server.port) as client:
+            client.store(image(1))
+            client.store(image(2, study="1.9", IssuerOfPatientID="THERE"))
+            rows = found(client, "PATIENT", IssuerOfPatientID="")
+    assert [row.IssuerOfPatientID for row in rows] == ["HERE", "THERE"]
+
+
+def test_studies_without_a_patient_id_are_each_a_patient_of_their_own(make):
+    app = make()
+    with app.test_client() as client:
+        for number in range(3):
+            client.store(image(number, study=f"1.1.{number}", PatientID=None))
+        assert len(found(client, "PATIENT")) == 3
+        with pytest.raises(RequestFailed, match="0xA900"):
+            fetched(client, "PATIENT", PatientID="")
+
+
+# ------------------------------------------------------------- deletion
+
+
+def test_what_was_deleted_does_not_come_back_by_a_resend(make):
+    app = make()
+    archive = app.state.archive
+    with app.test_client() as client:
+        for number in range(3):
+            client.store(image(number, series=f"1.2.{number}"))
+        assert archive.delete(study="1.1", reason="wrong patient", by="doe") == 3
+        assert found(client, "STUDY") == []
+        assert list(archive.folder.glob("*.dcm")) == []
+        with pytest.raises(RequestFailed, match="was deleted"):
+            client.store(image(1, series="1.2.1"))
+        assert archive.restore(series="1.2.1", reason="it was right", by="doe") == 1
+        client.store(image(1, series="1.2.1"))
+        assert uids_in(client) == {"1.3.1"}
+        assert list(archive.check()) == []
+
+
+def test_a_tombstone_outlives_the_index(make):
+    app = make()
+    archive = app.state.archive
+    with app.test_client() as client:
+        client.store(image(1))
+        client.store(image(2))
+        archive.delete(instance="1.3.1", reason="blurred", by="doe")
+    (archive.folder / "index.db").unlink()
+    with make().test_client() as client:
+        assert uids_in(client) == {"1.3.2"}
+        with pytest.raises(RequestFailed, match="was deleted"):
+            client.store(image(1))
+
+
+def test_a_study_that_is_held_is_not_deleted(make):
+    app = make()
+    archive = app.state.archive
+    with app.test_client() as client:
+        client.store(image(1))
+        archive.hold("1.1", reason="in court", by="doe")
+        for what in ({"study": "1.1"}, {"series": "1.2"}, {"instance": "1.3.1"}):
+            with pytest.raises(Failure, match="held"):
+                archive.delete(**what, reason="old", by="roe")
+        archive.release("1.1", reason="settled", by="doe")
+        assert archive.delete(study="1.1", reason="old", by="roe") == 1
+
+
+def test_a_series_of_two_studies_is_deleted_by_its_study(make):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1, study="1.1"))
+        client.store(image(2, study="1.9"))
+        with pytest.raises(Failure, match="several studies"):
+            app.state.archive.delete(series="1.2", reason="r", by="b")
+        app.state.archive.delete(study="1.9", series="1.2", reason="r", by="b")
+        assert uids_in(client) == {"1.3.1"}
+
+
+# ------------------------------------------------------------- room
+
+
+def test_a_full_disk_refuses_stores_and_answers_all_else(make):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1))
+    full = make(min_free=2**62)
+    with full.test_client() as client:
+        with pytest.raises(RequestFailed, match="too little room"):
+            client.store(image(2))
+        assert uids_in(client) == {"1.3.1"}
+        assert fetched(client, "PATIENT", PatientID="777") == {"1.3.1"}
+        assert full.state.archive.delete(study="1.1", reason="room", by="doe") == 1
+
+
+@pytest.mark.parametrize("wrong", ["much", "105%", -1])
+def test_a_min_free_that_is_no_room_is_a_set_up_error(make, wrong):
+    with pytest.raises(SetupError, match="min_free"):
+        make(min_free=wrong)

@@ -1,0 +1,157 @@
+"""The archive's answers: in order, page by page, holding nothing, and stopped when nobody waits."""
+
+import sqlite3
+import threading
+from contextlib import closing
+
+import pytest
+from support.archives import found, image
+from support.names import WAIT
+
+from pacsroute import FindRequest, Instance, SetupError, uids
+from pacsroute.archive import queries
+from pacsroute.archive.model import Model
+
+
+def filled(make, studies=7, series=2, images=2, **options):
+    app = make(**options)
+    with app.running():
+        archive = app.state.archive
+        for study in range(studies):
+            for one in range(series):
+                for number in range(images):
+                    ds = image(
+                        f"{study}.{one}.{number}",
+                        study=f"1.1.{study}",
+                        series=f"1.2.{study}.{one}",
+                        PatientID=f"P{study % 3}",
+                        # Some on one day, and one without a date.
+                        StudyDate=None if study == 3 else f"2024010{study // 2 + 1}",
+                        Modality=("CT", "MR")[one],
+                    )
+                    archive.add(Instance(ds))
+    return app
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 500])
+def test_pages_of_any_size_tell_every_row_once_and_in_order(make, monkeypatch, page):
+    app = filled(make)
+    monkeypatch.setattr(queries, "_PAGE", page)
+    with app.test_client() as client:
+        studies = [row.StudyInstanceUID for row in found(client, "STUDY")]
+        assert studies == ["1.1.6", "1.1.4", "1.1.5", "1.1.2", "1.1.0", "1.1.1", "1.1.3"]
+        assert [row.PatientID for row in found(client, "PATIENT")] == ["P0", "P1", "P2"]
+        series = [row.SeriesInstanceUID for row in found(client, "SERIES")]
+        assert series == [f"1.2.{study[4:]}.{one}" for study in studies for one in (0, 1)]
+        images = [row.SOPInstanceUID for row in found(client, "IMAGE")]
+        assert images == [f"1.3.{one[4:]}.{number}" for one in series for number in (0, 1)]
+
+
+def test_a_row_that_comes_or_goes_between_two_pages_shifts_no_other(make, monkeypatch):
+    app = filled(make)
+    monkeypatch.setattr(queries, "_PAGE", 2)
+    archive = app.state.archive
+    with app.running():
+        rows = archive.matching(_keys(), "STUDY")
+        got = [next(rows)["StudyInstanceUID"] for _ in range(2)]
+        archive.delete(study="1.1.6", reason="r", by="b")
+        got += [row["StudyInstanceUID"] for row in rows]
+        assert got == ["1.1.6", "1.1.4", "1.1.5", "1.1.2", "1.1.0", "1.1.1", "1.1.3"]
+
+
+def _keys(**values):
+    keys = image(
+        **{"StudyDate": "", "PatientID": "", "PatientName": None, "Modality": None, **values}
+    )
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        setattr(keys, keyword, "")
+    return keys
+
+
+def test_counts_and_lists_are_computed(make):
+    app = filled(make)
+    asked = (
+        "NumberOfStudyRelatedSeries",
+        "NumberOfStudyRelatedInstances",
+        "ModalitiesInStudy",
+        "NumberOfPatientRelatedStudies",
+        "NumberOfPatientRelatedInstances",
+    )
+    with app.test_client() as client:
+        (row,) = found(client, "STUDY", **dict.fromkeys(asked, "") | {"StudyInstanceUID": "1.1.0"})
+        assert [row[key].value for key in asked] == [2, 4, ["CT", "MR"], 3, 12]
+        (row,) = found(client, "PATIENT", NumberOfPatientRelatedSeries="", PatientID="P1")
+        assert row.NumberOfPatientRelatedSeries == 4
+        rows = found(client, "SERIES", NumberOfSeriesRelatedInstances="")
+        assert {row.NumberOfSeriesRelatedInstances for row in rows} == {2}
+        for key in ("ModalitiesInStudy", "Modality"):
+            assert len(found(client, "STUDY", **{key: "MR"})) == 7
+            assert found(client, "STUDY", **{key: "US"}) == []
+
+
+def test_a_reader_that_waits_holds_nothing_of_the_index(make, monkeypatch):
+    app = filled(make)
+    monkeypatch.setattr(queries, "_PAGE", 2)
+    with app.running():
+        archive = app.state.archive
+        rows = archive.matching(_keys(), "STUDY")
+        next(rows)
+        with closing(sqlite3.connect(archive.folder / "index.db", timeout=0)) as db:
+            ((is_busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert not is_busy
+        rows.close()
+
+
+def test_a_query_is_stopped_before_its_first_row_when_nobody_waits_for_it(make, monkeypatch):
+    app = filled(make)
+    slow = "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n)"
+    monkeypatch.setitem(queries._COMPUTED["STUDY"], "NumberOfStudyRelatedSeries", slow)
+    with app.running():
+        request = FindRequest(
+            app=app,
+            sop_class=uids.sop_class("StudyRoot", "find"),
+            identifier=_keys(QueryRetrieveLevel="STUDY", NumberOfStudyRelatedSeries=None),
+            is_cancelled=iter([False, False, False, *[True] * 9]).__next__,
+        )
+        request.identifier.add_new("NumberOfStudyRelatedSeries", "IS", None)
+        ended = threading.Thread(target=list, args=[app.state.archive.find(request)], daemon=True)
+        ended.start()
+        ended.join(WAIT)
+        assert not ended.is_alive()
+        # The connection is as good as before.
+        assert len(list(app.state.archive.matching(_keys(), "STUDY"))) == 7
+
+
+def test_what_is_not_asked_for_is_not_read(make):
+    query = queries.Query(Model(), image(PatientName=None, Modality=None), "STUDY")
+    assert set(query._selected) == {"PatientID", "StudyInstanceUID", "StudyDate"}
+
+
+def test_further_keys_are_matched_returned_and_read_from_the_files_of_before(make):
+    app = make()
+    name = {"OperatorsName": "Roe^Jane"}
+    with app.test_client() as client:
+        client.store(image(1, InstitutionalDepartmentName="North", **name))
+        (row,) = found(client, "STUDY", InstitutionalDepartmentName="")
+        assert "InstitutionalDepartmentName" not in row
+    keys = {"STUDY": ["InstitutionalDepartmentName"], "SERIES": ["OperatorsName"]}
+    for _ in range(2):
+        with make(keys=keys).test_client() as client:
+            (row,) = found(client, "STUDY", InstitutionalDepartmentName="N*")
+            assert row.InstitutionalDepartmentName == "North"
+            (row,) = found(client, "SERIES", OperatorsName="ROE*")
+            assert row.OperatorsName == "Roe^Jane"
+            assert found(client, "SERIES", OperatorsName="DOE*") == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"STUDY": ["StudyDescripton"]}, "did you mean 'StudyDescription'"),
+        ({"FRAME": ["Rows"]}, "not one of PATIENT"),
+        ({"IMAGE": ["PixelData"]}, "no values that can be matched"),
+    ],
+)
+def test_keys_that_cannot_be_are_a_set_up_error(make, keys, why):
+    with pytest.raises(SetupError, match=why):
+        make(keys=keys)
