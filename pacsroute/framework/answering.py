@@ -137,8 +137,9 @@ class Answering:
 
     def _log(self, outcome: Outcome, seconds: float) -> None:
         status, size = outcome.status, self._size
+        as_usual = outcome.is_logged or status.category in ("Success", "Cancel")
         logger.log(
-            logging.INFO if status.category in ("Success", "Cancel") else logging.WARNING,
+            logging.INFO if as_usual else logging.WARNING,
             "%s %s 0x%04X %s%s%s%s %.1f ms",
             ascii(self._peer.calling_ae)[1:-1],
             self._command,

@@ -149,24 +149,31 @@ def failed(request: Request, error: BaseException) -> Outcome:
         return _default(request, another, cause=error)
     if outcome is None:
         return _default(request, error)
-    if outcome.status.category == "Failure":
-        _log_cause(request, outcome.status, error)
-    return outcome
+    return _caused(request, outcome, error) if outcome.status.category == "Failure" else outcome
 
 
-def _log_cause(request: Request, status: Status, cause: BaseException | None) -> None:
+def refused(command: str, calling_ae: str, outcome: Outcome, why: str) -> Outcome:
+    """Log why something that a peer sent is refused: in one line, for it may send much of it."""
+    logger.warning("%s from %s: %s", name_of(command), ascii(calling_ae)[1:-1], ascii(why)[1:-1])
+    return outcome._replace(is_logged=True)
+
+
+def _caused(request: Request, outcome: Outcome, cause: BaseException | None) -> Outcome:
     """Log what made a handler, or an error handler, answer with a failure."""
     if cause is None or isinstance(cause, Failure):
-        return  # who raised it says so in its status and comment
+        return outcome  # its status and comment say it
+    if isinstance(cause, IdentifierError | UnreadableDataSet):  # the peer's doing
+        return refused(request.command, request.calling_ae, outcome, str(cause))
     logger.warning(
         "%s from %s: behind the 0x%04X is %s",
         name_of(request.command),
         ascii(request.calling_ae)[1:-1],
-        status.code,
+        outcome.status.code,
         type(cause).__name__,
         exc_info=cause,
         extra=_about(request, "refused"),
     )
+    return outcome
 
 
 def _default(request: Request, error: BaseException, cause: BaseException | None = None) -> Outcome:
@@ -180,25 +187,18 @@ def _default(request: Request, error: BaseException, cause: BaseException | None
         status = Status(error.status, error.comment)
         if status.category not in ("Unknown", "Pending", "Success"):
             hidden = error.__cause__ is None and error.__suppress_context__  # ``from None``
-            _log_cause(request, status, None if hidden else error.__cause__ or cause)
-            return Outcome(status, error.elements)
+            outcome = Outcome(status, error.elements)
+            return outcome if hidden else _caused(request, outcome, error.__cause__ or cause)
         error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
+    # The peer's doing, and no fault of the handler.
     if isinstance(error, IdentifierError):
-        logger.warning(
-            "%s from %s: %s",
-            name_of(request.command),
-            ascii(request.calling_ae)[1:-1],
-            ascii(str(error))[1:-1],
+        outcome = Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
+        return refused(request.command, request.calling_ae, outcome, str(error))
+    if isinstance(error, UnreadableDataSet):
+        outcome = Outcome(Status(_code(request, error), "the data set cannot be read"))
+        return refused(
+            request.command, request.calling_ae, outcome, f"{outcome.status.comment}: {error}"
         )
-        return Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
-    if isinstance(error, UnreadableDataSet):  # the peer's doing, and no fault of the handler
-        logger.warning(
-            "%s from %s: the data set cannot be read: %s",
-            name_of(request.command),
-            ascii(request.calling_ae)[1:-1],
-            error,
-        )
-        return Outcome(Status(_code(request, error), "the data set cannot be read"))
     if request.keep_failure is not None:
         request.keep_failure(error)
     logger.error(

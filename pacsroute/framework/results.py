@@ -24,12 +24,16 @@ logger = logging.getLogger("pacsroute")
 
 
 class Outcome(NamedTuple):
-    """How a request went: its status, what else the response is to say, and a note for the log."""
+    """How a request went: its status, what else the response is to say, and a note for the log.
+
+    `is_logged` tells that a warning has said already why it is refused.
+    """
 
     status: Status
     elements: Mapping[str, Any] = {}
     note: str = ""
     data: Mapping[str, Any] | Dataset | None = None
+    is_logged: bool = False
 
 
 DONE = Outcome(Status(SUCCESS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +16,7 @@ from pacsroute.errors import DataSetError, DataSetTooLarge
 from pacsroute.framework.answering import Answering
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.character_sets import default_charset
+from pacsroute.framework.handling import refused
 from pacsroute.framework.requests import QueryRequest, Request
 from pacsroute.framework.results import Outcome
 from pacsroute.framework.routes import Route
@@ -30,7 +30,6 @@ from pacsroute.upper_layer.negotiation import AcceptedContext
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-logger = logging.getLogger("pacsroute")
 
 _LARGE = 65_536  # bytes of a data set that are not copied to read it
 
@@ -146,6 +145,12 @@ class Call:
         return how(held, self.context.transfer_syntax, limits)
 
 
+def unreadable(call: Call, status: Status, error: DataSetError) -> Outcome:
+    """Refuse a message whose data set cannot be read, and log why."""
+    why = f"{status.comment}: {error}"
+    return refused(call.command.route, call.association.calling_ae, Outcome(status), why)
+
+
 def misplaced(call: Call, sop_class: str) -> Outcome | None:
     """Refuse a command whose SOP class is another than its presentation context's.
 
@@ -162,18 +167,16 @@ def read_query(call: Call, kind: type[_Query], **values: Any) -> _Query | Outcom
     command: Any = call.command
     if call.find_route() is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
-    refused = misplaced(call, uids.trim(command.affected_sop_class))
-    if refused is not None:
-        return refused
+    if wrong := misplaced(call, uids.trim(command.affected_sop_class)):
+        return wrong
     if not call.message.data:
         return Outcome(Status(IDENTIFIER_MISMATCH, "there is no identifier"))
     try:
         values["identifier"] = call.read(data_sets.identifier)
+    except DataSetTooLarge as error:
+        status = Status(OUT_OF_RESOURCES, "the identifier is too large")
+        return unreadable(call, status, error)
     except DataSetError as error:
-        logger.warning(
-            "%s from %s: %s", command.name, ascii(call.association.calling_ae)[1:-1], error
-        )
-        if isinstance(error, DataSetTooLarge):
-            return Outcome(Status(OUT_OF_RESOURCES, "the identifier is too large"))
-        return Outcome(Status(IDENTIFIER_MISMATCH, "the identifier cannot be read"))
+        status = Status(IDENTIFIER_MISMATCH, "the identifier cannot be read")
+        return unreadable(call, status, error)
     return call.make(kind, sop_class=call.context.abstract_syntax, **values)

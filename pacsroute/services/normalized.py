@@ -29,7 +29,7 @@ from pacsroute.framework.requests import (
     NSetRequest,
 )
 from pacsroute.framework.results import Outcome
-from pacsroute.services.call import Call, misplaced
+from pacsroute.services.call import Call, misplaced, unreadable
 from pacsroute.services.responses import response
 from pacsroute.status import (
     ATTRIBUTE_LIST_ERROR,
@@ -114,12 +114,12 @@ def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
     if data and data_name:
         try:
             values[data_name] = call.read(_parsed)
+        except DataSetTooLarge as error:
+            status = Status(RESOURCE_LIMITATION, "the data set is too large")
+            return unreadable(call, status, error)
         except DataSetError as error:
-            title = ascii(call.association.calling_ae)[1:-1]
-            logger.warning("%s from %s: %s", command.name, title, error)
-            if isinstance(error, DataSetTooLarge):
-                return Outcome(Status(RESOURCE_LIMITATION, "the data set is too large"))
-            return Outcome(Status(PROCESSING_FAILURE, "the data set cannot be read"))
+            status = Status(PROCESSING_FAILURE, "the data set cannot be read")
+            return unreadable(call, status, error)
     return call.make(kind, **values)
 
 
