@@ -53,6 +53,7 @@ from pacsroute.tls import TLS
 if TYPE_CHECKING:
     from pacsroute import matching, mpps, testing, ups
     from pacsroute.archive.blueprint import Archive
+    from pacsroute.dataset.json_model import dicom_json, from_dicom_json
     from pacsroute.net.client import Client, Reply, connect
 
     __version__: str
@@ -101,7 +102,9 @@ __all__ = [
     "StoreRequest",
     "__version__",
     "connect",
+    "dicom_json",
     "errors",
+    "from_dicom_json",
     "matching",
     "mpps",
     "testing",
@@ -122,6 +125,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"pacsroute.{name}")
     if name == "Archive":
         return import_module("pacsroute.archive.blueprint").Archive
+    if name in ("dicom_json", "from_dicom_json"):
+        return getattr(import_module("pacsroute.dataset"), name)
     if name in ("Client", "Reply", "connect"):
         return getattr(import_module("pacsroute.net.client"), name)
     raise AttributeError(f"module 'pacsroute' has no attribute {name!r}")

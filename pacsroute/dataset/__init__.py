@@ -14,16 +14,29 @@ from pacsroute.dataset import late
 
 if TYPE_CHECKING:
     from pacsroute.dataset.encoding import RowEncoder, encode
+    from pacsroute.dataset.json_model import dicom_json, from_dicom_json, json_of
     from pacsroute.dataset.parsing import identifier, parse
     from pacsroute.dataset.received import is_edited
 
-__all__ = ["RowEncoder", "encode", "identifier", "is_edited", "parse"]
+__all__ = [
+    "RowEncoder",
+    "dicom_json",
+    "encode",
+    "from_dicom_json",
+    "identifier",
+    "is_edited",
+    "json_of",
+    "parse",
+]
 
 _HOMES = {
     "RowEncoder": "encoding",
+    "dicom_json": "json_model",
     "encode": "encoding",
+    "from_dicom_json": "json_model",
     "identifier": "parsing",
     "is_edited": "received",
+    "json_of": "json_model",
     "parse": "parsing",
 }
 

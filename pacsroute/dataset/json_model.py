@@ -1,0 +1,413 @@
+"""The DICOM JSON Model: a data set as plain values, and back (PS3.18 Annex F).
+
+Values go from the bytes of a data set to JSON without pydicom's elements between, which takes a
+quarter of the time that `pydicom.Dataset.to_json_dict` does, and gives the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+
+from pacsroute.dataset import charsets
+from pacsroute.dataset.dictionary import implicit_vr_of, meant_vr
+from pacsroute.dataset.encoding import encode
+from pacsroute.dataset.limits import LIMITS, Limits
+from pacsroute.dataset.parsing import Source, parse
+from pacsroute.dataset.received import Received
+from pacsroute.dataset.value_writer import pad, swapped, to_bytes
+from pacsroute.dataset.vr import (
+    LONG_VRS,
+    NUMBER_FORMATS,
+    SINGLE_VRS,
+    STRING_VRS,
+    TEXT_VRS,
+    WORD_SIZES,
+    resolve_vr,
+)
+from pacsroute.dataset.wanted import CHARACTER_SET, never_written
+from pacsroute.errors import DataSetError
+from pacsroute.uids import EXPLICIT_VR_LITTLE_ENDIAN
+
+BulkData = Callable[[tuple[str, ...], str, int], "str | None"]
+"""Returns the URI of a value, or None to have it inline.
+
+It is called with the path of the element, its VR, and its length in bytes. A path is tags of
+eight digits, with the number of an item, from 1, behind the tag of each sequence.
+"""
+
+_LONGEST_KNOWN = 0xFFFF  # bytes of a value whose UN is taken for the VR of its dictionary
+_BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_CHARSET = f"{CHARACTER_SET:08X}"
+_UTF8 = {"vr": "CS", "Value": list(charsets.UTF8)}
+_INLINE = 1024
+"""Bytes of a value that are never left to a URI."""
+
+
+def dicom_json(
+    data: Source,
+    transfer_syntax: str,
+    *,
+    bulk_data: BulkData | None = None,
+    limits: Limits = LIMITS,
+) -> dict[str, Any]:
+    r"""Return the DICOM JSON Model of a data set, ready for `json.dumps`.
+
+    Parameters
+    ----------
+    data : bytes-like or binary file
+        The data set, without a preamble and File Meta Information.
+    transfer_syntax : str
+        Its UID.
+    bulk_data : callable, optional
+        Called with the path, the VR and the length of each binary value of more than 1,024 bytes;
+        returns the URI that stands for it, or None. Large values of a file are not even read
+        then.
+    limits : Limits
+        How deep and how large the data set may be.
+
+    Returns
+    -------
+    dict
+        What `pydicom.Dataset.to_json_dict` returns, but for group lengths, which have no place
+        in it (PS3.18 §F.2.2), and numbers that JSON has not: ``"NaN"``, ``"inf"``, ``"-inf"``.
+
+    Raises
+    ------
+    DataSetError
+        If it is no data set, or beyond a limit.
+
+    Examples
+    --------
+    >>> dicom_json(b"\x20\0\x13\0IS\2\0\x31 ", "1.2.840.10008.1.2.1")
+    {'00200013': {'vr': 'IS', 'Value': [1]}}
+    """
+    defer = _INLINE if bulk_data is not None else None
+    return json_of(parse(data, transfer_syntax, defer_size=defer, limits=limits), bulk_data)
+
+
+def json_of(
+    dataset: Dataset, bulk_data: BulkData | None = None, path: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the DICOM JSON Model of a data set that was parsed.
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        As `pacsroute.dataset.parse` returns it, or any other.
+    bulk_data : callable, optional
+        As for `dicom_json`.
+    path : tuple of str
+        Where it is, if it is an item.
+
+    Raises
+    ------
+    DataSetError
+        If a value or a sequence cannot be read.
+    """
+    found: dict[str, Any] = {}
+    names = dataset.names if isinstance(dataset, Received) else ()
+    for tag, element in list(dataset.items()):
+        if never_written(tag):
+            continue
+        key = f"{tag:08X}"
+        try:
+            if isinstance(element, RawDataElement) and isinstance(dataset, Received):
+                found[key] = _of_raw(dataset, element, names, bulk_data, (*path, key))
+            else:
+                found[key] = _of_element(dataset[tag], bulk_data, (*path, key))
+        except DataSetError:
+            raise
+        except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken values
+            raise DataSetError(f"({key[:4]},{key[4:]}): {type(error).__name__}") from None
+    return found
+
+
+def _of_raw(
+    dataset: Received,
+    raw: RawDataElement,
+    names: tuple[str, ...],
+    bulk_data: BulkData | None,
+    path: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return the JSON of an element that nobody has looked at, from its bytes."""
+    tag, vr, data, length = raw.tag, raw.VR, raw.value, raw.length
+    if vr is None:
+        vr = implicit_vr_of(tag, dataset._dict, length, dataset._frame.signed)
+    elif vr == "UN" and (length == 0xFFFFFFFF or length < _LONGEST_KNOWN):
+        vr = meant_vr(tag, dataset._dict) or vr
+    if vr is not None and len(vr) > 2 and vr != "US or SS":
+        vr = resolve_vr(vr, tag, data or b"", (dataset,), raw.is_implicit_VR)
+    if vr in STRING_VRS and data is not None:
+        if not data:
+            return {"vr": vr}
+        values = _strings(vr, data, names)
+        return {"vr": vr, "Value": values} if values else {"vr": vr}
+    if vr in NUMBER_FORMATS and data is not None:
+        return _with_values(vr, _unpacked(vr, data, raw.is_little_endian))
+    if vr in _BINARY:
+        size = length if data is None else len(data)
+        if bulk_data is not None and size > _INLINE and (uri := bulk_data(path, vr, size)):
+            return {"vr": vr, "BulkDataURI": uri}
+        if data is not None:
+            return _inline(vr, data, raw.is_little_endian)
+    return _of_element(dataset[tag], bulk_data, path)
+
+
+def _inline(vr: str, data: bytes, little: bool) -> dict[str, Any]:
+    if not data:
+        return {"vr": vr}
+    if not little:
+        data = swapped(data, WORD_SIZES[vr])  # JSON has little endian (PS3.18 §F.2.7)
+    return {"vr": vr, "InlineBinary": base64.b64encode(data).decode("ascii")}
+
+
+def _strings(vr: str, data: bytes, names: tuple[str, ...]) -> list[Any] | None:
+    """Return the values of text; None where there is nothing but padding."""
+    text = charsets.decode(data, names, vr) if vr in TEXT_VRS else data.decode("latin_1")
+    text = text.rstrip("\0 ")
+    if not text:
+        return None
+    if vr in SINGLE_VRS:
+        return [text]
+    values = text.split("\\")
+    if vr == "PN":
+        return [_person(value.rstrip("\0 ")) for value in values]
+    if vr in ("IS", "DS"):
+        return [_number(vr, value) for value in values]
+    if vr in TEXT_VRS:
+        return [value.rstrip("\0 ") for value in values]
+    return [value.strip() for value in values] if vr == "AE" else list(values)
+
+
+def _person(text: str) -> dict[str, str]:
+    """Return a person's name with its groups of components (PS3.18 §F.2.2)."""
+    groups = text.rstrip("=").split("=")
+    found = {"Alphabetic": groups[0]}
+    if len(groups) > 1:
+        found["Ideographic"] = groups[1]
+    if len(groups) > 2:
+        found["Phonetic"] = groups[2]
+    return found
+
+
+def _number(vr: str, text: str) -> Any:
+    """Return an integer or decimal string as a number; a text that is none stays what it is."""
+    text = text.strip("\0 ")
+    if not text:
+        return None
+    try:
+        number = float(text)
+        if vr == "DS":
+            return _finite(number)
+        return int(text) if number != int(number) or abs(number) >= 2**53 else int(number)
+    except (ValueError, OverflowError):
+        return text
+
+
+def _finite(number: float) -> float | str:
+    """Return a number as JSON can have it."""
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else ("inf" if number > 0 else "-inf")
+
+
+def _unpacked(vr: str, data: bytes, little: bool) -> list[Any]:
+    size = WORD_SIZES[vr]
+    count = len(data) // size
+    values = struct.unpack(
+        f"{'<' if little else '>'}{count}{NUMBER_FORMATS[vr]}", data[: count * size]
+    )
+    return [_finite(value) for value in values] if vr in ("FD", "FL") else list(values)
+
+
+def _with_values(vr: str, values: list[Any]) -> dict[str, Any]:
+    return {"vr": vr, "Value": values} if values else {"vr": vr}
+
+
+def _of_element(element: Any, bulk_data: BulkData | None, path: tuple[str, ...]) -> dict[str, Any]:
+    """Return the JSON of an element as pydicom has it."""
+    vr, value = str(element.VR), element.value
+    if vr == "SQ":
+        items = value.passing() if hasattr(value, "passing") else value or ()
+        return {
+            "vr": "SQ",
+            "Value": [
+                json_of(item, bulk_data, (*path, str(number)))
+                for number, item in enumerate(items, 1)
+            ],
+        }
+    if isinstance(value, (bytes, bytearray)):
+        if bulk_data is not None and len(value) > _INLINE:
+            uri = bulk_data(path, vr, len(value))
+            if uri:
+                return {"vr": vr, "BulkDataURI": uri}
+        return _inline(vr, bytes(value), True)
+    if value is None or value == "" or (element.is_empty and not isinstance(value, (int, float))):
+        return {"vr": vr}
+    several = value if isinstance(value, (list, tuple)) or element.VM > 1 else [value]
+    return _with_values(vr, [_plain(vr, one) for one in several])
+
+
+def _plain(vr: str, value: Any) -> Any:
+    if vr == "PN":
+        return _person(str(value))
+    if vr == "AT":
+        return f"{int(value):08X}"
+    if vr in ("IS", "DS"):
+        return _number(vr, str(getattr(value, "original_string", value)))
+    if isinstance(value, float):
+        return _finite(value)
+    return value if isinstance(value, int) else str(value)
+
+
+# ------------------------------------------------------------- and back
+
+
+def from_dicom_json(
+    model: Mapping[str, Any],
+    transfer_syntax: str = EXPLICIT_VR_LITTLE_ENDIAN,
+    *,
+    bulk_data: Callable[[str], bytes] | None = None,
+) -> bytes:
+    """Return the bytes of a data set, out of its DICOM JSON Model.
+
+    JSON is in UTF-8 whatever its Specific Character Set says: the data set is encoded in that
+    set where all of it fits, and otherwise the set becomes ``ISO_IR 192``.
+
+    Parameters
+    ----------
+    model : mapping
+        As `dicom_json` and `json.loads` return it. Group lengths and File Meta Information
+        in it are left out.
+    transfer_syntax : str
+        What to write in: a native one.
+    bulk_data : callable, optional
+        Returns the bytes behind a ``BulkDataURI``; without it, such a value is an error.
+
+    Raises
+    ------
+    DataSetError
+        If it is no such model, or a value does not fit its VR; it names no value.
+
+    Examples
+    --------
+    >>> from_dicom_json({"00200013": {"vr": "IS", "Value": [1]}}).hex()
+    '20001300495302003120'
+    """
+    written: bytes
+    try:
+        try:
+            written = _data_set(model, charsets.DEFAULT, bulk_data)
+        except UnicodeEncodeError:
+            model = {**model, _CHARSET: _UTF8}
+            written = _data_set(model, charsets.UTF8, bulk_data)
+    except RecursionError:
+        raise DataSetError("sequences are nested too deeply") from None
+    if transfer_syntax == EXPLICIT_VR_LITTLE_ENDIAN:
+        return written
+    return encode(parse(written, EXPLICIT_VR_LITTLE_ENDIAN), transfer_syntax)
+
+
+def _data_set(
+    model: Mapping[str, Any], names: tuple[str, ...], bulk_data: Callable[[str], bytes] | None
+) -> bytes:
+    if not isinstance(model, Mapping):
+        raise DataSetError("a data set in JSON is an object")
+    own = model.get(_CHARSET)
+    if isinstance(own, Mapping) and names == charsets.UTF8:
+        model = {**model, _CHARSET: _UTF8}
+    elif isinstance(own, Mapping) and isinstance(own.get("Value"), list):
+        names = charsets.terms([str(term or "") for term in own["Value"]])
+    parts: list[bytes] = []
+    for tag, key, element in sorted(_tagged(model)):
+        if not never_written(tag):
+            try:
+                parts += _element(tag, element, names, bulk_data)
+            except (DataSetError, UnicodeEncodeError):
+                raise
+            except (TypeError, ValueError, ArithmeticError, LookupError, struct.error):
+                raise DataSetError(f"({key[:4]},{key[4:]}): not a value of its VR") from None
+    return b"".join(parts)
+
+
+def _tagged(model: Mapping[str, Any]) -> Iterable[tuple[int, str, dict[str, Any]]]:
+    for key, element in model.items():
+        try:
+            tag = int(key, 16)
+        except (ValueError, TypeError):
+            tag = -1
+        if len(key) != 8 or tag < 0 or not isinstance(element, dict):
+            raise DataSetError("an attribute in JSON has a tag of eight digits, and is an object")
+        yield tag, key, element
+
+
+def _element(
+    tag: int,
+    element: dict[str, Any],
+    names: tuple[str, ...],
+    bulk_data: Callable[[str], bytes] | None,
+) -> tuple[bytes, bytes]:
+    """Return the head and the value of an element, in explicit VR little endian."""
+    vr = element.get("vr")
+    if vr not in STRING_VRS and vr not in WORD_SIZES and vr != "SQ":
+        raise DataSetError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no VR that is known")
+    values = element.get("Value") or []
+    if not isinstance(values, list):
+        raise TypeError
+    if vr == "SQ":
+        items = [_data_set(item or {}, names, bulk_data) for item in values]
+        data = b"".join(b"\xfe\xff\x00\xe0" + len(one).to_bytes(4, "little") + one for one in items)
+    elif "InlineBinary" in element:
+        data = _decoded(element["InlineBinary"])
+    elif "BulkDataURI" in element:
+        if bulk_data is None:
+            raise DataSetError("bulk data that nobody fetches")
+        data = bulk_data(element["BulkDataURI"])
+    else:
+        data = to_bytes(vr, _values(vr, values), names, "<") if values else b""
+    if len(data) & 1:
+        data += pad(vr)
+    code, tags = vr.encode("ascii"), struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    if vr in LONG_VRS:
+        return tags + code + b"\0\0" + struct.pack("<I", len(data)), data
+    if len(data) > 0xFFFF:  # too long for its VR (PS3.5 §6.2.2)
+        return tags + b"UN\0\0" + struct.pack("<I", len(data)), data
+    return tags + code + struct.pack("<H", len(data)), data
+
+
+def _decoded(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        raise ValueError from None
+
+
+def _values(vr: str, values: list[Any]) -> Any:
+    if vr == "PN":
+        return [_name(value) for value in values]
+    if vr in ("FD", "FL"):
+        return [float(value) for value in values]
+    if vr == "AT":
+        return [int(value, 16) for value in values]
+    if vr in NUMBER_FORMATS:
+        return [int(value) if isinstance(value, str) else value for value in values]
+    if vr in ("DS", "IS") or None in values:
+        return [value if value is None or not isinstance(value, bool) else None for value in values]
+    return values
+
+
+def _name(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, Mapping):
+        raise TypeError
+    groups = [value.get(name) or "" for name in ("Alphabetic", "Ideographic", "Phonetic")]
+    return "=".join(groups).rstrip("=")
