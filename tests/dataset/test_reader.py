@@ -193,6 +193,7 @@ def test_an_image_with_many_frames_is_converted_item_by_item():
     assert memory.PROCESS.held - held < 2 * len(data)
 
 
+@pytest.mark.slow
 def test_a_bomb_of_empty_items_is_refused_when_it_is_opened_whole():
     empty = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
     data = sequence(0x00081140, empty * 1_990_000)
