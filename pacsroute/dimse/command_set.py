@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -25,7 +25,6 @@ from pacsroute.dimse.commands import (
     Response,
     UnknownRQ,
     UnknownRSP,
-    values_of,
 )
 from pacsroute.errors import ProtocolError
 from pacsroute.status import PROCESSING_FAILURE
@@ -251,15 +250,10 @@ def _first_half(kind: Any, values: tuple[Any, ...], second: int) -> tuple[bytes,
     return before, body[at:]
 
 
-_LENGTH = struct.Struct("<I")
-_USUAL_HEAD = _HEAD.pack(0, 0, 4)
-_MESSAGE_IDS = _HEAD.pack(0, 0x0110, 2), _HEAD.pack(0, 0x0120, 2)
-_INSTANCE = _AT.pack(0, 0x1000)
-_USUAL_LENGTH = 512  # bytes of a command set whose like may be remembered
-
-
 def decode(data: bytes | bytearray | memoryview) -> Command:
     """Return the command that the bytes of a command set hold.
+
+    Elements of other groups are ignored: Orthanc adds the list of failed instances.
 
     Raises
     ------
@@ -267,91 +261,18 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
         If they are no command set.
     """
     data = bytes(data)
-    return _decode_usual(data) or _decode(data)
-
-
-def _decode_usual(data: bytes) -> Command | None:
-    """Decode what is like others but for its Message ID and SOP Instance UID; None if it is not.
-
-    A peer sends such messages over and over; this takes half the time of reading them anew.
-    """
-    if len(data) > _USUAL_LENGTH or not data.startswith(_USUAL_HEAD):
-        return None
-    at = data.find(_MESSAGE_IDS[0], _GROUP_LENGTH.size)
-    if at < 0:
-        at = data.find(_MESSAGE_IDS[1], _GROUP_LENGTH.size)
-        if at < 0:
-            return None
-    at += _HEAD.size
-    uid = data.find(_INSTANCE, at + 2) + _AT.size
-    start = stop = uid + _LENGTH.size
-    named = _AT.size <= uid and start <= len(data)
-    if named:
-        stop += _LENGTH.unpack_from(data, uid)[0]
-        alike = _alike(data[_GROUP_LENGTH.size : at], data[at + 2 : uid], data[stop:])
-    else:
-        alike = _alike(data[_GROUP_LENGTH.size : at], data[at + 2 :], None)
-    if alike is None or max(at + _US.size, stop) > len(data):
-        return None
-    kind, values, number = alike
-    command: Command = kind(**values)
-    setattr(command, number, int.from_bytes(data[at : at + 2], "little"))
-    if named:
-        command.affected_sop_instance = _read_uid(data[start:stop])  # type: ignore[attr-defined]
-    return command
-
-
-@lru_cache(maxsize=256)
-def _alike(
-    before: bytes, between: bytes, after: bytes | None
-) -> tuple[Any, dict[str, Any], str] | None:
-    """Return the type of messages that are alike, the values they share, and which ID differs.
-
-    None if what surrounds the gaps is not what it looks like: their places were found without
-    reading what is before them.
-    """
-    data = _USUAL_HEAD + _LENGTH.pack(0) + before + _US.pack(0) + between
-    places = {len(_USUAL_HEAD) + _LENGTH.size + len(before) - _HEAD.size}
-    if after is not None:
-        places.add(len(data) - _AT.size)
-        data += _LENGTH.pack(0) + after
-    try:
-        elements = list(_elements(data))
-        command = _decode(data)
-    except ProtocolError:
-        return None
-    tags = [element for element, _, _ in elements]
-    starts = {start - _HEAD.size for _, start, _ in elements}
-    if not places <= starts or len(set(tags)) < len(tags):
-        return None
-    values = values_of(command)
-    number = "message_id" if before.endswith(_MESSAGE_IDS[0]) else "message_id_responded_to"
-    gaps = {number} if after is None else {number, "affected_sop_instance"}
-    if not gaps <= values.keys():
-        return None
-    return type(command), {name: values[name] for name in values.keys() - gaps}, number
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the number of each element, and where its value starts and stops."""
+    known: dict[str, Any] = {}
+    unpack, readers = _HEAD.unpack_from, _READERS
     position, end = 0, len(data)
-    while position + _HEAD.size <= end:
-        group, element, length = _HEAD.unpack_from(data, position)
-        start = position + _HEAD.size
+    while position + 8 <= end:
+        group, element, length = unpack(data, position)
+        start = position + 8
         position = start + length
-        if group:
-            raise ProtocolError(f"an element of group {group:04X}H in a command set")
         if position > end:
             raise ProtocolError("a command set is cut short")
-        yield element, start, position
-
-
-def _decode(data: bytes) -> Command:
-    known: dict[str, Any] = {}
-    for element, start, stop in _elements(data):
-        if element in _READERS:
-            name, read = _READERS[element]
-            known[name] = read(data[start:stop])
+        if not group and element in readers:
+            name, read = readers[element]
+            known[name] = read(data[start:position])
     number = known.pop("command_field", None)
     if number is None:
         raise ProtocolError("a command set without Command Field")
