@@ -113,6 +113,10 @@ def _aborted(source: int | None, reason: int) -> str:
     return f"{who} aborted it (source {source}, reason {reason})"
 
 
+class ConnectionRefused(AssociationAborted):
+    """Nothing listens at the peer's port: it is off, or has not opened it yet."""
+
+
 class ReadFailed(AssociationAborted):
     """What was being sent could not be read to its end: we have aborted the association."""
 

@@ -242,7 +242,14 @@ _RARE = re.compile(
     "DICOS|Protocol|MPR|VolumeRendering|RT[A-Z]\\w*(Radiation|Prep|Intent|Position)|ArmRadiation|"
     "ArmPhoton|Tomotherap|Robotic|SurfaceScan|Eddy|gramWaveform|Measurements|Photoacoustic|"
     "Implant|ImagingAgent|Confocal|Inventory|Annotation|EnFace|BscanVolume|BodyPosition|"
-    "RespiratoryW|ContinuousRT|EnhancedRT|32bit|Template|Palette|Delivery"
+    "RespiratoryW|ContinuousRT|EnhancedRT|32bit|Template|Palette|Delivery|IntraOral|Spectroscopy|"
+    "Intravascular|LegacyConverted|MRColor|USVolume|GeneralAudio|ArterialPulse|XAXRFGrayscale|"
+    "AdvancedBlending|VariableModality|Craniofacial|Fiducials|SurfaceSegmentation|Tractography|"
+    "RealWorld|SlideCoordinates|Stereometric|WideField|Spectacle|Intraocular|MacularGrid|"
+    "ThicknessMap|CornealTopography|ExtensibleSR|RadiopharmaceuticalRadiation|ColonCAD|"
+    "AcquisitionContext|SimplifiedAdult|EnhancedXRayRadiation|ContentAssessment|StructuredDisplay|"
+    "Encapsulated(STL|OBJ|MTL)|TreatmentRecord|SummaryRecord|IonPlan|IonBeams|Salvage|RecordSet|"
+    "RadiationSet"
 )
 
 

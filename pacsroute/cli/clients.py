@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
 import click
 from click.exceptions import Exit
 
+from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.cli.identifiers import Path, asks_for, named
 from pacsroute.cli.observing import observes
@@ -36,6 +37,7 @@ from pacsroute.errors import (
 from pacsroute.framework.requests import Progress
 from pacsroute.instances.instance import Instance
 from pacsroute.net.client import Client, connect
+from pacsroute.services.transfer import FETCHED
 from pacsroute.status import Status
 from pacsroute.tls import TLS
 from pacsroute.trace.layout import printable
@@ -335,6 +337,15 @@ def _storage(
     return [named(name, "store") for name in names] or None
 
 
+def _syntaxes(
+    context: click.Context, option: click.Parameter, names: tuple[str, ...]
+) -> Sequence[str]:
+    try:
+        return [uids.transfer_syntax(name) for name in names] or FETCHED
+    except SetupError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 # ------------------------------------------------------------- commands
 
 
@@ -415,7 +426,15 @@ def find(
     multiple=True,
     metavar="KEYWORD",
     callback=_storage,
-    help="A storage class that may come, as CTImageStorage; else the usual 127.",
+    help="A storage class that may come, as CTImageStorage; else the usual ones.",
+)
+@click.option(
+    "--transfer-syntax",
+    "syntaxes",
+    multiple=True,
+    metavar="KEYWORD",
+    callback=_syntaxes,
+    help="One that they may come in, as JPEG2000Lossless, the best first; else any standard one.",
 )
 def get(
     client: Client,
@@ -423,6 +442,7 @@ def get(
     sop_class: str,
     output: str,
     storage: list[str] | None,
+    syntaxes: Sequence[str],
 ) -> None:
     """Fetch instances into a folder, as <SOP Instance UID>.dcm.
 
@@ -454,7 +474,9 @@ def get(
             show(f"{instances()}, {megabytes(size)}{rest}")
 
         try:
-            coming = client.get(identifier, sop_class, storage=storage, progress=note)
+            coming = client.get(
+                identifier, sop_class, storage=storage, transfer_syntaxes=syntaxes, progress=note
+            )
             status = _each(coming, ctrl_c, save)
         finally:
             show("")

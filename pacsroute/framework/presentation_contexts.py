@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pacsroute import uids
-from pacsroute.framework.routes import Route, choose_syntax
+from pacsroute.framework.routes import Route, choose_syntax, storable
 from pacsroute.upper_layer import extended
 
 
@@ -63,7 +63,7 @@ class ContextPolicy:
         if sop_class == uids.VERIFICATION:
             return choose_syntax(ECHO, proposed)
         # What a C-GET sends is in any syntax, and is converted if it can be.
-        return next(filter(uids.is_uid, proposed), None) if self.uses(sop_class) else None
+        return storable(proposed) if self.uses(sop_class) else None
 
 
 def _is_replaced(route: Route, others: list[Route]) -> bool:

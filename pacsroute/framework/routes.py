@@ -138,16 +138,34 @@ def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
     """Return the transfer syntax of a context for a route, or None if none will do.
 
     The route's own order comes first; without one, the peer's. Bytes that are only stored
-    may be in any syntax; those that are read here in one that we know. Implicit VR
-    little endian is always acceptable.
+    may be in any syntax, see `storable`; those that are read here in one that we know.
+    Implicit VR little endian is always acceptable.
     """
     proposed = tuple(proposed)
     for syntax in route.transfer_syntaxes:
         if syntax in proposed:
             return syntax
     if not route.transfer_syntaxes:
+        if route.command == "store":
+            return storable(proposed)
         for syntax in proposed:
-            if syntax in uids.ENCODABLE or (route.command == "store" and uids.is_uid(syntax)):
+            if syntax in uids.ENCODABLE:
                 return syntax
     implicit = uids.IMPLICIT_VR_LITTLE_ENDIAN
     return implicit if implicit in proposed else None
+
+
+def storable(proposed: Iterable[str]) -> str | None:
+    """Return the transfer syntax of a context for instances, or None if there is none.
+
+    It is the first one that others can read later: not a private one, nor one whose pixels
+    stay with the peer, unless nothing else is proposed.
+
+    Examples
+    --------
+    >>> storable(["1.2.840.113619.5.2", "1.2.840.10008.1.2.1"])
+    '1.2.840.10008.1.2.1'
+    """
+    known = [syntax for syntax in proposed if uids.is_uid(syntax)]
+    lasting = uids.TRANSFER_SYNTAXES - uids.REFERENCED
+    return next((syntax for syntax in known if syntax in lasting), known[0] if known else None)

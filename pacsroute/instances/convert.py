@@ -7,6 +7,17 @@ from pacsroute import uids
 _VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")  # MPEG and HEVC; SMPTE ST 2110
 
 
+def is_video(transfer_syntax: str) -> bool:
+    """Tell whether the pixels of a transfer syntax are a stream, which is never decoded.
+
+    Examples
+    --------
+    >>> is_video("1.2.840.10008.1.2.4.102"), is_video("1.2.840.10008.1.2.4.50")
+    (True, False)
+    """
+    return transfer_syntax.startswith(_VIDEO)
+
+
 def obstacle(source: str, target: str) -> str:
     """Return why there is no conversion, whatever the instance; an empty text if there may be one.
 
@@ -27,7 +38,7 @@ def obstacle(source: str, target: str) -> str:
         return f"no conversion from {name} to {uids.name(target)}"
     if source in uids.REFERENCED:
         return f"{name}: its pixels are elsewhere"
-    return f"{name} is video, which is never decoded" if source.startswith(_VIDEO) else ""
+    return f"{name} is video, which is never decoded" if is_video(source) else ""
 
 
 def can_convert(source: str, target: str) -> bool:

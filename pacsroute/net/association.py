@@ -18,6 +18,7 @@ from pacsroute.dimse.messages import Message, Sink, message_ids
 from pacsroute.errors import (
     AssociationAborted,
     AssociationRejected,
+    ConnectionRefused,
     ProtocolError,
     let_go,
 )
@@ -195,7 +196,8 @@ class Association:
             sock = socket.create_connection((peer.host, peer.port), config.connect_timeout)
         except (OSError, UnicodeError) as error:  # the latter for what can be no host name
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise AssociationAborted(
+            is_refused = isinstance(error, ConnectionRefusedError)
+            raise (ConnectionRefused if is_refused else AssociationAborted)(
                 None, message=f"{who} cannot be reached ({why}): is it on, and the port right?"
             ) from None
         sock.settimeout(None)

@@ -53,7 +53,7 @@ from pacsroute.services import transfer
 from pacsroute.services.exchange import Exchange
 from pacsroute.status import Status
 from pacsroute.tls import TLS
-from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext
+from pacsroute.upper_layer.negotiation import AcceptedContext
 from pacsroute.upper_layer.pdu import AssociateRQ, UserIdentity
 
 Source = Instance | str | os.PathLike[str] | Dataset | bytes
@@ -254,8 +254,9 @@ class Client:
             ``StudyRoot``, ``PatientRoot``, a UID or a keyword.
         storage : iterable of str, optional
             The storage classes that may come, as UIDs or keywords: 127 contexts at most.
-            Each transfer syntax has a context of its own then, so that the peer can send
-            what it has. Without it, the most usual classes with a context each.
+            Each transfer syntax has a context of its own while they fit, so that the peer
+            can send what it has. Without it, the most usual classes; images have a second
+            context if compressed ones may come.
         transfer_syntaxes : sequence of str
             Those that instances may come in, as UIDs or keywords, the best first.
         priority : int
@@ -285,16 +286,11 @@ class Client:
         """
         uid = uids.sop_class(sop_class, "get")
         syntaxes = tuple(uids.transfer_syntax(syntax) for syntax in transfer_syntaxes)
-        if storage is None:
-            classes = uids.usual_storage(MAXIMUM_CONTEXTS - 1)
-            contexts = [(storage_class, syntaxes) for storage_class in classes]
-        else:
-            classes = tuple(uids.sop_class(name, "store") for name in storage)
-            contexts = [(one, (syntax,)) for one in classes for syntax in syntaxes]
-            if len(contexts) >= MAXIMUM_CONTEXTS:  # the peer chooses the syntax then
-                contexts = [(one, syntaxes) for one in classes]
+        classes = None if storage is None else [uids.sop_class(name, "store") for name in storage]
+        contexts = transfer.contexts_to_fetch(classes, syntaxes)
         needed = [(uid, _USUAL), *contexts]
-        with self._pool.use(needed, frozenset(classes)) as (association, context):
+        scp_of = frozenset(storage_class for storage_class, _ in contexts)
+        with self._pool.use(needed, scp_of) as (association, context):
             command = CGetRQ(
                 message_id=next(association.numbers), affected_sop_class=uid, priority=priority
             )

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 from pacsroute.dimse.commands import CMoveRQ
-from pacsroute.errors import AssociationError, DataSetError, ProtocolError, ReadFailed
+from pacsroute.errors import (
+    AssociationError,
+    ConnectionRefused,
+    DataSetError,
+    ProtocolError,
+    ReadFailed,
+)
 from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import MoveRequest, Peer
 from pacsroute.framework.results import Outcome
@@ -18,8 +25,14 @@ from pacsroute.services.exchange import Carrier
 from pacsroute.services.retrieve import SendInstance
 from pacsroute.status import MOVE_DESTINATION_UNKNOWN, Status
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, propose
+from pacsroute.upper_layer.pdu import AssociateRQ
 
 logger = logging.getLogger("pacsroute")
+
+_NOT_YET = 1.0  # seconds in which a destination may open its port
+_TICK = 0.1
+_IN_VAIN = 10  # associations that deliver nothing before a destination is given up
+_PATIENCE = 60.0  # seconds that they may take together: one that never answers takes more
 
 
 def answer(call: Call) -> Outcome:
@@ -49,8 +62,11 @@ class _Destination:
 
     It proposes what the instances so far have needed, and what those of a list will need
     that have their hints. One that needs more makes it associate anew, with all of that
-    while it fits into 128 contexts. An association that
-    breaks is made again, unless it has delivered nothing: then the rest fails.
+    while it fits into 128 contexts.
+
+    An association that breaks is made again. The instance on which it broke is sent once
+    more, unless it was the first one there: then that one fails, and the rest is tried. It
+    all fails only where nobody is reached any more, or nothing gets through.
     """
 
     def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
@@ -65,7 +81,9 @@ class _Destination:
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._ahead = transfer.contexts_ahead(request)
         self._association: Carrier | None = None
-        self._delivered = 0
+        self._delivered = 0  # over the association that there is
+        self._broken = 0  # associations one after the other that have delivered nothing
+        self._wasted = 0.0  # seconds that they took
         self._lost: Exception | None = None
 
     def __enter__(self) -> SendInstance:
@@ -79,6 +97,7 @@ class _Destination:
         needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
         while True:
             association = self._associated(needed)
+            began = time.monotonic()
             try:
                 status = self._send_on(association, instance, meanwhile)
             except ReadFailed as error:
@@ -89,12 +108,19 @@ class _Destination:
                 logger.warning("the association to %s broke: %s", self._name, error)
                 self._drop(association)
                 if not self._delivered:
-                    self._lost = error if isinstance(error, AssociationError) else None
+                    self._note_failure(error, time.monotonic() - began)
                     raise DataSetError(f"the association broke: {error}") from None
-                self._delivered = 0  # if the next one breaks at once, that was the last try
             else:
                 self._delivered += 1
+                self._broken, self._wasted = 0, 0.0
                 return status
+
+    def _note_failure(self, error: Exception, seconds: float) -> None:
+        """Note that an instance broke an association that delivered nothing before it."""
+        self._broken += 1
+        self._wasted += seconds
+        if self._broken >= _IN_VAIN or self._wasted >= _PATIENCE:
+            self._lost = error
 
     def _send_on(
         self, association: Carrier, instance: Instance, meanwhile: Callable[[], object]
@@ -130,12 +156,24 @@ class _Destination:
             maximum_length=self._call.app.config.maximum_length,
         )
         try:
-            self._association = self._call.association.connect(self._peer, request)
+            self._association = self._connected(request)
         except (AssociationError, ValueError) as error:  # no host name, no AE title
             logger.warning("no association to %s: %s", self._name, ascii(str(error))[1:-1])
             self._lost = error
             raise DataSetError(str(error)) from None
         return self._association
+
+    def _connected(self, request: AssociateRQ) -> Carrier:
+        """Ask for an association; some open their port only after they have asked for the move."""
+        deadline = time.monotonic() + _NOT_YET
+        while True:
+            try:
+                self._delivered = 0
+                return self._call.association.connect(self._peer, request)
+            except ConnectionRefused:
+                if time.monotonic() >= deadline or self._request.cancelled:
+                    raise
+                time.sleep(_TICK)
 
     def _drop(self, association: Carrier) -> None:
         association.abort()

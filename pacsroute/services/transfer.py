@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pacsroute import uids
@@ -11,12 +11,12 @@ from pacsroute.dimse.commands import CStoreRQ
 from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError, NotAccepted
 from pacsroute.framework.requests import GetRequest
-from pacsroute.instances.convert import can_convert
+from pacsroute.instances.convert import can_convert, is_video
 from pacsroute.instances.instance import Instance
 from pacsroute.services.exchange import Carrier
 from pacsroute.services.responses import check_response
 from pacsroute.status import Status
-from pacsroute.upper_layer.negotiation import AcceptedContext
+from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext
 
 # What is converted into, the best first: most peers know the first two.
 CONVERTED = (
@@ -25,6 +25,56 @@ CONVERTED = (
     uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     uids.EXPLICIT_VR_BIG_ENDIAN,
 )
+
+FETCHED = (
+    *CONVERTED[:2],
+    *map(
+        uids.transfer_syntax,
+        (
+            *("JPEGLosslessSV1", "JPEGLSLossless", "JPEG2000Lossless", "JPEGBaseline8Bit"),
+            *("JPEG2000", "JPEGExtended12Bit", "RLELossless", "JPEGLSNearLossless"),
+            *("HTJ2KLossless", "HTJ2KLosslessRPCL", "HTJ2K", "JPEGLossless"),
+            *("MPEG4HP41", "MPEG4HP41BD", "MPEG4HP422D", "MPEG4HP423D", "MPEG4HP42STEREO"),
+            *("MPEG2MPML", "MPEG2MPHL", "HEVCMP51", "HEVCM10P51"),
+        ),
+    ),
+    CONVERTED[2],
+)
+"""What instances may come in that are only stored; the native ones first."""
+
+
+def contexts_to_fetch(
+    classes: Sequence[str] | None, syntaxes: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the presentation contexts for the instances of a C-GET, which are 127 at most.
+
+    A context has one transfer syntax in the end. So a class has a context for each, where
+    they fit; else one for what is native and one for what is compressed, so that the peer
+    can send both as they are; else one for all of them.
+
+    Parameters
+    ----------
+    classes : sequence of str or None
+        The storage classes that may come, as UIDs; None for the most usual ones, of which
+        those of images have two contexts.
+    syntaxes : sequence of str
+        The transfer syntaxes that they may come in, as UIDs, the best first.
+    """
+    most = MAXIMUM_CONTEXTS - 1
+    native = tuple(syntax for syntax in syntaxes if syntax in CONVERTED[:2])
+    groups = [group for group in (native, tuple(s for s in syntaxes if s not in native)) if group]
+    if classes is None:
+        contexts: list[tuple[str, tuple[str, ...]]] = []
+        for one in uids.usual_storage(most):
+            keyword = uids.UID_dictionary[one][4]
+            for group in groups if "Image" in keyword else groups[:1]:
+                first = sorted(group, key=lambda syntax: not is_video(syntax))
+                contexts.append((one, tuple(first) if "Video" in keyword else group))
+        return contexts[:most]
+    for parts in ([(syntax,) for syntax in syntaxes], groups):
+        if len(classes) * len(parts) <= most:
+            return [(one, part) for one in classes for part in parts]
+    return [(one, tuple(syntaxes)) for one in classes]
 
 
 def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[str, ...]]]:

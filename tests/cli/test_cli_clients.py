@@ -708,6 +708,27 @@ def test_get_of_some_sop_classes_only(archive, server, sample, tmp_path):
     assert "did you mean 'CTImageStorage'" in done.stderr
 
 
+def test_get_takes_compressed_instances_as_they_are(archive, server, sample, tmp_path):
+    """By default, and where only some syntaxes are named; what is native stays so."""
+    names = ["MR_small_jp2klossless.dcm", "MR_small_RLE.dcm", "MR_small.dcm"]
+    archive.paths = [sample(name) for name in names]
+    expected = {uid_of(path): Instance(path).transfer_syntax for path in archive.paths}
+    arguments = ["-k", "StudyInstanceUID=1.2.3", "-o", tmp_path]
+    run("get", server, *arguments, "--storage", "MRImageStorage")
+    found = [Instance(path) for path in tmp_path.iterdir()]
+    assert {one.sop_instance: one.transfer_syntax for one in found} == expected
+    archive.paths = archive.paths[::2]
+    for one in tmp_path.iterdir():
+        one.unlink()
+    syntaxes = ["--transfer-syntax", "ExplicitVRLittleEndian"]
+    syntaxes += ["--transfer-syntax", "JPEG2000Lossless"]
+    run("get", server, *arguments, *syntaxes)
+    found = [Instance(path) for path in tmp_path.iterdir()]
+    assert {one.transfer_syntax for one in found} == {expected[uid_of(p)] for p in archive.paths}
+    done = run("get", server, *arguments, "--transfer-syntax", "JPEG2000Lossles", code=2)
+    assert "did you mean 'JPEG2000Lossless'" in done.stderr
+
+
 def test_get_into_a_folder_that_cannot_be_written(archive, server, sample, tmp_path):
     archive.paths = [sample("CT_small.dcm")]
     (tmp_path / "file").write_text("")

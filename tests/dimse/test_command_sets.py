@@ -18,6 +18,7 @@ from pacsroute.dimse.commands import (
     CEchoRSP,
     CFindRQ,
     CGetRQ,
+    CGetRSP,
     CMoveRQ,
     CStoreRQ,
     CStoreRSP,
@@ -184,6 +185,17 @@ def test_unknown_elements_and_the_group_length_are_ignored(command, more):
     assert decode(element(0, b"") + data[12:]) == command
 
 
+def test_elements_of_other_groups_are_ignored():
+    """Orthanc adds the list of failed instances to a C-GET-RSP, with its group length."""
+    failed = element(0x0058, b"1.2.826.0.1\0", group=8)
+    more = element(0, struct.pack("<I", len(failed)), group=8) + failed
+    response = CGetRSP(message_id_responded_to=1, status=0xC000, completed=7, failed=1, warning=0)
+    assert decode(encode(response) + more) == response
+    assert decode(encode(CEchoRQ(message_id=1)) + more) == CEchoRQ(message_id=1)
+    with pytest.raises(ProtocolError, match="cut short"):
+        decode(encode(response) + more[:-1])
+
+
 def test_elements_that_a_message_does_not_have_are_ignored():
     data = encode(CEchoRQ(message_id=1)) + element(0x0700, us(1)) + element(0x1000, b"1.2")
     assert decode(data) == CEchoRQ(message_id=1)
@@ -265,7 +277,7 @@ def test_value_that_does_not_fit_is_a_value_error(command):
         b"",
         element(0x0002, b"1.2"),  # no Command Field
         element(0x0100, b"\x30"),
-        element(0x0100, us(0x0030)) + element(0x0020, b"x", group=0x0010),
+        element(0x0020, b"x", group=0x0010),
         encode(CEchoRQ(message_id=1))[:-1],
         struct.pack("<HHI", 0, 0x0100, 0xFFFF_FFFF) + us(0x0030),
     ],

@@ -26,6 +26,7 @@ from pacsroute import (
 
 PATIENT = uids.sop_class("PatientRoot", "find")
 JPEG = uids.transfer_syntax("JPEGBaseline8Bit")
+JPIP = uids.transfer_syntax("JPIPReferenced")
 MODEL = "QueryRetrieveInformationModel"
 
 
@@ -496,8 +497,26 @@ def test_store_accepts_the_peers_first_transfer_syntax():
     app.store(lambda request: None)
     policy = app.policy("A")
     assert policy.choose(CT, (JPEG, IMPLICIT)) == JPEG
-    assert policy.choose(CT, ("1.2.3.999", EXPLICIT)) == "1.2.3.999"
     assert policy.choose(CT, ()) is None
+
+
+@pytest.mark.parametrize("command", ["store", "get"])
+@pytest.mark.parametrize("odd", ["1.2.3.999", JPIP, "1.2.840.113619.5.2"])
+def test_what_nobody_can_read_later_is_the_last_choice(command, odd):
+    app = App()
+    getattr(app, command)(lambda request: None)
+    policy = app.policy("A")
+    assert policy.choose(CT, (odd, EXPLICIT)) == EXPLICIT
+    assert policy.choose(CT, (odd, JPEG, IMPLICIT)) == JPEG
+    assert policy.choose(CT, (odd,)) == odd
+    assert policy.choose(CT, ("no UID", odd)) == odd
+
+
+def test_a_route_may_prefer_a_private_transfer_syntax():
+    app = App()
+    app.store(transfer_syntaxes=["1.2.3.999", JPIP])(lambda request: None)
+    assert app.policy("A").choose(CT, (EXPLICIT, JPIP, "1.2.3.999")) == "1.2.3.999"
+    assert app.policy("A").choose(CT, (EXPLICIT, JPIP)) == JPIP
 
 
 def test_a_routes_own_transfer_syntaxes_come_first_and_implicit_is_always_acceptable():

@@ -28,6 +28,7 @@ from pacsroute import (
 )
 from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
+from pacsroute.services.transfer import FETCHED, contexts_to_fetch
 
 
 def test_client_find(listening, archive):
@@ -201,6 +202,27 @@ def test_get_in_the_syntaxes_that_are_stored(listening, sample):
         assert (one.sop_class, one.sop_instance, one.transfer_syntax) == SAMPLES[name]
         with one.open() as file:
             assert file.read() == body(sample(name))
+
+
+@pytest.mark.parametrize("classes", [1, 3, 20, 100])
+def test_contexts_of_a_get_fit_an_association(classes):
+    contexts = contexts_to_fetch([f"1.2.{number}" for number in range(classes)], FETCHED)
+    assert len(contexts) <= 127
+    assert len({sop_class for sop_class, _ in contexts}) == classes
+    native = [syntaxes for _, syntaxes in contexts if set(syntaxes) & set(FETCHED[:2])]
+    assert any(len(syntaxes) <= 2 for syntaxes in native) == (classes < 64)
+
+
+def test_usual_images_may_come_native_and_compressed():
+    contexts = contexts_to_fetch(None, FETCHED)
+    assert len(contexts) == 127
+    by_class = {}
+    for sop_class, syntaxes in contexts:
+        by_class.setdefault(uids.written(sop_class), []).append(syntaxes)
+    assert [len(by_class[name]) for name in ("CTImageStorage", "RTPlanStorage")] == [2, 1]
+    assert by_class["VideoEndoscopicImageStorage"][1][0] == uids.transfer_syntax("MPEG4HP41")
+    native = contexts_to_fetch(None, FETCHED[:2])
+    assert len({sop_class for sop_class, _ in native}) == len(native) == 127
 
 
 def test_get_of_instances_that_cannot_be_sent(listening, sample):

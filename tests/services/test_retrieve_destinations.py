@@ -298,3 +298,70 @@ def test_instances_of_the_same_kind_share_an_association():
                 assert peer.all()[1].completed == 20
                 peer.release()
     assert len(associations) == 1
+
+
+@pytest.mark.parametrize("poison", [[2], [0], [0, 1, 4, 5], [5]], ids=str)
+def test_a_move_goes_on_after_instances_that_make_the_destination_abort(poison):
+    names, received = [uid(number) for number in poison], []
+
+    def store(request):
+        if request.sop_instance in names:
+            request.association.abort()
+            return 0xC000
+        received.append(request.sop_instance)
+        return None
+
+    def handler(request):
+        return [made(number) for number in range(6)]
+
+    app = App("DEST")
+    app.store(store)
+    with app.serve(port=0, grace=1) as destination:
+        with serving(handler, DEST=destination.port) as server, Requestor(server.port) as peer:
+            peer.move()
+            _, final, failed, _ = peer.all()
+            peer.release()
+    good = [uid(number) for number in range(6) if number not in poison]
+    assert (failed, received) == (names, good)
+    assert (final.status, counts(final)) == (0xB000, (None, len(good), len(poison), 0))
+
+
+def test_a_destination_to_which_nothing_gets_through_is_given_up():
+    associations = set()
+
+    def store(request):
+        associations.add(request.association.id)
+        request.association.abort()
+        return 0xC000
+
+    app = App("DEST")
+    app.store(store)
+    with app.serve(port=0, grace=1) as destination:
+        with serving(lambda r: [made(n) for n in range(30)], DEST=destination.port) as server:
+            with Requestor(server.port) as peer:
+                peer.move()
+                _, final, failed, _ = peer.all()
+                peer.release()
+    assert (final.status, len(failed)) == (0xA702, 30)
+    assert len(associations) == 10
+
+
+def test_a_destination_that_opens_its_port_after_it_has_asked():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    opened = []
+
+    def later():
+        opened.append(app.serve(port=port, grace=1).__enter__())
+
+    app = App("DEST")
+    app.store(lambda request: None)
+    timer = threading.Timer(0.3, later)
+    with serving(lambda request: [made(1)], DEST=port) as server, Requestor(server.port) as peer:
+        timer.start()
+        peer.move()
+        _, final, _, _ = peer.all()
+        peer.release()
+    timer.join()
+    opened[0].stop()
+    assert (final.status, counts(final)) == (0, (None, 1, 0, 0))
