@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -426,18 +427,45 @@ def test_a_hundred_and_fifty_thousand_tiles(wall):
         assert file.read() == bytes(64)
 
 
-@pytest.mark.slow
-def test_a_frame_of_twelve_thousand_with_three_hundred_elements_each(wall):
-    item = encode({"SelectorDSValue": "1", "PatientID": "P"}, EXPLICIT) * 150
-    items = b"".join(
-        b"\xfe\xff\x00\xe0" + len(item).to_bytes(4, "little") + item for _ in range(12_000)
+def with_functional_groups(count, *, is_undefined):
+    """Return an image of many frames, with 300 elements for each, and that sequence."""
+    item = b"".join(
+        struct.pack("<HH2sH2s", 0x41, 0x1000 + number, b"LO", 2, b"ab") for number in range(300)
     )
+    items = (b"\xfe\xff\x00\xe0" + len(item).to_bytes(4, "little") + item) * count
     groups = b"\x00\x52\x30\x92SQ\0\0" + len(items).to_bytes(4, "little") + items
-    data = instance(RLE, [blank_rle(16)] * 12_000, NumberOfFrames=12_000).open().read()
+    if is_undefined:
+        groups = groups[:8] + b"\xff" * 4 + items + b"\xfe\xff\xdd\xe0" + bytes(4)
+    data = instance(RLE, [blank_rle(16)] * count, NumberOfFrames=count).open().read()
     at = data.index(b"\xe0\x7f\x10\0")
-    image = Instance(data[:at] + groups + data[at:], transfer_syntax=RLE)
-    with wall().frame(image, 12_000).file as file:
+    return Instance(data[:at] + groups + data[at:], transfer_syntax=RLE), groups
+
+
+@pytest.mark.parametrize("target", [EXPLICIT, IMPLICIT, DEFLATED], ids=uids.name)
+@pytest.mark.parametrize("is_undefined", [False, True])
+def test_a_large_sequence_is_kept(wall, is_undefined, target):
+    image, groups = with_functional_groups(400, is_undefined=is_undefined)
+    decoded = converted(wall(decoders=1), image, target)
+    assert decoded.PixelData == bytes(400 * 16)
+    items = decoded.PerFrameFunctionalGroupsSequence
+    assert len(items) == 400
+    assert [len(item) for item in items[::100]] == [300] * 4
+    if target == EXPLICIT:
+        with wall().convert(image.open(), RLE, EXPLICIT) as file:
+            assert groups in file.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_undefined", [False, True])
+def test_twelve_thousand_frames_with_three_hundred_elements_each(wall, is_undefined):
+    image, groups = with_functional_groups(12_000, is_undefined=is_undefined)
+    decoding = wall(decoders=1)
+    with decoding.frame(image, 12_000).file as file:
         assert file.read() == bytes(16)
+    with decoding.convert(image.open(), RLE, EXPLICIT) as file:
+        assert groups in file.read()
+    (process,) = decoder_processes()
+    assert resident(process)[1] < 400 * MIB
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 from support.images import (
@@ -19,6 +21,7 @@ from support.images import (
 from support.names import EXPLICIT
 from support.raw_peer import RawPeer
 from support.retrieval import CANCEL, Requestor, counts
+from support.serving import Serving
 from support.unharmed import until
 
 from pacsroute import App, Peer
@@ -175,3 +178,30 @@ def test_pixel_bombs_of_many_peers_take_no_memory(archive, caplog):
     assert resident()[1] < before + 50 * MIB
     assert len(warnings(caplog)) == 6
     assert all("of RLE cannot be" in line.getMessage() for line in warnings(caplog))
+
+
+WORKERS = """
+from pathlib import Path
+from pacsroute import App
+app = App("ARCHIVE", decode_seconds=1000)
+
+@app.get("StudyRoot")
+def retrieve(request):
+    return list(Path(__file__).parent.glob("*.dcm"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["worker killed", "arbiter killed", "stopped"])
+def test_no_decoder_outlives_its_worker(tmp_path, how):
+    (tmp_path / "app.py").write_text(WORKERS)
+    frozen().save(tmp_path)
+    with Serving(tmp_path, "app.py", "--port", "0", "--workers", "1", "--grace", "1") as server:
+        arbiter = server.process.pid
+        (worker,) = map(int, Path(f"/proc/{arbiter}/task/{arbiter}/children").read_text().split())
+        with Requestor(server.port, CONTEXT) as peer:
+            peer.get()
+            assert until(lambda: decoder_processes(worker))
+            number = signal.SIGTERM if how == "stopped" else signal.SIGKILL
+            os.kill(worker if how == "worker killed" else arbiter, number)
+            assert until(lambda: not decoder_processes(worker), seconds=10)

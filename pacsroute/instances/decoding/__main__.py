@@ -95,7 +95,7 @@ def _done(
     job: dict[str, Any], source: int, out: int, watch: Watch, announce: Callable[[int], None]
 ) -> dict[str, Any]:
     try:
-        limits = Limits(**job["limits"])
+        limits = Limits(**job["limits"])._replace(memory=job["memory"])
         bounds = Bounds(limits, job["memory"] // _LARGEST, watch, announce, job["folder"])
         with reader(source, job["at"]) as file, open(out, "wb") as target:
             return {"done": _JOBS[job["do"]](job, file, target, bounds)}

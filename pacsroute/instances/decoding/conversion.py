@@ -35,6 +35,7 @@ from pacsroute.instances.decoding.decoders import (
 )
 from pacsroute.instances.frames import Frames
 from pacsroute.instances.pixel_data import ImagePixel
+from pacsroute.instances.spool import reader
 from pacsroute.instances.without_bulk_data import strip
 
 _LARGE = 1_048_576  # bytes of a value that is copied in pieces
@@ -73,7 +74,7 @@ class Bounds(NamedTuple):
     time : Time
         Is told of each frame.
     announce : callable
-        Is told how many bytes come at most, before any is written or decoded.
+        Is told how many bytes come at most, before any is written.
     folder : str or None
         Where temporary files go.
     """
@@ -91,6 +92,7 @@ class _Stream(NamedTuple):
     vr: str
     length: int
     pieces: Iterable[Any]
+    is_undefined: bool = False  # a sequence that ends with a delimiter
 
 
 def inflated(file: BinaryIO, bounds: Bounds) -> BinaryIO:
@@ -157,11 +159,11 @@ def convert(
         strip(dataset)
     streams = dict(_copied(dataset, file, target, bounds))
     if source not in uids.NATIVE:
-        for icon in _compressed_within(dataset):
+        for icon in _compressed_within(dataset, file):
             _decompress_icon(icon, source, bounds)
         if PIXEL_DATA in dataset:
-            file.seek(start)
-            frames = Frames(file, source)
+            # At a position of its own: other values are copied between its first and second frame.
+            frames = Frames(reader(os.dup(file.fileno()), start), source)
             streams[PIXEL_DATA] = _decompressed(dataset, frames, source, target, bounds)
     bounds.announce(size + sum(stream.length for stream in streams.values()))
     _write(dataset, streams, target, out)
@@ -173,9 +175,13 @@ def _copied(
     """Yield the large values at the top that are copied as they are, or with bytes swapped."""
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag, keep_deferred=True)
-        if not isinstance(element, RawDataElement) or element.value is not None:
+        if not isinstance(element, RawDataElement) or element.length == 0:
             continue
-        if element.length in (0, _UNDEFINED):
+        if element.VR == "SQ":
+            if _may_copy_sequence(dataset, element, file, target, bounds):
+                yield int(tag), _copied_sequence(element, file, bounds)
+            continue
+        if element.value is not None or element.length == _UNDEFINED:
             continue
         # Where the VR is implicit, only pixels are known to be words and not text.
         vr = element.VR or ("OW" if tag == PIXEL_DATA else "")
@@ -186,6 +192,44 @@ def _copied(
             word = WORD_SIZES[vr]
         pieces = _pieces(file, element.value_tell, element.length, word, bounds)
         yield int(tag), _Stream(vr, element.length, pieces)
+
+
+def _may_copy_sequence(
+    dataset: Dataset, element: RawDataElement, file: BinaryIO, target: str, bounds: Bounds
+) -> bool:
+    """Tell whether a sequence is large, and would be written as it was read."""
+    size = element.length if element.value is None else len(element.value)
+    how = syntax(target)
+    return (
+        size > _LARGE
+        and element.is_implicit_VR is how.implicit
+        and element.is_little_endian is how.little
+        # Else its text may be written in another character set.
+        and (not bounds.limits.charset or "SpecificCharacterSet" in dataset)
+        and not _holds_pixels(element, file)
+    )
+
+
+def _copied_sequence(element: RawDataElement, file: BinaryIO, bounds: Bounds) -> _Stream:
+    if element.value is None:
+        pieces = _pieces(file, element.value_tell, element.length, 1, bounds)
+        return _Stream("SQ", element.length, pieces)
+    is_undefined = element.length == _UNDEFINED
+    return _Stream("SQ", len(element.value), [element.value], is_undefined)
+
+
+def _holds_pixels(element: RawDataElement, file: BinaryIO) -> bool:
+    """Tell whether a sequence that nobody has read may have pixels in it."""
+    if element.value is not None:
+        return _PIXELS in element.value
+    end, before = element.value_tell + element.length, b""
+    for at in range(element.value_tell, end, _PIECE):
+        file.seek(at)
+        piece = before + file.read(min(_PIECE, end - at))
+        if _PIXELS in piece:
+            return True
+        before = piece[-3:]
+    return False
 
 
 def _pieces(file: BinaryIO, offset: int, length: int, word: int, bounds: Bounds) -> Iterator[bytes]:
@@ -237,16 +281,17 @@ def _packed(
     yield packer.rest()
 
 
-def _compressed_within(dataset: Dataset) -> Iterator[Dataset]:
+def _compressed_within(dataset: Dataset, file: BinaryIO) -> Iterator[Dataset]:
     """The items with compressed pixels: of native ones the length is defined (PS3.5 §A.4)."""
     for tag, element in list(dataset.items()):
-        if isinstance(element, RawDataElement) and _PIXELS not in (element.value or _PIXELS):
+        if element.VR != "SQ":
+            continue
+        if isinstance(element, RawDataElement) and not _holds_pixels(element, file):
             continue  # a sequence without them is not even opened
-        if element.VR == "SQ":
-            for item in dataset[tag].value:
-                yield from _compressed_within(item)
-                if "PixelData" in item and item["PixelData"].is_undefined_length:
-                    yield item
+        for item in dataset[tag].value:
+            yield from _compressed_within(item, file)
+            if "PixelData" in item and item["PixelData"].is_undefined_length:
+                yield item
 
 
 def _decompress_icon(item: Dataset, source: str, bounds: Bounds) -> None:
@@ -293,7 +338,7 @@ def _write_stream(tag: int, stream: _Stream, how: Syntax, sink: Any) -> None:
     length, order = stream.length + (stream.length & 1), "<" if how.little else ">"
     sink.write(struct.pack(order + "HH", tag >> 16, tag & 0xFFFF))
     sink.write(b"" if how.implicit else stream.vr.encode() + b"\0\0")
-    sink.write(struct.pack(order + "I", length))
+    sink.write(struct.pack(order + "I", _UNDEFINED if stream.is_undefined else length))
     written = 0
     for piece in stream.pieces:
         written += len(piece)
@@ -301,6 +346,8 @@ def _write_stream(tag: int, stream: _Stream, how: Syntax, sink: Any) -> None:
     if written != stream.length:
         raise DataSetError("a value is not as long as its length says")
     sink.write(b"\0" * (length - written))
+    if stream.is_undefined:
+        sink.write(struct.pack(order + "HHI", 0xFFFE, 0xE0DD, 0))
 
 
 class _Deflating:
