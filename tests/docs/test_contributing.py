@@ -52,3 +52,12 @@ def test_every_folder_of_tests_is_described():
     text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")}
     assert [f for f in folders if len(f.parts) == 2 and f"| `{f.as_posix()}/` |" not in text] == []
+
+
+def test_the_slow_tests_that_ci_runs_exist():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    words = re.findall(r"(tests/[\w/.]+)(?:::(\w+))?", script)
+    assert len(words) > 5
+    for path, name in words:
+        assert (ROOT / path).exists()
+        assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")

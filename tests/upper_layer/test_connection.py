@@ -418,7 +418,7 @@ def test_one_byte_at_a_time():
     for value in encode(REQUEST):
         assert not events
         events += feed(connection, bytes([value]))
-        assert connection.partial == (not events)
+        assert bool(connection.partial) == (not events)
     assert events == [REQUEST]
     connection.accept(ACCEPT)
     for value in encode(DATA) + encode(ReleaseRQ()):
