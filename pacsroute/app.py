@@ -212,6 +212,8 @@ class App(BaseApp):
         /,
         *,
         retry: Sequence[float] = RETRY,
+        timeout: float | None = None,
+        process: bool = False,
         places: int = 1,
     ) -> Callable[[Callable[P, R]], Job[P, R]]: ...
     def job(
@@ -220,6 +222,8 @@ class App(BaseApp):
         /,
         *,
         retry: Sequence[float] = RETRY,
+        timeout: float | None = None,
+        process: bool = False,
         places: int = 1,
     ) -> Any:
         """Make calls of a function durable: ``function.later(…)`` puts one into the queue.
@@ -230,6 +234,11 @@ class App(BaseApp):
         ----------
         retry : sequence of float
             Seconds after which a call that has raised is tried again; then it is given up.
+        timeout : float, optional
+            Seconds after which its process is ended: the call has failed then. It needs `process`.
+        process : bool
+            Whether each call has a process of its own, so that what crashes, hangs or leaks takes
+            nothing else with it. The process imports the app's file, and holds its lifespan.
         places : int
             How many calls may run at the same time, in all processes.
 
@@ -250,7 +259,7 @@ class App(BaseApp):
 
         def decorate(function: Callable[P, R]) -> Job[P, R]:
             self._still_open("job")
-            job = Job(function, lambda: self.work, retry=retry, places=places)
+            job = Job(function, self, retry=retry, timeout=timeout, process=process, places=places)
             self.declared.add_job(job)
             return job
 

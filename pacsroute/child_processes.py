@@ -39,7 +39,9 @@ _PR_SET_PDEATHSIG = 1
 _starters: dict[int, DaemonPool] = {}
 
 
-def start_child(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
+def start_child(
+    module: str, channel: socket.socket, *, trusted: bool = False
+) -> subprocess.Popen[bytes]:
     """Start ``python -m module`` as a child that ends with this process.
 
     Linux ends a child with the thread that has started it, so one thread starts all of them
@@ -51,6 +53,9 @@ def start_child(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
         The program. It calls `begin_child` first, which returns its end of the channel.
     channel : socket.socket
         What it inherits.
+    trusted : bool
+        Whether it runs the user's own code, and not what peers' data goes through: it has the
+        environment, the folder and the output of this process then.
 
     Raises
     ------
@@ -62,7 +67,7 @@ def start_child(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
 
     def start() -> None:
         try:
-            started.put(_popen(module, channel))
+            started.put(_popen(module, channel, trusted=trusted))
         except BaseException as error:  # noqa: BLE001 - the one who waits raises it
             started.put(error)
 
@@ -73,12 +78,20 @@ def start_child(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
     return child
 
 
-def _popen(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
+def _popen(module: str, channel: socket.socket, *, trusted: bool) -> subprocess.Popen[bytes]:
     import subprocess  # noqa: PLC0415 - when the first one is needed
 
     path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path if folder)
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     number = channel.fileno()
+    if trusted:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(number), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            pass_fds=(number,),
+            process_group=0,
+        )
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-P", "-W", "ignore", "-m", module, str(number), str(os.getpid())],
         stdin=subprocess.DEVNULL,
@@ -91,7 +104,7 @@ def _popen(module: str, channel: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-def begin_child() -> socket.socket:
+def begin_child(*, trusted: bool = False) -> socket.socket:
     """Bind this process to the life of its parent; return its end of the channel."""
     number, parent = map(int, sys.argv[1:3])
     if sys.platform == "linux":
@@ -100,8 +113,10 @@ def begin_child() -> socket.socket:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before
             os._exit(0)
+    if sys.platform == "linux" and not trusted:
         # Where memory runs out, the server is not what the system ends.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
-    os.nice(10)  # it leaves the processors to those who answer peers
+    if not trusted:
+        os.nice(10)  # it leaves the processors to those who answer peers
     return socket.socket(fileno=number)

@@ -68,17 +68,21 @@ class Job(Generic[P, R]):
     def __init__(
         self,
         function: Callable[P, R],
-        queue: Callable[[], WorkQueue],
+        app: Any,
         *,
         retry: Sequence[float],
+        timeout: float | None,
+        process: bool,
         places: int,
     ) -> None:
         self.function = function
         self.name = function.__name__
         self.retry = tuple(retry)
+        self.timeout = timeout
+        self.process = process
         self.places = places
+        self.app = app
         self.__doc__ = function.__doc__
-        self._queue = queue
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -107,7 +111,7 @@ class Job(Generic[P, R]):
         Failure
             With 0xA700 if the queue cannot be written.
         """
-        self._queue().later(self.name, args, kwargs, key=key, delay=delay)
+        self.app.work.later(self.name, args, kwargs, key=key, delay=delay)
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,10 @@ class Declared:
     def add_job(self, job: Job[Any, Any]) -> None:
         """Take a function of `@app.job`."""
         _check(self, "job", job.function)
+        if job.timeout is not None and not job.process:
+            raise SetupError(
+                f"@app.job {job.name}: timeout= needs process=True, since a thread cannot be ended"
+            )
         if job.places < 1:
             raise SetupError(f"@app.job {job.name}: places= is 1 or more")
         self.jobs[job.name] = job

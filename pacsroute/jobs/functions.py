@@ -13,6 +13,17 @@ from pacsroute.jobs.quiet import Quiet
 
 logger = logging.getLogger("pacsroute")
 
+Call = Callable[[Job, threading.Event], object]
+"""Calls the function for a job, and records that it is done; the event ends it before."""
+
+
+class ProcessFailed(Exception):
+    """A function in a process of its own has raised, taken too long, or crashed."""
+
+
+class Interrupted(Exception):
+    """The function was ended, since the app stops: it runs again at the next start."""
+
 
 class Functions:
     """Does the jobs of one function, one after the other.
@@ -34,7 +45,7 @@ class Functions:
     def __init__(
         self,
         queue: Queue,
-        call: Callable[[Job], bool],
+        call: Call,
         retry: Sequence[float],
         gave_up: Callable[[Job, BaseException], object],
         places: int = 1,
@@ -49,42 +60,49 @@ class Functions:
         """See `Worker.work`."""
         while not stop.is_set() and (jobs := self._queue.claim(lane, 1)):
             for job in jobs:
-                self._do(job)
+                self._do(job, stop)
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: Job, stop: threading.Event) -> None:
         try:
-            self._call(job)
-        except Exception as error:
-            said = type(error).__name__  # its text may hold patient data
-            if job.attempts < len(self._retry):
-                seconds = self._retry[job.attempts]
-                logger.exception("job %d, %s: again in %.0f s", job.id, job.function, seconds)
-                self._queue.put_back(job, delay=seconds, error=said, tried=True)
-            elif self._queue.give_up(job, said):
-                logger.exception("job %d, %s: given up", job.id, job.function)
-                self._gave_up(job, error)
+            self._call(job, stop)
+        except Interrupted:
+            self._queue.put_back(job, tried=False)
+        except Exception as error:  # noqa: BLE001 - whatever the user's function does
+            self._failed(job, error)
+
+    def _failed(self, job: Job, error: Exception) -> None:
+        # The text of a user's exception may hold patient data; its traceback tells the rest.
+        ours = isinstance(error, ProcessFailed)
+        said = str(error) if ours else type(error).__name__
+        trace = None if ours else error
+        if job.attempts < len(self._retry):
+            seconds = self._retry[job.attempts]
+            line = f"job %d, %s: %s; again in {seconds:.0f} s"
+            logger.warning(line, job.id, job.function, said, exc_info=trace)
+            self._queue.put_back(job, delay=seconds, error=said, tried=True)
+        elif self._queue.give_up(job, said):
+            logger.error("job %d, %s: %s; given up", job.id, job.function, said, exc_info=trace)
+            self._gave_up(job, error)
 
 
-def plain(queue: Queue, function: Callable[..., object]) -> Callable[[Job], bool]:
+def plain(queue: Queue, function: Callable[..., object]) -> Call:
     """Return what calls a function with the arguments of a job, and records that it is done."""
 
-    def call(job: Job) -> bool:
+    def call(job: Job, stop: threading.Event) -> object:
         function(*job.arguments["args"], **job.arguments["kwargs"])
         return queue.done(job)
 
     return call
 
 
-def completing(
-    queue: Queue, quiet: Quiet, function: Callable[[Any], object]
-) -> Callable[[Job], bool]:
+def completing(queue: Queue, quiet: Quiet, function: Callable[[Any], object]) -> Call:
     """Return what calls a function of `@app.quiet` for a period that has ended.
 
     What the function puts into the queue is committed together with the end of the period, so
     there is exactly one such job for each period, even where the function ran twice.
     """
 
-    def call(job: Job) -> bool:
+    def call(job: Job, stop: threading.Event) -> object:
         series, last = quiet.series(job)
         with collecting() as new:
             if series.count:  # else the last period has taken all that came

@@ -28,6 +28,7 @@ from pacsroute.jobs.delivery import LINGER, Delivery, Outlet, delivery_arguments
 from pacsroute.jobs.functions import Functions, completing, plain
 from pacsroute.jobs.holding import Holding
 from pacsroute.jobs.opening import MadeTime, Opened, open_queue, shown
+from pacsroute.jobs.processes import in_process
 from pacsroute.jobs.queue import Job, NewJob, Queue, with_json
 from pacsroute.jobs.quiet import Arrival, Quiet, Reason
 from pacsroute.jobs.runner import Runner, Worker
@@ -301,7 +302,10 @@ class Work:
             call = completing(opened.queue, self._quiet(opened)[name], quiet.function)
             return Functions(opened.queue, call, quiet.retry, self._gave_up)
         if (job := self._declared.jobs.get(name)) is not None:
-            call = plain(opened.queue, job.function)
+            if job.process and self._runs:
+                call = in_process(opened.queue, job, self._app)
+            else:
+                call = plain(opened.queue, job.function)
             return Functions(opened.queue, call, job.retry, self._gave_up, job.places)
         return None
 

@@ -48,9 +48,10 @@ def without(module, folder, *arguments):
 class Running:
     """A ``pacsroute`` command under way; its lines can be waited for, in their order."""
 
-    def __init__(self, folder, *arguments, **values):
+    def __init__(self, folder, *arguments, script=None, **values):
+        program = ["-m", "pacsroute"] if script is None else [script]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pacsroute", *arguments],
+            [sys.executable, *program, *arguments],
             cwd=folder,
             env=environment(**values),
             stdout=subprocess.PIPE,

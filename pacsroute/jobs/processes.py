@@ -1,0 +1,99 @@
+"""Calls of functions in processes of their own, which end with the process that serves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import select
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+from pacsroute.child_processes import start_child
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.work import Job as JobFunction
+from pacsroute.instances.decoding.channel import hear, tell
+from pacsroute.jobs.functions import Call, Interrupted, ProcessFailed
+from pacsroute.jobs.queue import Job, Queue
+
+_PROGRAM = "pacsroute.cli.job_process"
+_TICK = 0.25  # seconds after which is looked whether it takes too long, or the app stops
+_START = 120.0  # seconds in which the process has loaded the app and begun its lifespan
+_GRACE = 5.0  # seconds that a call has when the app stops
+
+
+def in_process(queue: Queue, function: JobFunction[Any, Any], app: BaseApp) -> Call:
+    """Return what calls a function in a process, and records that it is done."""
+
+    def call(job: Job, stop: threading.Event) -> object:
+        ours, theirs = socket.socketpair()
+        with ours, tempfile.TemporaryFile() as file:
+            with theirs:
+                process = start_child(_PROGRAM, theirs, trusted=True)
+            try:
+                file.write(json.dumps(_described(function, app, job)).encode())
+                file.seek(0)
+                tell(ours, {}, [file.fileno()])
+                _wait(ours, _START, stop)
+                answer = hear(ours)[0]  # the function begins, or the file could not be loaded
+                if "error" not in answer:
+                    _wait(ours, function.timeout, stop)
+                    answer = hear(ours)[0]
+            except (EOFError, OSError):
+                raise ProcessFailed(_end(process.wait())) from None
+            finally:
+                process.kill()
+                process.wait()
+        if "error" in answer:
+            raise ProcessFailed(answer["error"])
+        return queue.done(job)
+
+    return call
+
+
+def _described(function: JobFunction[Any, Any], app: BaseApp, job: Job) -> dict[str, Any]:
+    """Return what the process has to know: where the function is, its arguments, the settings."""
+    module = function.function.__module__
+    peers = {
+        title: (peer.host, peer.port, peer.ae_title)
+        for title, peer in app.destinations.items()
+        if peer.tls is None
+    }
+    return {
+        "module": module,
+        "file": getattr(sys.modules.get(module), "__file__", None),
+        "function": function.name,
+        "timeout": function.timeout,
+        "settings": dataclasses.asdict(app.config),
+        "destinations": peers,
+        **job.arguments,
+    }
+
+
+def _wait(channel: socket.socket, timeout: float | None, stop: threading.Event) -> None:
+    """Wait for an answer, as long as the function may take and the app serves."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    stopping: float | None = None
+    while not poll.poll(_TICK * 1000):
+        now = time.monotonic()
+        if deadline is not None and now > deadline:
+            raise ProcessFailed(f"it took more than {timeout:g} s")
+        if stop.is_set():
+            stopping = stopping or now
+            if now - stopping > _GRACE:
+                raise Interrupted
+
+
+def _end(status: int) -> str:
+    if status >= 0:
+        return f"its process ended with status {status}"
+    try:
+        return f"its process died of {signal.Signals(-status).name}"
+    except ValueError:
+        return f"its process died of signal {-status}"
