@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import resource
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,12 +33,18 @@ def main() -> None:
         seconds = int(call["timeout"]) + _BEYOND
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     try:
-        _run(call, lambda: tell(channel, {"begun": True}))
+        _run(call, lambda: _announce(channel))
     except BaseException as error:  # noqa: BLE001 - whatever the user's function does
         traceback.print_exc()
         tell(channel, {"error": type(error).__name__})  # its text may hold patient data
     else:
         tell(channel, {"done": True})
+
+
+def _announce(channel: socket.socket) -> None:
+    """Say that the function begins: the server counts its time from now on."""
+    tell(channel, {"begun": True})
+    hear(channel)
 
 
 def _run(call: dict[str, Any], begin: Callable[[], object]) -> None:

@@ -41,6 +41,7 @@ def in_process(queue: Queue, function: JobFunction[Any, Any], app: BaseApp) -> C
                 _wait(ours, _START, stop)
                 answer = hear(ours)[0]  # the function begins, or the file could not be loaded
                 if "error" not in answer:
+                    tell(ours, {})
                     _wait(ours, function.timeout, stop)
                     answer = hear(ours)[0]
             except (EOFError, OSError):
