@@ -8,7 +8,6 @@ import atexit
 import contextlib
 import logging
 import os
-import runpy
 import socket
 import sqlite3
 import tempfile
@@ -18,7 +17,7 @@ import pydicom
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
-from pacsroute import App, Config, Instance, Peer, matching, uids
+from pacsroute import App, Archive, Config, Instance, Peer, matching, uids
 from pacsroute.dataset import parsing
 from pacsroute.dataset.encoding import RowEncoder, encode
 from pacsroute.dimse import command_set, commands
@@ -27,10 +26,9 @@ from pacsroute.errors import (
     AssociationAborted,
     AssociationRejected,
     DataSetError,
-    Failure,
     ProtocolError,
 )
-from pacsroute.framework.requests import FindRequest
+from pacsroute.framework.requests import FindRequest, StoreRequest
 from pacsroute.instances import part10, peek
 from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.net.association import Association
@@ -175,23 +173,21 @@ def _in_sql(keys, number, empty_matches):
 
 
 def index(data):
-    """The archive example takes a data set into its index, or refuses it, and answers any query."""
-    app = _ARCHIVE["app"]
+    """An archive takes a data set into its index, or refuses it, and answers any query."""
     syntax, data = SYNTAXES[data[0] % len(SYNTAXES)] if data else IMPLICIT, data[1:]
-    with contextlib.suppress(DataSetError, Failure):
-        rows = _ARCHIVE["described"](parsing.parse(data, syntax))
-        app.state.index.add(rows, __file__, syntax)
+    hints = {"sop_class": CT, "sop_instance": "1.4", "transfer_syntax": syntax}
+    stored = _ARCHIVE.handle(StoreRequest(app=_ARCHIVE, instance=Instance(data, **hints)))
+    assert stored.status.code in (0x0000, 0xA900, 0xC000), stored
     try:
         keys = parsing.identifier(data, syntax)
     except DataSetError:
         return
-    request = FindRequest(app=app, sop_class=STUDY["find"], identifier=keys)
+    request = FindRequest(app=_ARCHIVE, sop_class=STUDY["find"], identifier=keys)
     encoder = RowEncoder(syntax, keys)
-    *found, final = app.handle(request)
+    *found, final = _ARCHIVE.handle(request)
     for answer in found:
         encoder.encode(answer.row)
     assert final.outcome.status.code in (0x0000, 0xA900), final
-    app.state.index.rows("DELETE FROM image", [])
 
 
 def associations(data):
@@ -326,13 +322,13 @@ _APP = app_of_everything(_FOLDER.name)
 
 
 def running_archive(folder):
-    """Return the archive example, which runs for as long as this process."""
-    os.environ["ARCHIVE"] = folder
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "archive.py"))
-    running = example["app"].running()
+    """Return an app with an archive, which runs for as long as this process."""
+    app = App("ARCHIVE")
+    app.register_blueprint(Archive(folder, conflict="replace", mismatch="accept"))
+    running = app.running()
     running.__enter__()
     atexit.register(running.__exit__, None, None, None)
-    return example
+    return app
 
 
 _INDEXED = tempfile.TemporaryDirectory(prefix="fuzz-")
