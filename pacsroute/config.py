@@ -95,6 +95,9 @@ class Config:
     outstanding: int = _setting(
         1, "Operations that may overlap on one association (PS3.7 §D.3.3.3).", 1, 1000
     )
+    get_without_role: bool = _setting(
+        False, "Answer a C-GET of peers that do not select the SCP role for storage."
+    )
     debug: bool = _setting(False, "Tell peers in the Error Comment what a handler raised.")
 
     # Who may come in.

@@ -46,6 +46,7 @@ class Settings(ServerSettings, total=False):
     default_charset: Iterable[str]
     maximum_length: int
     outstanding: int
+    get_without_role: bool
     debug: bool
     allow: Iterable[str]
     require_called_ae: bool

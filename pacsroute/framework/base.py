@@ -277,7 +277,11 @@ class BaseApp(Scope):
 
     def policy(self, calling_ae: str, called_ae: str = "") -> ContextPolicy:
         """Return what the routes say of the contexts that a peer may have."""
-        return ContextPolicy(self.routes_for(calling_ae, called_ae), self.config.outstanding)
+        return ContextPolicy(
+            self.routes_for(calling_ae, called_ae),
+            self.config.outstanding,
+            get_without_role=self.config.get_without_role,
+        )
 
     # ------------------------------------------------------------- the one door
 

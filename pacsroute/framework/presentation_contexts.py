@@ -16,11 +16,16 @@ class ContextPolicy:
         Those that the peer may reach.
     window : int
         How many operations may be outstanding at once.
+    get_without_role : bool
+        Whether a C-GET is answered on storage contexts for which no role was selected.
     """
 
-    def __init__(self, routes: list[Route], window: int = 1) -> None:
+    def __init__(
+        self, routes: list[Route], window: int = 1, *, get_without_role: bool = False
+    ) -> None:
         self._all = sorted(routes, key=lambda route: route.rank)
         self.window = window
+        self._get_without_role = get_without_role
         self._known: dict[str, list[Route]] = {}
 
     def covering(self, sop_class: str) -> list[Route]:
@@ -47,6 +52,12 @@ class ContextPolicy:
         if any(route.command == "n_event_report" for route in self.covering(sop_class)):
             return True
         return uids.is_storage(sop_class) and any(route.command == "get" for route in self._all)
+
+    def sends_without_role(self, sop_class: str) -> bool:
+        """Tell whether a C-GET of this class sends over contexts without role selection, too."""
+        return self._get_without_role and any(
+            route.command == "get" for route in self.covering(sop_class)
+        )
 
     def extended(self, sop_class: str, offered: bytes) -> bytes:
         """Return the answer to an extended negotiation; empty where no route has any."""

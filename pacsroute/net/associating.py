@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 
-from pacsroute.errors import AssociationAborted, AssociationRejected, ProtocolError
-from pacsroute.net.channel import Channel
+from pacsroute.errors import (
+    AssociationAborted,
+    AssociationError,
+    AssociationRejected,
+    ProtocolError,
+)
+from pacsroute.net.channel import Channel, NothingCame
 from pacsroute.tls import explain
 from pacsroute.upper_layer.negotiation import SMALLEST_MAXIMUM_LENGTH
-from pacsroute.upper_layer.pdu import INVALID_PARAMETER, AssociateAC, AssociateRJ, AssociateRQ
+from pacsroute.upper_layer.pdu import (
+    INVALID_PARAMETER,
+    UNRECOGNIZED_PDU,
+    AssociateAC,
+    AssociateRJ,
+    AssociateRQ,
+)
 from pacsroute.upper_layer.rejections import why
 
 
@@ -25,7 +37,7 @@ def wait_for_request(channel: Channel, deadline: float) -> AssociateRQ:
 
     Raises
     ------
-    AssociationAborted
+    NothingCame, AssociationAborted
         If none comes.
     """
     connection = channel.connection
@@ -37,8 +49,13 @@ def wait_for_request(channel: Channel, deadline: float) -> AssociateRQ:
         if connection.state != "Sta2":
             raise AssociationAborted(2, message=str(connection.error or "the peer gave up"))
         if not channel.read_before(deadline):
+            is_closed = time.monotonic() < deadline
             connection.artim_expired()
-            raise AssociationAborted(None, message="no association request came")
+            if not is_closed:
+                raise AssociationAborted(None, message="no association request came")
+            if connection.partial:
+                raise AssociationAborted(None, message="the peer closed within its request")
+            raise NothingCame(None, message="the peer closed without a request")
 
 
 def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> AssociateAC:
@@ -73,14 +90,24 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
     if isinstance(answer, AssociateRJ):
         raise AssociationRejected(*answer, f"{who} rejected: {why(answer, request)}")
     if not isinstance(answer, AssociateAC):
-        channel.write_out()
-        raise AssociationAborted(
-            getattr(answer, "source", None), message=f"{who} aborted the request"
-        )
+        with contextlib.suppress(AssociationError):  # the peer may be gone already
+            channel.write_out()
+        channel.end(_refused(connection.error, who, getattr(answer, "source", None)))
+        assert channel.ended is not None
+        raise channel.ended
     length = answer.user_information.maximum_length
     if length and length < SMALLEST_MAXIMUM_LENGTH:
         channel.abort_for(ProtocolError(f"{who}: a maximum length of {length}", INVALID_PARAMETER))
     return answer
+
+
+def _refused(error: ProtocolError | None, who: str, source: int | None) -> AssociationAborted:
+    """Return how a peer has not answered as an acceptor does: it, or this side, has aborted."""
+    if error is None:
+        return AssociationAborted(source, message=f"{who} aborted the request")
+    if error.reason == UNRECOGNIZED_PDU:
+        return AssociationAborted(2, error.reason, f"{who} does not speak DICOM: {error}")
+    return AssociationAborted(2, error.reason, f"{who} sent an answer that is not valid: {error}")
 
 
 def _no_answer(channel: Channel, deadline: float) -> str:

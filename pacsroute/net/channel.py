@@ -40,6 +40,10 @@ def _never() -> bool:
     return False
 
 
+class NothingCame(AssociationAborted):
+    """The peer has closed the connection before it sent a byte, as health checks do."""
+
+
 class Channel:
     """A socket, the upper-layer connection over it, and how that has ended.
 
@@ -130,8 +134,10 @@ class Channel:
 
         Raises
         ------
+        NothingCame
+            If the peer is gone already.
         OSError
-            If the peer does not.
+            If it does not speak TLS.
         """
         sock = self._socket
         if self._tls is None or not isinstance(sock, socket.socket):
@@ -141,9 +147,12 @@ class Channel:
             # What is not TLS is said so, and not left to OpenSSL's many words for it.
             if not transport.readable(sock, deadline - time.monotonic()):
                 raise TimeoutError("nothing came")
-            first = sock.recv(1, socket.MSG_PEEK)
+            try:
+                first = sock.recv(1, socket.MSG_PEEK)
+            except ConnectionError:
+                first = b""
             if not first:
-                raise ConnectionError("the peer gave up")
+                raise NothingCame(None, message="the peer closed without a byte")
             if first[0] != HANDSHAKE:
                 raise ConnectionError("the peer is not speaking TLS, which this port requires")
         wrapped = self._tls.wrap_socket(

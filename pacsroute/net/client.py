@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from ssl import SSLContext
 from typing import Any, ClassVar, NamedTuple
 
@@ -299,7 +299,8 @@ class Client:
             with contextlib.closing(coming) as answers:
                 for message in answers:
                     if is_final(message):
-                        return final_status("C-GET", message, progress_of(message, context))
+                        what = _with_role("C-GET", association, scp_of)
+                        return final_status(what, message, progress_of(message, context))
                     if isinstance(message.command, CStoreRQ):
                         yield from received(association, message, message.command, self._charset)
                     elif progress is not None:
@@ -456,7 +457,7 @@ class Client:
             command.message_id = next(association.numbers)
             encoded = None if data is None else encode(data, context.transfer_syntax) or None
             message = self._ask(association, context, command, encoded)
-            status = final_status(name_of(name), message)
+            status = final_status(_with_role(name_of(name), association, scp_of), message)
             sop_instance = getattr(message.command, "affected_sop_instance", None) or ""
             return Reply(status, sop_instance, data_set_of(message, context, self._charset))
 
@@ -469,6 +470,14 @@ class Client:
     ) -> Message:
         association.send(context.id, command, data)
         return answer_to(self._app, association, command)
+
+
+def _with_role(what: str, association: Exchange, scp_of: Collection[str]) -> str:
+    """Return the name of a request for its failure: with the role that the peer did not grant."""
+    contexts = association.contexts.values()
+    if not scp_of or any(one.scp for one in contexts if one.abstract_syntax in scp_of):
+        return what
+    return f"{what}, for which {association.called_ae} granted no SCP role"
 
 
 def connect(

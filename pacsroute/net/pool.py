@@ -107,7 +107,7 @@ class Pool:
         one = self._idle_one(contexts, scp_of) or self._new_one(contexts, scp_of)
         sound = False
         try:
-            yield one.association, _accepted(one.association, contexts)
+            yield one.association, _accepted(one.association, contexts, scp_of)
             sound = True
         except (PacsrouteError, OSError, GeneratorExit) as error:
             sound = not isinstance(error, ProtocolError)
@@ -185,14 +185,17 @@ def identity_of(user: str | tuple[str, str] | UserIdentity | None) -> UserIdenti
     return UserIdentity(2, False, name.encode(), passcode.encode())
 
 
-def _accepted(association: Exchange, contexts: Collection[Context]) -> AcceptedContext:
+def _accepted(
+    association: Exchange, contexts: Collection[Context], scp_of: frozenset[str]
+) -> AcceptedContext:
     sop_class = next(iter(contexts))[0]
     for context in association.contexts.values():
         if context.abstract_syntax == sop_class and (context.scu or context.scp):
             return context
+    role = " as its SCP" if sop_class in scp_of else ""
     raise NotAccepted(
         f"{association.called_ae} does not accept {uids.name(sop_class)}: it has no such "
-        f"service, or not for {association.calling_ae}"
+        f"service, or not for {association.calling_ae}{role}"
     )
 
 

@@ -13,6 +13,7 @@ from pacsroute.framework.base import BaseApp
 from pacsroute.logs import about
 from pacsroute.net import overlapping
 from pacsroute.net.association import Association
+from pacsroute.net.channel import NothingCame
 from pacsroute.services.dispatcher import Dispatcher
 from pacsroute.tls import subject
 from pacsroute.upper_layer.pdu import AssociateRJ
@@ -49,12 +50,8 @@ def serve(
                 len(association.contexts),
                 extra=about(association, event="accepted"),
             )
-        if not association.contexts:
-            logger.warning(
-                "%s has proposed nothing that is served: %s",
-                ascii(association.calling_ae)[1:-1],
-                ascii(", ".join(map(uids.name, association.proposed[:_NAMED])))[1:-1],
-            )
+        if len(association.contexts) < len(association.proposed):
+            _tell_of_rejected(association)
         overlapping.run(Dispatcher(app, association))
         if logger.isEnabledFor(logging.INFO):
             seconds = time.monotonic() - started
@@ -77,6 +74,8 @@ def serve(
                 reason=error.reason,
             ),
         )
+    except NothingCame as error:
+        logger.debug("%s: %s", association.remote_address, error)
     except AssociationAborted as error:
         logger.warning(
             "%s (%s): the association ended: %s",
@@ -91,6 +90,28 @@ def serve(
         logger.exception("an association failed", extra=about(association, event="failed"))
         with contextlib.suppress(Exception):
             association.abort(2)
+
+
+def _tell_of_rejected(association: Association) -> None:
+    """Log a peer that gets nothing, and the roles that it would have had to select."""
+    who = ascii(association.calling_ae)[1:-1]
+    policy = association.app.policy(association.calling_ae, association.called_ae)
+    accepted = {context.abstract_syntax for context in association.contexts.values()}
+    without_role = [
+        sop_class
+        for sop_class in dict.fromkeys(association.proposed)
+        if sop_class not in accepted and policy.uses(sop_class) and not policy.serves(sop_class)
+    ]
+    if not accepted:
+        names = _names(association.proposed)
+        hint = " (it did not select the SCP role)" if without_role else ""
+        logger.warning("%s has proposed nothing that is served: %s%s", who, names, hint)
+    elif without_role:
+        logger.warning("%s did not select the SCP role for %s", who, _names(without_role))
+
+
+def _names(sop_classes: list[str]) -> str:
+    return ascii(", ".join(map(uids.name, sop_classes[:_NAMED])))[1:-1]
 
 
 def _identified(association: Association) -> str:

@@ -260,7 +260,12 @@ def _final(request: GetRequest, outcome: Outcome | None, counts: SubOperations) 
             ascii(request.calling_ae)[1:-1],
             counts.remaining,
         )
-    return Outcome(counts.status())
+    status = counts.status()
+    if status.code == SUB_OPERATIONS_FAILED and request.command == "get":
+        contexts = request.association.contexts.values() if request.association else ()
+        if not any(context.scp for context in contexts):
+            status = Status(status.code, "no storage context has the SCP role (PS3.7 D.3.3.4)")
+    return Outcome(status)
 
 
 def _sent(

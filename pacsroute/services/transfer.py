@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from pacsroute import uids
@@ -112,13 +112,13 @@ def contexts_ahead(request: GetRequest) -> Iterator[tuple[str, tuple[str, ...]]]
 
 
 def pick(
-    contexts: Iterable[AcceptedContext], instance: Instance, *, as_acceptor: bool
+    contexts: Collection[AcceptedContext], instance: Instance, *, as_acceptor: bool
 ) -> AcceptedContext:
     """Return the context in which to send an instance.
 
     Parameters
     ----------
-    contexts : iterable of AcceptedContext
+    contexts : collection of AcceptedContext
         Those of the association.
     instance : Instance
         What is to be sent.
@@ -142,7 +142,10 @@ def pick(
         and (context.scp if as_acceptor else context.scu)
     }
     if not syntaxes:
-        raise NotAccepted(f"the peer has not accepted {uids.name(instance.sop_class)}")
+        name = uids.name(instance.sop_class)
+        if as_acceptor and any(one.abstract_syntax == instance.sop_class for one in contexts):
+            raise NotAccepted(f"the peer did not select the SCP role for {name}")
+        raise NotAccepted(f"the peer has not accepted {name}")
     own = instance.transfer_syntax
     for syntax in (own, *CONVERTED):
         if syntax in syntaxes and can_convert(own, syntax):

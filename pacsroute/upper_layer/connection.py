@@ -25,6 +25,7 @@ _SLACK = 65_536  # room behind a large PDU, so that one read can bring the next 
 _INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10", "AA-3"})
 
 _TLS = (0x15, 0x16)  # what a record of TLS begins with, where it cannot know us yet
+_TEXT = 40  # bytes that an error tells of what is text instead of a PDU
 
 _RECEIVED = {1: "Evt6", 2: "Evt3", 3: "Evt4", 4: "Evt10", 5: "Evt12", 6: "Evt13", 7: "Evt16"}
 
@@ -163,7 +164,7 @@ class Connection:
         """Refuse what cannot be framed before anything is kept for it."""
         if number not in _RECEIVED:
             self._lost_framing = True
-            hint = ", but TLS begins like that" if number in _TLS else ""
+            hint = ", but TLS begins like that" if number in _TLS else self._as_text()
             raise ProtocolError(f"no PDU has the type {number:02X}H{hint}", pdus.UNRECOGNIZED_PDU)
         if number == 4 and self.state in ("Sta2", "Sta3", "Sta5"):
             # Answered as it would be when whole, but nobody gets a buffer before they are known.
@@ -175,6 +176,18 @@ class Connection:
                 f"a PDU of type {number:02X}H with {length} bytes is too long",
                 pdus.INVALID_PARAMETER,
             )
+
+    def _as_text(self) -> str:
+        """Return what an error says of text instead of the first PDU; empty if it is not text.
+
+        Later it could be a part of a data set, which an error must not tell.
+        """
+        if self.state not in ("Sta2", "Sta5"):
+            return ""
+        came = bytes(self._view[self._start : self._end][:_TEXT]).partition(b"\n")[0].rstrip()
+        text = came.decode("latin-1")
+        is_text = came.isascii() and text.isprintable() and text
+        return f": what came begins {text!r}" if is_text else ""
 
     def _receive(
         self, event: str, received: Pdu | None, error: ProtocolError | None

@@ -52,6 +52,9 @@ class Policy(Protocol):
     def uses(self, sop_class: str) -> bool:
         """Tell whether this side can be its SCU."""
 
+    def sends_without_role(self, sop_class: str) -> bool:
+        """Tell whether what is fetched with this class goes to peers that select no role, too."""
+
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return one of the transfer syntaxes proposed, or None."""
 
@@ -81,68 +84,103 @@ def negotiate(
     if request.application_context != uids.APPLICATION_CONTEXT:
         return AssociateRJ(1, 1, 2), {}
 
-    related = {common.sop_class: common.related for common in user.common_extended}
-    # Once for all contexts of a class: a peer may say a lot, and propose it often.
-    generals = {uid: _general(policy, uid, of) for uid, of in related.items()}
-
-    # Only for what is proposed: an answer to all that there may be would not fit into its item.
-    proposed = {context.abstract_syntax for context in request.contexts}
-    roles = {
-        role.sop_class: RoleSelection(
-            role.sop_class,
-            role.scu and (policy.serves(role.sop_class) or bool(generals.get(role.sop_class))),
-            role.scp and policy.uses(role.sop_class),
-        )
-        for role in user.roles
-        if role.sop_class in proposed
-    }
-    offers = {item.sop_class: item.information for item in user.extended}
-    answers: dict[str, bytes] = {}
-    results, accepted = [], {}
+    judge = _Judge(request, policy)
+    results: dict[int, ContextResult] = {}
+    accepted: dict[int, AcceptedContext] = {}
     for context in request.contexts:
-        sop_class = context.abstract_syntax
-        is_served = policy.serves(sop_class)
-        general = "" if is_served else generals.get(sop_class, "")
-        served = general or sop_class
-        role = roles.get(sop_class) or RoleSelection(sop_class, is_served or bool(general), False)
-        first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
-        if not (role.scu or role.scp):
-            # The syntax of a rejected context is not significant, but it is there.
-            results.append(ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first))
-            continue
-        syntax = policy.choose(served, context.transfer_syntaxes)
-        if syntax is None:
-            results.append(ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first))
-            continue
-        results.append(ContextResult(context.id, 0, syntax))
-        information = policy.extended(served, offers[sop_class]) if sop_class in offers else b""
-        if information:
-            answers[sop_class] = information
-        accepted[context.id] = AcceptedContext(
-            context.id, sop_class, syntax, role.scu, role.scp, information, general
-        )
-
+        if context.id in accepted:
+            continue  # some peers give an ID twice: it stands for the first that is accepted
+        results[context.id], found = judge.of(context)
+        if found is not None:
+            accepted[context.id] = found
+    informed = {found.abstract_syntax: found.information for found in accepted.values()}
     answer = AssociateAC(
         request.called_ae,
         request.calling_ae,
-        tuple(results),
+        tuple(results.values()),
         UserInformation(
             maximum_length,
             uids.IMPLEMENTATION_CLASS,
             uids.IMPLEMENTATION_VERSION,
             asynchronous_operations=_window(user.asynchronous_operations, policy.window),
-            roles=tuple(roles.values()),
-            extended=tuple(ExtendedNegotiation(*item) for item in answers.items()),
+            roles=tuple(judge.roles.values()),
+            extended=tuple(ExtendedNegotiation(*item) for item in informed.items() if item[1]),
         ),
         titles=request.titles,
     )
     return answer, accepted
 
 
-def _general(policy: Policy, sop_class: str, related: Iterable[str]) -> str:
-    """Return the storage class that another one is a kind of, as its requestor says, and served as.
+class _Judge:
+    """Judges the presentation contexts of one request, each by itself.
 
-    Empty if there is none (PS3.4 §B.3.1.4).
+    Parameters
+    ----------
+    request : AssociateRQ
+        What the peer wants.
+    policy : Policy
+        What this side is willing to do.
+
+    Attributes
+    ----------
+    roles : dict of str to RoleSelection
+        The answers to the peer's role selection, by SOP class (PS3.7 §D.3.3.4).
+    """
+
+    def __init__(self, request: AssociateRQ, policy: Policy) -> None:
+        user = request.user_information
+        self._policy = policy
+        self._offers = {item.sop_class: item.information for item in user.extended}
+        related = {common.sop_class: common.related for common in user.common_extended}
+        # Once for all contexts of a class: a peer may say a lot, and propose it often.
+        self._generals = {uid: _general(policy, uid, of) for uid, of in related.items()}
+        # Only for what is proposed: an answer to all there may be would not fit into its item.
+        proposed = {context.abstract_syntax for context in request.contexts}
+        self.roles = {
+            role.sop_class: RoleSelection(
+                role.sop_class,
+                role.scu and self._is_served(role.sop_class),
+                role.scp and policy.uses(role.sop_class),
+            )
+            for role in user.roles
+            if role.sop_class in proposed
+        }
+        self._fetches = any(map(policy.sends_without_role, proposed))
+
+    def _is_served(self, sop_class: str) -> bool:
+        return self._policy.serves(sop_class) or bool(self._generals.get(sop_class))
+
+    def _role(self, sop_class: str) -> RoleSelection:
+        """Return the requestor's roles: those negotiated, or by default that of the SCU."""
+        if sop_class in self.roles:
+            return self.roles[sop_class]
+        is_fetched = self._fetches and uids.is_storage(sop_class) and self._policy.uses(sop_class)
+        return RoleSelection(sop_class, self._is_served(sop_class), is_fetched)
+
+    def of(self, context: PresentationContext) -> tuple[ContextResult, AcceptedContext | None]:
+        """Return the answer to a context, and what it is then; None where it is rejected."""
+        sop_class, policy = context.abstract_syntax, self._policy
+        role = self._role(sop_class)
+        # The syntax of a rejected context is not significant, but it is there.
+        first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
+        if not (role.scu or role.scp):
+            return ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first), None
+        general = "" if policy.serves(sop_class) else self._generals.get(sop_class, "")
+        served = general or sop_class
+        syntax = policy.choose(served, context.transfer_syntaxes)
+        if syntax is None:
+            return ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first), None
+        offered = self._offers.get(sop_class)
+        information = b"" if offered is None else policy.extended(served, offered)
+        return ContextResult(context.id, 0, syntax), AcceptedContext(
+            context.id, sop_class, syntax, role.scu, role.scp, information, general
+        )
+
+
+def _general(policy: Policy, sop_class: str, related: Iterable[str]) -> str:
+    """Return the related general storage class that a class can be served as, or "".
+
+    The requestor says what it is related to (PS3.4 §B.3.1.4).
     """
     if not uids.is_storage(sop_class):
         return ""

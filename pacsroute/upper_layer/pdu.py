@@ -102,7 +102,8 @@ class UserInformation:
 class AssociateRQ:
     """A-ASSOCIATE-RQ (PS3.8 §9.3.2).
 
-    `titles` holds bytes 11 to 74 as they came, which the A-ASSOCIATE-AC repeats.
+    `titles` holds bytes 11 to 74 as they came, which the A-ASSOCIATE-AC repeats. Some peers
+    give several contexts the same ID.
     """
 
     called_ae: str
@@ -372,7 +373,6 @@ def _head(view: memoryview) -> tuple[int, bytes, str, str]:
 def _decode_rq(view: memoryview) -> AssociateRQ:
     version, titles, called, calling = _head(view)
     application, contexts, user = "", [], UserInformation()
-    seen: set[int] = set()
     for number, body in _items(view[68:]):
         if number == 0x10:
             application = _text(body)
@@ -383,9 +383,6 @@ def _decode_rq(view: memoryview) -> AssociateRQ:
                     abstract = _text(value)
                 elif kind == 0x40:
                     syntaxes.append(_text(value))
-            if body[0] in seen:
-                raise ProtocolError("a presentation context ID comes twice", INVALID_PARAMETER)
-            seen.add(body[0])
             contexts.append(PresentationContext(body[0], abstract, tuple(syntaxes)))
         elif number == 0x50:
             user = _decode_user(body)

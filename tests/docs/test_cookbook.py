@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from pydicom import Dataset, dcmread
 from support.guides import Reader, sections
-from support.names import CT, WAIT
+from support.names import CT, GET, IMPLICIT, WAIT
 from support.performed_steps import created, ended
 from support.places import GUIDES
 
@@ -28,6 +28,7 @@ from pacsroute import (
     RequestFailed,
     connect,
 )
+from pacsroute.upper_layer.negotiation import negotiate, propose
 from pacsroute.upper_layer.pdu import UserIdentity
 
 PAGE = GUIDES / "cookbook.md"
@@ -439,6 +440,14 @@ def test_recipe_keeps_or_refuses_duplicates(recipe):
         with pytest.raises(RequestFailed, match="0x0111"):
             client.store(changed)
     assert dcmread(files()[0]).PatientName == "Doe^John"
+
+
+def test_recipe_answers_a_get_without_a_role(recipe):
+    policy = recipe("A workstation that never selects a role").app.policy("WORKSTATION")
+    contexts = [(GET, (IMPLICIT,)), (CT, (IMPLICIT,))]
+    request = propose("WORKSTATION", "ARCHIVE", contexts, maximum_length=16_384)
+    _, contexts = negotiate(request, policy, 16_384)
+    assert [context.scp for context in contexts.values()] == [False, True]
 
 
 def test_recipe_sets_limits(recipe):

@@ -269,10 +269,9 @@ def test_the_pdvs_of_a_pdu_are_bounded():
         decode(encode(PDataTF((one,) * (MAXIMUM_PDVS + 1))))
 
 
-def test_a_context_id_that_comes_twice_is_refused():
-    context = PresentationContext(1, "1.2", ("1.3",))
-    with pytest.raises(ProtocolError, match="twice"):
-        decode(encode(AssociateRQ("A", "B", (context, context))))
+def test_a_context_id_that_comes_twice_is_read_twice():
+    contexts = PresentationContext(1, "1.2", ("1.3",)), PresentationContext(1, "1.4", ("1.3",))
+    assert decode(encode(AssociateRQ("A", "B", contexts))).contexts == contexts
 
 
 # ------------------------------------------------------------- what cannot be written
