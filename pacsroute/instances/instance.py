@@ -25,6 +25,8 @@ from pacsroute.status import DUPLICATE_SOP_INSTANCE, IDENTIFIER_MISMATCH, INVALI
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from pacsroute.instances.decoding.wall import Frame
+
 _WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", None)
 _BUFFER = io.DEFAULT_BUFFER_SIZE  # said, so that nobody asks whether it is a terminal
 _AT_ONCE = 1_048_576  # bytes of a file that are read in one call, as they are needed
@@ -251,6 +253,46 @@ class Instance:
         from pacsroute.instances.decoding.wall import decoders  # noqa: PLC0415 - when needed
 
         return decoders().convert(file, own, transfer_syntax, limits=self._limits, wanted=wanted)
+
+    def frame(self, number: int, *, wanted: Callable[[], bool] | None = None) -> Frame:
+        """Return one frame as raw pixels in little endian, and what describes them.
+
+        The data set is not parsed for it. A frame that is compressed is decoded in a child
+        process, as in `open_as`; limits are those of this frame, however many there are.
+
+        Parameters
+        ----------
+        number : int
+            From 1.
+        wanted : callable, optional
+            As for `open_as`.
+
+        Raises
+        ------
+        DataSetError
+            If there is no such frame, or it cannot be decoded; the message says why.
+        OSError
+            If it cannot be read, or there is no room in the spool.
+
+        Examples
+        --------
+        >>> from pydicom.data import get_testdata_file
+        >>> image, file = Instance(get_testdata_file("CT_small.dcm")).frame(1)
+        >>> with file:
+        ...     image.rows, image.columns, image.bits_allocated, len(file.read())
+        (128, 128, 16, 32768)
+        """
+        late.load()
+        from pacsroute.instances.decoding.wall import Frame, decoders  # noqa: PLC0415 - when needed
+        from pacsroute.instances.frames import Frames  # noqa: PLC0415 - pydicom, late
+
+        own = self.transfer_syntax
+        if own in uids.NATIVE and own not in uids.DEFLATED:
+            with self.open() as file:
+                frames = Frames(file, own)
+                if frames.image.frame_length <= _AT_ONCE:
+                    return Frame(frames.image, io.BytesIO(frames.read(number)))
+        return decoders().frame(self.open(), own, number, limits=self._limits, wanted=wanted)
 
     @property
     def dataset(self) -> Dataset:

@@ -45,6 +45,11 @@ class _Reader(io.RawIOBase):
         self._fd = fd
         self._position = 0
 
+    @property
+    def name(self) -> int:
+        """Return what it is opened by, as Python's own files do: pydicom asks."""
+        return self._fd
+
     def fileno(self) -> int:
         return self._fd
 

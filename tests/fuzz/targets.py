@@ -219,7 +219,10 @@ def code_streams(data):
     syntax, data = STREAMS[data[0] % len(STREAMS) if data else 0], data[1:]
     row = IMAGE | {"PixelData": encapsulate([data.ljust(2)], has_bot=False)}
     instance = Instance(part10.head(CT, "1.2.3", syntax) + encode(row, syntax))
-    with contextlib.suppress(DataSetError), _DECODERS.frame(instance, 1).file as file:
+    with (
+        contextlib.suppress(DataSetError),
+        _DECODERS.frame(instance.open(), syntax, 1).file as file,
+    ):
         assert len(file.read()) == 100 * 100
     with (
         contextlib.suppress(DataSetError),

@@ -64,6 +64,10 @@ def converted(wall, image, target=EXPLICIT, **options):
         return parse(file.read(), target)
 
 
+def frame_of(wall, image, number):
+    return wall.frame(image.open(), image.transfer_syntax, number)
+
+
 # ------------------------------------------------------------------------- what is decoded
 
 
@@ -98,15 +102,35 @@ def test_every_frame_is_what_pydicom_decodes(wall, sample, name, target):
     order = ">i2" if target == BIG_ENDIAN else "<i2"
     pixels = np.frombuffer(decoded.PixelData, order).reshape(64, 64)
     assert (pixels == original.pixel_array).all()
-    image, file = decoding.frame(Instance(sample(name)), 1)
+    image, file = frame_of(decoding, Instance(sample(name)), 1)
     with file:
         assert (np.frombuffer(file.read(), "<i2") == original.pixel_array.ravel()).all()
     assert (image.rows, image.columns, image.bits_allocated) == (64, 64, 16)
 
 
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm"])
+def test_a_frame_of_an_instance(sample, name):
+    original = pydicom.dcmread(sample(name))
+    image, file = Instance(sample(name)).frame(1)
+    with file:
+        pixels = np.frombuffer(file.read(), "<i2").reshape(image.rows, image.columns)
+    assert (pixels == original.pixel_array).all()
+    assert (len(decoder_processes()) == 1) == (name == "MR_small_RLE.dcm")
+    with pytest.raises(DataSetError, match="no frame 2"):
+        Instance(sample(name)).frame(2)
+
+
+def test_pydicom_reads_what_is_decoded(sample):
+    path = sample("MR_small_RLE.dcm")
+    with Instance(path).open_as(EXPLICIT) as file:
+        decoded = pydicom.dcmread(file, force=True)
+        decoded.file_meta.TransferSyntaxUID = EXPLICIT
+        assert (decoded.pixel_array == pydicom.dcmread(path).pixel_array).all()
+
+
 def test_colours_of_a_frame_are_rgb_and_interleaved(wall, sample):
     path = sample("SC_rgb_jpeg_gdcm.dcm")
-    image, file = wall().frame(Instance(path), 1)
+    image, file = frame_of(wall(), Instance(path), 1)
     with file:
         pixels = np.frombuffer(file.read(), "u1").reshape(100, 100, 3)
     assert (pixels == pydicom.dcmread(path).pixel_array).all()
@@ -123,7 +147,7 @@ def test_single_bits_of_compressed_frames_follow_each_other_without_a_gap(wall):
     decoded = converted(wall(), image)
     packed = np.packbits(masks.ravel(), bitorder="little").tobytes()
     assert decoded.PixelData == packed
-    with wall().frame(image, 4).file as file:
+    with frame_of(wall(), image, 4).file as file:
         assert file.read() == np.packbits(masks[3].ravel(), bitorder="little").tobytes()
 
 
@@ -135,7 +159,7 @@ def test_a_sparse_segmentation_is_inflated_whatever_its_ratio(wall):
     with image.open() as file:
         assert len(pixels) > 900 * len(file.read())
     assert converted(wall(), image).PixelData == pixels
-    with wall().frame(image, 1).file as file:
+    with frame_of(wall(), image, 1).file as file:
         assert file.read() == pixels[: 512 * 512 // 8]
     limits = image._limits._replace(inflated=MIB)
     with pytest.raises(DataSetError, match="max_inflated"):
@@ -147,7 +171,7 @@ def test_data_set_without_pixels_is_inflated(wall):
     image = Instance(data, transfer_syntax=DEFLATED)
     assert converted(wall(), image, IMPLICIT).PatientID == "P"
     with pytest.raises(DataSetError, match="no pixels"):
-        wall().frame(image, 1)
+        frame_of(wall(), image, 1)
 
 
 def test_a_large_native_image_is_copied_and_not_read(wall):
@@ -208,7 +232,7 @@ def test_frames_are_served_one_by_one_where_all_are_too_many(wall):
     image = instance(JPEG_LS, [frame] * 40, **size)
     with pytest.raises(DataSetError, match="more than 4 GiB"):
         converted(wall(), image)
-    with wall().frame(image, 40).file as file:
+    with frame_of(wall(), image, 40).file as file:
         assert file.seek(0, os.SEEK_END) == 8000 * 8000 * 2
 
 
@@ -423,7 +447,7 @@ def test_a_hundred_and_fifty_thousand_tiles(wall):
     image = instance(RLE, [frame] * 150_000, Rows=8, Columns=8, NumberOfFrames=150_000)
     with wall().convert(image.open(), RLE, EXPLICIT) as file:
         assert file.seek(0, os.SEEK_END) > 150_000 * 64
-    with wall().frame(image, 150_000).file as file:
+    with frame_of(wall(), image, 150_000).file as file:
         assert file.read() == bytes(64)
 
 
@@ -460,7 +484,7 @@ def test_a_large_sequence_is_kept(wall, is_undefined, target):
 def test_twelve_thousand_frames_with_three_hundred_elements_each(wall, is_undefined):
     image, groups = with_functional_groups(12_000, is_undefined=is_undefined)
     decoding = wall(decoders=1)
-    with decoding.frame(image, 12_000).file as file:
+    with frame_of(decoding, image, 12_000).file as file:
         assert file.read() == bytes(16)
     with decoding.convert(image.open(), RLE, EXPLICIT) as file:
         assert groups in file.read()
@@ -479,7 +503,7 @@ def test_an_enhanced_ct_of_four_gigabytes(wall, tmp_path):
         file.truncate(file.tell() + length)
     image = Instance(small)
     before = resident()[1]
-    with wall().frame(image, 8191).file as file:
+    with frame_of(wall(), image, 8191).file as file:
         assert file.read() == bytes(512 * 512 * 2)
     with image.open() as file:
         assert file.read(8) == b"\x08\0\x16\0UI\x1a\0"

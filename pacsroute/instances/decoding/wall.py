@@ -123,7 +123,7 @@ class Decoders:
     >>> from pydicom.data import get_testdata_file
     >>> with contextlib.closing(Decoders()) as decoders:
     ...     instance = Instance(get_testdata_file("MR_small_RLE.dcm"))
-    ...     image, file = decoders.frame(instance, 1)
+    ...     image, file = decoders.frame(instance.open(), instance.transfer_syntax, 1)
     ...     with file:
     ...         image.rows, image.columns, len(file.read())
     (64, 64, 8192)
@@ -193,27 +193,32 @@ class Decoders:
         job = {"do": "convert", "target": target, "bare": bare}
         return self._done(job, file, source, limits, wanted)[1]
 
-    def frame(self, instance: Any, number: int, *, wanted: Wanted | None = None) -> Frame:
-        """Return one frame of an instance as raw pixels.
+    def frame(
+        self,
+        file: BinaryIO,
+        source: str,
+        number: int,
+        *,
+        limits: Limits = LIMITS,
+        wanted: Wanted | None = None,
+    ) -> Frame:
+        """Return one frame of a data set as raw pixels; the limits are those of this frame.
 
         Parameters
         ----------
-        instance : Instance
-            Whose limits of decoding are those of one frame, however many it has.
+        file, source, limits, wanted
+            As for `convert`.
         number : int
             From 1.
-        wanted : callable, optional
-            As for `convert`.
 
         Raises
         ------
         DataSetError, OSError
             As for `convert`, and if there is no such frame.
         """
-        source = instance.transfer_syntax
         job = {"do": "frame", "number": number}
-        found, file = self._done(job, instance.open(), source, LIMITS, wanted)
-        return Frame(ImagePixel(**found), file)
+        found, pixels = self._done(job, file, source, limits, wanted)
+        return Frame(ImagePixel(**found), pixels)
 
     def _done(
         self,
