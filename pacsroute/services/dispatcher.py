@@ -81,7 +81,7 @@ class Dispatcher:
         self.association = association
 
     def run(self) -> None:
-        """Receive and dispatch until the association is released.
+        """Receive and dispatch, one message after the other, until the association is released.
 
         Raises
         ------
