@@ -10,23 +10,24 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydicom.filereader import read_file_meta_info
 
 from pacsroute import uids
-from pacsroute.allow import allowed, rule
-from pacsroute.archive import queries
-from pacsroute.archive.commitment import Commitment
+from pacsroute.archive import corrections, queries
+from pacsroute.archive.commitment import NO_SUCH_INSTANCE, Commitment
+from pacsroute.archive.corrections import Corrected, Correction
 from pacsroute.archive.database import Database
 from pacsroute.archive.decisions import Decisions
-from pacsroute.archive.deletion import Deletion
+from pacsroute.archive.deletion import Deletion, duration
 from pacsroute.archive.entry import Entry, describe
 from pacsroute.archive.files import Files, locked
 from pacsroute.archive.layout import Layout
 from pacsroute.archive.model import LEVELS, Model
+from pacsroute.archive.settings import Issuers, check_choice, check_layout, free_space
 from pacsroute.archive.storing import Conflict, Mismatch, Storing
 from pacsroute.archive.upkeep import Finding, Upkeep
 from pacsroute.errors import Failure, SetupError
@@ -77,6 +78,9 @@ class Archive(Blueprint):
     min_free : str or int
         Below how much free space stores are refused with 0xA700: ``5%`` of the file system, or
         bytes. All else is answered.
+    retain : timedelta or str, optional
+        How long a study cannot be deleted, from when its last instance came: ``10y``, ``6m``,
+        ``2w`` or ``30d``.
 
     Raises
     ------
@@ -103,16 +107,17 @@ class Archive(Blueprint):
         mismatch: Mismatch = "quarantine",
         default_issuer: str | Mapping[str, str] = "",
         min_free: str | int = "5%",
+        retain: timedelta | str | None = None,
     ) -> None:
         super().__init__(name)
         self.folder = Path(folder)
         self._model = Model(keys)
         self._layout = Layout(layout)
-        _check_layout(self._layout, self._model)
-        _check_choice("conflict", conflict, get_args(Conflict))
-        _check_choice("mismatch", mismatch, get_args(Mismatch))
-        self._issuers = _issuers(default_issuer)
-        self._least, self._least_share = _free(min_free)
+        check_layout(self._layout, self._model)
+        check_choice("conflict", conflict, get_args(Conflict))
+        check_choice("mismatch", mismatch, get_args(Mismatch))
+        self._issuers = Issuers(default_issuer)
+        self._least, self._least_share = free_space(min_free)
         self._acceptor: Callable[[StoreRequest, Dataset], object] | None = None
         self._any_patient = mismatch == "accept"
 
@@ -121,7 +126,8 @@ class Archive(Blueprint):
         self._files = Files(self.folder, self._layout, self._flush)
         decisions = Decisions(self.folder, self._database)
         self._storing = Storing(self._files, self._database, decisions, conflict, mismatch)
-        self._deletion = Deletion(self._database, decisions, self._storing)
+        self._decisions = decisions
+        self._deletion = Deletion(self._database, decisions, self._storing, duration(retain))
         self._commitment = Commitment(self._files, self._database)
         self._upkeep = Upkeep(
             self._model,
@@ -260,15 +266,18 @@ class Archive(Blueprint):
             raise Failure(_NO_MATCHES, "the index is not available") from None
         if level == "PATIENT":
             _check_issuers(request.identifier, {row["patient"] for row in rows})
-        return [
-            Instance(
-                self._files.path(row["path"]),
-                sop_class=row["SOPClassUID"],
-                sop_instance=row["SOPInstanceUID"],
-                transfer_syntax=row["transfer_syntax"],
-            )
-            for row in rows
-        ]
+        studies = dict.fromkeys(row["StudyInstanceUID"] for row in rows)
+        corrected = corrections.of_studies(self._database, studies)
+        return [self._instance(row, corrected.get(row["StudyInstanceUID"])) for row in rows]
+
+    def _instance(self, row: sqlite3.Row, corrected: list[Correction] | None) -> Instance:
+        instance = Instance(
+            self._files.path(row["path"]),
+            sop_class=row["SOPClassUID"],
+            sop_instance=row["SOPInstanceUID"],
+            transfer_syntax=row["transfer_syntax"],
+        )
+        return Corrected(instance, corrected, self.name) if corrected else instance
 
     def matching(
         self, identifier: Dataset, level: str = "STUDY", *, limit: int | None = None
@@ -347,6 +356,39 @@ class Archive(Blueprint):
         self._check_registered()
         with self.opened():
             self._deletion.release(study, reason, by)
+
+    def correct(self, study: str, *, reason: str, by: str, **values: str) -> None:
+        """Correct attributes of a study and its patient.
+
+        What is found and sent has the corrected values, and tells in its Original Attributes
+        Sequence what it said before. The files stay as they came.
+
+        Parameters
+        ----------
+        study : str
+            Its Study Instance UID.
+        reason, by : str
+            Why, and who has decided so.
+        **values : str
+            The values by keyword, such as ``PatientID="777"``; an empty one removes it.
+
+        Raises
+        ------
+        Failure
+            With 0x0112 if there is no such study.
+        ValueError
+            For an attribute that the index does not have of a study or a patient.
+        """
+        self._check_registered()
+        corrections.check_values(self._model, values)
+        with self.opened():
+            row = self._database.rows("SELECT * FROM study WHERE StudyInstanceUID = ?", [study])
+            if not row:
+                raise Failure(NO_SUCH_INSTANCE, "no study here has this UID")
+            before = {keyword: row[0][keyword] for keyword in values}
+            self._decisions.decide(
+                "correct", by, reason, study=study, values=values, originals=before
+            )
 
     def check(self) -> Iterator[Finding]:
         """Yield what files and index do not agree on, and what is in quarantine."""
@@ -450,14 +492,8 @@ class Archive(Blueprint):
             transfer_syntax=syntax,
             calling_ae=calling_ae,
             received=0,
-            default_issuer=self._issuer(calling_ae, address),
+            default_issuer=self._issuers.of(calling_ae, address),
         )
-
-    def _issuer(self, calling_ae: str, address: str) -> str:
-        for one, issuer in self._issuers:
-            if not one or allowed([one], calling_ae, address):
-                return issuer
-        return ""
 
     def _entry_of_file(self, path: str) -> Entry:
         """Return the entry of a file, with what its head and its date tell."""
@@ -475,44 +511,6 @@ class Archive(Blueprint):
 
 
 _STUDY_ROOT = frozenset(uids.QUERY_RETRIEVE[one]["StudyRoot"] for one in ("find", "get", "move"))
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SetupError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-def _check_layout(layout: Layout, model: Model) -> None:
-    missing = sorted(layout.keys.difference(model.all))
-    if missing:
-        raise SetupError(
-            f"layout: {', '.join(missing)} is not in the index; add it with keys=, such as "
-            f'keys={{"STUDY": ["{missing[0]}"]}}'
-        )
-
-
-def _issuers(default: str | Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the issuers, each with the rule of whom it is for; an empty one is for all."""
-    if isinstance(default, str):
-        return [("", default)] if default else []
-    for text in default:
-        rule(text)
-    return list(default.items())
-
-
-def _free(least: str | int) -> tuple[int, float]:
-    """Return how much has to be free: in bytes, and as a share of the file system."""
-    text = str(least).strip()
-    try:
-        if text.endswith("%"):
-            share = float(text[:-1]) / 100
-            if 0 <= share < 1:
-                return 0, share
-        elif int(text) >= 0:
-            return int(text), 0
-    except ValueError:
-        pass
-    raise SetupError(f"min_free is a share such as '5%', or a number of bytes, not {least!r}")
 
 
 def _check_issuers(identifier: Dataset, patients: set[str]) -> None:

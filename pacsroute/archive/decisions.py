@@ -1,7 +1,7 @@
 """What people have decided about an archive: it is in no instance, and has to survive its index.
 
-The file ``decisions.jsonl`` has a line for each deletion, restoration and hold, with who and when,
-and for each instance that went into the quarantine.
+The file ``decisions.jsonl`` has a line for each deletion, restoration, hold and correction, with
+who and when, and for each instance that went into the quarantine.
 The index holds what follows from them, and how far it has read. So a decision that was written
 before a crash is carried out at the next start, and an index that is made anew knows all of them.
 """
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pacsroute.archive import corrections
 from pacsroute.archive.database import Database
 from pacsroute.archive.files import locked
 from pacsroute.archive.intake import known, take_out
@@ -140,4 +141,5 @@ _CARRY_OUT = {
     "hold": _hold,
     "release": _release,
     "quarantine": _quarantine,
+    "correct": corrections.carry_out,
 }

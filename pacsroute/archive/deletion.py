@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import re
+import time
+from datetime import timedelta
+
 from pacsroute.archive.database import Database
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.storing import Storing
-from pacsroute.errors import Failure
+from pacsroute.errors import Failure, SetupError
 
 _NO_SUCH_INSTANCE, _NOT_AUTHORIZED = 0x0112, 0x0124
+
+
+_DAYS = {"d": 1.0, "w": 7.0, "m": 30.4375, "y": 365.25}
+
+
+def duration(value: timedelta | str | None) -> timedelta | None:
+    """Return how long something is retained.
+
+    Examples
+    --------
+    >>> duration("10y").days
+    3652
+    """
+    if value is None or isinstance(value, timedelta):
+        return value
+    found = re.fullmatch(r"(\d+) *([dwmy])", str(value).strip())
+    if found is None:
+        raise SetupError(
+            f"retain is a timedelta, or a number of days, weeks, months or years such as '10y', "
+            f"not {value!r}"
+        )
+    return timedelta(days=int(found[1]) * _DAYS[found[2]])
 
 
 class Deletion:
@@ -17,9 +43,18 @@ class Deletion:
     ----------
     database, decisions, storing
         The parts of the archive.
+    retain : timedelta, optional
+        How long a study is kept in any case, from when its last instance came.
     """
 
-    def __init__(self, database: Database, decisions: Decisions, storing: Storing) -> None:
+    def __init__(
+        self,
+        database: Database,
+        decisions: Decisions,
+        storing: Storing,
+        retain: timedelta | None,
+    ) -> None:
+        self._retain = retain
         self._database = database
         self._decisions = decisions
         self._storing = storing
@@ -34,8 +69,7 @@ class Deletion:
         if len(studies) > 1:
             raise Failure(_NO_SUCH_INSTANCE, "several studies have this UID: name the study, too")
         (uid,) = studies
-        if self._database.rows("SELECT 1 FROM hold WHERE StudyInstanceUID = ?", [uid]):
-            raise Failure(_NOT_AUTHORIZED, "the study is held")
+        self._check_may_go(uid)
         gone = list(dict.fromkeys(row["SOPInstanceUID"] for row in found))
         series_of = {row["SOPInstanceUID"]: row["SeriesInstanceUID"] for row in found}
         self._decisions.decide(
@@ -43,6 +77,14 @@ class Deletion:
         )
         self._storing.remove([row[0] for row in self._database.rows("SELECT path FROM leaving")])
         return len(found)
+
+    def _check_may_go(self, study: str) -> None:
+        if self._database.rows("SELECT 1 FROM hold WHERE StudyInstanceUID = ?", [study]):
+            raise Failure(_NOT_AUTHORIZED, "the study is held")
+        if self._retain is not None:
+            ((last,),) = self._database.rows(_LAST, [study])
+            if last / 1e9 + self._retain.total_seconds() > time.time():
+                raise Failure(_NOT_AUTHORIZED, "the study has to be retained for longer")
 
     def restore(self, study: str, series: str, instance: str, reason: str, by: str) -> int:
         """Forget that something was deleted."""
@@ -67,6 +109,10 @@ class Deletion:
 _FOUND = (
     "SELECT image.SOPInstanceUID, series.SeriesInstanceUID, study.StudyInstanceUID FROM image"
     " JOIN series ON series.id = image.series JOIN study ON study.id = series.study"
+)
+_LAST = (
+    "SELECT max(image.received) FROM image JOIN series ON series.id = image.series"
+    " JOIN study ON study.id = series.study WHERE study.StudyInstanceUID = ?"
 )
 _COLUMNS = ("study.StudyInstanceUID", "series.SeriesInstanceUID", "image.SOPInstanceUID")
 _TOMBSTONES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")

@@ -7,10 +7,10 @@ study's, is told to whoever stores it, who decides.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pacsroute.archive import corrections
 from pacsroute.archive.entry import Entry, Row, patient_of
 
 _EMPTY = (None, "")
@@ -105,11 +105,15 @@ def admit(
 def _study(db: sqlite3.Connection, entry: Entry, any_patient: bool) -> int:
     there = _one(db, "SELECT * FROM study WHERE StudyInstanceUID = ?", [entry.study_instance])
     if there is None:
-        return _insert(db, "study", entry.study)
-    if contradicts(there, entry.study) and not any_patient:
+        return _insert(db, "study", corrections.apply(db, entry.study))
+    corrected = corrections.of_study(db, entry.study_instance)
+    # What was corrected is still as before in the instances that come.
+    as_sent = corrections.undone(db, dict(there)) if corrected else there
+    if not contradicts(as_sent, entry.study):
+        settled = {one.keyword for one in corrected}
+        _fill(db, "study", there, {k: v for k, v in entry.study.items() if k not in settled})
+    elif not any_patient and (not corrected or contradicts(there, entry.study)):
         raise AnotherPatientError
-    if not contradicts(there, entry.study):
-        _fill(db, "study", there, entry.study)
     return int(there["id"])
 
 
@@ -122,7 +126,7 @@ def _series(db: sqlite3.Connection, entry: Entry, study: int) -> int:
     return int(there["id"])
 
 
-def contradicts(there: Mapping[str, Any] | sqlite3.Row, new: Row) -> bool:
+def contradicts(there: sqlite3.Row | Row, new: Row) -> bool:
     """Tell whether two rows of a study are of different patients.
 
     What one of them leaves open contradicts nothing; without a Patient ID the names tell.

@@ -66,6 +66,7 @@ class Model:
             if level not in LEVELS:
                 raise SetupError(f"keys: {level!r} is not one of {', '.join(LEVELS)}")
             self._add(level, (keywords,) if isinstance(keywords, str) else keywords)
+        self._whole = frozenset(key for key in self.all if dictionary_VR(key)[:2] in WHOLE)
         self.names = frozenset(key for key in self.all if dictionary_VR(key) == "PN")
         """The names of persons: returned as they came, and matched in a column of their own."""
 
@@ -98,7 +99,7 @@ class Model:
 
     def is_whole(self, keyword: str) -> bool:
         """Tell whether an attribute is a whole number."""
-        return dictionary_VR(keyword)[:2] in WHOLE
+        return keyword in self._whole
 
     def _type(self, keyword: str) -> str:
         vr = dictionary_VR(keyword)[:2]

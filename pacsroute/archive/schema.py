@@ -45,6 +45,8 @@ _LASTING = {
     "tombstone": "SOPInstanceUID TEXT PRIMARY KEY, SeriesInstanceUID TEXT, StudyInstanceUID TEXT, "
     "at TEXT, by TEXT",
     "hold": "StudyInstanceUID TEXT PRIMARY KEY",
+    "correction": "StudyInstanceUID TEXT, keyword TEXT, value TEXT, original TEXT, at TEXT, "
+    "by TEXT, reason TEXT, PRIMARY KEY (StudyInstanceUID, keyword)",
     "report": "id INTEGER PRIMARY KEY, calling_ae TEXT, called_ae TEXT, transaction_uid TEXT, "
     "refs TEXT, due REAL, begun REAL, UNIQUE (calling_ae, transaction_uid)",
     "fact": "name TEXT PRIMARY KEY, value TEXT",

@@ -16,6 +16,7 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
 from pacsroute.errors import DataSetError, IdentifierError
@@ -80,7 +81,7 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     if vr_of(keyword) not in MATCHED:
         raise IdentifierError(f"{keyword}: nothing is matched by an attribute of its VR")
     found = values(keyword, value_in(value, keyword) if isinstance(value, Dataset) else value)
-    if len(found) == 1 and dictionary_VM(keyword) == "1":
+    if len(found) == 1 and _is_single(keyword):
         return found[0]  # type: ignore[no-any-return]
     return "\\".join(map(str, found)) or None
 
@@ -181,7 +182,7 @@ def value_in(row: Mapping[str, Any] | Dataset, keyword: str) -> Any:
 
 def read(dataset: Dataset, keyword: str) -> Any:
     """The value of a data set, as bytes where pydicom might refuse them."""
-    element = dataset.get_item(tag_for_keyword(keyword) or 0)
+    element = dataset.get_item(_tag_of(keyword))
     if isinstance(element, RawDataElement) and vr_of(keyword) in _ASCII:
         return element.value
     try:
@@ -192,6 +193,17 @@ def read(dataset: Dataset, keyword: str) -> Any:
         # explicit VR may say that it is anything
         raise IdentifierError(f"{keyword}: the value is no sequence")
     return value
+
+
+@lru_cache(maxsize=1024)
+def _tag_of(keyword: str) -> BaseTag:
+    return BaseTag(tag_for_keyword(keyword) or 0)
+
+
+@lru_cache(maxsize=1024)
+def _is_single(keyword: str) -> bool:
+    """Tell whether an attribute has one value at most."""
+    return dictionary_VM(keyword) == "1"
 
 
 @lru_cache(maxsize=1024)

@@ -3,13 +3,17 @@
 import subprocess
 import sys
 import threading
+import time
+from datetime import timedelta
 
 import pytest
+from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from support.archives import fetched, found, image, uids_in
 from support.names import CT
 
 from pacsroute import Failure, Instance, RequestFailed, SetupError, connect
+from pacsroute.archive import deletion
 from pacsroute.dataset.encoding import encode
 
 
@@ -364,3 +368,116 @@ def test_a_full_disk_refuses_stores_and_answers_all_else(make):
 def test_a_min_free_that_is_no_room_is_a_set_up_error(make, wrong):
     with pytest.raises(SetupError, match="min_free"):
         make(min_free=wrong)
+
+
+@pytest.mark.parametrize("retain", ["10y", timedelta(days=2)])
+def test_study_is_not_deleted_while_it_has_to_be_retained(make, monkeypatch, retain):
+    app = make(retain=retain)
+    with app.test_client() as client:
+        client.store(image(1))
+        with pytest.raises(Failure, match="retained for longer"):
+            app.state.archive.delete(study="1.1", reason="old", by="doe")
+        later = time.time() + timedelta(days=4000).total_seconds()
+        monkeypatch.setattr(deletion.time, "time", lambda: later)
+        assert app.state.archive.delete(study="1.1", reason="old", by="doe") == 1
+
+
+def test_a_retain_that_is_no_duration_is_a_set_up_error(make):
+    with pytest.raises(SetupError, match="retain is a timedelta"):
+        make(retain="long")
+
+
+# ------------------------------------------------------------- corrections
+
+
+def corrected(app, **values):
+    app.state.archive.correct("1.1", reason="mistyped", by="doe", **values)
+
+
+def sent(client, study="1.1"):
+    keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": study}
+    return [one.dataset for one in client.get(keys, storage=[CT])]
+
+
+def test_correction_is_found_and_sent_and_leaves_the_file(make):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1, PixelData=b"\1\2", BitsAllocated=16))
+        (path,) = app.state.archive.folder.glob("*.dcm")
+        before = path.read_bytes()
+        corrected(app, PatientID="778", PatientName="Müller^Jürgen")
+        assert [row.PatientID for row in found(client, "STUDY", PatientName="müller*")] == ["778"]
+        assert fetched(client, "PATIENT", PatientID="778") == {"1.3.1"}
+        assert fetched(client, "PATIENT", PatientID="777") == set()
+        (ds,) = sent(client)
+        assert (ds.PatientID, ds.PatientName) == ("778", "Müller^Jürgen")
+        (item,) = ds.OriginalAttributesSequence
+        (told,) = item.ModifiedAttributesSequence
+        assert (told.PatientID, told.PatientName) == ("777", "Doe^John")
+        assert item.ReasonForTheAttributeModification == "CORRECT"
+        assert item.ModifyingSystem == "archive"
+        assert ds.PixelData == b"\1\2"
+        assert path.read_bytes() == before
+
+
+def test_more_of_a_corrected_study_is_still_of_it(make):
+    """The modality goes on to send what it knows."""
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1, AccessionNumber="A1"))
+        corrected(app, PatientID="778", AccessionNumber="")
+        corrected(app, PatientID="779")
+        client.store(image(1, AccessionNumber="A1"))
+        client.store(image(2, AccessionNumber="A1"))
+        client.store(image(3, PatientID="779"))
+        status = client.store(image(4, PatientID="888"))
+        assert status.category == "Warning"
+        assert uids_in(client) == {"1.3.1", "1.3.2", "1.3.3"}
+        (row,) = found(client, "STUDY", AccessionNumber="")
+        assert (row.PatientID, row.AccessionNumber) == ("779", "")
+        for ds in sent(client):
+            assert (ds.PatientID, ds.AccessionNumber) == ("779", "")
+
+
+def test_corrections_survive_a_new_index(make):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1))
+        corrected(app, PatientID="778", StudyDate="20240106")
+    (app.state.archive.folder / "index.db").unlink()
+    with make().test_client() as client:
+        (row,) = found(client, "STUDY", StudyDate="")
+        assert (row.PatientID, row.StudyDate) == ("778", "20240106")
+        (ds,) = sent(client)
+        assert (ds.PatientID, ds.StudyDate) == ("778", "20240106")
+        client.store(image(2))
+        assert len(sent(client)) == 2
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"Modality": "MR"}, {"StudyInstanceUID": "1.2"}, {"StudyDate": "yesterday"}]
+)
+def test_a_correction_that_cannot_be_is_refused(make, values):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1))
+        with pytest.raises(ValueError):
+            corrected(app, **values)
+        with pytest.raises(Failure, match="no study here"):
+            app.state.archive.correct("1.9", reason="r", by="b", PatientID="1")
+
+
+@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "CT_small.dcm"])
+def test_correction_of_an_image_keeps_its_pixels(make, sample, name):
+    app = make()
+    original = dcmread(sample(name))
+    study = str(original.StudyInstanceUID)
+    with app.test_client() as client:
+        client.store(sample(name))
+        app.state.archive.correct(study, reason="r", by="b", PatientName="Müller")
+        keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": study}
+        syntaxes = [str(original.file_meta.TransferSyntaxUID)]
+        (one,) = client.get(keys, storage=[original.SOPClassUID], transfer_syntaxes=syntaxes)
+        assert one.transfer_syntax == syntaxes[0]
+        assert one.dataset.PatientName == "Müller"
+        assert one.dataset.PixelData == original.PixelData

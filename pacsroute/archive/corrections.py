@@ -1,0 +1,196 @@
+"""Corrections of a study: what is sent has the corrected values, and the files stay as they came.
+
+Each instance that is sent tells in its Original Attributes Sequence (0400,0561) what it said
+before.
+"""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, BinaryIO, NamedTuple
+
+from pydicom import Dataset
+from pydicom.sequence import Sequence
+
+from pacsroute import matching
+from pacsroute.archive.database import Database
+from pacsroute.archive.entry import Row, patient_of
+from pacsroute.archive.model import Model
+from pacsroute.dataset.encoding import encode
+from pacsroute.errors import DataSetError
+from pacsroute.instances.instance import Instance
+
+_UTF_8 = "ISO_IR 192"
+
+
+class Correction(NamedTuple):
+    """The value that an attribute of a study has been given, and the one it had at first."""
+
+    study: str
+    keyword: str
+    value: str
+    original: str | None
+    at: str
+    by: str
+    reason: str
+
+
+def check_values(model: Model, values: Mapping[str, str]) -> None:
+    """Raise a `ValueError` for what no study of the index can have."""
+    known = {*model.keys["PATIENT"], *model.keys["STUDY"]} - {"StudyInstanceUID"}
+    if not values:
+        raise ValueError("which attributes? Say PatientID= or another one of patient or study")
+    for keyword, value in values.items():
+        if keyword not in known:
+            raise ValueError(f"{keyword} is not an attribute of patient or study in the index")
+        if not isinstance(value, str) or (value and not _is_of_its_vr(keyword, value)):
+            raise ValueError(f"{keyword} cannot have this value")
+
+
+def _is_of_its_vr(keyword: str, value: str) -> bool:
+    return matching.stored(keyword, value) is not None
+
+
+# ------------------------------------------------------------- in the index
+
+
+def carry_out(db: sqlite3.Connection, decision: dict[str, Any]) -> None:
+    """Note a correction, and correct the row of its study, if there is one."""
+    study = decision["study"]
+    row = db.execute("SELECT * FROM study WHERE StudyInstanceUID = ?", [study]).fetchone()
+    for keyword, value in decision["values"].items():
+        there = db.execute(f"{_OF_STUDY} AND keyword = ?", [study, keyword]).fetchone()
+        original = there["original"] if there else decision["originals"].get(keyword)
+        db.execute(
+            "INSERT OR REPLACE INTO correction VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [study, keyword, value, original, decision["at"], decision["by"], decision["reason"]],
+        )
+    if row is not None:
+        corrected = apply(db, dict(row))
+        names = ", ".join(f"{column} = ?" for column in corrected)
+        db.execute(f"UPDATE study SET {names} WHERE id = ?", [*corrected.values(), row["id"]])
+
+
+def apply(db: sqlite3.Connection, study: Row) -> Row:
+    """Return the row of a study with its corrections."""
+    corrected = dict(study)
+    for one in of_study(db, study["StudyInstanceUID"]):
+        value = matching.stored(one.keyword, one.value) if one.value else None
+        if f"{one.keyword}_key" in corrected:
+            corrected[f"{one.keyword}_key"] = value
+            corrected[one.keyword] = one.value or None
+        else:
+            empty = "" if one.keyword in ("StudyDate", "StudyTime") else None
+            corrected[one.keyword] = value if value is not None else empty
+    corrected["patient"] = patient_of(corrected)
+    return corrected
+
+
+def undone(db: sqlite3.Connection, study: Row) -> Row:
+    """Return the row of a study as it was before its corrections: as its instances still say."""
+    row = dict(study)
+    for one in of_study(db, row["StudyInstanceUID"]):
+        row[one.keyword] = one.original
+        if f"{one.keyword}_key" in row:
+            key = matching.stored(one.keyword, one.original) if one.original else None
+            row[f"{one.keyword}_key"] = key
+    return row
+
+
+def of_study(db: sqlite3.Connection, study: str) -> list[Correction]:
+    """Return the corrections of a study."""
+    return [Correction(*row) for row in db.execute(_OF_STUDY, [study])]
+
+
+_OF_STUDY = "SELECT * FROM correction WHERE StudyInstanceUID = ?"
+
+
+def of_studies(database: Database, studies: Iterable[str]) -> dict[str, list[Correction]]:
+    """Return the corrections of studies, by the UID of those that have any."""
+    found: dict[str, list[Correction]] = {}
+    for study in studies:
+        for row in database.rows(_OF_STUDY, [study]):
+            found.setdefault(study, []).append(Correction(*row))
+    return found
+
+
+# ------------------------------------------------------------- on the way out
+
+
+class Corrected(Instance):
+    """An instance whose study was corrected: its file as it came, with the corrected values."""
+
+    def __init__(self, original: Instance, corrections: list[Correction], system: str) -> None:
+        super().__init__(
+            b"",
+            sop_class=original.sop_class,
+            sop_instance=original.sop_instance,
+            transfer_syntax=original.transfer_syntax,
+        )
+        self._original = original
+        self._corrections = corrections
+        self._system = system
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set, corrected."""
+        return correct(self._original.dataset, self._corrections, self._system)
+
+    def open(self) -> BinaryIO:
+        """Return a binary file to read the bytes of the corrected data set from."""
+        return io.BytesIO(encode(self.dataset, self.transfer_syntax))
+
+
+def correct(dataset: Dataset, corrections: list[Correction], system: str) -> Dataset:
+    """Return a data set with its corrected values, which tells what it said before (PS3.3 C.12.1).
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        It is changed.
+    corrections : list of Correction
+        Those of its study.
+    system : str
+        What the item calls the modifying system.
+    """
+    before = Dataset()
+    for one in corrections:
+        if one.keyword in dataset:
+            there = dataset[one.keyword]
+            before.add_new(there.tag, there.VR, there.value)
+        else:
+            setattr(before, one.keyword, None)
+    values = {one.keyword: one.value for one in corrections}
+    if not "".join(values.values()).isascii():
+        _in_utf_8(dataset)
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    last = max(corrections, key=lambda one: one.at)
+    item = Dataset()
+    item.ModifiedAttributesSequence = Sequence([before])
+    item.AttributeModificationDateTime = _moment(last.at)
+    item.ModifyingSystem = system[:64]
+    item.SourceOfPreviousValues = None
+    item.ReasonForTheAttributeModification = "CORRECT"
+    items = dataset.get("OriginalAttributesSequence") or []
+    dataset.OriginalAttributesSequence = Sequence([*items, item])
+    return dataset
+
+
+def _moment(text: str) -> str:
+    return datetime.fromisoformat(text).strftime("%Y%m%d%H%M%S+0000")
+
+
+def _in_utf_8(dataset: Dataset) -> None:
+    """Have all text of a data set decoded, and written in a character set that has everything."""
+    if dataset.get("SpecificCharacterSet") == _UTF_8:
+        return
+    try:
+        for _ in dataset.iterall():
+            pass
+    except Exception as error:  # noqa: BLE001 - pydicom raises what it likes for broken values
+        raise DataSetError(f"it cannot be corrected: {type(error).__name__}") from None
+    dataset.SpecificCharacterSet = _UTF_8

@@ -1,0 +1,70 @@
+"""What an archive can be told, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pacsroute.allow import allowed, rule
+from pacsroute.archive.layout import Layout
+from pacsroute.archive.model import Model
+from pacsroute.errors import SetupError
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a `SetupError` for a value that is not one of a few."""
+    if value not in choices:
+        raise SetupError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def check_layout(layout: Layout, model: Model) -> None:
+    """Raise a `SetupError` for a layout by what the index does not have."""
+    missing = sorted(layout.keys.difference(model.all))
+    if missing:
+        raise SetupError(
+            f"layout: {', '.join(missing)} is not in the index; add it with keys=, such as "
+            f'keys={{"STUDY": ["{missing[0]}"]}}'
+        )
+
+
+class Issuers:
+    """Who has issued the Patient IDs of instances that do not tell.
+
+    Parameters
+    ----------
+    default : str or mapping of str to str
+        One for all, or one for each rule as in the setting `allow`.
+
+    Examples
+    --------
+    >>> issuers = Issuers({"CT1": "NORTH", "10.2.0.0/16": "SOUTH"})
+    >>> issuers.of("CT2", "10.2.0.1"), issuers.of("CT2", "10.3.0.1")
+    ('SOUTH', '')
+    """
+
+    def __init__(self, default: str | Mapping[str, str]) -> None:
+        self._of_all = default if isinstance(default, str) else ""
+        self._rules = {} if isinstance(default, str) else dict(default)
+        for text in self._rules:
+            rule(text)
+
+    def of(self, calling_ae: str, address: str) -> str:
+        """Return the issuer for what a calling AE title sends from an address; empty without."""
+        found = (
+            issuer for one, issuer in self._rules.items() if allowed([one], calling_ae, address)
+        )
+        return next(found, self._of_all)
+
+
+def free_space(least: str | int) -> tuple[int, float]:
+    """Return how much has to be free: in bytes, and as a share of the file system."""
+    text = str(least).strip()
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            if 0 <= share < 1:
+                return 0, share
+        elif int(text) >= 0:
+            return int(text), 0
+    except ValueError:
+        pass
+    raise SetupError(f"min_free is a share such as '5%', or a number of bytes, not {least!r}")
