@@ -296,7 +296,8 @@ class Soak:
 
     def another(self, number, chance):
         uid = f"1.2.828.{number}.{chance.randrange(UIDS)}"
-        data = data_set(uid, chance.choice(SIZES), chance)
+        content = random.Random(uid)  # the same each time: an archive refuses another version
+        data = data_set(uid, content.choice(SIZES), content)
         self.allowed.setdefault(uid, set()).add(hashlib.sha256(data).digest())
         return uid, data
 
