@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pacsroute import App, Failure, mpps
 
 PATH = os.environ.get("STEPS", "steps.db")
-app = App("MPPS")
+app = App("MPPS", max_set_length=1 << 22)  # a step is kept in memory, and as text
 
 
 @app.lifespan

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, ae TEXT, uid TEXT, typ
                                   information TEXT);
 """
 logger = logging.getLogger("pacsroute")
-app = App("WORKLIST")
+app = App("WORKLIST", max_set_length=1 << 22)  # a step is kept in memory, and as text
 
 
 @app.lifespan

@@ -14,6 +14,8 @@ from pacsroute.dataset.encoding import encode
 from pacsroute.errors import Failure
 from pacsroute.status import INVALID_ATTRIBUTE_VALUE
 
+_BYTES = {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"}
+
 
 def check_storable(dataset: Dataset, status: int = INVALID_ATTRIBUTE_VALUE) -> None:
     """Raise a `Failure` for values that could not be given back later.
@@ -73,8 +75,12 @@ def _can_be_kept(dataset: Dataset) -> bool:
 
 
 def _as_json(dataset: Dataset) -> dict[str, Any]:
-    """Return what `Dataset.to_json_dict` does, which logs an error for each value that has none."""
-    elements = (dataset[tag] for tag in dataset.keys())  # noqa: SIM118 - as above
+    """Return what `Dataset.to_json_dict` does, which logs an error for each value that has none.
+
+    Bytes are left out: they can be given back, and may be long.
+    """
+    every = (dataset[tag] for tag in dataset.keys())  # noqa: SIM118 - as above
+    elements = (e for e in every if not (isinstance(e.value, bytes) and e.VR in _BYTES))
     return {
         f"{int(element.tag):08X}": {"vr": "SQ", "Value": [_as_json(item) for item in element.value]}
         if element.VR == "SQ"

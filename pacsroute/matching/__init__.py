@@ -47,9 +47,10 @@ What the standard leaves open is decided so:
   date and time to the last (PS3.4 Table K.6-1): the night of a worklist is ``20240705-20240706``
   and ``1800-0600``.
 
-What an identifier may ask for is bounded, so that no row takes long: 10,000 values; 2,500 ranges,
-patterns and items of sequences; 10,000 characters of patterns. More is an `IdentifierError`. The
-patterns of a key are compiled once, kept nowhere else, and look at each character of a value once.
+What an identifier may ask for is bounded, so that no row takes long: 10,000 values; 2,500 ranges
+and patterns, which have 10,000 characters in all; 16 items of sequences. More is an
+`IdentifierError`. The patterns of a key are compiled once, kept nowhere else, and look at each
+character of a value once.
 """
 
 from pacsroute.matching.rows import matcher, matches

@@ -36,8 +36,14 @@ _IGNORED = {
     "TimezoneOffsetFromUTC",
 }
 _COMPONENTS = 5  # of a name
-# Of a whole identifier. SQL binds each value; ranges, patterns and items are tried one by one.
-_MOST_VALUES, _MOST_TRIED, _MOST_CHARACTERS = 10_000, 2_500, 10_000
+# Of a whole identifier. SQL binds each value, and ranges and patterns are tried one by one. Items
+# are tried on each item of a row: the standard has one (PS3.4 §C.2.2.2.6).
+_MOST = {
+    "values": 10_000,
+    "ranges and patterns": 2_500,
+    "characters of patterns": 10_000,
+    "items": 16,
+}
 
 
 class Key:
@@ -74,23 +80,13 @@ class Room:
     """How much an identifier may still ask for."""
 
     def __init__(self) -> None:
-        self._values, self._tried, self._characters = _MOST_VALUES, _MOST_TRIED, _MOST_CHARACTERS
+        self._left = dict(_MOST)
 
-    def take(self, keyword: str, *, values: int = 0, tried: int = 0, characters: int = 0) -> None:
-        """Take some of it, or raise an `IdentifierError`."""
-        self._values -= values
-        self._tried -= tried
-        self._characters -= characters
-        if self._values < 0:
-            raise IdentifierError(f"{keyword}: more than {_MOST_VALUES} values in an identifier")
-        if self._tried < 0:
-            raise IdentifierError(
-                f"{keyword}: more than {_MOST_TRIED} ranges, wildcards and items in an identifier"
-            )
-        if self._characters < 0:
-            raise IdentifierError(
-                f"{keyword}: more than {_MOST_CHARACTERS} characters of patterns in an identifier"
-            )
+    def take(self, keyword: str, count: int, what: str) -> None:
+        """Take some of it for a key, or raise an `IdentifierError`."""
+        self._left[what] -= count
+        if self._left[what] < 0:
+            raise IdentifierError(f"{keyword}: more than {_MOST[what]} {what} in an identifier")
 
 
 class Keys:
@@ -149,7 +145,7 @@ class Keys:
 
     def _items(self, keyword: str, vr: str) -> list[Keys] | None:
         items = list(read(self._identifier, keyword) or ())
-        self._room.take(keyword, tried=len(items))
+        self._room.take(keyword, len(items), "items")
         compiled = [Keys(item, self._room) for item in items]
         asked = all(any(map(item._key, item._keywords)) for item in compiled)
         return compiled if compiled and asked else None
@@ -159,7 +155,7 @@ class Keys:
         if vr not in MATCHED:
             return None
         parts = split(vr, read(self._identifier, keyword))
-        self._room.take(keyword, values=len(parts))
+        self._room.take(keyword, len(parts), "values")
         for part in parts:
             if isinstance(part, str) and not part.strip("*"):
                 return None
@@ -170,8 +166,8 @@ class Keys:
                 raise IdentifierError(f"{keyword}: the key cannot be a value of VR {vr}") from None
             if not asks:
                 return None
-        tried = len(key.ranges) + len(key.patterns)
-        self._room.take(keyword, tried=tried, characters=sum(map(len, key.patterns)))
+        self._room.take(keyword, len(key.ranges) + len(key.patterns), "ranges and patterns")
+        self._room.take(keyword, sum(map(len, key.patterns)), "characters of patterns")
         return key if parts else None
 
 

@@ -116,3 +116,18 @@ def test_nothing_changes_between_the_check_of_a_step_and_its_change(tmp_path, mo
         client.n_create("MPPS", created(), "1.2.9")
         client.n_set("MPPS", "1.2.9", ended())
     assert refusals == ["database is locked"]
+
+
+def test_a_step_keeps_texts_of_different_character_sets(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPS", str(tmp_path / "steps.db"))
+    app = runpy.run_path(str(EXAMPLE))["app"]
+    step = created(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Ute")
+    change = dataset(
+        SpecificCharacterSet="ISO_IR 192", PerformedProcedureStepDescription="胸部 größer"
+    )
+    with app.test_client() as client:
+        client.n_create("MPPS", step, sop_instance="1.2.3.1")
+        client.n_set("MPPS", "1.2.3.1", change)
+        read = client.n_get("MPPSRetrieve", "1.2.3.1").dataset
+    assert read.PatientName == "Müller^Ute"
+    assert read.PerformedProcedureStepDescription == "胸部 größer"
