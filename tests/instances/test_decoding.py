@@ -240,12 +240,15 @@ def test_a_decoder_that_raises_or_panics_is_a_reason(monkeypatch):
     class PanicException(BaseException):  # as that of Rust is
         pass
 
-    def get_decoder(uid):
-        raise PanicException("index out of bounds: Doe^John")
+    class Panicking:
+        available_plugins = ("pylibjpeg",)
 
-    monkeypatch.setattr(decoders, "get_decoder", get_decoder)
+        def as_array(self, *_, **options):
+            raise PanicException("index out of bounds: Doe^John")
+
+    monkeypatch.setattr(decoders, "get_decoder", lambda uid: Panicking())
     with pytest.raises(DataSetError) as raised:
-        decoders.decode_frame(b"", ImagePixel(4, 4, 8), RLE)
+        decoders.decode_frame(b"1234", ImagePixel(4, 4, 8), RLE)
     assert str(raised.value) == "RLE Lossless cannot be decoded: PanicException"
 
 
