@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,9 +24,9 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fields: dict[str, Any] = {
-            "time": time.replace("+00:00", "Z"),
+            "time": moment.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "process": record.process,
@@ -50,6 +51,20 @@ class LineFormatter(logging.Formatter):
     'INFO stored\\n2026-01-01 INFO'
     """
 
+    # The last second that was shown, and how: one tuple, since several threads write lines.
+    _second = (-1, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the time of a record; that of a whole second is made once for all its lines."""
+        if datefmt is not None:
+            return super().formatTime(record, datefmt)
+        number, text = self._second
+        if number != int(record.created):
+            number = int(record.created)
+            text = time.strftime(self.default_time_format, self.converter(number))
+            self._second = number, text
+        return f"{text},{int(record.msecs):03}"
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging has it
         """Return the record's line."""
         return _printable(super().formatMessage(record))
@@ -61,7 +76,19 @@ class LineFormatter(logging.Formatter):
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def write(logger: logging.Logger, level: int, text: str, *args: object, extra: Any = None) -> None:
+    """Log a line without looking for who logs it, which costs as much as all the rest of it.
+
+    For what is logged for each association and each request.
+    """
+    if logger.isEnabledFor(level):
+        record = logger.makeRecord(logger.name, level, "", 0, text, args, None, extra=extra)
+        logger.handle(record)
 
 
 def about(who: Any, **fields: Any) -> dict[str, Any]:

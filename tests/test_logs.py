@@ -14,7 +14,7 @@ from support.raw_peer import RawPeer
 from support.serving import Serving, fails
 
 from pacsroute.dataset.encoding import encode
-from pacsroute.logs import JSONFormatter
+from pacsroute.logs import JSONFormatter, LineFormatter, write
 
 APP = """
 import logging
@@ -136,3 +136,19 @@ def test_warnings_still_go_where_python_sends_them():
         warnings.simplefilter("always")
         warnings.warn("here", stacklevel=1)
     assert len(caught) == 1
+
+
+def test_times_of_lines_are_those_of_the_standard_library(monkeypatch):
+    """The second is kept for the lines that follow; the first and a later one are made anew."""
+    ours, theirs = LineFormatter("%(asctime)s"), logging.Formatter("%(asctime)s")
+    for created in (1_800_000_000.001, 1_800_000_000.9996, 1_800_000_001.5, 1_800_000_000.25):
+        record = logging.makeLogRecord({"created": created, "msecs": created % 1 * 1000})
+        assert ours.format(record) == theirs.format(record)
+
+
+def test_a_line_written_without_a_caller_has_all_else(caplog):
+    with caplog.at_level(logging.INFO, "pacsroute"):
+        write(logging.getLogger("pacsroute"), logging.INFO, "%s said", "CT1", extra={"a": 1})
+        write(logging.getLogger("pacsroute"), logging.DEBUG, "too low")
+    (record,) = caplog.records
+    assert (record.getMessage(), record.levelname, record.a) == ("CT1 said", "INFO", 1)

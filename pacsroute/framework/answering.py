@@ -14,7 +14,7 @@ from pacsroute.errors import let_go
 from pacsroute.framework.handling import finished
 from pacsroute.framework.requests import Request
 from pacsroute.framework.results import Outcome
-from pacsroute.logs import about
+from pacsroute.logs import about, write
 
 if TYPE_CHECKING:
     from pacsroute.framework.base import BaseApp
@@ -138,7 +138,8 @@ class Answering:
     def _log(self, outcome: Outcome, seconds: float) -> None:
         status, size = outcome.status, self._size
         as_usual = outcome.is_logged or status.category in ("Success", "Cancel")
-        logger.log(
+        write(
+            logger,
             logging.INFO if as_usual else logging.WARNING,
             "%s %s 0x%04X %s%s%s%s %.1f ms",
             ascii(self._peer.calling_ae)[1:-1],

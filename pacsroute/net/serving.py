@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pacsroute import uids
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
 from pacsroute.framework.base import BaseApp
-from pacsroute.logs import about
+from pacsroute.logs import about, write
 from pacsroute.net import overlapping
 from pacsroute.net.association import Association
 from pacsroute.net.channel import NothingCame
@@ -41,7 +41,9 @@ def serve(
     try:
         association.negotiate(refuse)
         if logger.isEnabledFor(logging.INFO):
-            logger.info(
+            write(
+                logger,
+                logging.INFO,
                 "%s associated from %s%s as %s, %d presentation contexts accepted",
                 ascii(association.calling_ae)[1:-1],
                 association.remote_address,
@@ -55,7 +57,9 @@ def serve(
         overlapping.run(Dispatcher(app, association))
         if logger.isEnabledFor(logging.INFO):
             seconds = time.monotonic() - started
-            logger.info(
+            write(
+                logger,
+                logging.INFO,
                 "%s released after %.1f s",
                 ascii(association.calling_ae)[1:-1],
                 seconds,
