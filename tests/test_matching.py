@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sqlite3
 import struct
@@ -10,18 +11,23 @@ import tracemalloc
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
+from pathlib import Path
 from time import process_time
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, Sequence, config, dcmread, dcmwrite
+from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from support.postgresql import server
 
 from pacsroute import matching
 from pacsroute.errors import DataSetError, IdentifierError
+from pacsroute.matching.values import NUMBERS as NUMBER_VRS
 
 SPS = "ScheduledProcedureStepSequence"
 
@@ -57,15 +63,57 @@ def flat(names, row, prefix=""):
     return columns, values
 
 
-def in_sql(identifier, row, *, empty_matches=True, multiple=(), names=None):
-    columns, values = flat(names or dict.fromkeys(row), row)
-    where = matching.where(identifier, columns, multiple=multiple, empty_matches=empty_matches)
+def in_sqlite(where, values):
     with sqlite3.connect(":memory:") as db:
         db.execute(f"CREATE TABLE t ({', '.join(values)})")
         db.execute(f"INSERT INTO t VALUES ({', '.join('?' * len(values))})", [*values.values()])
         found = db.execute(f"SELECT 1 FROM t WHERE {where.sql}", where.parameters).fetchall()
     db.close()
     return bool(found)
+
+
+POSTGRESQL = []  # a connection, while there is a server
+TYPES = {int: "numeric", float: "double precision"}
+
+
+def kind(name, value, multiple):
+    """The type of a column: that of its values, and of its attribute where it has none."""
+    keyword = name.removeprefix("sps_")
+    number = dictionary_VR(keyword)[:2] in NUMBER_VRS and dictionary_VM(keyword) == "1"
+    if value is None and number and keyword not in multiple:
+        return "numeric"
+    return TYPES.get(type(value), "text")
+
+
+def in_postgresql(where, values, multiple):
+    (db,) = POSTGRESQL
+    columns = [f"%s::{kind(name, value, multiple)}" for name, value in values.items()]
+    table = f"(VALUES ({', '.join(columns)})) AS t({', '.join(values)})"
+    sql = f"SELECT 1 FROM {table} WHERE {where.sql}"
+    return bool(db.execute(sql, [*values.values(), *where.parameters]).fetchall())
+
+
+def in_sql(identifier, row, *, empty_matches=True, multiple=(), names=None):
+    """The answer of SQLite, having seen that PostgreSQL gives the same where it is installed."""
+    columns, values = flat(names or dict.fromkeys(row), row)
+    options = {"multiple": multiple, "empty_matches": empty_matches}
+    found = in_sqlite(matching.where(identifier, columns, **options), values)
+    if POSTGRESQL:
+        where = matching.where(identifier, columns, dialect="postgresql", **options)
+        assert in_postgresql(where, values, multiple) is found
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def postgresql():
+    """Ask PostgreSQL, too, unless it is not installed; CI has to have it."""
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and "CI" not in os.environ:
+        yield
+        return
+    with server() as running, psycopg.connect(running.url(), autocommit=True) as db:
+        POSTGRESQL.append(db)
+        yield
+        POSTGRESQL.clear()
 
 
 def both(identifier, row, **options):

@@ -26,6 +26,8 @@ A database that keeps its values as they came can be matched too, with a functio
 row: ``connection.create_function("stored", 2, matching.stored, deterministic=True)``, and
 ``"stored('PatientName', name)"`` for the column; SQLite can even have an index on that.
 
+`where` has ``dialect="postgresql"``, too, for psycopg (``%s`` marks its parameters).
+
 What the standard leaves open is decided so:
 
 - A key that is empty or only ``*`` matches everything. ``A\B`` matches either, whatever the VR.

@@ -1,4 +1,4 @@
-"""Matching of rows in SQLite (PS3.4 §C.2.2.2)."""
+"""Matching of rows in SQL (PS3.4 §C.2.2.2)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VM
 
 from pacsroute.errors import DataSetError
+from pacsroute.matching.dialects import DIALECTS, Dialect, Name, Term
 from pacsroute.matching.keys import START, Key, Keys
-from pacsroute.matching.values import vr_of
+from pacsroute.matching.values import NUMBERS, vr_of
 
 Columns: TypeAlias = "Mapping[str, str | Columns]"
 
 
 class Where(NamedTuple):
-    """A condition to put behind ``WHERE``, and the values of its question marks."""
+    """A condition to put behind ``WHERE``, and the values of its marks.
+
+    Those are ``?`` for SQLite and ``%s`` for PostgreSQL, where a value may be a list.
+    """
 
     sql: str
-    parameters: tuple[str | int | float, ...]
+    parameters: tuple[Any, ...]
 
 
 def where(
@@ -28,8 +32,9 @@ def where(
     *,
     multiple: Collection[str] = (),
     empty_matches: bool = True,
+    dialect: Name = "sqlite",
 ) -> Where:
-    r"""Turn an identifier into an SQLite condition that answers as `matches` does.
+    r"""Turn an identifier into an SQL condition that answers as `matches` does.
 
     Single values, lists of UIDs and ranges become ``=``, ``IN`` and ``BETWEEN``, wildcards
     ``GLOB``: all of them conditions that an index of the column can serve. A column that may
@@ -48,6 +53,10 @@ def where(
         Those that have another value multiplicity, as ModalitiesInStudy has, need no mention.
     empty_matches : bool
         As for `matches`. NULL and ``''`` are the empty values.
+    dialect : {"sqlite", "postgresql"}
+        Whose words. PostgreSQL compares types: columns hold text where `stored` gives text, and
+        numbers for attributes that are numbers and have one value. An index serves ranges and
+        patterns if the column has ``COLLATE "C"``.
 
     Raises
     ------
@@ -65,10 +74,18 @@ def where(
     >>> where(key, {"PatientID": "study.patient_id"})
     Where(sql='1 = 1', parameters=())
     """
-    return _where(Keys(identifier), columns, multiple, empty_matches)
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect is 'sqlite' or 'postgresql', not {dialect!r:.40}")
+    return _where(Keys(identifier), columns, multiple, empty_matches, DIALECTS[dialect])
 
 
-def _where(keys: Keys, columns: Columns, multiple: Collection[str], empty_matches: bool) -> Where:
+def _where(
+    keys: Keys,
+    columns: Columns,
+    multiple: Collection[str],
+    empty_matches: bool,
+    dialect: Dialect,
+) -> Where:
     for keyword, column in columns.items():
         if isinstance(column, str) == (vr_of(keyword) == "SQ"):
             raise DataSetError(f"{keyword}: a sequence has a mapping of columns, others a column")
@@ -76,44 +93,55 @@ def _where(keys: Keys, columns: Columns, multiple: Collection[str], empty_matche
     parameters: list[Any] = []
     combined = all(name in columns for name in START) and keys.start
     if combined:
-        day, time = (columns[name] for name in START)
-        between = f"{day} BETWEEN ? AND ? AND {time} > '' AND {day} || {time} BETWEEN ? AND ?"
-        empty = [f"{part} IS NULL OR {part} = ''" for part in (day, time) if empty_matches]
-        conditions.append(f"({' OR '.join([between, *empty])})")
+        day, time = (str(columns[name]) for name in START)
+        conditions.append(_start(day, time, empty_matches, dialect))
         # The dates are there once more for an index that they have.
         parameters += [moment[:8] for moment in combined] + [*combined]
     for keyword, key in keys.conditions(columns, START if combined else ()):
         column = columns[keyword]
         if isinstance(key, list):
             assert not isinstance(column, str)
-            alternatives = [_where(item, column, multiple, empty_matches) for item in key]
+            alternatives = [_where(item, column, multiple, empty_matches, dialect) for item in key]
         else:
             assert isinstance(column, str)
             several = keyword in multiple or dictionary_VM(keyword) != "1"
-            alternatives = [_condition(column, key, several, empty_matches)]
+            is_text = several or vr_of(keyword) not in NUMBERS
+            alternatives = [_condition(column, key, several, is_text, empty_matches, dialect)]
         conditions.append(f"({' OR '.join(sql for sql, _ in alternatives)})")
         parameters += [value for _, values in alternatives for value in values]
     return Where(" AND ".join(conditions) or "1 = 1", tuple(parameters))
 
 
-def _condition(column: str, key: Key, several: bool, empty_matches: bool) -> Where:
-    operand = "json_each.value" if several else column
-    # One IN for all, since SQLite limits how deeply an expression may be nested.
-    terms = [f"{operand} = ?"] if len(key.equal) == 1 else []
-    terms += [f"{operand} IN ({', '.join('?' * len(key.equal))})"] if len(key.equal) > 1 else []
-    terms += [f"{operand} BETWEEN ? AND ?"] * len(key.ranges)
-    terms += [f"{operand} GLOB ?"] * len(key.patterns)
-    terms += [f"{operand} IS NULL", f"{operand} = ''"] if empty_matches else []
-    sql = _any(terms)
-    # GLOB reads a pattern as ours are meant, once a "[" is a class of its own.
-    globs = [text.replace("[", "[[]") for text in key.patterns]
-    parameters = [*key.equal, *(limit for limits in key.ranges for limit in limits), *globs]
+def _start(day: str, time: str, empty_matches: bool, dialect: Dialect) -> str:
+    """Return the condition of a range of dates and times that belong together."""
+    between = f"BETWEEN {dialect.mark} AND {dialect.mark}"
+    sql = (
+        f"{dialect.text(day)} {between} AND {time} > ''"
+        f" AND {dialect.text(f'({day} || {time})')} {between}"
+    )
+    empty = [f"{part} IS NULL OR {part} = ''" for part in (day, time) if empty_matches]
+    return f"({' OR '.join([sql, *empty])})"
+
+
+def _condition(
+    column: str, key: Key, several: bool, is_text: bool, empty_matches: bool, dialect: Dialect
+) -> Where:
+    operand = "one.value" if several else column
+    terms: list[Term] = []
+    if key.equal:
+        equal = [str(value) for value in key.equal] if several else list(key.equal)
+        terms.append(dialect.equal(operand, equal))
+    between = f"{dialect.text(operand)} BETWEEN {dialect.mark} AND {dialect.mark}"
+    terms += [(between, list(limits)) for limits in key.ranges]
+    terms += [dialect.like(operand, pattern) for pattern in key.patterns]
+    if empty_matches:
+        terms.append((f"{operand} IS NULL", []))
+    if empty_matches and (is_text or not dialect.compares_types):
+        terms.append((f"{operand} = ''", []))
+    sql = _any([sql for sql, _ in terms])
     if several:
-        # JSON writes a backslash as \\; with "," in its place the string is an array's inside.
-        array = rf"""'[' || replace(json_quote(CAST({column} AS TEXT)), '\\', '","') || ']'"""
-        sql = f"EXISTS (SELECT 1 FROM json_each({array}) WHERE {sql})"
-        parameters = [str(value) for value in parameters]
-    return Where(sql, tuple(parameters))
+        sql = dialect.any_of(column, "one", sql, empty_matches)
+    return Where(sql, tuple(value for _, values in terms for value in values))
 
 
 def _any(terms: list[str]) -> str:
