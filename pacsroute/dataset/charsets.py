@@ -253,7 +253,9 @@ def _lenient(data: bytes, codec: str) -> str:
 # Text is taken in runs that one code element reads. In G0 the multi-byte sets own the
 # bytes 21H to 7EH, a backslash among them.
 _RUN = re.compile(rb"\x1b(?:\$[()][A-D]|\$[@B]|[-()][A-Za-z])|[\x80-\xff]+|[\x00-\x7f]")
-_PAIR = re.compile(rb"[\x21-\x7e]{2}")
+_PAIRS = re.compile(rb"(?:[\x21-\x7e]{2})+")
+_SINGLES = re.compile(rb"[\x00-\x1a\x1c-\x7f]+")
+_HIGH = bytes(byte | 0x80 for byte in range(256))
 _DELIMITERS = {vr: frozenset(b"\r\n\f\t") for vr in ("ST", "LT", "UT")} | {
     "PN": frozenset(b"\r\n\f\t\\^=")
 }
@@ -280,15 +282,11 @@ def _decode_extended(data: bytes, names: tuple[str, ...], vr: str) -> str:
     at, end = 0, len(data)
     while at < end:
         byte = data[at]
-        if g0.width == 2 and (pair := _PAIR.match(data, at)):
-            word = g0.prefix + bytes(b | 0x80 for b in pair.group())
-            try:
-                out.append(word.decode(g0.codec))
-            except UnicodeDecodeError:
-                out.append(pair.group().decode("latin_1"))
-            at += 2
+        if g0.width == 2 and (pairs := _PAIRS.match(data, at)):
+            out.append(_decode_pairs(pairs.group(), g0))
+            at = pairs.end()
             continue
-        run = _RUN.match(data, at)
+        run = (_SINGLES.match(data, at) if g0.width == 1 else None) or _RUN.match(data, at)
         piece = run.group() if run else data[at : at + 1]
         at += len(piece)
         if byte == ESC and piece in _BY_ESCAPE:
@@ -302,9 +300,23 @@ def _decode_extended(data: bytes, names: tuple[str, ...], vr: str) -> str:
             out.append(_lenient(piece, codec))
         else:
             out.append(piece.decode("latin_1"))
-            if byte in delimiters:
+            if not delimiters.isdisjoint(piece):
                 g0, g1 = first0, first1
     return "".join(out)
+
+
+def _decode_pairs(pairs: bytes, g0: _Set) -> str:
+    """Decode code words of two bytes; one that is not in the set is taken for Latin-1."""
+    words = [pairs[at : at + 2] for at in range(0, len(pairs), 2)]
+    high = pairs.translate(_HIGH)
+    if g0.prefix:
+        high = b"".join(g0.prefix + word.translate(_HIGH) for word in words)
+    try:
+        return high.decode(g0.codec)
+    except UnicodeDecodeError:
+        if len(words) == 1:
+            return pairs.decode("latin_1")
+    return "".join(_decode_pairs(word, g0) for word in words)
 
 
 def encode(text: str, charset: str | Iterable[str | None] | None = None, vr: str = "LO") -> bytes:

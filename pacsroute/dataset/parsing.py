@@ -7,6 +7,7 @@ sequences are read when they are opened, which may raise DataSetError too.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from io import BytesIO
 from typing import Any, BinaryIO, TypeAlias
@@ -19,7 +20,7 @@ from pydicom.sequence import Sequence
 
 from pacsroute.dataset import charsets
 from pacsroute.dataset.limits import LIMITS, Limits
-from pacsroute.dataset.reader import Reader, Reading
+from pacsroute.dataset.reader import TURNS, Reader, Reading
 from pacsroute.dataset.received import Frame, Received, ReceivedFile, open_all
 from pacsroute.dataset.source import File
 from pacsroute.dataset.value_reader import encodings, read_value
@@ -31,6 +32,7 @@ Source: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
 
 _SMALL = 1 << 20  # bytes of a file that are read at once
 _PIECE = 1 << 20  # bytes that are inflated at a time
+_LARGE = 16 << 20  # bytes beyond which only a few are inflated at the same time
 
 MAX_KEYS = 50_000
 """How many elements and items an identifier may have, those in sequences too."""
@@ -203,19 +205,29 @@ def _inflated(data: Any, reading: Reading) -> BytesIO:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     most = reading.limits.inflated
     inflated = BytesIO()
-    try:
+    has_turn = False
+    with contextlib.ExitStack() as turn:
         for start in range(0, len(data), _PIECE):
-            piece = inflater.decompress(data[start : start + _PIECE], _PIECE)
+            piece = _inflate(inflater, data[start : start + _PIECE])
             while piece:
                 reading.hold(len(piece))
                 inflated.write(piece)
                 if inflated.tell() > most:
                     raise DataSetTooLarge(f"more than {most} bytes when inflated: max_inflated")
-                piece = inflater.decompress(inflater.unconsumed_tail, _PIECE)
-    except zlib.error:
-        raise UnreadableDataSet("a data set that cannot be inflated") from None
+                if inflated.tell() > _LARGE and not has_turn:
+                    has_turn = True
+                    turn.enter_context(TURNS)
+                piece = _inflate(inflater, inflater.unconsumed_tail)
     if not inflater.eof:
         reading.lost("a deflated data set that is cut off")
+    return inflated
+
+
+def _inflate(inflater: Any, data: bytes) -> bytes:
+    try:
+        inflated: bytes = inflater.decompress(data, _PIECE)
+    except zlib.error:
+        raise UnreadableDataSet("a data set that cannot be inflated") from None
     return inflated
 
 

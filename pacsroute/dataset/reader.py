@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from array import array
 from typing import Any, NamedTuple
 
@@ -41,12 +42,14 @@ _CHUNK = 1 << 16
 _BROKEN = (struct.error, ValueError, TypeError, LookupError, ArithmeticError, OSError)
 
 _STRIDE = 1024  # elements between two looks at the limits
+_A_TURN = 16  # strides that are read before somebody else may have a turn
 _PASSED_FOR_ONE = 8  # elements passed over that count as one
 _ELEMENT, _ITEM_OBJECT = 256, 1536  # bytes that one takes once it is read, beside its value
 _AT_A_TIME = 1 << 20  # bytes of values that are held before they are counted
 
-_TURNS = threading.BoundedSemaphore(2)
-"""Who reads thousands of elements at once: more would keep the interpreter from all others."""
+TURNS = threading.BoundedSemaphore(2)
+"""Held by whoever reads thousands of elements, or inflates megabytes: more at once would keep the
+interpreter from all others, and all of them would fail where one after the other has room."""
 
 
 class _Head(NamedTuple):
@@ -217,7 +220,7 @@ class Reader:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._has_turn:
-            _TURNS.release()
+            TURNS.release()
         self._reading.left += self._room
         if isinstance(error, RecursionError):
             raise DataSetTooLarge("sequences are nested too deeply") from None
@@ -238,8 +241,12 @@ class Reader:
         reading.left -= self._room
         self._room -= 1
         self._strides += 1
-        if self._strides == 8 and not self._has_turn:
-            self._has_turn = _TURNS.acquire()
+        if self._strides % _A_TURN == 0:
+            if self._has_turn:
+                TURNS.release()
+                self._has_turn = False
+                time.sleep(0)  # lets another one have it
+            self._has_turn = TURNS.acquire()
 
     def _pass(self) -> None:
         """Count what is passed over, which takes a fraction of the time, and no memory."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import time
 import warnings
 from pathlib import Path
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_charset_files
 
@@ -249,3 +251,64 @@ def test_wrong_bytes_become_latin_1():
 )
 def test_defined_terms_of_character_sets(sent, meant):
     assert charsets.terms(sent) == meant
+
+
+PIECES_OF_TEXT = [
+    *(b"\x1b$B", b"\x1b$(D", b"\x1b(J", b"\x1b(B", b"\x1b)I", b"\x1b$)C", b"\x1b-F", b"\x1b"),
+    *(b"\\", b"^", b"=", b"\r\n", b" ", b"\0", b"A", b"ab", b";3", b"EDB@", b"!!", b"\x7f"),
+    *(b"\xd4\xd7", b"\xb1", b"\xc8\xab\xe4", b"\x8f\xa1\xa1", b"\x80"),
+]
+CODES = [(), ("", "ISO 2022 IR 87"), ("ISO 2022 IR 13", "ISO 2022 IR 159"), ("", "ISO 2022 IR 149")]
+
+
+ESCAPE = re.compile(rb"\x1b(?:\$[()][A-D]|\$[@B]|[-()][A-Za-z])")
+
+
+def byte_by_byte(data, names, vr):
+    """Decode as PS3.5 §6.1.2.5 has it: a character at a time, with a state behind each."""
+    first = g0, g1 = charsets._initial(names)
+    numbers = (charsets._BY_NUMBER.get(name.rpartition(" ")[2]) for name in names)
+    spare = next((found for found in numbers if found and found.half), None)
+    text, at = "", 0
+    while at < len(data):
+        if escape := ESCAPE.match(data, at):
+            at = escape.end()
+            found = charsets._BY_ESCAPE.get(escape.group())
+            if found is None:
+                text += escape.group().decode("latin_1")
+            elif found.half:
+                g1 = spare = found
+            else:
+                g0 = found
+        elif g0.width == 2 and (pair := re.compile(rb"[!-~]{2}").match(data, at)):
+            at += 2
+            word = g0.prefix + bytes(byte | 0x80 for byte in pair.group())
+            try:
+                text += word.decode(g0.codec)
+            except UnicodeDecodeError:
+                text += pair.group().decode("latin_1")
+        elif data[at] < 0x80:
+            text += chr(data[at])
+            if data[at] in charsets._DELIMITERS.get(vr, charsets._OTHER_DELIMITERS):
+                g0, g1 = first
+            at += 1
+        else:
+            high = re.compile(rb"[\x80-\xff]+").match(data, at).group()
+            text += charsets._lenient(high, (g1 or spare or charsets._G1[0]).codec)
+            at += len(high)
+    return text
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(PIECES_OF_TEXT), max_size=12).map(b"".join), st.sampled_from(CODES))
+@pytest.mark.parametrize("vr", ["PN", "LO", "LT"])
+def test_text_in_runs_is_read_as_it_is_byte_by_byte(vr, data, names):
+    assert charsets._decode_extended(data, names, vr) == byte_by_byte(data, names, vr)
+
+
+def test_megabytes_with_an_escape_are_decoded_in_no_time():
+    data = b"\x1b(B" + b"a" * 10_000_000 + b"\x1b$B" + b"E;" * 1_000_000
+    started = time.monotonic()
+    text = charsets.decode(data, ("", "ISO 2022 IR 87"), "UT")
+    assert (len(text), text[-1]) == (11_000_000, "纏")
+    assert time.monotonic() - started < 5
