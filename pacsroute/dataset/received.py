@@ -6,6 +6,7 @@ is quiet and lenient, and text is read in the character sets of the standard.
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, cast
@@ -18,7 +19,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 from pacsroute.dataset.dictionary import implicit_vr_of, meant_vr
-from pacsroute.dataset.value_reader import read_value
+from pacsroute.dataset.value_reader import read_value, size_of_value
 from pacsroute.memory import Holding
 
 _LONGEST_KNOWN = 0xFFFF  # bytes of a value whose UN pydicom takes for the VR of its dictionary
@@ -52,6 +53,9 @@ class Reading(Protocol):
     """What reads the rest of a data set when it is used: see `pacsroute.dataset.reader`."""
 
     holding: Holding
+
+    def hold(self, size: int) -> None:
+        """Count memory that is taken; raise where the process has no room for it."""
 
     def starts(self, data: bytes, frame: Frame) -> array[int]:
         """Return where the items of a sequence begin."""
@@ -101,6 +105,8 @@ class Received(Dataset):
                 if element is not None:
                     self._dict[key] = element
                     return element
+                with contextlib.suppress(AttributeError, ValueError, TypeError):
+                    return super().__getitem__(key)  # which of several VRs it is, others tell
         return super().__getitem__(key)
 
     def __eq__(self, other: object) -> bool:
@@ -127,13 +133,14 @@ class Received(Dataset):
             vr = implicit_vr_of(tag, self._dict, raw.length, self._frame.signed)
         elif vr == "UN" and (undefined or len(data) < _LONGEST_KNOWN):
             vr = meant_vr(tag, self._dict) or vr
-        if vr is None or len(vr) > 2 or _as_configured(vr):
+        if vr is None or len(vr) > 2 or _as_configured(vr) or self._reading is None:
             return None
         if vr == "SQ":
             implicit = raw.is_implicit_VR or raw.VR == "UN"
-            value: Any = self._sequence(data, implicit)
+            value: Any = self._sequence(data, implicit, self._reading)
             value.is_undefined_length = undefined
         else:
+            self._reading.hold(size_of_value(vr, data))
             value = read_value(vr, data, raw.is_little_endian, self._frame.names)
         element = DataElement(tag, vr, value, raw.value_tell, undefined, already_converted=True)
         creator = BaseTag(tag & 0xFFFF_0000 | tag >> 8 & 0xFF)
@@ -141,14 +148,13 @@ class Received(Dataset):
             element.private_creator = self[creator].value
         return element
 
-    def _sequence(self, data: bytes, implicit: bool) -> ReceivedSequence:
-        assert self._reading is not None
+    def _sequence(self, data: bytes, implicit: bool, reading: Reading) -> ReceivedSequence:
         signed = self._frame.signed
         told = self._dict.get(BaseTag(0x00280103))
         if told is not None and told.value not in (None, b""):
             signed = 1 in told.value if isinstance(told.value, bytes) else told.value == 1
         frame = Frame(implicit, self._frame.names, signed, self._frame.depth + 1)
-        return ReceivedSequence(self._reading, data, frame)
+        return ReceivedSequence(reading, data, frame)
 
 
 class ReceivedFile(Received, FileDataset):

@@ -26,6 +26,9 @@ from pacsroute.dataset.vr import (
     WORD_SIZES,
 )
 
+_SMALL = 1024  # bytes of a value for which all this is not looked at
+_ELEMENT, _NUMBER, _STRING, _OBJECT = 512, 40, 64, 320  # bytes that one takes in memory
+
 
 @lru_cache(256)
 def encodings(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -94,6 +97,31 @@ def read_value(
         words = struct.unpack(f"{order}{len(data) // 4 * 2}H", data[: len(data) // 4 * 4])
         return _one_or_more([Tag(g, e) for g, e in zip(words[::2], words[1::2], strict=True)])
     return data
+
+
+def size_of_value(vr: str, data: bytes) -> int:
+    """Return about how many bytes a value takes once it is read.
+
+    Parameters
+    ----------
+    vr : str
+        Its VR, two letters; not SQ.
+    data : bytes
+        The value as it came.
+
+    Examples
+    --------
+    >>> size_of_value("US", bytes(20_000)) > 200_000
+    True
+    """
+    if len(data) < _SMALL:
+        return _ELEMENT
+    if vr in NUMBER_FORMATS or vr == "AT":
+        return _ELEMENT + len(data) // WORD_SIZES[vr] * _NUMBER
+    if vr not in STRING_VRS:
+        return _ELEMENT  # the bytes themselves
+    count = 1 if vr in SINGLE_VRS else data.count(b"\\") + 1
+    return _ELEMENT + len(data) + count * (_OBJECT if vr in ("DS", "IS", "PN") else _STRING)
 
 
 def _strings(vr: str, data: bytes, names: tuple[str, ...], *, strip: bool) -> Any:

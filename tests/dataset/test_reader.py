@@ -109,6 +109,13 @@ def test_no_value_that_is_wrong_warns_or_raises_when_it_is_looked_at():
         assert len(list(dataset.iterall())) == 5
 
 
+def test_a_vr_that_depends_on_what_is_missing_leaves_the_bytes():
+    data = struct.pack("<HHI", 0x0028, 0x3006, 4) + b"\1\0\2\0"
+    dataset = parse(data, IMPLICIT)
+    assert dataset.LUTData == b"\1\0\2\0"
+    assert encode(dataset, IMPLICIT) == data
+
+
 # ------------------------------------------------------------- laziness
 
 

@@ -2,12 +2,10 @@
 
 import struct
 import sys
-import threading
-import time
-from pathlib import Path
 
 import pytest
-from support.names import CT, EXPLICIT, FIND, GET, IMPLICIT, ONE_STUDY, WAIT
+from support.hostile import hostile
+from support.names import CT, EXPLICIT, FIND, GET, IMPLICIT, ONE_STUDY
 from support.raw_peer import RawPeer
 from support.serving import Serving
 from support.unharmed import until
@@ -53,49 +51,6 @@ def server(tmp_path):
         yield server
 
 
-def resident(server, name="VmHWM"):
-    """Return the resident memory of a server at its highest, in bytes."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return (
-        int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) * 1024
-    )
-
-
-def slowest_echo(server, threads):
-    """Return the seconds of the slowest echo of a good peer while threads are under way."""
-    slowest = 0.0
-    while True:
-        ending = not any(thread.is_alive() for thread in threads)
-        began = time.monotonic()
-        with RawPeer(server.port) as peer:
-            assert peer.echo() == 0
-            peer.release()
-        slowest = max(slowest, time.monotonic() - began)
-        if ending:
-            return slowest
-
-
-def hostile(server, attack):
-    """Attack a server over several associations; return its memory beyond before, and echoes."""
-    before, failed = resident(server), []
-
-    def run():
-        try:
-            attack(server.port)
-        except BaseException as error:
-            failed.append(error)
-            raise
-
-    threads = [threading.Thread(target=run) for _ in range(PEERS)]
-    for thread in threads:
-        thread.start()
-    slowest = slowest_echo(server, threads)
-    for thread in threads:
-        thread.join(WAIT)
-    assert not failed
-    return resident(server) - before, slowest
-
-
 def is_ended(peer):
     """Read to the end of an association; tell whether the server has ended it."""
     try:
@@ -121,7 +76,7 @@ def test_empty_pdvs_cost_nothing(server):
                 pass
             assert is_ended(peer)
 
-    memory, slowest = hostile(server, attack)
+    memory, slowest = hostile(server, attack, PEERS)
     assert memory < 20 * MIB * PEERS  # it was 100 MB for each
     assert slowest < 5
 
@@ -141,7 +96,7 @@ def test_requests_that_wait_are_bounded_in_bytes(server):
                 pass
             assert is_ended(peer)
 
-    memory, slowest = hostile(server, attack)
+    memory, slowest = hostile(server, attack, PEERS)
     assert memory < 30 * MIB * PEERS  # it was 250 MB for each
     assert slowest < 5
 
