@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pacsroute import uids
 from pacsroute.dataset.encoding import RowEncoder
 from pacsroute.dimse.command_set import encode
 from pacsroute.dimse.commands import RequestCommand, Response
-from pacsroute.errors import AssociationError, DataSetError
+from pacsroute.errors import AssociationError
 from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import FindRequest
 from pacsroute.framework.results import Answer, Outcome
 from pacsroute.instances.instance import Instance
 from pacsroute.services.call import Call, read_query
+from pacsroute.services.misfits import without_misfits
 from pacsroute.services.responses import response
 from pacsroute.status import (
     CANCEL,
@@ -28,8 +28,6 @@ from pacsroute.status import (
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-logger = logging.getLogger("pacsroute")
 
 # What a response may have and a request may not ask for, or ask for in the place of the Retrieve
 # AE Title (PS3.4 §C.4.1.1.3.2).
@@ -79,7 +77,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
             try:
                 data, whole = encoder.encode(row)
             except Exception:  # noqa: BLE001 - of a Dataset, pydicom raises whatever comes up
-                data, whole = _without_misfits(encoder, row, request, told), False
+                data, whole = without_misfits(encoder, row, request, told), False
             pending = complete if whole and supported else partial
             association.send(context.id, pending, data, more=True)
             sent += 1
@@ -107,20 +105,3 @@ def _encoder(call: Call, identifier: Dataset) -> RowEncoder:
     return RowEncoder(
         context.transfer_syntax, identifier, always=always, kept=kept, charset=charset
     )
-
-
-def _without_misfits(encoder: RowEncoder, row: Any, request: FindRequest, told: set[str]) -> bytes:
-    """Return the data set of a row without what cannot be written; log each such key once."""
-    try:
-        data, lost = encoder.encode_what_fits(row)
-    except DataSetError as error:
-        raise error from None
-    news = [keyword for keyword in dict.fromkeys(lost) if keyword not in told]
-    if news:
-        told.update(news)
-        logger.warning(
-            "C-FIND from %s: matches go without %s: not a value of its VR",
-            ascii(request.calling_ae)[1:-1],
-            ", ".join(news),
-        )
-    return data

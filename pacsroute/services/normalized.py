@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from pydicom import Dataset
@@ -30,6 +31,7 @@ from pacsroute.framework.requests import (
 )
 from pacsroute.framework.results import Outcome
 from pacsroute.services.call import Call, misplaced, unreadable
+from pacsroute.services.misfits import without_misfits
 from pacsroute.services.responses import response
 from pacsroute.status import (
     ATTRIBUTE_LIST_ERROR,
@@ -154,24 +156,37 @@ def _unknown(
 def _encoded(
     call: Call, request: NormalizedRequest, outcome: Outcome
 ) -> tuple[bytes | None, Outcome]:
-    """Return the data set of the response; an N-GET's has what was asked for only."""
+    """Return the data set of the response; an N-GET's has what was asked for and can be written."""
     syntax, data = call.context.transfer_syntax, outcome.data
     assert data is not None
     if isinstance(request, NDeleteRequest):
         raise DataSetError("the response to an N-DELETE has no data set")
-    if not isinstance(request, NGetRequest) or not request.attribute_identifiers:
-        charset = call.charset(data.get("SpecificCharacterSet"))
+    charset = call.charset(data.get("SpecificCharacterSet"))
+    if not isinstance(request, NGetRequest):
         return encode(data, syntax, charset=charset), outcome
+    encoder = RowEncoder(syntax, _asked(request, data), charset=charset)
+    try:
+        if not request.attribute_identifiers:
+            return encode(data, syntax, charset=charset), outcome
+        encoded, complete = encoder.encode(data)
+    except DataSetError:
+        encoded, complete = without_misfits(encoder, data, request, set()), False
+    if not complete and outcome.status.code == SUCCESS:
+        outcome = outcome._replace(status=Status(ATTRIBUTE_LIST_ERROR, "not all are known here"))
+    return encoded, outcome
+
+
+def _asked(request: NGetRequest, data: Mapping[str, Any] | Dataset) -> Dataset | None:
+    """Return an identifier of what an N-GET asks for; None for everything."""
+    if not request.attribute_identifiers:
+        return None
     asked = Dataset()
     for tag in map(Tag, request.attribute_identifiers):
         asked.add_new(tag, "LO", None)
         creator = Tag(tag.group, tag.element >> 8)
         if tag.is_private and isinstance(data, Dataset) and creator in data:
             asked.add(data[creator])  # it is asked for by its tag here, whatever the block
-    encoded, complete = RowEncoder(syntax, asked, charset=call.charset(None)).encode(data)
-    if not complete and outcome.status.code == SUCCESS:
-        outcome = outcome._replace(status=Status(ATTRIBUTE_LIST_ERROR, "not all are known here"))
-    return encoded, outcome
+    return asked
 
 
 def _report(call: Call, report: EventReport) -> None:

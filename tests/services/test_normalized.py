@@ -1,6 +1,7 @@
 """The N-services, as pynetdicom's SCU of each service class asks for them."""
 
 import contextlib
+import logging
 import queue
 
 import pytest
@@ -507,3 +508,17 @@ def test_responses_are_in_the_apps_character_set():
     for reply in replies:
         assert reply.dataset.SpecificCharacterSet == "ISO_IR 100"
         assert reply.dataset.PatientName == "Müller"
+
+
+@pytest.mark.parametrize("asked", [[], ["PatientID", "PatientSize"]])
+def test_n_get_leaves_out_what_cannot_be_written(asked, caplog):
+    app = App()
+    row = {"PatientID": "1", "PatientSize": float("nan")}
+    app.n_get("MPPSRetrieve")(lambda request: row)
+    with app.test_client() as client, caplog.at_level(logging.WARNING, "pacsroute"):
+        reply = client.n_get("MPPSRetrieve", "1.2.3", asked)
+    assert reply.status.code == 0x0107
+    assert dict(reply.dataset.to_json_dict()).keys() == {"00100020"}
+    assert caplog.messages == [
+        "N-GET from TEST: answered without PatientSize: not a value of its VR"
+    ]

@@ -1,0 +1,48 @@
+"""Answers some of whose values cannot be written: they go without those."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from pacsroute.dataset.encoding import RowEncoder
+from pacsroute.errors import DataSetError
+from pacsroute.framework.requests import Request
+from pacsroute.framework.routes import name_of
+
+logger = logging.getLogger("pacsroute")
+
+
+def without_misfits(encoder: RowEncoder, row: Any, request: Request, told: set[str]) -> bytes:
+    """Return the data set of a row without what cannot be written; log each such key once.
+
+    Parameters
+    ----------
+    encoder : RowEncoder
+        It has refused the row.
+    row : mapping of str or pydicom.Dataset
+        What the handler has given.
+    request : Request
+        What it answers.
+    told : set of str
+        The keywords that have been logged for the request. They are added to.
+
+    Raises
+    ------
+    DataSetError
+        An unknown keyword, or what is no row.
+    """
+    try:
+        data, lost = encoder.encode_what_fits(row)
+    except DataSetError as error:
+        raise error from None
+    news = [keyword for keyword in dict.fromkeys(lost) if keyword not in told]
+    if news:
+        told.update(news)
+        logger.warning(
+            "%s from %s: answered without %s: not a value of its VR",
+            name_of(request.command),
+            ascii(request.calling_ae)[1:-1],
+            ", ".join(news),
+        )
+    return data
