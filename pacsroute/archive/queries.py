@@ -22,6 +22,12 @@ _SOURCE = {
     "SERIES": f"series {_TO_STUDY}",
     "IMAGE": f"image JOIN series ON series.id = image.series {_TO_STUDY}",
 }
+# The join in this order: a page of a million instances is read in the order of their studies, and
+# SQLite would look at all of them first.
+_FROM_STUDIES = (
+    "study CROSS JOIN series ON series.study = study.id"
+    " CROSS JOIN image ON image.series = series.id"
+)
 _NEWEST = (
     ("study.StudyDate", "DESC"),
     ("study.StudyTime", "DESC"),
@@ -94,6 +100,8 @@ class Query:
         for key in multiple:  # many ask a study for it, and mean those of its series
             matched[key] = _COMPUTED["STUDY"]["ModalitiesInStudy"]
         self._where = matching.where(identifier, matched, multiple=multiple)
+        is_large = level == "IMAGE" and not identifier.get("SOPInstanceUID")
+        self._looked_in = _FROM_STUDIES if is_large else _SOURCE[level]
 
     def rows(
         self,
@@ -139,8 +147,9 @@ class Query:
             group, one = "GROUP BY study.patient", "max(study.id)"
         names = ", ".join([*self._selected.values(), *(column for column, _ in order)])
         sql = (
-            f"SELECT {names} FROM {source} WHERE {table}.id IN (SELECT {one} FROM {source}"
-            f" WHERE {where} {group} ORDER BY {by} LIMIT ? OFFSET ?) ORDER BY {by}"
+            f"SELECT {names} FROM {source} WHERE {table}.id IN (SELECT {one}"
+            f" FROM {self._looked_in} WHERE {where} {group} ORDER BY {by} LIMIT ? OFFSET ?)"
+            f" ORDER BY {by}"
         )
         return database.rows(sql, [*parameters, size, offset], stop)
 

@@ -155,3 +155,35 @@ def test_further_keys_are_matched_returned_and_read_from_the_files_of_before(mak
 def test_keys_that_cannot_be_are_a_set_up_error(make, keys, why):
     with pytest.raises(SetupError, match=why):
         make(keys=keys)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"StudyDate": "20240101-20240103"},
+        {"PatientName": "doe*"},
+        {"Modality": "CT"},
+        {"InstanceNumber": "7"},
+        {"SOPInstanceUID": "1.3.1"},
+        {"StudyInstanceUID": "1.1.1"},
+    ],
+)
+@pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE"])
+def test_no_query_looks_at_all_instances(make, monkeypatch, level, keys):
+    """A page of an archive with a million of them is found by its indexes."""
+    app = make()
+    with app.running():
+        database, plans = app.state.archive._database, []
+        rows = database.rows
+
+        def explained(sql, parameters=(), stop=None):
+            plans.extend(row["detail"] for row in rows(f"EXPLAIN QUERY PLAN {sql}", parameters))
+            return rows(sql, parameters, stop)
+
+        monkeypatch.setattr(database, "rows", explained)
+        identifier = _keys(**keys, NumberOfStudyRelatedInstances=None)
+        identifier.add_new("NumberOfStudyRelatedInstances", "IS", None)
+        assert list(queries.Query(Model(), identifier, level).rows(database)) == []
+        assert plans
+        assert not [plan for plan in plans if plan.startswith("SCAN image")]
