@@ -444,7 +444,7 @@ class Association:
         if isinstance(event, PDataTF):
             try:
                 if self._inbox.add(event, self.contexts):
-                    channel.message_came()
+                    channel.coming.begin_anew()
             except ProtocolError as error:
                 channel.abort_for(error)
         elif isinstance(event, ReleaseRQ):

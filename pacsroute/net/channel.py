@@ -71,7 +71,8 @@ class Channel:
     Attributes
     ----------
     coming : Pace
-        How fast a message has to come; used by the thread that reads.
+        How fast a message has to come; used by the thread that reads, which begins it anew with
+        each message.
     connection : Connection
         The upper layer.
     ended : AssociationError or None
@@ -107,14 +108,13 @@ class Channel:
         self.ended: AssociationError | None = None
         self.lost: OSError | None = None
         self.sending = threading.RLock()
-        self.coming = Pace(config.network_timeout, config.min_rate)
+        self.coming = self._pace()
         self._tls = tls
         self._alone = alone or _never
         self._on_end = on_end
         # A whole number of ticks is `idle_timeout`, which is counted in them.
         shortest = min(config.artim, config.network_timeout, config.idle_timeout)
         self._tick = config.idle_timeout / math.ceil(config.idle_timeout / shortest)
-        self._going = Pace(config.network_timeout, config.min_rate)  # of whoever has `sending`
         self._quick, self._small = True, False
         self._stopping = False
         self._halfway = False  # a part of a PDU has gone, and its rest has not
@@ -123,6 +123,9 @@ class Channel:
         if isinstance(sock, ssl.SSLSocket):
             self._socket = TLSSocket(sock, self._tick, config.network_timeout)
             self.peer_certificate = self._socket.peer_certificate()
+
+    def _pace(self) -> Pace:
+        return Pace(self.config.network_timeout, self.config.min_rate)
 
     @property
     def secured(self) -> bool:
@@ -228,10 +231,6 @@ class Channel:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
 
-    def message_came(self) -> None:
-        """Say that a message is whole: the time of the next one begins anew."""
-        self.coming.begin_anew()
-
     def _receive(self, flags: int = 0) -> int:
         """Read what comes next into the connection's buffer; BlockingIOError if nothing does."""
         room = self.connection.get_buffer()
@@ -321,9 +320,8 @@ class Channel:
         if not buffers:
             return
         try:
-            self._going.begin_anew()
             self._halfway = True  # also where a KeyboardInterrupt ends it
-            transport.send_all(self._socket, buffers, self._going.is_too_slow)
+            transport.send_all(self._socket, buffers, self._pace)
             self._halfway = False
         except OSError as error:
             self.end(AssociationAborted(None, message=f"sending failed: {explain(error)}"))

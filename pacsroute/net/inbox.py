@@ -63,9 +63,10 @@ class Inbox:
 
         Those of a response do not count: they do not give a peer more time.
         """
-        if not self._assembler.partial:
-            return None
-        return 0 if isinstance(self._assembler.command, Response) else self._assembler.size
+        assembler = self._assembler
+        if assembler.command is None:
+            return assembler.size if assembler.partial else None
+        return 0 if isinstance(assembler.command, Response) else assembler.size
 
     @property
     def is_empty(self) -> bool:

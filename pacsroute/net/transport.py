@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pacsroute.net.pace import Pace
 from pacsroute.net.tapped import TappedSocket
 from pacsroute.net.tls_socket import TLSSocket, wait_for
 from pacsroute.upper_layer.pdu import Buffer
@@ -56,16 +57,13 @@ def readable(sock: Socket, seconds: float) -> bool:
     return wait_for(sock, seconds)
 
 
-def send_all(
-    sock: Socket, buffers: list[Buffer], is_too_slow: Callable[[int], bool] = lambda gone: False
-) -> None:
+def send_all(sock: Socket, buffers: list[Buffer], make_pace: Callable[[], Pace]) -> None:
     """Send buffers, without joining the large ones.
 
     Parameters
     ----------
-    is_too_slow : callable
-        Called with the number of bytes that have gone, where not all of them go at once; tells
-        whether to give up.
+    make_pace : callable
+        Returns how fast they have to go; called where not all of them go at once.
 
     Raises
     ------
@@ -81,13 +79,13 @@ def send_all(
     gone = sent = _send(sock, buffers)
     if sent == whole:  # as most are
         return
-    waiting = deque(memoryview(buffer) for buffer in buffers)
+    waiting, pace = deque(memoryview(buffer) for buffer in buffers), make_pace()
     while True:
         while waiting and sent >= len(waiting[0]):
             sent -= len(waiting.popleft())
         if not waiting:
             return
-        if is_too_slow(gone):
+        if pace.is_too_slow(gone):
             raise TimeoutError("the peer takes it too slowly")
         waiting[0] = waiting[0][sent:]
         sent = _send(sock, list(itertools.islice(waiting, _IOV_MAX)))

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ from support.raw_peer import RawPeer
 
 from pacsroute import App, Peer, uids
 from pacsroute.net import transport
+from pacsroute.net.pace import Pace
 from pacsroute.net.tapped import TappedSocket
 from pacsroute.trace import recording
 from pacsroute.trace.conversation import UnreadableFile
@@ -278,4 +280,4 @@ def test_a_peer_that_takes_nothing_is_given_up_while_it_is_observed():
         transport.set_up(here, 1, 0.05)
         tapped = TappedSocket(here, "acceptor", [])
         with pytest.raises(OSError, match=r"too slowly|temporarily"):
-            transport.send_all(tapped, [bytes(10_000_000)], lambda gone: True)
+            transport.send_all(tapped, [bytes(10_000_000)], lambda: Pace(0, math.inf))
