@@ -1,4 +1,4 @@
-"""What comes for a request of a client: responses, instances, and what the peer asks meanwhile."""
+"""Receive the responses and instances for a client's request, and answer the peer meanwhile."""
 
 from __future__ import annotations
 

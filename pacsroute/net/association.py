@@ -55,7 +55,7 @@ class Association:
     """An association with a peer.
 
     `accept` and `request` make one; `receive`, `send`, `cancelled`, `release` and `abort`
-    are for a `pacsroute.Dispatcher`, or for those who write their own.
+    are for a `pacsroute.Dispatcher`, or for one that you write yourself.
 
     It has three parts: a `Channel` (the socket, and how it has ended), an `Outbox` (what is
     sent) and an `Inbox` (what has come). One thread reads; where operations overlap, others
@@ -198,7 +198,8 @@ class Association:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             is_refused = isinstance(error, ConnectionRefusedError)
             raise (ConnectionRefused if is_refused else AssociationAborted)(
-                None, message=f"{who} cannot be reached ({why}): is it on, and the port right?"
+                None,
+                message=f"{who} cannot be reached ({why}): does it run, at that port?",
             ) from None
         sock.settimeout(None)
         association = cls(sock, app, peer.host, role="requestor", tls=context, config=config)
@@ -249,7 +250,7 @@ class Association:
         )
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Have something done after what was sent: at once, where no server is around."""
+        """Call a function after what was sent: at once, without a server."""
         if self._defer is None:
             function()
         else:

@@ -310,7 +310,7 @@ class Client:
     def move(
         self, keys: Keys, destination: str, sop_class: str = "StudyRoot", *, priority: int = 0
     ) -> Generator[Progress, None, Status]:
-        """Have the peer send instances to somebody (PS3.7 §9.1.4).
+        """Ask the peer to send instances to another (PS3.7 §9.1.4).
 
         Parameters
         ----------
@@ -362,7 +362,7 @@ class Client:
         *,
         meta: str | None = None,
     ) -> Reply:
-        """Have an SOP instance made (PS3.7 §10.1.5).
+        """Create an SOP instance (PS3.7 §10.1.5).
 
         Parameters
         ----------
@@ -387,7 +387,7 @@ class Client:
     def n_set(
         self, sop_class: str, sop_instance: str, attributes: Keys, *, meta: str | None = None
     ) -> Reply:
-        """Have attributes of an SOP instance changed (PS3.7 §10.1.3)."""
+        """Change attributes of an SOP instance (PS3.7 §10.1.3)."""
         command = NSetRQ(requested_sop_instance=uids.sop_instance(sop_instance))
         return self._managed("n_set", sop_class, meta, command, attributes)
 
@@ -416,14 +416,14 @@ class Client:
         *,
         meta: str | None = None,
     ) -> Reply:
-        """Have something done with an SOP instance (PS3.7 §10.1.4)."""
+        """Ask for an action on an SOP instance (PS3.7 §10.1.4)."""
         command = NActionRQ(
             requested_sop_instance=uids.sop_instance(sop_instance), action_type=action_type
         )
         return self._managed("n_action", sop_class, meta, command, information)
 
     def n_delete(self, sop_class: str, sop_instance: str, *, meta: str | None = None) -> Reply:
-        """Have an SOP instance deleted (PS3.7 §10.1.6)."""
+        """Delete an SOP instance (PS3.7 §10.1.6)."""
         command = NDeleteRQ(requested_sop_instance=uids.sop_instance(sop_instance))
         return self._managed("n_delete", sop_class, meta, command, None)
 
@@ -524,7 +524,7 @@ def connect(
     if tls is True:
         tls = TLS()
     if isinstance(tls, TLS):
-        tls.client()  # what is wrong with the files is better known now
+        tls.client()  # says now what is wrong with the files
     return client_of(
         Peer(host, port, called_ae, tls or None), calling_ae, user=user, timeout=timeout, app=app
     )

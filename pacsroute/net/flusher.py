@@ -35,7 +35,7 @@ class Flusher:
         self._asleep = False
 
     def add(self, waiting: Waiting) -> None:
-        """Have the association's answers sent from now on."""
+        """Send the answers that an association holds back, from now on."""
         with self._condition:
             self._waiting.add(waiting)
             if not self._started:
@@ -53,7 +53,7 @@ class Flusher:
             self._started = True
 
     def remove(self, waiting: Waiting) -> None:
-        """Leave the association alone again."""
+        """Send no more for an association."""
         with self._condition:
             self._waiting.discard(waiting)
 

@@ -28,7 +28,7 @@ _END = (b"\r\n\r\n", b"\n\n")
 
 
 class Monitor(ThreadingMixIn, TCPServer):
-    """Answers who asks how a server is.
+    """Tells over HTTP how a server is.
 
     Clients have few seconds and few places: the newest one takes the place of the oldest.
 
@@ -74,7 +74,7 @@ class Monitor(ThreadingMixIn, TCPServer):
                 _hang_up(client)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Have a thread answer a client."""
+        """Answer a client on a thread of its own."""
         with self._lock:
             if len(self._clients) >= _CLIENTS:
                 oldest = next(iter(self._clients))

@@ -35,7 +35,7 @@ class _Open:
 
 
 class Pool:
-    """Associations with one peer, each of which one request at a time has to itself.
+    """A pool of associations with one peer; each carries one request at a time.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ class Pool:
         self._identity = identity_of(user)
         self._idle: list[_Open] = []
         self._busy: list[_Open] = []
-        # A thread that has it may collect an iterator that was left open, which gives back what
-        # it had.
+        # It guards what is idle, busy and closed. A thread that has it may collect an iterator
+        # that was left open, which gives back what it had: so a thread may take it twice.
         self._lock = threading.RLock()
         self._contexts: dict[Context, None] = {}
         self._closed = False
@@ -86,7 +86,7 @@ class Pool:
     def use(
         self, contexts: Collection[Context], scp_of: frozenset[str] = frozenset()
     ) -> Iterator[tuple[Exchange, AcceptedContext]]:
-        """Have an association to oneself, on which the contexts were proposed.
+        """Take an association on which the contexts were proposed; no other request uses it.
 
         With it comes the first context that was accepted of the first abstract syntax.
 

@@ -131,6 +131,7 @@ class Server:
             for name, listener in listeners.items()
             if name not in ("port", "tls_port")
         ]
+        # The threads that accept, and whoever stops the server, share these under the lock.
         self._threads: dict[threading.Thread, Association | None] = {}
         self._places = Places(self.config)
         self._lock = threading.Lock()
@@ -138,6 +139,7 @@ class Server:
         self._stop = threading.Event()
         self._over = False  # the grace period, and with it all associations
         self._hurried = False
+        self._signalled = False
         self._running = contextlib.ExitStack()
         self._after: DaemonPool | None = None
 
@@ -222,7 +224,7 @@ class Server:
             self._after.drain(lambda: self._hurried)
 
     def hurry(self) -> None:
-        """Have `stop` wait no longer for what goes on; a signal handler may call it."""
+        """Make `stop` wait no longer; a signal handler may call it."""
         self._hurried = True
 
     def run(self, ready: Callable[[], object] | None = None) -> None:
@@ -234,28 +236,24 @@ class Server:
             Called when associations are accepted.
         """
         signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in signals}
-        stopping = False
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            # No Event: the main thread, which runs this, may hold its lock.
-            nonlocal stopping
-            if stopping:
-                self.hurry()
-            stopping = True
-
-        for number in signals:
-            signal.signal(number, on_signal)
+        before = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
             with self:
                 if ready is not None:
                     ready()
                 # Not one long wait: a signal that another thread receives does not end it.
-                while not stopping:
+                while not self._signalled:
                     time.sleep(_SIGNAL_TICK)
         finally:
+            self._signalled = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Stop `run`. The main thread runs this, and may hold any lock: so there is no Event."""
+        if self._signalled:
+            self.hurry()
+        self._signalled = True
 
     def obstacle(self) -> str:
         """Return why no association would be accepted now; an empty text if one would be."""
@@ -281,7 +279,7 @@ class Server:
             return [association for association in self._threads.values() if association]
 
     def _begin(self, door: _Door) -> bool:
-        """Have one more thread wait for a peer; the lock is ours. Tell whether there is one."""
+        """Begin a thread that waits for a peer, under the lock; tell whether it began."""
         thread = threading.Thread(target=self._work, args=(door,), name="pacsroute", daemon=True)
         self._threads[thread] = None
         door.spare += 1
@@ -295,7 +293,7 @@ class Server:
         return True
 
     def _complain(self, what: str, why: object) -> None:
-        """Log what fails again and again, but not each time; the lock is ours."""
+        """Log what fails again and again, but not each time; the caller has the lock."""
         now = time.monotonic()
         if now - self._logged.get(what, -_AGAIN) >= _AGAIN:
             self._logged[what] = now

@@ -16,7 +16,7 @@ logger = logging.getLogger("pacsroute")
 
 
 class TappedSocket:
-    """A socket whose bytes are observed; it stands in the place of one only where they are.
+    """A socket whose bytes are observed; only where they are is it used instead of a plain one.
 
     Parameters
     ----------

@@ -136,7 +136,7 @@ class TLSSocket:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def shutdown(self, how: int) -> None:
-        """Shut the connection down beneath TLS, which wakes who waits for the peer."""
+        """Shut the connection down beneath TLS, which wakes a thread that waits for the peer."""
         socket.socket.shutdown(self._socket, how)  # ssl's own also forgets that it is TLS
 
     def close(self) -> None:
