@@ -164,7 +164,7 @@ class Frames:
 
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
-    """Turn what pydicom raises for fragments that are none into a `DataSetError`."""
+    """Raise a `DataSetError` where pydicom cannot read the fragments."""
     try:
         yield
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:

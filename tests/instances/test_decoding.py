@@ -43,7 +43,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def nobody_elses():
-    """Have no decoders of earlier tests among those that are counted."""
+    """End the decoders of earlier tests, which would be counted too."""
     all_decoders().close()
 
 

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from pydicom import DataElement, Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import generate_frames
-from pydicom.tag import BaseTag
 
 from pacsroute import uids
-from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.limits import Limits
 from pacsroute.dataset.parsing import parse
 from pacsroute.dataset.value_writer import swapped
-from pacsroute.dataset.vr import PIXEL_DATA, WORD_SIZES, Syntax, syntax
+from pacsroute.dataset.vr import PIXEL_DATA, WORD_SIZES, syntax
 from pacsroute.errors import DataSetError
 from pacsroute.instances.decoding.decoders import (
     Packer,
@@ -33,6 +30,7 @@ from pacsroute.instances.decoding.decoders import (
     check_frame,
     decode_frame,
 )
+from pacsroute.instances.decoding.streams import UNDEFINED, Stream, write
 from pacsroute.instances.frames import Frames
 from pacsroute.instances.pixel_data import ImagePixel
 from pacsroute.instances.spool import reader
@@ -42,7 +40,6 @@ _LARGE = 1_048_576  # bytes of a value that is copied in pieces
 _PIECE = 1 << 20
 _COPIED = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _PIXELS = b"\xe0\x7f\x10\0"  # the tag of Pixel Data, as it is where it is compressed
-_UNDEFINED = 0xFFFFFFFF
 _KEYWORDS = {
     "rows": "Rows",
     "columns": "Columns",
@@ -56,7 +53,7 @@ _KEYWORDS = {
 
 
 class Time(Protocol):
-    """Who ends this process when something takes too long."""
+    """Ends this process when something takes too long."""
 
     def allow(self, size: int, times: int = 1) -> None:
         """Give time for a frame of so many bytes, from now on."""
@@ -84,15 +81,6 @@ class Bounds(NamedTuple):
     time: Time
     announce: Callable[[int], object]
     folder: str | None = None
-
-
-class _Stream(NamedTuple):
-    """A value that is written in pieces: its VR, length, and what yields the pieces."""
-
-    vr: str
-    length: int
-    pieces: Iterable[Any]
-    is_undefined: bool = False  # a sequence that ends with a delimiter
 
 
 def inflated(file: BinaryIO, bounds: Bounds) -> BinaryIO:
@@ -166,12 +154,12 @@ def convert(
             frames = Frames(reader(os.dup(file.fileno()), start), source)
             streams[PIXEL_DATA] = _decompressed(dataset, frames, source, target, bounds)
     bounds.announce(size + sum(stream.length for stream in streams.values()))
-    _write(dataset, streams, target, out)
+    write(dataset, streams, target, out)
 
 
 def _copied(
     dataset: Dataset, file: BinaryIO, target: str, bounds: Bounds
-) -> Iterator[tuple[int, _Stream]]:
+) -> Iterator[tuple[int, Stream]]:
     """Yield the large values at the top that are copied as they are, or with bytes swapped."""
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag, keep_deferred=True)
@@ -181,7 +169,7 @@ def _copied(
             if _may_copy_sequence(dataset, element, file, target, bounds):
                 yield int(tag), _copied_sequence(element, file, bounds)
             continue
-        if element.value is not None or element.length == _UNDEFINED:
+        if element.value is not None or element.length == UNDEFINED:
             continue
         # Where the VR is implicit, only pixels are known to be words and not text.
         vr = element.VR or ("OW" if tag == PIXEL_DATA else "")
@@ -191,7 +179,7 @@ def _copied(
         if element.is_little_endian is not syntax(target).little:
             word = WORD_SIZES[vr]
         pieces = _pieces(file, element.value_tell, element.length, word, bounds)
-        yield int(tag), _Stream(vr, element.length, pieces)
+        yield int(tag), Stream(vr, element.length, pieces)
 
 
 def _may_copy_sequence(
@@ -210,12 +198,12 @@ def _may_copy_sequence(
     )
 
 
-def _copied_sequence(element: RawDataElement, file: BinaryIO, bounds: Bounds) -> _Stream:
+def _copied_sequence(element: RawDataElement, file: BinaryIO, bounds: Bounds) -> Stream:
     if element.value is None:
         pieces = _pieces(file, element.value_tell, element.length, 1, bounds)
-        return _Stream("SQ", element.length, pieces)
-    is_undefined = element.length == _UNDEFINED
-    return _Stream("SQ", len(element.value), [element.value], is_undefined)
+        return Stream("SQ", element.length, pieces)
+    is_undefined = element.length == UNDEFINED
+    return Stream("SQ", len(element.value), [element.value], is_undefined)
 
 
 def _holds_pixels(element: RawDataElement, file: BinaryIO) -> bool:
@@ -244,7 +232,7 @@ def _pieces(file: BinaryIO, offset: int, length: int, word: int, bounds: Bounds)
 
 def _decompressed(
     dataset: Dataset, frames: Frames, source: str, target: str, bounds: Bounds
-) -> _Stream:
+) -> Stream:
     """Return the pixels of a data set as they are decoded; note in it what describes them."""
     image = frames.image
     check_all(image, source, frames.stored_length, bounds.frame)
@@ -261,7 +249,7 @@ def _decompressed(
         dataset.pop(tag, None)  # tables of what is compressed
     vr = "OB" if image.bits_allocated <= 8 else "OW"
     word = 1 if syntax(target).little else WORD_SIZES[vr]
-    return _Stream(vr, image.length, _packed(first, decoded, image, word))
+    return Stream(vr, image.length, _packed(first, decoded, image, word))
 
 
 def _decoded(frames: Frames, source: str, bounds: Bounds) -> Iterator[tuple[Any, ImagePixel]]:
@@ -313,54 +301,3 @@ def _decompress_icon(item: Dataset, source: str, bounds: Bounds) -> None:
     item.PhotometricInterpretation = found.photometric_interpretation
     if found.samples_per_pixel > 1:
         item.PlanarConfiguration = found.planar_configuration
-
-
-def _write(dataset: Dataset, streams: dict[int, _Stream], target: str, out: BinaryIO) -> None:
-    """Write a data set, in which streams take the place of some values."""
-    how = syntax(target)
-    places = {tag: os.urandom(32) for tag in sorted(streams)}
-    for tag, place in places.items():
-        dataset[tag] = DataElement(BaseTag(tag), "OB", place)
-    body = memoryview(encode(dataset, uids.EXPLICIT_VR_LITTLE_ENDIAN if how.deflated else target))
-    sink: Any = _Deflating(out) if how.deflated else out
-    flat, at = bytes(body), 0
-    for tag, place in places.items():
-        found = flat.index(place, at)
-        sink.write(body[at : found - (8 if how.implicit else 12)])
-        _write_stream(tag, streams[tag], how, sink)
-        at = found + len(place)
-    sink.write(body[at:])
-    if how.deflated:
-        sink.finish()
-
-
-def _write_stream(tag: int, stream: _Stream, how: Syntax, sink: Any) -> None:
-    length, order = stream.length + (stream.length & 1), "<" if how.little else ">"
-    sink.write(struct.pack(order + "HH", tag >> 16, tag & 0xFFFF))
-    sink.write(b"" if how.implicit else stream.vr.encode() + b"\0\0")
-    sink.write(struct.pack(order + "I", _UNDEFINED if stream.is_undefined else length))
-    written = 0
-    for piece in stream.pieces:
-        written += len(piece)
-        sink.write(piece)
-    if written != stream.length:
-        raise DataSetError("a value is not as long as its length says")
-    sink.write(b"\0" * (length - written))
-    if stream.is_undefined:
-        sink.write(struct.pack(order + "HHI", 0xFFFE, 0xE0DD, 0))
-
-
-class _Deflating:
-    """Deflates what is written (PS3.5 §A.5)."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        self._deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        self._size = 0
-
-    def write(self, data: Any) -> None:
-        self._size += self._out.write(self._deflater.compress(data))
-
-    def finish(self) -> None:
-        self._size += self._out.write(self._deflater.flush())
-        self._out.write(b"\0" * (self._size & 1))

@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import shutil
-import signal
-import socket
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from pacsroute.child_processes import start_child
 from pacsroute.config import Config
 from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.errors import DataSetError
-from pacsroute.instances.atomic_files import draft
-from pacsroute.instances.decoding.channel import hear, tell
+from pacsroute.instances.decoding.child import TICK, Child, Wanted, check_wanted
+from pacsroute.instances.decoding.files import Result, descriptor, temporary
 from pacsroute.instances.pixel_data import ImagePixel
-from pacsroute.instances.spool import Room, check_room, reader
-
-_PROGRAM = "pacsroute.instances.decoding"
-_TICK = 0.25  # seconds after which somebody who waits looks whether the peer is still there
-_SOON = 0.01
-_DYING = 2.0  # seconds from when a process closes its files to when it has ended
-
-Wanted = Callable[[], bool]
-"""Tells whether anybody still waits for what is being decoded."""
+from pacsroute.instances.spool import Room
 
 
 class Frame(NamedTuple):
@@ -51,58 +37,7 @@ class Frame(NamedTuple):
     file: BinaryIO
 
 
-class _Child:
-    """A decoder's process."""
-
-    def __init__(self) -> None:
-        self.channel, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self.process = start_child(_PROGRAM, theirs)
-            except BaseException:
-                self.channel.close()
-                raise
-        self.is_free = True
-        self.has_worked = False
-
-    def begin(
-        self, job: dict[str, Any], files: tuple[int, int], wanted: Wanted | None
-    ) -> dict[str, Any]:
-        """Give it a job; return its first answer. EOFError if it has died."""
-        self._say(job, files)
-        return self._answer(wanted)
-
-    def go_on(self, wanted: Wanted | None) -> dict[str, Any]:
-        """Let it go on with its job; return its next answer. EOFError if it has died."""
-        self._say({})
-        return self._answer(wanted)
-
-    def _say(self, message: dict[str, Any], files: tuple[int, ...] = ()) -> None:
-        with contextlib.suppress(OSError):  # that it has died shows when it has to answer
-            tell(self.channel, message, files)
-
-    def _answer(self, wanted: Wanted | None) -> dict[str, Any]:
-        poll = select.poll()
-        poll.register(self.channel, select.POLLIN)
-        while not poll.poll(None if wanted is None else _TICK * 1000):
-            if wanted is not None and not wanted():
-                raise DataSetError("nobody waits for it any longer")
-        try:
-            return hear(self.channel)[0]
-        except OSError:
-            raise EOFError from None
-
-    def end(self, patience: float = 0) -> int:
-        """End it, if it does not by itself; return the signal or status that it ended with."""
-        self.channel.close()
-        deadline = time.monotonic() + patience
-        while self.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(_SOON)
-        self.process.kill()
-        return self.process.wait()
-
-
-def _end_all(children: set[_Child]) -> None:
+def _end_all(children: set[Child]) -> None:
     for child in children:
         child.end()
 
@@ -133,8 +68,8 @@ class Decoders:
         self._config = config or Config()
         self._room = room or Room()
         self._free = threading.Condition()
-        self._children: set[_Child] = set()
-        self._idle: list[_Child] = []
+        self._children: set[Child] = set()
+        self._idle: list[Child] = []
         self._starting = 0
         self._process = os.getpid()
         weakref.finalize(self, _end_all, self._children)
@@ -145,7 +80,7 @@ class Decoders:
             idle, self._idle = self._idle, []
             self._children.difference_update(idle)
             for child in self._children:
-                child.process.kill()  # whoever waits for it sees that it has ended
+                child.process.kill()  # the thread that waits for it sees that it has ended
         _end_all(set(idle))
 
     @contextlib.contextmanager
@@ -228,9 +163,9 @@ class Decoders:
         limits: Limits,
         wanted: Wanted | None,
     ) -> tuple[dict[str, Any], BinaryIO]:
-        """Have a job done by a child; return what it says, and the file that it has written."""
+        """Give a job to a child; return what it says, and the file that it has written."""
         config = self._config
-        with file, _temporary(config.spool) as out, _descriptor(file, config.spool) as (fd, at):
+        with file, temporary(config.spool) as out, descriptor(file, config.spool) as (fd, at):
             job |= {
                 "source": source,
                 "at": at,
@@ -239,7 +174,7 @@ class Decoders:
                 "seconds": config.decode_seconds,
                 "folder": config.spool and os.path.abspath(config.spool),
             }
-            result = _Result(out, self._room)
+            result = Result(out, self._room)
             try:
                 done = None
                 while done is None:
@@ -252,10 +187,10 @@ class Decoders:
 
     def _watched(
         self,
-        child: _Child,
+        child: Child,
         job: dict[str, Any],
         files: tuple[int, int],
-        result: _Result,
+        result: Result,
         wanted: Wanted | None,
     ) -> dict[str, Any] | None:
         """Return what a child says of a job that it has done; None if it died in its sleep."""
@@ -268,7 +203,7 @@ class Decoders:
         except EOFError:
             if child.has_worked and not answer:
                 return None
-            raise DataSetError(_why(child.end(_DYING), self._config)) from None
+            raise DataSetError(child.last_words(self._config.decode_seconds)) from None
         child.has_worked = True
         child.is_free = not answer["last"]
         if "error" in answer:
@@ -277,8 +212,8 @@ class Decoders:
         return done
 
     @contextlib.contextmanager
-    def _child(self, wanted: Wanted | None) -> Iterator[_Child]:
-        """Have a child to oneself; one that does not come to the end of its job is ended."""
+    def _child(self, wanted: Wanted | None) -> Iterator[Child]:
+        """Yield a child for one job, and end one that does not come to the end of it."""
         child = self._taken(wanted)
         child.is_free = False
         try:
@@ -293,7 +228,7 @@ class Decoders:
                     self._children.discard(child)
                 self._free.notify()
 
-    def _taken(self, wanted: Wanted | None) -> _Child:
+    def _taken(self, wanted: Wanted | None) -> Child:
         """Return a child that has nothing to do, or a new one; wait while there are enough."""
         with self._free:
             if self._process != os.getpid():  # a fork; they are its parent's
@@ -309,11 +244,10 @@ class Decoders:
                 if len(self._children) + self._starting < self._config.decoders:
                     self._starting += 1
                     break
-                self._free.wait(_TICK)
-                if wanted is not None and not wanted():
-                    raise DataSetError("nobody waits for it any longer")
+                self._free.wait(TICK)
+                check_wanted(wanted)
         try:
-            child = _Child()
+            child = Child()
         except OSError as error:
             raise DataSetError(f"no decoder can be started: {error.strerror}") from None
         finally:
@@ -331,66 +265,3 @@ _without_app = Decoders()
 def decoders() -> Decoders:
     """Return the decoders of the app that serves in this process; without one, some of its own."""
     return _serving[-1] if _serving else _without_app
-
-
-class _Result:
-    """The file that a child writes, and the room that it takes in the spool."""
-
-    def __init__(self, fd: int, room: Room) -> None:
-        self._fd = fd
-        self._room = room
-        self._taken = 0
-
-    def take(self, size: int, most: int) -> None:
-        """Take the room that is asked for, or raise an `OSError`."""
-        self._taken += size
-        check_room(self._room.take(size), most)
-
-    def give_back(self) -> None:
-        """Give the room back."""
-        taken, self._taken = self._taken, 0
-        self._room.take(-taken)
-
-    def open(self) -> BinaryIO:
-        """Return a file to read it; when that is closed, the room is given back."""
-        file = reader(os.dup(self._fd))
-        size = os.fstat(self._fd).st_size
-        self._room.take(size - self._taken)
-        weakref.finalize(file, self._room.take, -size)
-        return file
-
-
-@contextlib.contextmanager
-def _temporary(folder: str | None) -> Iterator[int]:
-    """Have a file without a name, of which nothing stays behind when nobody has it open."""
-    fd, path = draft(folder)
-    try:
-        if path:
-            os.unlink(path)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _descriptor(file: BinaryIO, folder: str | None) -> Iterator[tuple[int, int]]:
-    """Have an open file as a descriptor, and where it stands; what is in memory is written."""
-    try:
-        found = file.fileno(), file.tell()
-    except (OSError, AttributeError):  # BytesIO
-        with _temporary(folder) as fd:
-            with open(fd, "wb", closefd=False) as copy:
-                shutil.copyfileobj(file, copy)
-            yield fd, 0
-    else:
-        yield found
-
-
-def _why(status: int, config: Config) -> str:
-    """Return why a decoder has died, by what its process ended with."""
-    if -status in (signal.SIGXCPU, signal.SIGALRM):
-        return f"a frame takes more than {config.decode_seconds:g} s of decode_seconds"
-    try:
-        return f"the decoder has died of {signal.Signals(-status).name}"
-    except ValueError:
-        return f"the decoder has ended with status {status}"
