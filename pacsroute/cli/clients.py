@@ -452,7 +452,7 @@ def get(
     """  # noqa: D301 - click's mark is a backspace
     count = size = 0
     began = time.monotonic()
-    status = to_go = None
+    status, last = None, Progress()
     with CtrlC() as ctrl_c, _status_line() as show:
 
         def instances() -> str:
@@ -465,13 +465,13 @@ def get(
             except OSError as error:
                 raise click.ClickException(f"{output}: {reason(error)}") from None
             count += 1
-            note()
+            note(last)
 
-        def note(progress: Progress | None = None) -> None:
-            nonlocal to_go
-            to_go = to_go if progress is None else progress.remaining
-            rest = "" if to_go is None else f", {to_go} to go"
-            show(f"{instances()}, {megabytes(size)}{rest}")
+        def note(progress: Progress) -> None:
+            nonlocal last
+            last = progress
+            to_go = f", {last.remaining} to go" if last.remaining else ""
+            show(f"{instances()}, {megabytes(size)}{to_go}")
 
         try:
             coming = client.get(
@@ -482,6 +482,10 @@ def get(
             show("")
             seconds = time.monotonic() - began
             click.echo(f"{instances()}, {megabytes(size)} in {seconds:.1f} s")
+            if last.failed or last.warning:
+                say(f"{client.called_ae} says: {_counted('sent', last)}")
+            for uid in last.failed_instances:
+                say(f"{uid}: failed")
     if status is not None and status.category == "Warning":
         say(f"C-GET: {status}")
         raise Exit(SOME_FAILED)
@@ -506,13 +510,13 @@ def move(client: Client, destination: str, identifier: dict[str, Any], sop_class
         def note(progress: Progress) -> None:
             nonlocal last
             last = progress
-            show(f"{_moved(progress)}, {progress.remaining} to go")
+            show(f"{_counted('moved', progress)}, {progress.remaining} to go")
 
         try:
             status = _each(client.move(identifier, destination, sop_class), ctrl_c, note)
         finally:
             show("")
-            click.echo(_moved(last))
+            click.echo(_counted("moved", last))
             for uid in last.failed_instances:
                 say(f"{uid}: failed")
     if status is not None and status.category == "Warning" and not last.failed:
@@ -521,8 +525,8 @@ def move(client: Client, destination: str, identifier: dict[str, Any], sop_class
         raise Exit(SOME_FAILED)
 
 
-def _moved(progress: Progress) -> str:
+def _counted(done: str, progress: Progress) -> str:
     return (
-        f"moved {progress.completed + progress.warning}, failed {progress.failed}, "
+        f"{done} {progress.completed + progress.warning}, failed {progress.failed}, "
         f"with a warning {progress.warning}"
     )

@@ -262,7 +262,7 @@ class Client:
         priority : int
             As for `store`.
         progress : callable, optional
-            Called with the counts of each response that is not the final one.
+            Called with the counts of each response, those of the final one last.
 
         Yields
         ------
@@ -298,13 +298,15 @@ class Client:
             coming = answers_to(self._app, association, context, command, identifier, fetches=True)
             with contextlib.closing(coming) as answers:
                 for message in answers:
-                    if is_final(message):
-                        what = _with_role("C-GET", association, scp_of)
-                        return final_status(what, message, progress_of(message, context))
                     if isinstance(message.command, CStoreRQ):
                         yield from received(association, message, message.command, self._charset)
-                    elif progress is not None:
-                        progress(progress_of(message, context))
+                        continue
+                    counts = progress_of(message, context)
+                    if progress is not None:
+                        progress(counts)
+                    if is_final(message):
+                        what = _with_role("C-GET", association, scp_of)
+                        return final_status(what, message, counts)
         raise AssertionError
 
     def move(

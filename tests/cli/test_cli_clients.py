@@ -693,9 +693,18 @@ def test_get_shows_how_many_are_to_come(archive, server, sample, tmp_path, monke
     keys = ["-k", "StudyInstanceUID=1.2"]
     said = run("get", server, *keys, "-o", tmp_path).stderr
     shown = [line for line in re.split(r"[\r\n]", said) if "to go" in line]
-    assert [line.rpartition(", ")[2] for line in shown] == ["1 to go", "1 to go", "0 to go"]
+    assert [line.rpartition(", ")[2] for line in shown] == ["1 to go", "1 to go"]
     assert "1 instance, " in shown[0]
     assert "2 instances, " in shown[-1]
+
+
+def test_get_tells_what_the_peer_could_not_send(archive, server, sample, tmp_path):
+    archive.paths = [sample("CT_small.dcm"), tmp_path / "1.2.3.dcm"]
+    write(archive.paths[1], "1.2.3")
+    keys = ["-k", "StudyInstanceUID=1.2", "--storage", "CTImageStorage"]
+    done = run("get", server, *keys, "-o", tmp_path / "got", code=1)
+    assert done.stdout.startswith("1 instance, ")
+    assert "ANY-SCP says: sent 1, failed 1, with a warning 0\n1.2.3: failed\n" in done.stderr
 
 
 def test_get_of_some_sop_classes_only(archive, server, sample, tmp_path):
