@@ -15,11 +15,14 @@ from pacsroute.framework.handling import finished
 from pacsroute.framework.requests import Request
 from pacsroute.framework.results import Outcome
 from pacsroute.logs import about, write
+from pacsroute.status import CANCEL, SUCCESS
 
 if TYPE_CHECKING:
     from pacsroute.framework.base import BaseApp
 
 logger = logging.getLogger("pacsroute")
+
+_AS_USUAL = SUCCESS, CANCEL
 
 
 class Answering:
@@ -124,8 +127,11 @@ class Answering:
                 let_go(failure)
         if lost is not None:
             return  # whoever ends what carried it logs why
-        if outcome is not None and logger.isEnabledFor(logging.INFO):
-            self._log(outcome, seconds)
+        if outcome is not None:
+            as_usual = outcome.is_logged or outcome.status.code in _AS_USUAL
+            level = logging.INFO if as_usual else logging.WARNING
+            if logger.isEnabledFor(level):
+                self._log(level, outcome, seconds)
         if request is not None and request.followers:
             # A function that knows its request would keep it, and the request the function.
             followers, request.followers = request.followers, None
@@ -135,12 +141,11 @@ class Answering:
                 else:
                     self._defer(functools.partial(_call, function))
 
-    def _log(self, outcome: Outcome, seconds: float) -> None:
+    def _log(self, level: int, outcome: Outcome, seconds: float) -> None:
         status, size = outcome.status, self._size
-        as_usual = outcome.is_logged or status.category in ("Success", "Cancel")
         write(
             logger,
-            logging.INFO if as_usual else logging.WARNING,
+            level,
             "%s %s 0x%04X %s%s%s%s %.1f ms",
             ascii(self._peer.calling_ae)[1:-1],
             self._command,

@@ -321,5 +321,6 @@ def _finish(call: Call, outcome: Outcome, counts: SubOperations) -> Outcome:
     call.association.send(call.context.id, answer, data)
     sent = counts.completed + counts.warning
     return outcome._replace(
-        note=f"{sent} sent" + (f", {counts.failed} failed" * bool(counts.failed))
+        note=f"{sent} sent" + (f", {counts.failed} failed" * bool(counts.failed)),
+        is_logged=outcome.is_logged or counts.failed > 0,  # each with its reason
     )

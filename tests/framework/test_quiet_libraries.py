@@ -8,6 +8,23 @@ import pytest
 from pydicom import Dataset
 
 from pacsroute import App, Instance, uids
+from pacsroute.framework import base, quiet
+from pacsroute.framework.counted import Counted
+
+LIBRARIES = "pydicom", "openjpeg", "pylibjpeg", "libjpeg", "rle"
+
+
+@pytest.fixture(autouse=True)
+def loud(monkeypatch):
+    """Let libraries speak, also while a fixture of the session has an app running."""
+    monkeypatch.setattr(base, "quiet_libraries", Counted(quiet._quieted))
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 def complain(logger="pydicom.values"):
@@ -28,15 +45,13 @@ def test_libraries_are_silent_while_an_app_runs_and_no_longer(library, caplog):
     assert len(warned) == 1
 
 
-def test_a_library_that_the_user_has_set_to_a_level_is_left_alone(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("pydicom"), "level", logging.INFO)
-    logging.getLogger("pydicom.values").manager._clear_cache()
+def test_a_library_that_the_user_has_set_to_a_level_is_left_alone(caplog):
+    logging.getLogger("pydicom").setLevel(logging.INFO)
     with App().running(), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         complain()
     assert "SECRET" in caplog.text
     assert len(warned) == 1
-    logging.getLogger("pydicom.values").manager._clear_cache()
 
 
 def test_a_handler_may_read_with_pydicom_what_a_peer_has_sent(tmp_path, caplog, recwarn):

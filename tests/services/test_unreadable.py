@@ -106,3 +106,17 @@ def test_what_an_error_handler_makes_of_it_has_no_traceback_either(chained, app,
         assert peer.store(b"\xff\xff", CT, "1.2.3").status == 0xA900
         peer.release()
     assert "inflated" in warned()
+
+
+def test_a_refusal_is_logged_where_only_warnings_are(raw_peer, caplog):
+    app = App()
+
+    @app.store
+    def store(request):
+        raise Failure(0xA700, "no room")
+
+    with app.serve(port=0, grace=1) as server, raw_peer(server.port, [(CT, EXPLICIT)]) as peer:
+        peer.store(encode({"PatientID": "1"}, EXPLICIT), CT, "1.2.3")
+        peer.release()
+    (record,) = caplog.records
+    assert "C-STORE 0xA700 Refused: out of resources (no room)" in record.message
