@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
 
 from pacsroute.dataset import late
-from pacsroute.instances.instance import Instance
+from pacsroute.instances.instance import Duplicate, Instance
+from pacsroute.instances.stored import Storage
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -177,15 +178,29 @@ class StoreRequest(Request):
         """The data set, parsed when it is first asked for."""
         return self.instance.dataset
 
+    @overload
     def save(
         self,
         folder: str | os.PathLike[str],
         name: str | None = None,
-        duplicate: Literal["replace", "keep", "refuse"] = "replace",
+        duplicate: Duplicate = "replace",
         durable: bool = True,
-    ) -> Path:
+    ) -> Path: ...
+
+    @overload
+    def save(self, folder: Storage) -> Instance: ...
+
+    def save(
+        self,
+        folder: str | os.PathLike[str] | Storage,
+        name: str | None = None,
+        duplicate: Duplicate = "replace",
+        durable: bool = True,
+    ) -> Path | Instance:
         """Write the instance to a Part 10 file as it was received; see `Instance.save`."""
-        return self.instance.save(folder, name, duplicate, durable)
+        if isinstance(folder, (str, os.PathLike)):
+            return self.instance.save(folder, name, duplicate, durable)
+        return self.instance.save(folder, name, duplicate)
 
 
 LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")

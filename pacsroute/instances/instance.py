@@ -9,23 +9,26 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, overload
 
 from pacsroute import dataset as data_sets
 from pacsroute import uids
 from pacsroute.dataset import late
 from pacsroute.dataset.late import is_dataset
 from pacsroute.dataset.limits import LIMITS, Limits
-from pacsroute.errors import DataSetError, Failure
+from pacsroute.errors import DataSetError, Failure, SetupError
 from pacsroute.instances import part10, peek
 from pacsroute.instances.atomic_files import draft, publish, sync, write_all
 from pacsroute.instances.spool import Spool
+from pacsroute.instances.stored import Joined, Storage, Stored, new_key
 from pacsroute.status import DUPLICATE_SOP_INSTANCE, IDENTIFIER_MISMATCH, INVALID_SOP_INSTANCE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from pacsroute.instances.decoding.wall import Frame
+
+Duplicate = Literal["replace", "keep", "refuse"]
 
 _WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", None)
 _BUFFER = io.DEFAULT_BUFFER_SIZE  # said, so that nobody asks whether it is a terminal
@@ -39,9 +42,9 @@ class Instance:
 
     Parameters
     ----------
-    source : str, os.PathLike, pydicom.Dataset or bytes
-        The path of a Part 10 file, a data set, or bytes: a Part 10 file's, or a data
-        set's in the `transfer_syntax` given.
+    source : str, os.PathLike, pydicom.Dataset, bytes or Stored
+        The path of a Part 10 file, a data set, bytes: a Part 10 file's, or a data
+        set's in the `transfer_syntax` given; or a Part 10 file in a storage.
     sop_class, sop_instance, transfer_syntax : str, optional
         What is known of it already; with all three no file is opened to tell them.
     limits : Limits, optional
@@ -58,7 +61,7 @@ class Instance:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | Dataset | bytes | Spool,
+        source: str | os.PathLike[str] | Dataset | bytes | Spool | Stored,
         *,
         sop_class: str | None = None,
         sop_instance: str | None = None,
@@ -67,7 +70,8 @@ class Instance:
     ) -> None:
         self._dataset: Dataset | None = None
         self._opened: BinaryIO | None = None
-        if not isinstance(source, (Spool, str, bytes, os.PathLike)):  # the last one is slow
+        # The last one is slow.
+        if not isinstance(source, (Spool, str, bytes, Stored, os.PathLike)):
             if not is_dataset(source):
                 raise TypeError(
                     f"an Instance is made of a path, Dataset or bytes, not {source!r:.40}"
@@ -154,9 +158,11 @@ class Instance:
 
     def _file(self) -> BinaryIO:
         """Open the Part 10 file at its beginning."""
-        assert isinstance(self._source, (str, os.PathLike, bytes))
+        assert isinstance(self._source, (str, os.PathLike, bytes, Stored))
         if isinstance(self._source, bytes):
             return io.BytesIO(self._source)
+        if isinstance(self._source, Stored):
+            return self._source.open()
         return open(self._source, "rb", _BUFFER)
 
     def opened(self) -> Instance:
@@ -204,7 +210,8 @@ class Instance:
             # Another one may have come in its place since an index was asked for this one.
             if told and told != (self._hints["transfer_syntax"] or told):
                 raise DataSetError("the file is in another transfer syntax by now")
-            return file if isinstance(file, io.BytesIO) else _read_if_small(file)
+            whole = isinstance(file, io.BytesIO) or isinstance(self._source, Stored)
+            return file if whole else _read_if_small(file)
         except BaseException:
             file.close()
             raise
@@ -371,13 +378,31 @@ class Instance:
             transfer_syntax=self.transfer_syntax,
         )
 
+    @overload
     def save(
         self,
         folder: str | os.PathLike[str],
         name: str | None = None,
-        duplicate: Literal["replace", "keep", "refuse"] = "replace",
+        duplicate: Duplicate = "replace",
         durable: bool = True,
-    ) -> Path:
+    ) -> Path: ...
+
+    @overload
+    def save(
+        self,
+        folder: Storage,
+        name: str | None = None,
+        duplicate: Duplicate = "replace",
+        durable: bool = True,
+    ) -> Instance: ...
+
+    def save(
+        self,
+        folder: str | os.PathLike[str] | Storage,
+        name: str | None = None,
+        duplicate: Duplicate = "replace",
+        durable: bool = True,
+    ) -> Path | Instance:
         """Write a Part 10 file, with the bytes of the data set as they are.
 
         It appears under its name only when it is whole. On return it is on the disk, and
@@ -385,8 +410,9 @@ class Instance:
 
         Parameters
         ----------
-        folder : path
-            Where it goes; made if it is not there.
+        folder : path or Storage
+            Where it goes; made if it is not there. In a storage each call has a key of its own,
+            which begins with the SOP Instance UID.
         name : str, optional
             The name of the file; by default the SOP Instance UID and ``.dcm``.
         duplicate : {"replace", "keep", "refuse"}
@@ -398,11 +424,14 @@ class Instance:
 
         Returns
         -------
-        pathlib.Path
-            The file.
+        pathlib.Path or Instance
+            The file; in a storage, the instance that is there now.
 
         Raises
         ------
+        SetupError
+            With a storage, for a `name` or another `duplicate` than ``replace``: what is there
+            already, an index knows.
         Failure
             With 0x0117 if the SOP Instance UID is no UID: it never becomes a file name.
         DataSetError
@@ -415,15 +444,13 @@ class Instance:
         sop_instance = self.sop_instance
         if not uids.is_uid(sop_instance):
             raise Failure(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID")
+        if not isinstance(folder, (str, os.PathLike)):
+            return self._put(folder, name, duplicate)
         if name is None:
             name = f"{sop_instance}.dcm"
         elif name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
             raise ValueError(f"{name!r} is not the name of a file")
-        if self._edited():
-            raise DataSetError(
-                "the data set was edited, and save() writes the bytes as received: "
-                "Instance(dataset).save(folder) writes the edited one"
-            )
+        self._check_not_edited()
         place = os.fspath(folder)
         prefix, parent = _prefix(place)
         target = prefix + name
@@ -441,6 +468,36 @@ class Instance:
         if durable:
             sync(place)
         return parent / name
+
+    def _check_not_edited(self) -> None:
+        if self._edited():
+            raise DataSetError(
+                "the data set was edited, and save() writes the bytes as received: "
+                "Instance(dataset).save(folder) writes the edited one"
+            )
+
+    def _put(self, storage: Storage, name: str | None, duplicate: str) -> Instance:
+        """Put it into a storage, under a key of its own."""
+        if not isinstance(storage, Storage):
+            raise TypeError(f"save() takes a folder or a storage, not {storage!r:.40}")
+        if name is not None or duplicate != "replace":
+            raise SetupError("save(storage) has neither name nor duplicate: each attempt has a key")
+        self._check_not_edited()
+        key = new_key(self.sop_instance)
+        if isinstance(self._source, Spool):
+            head, size = self._source.head, self._source.size
+        else:
+            head = part10.head(self.sop_class, self.sop_instance, self.transfer_syntax)
+            with self.open() as data:
+                size = -data.tell() + data.seek(0, os.SEEK_END)
+        with io.BufferedReader(Joined(head, self.open())) as file:
+            storage.put(key, file, len(head) + size)
+        return Instance(
+            Stored(storage, key),
+            sop_class=self.sop_class,
+            sop_instance=self.sop_instance,
+            transfer_syntax=self.transfer_syntax,
+        )
 
     def _copy(self, folder: str, target: str, *, replace: bool, durable: bool) -> None:
         """Write the file, and give it its name when it is whole."""

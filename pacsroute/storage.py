@@ -1,0 +1,254 @@
+"""Storages: where instances can be kept beside a folder of files, by a key for each attempt.
+
+>>> from tempfile import TemporaryDirectory
+>>> from pydicom import Dataset
+>>> from pacsroute import Instance
+>>> from pacsroute.storage import Folder
+>>> ds = Dataset()
+>>> ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+>>> with TemporaryDirectory() as place:
+...     storage = Folder(place)
+...     kept = Instance(ds).save(storage)
+...     print(kept.dataset.SOPInstanceUID, len(list(storage.list("1.2.3"))))
+1.2.3 1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from pacsroute.errors import SetupError
+from pacsroute.instances.atomic_files import draft, publish, sync, write_all
+from pacsroute.instances.stored import Storage, Stored
+
+__all__ = ["Folder", "Objects", "Storage", "Stored"]
+
+_PIECE = 8 << 20  # bytes that are sent at once; an object that is longer goes in such parts
+_PATIENCE = timedelta(seconds=20)  # for which a request is tried again
+
+
+class Folder:
+    """A storage of files in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        Where they are; made when the first is put there.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = os.fspath(folder)
+
+    def __repr__(self) -> str:
+        return f"Folder({self._folder!r})"
+
+    def at(self, key: str) -> Stored:
+        """Return what an `Instance` of a file here is made of."""
+        return Stored(self, key)
+
+    def put(self, key: str, file: BinaryIO, size: int) -> None:
+        """Keep a file: it appears whole, and is on the disk when this returns."""
+        path = self._path(key)
+        folder = os.path.dirname(path)
+        fd, name = draft(folder)
+        try:
+            while piece := file.read(_PIECE):
+                write_all(fd, piece)
+            os.fsync(fd)
+            publish(fd, name, path, replace=True)
+        except BaseException:
+            if name:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+            raise
+        finally:
+            os.close(fd)
+        sync(folder)
+
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
+        """Return a file to read from an offset on."""
+        file: Any = _File(self._path(key))
+        file.seek(offset)
+        if length is None:
+            return file  # type: ignore[no-any-return]
+        with file:
+            return io.BytesIO(file.read(length))
+
+    def delete(self, key: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(key))
+            sync(os.path.dirname(self._path(key)))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys, those that begin with some whole parts of a path."""
+        start = self._path(prefix) if prefix else self._folder
+        if os.path.isfile(start):
+            yield prefix
+        for folder, _, names in os.walk(start):
+            for name in names:
+                path = os.path.relpath(os.path.join(folder, name), self._folder)
+                if not name.startswith("."):
+                    yield path.replace(os.sep, "/")
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._folder, *_parts(key))
+
+
+class _File(io.FileIO):
+    """An open file that knows how long it is."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.size = os.fstat(self.fileno()).st_size
+
+
+class Objects:
+    """A storage of objects in a bucket, of S3 or of what speaks its protocol.
+
+    It needs the extra ``s3``. Credentials and region come from the usual variables:
+    ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT`` and the like.
+
+    Parameters
+    ----------
+    url : str
+        As ``s3://bucket/prefix``.
+    **options
+        As obstore's ``from_url`` takes them, in the place of the variables.
+
+    Raises
+    ------
+    SetupError
+        If the extra is not installed, or the URL is none of a bucket.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        try:
+            import obstore  # noqa: PLC0415 - of an extra
+            from obstore.store import from_url  # noqa: PLC0415
+        except ImportError:
+            raise SetupError(
+                "pacsroute.storage.Objects needs obstore: pip install 'pacsroute[s3]'"
+            ) from None
+        self._obstore = obstore
+        self._url = url.partition("?")[0]
+        endpoint = os.environ.get("AWS_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        client = {"allow_http": True} if endpoint.startswith("http://") else {}
+        retry = {"max_retries": 3, "retry_timeout": _PATIENCE}
+        defaults: dict[str, Any] = {"client_options": client, "retry_config": retry}
+        if not url.startswith(("http", "s3", "gs", "az", "abfs")):
+            defaults = {}  # memory and files have neither
+        try:
+            self._store: Any = from_url(url, **(defaults | options))
+        except Exception as error:  # noqa: BLE001 - obstore's own, of Rust
+            raise SetupError(f"{self._url} is no bucket: {_first_line(error)}") from None
+
+    def __repr__(self) -> str:
+        return f"Objects({self._url!r})"
+
+    def at(self, key: str) -> Stored:
+        """Return what an `Instance` of an object here is made of."""
+        return Stored(self, key)
+
+    def put(self, key: str, file: BinaryIO, size: int) -> None:
+        """Keep an object: it is durable, and there for everybody, when this returns."""
+        with _as_os_errors(key):
+            if size <= _PIECE:
+                self._obstore.put(self._store, _key(key), file.read(), use_multipart=False)
+            else:
+                pieces = iter(lambda: file.read(_PIECE), b"")
+                self._obstore.put(self._store, _key(key), pieces, chunk_size=_PIECE)
+
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
+        """Return an object to read from an offset on."""
+        options: Any = {}
+        if length is not None:
+            options = {"range": (offset, offset + max(1, length))}
+        elif offset:
+            options = {"range": {"offset": offset}}
+        try:
+            with _as_os_errors(key):
+                found = self._obstore.get(self._store, _key(key), options=options)
+        except _BeyondTheEnd:
+            return io.BytesIO()
+        if length is not None:
+            with _as_os_errors(key):
+                return io.BytesIO(bytes(found.bytes())[:length])
+        stream: Any = _Object(found.stream(min_chunk_size=1 << 20), found.meta["size"], key)
+        return stream  # type: ignore[no-any-return]
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with contextlib.suppress(FileNotFoundError), _as_os_errors(key):
+            self._obstore.delete(self._store, _key(key))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys, those that begin with some whole parts of a path."""
+        with _as_os_errors(prefix):
+            for batch in self._obstore.list(self._store, _key(prefix) if prefix else None):
+                for one in batch:
+                    yield one["path"]
+
+
+class _Object(io.RawIOBase):
+    """An object that comes piece by piece."""
+
+    def __init__(self, pieces: Any, size: int, key: str) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+        self._key = key
+        self.size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            with _as_os_errors(self._key):
+                self._left = memoryview(bytes(next(self._pieces, b"")))
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+
+class _BeyondTheEnd(Exception):
+    """A range begins where an object has ended."""
+
+
+@contextlib.contextmanager
+def _as_os_errors(key: str) -> Iterator[None]:
+    """Raise what obstore raises as the errors of files, without what may be secret in them."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "there is no such object", key) from None
+    except Exception as error:
+        if not type(error).__module__.startswith("obstore"):
+            raise
+        if "416" in str(error) or "Invalid range" in str(error):
+            raise _BeyondTheEnd from None
+        raise OSError(errno.EIO, f"the bucket failed: {_first_line(error)}", key) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def _key(key: str) -> str:
+    return "/".join(_parts(key))
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    """Return the parts of a key, which never lead out of the storage."""
+    parts = PurePosixPath(key).parts
+    if not key or key.startswith("/") or "\0" in key or "\\" in key or ".." in parts:
+        raise ValueError(f"{key!r:.100} is not a key")
+    return parts
