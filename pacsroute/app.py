@@ -112,6 +112,11 @@ class App(BaseApp):
 
         return Work(self, self.connect)
 
+    @property
+    def work_under_way(self) -> Work | None:
+        """The queue of jobs, if it is in use."""
+        return self.__dict__.get("work")
+
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
         if self.declared or is_there(self.config):
@@ -119,8 +124,8 @@ class App(BaseApp):
         try:
             yield
         finally:
-            if "work" in self.__dict__:  # it may have begun since, with the first `forward`
-                self.work.stop()
+            if (work := self.work_under_way) is not None:  # `forward` may have begun it since
+                work.stop()
 
     def forward(
         self,

@@ -13,9 +13,9 @@ import click
 from pacsroute.app import App
 from pacsroute.cli.loading import configure, load
 from pacsroute.errors import SetupError
-from pacsroute.framework.work import where
+from pacsroute.framework.work import Lane, where
 from pacsroute.jobs.opening import is_url, shown
-from pacsroute.jobs.queue import Job, Lane, Queue
+from pacsroute.jobs.queue import Job, Queue
 from pacsroute.trace.layout import printable
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -154,6 +154,8 @@ def _lane_line(lane: Lane) -> str:
         parts.append(f"paused ({lane.reason})" if lane.reason else "paused")
     elif lane.retry_in:
         parts.append(f"tried again in {age(lane.retry_in)}")
+        if lane.reason:
+            parts[-1] += f" ({printable(lane.reason)})"
     return f"{lane.name}: {', '.join(parts)}"
 
 

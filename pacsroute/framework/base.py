@@ -169,6 +169,11 @@ class BaseApp(Scope):
         """What keeps its durable work."""
         raise SetupError("only an App has durable work")
 
+    @property
+    def work_under_way(self) -> WorkQueue | None:
+        """What keeps its durable work, if it has any by now."""
+        return None
+
     # ------------------------------------------------------------- called AE titles
 
     @property

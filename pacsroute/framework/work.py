@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+)
 
 from pacsroute.errors import SetupError
 from pacsroute.framework.checks import check_callable
@@ -38,8 +47,27 @@ def is_there(config: Config) -> bool:
     return config.jobs is not None or os.path.isfile(where(config))
 
 
+class Lane(NamedTuple):
+    """How it stands with a lane of the queue; times in seconds."""
+
+    name: str
+    waiting: int
+    running: int
+    failed: int
+    oldest: float | None
+    paused: bool
+    reason: str
+    retry_in: float
+
+
 class WorkQueue(Protocol):
     """What keeps the durable work of an app."""
+
+    def lanes(self) -> list[Lane]:
+        """Return how it stands with each lane; none where there is no queue yet."""
+
+    def obstacle(self) -> str:
+        """Return why nothing can be queued now; an empty text if something can."""
 
     def later(
         self,
@@ -54,6 +82,9 @@ class WorkQueue(Protocol):
 
     def receiving(self, association: PeerView) -> None:
         """Note that an association has a C-STORE under way."""
+
+    def answered(self, association: PeerView) -> None:
+        """Note that one of the C-STOREs of an association has been answered."""
 
     def stored(self, request: StoreRequest) -> None:
         """Note an instance that a handler has taken, before its Success is answered."""

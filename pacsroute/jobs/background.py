@@ -30,6 +30,7 @@ class Background:
         self._background = background
         self._lane = f"background {background.name}"
         self._stop = threading.Event()
+        self._ending = threading.Event()  # what the function has: it ends also without the place
         self._thread = threading.Thread(
             target=self._run, name=f"pacsroute-{background.name}", daemon=True
         )
@@ -41,20 +42,24 @@ class Background:
     def stop(self, seconds: float) -> None:
         """Set the function's event, and wait a while for it to end."""
         self._stop.set()
+        self._ending.set()
         self._thread.join(seconds)
 
+    def lost(self) -> None:
+        """Set the function's event: another process has the place. Wait for it again then."""
+        self._ending.set()
+
     def _run(self) -> None:
-        rest = _LOOK
+        rest, failed = _LOOK, False
         while not self._stop.is_set():
             try:
-                place = self._queue.take_place(self._lane, 1)
-                if place is not None:
-                    try:
-                        self._background.function(self._stop)
-                        return
-                    finally:
-                        self._queue.leave_place(self._lane, place)
+                if failed:  # the place may still be ours
+                    self._queue.release(self._lane)
+                    failed = False
+                if self._has_run():
+                    return
             except Exception:
+                failed = True
                 logger.exception(
                     "%s failed; it starts again in %.0f s", self._background.name, rest
                 )
@@ -62,3 +67,17 @@ class Background:
                 rest = min(rest * 2, _LONGEST_REST)
             else:
                 self._stop.wait(_LOOK)
+
+    def _has_run(self) -> bool:
+        """Run the function if there is a place for it; tell whether it is done for good."""
+        place = self._queue.take_place(self._lane, 1)
+        if place is None:
+            return False
+        self._ending = threading.Event()
+        if self._stop.is_set():
+            self._ending.set()
+        try:
+            self._background.function(self._ending)
+        finally:
+            self._queue.leave_place(self._lane, place)
+        return self._stop.is_set() or not self._ending.is_set()

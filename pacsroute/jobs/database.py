@@ -16,6 +16,10 @@ Row = tuple[Any, ...]
 _BUSY = 30.0  # seconds that a process waits for another one's transaction
 
 
+class DatabaseFailed(OSError):
+    """The database of the queue cannot be reached, or has not done what it was asked for."""
+
+
 class Transaction(Protocol):
     """Runs statements; all of them take effect together, or none does."""
 

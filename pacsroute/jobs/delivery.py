@@ -184,6 +184,8 @@ class _Turn:
                 break
             left = iter(jobs)
             for job in left:
+                if not self._queue.is_ours(job):
+                    return
                 outcome = self._deliver(job)
                 goes_on = self._settle(job, outcome)
                 if stop.is_set() or not goes_on:
@@ -216,6 +218,9 @@ class _Turn:
             client = self._client(job)
         except AssociationError as error:
             return Attempt(Verdict.RESTS, str(error))
+        except Exception as error:
+            logger.exception("where is %s?", self._lane)  # a function of @app.destination
+            return Attempt(Verdict.RESTS, type(error).__name__)
         outcome = attempt(client, instance)
         if outcome.verdict is Verdict.SUSPECT:
             outcome = attempt(client, instance)  # alone, on an association of its own
@@ -267,7 +272,7 @@ class _Turn:
         seconds = rest(self._failures)
         logger.warning("%s is tried again in %.0f s: %s", self._lane, seconds, said)
         self._release_suspects()
-        self._queue.back_off(self._lane, seconds)
+        self._queue.back_off(self._lane, seconds, said)
 
     # ------------------------------------------------------------- suspects
 

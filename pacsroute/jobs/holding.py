@@ -37,7 +37,7 @@ class Holding:
         self._brought: weakref.WeakKeyDictionary[Any, set[tuple[str, str]]] = (
             weakref.WeakKeyDictionary()
         )
-        self._under_way: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._under_way: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pacsroute-periods", daemon=True)
 
@@ -53,12 +53,18 @@ class Holding:
     def begins(self, association: Any) -> None:
         """Note that an association has an instance under way."""
         with self._lock:
-            self._under_way.add(association)
+            self._under_way[association] = self._under_way.get(association, 0) + 1
+
+    def ends(self, association: Any) -> None:
+        """Note that one of those has been answered, whatever became of it."""
+        with self._lock:
+            left = self._under_way.pop(association, 0) - 1
+            if left > 0:
+                self._under_way[association] = left
 
     def came(self, association: Any, arrival: Arrival) -> None:
         """Note that an instance has come whole, and what the association may bring more of."""
         with self._lock:
-            self._under_way.discard(association)
             keys = self._brought.setdefault(association, set())
             keys.update((name, quiet.key(arrival)) for name, quiet in self._periods.items())
 

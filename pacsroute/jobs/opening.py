@@ -26,7 +26,7 @@ class Opened(NamedTuple):
     queue, files : Queue and Files
         The jobs, and the instances of those that deliver.
     first : bool
-        Whether no other process used it when it was opened.
+        Whether no other process of this machine used it when it was opened.
     close : callable
         Closes it.
     """
@@ -146,7 +146,7 @@ def _postgresql(where: str, folder: Path, ae_title: str) -> Opened:
 
 
 def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) -> bool:
-    """Make the tables, check whose they are; tell whether no other process lives that uses them."""
+    """Make the tables, check whose they are; tell whether no other process here uses them."""
     schema.create(transaction, queue.database.identity)
     transaction.run(
         "INSERT INTO meta (name, value) VALUES ('app', :title) ON CONFLICT (name) DO NOTHING",
@@ -155,22 +155,25 @@ def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) ->
     ((title,),) = transaction.run("SELECT value FROM meta WHERE name = 'app'")
     if title != ae_title:
         raise SetupError(f"the queue {where} is that of {title}: give {ae_title} one of its own")
-    others = transaction.run("SELECT id, seen FROM owners")
-    dead = queue.owner.dead(others, queue.now())
+    dead = queue.owner.dead(transaction.run("SELECT id, seen FROM owners"), queue.now())
     queue.bury(transaction, dead)
-    return len(dead) == len(others)
+    neighbours = "SELECT 1 FROM owners WHERE node = :node"
+    return not transaction.run(neighbours, node=queue.owner.node)
 
 
 def _offset(transaction: Transaction, *, anew: bool) -> float:
     """Return what the monotonic clock lacks to the time of day, alike for all processes.
 
-    So nobody who sets the machine's clock ends a period, or holds up a job.
+    So nobody who sets the machine's clock ends a period, or holds up a job. It begins where the
+    last run has left it if the time of day is before that: what waits would wait for years.
     """
     if anew:
+        ((newest,),) = transaction.run("SELECT MAX(created) FROM jobs")
+        begins = max(time.time(), newest or 0.0)
         transaction.run(
             "INSERT INTO meta (name, value) VALUES ('offset', :offset) "
             "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            offset=repr(time.time() - time.monotonic()),
+            offset=repr(begins - time.monotonic()),
         )
     ((offset,),) = transaction.run("SELECT value FROM meta WHERE name = 'offset'")
     return float(offset)

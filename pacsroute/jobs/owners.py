@@ -61,6 +61,9 @@ class LockedOwner:
         self._path(owner).unlink(missing_ok=True)
         return True
 
+    def renew(self) -> None:
+        """Do nothing: who holds the lock is alive for the others."""
+
     def close(self) -> None:
         """Give the lock back."""
         with contextlib.suppress(OSError):
@@ -74,6 +77,10 @@ class LeasedOwner:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
         self.node = socket.gethostname()
+
+    def renew(self) -> None:
+        """Go on as another owner: the others have taken this one for dead."""
+        self.id = uuid.uuid4().hex
 
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
         """Return which of the other owners have not been seen for the time of a lease."""
@@ -91,6 +98,9 @@ class LonelyOwner:
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
         """Return none: there is no other."""
         return []
+
+    def renew(self) -> None:
+        """Do nothing: there is nobody to take it for dead."""
 
     def close(self) -> None:
         """Do nothing."""

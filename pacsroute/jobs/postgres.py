@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg_pool import ConnectionPool
 
-from pacsroute.jobs.database import Row, Transaction, with_percent
+from pacsroute.jobs.database import DatabaseFailed, Row, Transaction, with_percent
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class PostgreSQL:
     Raises
     ------
     psycopg.Error
-        If it cannot be reached.
+        If the URL is none.
     """
 
     shared = True
@@ -60,15 +61,25 @@ class PostgreSQL:
 
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
         """See `Database.write`."""
-        with self._pool.connection() as connection:
+        with self._connection() as connection:
             if not durable:
                 connection.execute("SET LOCAL synchronous_commit = off")
             return work(_Cursor(connection))
 
     def read(self, statement: str, /, **values: Any) -> list[Row]:
         """See `Database.read`."""
-        with self._pool.connection() as connection:
+        with self._connection() as connection:
             return _Cursor(connection).run(statement, **values)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[Row]]:
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except psycopg.Error as error:
+            # The whole message of a server may quote values.
+            said = error.diag.message_primary or type(error).__name__
+            raise DatabaseFailed(f"PostgreSQL: {said}") from error
 
     def close(self) -> None:
         """See `Database.close`."""

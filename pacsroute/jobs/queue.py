@@ -8,10 +8,14 @@ machine by the lock on its file, on several by a lease that it renews.
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from pacsroute.framework.work import Lane
 from pacsroute.jobs.database import Database, Transaction
+from pacsroute.jobs.owners import LEASE
 
 
 class NewJob(NamedTuple):
@@ -64,19 +68,6 @@ class Job(NamedTuple):
     owner: str | None
 
 
-class Lane(NamedTuple):
-    """How it stands with a lane; times in seconds."""
-
-    name: str
-    waiting: int
-    running: int
-    failed: int
-    oldest: float | None
-    paused: bool
-    reason: str
-    retry_in: float
-
-
 class Owner(Protocol):
     """The process for which a queue is used, among others that use the same one.
 
@@ -92,6 +83,9 @@ class Owner(Protocol):
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
         """Return which of other owners, given with when each was last seen, have ended."""
 
+    def renew(self) -> None:
+        """Take another name, where the others have taken this owner for dead."""
+
 
 # A job's turn is that of its study, if that has one already, so that they stay together.
 _PUT = """
@@ -102,7 +96,8 @@ VALUES (:lane, :function, :key, :study, :arguments, :node, :priority, :now, :now
     (SELECT MAX(id) + 1 FROM jobs), 1))
 ON CONFLICT (lane, function, key) WHERE key IS NOT NULL AND owner IS NULL AND failed = 0
 DO UPDATE SET arguments = excluded.arguments, due = excluded.due, node = excluded.node,
-    attempts = 0, error = ''
+    priority = CASE WHEN excluded.priority > jobs.priority THEN excluded.priority
+        ELSE jobs.priority END, attempts = 0, error = ''
 RETURNING id
 """
 _OPEN_LANE = "INSERT INTO lanes (name) VALUES (:lane) ON CONFLICT (name) DO NOTHING"
@@ -144,6 +139,12 @@ DELETE FROM jobs WHERE owner = :owner AND key IS NOT NULL AND EXISTS (
 """
 
 
+_RELEASE = (
+    "UPDATE jobs SET owner = NULL WHERE owner = :owner AND lane = :lane",
+    "DELETE FROM slots WHERE owner = :owner AND lane = :lane",
+)
+
+
 class Queue:
     """Jobs that survive the process, in a database that other processes may use, too.
 
@@ -162,6 +163,9 @@ class Queue:
         self.owner = owner
         self.now = now
         self._lanes: set[str] = set()  # those known to be there: no lane ever goes
+        self._entering = threading.Lock()  # guards what follows, and the owner's name
+        self._entered = self._serving = False
+        self._seen = 0.0
 
     # ------------------------------------------------------------- jobs
 
@@ -171,6 +175,19 @@ class Queue:
         numbers = self.database.write(lambda transaction: self.put_in(transaction, new))
         self._lanes.update(job.lane for job, _ in new)
         return numbers
+
+    def put_instead(self, job: NewJob) -> dict[str, Any] | None:
+        """Put a job into its lane, durably; return the arguments of the one that it replaces."""
+        new = with_json([job])
+
+        def work(transaction: Transaction) -> dict[str, Any] | None:
+            old = self.waiting(transaction, job)
+            self.put_in(transaction, new)
+            return old
+
+        replaced = self.database.write(work)
+        self._lanes.add(job.lane)
+        return replaced
 
     def waiting(self, transaction: Transaction, job: NewJob) -> dict[str, Any] | None:
         """Return the arguments of the job that a new one of the same key would replace."""
@@ -304,6 +321,16 @@ class Queue:
     def _mine(self, job: Job) -> dict[str, Any]:
         return {"id": job.id, "owner": self.owner.id}
 
+    def is_ours(self, job: Job) -> bool:
+        """Tell whether a job that was claimed is still ours; it is not after a long stop.
+
+        The others take back what a process had that has not renewed its lease. It looks at the
+        clock only, unless that was so long ago that it may have happened.
+        """
+        if self.database.shared and time.monotonic() - self._seen > LEASE / 2:
+            self.enter()
+        return job.owner == self.owner.id
+
     # ------------------------------------------------------------- lanes
 
     def ready(self) -> list[str]:
@@ -343,15 +370,18 @@ class Queue:
             durable=False,
         )
 
-    def back_off(self, lane: str, seconds: float) -> None:
-        """Let a lane rest for a time: its peer is away, or full."""
-        self._set_lane(
-            lane, "failures = failures + 1, retry_at = :until", until=self.now() + seconds
+    def back_off(self, lane: str, seconds: float, reason: str = "") -> None:
+        """Let a lane rest for a time, and say why: its peer is away, or full."""
+        changes = (
+            "failures = failures + 1, retry_at = :until, "
+            "reason = CASE WHEN paused = 1 THEN reason ELSE :reason END"
         )
+        self._set_lane(lane, changes, until=self.now() + seconds, reason=reason)
 
     def wake(self, lane: str) -> None:
         """End the rest of a lane: its peer is there."""
-        self._set_lane(lane, "failures = 0, retry_at = 0")
+        changes = "reason = CASE WHEN paused = 1 THEN reason ELSE '' END"
+        self._set_lane(lane, f"failures = 0, retry_at = 0, {changes}")
 
     def failures(self, lane: str) -> int:
         """Return how often a lane has backed off since its peer was last there."""
@@ -437,22 +467,68 @@ class Queue:
 
     # ------------------------------------------------------------- owners
 
-    def enter(self) -> None:
-        """Say that this process uses the queue."""
-        self.database.write(
-            lambda transaction: transaction.run(
-                "INSERT INTO owners (id, node, seen) VALUES (:id, :node, :now) "
-                "ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
-                id=self.owner.id,
-                node=self.owner.node,
-                now=self.now(),
-            ),
-            durable=False,
+    def enter(self) -> bool:
+        """Say that this process uses the queue.
+
+        Returns
+        -------
+        bool
+            False if the others have taken it for dead since the last time: what it had is
+            theirs, and it goes on as another owner.
+        """
+        with self._entering:
+            began, known = time.monotonic(), self.database.write(self._renewed, durable=False)
+            lost = self._entered and not known
+            if lost:
+                self.owner.renew()
+            if not known:
+                self.database.write(self._register, durable=False)
+            self._entered, self._seen = True, began
+        return not lost
+
+    def _renewed(self, transaction: Transaction) -> bool:
+        statement = "UPDATE owners SET seen = :now WHERE id = :id RETURNING id"
+        return bool(transaction.run(statement, id=self.owner.id, now=self.now()))
+
+    def _register(self, transaction: Transaction) -> None:
+        transaction.run(
+            "INSERT INTO owners (id, node, seen, serving) VALUES (:id, :node, :now, :serving)",
+            id=self.owner.id,
+            node=self.owner.node,
+            now=self.now(),
+            serving=int(self._serving),
         )
+
+    def serve(self) -> bool:
+        """Say that this process does jobs; tell whether no other one that lives does."""
+        self.enter()
+
+        def work(transaction: Transaction) -> bool:
+            others = transaction.run(
+                "SELECT id, seen FROM owners WHERE id <> :own AND serving = 1", own=self.owner.id
+            )
+            transaction.run("UPDATE owners SET serving = 1 WHERE id = :own", own=self.owner.id)
+            return len(self.owner.dead(others, self.now())) == len(others)
+
+        first = self.database.write(work, durable=False)
+        self._serving = True
+        return first
 
     def leave(self) -> None:
         """Give back all that this process has."""
         self.database.write(lambda transaction: self.bury(transaction, [self.owner.id]))
+        self._entered = self._serving = False
+
+    def release(self, lane: str) -> None:
+        """Give back what this process has of a lane, after an error has kept it from doing so."""
+
+        def work(transaction: Transaction) -> None:
+            values = {"owner": self.owner.id, "lane": lane}
+            transaction.run(f"{_OUTDATED} AND lane = :lane", **values)
+            for statement in _RELEASE:
+                transaction.run(statement, **values)
+
+        self.database.write(work, durable=False)
 
     def reap(self) -> list[str]:
         """Give back what processes had that have ended; return which these are."""

@@ -2,12 +2,14 @@
 
 The thread of the runner looks for lanes that are ready, says that this process lives, and takes
 back what dead processes had. The threads of lanes only claim, work and report; what they share
-is the queue, and `_places`, which `_lock` guards.
+is the queue, and `_places`, which `_lock` guards. What a thread has not given back, because the
+database failed, the runner gives back as soon as it can.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -48,18 +50,28 @@ class Runner:
     worker_of : callable
         Returns what works in a lane; None where this process does not know how, as for a
         function that an upgrade has taken away: its jobs wait.
+    lost : callable
+        Called when the other processes have taken this one for dead, and all that it had.
     """
 
-    def __init__(self, queue: Queue, worker_of: Callable[[str], Worker | None]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        worker_of: Callable[[str], Worker | None],
+        lost: Callable[[], object] = lambda: None,
+    ) -> None:
         self._queue = queue
         self._worker_of = worker_of
+        self._lost = lost
+        self._owner = queue.owner.id
         self._lock = threading.Lock()
         self._places: Counter[str] = Counter()
+        self._failed: set[str] = set()  # lanes of which this process may still have something
         self._threads: set[threading.Thread] = set()
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._beaten = 0.0
-        self._in_trouble = False
+        self.in_trouble = False
         self._thread = threading.Thread(target=self._run, name="pacsroute-jobs", daemon=True)
 
     def start(self) -> None:
@@ -92,24 +104,38 @@ class Runner:
             self._woken.clear()
             try:
                 self._look()
-                self._in_trouble = False
+                self.in_trouble = False
             except Exception as error:  # noqa: BLE001 - a full disk, or a database that restarts
-                if not self._in_trouble:
+                if not self.in_trouble:
                     logger.error("the queue of jobs cannot be used: %s", type(error).__name__)
-                self._in_trouble = True
+                self.in_trouble = True
 
     def _look(self) -> None:
         if self._stop.is_set():
             return
         if time.monotonic() - self._beaten > _BEAT:
-            self._queue.enter()
-            if dead := self._queue.reap():
-                logger.info("jobs of %d processes that have ended wait again", len(dead))
+            self._beat()
             self._beaten = time.monotonic()
         for lane in self._queue.ready():
+            if lane in self._failed:
+                continue
             worker = self._worker_of(lane)
             if worker is not None:
                 self._begin(lane, worker)
+
+    def _beat(self) -> None:
+        self._queue.enter()
+        if self._queue.owner.id != self._owner:
+            logger.error("this process was taken for dead: others have taken over its jobs")
+            self._owner = self._queue.owner.id
+            self._lost()
+        if dead := self._queue.reap():
+            logger.info("jobs of %d processes that have ended wait again", len(dead))
+        with self._lock:
+            failed = [lane for lane in self._failed if not self._places[lane]]
+        for lane in failed:
+            self._queue.release(lane)
+            self._failed.discard(lane)
 
     def _begin(self, lane: str, worker: Worker) -> None:
         with self._lock:
@@ -131,8 +157,12 @@ class Runner:
                 worker.work(lane, self._stop)
             finally:
                 self._queue.leave_place(lane, place)
-        except Exception:
-            logger.exception("lane %s failed", lane)
+        except Exception as error:
+            if isinstance(error, (OSError, sqlite3.Error)):
+                logger.error("lane %s: the queue of jobs: %s", lane, type(error).__name__)
+            else:
+                logger.exception("lane %s failed", lane)
+            self._failed.add(lane)
         finally:
             with self._lock:
                 self._places[lane] -= 1

@@ -8,9 +8,11 @@ several threads may do.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pacsroute.errors import DataSetError, Failure, PacsrouteError
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import StoreRequest
-from pacsroute.framework.work import where
+from pacsroute.framework.work import Lane, where
 from pacsroute.instances.instance import Instance
 from pacsroute.jobs.background import Background
 from pacsroute.jobs.collected import collected
@@ -29,7 +31,7 @@ from pacsroute.jobs.functions import Functions, completing, plain
 from pacsroute.jobs.holding import Holding
 from pacsroute.jobs.opening import MadeTime, Opened, open_queue, shown
 from pacsroute.jobs.processes import in_process
-from pacsroute.jobs.queue import Job, NewJob, Queue, with_json
+from pacsroute.jobs.queue import Job, NewJob, Queue
 from pacsroute.jobs.quiet import Arrival, Quiet, Reason
 from pacsroute.jobs.runner import Runner, Worker
 from pacsroute.net.client import Client
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pacsroute")
 
 _PATIENCE = 5.0  # seconds that a function of `@app.background` has to end
+_LATELY = 10.0  # seconds for which it is told that something could not be queued
 _IDLE = 3  # looks at the queue, in a test, after which what is left waits for something else
 _FORWARD = "forward"
 _PRIORITIES = {0: 0, 1: 1, 2: -1}  # medium, high, low (PS3.7 §9.3.1.1)
@@ -79,6 +82,7 @@ class Work:
         self._runner: Runner | None = None
         self._background: list[Background] = []
         self._holding: Holding | None = None
+        self._refused = -math.inf  # when something could not be queued
 
     # ------------------------------------------------------------- the queue
 
@@ -89,19 +93,36 @@ class Work:
             if self._opened is None:
                 self._opened = self._opener()
                 if self._opened.first:
-                    self._recover(self._opened)
+                    self._sweep(self._opened)
                 if self._app.serving and self._runs:
                     self._run(self._opened)
             return self._opened
 
-    def _recover(self, opened: Opened) -> None:
-        """Make good what an outage has left: nobody else uses the queue."""
-        queue = opened.queue
-        for quiet in self._quiet(opened).values():
-            queue.database.write(quiet.begin_anew)
-        known = {str(job.arguments.get("file")) for job in queue.jobs(most=None)}
+    def _sweep(self, opened: Opened) -> None:
+        """Remove what was kept by calls that did not return: nobody else uses the files."""
+        known = {str(job.arguments.get("file")) for job in opened.queue.jobs(most=None)}
         if count := opened.files.sweep(known):
             logger.info("%d instances that were never queued removed", count)
+
+    def lanes(self) -> list[Lane]:
+        """See `WorkQueue.lanes`."""
+        with self._lock:
+            opened = self._opened
+        return [] if opened is None else opened.queue.lanes()
+
+    def obstacle(self) -> str:
+        """See `WorkQueue.obstacle`."""
+        with self._lock:
+            runner = self._runner
+        lately = time.monotonic() - self._refused < _LATELY
+        if lately or (runner is not None and runner.in_trouble):
+            return "the queue of jobs cannot be written"
+        return ""
+
+    def _no_room(self, error: Exception) -> Failure:
+        logger.error("the queue of jobs cannot be written: %s", error)
+        self._refused = time.monotonic()
+        return Failure(OUT_OF_RESOURCES, "the queue cannot be written")
 
     def close(self) -> None:
         """Close the queue."""
@@ -117,17 +138,10 @@ class Work:
             return
         try:
             opened = self.opened
-            ((new, arguments),) = with_json([job])
-
-            def work(transaction: Transaction) -> dict[str, Any] | None:
-                old = opened.queue.waiting(transaction, new) if new.function == _FORWARD else None
-                opened.queue.put_in(transaction, [(new, arguments)])
-                return old
-
-            replaced = opened.queue.database.write(work)
+            replaced = opened.queue.put_instead(job)
         except (sqlite3.Error, OSError) as error:
-            raise _no_room(error) from error
-        if replaced is not None:
+            raise self._no_room(error) from error
+        if replaced is not None and job.function == _FORWARD:
             opened.files.remove(replaced["file"])
         with self._lock:
             if self._runner is not None:
@@ -151,7 +165,7 @@ class Work:
             opened = self.opened
             file = opened.files.keep(instance, instance.path)
         except (sqlite3.Error, OSError) as error:
-            raise _no_room(error) from error
+            raise self._no_room(error) from error
         arguments = delivery_arguments(
             instance,
             file,
@@ -194,6 +208,13 @@ class Work:
         if holding is not None:
             holding.begins(association)
 
+    def answered(self, association: Any) -> None:
+        """See `WorkQueue.answered`."""
+        with self._lock:
+            holding = self._holding
+        if holding is not None:
+            holding.ends(association)
+
     def stored(self, request: StoreRequest) -> None:
         """Note an instance that a handler has taken, for the periods of `@app.quiet`.
 
@@ -205,17 +226,17 @@ class Work:
         arrival = _arrival(request)
         if arrival is None:
             return
-        opened = self.opened
-        periods = self._quiet(opened)
-
-        def work(transaction: Transaction) -> None:
-            for quiet in periods.values():
-                quiet.arrived(transaction, arrival)
-
         try:
+            opened = self.opened
+            periods = self._quiet(opened)
+
+            def work(transaction: Transaction) -> None:
+                for quiet in periods.values():
+                    quiet.arrived(transaction, arrival)
+
             opened.queue.database.write(work)
         except (sqlite3.Error, OSError) as error:
-            raise _no_room(error) from error
+            raise self._no_room(error) from error
         if self._holding is not None and request.association is not None:
             self._holding.came(request.association, arrival)
 
@@ -250,7 +271,10 @@ class Work:
 
     def _run(self, opened: Opened) -> None:
         logger.info("jobs are kept in %s", shown(where(self._app.config)))
-        self._runner = Runner(opened.queue, self.worker_of)
+        if opened.queue.serve():  # nobody has listened for a while
+            for quiet in self._quiet(opened).values():
+                opened.queue.database.write(quiet.begin_anew)
+        self._runner = Runner(opened.queue, self.worker_of, self._lost)
         self._runner.start()
         if self._declared.quiet:
             self._holding = Holding(opened.queue.database, self._quiet(opened))
@@ -260,6 +284,10 @@ class Work:
         ]
         for background in self._background:
             background.start()
+
+    def _lost(self) -> None:
+        for background in self._background:
+            background.lost()
 
     def stop(self) -> None:
         """Begin nothing new, wait a while for what is under way, and close the queue."""
@@ -341,11 +369,6 @@ def _lane_of(name: str) -> str:
 def _opened(app: BaseApp) -> Opened:
     folder = Path(app.config.spool or "") / "jobs.files"
     return open_queue(where(app.config), folder, app.ae_title)
-
-
-def _no_room(error: Exception) -> Failure:
-    logger.error("the queue of jobs cannot be written: %s", error)
-    return Failure(OUT_OF_RESOURCES, "the queue cannot be written")
 
 
 def _study_of(instance: Instance) -> str:

@@ -1,18 +1,21 @@
 """Prometheus metrics of an app; they need the extra ``metrics``.
 
-No label has more values than the standard has names: whatever else peers send, and whatever
-else handlers answer, is ``other``.
+No label has more values than the standard has names, or the app has lanes: whatever else peers
+send, and whatever else handlers answer, is ``other``.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from pacsroute import uids
 from pacsroute.dimse.commands import Command
@@ -20,12 +23,19 @@ from pacsroute.errors import AssociationAborted
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.observer import Observer
 from pacsroute.framework.peer import PeerView
+from pacsroute.framework.work import WorkQueue
 from pacsroute.status import KNOWN, Status
 from pacsroute.upper_layer.pdu import AssociateRJ
 from pacsroute.upper_layer.rejections import reason_of
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _OTHER = "other"
+_LANES = {
+    "waiting": "Jobs of a lane that wait.",
+    "running": "Jobs of a lane that are under way.",
+    "failed": "Jobs of a lane that were given up.",
+    "oldest_seconds": "Age of the oldest job of a lane that waits.",
+}
 
 
 class Metrics(Observer):
@@ -150,5 +160,34 @@ class Metrics(Observer):
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             shared = CollectorRegistry()
             MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-            return generate_latest(shared)
-        return generate_latest(self._registry) + generate_latest(REGISTRY)
+            return generate_latest(shared) + self._lanes()
+        return generate_latest(self._registry) + generate_latest(REGISTRY) + self._lanes()
+
+    def _lanes(self) -> bytes:
+        """Return how it stands with the lanes of the queue, which all processes share."""
+        work = self._app.work_under_way
+        if work is None:
+            return b""
+        registry = CollectorRegistry()
+        registry.register(_Lanes(work))
+        return generate_latest(registry)
+
+
+class _Lanes(Collector):
+    """Asks a queue for its lanes when somebody wants to know: no process has numbers of its own."""
+
+    def __init__(self, work: WorkQueue) -> None:
+        self._work = work
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return a family of gauges for each number."""
+        families = [
+            GaugeMetricFamily(f"pacsroute_jobs_{name}", purpose, labels=["lane"])
+            for name, purpose in _LANES.items()
+        ]
+        for lane in self._work.lanes():
+            oldest = lane.oldest if lane.oldest is not None and lane.waiting else 0.0
+            values = (lane.waiting, lane.running, lane.failed, oldest)
+            for family, value in zip(families, values, strict=True):
+                family.add_metric([lane.name], value)
+        return families

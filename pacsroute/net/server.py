@@ -256,14 +256,15 @@ class Server:
         self._signalled = True
 
     def obstacle(self) -> str:
-        """Return why no association would be accepted now; an empty text if one would be."""
+        """Return why nobody should come now; an empty text if nothing stands in the way."""
         if self._stop.is_set():
             return "it is stopping"
         if self._after is None:
             return "it is starting"
         if self._places.associations >= self.config.max_associations:
             return f"max_associations reached, {self.config.max_associations} associations"
-        return ""
+        work = self.app.work_under_way
+        return "" if work is None else work.obstacle()
 
     @property
     def _spare(self) -> int:

@@ -26,6 +26,14 @@ logger = logging.getLogger("pacsroute")
 
 def answer(call: Call) -> Outcome:
     """Answer a C-STORE; return how it went."""
+    try:
+        return call.respond(_outcome(call))
+    finally:
+        if call.app.declared.quiet:
+            call.app.work.answered(call.association)
+
+
+def _outcome(call: Call) -> Outcome:
     command, spool, context = call.command, call.message.data, call.context
     assert isinstance(command, CStoreRQ)
     sop_instance = uids.trim(command.affected_sop_instance)
@@ -50,7 +58,7 @@ def answer(call: Call) -> Outcome:
         )
         outcome = mismatch(spool, context, sop_instance) or call.app.handle(request)
     assert outcome is not None
-    return call.respond(outcome)
+    return outcome
 
 
 def refusal(sop_instance: str, spool: object) -> Outcome | None:

@@ -170,6 +170,13 @@ def test_a_key_has_one_waiting_job_with_the_newest_arguments_and_time(queue, now
     assert names(queue.claim("PACS", 10)) == ["new"]
 
 
+def test_what_is_put_again_with_a_higher_priority_overtakes(queue):
+    queue.put([job("a", key="a"), job("b", key="b")])
+    queue.put([job("urgent", key="b", priority=1)])
+    queue.put([job("low", key="b", priority=-1)])
+    assert names(queue.claim("PACS", 10)) == ["low", "a"]
+
+
 def test_a_key_that_is_under_way_can_wait_again(queue):
     queue.put([job("first", key="k")])
     (first,) = queue.claim("PACS", 10)
@@ -271,14 +278,16 @@ def test_a_paused_lane_gives_nothing_until_it_is_resumed(queue):
 
 def test_a_lane_that_rests_is_ready_after_its_time_or_when_it_is_woken(queue, now):
     queue.put([job("a"), job("b")])
-    queue.back_off("PACS", 30)
+    queue.back_off("PACS", 30, "nobody answers")
     assert queue.failures("PACS") == 1
+    assert queue.lanes()[0].reason == "nobody answers"
     assert queue.claim("PACS", 1) == []
     now.seconds += 31
     assert names(queue.claim("PACS", 1)) == ["a"]
     queue.back_off("PACS", 30)
     queue.wake("PACS")
     assert queue.failures("PACS") == 0
+    assert queue.lanes()[0].reason == ""
     assert names(queue.claim("PACS", 1)) == ["b"]
 
 
@@ -360,6 +369,43 @@ def test_an_owner_that_leaves_gives_back_what_it_has(queue, another):
     another.claim("PACS", 1)
     another.leave()
     assert names(queue.claim("PACS", 1)) == ["a"]
+
+
+def test_what_an_error_has_kept_from_being_given_back_is_released(queue, another):
+    queue.put([job("a"), job("other", lane="OTHER")])
+    assert queue.take_place("PACS", 1) == 0
+    queue.claim("PACS", 1)
+    queue.claim("OTHER", 1)
+    queue.release("PACS")
+    assert another.take_place("PACS", 1) == 0
+    assert names(another.claim("PACS", 1)) == ["a"]
+    assert another.claim("OTHER", 1) == []
+
+
+def test_only_processes_that_do_jobs_count_as_serving(queue, another, process):
+    assert queue.serve()  # the other one has a shell, say
+    assert not another.serve()
+    queue.leave()
+    process.end(another)
+    assert process().serve()
+
+
+def test_a_process_that_was_taken_for_dead_finds_that_its_jobs_are_not_its_own(queue, another, now):
+    if not queue.database.shared:
+        pytest.skip("who holds its lock is never taken for dead")
+    queue.put([job("a"), job("b")])
+    (stopped,) = queue.claim("PACS", 1)
+    before = queue.owner.id
+    now.seconds += LEASE + 1
+    another.enter()
+    assert another.reap() == [before]
+    queue._seen -= LEASE  # as after SIGSTOP and SIGCONT
+    assert not queue.is_ours(stopped)
+    assert queue.owner.id != before
+    assert not queue.done(stopped)
+    assert not queue.give_up(stopped, "no")
+    assert names(another.claim("PACS", 2)) == ["a", "b"]
+    assert another.reap() == []  # it lives, as another owner
 
 
 # ------------------------------------------------------------- the database

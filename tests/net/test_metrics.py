@@ -100,6 +100,27 @@ def app(tmp_path):
     return app
 
 
+def test_the_lanes_of_the_queue_are_told(served, tmp_path):
+    app = App("WATCHED", jobs=str(tmp_path / "jobs.db"))
+
+    @app.job
+    def analyse(uid): ...
+
+    server = served(app)
+    for number in range(3):
+        analyse.later(str(number), delay=3600)
+    _, body = ask(server.metrics_port, "/metrics")
+    told = dict(
+        line.rsplit(" ", 1) for line in body.splitlines() if line.startswith("pacsroute_jobs_")
+    )
+    assert told.pop('pacsroute_jobs_oldest_seconds{lane="analyse()"}') != "0.0"
+    assert told == {
+        'pacsroute_jobs_waiting{lane="analyse()"}': "3.0",
+        'pacsroute_jobs_running{lane="analyse()"}': "0.0",
+        'pacsroute_jobs_failed{lane="analyse()"}': "0.0",
+    }
+
+
 def test_requests_of_dcmtk_are_counted(served, app, dcmtk, sample, tmp_path):
     server = served(app)
     at = ("127.0.0.1", server.port)

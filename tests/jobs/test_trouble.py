@@ -1,0 +1,192 @@
+"""The queue in trouble: a database that fails, a clock that jumps, a process that was stopped."""
+
+import sqlite3
+import threading
+import time
+
+import pytest
+from support.names import WAIT
+from support.postgresql import server
+from support.samples import FILES
+
+from pacsroute import App, Failure, RequestFailed, connect
+from pacsroute.framework.work import BackgroundFunction
+from pacsroute.jobs import opening, runner, schema
+from pacsroute.jobs.background import Background
+from pacsroute.jobs.database import SQLite
+from pacsroute.jobs.owners import LonelyOwner
+from pacsroute.jobs.queue import NewJob, Queue
+from pacsroute.jobs.runner import Runner
+
+SAMPLE = FILES / "CT_small.dcm"
+
+
+def until(condition):
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def queue(tmp_path):
+    database = SQLite(tmp_path / "jobs.db")
+    database.write(lambda transaction: schema.create(transaction, SQLite.identity))
+    yield Queue(database, LonelyOwner(), time.monotonic)
+    database.close()
+
+
+class Shaky:
+    """Does jobs; the first time the database fails before one is done, and its place stays."""
+
+    places = 1
+
+    def __init__(self, queue):
+        self.queue = queue
+        self.done = []
+
+    def work(self, lane, stop):
+        for job in self.queue.claim(lane, 10):
+            self.done.append(job.arguments["name"])
+            if len(self.done) == 1:
+                leave, self.queue.leave_place = self.queue.leave_place, self.fails
+                self.leave = leave
+                raise sqlite3.OperationalError("disk I/O error")
+            self.queue.done(job)
+
+    def fails(self, lane, place):
+        self.queue.leave_place = self.leave
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+def test_jobs_and_places_that_a_failing_database_has_kept_wait_again(queue, monkeypatch):
+    monkeypatch.setattr(runner, "_BEAT", 0.05)
+    worker = Shaky(queue)
+    running = Runner(queue, lambda lane: worker)
+    queue.put([NewJob("PACS", "deliver", {"name": name}) for name in ("a", "b")])
+    running.start()
+    until(lambda: queue.jobs() == [])
+    running.stop()
+    assert worker.done == ["a", "a", "b"]
+
+
+def test_a_background_function_that_has_lost_its_place_ends_and_waits_for_it(queue):
+    runs, others = [], Queue(queue.database, LonelyOwner(), time.monotonic)
+    others.owner.id = "another"
+
+    def tidy(stop):
+        runs.append(stop)
+        stop.wait()
+
+    queue.enter()
+    others.enter()
+    background = Background(queue, BackgroundFunction(tidy, "tidy"))
+    background.start()
+    until(lambda: runs)
+    queue.leave()  # as when it was taken for dead
+    assert others.take_place("background tidy", 1) == 0
+    queue.enter()
+    background.lost()
+    until(runs[0].is_set)
+    assert len(runs) == 1
+    others.leave()
+    until(lambda: len(runs) == 2)
+    background.stop(WAIT)
+    assert runs[1].is_set()
+
+
+def test_a_clock_that_was_set_back_before_the_start_holds_nothing_up(tmp_path, monkeypatch):
+    where = str(tmp_path / "jobs.db")
+    opened = opening.open_queue(where, tmp_path, "ROUTER")
+    opened.queue.put([NewJob("f()", "f", {}, delay=30)])
+    opened.close()
+    day = time.time()
+    monkeypatch.setattr(opening.time, "time", lambda: day - 40 * 365 * 86_400)
+    opened = opening.open_queue(where, tmp_path, "ROUTER")
+    assert 0 < opened.queue.next_due() - opened.queue.now() <= 30
+    opened.close()
+
+
+def test_a_clock_that_is_set_while_the_app_runs_changes_nothing(tmp_path, monkeypatch):
+    opened = opening.open_queue(str(tmp_path / "jobs.db"), tmp_path, "ROUTER")
+    before = opened.queue.now()
+    day = time.time()
+    monkeypatch.setattr(opening.time, "time", lambda: day + 365 * 86_400)
+    assert 0 <= opened.queue.now() - before < WAIT
+    opened.close()
+
+
+def test_a_refused_store_holds_no_period_open(tmp_path):
+    app = App("ROUTER", jobs=str(tmp_path / "jobs.db"))
+    ended = threading.Event()
+
+    @app.store
+    def store(request):
+        if request.message_id > 1:
+            raise Failure(0xC000, "no")
+
+    @app.quiet("SERIES", after=0.3)
+    def complete(series):
+        ended.set()
+
+    with app.serve(port=0) as running, connect("127.0.0.1", running.port) as client:
+        client.store(SAMPLE)
+        with pytest.raises(RequestFailed):
+            client.store(SAMPLE)
+        assert ended.wait(WAIT)  # the association is still there
+
+
+def test_a_queue_that_cannot_be_written_refuses_stores_and_is_not_ready(tmp_path):
+    app = App("ROUTER", jobs=str(tmp_path / "jobs.db"))
+
+    @app.store
+    def store(request):
+        app.forward(request.instance, to="PACS")
+
+    def full(jobs):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with app.serve(port=0) as running, connect("127.0.0.1", running.port) as client:
+        app.forward(SAMPLE, to="PACS")
+        assert running.obstacle() == ""
+        app.work.opened.queue.put_instead = full
+        with pytest.raises(RequestFailed) as refused:
+            client.store(SAMPLE)
+        assert refused.value.status.code == 0xA700
+        assert running.obstacle() == "the queue of jobs cannot be written"
+        kept = [path for path in app.work.opened.files.folder.iterdir() if path.suffix == ".dcm"]
+        assert len(kept) == 1
+
+
+@pytest.mark.slow
+def test_a_postgresql_that_is_down_refuses_stores_and_takes_them_when_it_is_back(monkeypatch):
+    postgres = pytest.importorskip("pacsroute.jobs.postgres")
+    monkeypatch.setattr(postgres, "_PATIENCE", 1.0)
+    with server() as database:
+        app = App("ROUTER", jobs=database.url())
+        ran = threading.Event()
+
+        @app.job
+        def analyse(uid):
+            ran.set()
+
+        @app.store
+        def store(request):
+            analyse.later(request.sop_instance)
+
+        with app.serve(port=0) as running, connect("127.0.0.1", running.port) as client:
+            database.stop("immediate")
+            with pytest.raises(RequestFailed) as refused:
+                client.store(SAMPLE)
+            assert refused.value.status.code == 0xA700
+            assert running.obstacle() == "the queue of jobs cannot be written"
+            database.start()
+
+            def taken():
+                try:
+                    return client.store(SAMPLE).category == "Success"
+                except RequestFailed:  # a connection of before
+                    return False
+
+            until(taken)
+            assert ran.wait(WAIT)
