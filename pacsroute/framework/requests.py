@@ -120,7 +120,10 @@ class Request:
         return not self.cancelled
 
     def after(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function once the response is written.
+        """Call a function once the response is written; the call may be lost, as with a crash.
+
+        It runs once, on a small pool of threads that a server which stops works off. What must
+        not be lost is a durable job: see `App.job` and `App.forward`.
 
         Examples
         --------
