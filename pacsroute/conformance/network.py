@@ -249,12 +249,14 @@ def _acceptance(facts: Facts, entity: Entity) -> str:
     return text(
         "It accepts associations as section 8.7.2 says. Each presentation context is judged by "
         "itself; an association with none accepted is accepted all the same. The same abstract "
-        "syntax may be proposed several times.",
+        "syntax may be proposed several times. Of contexts with the same ID, the first that is "
+        "accepted has it.",
         table(
             ["Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "Extended Negotiation"], lines
         ),
         "The sets of transfer syntaxes are those of Table 1-2 (section 1.1). A role is that of "
-        f"{entity.title}; SCU needs role selection by the peer.",
+        f"{entity.title}; SCU needs role selection by the peer"
+        + (", but not for a C-GET." if facts.app.config.get_without_role else "."),
         blank("what the product's own rules refuse before an association") if hooked else "",
     )
 

@@ -115,6 +115,8 @@ def _no_answer(channel: Channel, deadline: float) -> str:
     lost = channel.connection.transport_closed() is not None and time.monotonic() < deadline
     if not lost:
         how = "did not answer in time"
+    elif channel.connection.partial:
+        how = "closed the connection within its answer"
     elif channel.secured:
         how = "closed the connection"
     else:

@@ -137,7 +137,7 @@ class Connection:
             available = self._end - start
             if available and (self._lost_framing or self.state == "Sta1"):
                 self._start = self._end = available = 0
-            if available < 6:
+            if available < 6 and not (available and self._is_foreign()):
                 self._needed = 6
                 return None
             number, length = pdus.HEADER.unpack_from(self._view, start)
@@ -176,6 +176,10 @@ class Connection:
                 f"a PDU of type {number:02X}H with {length} bytes is too long",
                 pdus.INVALID_PARAMETER,
             )
+
+    def _is_foreign(self) -> bool:
+        """Tell whether the very first byte is that of no PDU: who sent it may send no more."""
+        return self.state in ("Sta2", "Sta5") and self._view[self._start] not in _RECEIVED
 
     def _as_text(self) -> str:
         """Return what an error says of text instead of the first PDU; empty if it is not text.

@@ -308,6 +308,16 @@ def test_security_and_limits_are_those_of_the_settings():
         assert reason in parts["7.3.1"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [(False, "by the peer."), (True, "by the peer, but not for a C-GET.")],
+)
+def test_statement_says_whether_a_get_needs_a_role(setting, words):
+    app = App(get_without_role=setting)
+    app.get(lambda request: [])
+    assert f"SCU needs role selection {words}" in statement(app)
+
+
 def test_statement_has_the_character_set_of_a_peer():
     app = App("WORKLIST", charset="ISO_IR 192")
 

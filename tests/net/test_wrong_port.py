@@ -53,6 +53,8 @@ BROKEN = b"\0\1\0\0" + bytes(64) + b"\x10\0\0\x99"  # an item that is longer tha
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak DICOM: .*'SSH-2.0-OpenSSH_9.2'"),
         (b"\x15\x03\x01\x00\x02\x02\x28", "does not speak DICOM: .*, but TLS begins like that"),
         (b"\xff\xfe\xfd\xfc\xfb\xfa\n", "does not speak DICOM: no PDU has the type FFH$"),
+        (b"\xff\xfd\x18", "does not speak DICOM: no PDU has the type FFH$"),
+        (b"NO\n", "does not speak DICOM: no PDU has the type 4EH: what came begins 'NO'"),
         (struct.pack(">BxI", 2, 72) + BROKEN, "an answer that is not valid: item 10H is longer"),
     ],
 )
@@ -65,6 +67,14 @@ def test_a_client_says_at_once_what_came(answer, words, closes):
         assert time.monotonic() - began < 10  # it was ARTIM, 30 seconds
     assert "aborted the request" not in str(raised.value)
     assert f"ANY-SCP at 127.0.0.1:{port} " in str(raised.value)
+
+
+def test_a_client_says_that_an_answer_broke_off():
+    accept = pdu.encode(pdu.AssociateAC("A", "B"))
+    with something_else(accept[:40], closes=True) as port:
+        with pacsroute.connect("127.0.0.1", port) as client:
+            with pytest.raises(AssociationAborted, match="closed the connection within its answer"):
+                client.echo()
 
 
 def connect(port, data=b"", *, reset=False):
