@@ -21,9 +21,9 @@ from pydicom.sequence import Sequence
 from pacsroute.dataset import charsets
 from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.dataset.reader import TURNS, Reader, Reading
-from pacsroute.dataset.received import Frame, Received, ReceivedFile, open_all
+from pacsroute.dataset.received import Frame, Received, ReceivedFile, made, open_all
 from pacsroute.dataset.source import File
-from pacsroute.dataset.value_reader import encodings, read_value
+from pacsroute.dataset.value_reader import read_value
 from pacsroute.dataset.vr import resolve_vr, syntax
 from pacsroute.dataset.wanted import never_written
 from pacsroute.errors import DataSetTooLarge, UnreadableDataSet
@@ -268,8 +268,5 @@ def _converted(dataset: Dataset) -> Dataset:
         if element.VR == "SQ":
             element.value = Sequence(map(_converted, element.value))
         elements[tag] = element
-    names = list(encodings(dataset.names))
-    whole = Dataset(elements, parent_encoding=names)
     implicit, little = dataset.original_encoding
-    whole.set_original_encoding(implicit, little, names)
-    return whole
+    return made(Dataset, elements, implicit, little, dataset.names, dataset.names)

@@ -20,9 +20,9 @@ from pydicom.tag import BaseTag
 
 from pacsroute.dataset.dictionary import TAGS, implicit_vr_of, meant_vr
 from pacsroute.dataset.limits import Limits
-from pacsroute.dataset.received import Frame, Received
+from pacsroute.dataset.received import Frame, Received, made
 from pacsroute.dataset.source import unpacker
-from pacsroute.dataset.value_reader import character_set, encodings
+from pacsroute.dataset.value_reader import character_set
 from pacsroute.dataset.vr import LONG_VRS, STRING_VRS, WORD_SIZES
 from pacsroute.dataset.wanted import CHARACTER_SET
 from pacsroute.errors import DataSetError, DataSetTooLarge, UnreadableDataSet
@@ -41,6 +41,10 @@ _MASKS = {vr: 0 if vr in _OCTETS else size - 1 for vr, size in WORD_SIZES.items(
 _CHUNK = 1 << 16
 _BROKEN = (struct.error, ValueError, TypeError, LookupError, ArithmeticError, OSError)
 
+_HEADS = {
+    little: tuple(struct.Struct(order + code) for code in ("HHI", "HH2sH", "I"))
+    for little, order in ((True, "<"), (False, ">"))
+}
 _STRIDE = 1024  # elements between two looks at the limits
 _A_TURN = 16  # strides that are read before somebody else may have a turn
 _PASSED_FOR_ONE = 8  # elements passed over that count as one
@@ -82,10 +86,7 @@ class _Level:
     def finished(self, reading: Reading) -> Received:
         """Return the data set."""
         frame, names = self.frame, self.names
-        own = encodings(names)
-        parent = own if names == frame.names else encodings(frame.names)
-        dataset = Received(self.elements, parent_encoding=list(parent))
-        dataset.set_original_encoding(frame.implicit, reading.little, list(own))
+        dataset = made(Received, self.elements, frame.implicit, reading.little, names, frame.names)
         dataset.__dict__["_reading"] = reading
         dataset.__dict__["_frame"] = frame._replace(names=names, signed=self.signed)
         dataset.__dict__["_count"] = len(self.elements)
@@ -204,10 +205,10 @@ class Reader:
     ) -> None:
         self._data = data
         self._reading = reading
-        order = "<" if reading.little else ">"
-        self._implicit = unpacker(data, struct.Struct(order + "HHI"))
-        self._explicit = unpacker(data, struct.Struct(order + "HH2sH"))
-        self._long = unpacker(data, struct.Struct(order + "I"))
+        implicit, explicit, long = _HEADS[reading.little]
+        self._implicit = unpacker(data, implicit)
+        self._explicit = unpacker(data, explicit)
+        self._long = unpacker(data, long)
         self._base = base
         self._defer = _UNDEFINED if defer_size is None else defer_size
         self.deferred = False
@@ -551,7 +552,7 @@ class Reader:
         stop = end if undefined else min(at + length, end)
         implicit = self.implicit_at(at, stop, frame.implicit)
         item, _ = self.data_set(at, stop, frame._replace(implicit=implicit, undefined=undefined))
-        item.is_undefined_length_sequence_item = undefined
+        item.__dict__["is_undefined_length_sequence_item"] = undefined
         return item
 
     def _is_item(self, at: int, end: int) -> bool:

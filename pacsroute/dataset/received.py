@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from array import array
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from pydicom import config
 from pydicom.dataelem import DataElement, RawDataElement
@@ -19,7 +19,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 from pacsroute.dataset.dictionary import implicit_vr_of, meant_vr
-from pacsroute.dataset.value_reader import read_value, size_of_value
+from pacsroute.dataset.value_reader import encodings, read_value, size_of_value
 from pacsroute.memory import Holding
 
 _LONGEST_KNOWN = 0xFFFF  # bytes of a value whose UN pydicom takes for the VR of its dictionary
@@ -244,6 +244,47 @@ class ReceivedSequence(Sequence):
             if any(a is not b for a, b in zip(ours, self._changed, strict=True)):
                 return True
         return any(map(is_edited, self._opened.values()))
+
+
+_Kind = TypeVar("_Kind", bound=Dataset)
+_NEW = vars(Dataset())
+_OWN = [name for name, value in _NEW.items() if isinstance(value, dict)]
+
+
+def made(
+    kind: type[_Kind],
+    elements: dict[BaseTag, Any],
+    implicit: bool | None,
+    little: bool | None,
+    names: tuple[str, ...],
+    around: tuple[str, ...],
+) -> _Kind:
+    """Return a Dataset of some elements, as it was read.
+
+    pydicom looks each attribute that is set up in the dictionary of keywords, which takes as long
+    as all else that is done for an identifier.
+
+    Parameters
+    ----------
+    kind : type
+        Dataset, or a kind of it.
+    elements : dict of tags to elements
+        What it has from now on.
+    implicit, little : bool
+        The encoding that it came in.
+    names, around : tuple of str
+        The Specific Character Sets of it, and of what it is in.
+    """
+    dataset = kind.__new__(kind)
+    own = list(encodings(names))
+    state = dataset.__dict__
+    state.update(_NEW)
+    for name in _OWN:
+        state[name] = _NEW[name].copy()
+    state["_dict"] = elements
+    state["_parent_encoding"] = own if names == around else list(encodings(around))
+    state["_read_implicit"], state["_read_little"], state["_read_charset"] = implicit, little, own
+    return dataset
 
 
 def open_all(dataset: Dataset) -> None:

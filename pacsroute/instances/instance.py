@@ -206,7 +206,7 @@ class Instance:
             return io.BytesIO(self._source)
         file = self._file()
         try:
-            told = part10.skip_head(file)
+            told = part10.file_meta(file)["transfer_syntax"]
             # Another one may have come in its place since an index was asked for this one.
             if told and told != (self._hints["transfer_syntax"] or told):
                 raise DataSetError("the file is in another transfer syntax by now")

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from pacsroute import uids
-from pacsroute.dataset import late
 from pacsroute.errors import DataSetError
 
 _PREAMBLE = 128
+_LONGEST = 256  # bytes that are read of a UID
 _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sHI")
 _LONG_VRS = frozenset((b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
@@ -74,35 +74,13 @@ def _around(
     return bytes(_PREAMBLE) + b"DICM" + group + before, after
 
 
-_HINTS = {
-    "sop_class": "MediaStorageSOPClassUID",
-    "sop_instance": "MediaStorageSOPInstanceUID",
-    "transfer_syntax": "TransferSyntaxUID",
-}
+_HINTS = {0x02: "sop_class", 0x03: "sop_instance", 0x10: "transfer_syntax"}
 
 
 def file_meta(file: BinaryIO) -> dict[str, str]:
     """Read the UIDs of the File Meta Information; the file stands at the data set then.
 
-    Raises
-    ------
-    DataSetError
-        If it is no Part 10 file.
-    """
-    late.load()
-    from pydicom.filereader import read_partial  # noqa: PLC0415 - pydicom, late
-
-    try:
-        meta = read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
-        found = {hint: str(meta.get(keyword, "")) for hint, keyword in _HINTS.items()}
-    except Exception as error:  # noqa: BLE001 - pydicom raises many kinds for broken files
-        raise DataSetError(f"not a Part 10 file: {type(error).__name__}") from None
-    skip_head(file)
-    return found
-
-
-def skip_head(file: BinaryIO) -> str:
-    """Go to the data set, whatever length of what is before it is told; return its syntax.
+    The group length is not relied on, since some write a wrong one.
 
     Raises
     ------
@@ -112,16 +90,19 @@ def skip_head(file: BinaryIO) -> str:
     file.seek(_PREAMBLE)
     if file.read(4) != b"DICM":
         raise DataSetError("not a Part 10 file: there is no DICM behind a preamble")
-    syntax = ""
+    found = dict.fromkeys(_HINTS.values(), "")
     while (element := file.read(8))[:2] == b"\x02\0" and len(element) == 8:
         if not element[4:6].isalpha():  # some have written it in implicit VR
             length = element[4:]
         else:
             length = file.read(4) if element[4:6] in _LONG_VRS else element[6:]
         size = int.from_bytes(length, "little")
-        if element[2:4] == b"\x10\0":
-            syntax = uids.trim(file.read(size).decode("latin-1"))
-        else:
-            file.seek(size, os.SEEK_CUR)
+        number = int.from_bytes(element[2:4], "little")
+        if number in _HINTS:
+            found[_HINTS[number]] = uids.trim(file.read(min(size, _LONGEST)).decode("latin-1"))
+            size = max(0, size - _LONGEST)
+        file.seek(size, os.SEEK_CUR)
+    if not element and not found["transfer_syntax"]:
+        raise DataSetError("not a Part 10 file: its head has no end")
     file.seek(-len(element), os.SEEK_CUR)
-    return syntax
+    return found

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
+import zlib
 from pathlib import Path
 
 import pydicom
@@ -470,14 +471,26 @@ def test_file_meta_information_in_implicit_vr(tmp_path):
             assert file.read() == data_set()
 
 
-@pytest.mark.parametrize(("keyword", "vr"), [("0200", b"U."), ("0300", b"UL")])
-def test_file_meta_information_that_cannot_be_decoded(tmp_path, keyword, vr):
+def test_file_meta_information_that_cannot_be_decoded(tmp_path):
     head = bytearray(part10.head(CT, "1.2.34", EXPLICIT))
-    head[(at := head.index(bytes.fromhex(f"0200{keyword}")) + 4) : at + 2] = vr
+    head[(at := head.index(bytes.fromhex("02000200")) + 4) : at + 2] = b"U."
     path = tmp_path / "damaged.dcm"
     path.write_bytes(head + data_set())
     with pytest.raises(DataSetError, match="not a Part 10 file"):
         Instance(path).transfer_syntax
+
+
+def test_the_head_of_a_file_is_read_without_inflating_what_is_behind_it(tmp_path):
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = packer.compress(data_set()) + packer.compress(bytes(50_000_000)) + packer.flush()
+    path = tmp_path / "deflated.dcm"
+    path.write_bytes(part10.head(CT, "1.2.3", uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN) + data)
+    tracemalloc.start()
+    try:
+        assert Instance(path).sop_instance == "1.2.3"
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_nan_is_not_an_edit(tmp_path):
