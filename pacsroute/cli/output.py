@@ -23,21 +23,20 @@ _CONTROLS = re.compile("[\x7f-\x9f]")  # to a terminal some of them are what ESC
 _NARROWEST = 6  # cells that a column keeps when the terminal is too narrow for all
 
 
-def table(rows: Sequence[Dataset], columns: Sequence[Path], width: int) -> Iterable[str]:
+def table(rows: Sequence[list[str]], names: list[str], width: int) -> Iterable[str]:
     """Return the lines of a table, the heading first; or of a block for each row.
 
     Parameters
     ----------
-    rows : sequence of pydicom.Dataset
-        What has matched. They are shown in the order of their values, column by column.
-    columns : sequence of Path
-        From `read_keys`.
+    rows : sequence of list of str
+        The texts of what has matched. They are shown in order, column by column.
+    names : list of str
+        The keywords of the columns.
     width : int
         The cells of a line, 0 for as many as it takes. Texts are cut to fit in, but never a UID:
         where that does not do, each row is a block of lines.
     """
-    names = [path[-1] for path in columns]
-    lines = sorted([_shown(row, path) for path in columns] for row in rows)
+    lines = sorted(rows)
     widths = [max(map(_cells, column)) for column in zip(names, *lines, strict=True)]
     whole = [dictionary_VR(name) == "UI" for name in names]
     if width and not _narrow(widths, width, whole):
@@ -140,11 +139,11 @@ def json_array() -> Iterator[Callable[[Any], None]]:
 @contextlib.contextmanager
 def aligned(columns: list[Path], *, wide: bool = False) -> Iterator[Callable[[Any], None]]:
     """Yield what keeps a row for the table, whose widths are known at the end only."""
-    rows: list[Any] = []
+    rows: list[list[str]] = []
     try:
-        yield rows.append
+        yield lambda row: rows.append([_shown(row, path) for path in columns])
     finally:
         # No width where no terminal is, unless COLUMNS is set.
         width = 0 if wide else shutil.get_terminal_size((0, 0)).columns
-        for line in table(rows, columns, width) if rows else ():
+        for line in table(rows, [path[-1] for path in columns], width) if rows else ():
             click.echo(line)
