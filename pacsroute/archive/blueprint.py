@@ -23,7 +23,7 @@ from pacsroute.archive.corrections import Corrected, Correction
 from pacsroute.archive.database import Database
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.deletion import Deletion, duration
-from pacsroute.archive.entry import Entry, describe
+from pacsroute.archive.entry import Entry, attributes_of, describe
 from pacsroute.archive.files import Files, locked
 from pacsroute.archive.layout import Layout
 from pacsroute.archive.model import LEVELS, Model
@@ -197,14 +197,16 @@ class Archive(Blueprint):
         self._check_open()
         self._check_room()
         instance = what if isinstance(what, Instance) else what.instance
-        dataset = instance.dataset
+        calling_ae = address = ""
         if isinstance(what, StoreRequest):
             calling_ae, address = what.calling_ae, what.remote_address
             if self._acceptor is not None:
-                self._acceptor(what, dataset)
-        else:
-            calling_ae = address = ""
+                self._acceptor(what, instance.dataset)
+        dataset = attributes_of(instance, self._model.wanted)
         entry = self._described(dataset, instance.transfer_syntax, calling_ae, address)
+        told = entry.image["SOPClassUID"], entry.sop_instance
+        if told != (instance.sop_class, instance.sop_instance):
+            raise Failure(IDENTIFIER_MISMATCH, "the data set is of another instance")
         try:
             return self._storing.add(instance, entry)
         except (sqlite3.Error, OSError) as error:

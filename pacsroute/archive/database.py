@@ -59,11 +59,16 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._jobs: deque[_Job[Any]] = deque()
         self._turn = threading.Lock()
+        self._writer: sqlite3.Connection | None = None  # of whoever has the turn
+        self._mode = ""
 
     def close(self) -> None:
         """Close the connections."""
         while self._idle:
             self._idle.pop().close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._mode = None, ""
 
     def rows(
         self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
@@ -106,10 +111,14 @@ class Database:
     def _do_all(self) -> None:
         jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
         try:
-            with self._connection() as db:
-                mode = "FULL" if any(job.is_flushed for job in jobs) else "NORMAL"
-                db.execute(f"PRAGMA synchronous = {mode}")
-                _do(db, jobs)
+            if self._writer is None:
+                self._writer = self.connect()
+            mode = "FULL" if any(job.is_flushed for job in jobs) else "NORMAL"
+            if mode != self._mode:
+                self._mode = ""
+                self._writer.execute(f"PRAGMA synchronous = {mode}")
+                self._mode = mode
+            _do(self._writer, jobs)
         except BaseException as error:  # noqa: BLE001 - each thread raises it for itself
             for job in jobs:
                 job.error = job.error or error
@@ -157,16 +166,23 @@ def _do(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
     """Do the work of all jobs in one transaction; one that fails leaves nothing of its own."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        for job in jobs:
-            db.execute("SAVEPOINT job")
-            try:
-                job.value = job.work(db)
-            except Exception as error:  # noqa: BLE001 - it is raised in its own thread
-                job.error = error
-                db.execute("ROLLBACK TO job")
-            db.execute("RELEASE job")
+        if len(jobs) == 1:
+            jobs[0].value = jobs[0].work(db)
+        else:
+            _do_each(db, jobs)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def _do_each(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        db.execute("SAVEPOINT job")
+        try:
+            job.value = job.work(db)
+        except Exception as error:  # noqa: BLE001 - it is raised in its own thread
+            job.error = error
+            db.execute("ROLLBACK TO job")
+        db.execute("RELEASE job")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pacsroute import matching
 from pacsroute.archive.model import TABLES, UNIQUE, Model
+from pacsroute.dataset import parse
+from pacsroute.dataset.reduced import reduced
 from pacsroute.errors import DataSetError, Failure
+from pacsroute.instances.instance import Instance
 from pacsroute.status import IDENTIFIER_MISMATCH
 
 if TYPE_CHECKING:
@@ -54,6 +58,19 @@ class Entry:
     def study_instance(self) -> str:
         """Its Study Instance UID."""
         return str(self.study["StudyInstanceUID"])
+
+
+def attributes_of(instance: Instance, tags: Container[int]) -> Dataset:
+    """Return a data set with what is wanted of an instance, and perhaps more.
+
+    Of one that is in memory no more is read than that.
+    """
+    with instance.open() as file:
+        if isinstance(file, io.BytesIO):
+            few = reduced(file.read(), instance.transfer_syntax, tags)
+            if few is not None:
+                return parse(few, instance.transfer_syntax)
+    return instance.dataset
 
 
 def describe(
@@ -106,8 +123,10 @@ def patient_of(study: Row) -> str:
 
 def _row(model: Model, keys: list[str], dataset: Dataset) -> Row:
     row: Row = {}
+    there = dataset.keys()
     for key in keys:
-        row[key] = value = _known(model, key, dataset)
+        value = _known(model, key, dataset) if model.tags[key] in there else None
+        row[key] = value
         if key in model.names:
             row[f"{key}_key"] = value
             row[key] = _text(dataset, key) if value else None
@@ -126,7 +145,3 @@ def _known(model: Model, key: str, dataset: Dataset) -> Any:
 
 def _text(dataset: Dataset, key: str) -> str:
     return str(dataset.get(key))
-
-
-Describe = Callable[["Dataset", str, str, int], Entry]
-"""Makes an entry of a data set, its transfer syntax, its sender and when it came."""

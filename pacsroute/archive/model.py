@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pydicom.datadict import dictionary_VR, keyword_dict
+from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
 from pacsroute.errors import SetupError, nearest
 
@@ -67,6 +67,9 @@ class Model:
                 raise SetupError(f"keys: {level!r} is not one of {', '.join(LEVELS)}")
             self._add(level, (keywords,) if isinstance(keywords, str) else keywords)
         self._whole = frozenset(key for key in self.all if dictionary_VR(key)[:2] in WHOLE)
+        self.tags = {key: tag_for_keyword(key) or 0 for key in self.all}
+        """The tag of each attribute."""
+        self.wanted = frozenset(self.tags.values())
         self.names = frozenset(key for key in self.all if dictionary_VR(key) == "PN")
         """The names of persons: returned as they came, and matched in a column of their own."""
 

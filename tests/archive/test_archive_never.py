@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from support.archives import fetched, found, image, uids_in
 from support.names import CT
 
-from pacsroute import Failure, Instance, RequestFailed, SetupError, connect
+from pacsroute import Failure, Instance, RequestFailed, SetupError, StoreRequest, connect
 from pacsroute.archive import deletion
 from pacsroute.dataset.encoding import encode
 
@@ -481,3 +481,26 @@ def test_correction_of_an_image_keeps_its_pixels(make, sample, name):
         assert one.transfer_syntax == syntaxes[0]
         assert one.dataset.PatientName == "Müller"
         assert one.dataset.PixelData == original.PixelData
+
+
+# ------------------------------------------------------------- what is whole
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_data_set_that_was_cut_off_is_refused(make, cut):
+    app = make()
+    data = encode(image(1, PixelData=bytes(64), BitsAllocated=16), ExplicitVRLittleEndian)[:-cut]
+    one = Instance(data, sop_class=CT, sop_instance="1.3.1", transfer_syntax=ExplicitVRLittleEndian)
+    with app.running():
+        outcome = app.handle(StoreRequest(app=app, instance=one))
+        assert outcome.status.category == "Failure"
+        assert app.state.archive.count() == 0
+        assert list(app.state.archive.folder.glob("*.dcm")) == []
+
+
+def test_data_set_of_another_instance_is_refused(make):
+    app = make()
+    data = encode(image(2), ExplicitVRLittleEndian)
+    one = Instance(data, sop_class=CT, sop_instance="1.3.1", transfer_syntax=ExplicitVRLittleEndian)
+    with app.running(), pytest.raises(Failure, match="of another instance"):
+        app.state.archive.add(one)
