@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.dataset import late
-from pacsroute.errors import AssociationError
-from pacsroute.framework.base import BaseApp
+from pacsroute.errors import AssociationError, SetupError
+from pacsroute.framework.base import BaseApp, Listening
 from pacsroute.framework.work import (
     RETRY,
     BackgroundFunction,
@@ -25,6 +25,8 @@ from pacsroute.framework.work import (
 )
 
 if TYPE_CHECKING:
+    from socket import socket
+
     import click
     from pydicom import Dataset
 
@@ -33,12 +35,29 @@ if TYPE_CHECKING:
     from pacsroute.jobs.work import Work
     from pacsroute.net.client import Client
     from pacsroute.net.server import Server
-    from pacsroute.settings import ServerSettings
+    from pacsroute.settings import ServerSettings, Settings
     from pacsroute.testing import TestClient
     from pacsroute.upper_layer.pdu import UserIdentity
+    from pacsroute.web.site import Site
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@contextlib.contextmanager
+def _extra_web() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SetupError(f"app.web needs {error.name}: pip install 'pacsroute[web]'") from None
+
+
+def _web_server(listener: socket, app: BaseApp, obstacle: Callable[[], str]) -> Listening:
+    """Make what answers at the port of the setting ``web_port``."""
+    with _extra_web():
+        from pacsroute.web.server import WebServer  # noqa: PLC0415 - upstairs, only when asked
+
+    return WebServer(listener, app, obstacle)
 
 
 class App(BaseApp):
@@ -81,6 +100,36 @@ class App(BaseApp):
     >>> app.handle(EchoRequest(app=app)).status.code
     0
     """
+
+    def __init__(self, ae_title: str = "PACSROUTE", **settings: Unpack[Settings]) -> None:
+        super().__init__(ae_title, **settings)
+        self.listeners["web_port"] = _web_server
+
+    @functools.cached_property
+    def web(self) -> Site:
+        """What it answers over HTTP: a Flask application, with DICOMweb in it.
+
+        Routes of its own are added as to any other. It is also what another WSGI server, such as
+        gunicorn, is given; the lifespan is held in each of its processes from the first request.
+
+        Raises
+        ------
+        SetupError
+            If the extra ``web`` is not installed.
+
+        Examples
+        --------
+        >>> app = App()
+        >>> @app.web.get("/hello")
+        ... def hello():
+        ...     return "hello"
+        >>> app.web.test_client().get("/hello").text
+        'hello'
+        """
+        with _extra_web():
+            from pacsroute.web.site import Site  # noqa: PLC0415 - upstairs, only when asked
+
+        return Site(self)
 
     @functools.cached_property
     def cli(self) -> click.Group:

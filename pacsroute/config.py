@@ -164,6 +164,51 @@ class Config:
         "127.0.0.1", "The address that --metrics-port is at.", scope="server"
     )
 
+    # DICOMweb and a site of the app's own, over HTTP (PS3.18).
+    web_port: int | None = _setting(
+        None,
+        "A port for DICOMweb and app.web over HTTP; 0 is a free one.",
+        0,
+        65535,
+        scope="server",
+    )
+    web_host: str = _setting("127.0.0.1", "The address that --web-port is at.", scope="server")
+    web_root: str = _setting("/dicom-web", "The path that DICOMweb is below.")
+    web_public_url: str | None = _setting(
+        None, "What clients call the server, as https://pacs.example; for URLs in answers."
+    )
+    web_ae_title: str = _setting("DICOMWEB", "The calling AE title of HTTP requests.")
+    web_cors: tuple[str, ...] = _setting(
+        (), "Origins whose pages may ask, as https://viewer.example; * is any."
+    )
+    web_open: bool = _setting(
+        False, "Answer over HTTP who is neither on this machine nor authenticated."
+    )
+    web_hosts: tuple[str, ...] = _setting(
+        (), "Names in the header Host that are this machine, besides localhost."
+    )
+    web_trust_proxy: int = _setting(
+        0, "How many proxies are in front, whose X-Forwarded headers are true.", 0, 10
+    )
+    web_certificate: str | None = _setting(
+        None, "The certificate of --web-port, in PEM; with one, it speaks HTTPS.", path=True
+    )
+    web_key: str | None = _setting(
+        None, "The key of it, where that has a file of its own.", path=True
+    )
+    web_ca: str | None = _setting(
+        None, "CAs that HTTPS clients have to have a certificate of.", path=True
+    )
+    web_threads: int = _setting(16, "HTTP requests that are worked on at once.", 1, 1000)
+    web_connections: int = _setting(200, "HTTP connections at once.", 1, 100_000)
+    web_idle: float = _setting(60.0, "Time that an HTTP connection waits for a request.", 0.01)
+    web_jobs: bool = _setting(False, "Do durable work in processes of another WSGI server, too.")
+    max_results: int = _setting(1000, "Matches of a query over HTTP.", 1)
+    max_web_header: int = _setting(65_536, "Length of the head of an HTTP request.", 1024)
+    max_web_body: int = _setting(65_536 * MIB, "Length of the body of an HTTP request.", 0)
+    max_web_parts: int = _setting(10_000, "Parts of a multipart body.", 1)
+    max_web_parameters: int = _setting(200, "Parameters of an HTTP request.", 1)
+
     # How much of it. Lengths are in bytes.
     max_associations: int = _setting(
         500, "Associations at once; more are rejected.", 0, scope="server"
@@ -322,8 +367,10 @@ def _checked(name: str, value: Any) -> Any:
         value = value.lower()
     if choices and value not in choices:
         raise SetupError(f"{name} is one of {', '.join(choices)}, not {value!r}")
-    if name == "ae_title":
+    if name in ("ae_title", "web_ae_title"):
         return allow.ae_title(value)
+    if name == "web_root":
+        return "/" + value.strip("/")
     if name == "called_ae_titles":
         return tuple(map(allow.ae_title, value))
     if name == "allow":

@@ -74,6 +74,8 @@ def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
     announce(server.app)
     if server.metrics_port is not None:
         announce_monitor(server.config.metrics_host, server.metrics_port)
+    if server.web_port is not None:
+        announce_web(server.config, server.web_port)
     where = address(server.host, server.port, server.tls_port)
 
     def listening() -> None:
@@ -114,6 +116,12 @@ def announce_monitor(host: str, port: int) -> None:
     click.echo(f"/metrics, /health and /ready at http://{_bracketed(host)}:{port}")
 
 
+def announce_web(config: Config, port: int) -> None:
+    """Tell where DICOMweb is answered."""
+    scheme = "https" if config.web_certificate else "http"
+    click.echo(f"DICOMweb at {scheme}://{_bracketed(config.web_host)}:{port}{config.web_root}")
+
+
 def address(host: str, port: int, tls_port: int | None) -> str:
     """Return where it is served, for people.
 
@@ -146,13 +154,13 @@ def explained() -> Iterator[None]:
 
 def _why_not(error: OSError) -> str:
     host, _, port = str(error.filename).rpartition(":")
-    another = "choose another with --port, --tls-port or --metrics-port"
+    another = "choose another with --port, --tls-port, --metrics-port or --web-port"
     if error.errno == errno.EADDRINUSE:
         return f"port {port} is taken: stop what listens there, or {another}"
     if error.errno == errno.EACCES:
         return f"port {port} is for root only: {another}, above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
-        another = "choose another with --host or --metrics-host"
+        another = "choose another with --host, --metrics-host or --web-host"
         return f"{host} is no address of this machine: {another}"
     return f"cannot listen on {_bracketed(host)}:{port}: {error.strerror or error}"
 

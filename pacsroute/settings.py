@@ -23,6 +23,8 @@ class ServerSettings(TypedDict, total=False):
     tls_profile: Literal["bcp195", "modified"]
     metrics_port: int | None
     metrics_host: str
+    web_port: int | None
+    web_host: str
     max_associations: int
     max_associations_per_host: int
     max_associations_per_ae: int
@@ -53,6 +55,25 @@ class Settings(ServerSettings, total=False):
     called_ae_titles: Iterable[str]
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["plain", "json"]
+    web_root: str
+    web_public_url: str | None
+    web_ae_title: str
+    web_cors: Iterable[str]
+    web_open: bool
+    web_hosts: Iterable[str]
+    web_trust_proxy: int
+    web_certificate: str | os.PathLike[str] | None
+    web_key: str | os.PathLike[str] | None
+    web_ca: str | os.PathLike[str] | None
+    web_threads: int
+    web_connections: int
+    web_idle: float
+    web_jobs: bool
+    max_results: int
+    max_web_header: int
+    max_web_body: int
+    max_web_parts: int
+    max_web_parameters: int
     max_contexts: int
     max_identifier_length: int
     max_set_length: int

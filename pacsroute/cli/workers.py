@@ -38,7 +38,14 @@ from gunicorn.workers.base import Worker
 
 from pacsroute.app import App
 from pacsroute.config import Config
-from pacsroute.foreground import address, announce, announce_monitor, explained, lifespan_of
+from pacsroute.foreground import (
+    address,
+    announce,
+    announce_monitor,
+    announce_web,
+    explained,
+    lifespan_of,
+)
 from pacsroute.net.listening import addresses, listen
 from pacsroute.net.server import Server, check_spool
 from pacsroute.services.dispatcher import get_ready
@@ -96,6 +103,8 @@ def run_workers(
         announce_monitor(first.metrics_host, ports["metrics_port"])
         counts = _count_together(account)
         _get_monitor_ready()
+    if "web_port" in ports:
+        announce_web(first, ports["web_port"])
     host, tls_port = listeners["port"].getsockname()[0], ports.get("tls_port", ports["port"])
     where = address(host, ports["port"], tls_port if first.tls_certificate else None)
     click.echo(f"listening on {where} with {count} workers, Ctrl-C stops")

@@ -40,7 +40,7 @@ def admit(
     ProtocolError
         If it cannot even be rejected.
     """
-    refused = _stranger(app, association, request)
+    refused = _stranger(app, association) or _excess(app, association, request)
     if refused is not None:
         return refused
     try:
@@ -54,9 +54,7 @@ def admit(
             return answer
         association.contexts = contexts
         before = dict(contexts)
-        for scope in app.scopes_of(association.called_ae):
-            for hook in scope.hooks["before_association"]:
-                hook(association)
+        _call_hooks(app, association)
     except AssociationRejected as rejected:
         return AssociateRJ(rejected.result, rejected.source, rejected.reason)
     if before.keys() != association.contexts.keys():
@@ -67,19 +65,65 @@ def admit(
     return answer
 
 
-def _stranger(app: BaseApp, association: PeerView, request: AssociateRQ) -> AssociateRJ | None:
-    """Reject who is not on the list, calls somebody else, or wants too much."""
+def let_in(
+    app: BaseApp, caller: PeerView, claimed: UserIdentity | None, *, user: Any = None
+) -> None:
+    """Let a peer in that asks for no association, as over HTTP; its `user` is set with it.
+
+    What decides is the same as for an association. An AE title that nobody has claimed in one
+    matches no rule of the setting ``allow``.
+
+    Parameters
+    ----------
+    app : App
+        Whose settings and functions decide.
+    caller : PeerView
+        Its titles and remote address are known already.
+    claimed : UserIdentity or None
+        Who it says it is.
+    user : object, optional
+        As for `admit`.
+
+    Raises
+    ------
+    AssociationRejected
+        If it may not come in.
+    """
+    refused = _stranger(app, caller, anonymous=True)
+    if refused is not None:
+        raise AssociationRejected(refused.result, refused.source, refused.reason)
+    _authenticate(app, caller, claimed, user)
+    _call_hooks(app, caller)
+
+
+def _call_hooks(app: BaseApp, association: PeerView) -> None:
+    for scope in app.scopes_of(association.called_ae):
+        for hook in scope.hooks["before_association"]:
+            hook(association)
+
+
+def _excess(app: BaseApp, association: PeerView, request: AssociateRQ) -> AssociateRJ | None:
+    """Reject who proposes too much."""
+    if len(request.contexts) <= app.config.max_contexts:
+        return None
+    who = ascii(association.calling_ae)[1:-1], association.remote_address
+    logger.warning("%s (%s) proposes more contexts than max_contexts", *who)
+    return AssociateRJ(2, 3, 2)
+
+
+def _stranger(
+    app: BaseApp, association: PeerView, *, anonymous: bool = False
+) -> AssociateRJ | None:
+    """Reject who is not on the list, or calls somebody else."""
     config = app.config
     who = ascii(association.calling_ae)[1:-1], association.remote_address
+    claimed = "" if anonymous else association.calling_ae
     if config.require_called_ae and association.called_ae not in app.titles:
         logger.warning("%s (%s) calls %s, who is not here", *who, ascii(association.called_ae))
         return AssociateRJ(1, 1, 7)
-    if not allowed(config.allow, association.calling_ae, association.remote_address):
+    if not allowed(config.allow, claimed, association.remote_address):
         logger.warning("%s (%s) is not allowed to associate", *who)
         return AssociateRJ(1, 1, 3)
-    if len(request.contexts) > config.max_contexts:
-        logger.warning("%s (%s) proposes more contexts than max_contexts", *who)
-        return AssociateRJ(2, 3, 2)
     return None
 
 

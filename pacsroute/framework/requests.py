@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, overload
 
 from pacsroute.dataset import late
 from pacsroute.instances.instance import Duplicate, Instance
@@ -52,6 +52,8 @@ class Request:
         `pacsroute.App.find` and its like.
     association : object
         The association it came over; None in a test, and where something else carries it.
+    transport : str
+        ``dimse`` or ``web``: whether an association carries it, or HTTP.
     is_cancelled : callable, optional
         How whoever carries it answers `cancelled`; without one, it never is.
 
@@ -81,6 +83,7 @@ class Request:
     general: str = ""
     extended: Mapping[str, int] = field(default_factory=dict)
     association: PeerView | None = field(default=None, repr=False)
+    transport: Literal["dimse", "web"] = "dimse"
     is_cancelled: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
     error: BaseException | None = field(default=None, init=False, repr=False)
     followers: list[Callable[[], object]] | None = field(default=None, init=False, repr=False)

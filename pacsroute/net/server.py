@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from pacsroute.config import check_own
 from pacsroute.errors import SetupError
-from pacsroute.framework.base import BaseApp, Listening
+from pacsroute.framework.base import BaseApp, ListenerFactory, Listening
 from pacsroute.instances.atomic_files import try_out
 from pacsroute.net import transport
 from pacsroute.net.association import Association
@@ -79,6 +79,8 @@ class Server:
         Where it speaks TLS: at `port` itself, if the settings have no port for it.
     metrics_port : int or None
         Where it answers over HTTP how it is, if it does.
+    web_port : int or None
+        Where it answers DICOMweb, if it does.
 
     Raises
     ------
@@ -119,18 +121,20 @@ class Server:
         ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
         self.host, self.port = listeners["port"].getsockname()[0], ports["port"]
         self.metrics_port: int | None = ports.get("metrics_port")
+        self.web_port: int | None = ports.get("web_port")
         self.tls_port: int | None = ports.get("tls_port", self.port) if tls else None
         self._doors = [
             _Door(listeners[name], tls if ports[name] == self.tls_port else None)
             for name in ("port", "tls_port")
             if name in listeners
         ]
-        makers = {"metrics_port": _monitor, **app.listeners}
-        self._beside = [
-            makers[name](listener, app, self.obstacle)
-            for name, listener in listeners.items()
-            if name not in ("port", "tls_port")
-        ]
+        try:
+            self._monitors = self._beside(listeners, {"metrics_port": _monitor})
+            self._sites = self._beside(listeners, app.listeners)
+        except BaseException:
+            for listener in listeners.values():
+                listener.close()
+            raise
         # The threads that accept, and whoever stops the server, share these under the lock.
         self._threads: dict[threading.Thread, Association | None] = {}
         self._places = Places(self.config)
@@ -152,13 +156,17 @@ class Server:
 
     def start(self) -> None:
         """Begin to accept associations, in the app's lifespan."""
-        for one in self._beside:
+        for one in self._monitors:
             one.start()
         try:
             self._running.enter_context(self.app.serving_peers())
+            for one in self._sites:
+                one.start()
         except BaseException:
             _close(self._doors)
-            self._stop_beside()
+            _stop_all(self._sites)
+            self._running.close()
+            _stop_all(self._monitors)
             raise
         if self._shared:
             for door in self._doors:
@@ -182,18 +190,35 @@ class Server:
             try:
                 self._running.close()
             finally:
-                self._stop_beside()
+                _stop_all(self._monitors)
 
-    def _stop_beside(self) -> None:
-        """Stop what listens beside the server."""
-        while self._beside:
-            self._beside.pop().stop()
+    def _beside(
+        self, listeners: Mapping[str, socket.socket], makers: Mapping[str, ListenerFactory]
+    ) -> list[Listening]:
+        """Return what answers at other ports than those for DICOM."""
+        return [
+            makers[name](listener, self.app, self.obstacle)
+            for name, listener in listeners.items()
+            if name in makers
+        ]
 
     def _wind_down(self) -> None:
         """Stop all but the app's lifespan, and the monitor where no other process answers."""
         self._stop.set()
+        sites = threading.Thread(target=_stop_all, args=(self._sites,), daemon=True)
+        sites.start()  # their requests have the same time to end
+        try:
+            self._end_associations()
+        finally:
+            while sites.is_alive() and not self._hurried:
+                sites.join(_STOP_TICK)
+        if self._after is not None:
+            self._after.drain(lambda: self._hurried)
+
+    def _end_associations(self) -> None:
+        """Take no more associations; those that there are have their time to end."""
         if self._shared:  # to shut them down would be to shut them down for the others, too
-            self._stop_beside()  # the others answer; that this one stops is nobody's concern
+            _stop_all(self._monitors)  # the others answer; that this one stops is nobody's concern
             deadline = time.monotonic() + 2 * _ACCEPT_TICK
             while self._spare and time.monotonic() < deadline and not self._hurried:
                 time.sleep(_STOP_TICK)
@@ -220,8 +245,6 @@ class Server:
         stuck = self._associations()
         if stuck:
             logger.warning("stopped with %d handlers that do not end", len(stuck))
-        if self._after is not None:
-            self._after.drain(lambda: self._hurried)
 
     def hurry(self) -> None:
         """Make `stop` wait no longer; a signal handler may call it."""
@@ -393,6 +416,11 @@ class Server:
         finally:
             stay.end()  # while the peer takes its time to close
             association.dispose()
+
+
+def _stop_all(listening: list[Listening]) -> None:
+    while listening:
+        listening.pop().stop()
 
 
 def _monitor(listener: socket.socket, app: BaseApp, obstacle: Callable[[], str]) -> Listening:

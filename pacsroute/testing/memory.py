@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from pacsroute.dimse import command_set
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
@@ -37,6 +37,9 @@ from pacsroute.testing.jobs import jobs_in_memory
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
 
 logger = logging.getLogger("pacsroute")
 
@@ -355,6 +358,7 @@ class TestClient(Client):
             self._serving.append(association.serving)
             return association
 
+        self._user = user
         self._do_jobs: Callable[[], None] = lambda: None
         called_ae = called_ae or app.ae_title
         super().__init__(opener, called_ae=called_ae, calling_ae=calling_ae, user=identity)
@@ -376,6 +380,22 @@ class TestClient(Client):
         for thread in self._serving:  # also of what was aborted, whose hooks may not be through
             thread.join(WAIT)
         self._running.close()
+
+    @property
+    def web(self) -> FlaskClient:
+        """A test client of Flask's for `App.web`, of somebody on this machine.
+
+        Examples
+        --------
+        >>> from pacsroute import App
+        >>> with App().test_client() as client:
+        ...     client.web.get("/dicom-web/studies").status_code
+        501
+        """
+        client: FlaskClient = self.app.web.test_client()  # type: ignore[attr-defined]
+        base: dict[str, Any] = client.environ_base
+        base |= {"pacsroute.served": True, "pacsroute.user": self._user}
+        return client
 
     def run_jobs(self) -> None:
         """Do all durable work that waits: deliveries, jobs, and functions of `App.quiet`.

@@ -1,0 +1,156 @@
+"""Who may come in over HTTP: the same as over DIMSE, and nobody by accident."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from werkzeug.exceptions import Forbidden, Unauthorized
+
+from pacsroute.errors import AssociationRejected, SetupError
+from pacsroute.framework.admission import let_in
+from pacsroute.framework.base import BaseApp
+from pacsroute.upper_layer.negotiation import AcceptedContext
+from pacsroute.upper_layer.pdu import UserIdentity
+
+_PASSCODE, _JWT = 2, 5  # types of a user identity (PS3.7 §D.3.3.7)
+_FORWARDED = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP")
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass
+class Caller:
+    """Who has sent an HTTP request, as hooks and `@app.authenticate` see the peer.
+
+    Its attributes are those of `pacsroute.PeerView`; nothing is negotiated, so that `contexts`
+    is empty.
+    """
+
+    calling_ae: str
+    called_ae: str
+    remote_address: str
+    peer_certificate: dict[str, Any] | None = None
+    user: Any = None
+    contexts: dict[int, AcceptedContext] = field(default_factory=dict)
+    state: SimpleNamespace = field(default_factory=SimpleNamespace)
+
+
+def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller:
+    """Return who has sent a request, if they may come in.
+
+    Parameters
+    ----------
+    app : App
+        Whose settings, hooks and `@app.authenticate` decide.
+    environ : mapping
+        The WSGI environment.
+    called_ae : str
+        The AE title that the path names, or the app's own.
+
+    Raises
+    ------
+    werkzeug.exceptions.Unauthorized
+        If credentials may help.
+    werkzeug.exceptions.Forbidden
+        If not.
+    """
+    caller = Caller(
+        app.config.web_ae_title,
+        called_ae,
+        str(environ.get("REMOTE_ADDR") or ""),
+        environ.get("pacsroute.certificate"),
+    )
+    authenticates = any(scope.authenticator for scope in app.scopes_of(called_ae))
+    known = authenticates or caller.peer_certificate is not None or app.config.web_open
+    user = environ.get("pacsroute.user")
+    if not known and user is None and not is_local(app, environ):
+        raise Forbidden(
+            "without @app.authenticate or client certificates only this machine is answered"
+        )
+    claimed = _claimed(environ)
+    try:
+        let_in(app, caller, claimed, user=user)
+    except AssociationRejected as rejected:
+        if authenticates and claimed is None:
+            header = ("WWW-Authenticate", 'Basic realm="DICOMweb", charset="UTF-8"')
+            raise _challenge(header) from None
+        raise Forbidden(f"rejected: {rejected}") from None
+    return caller
+
+
+def _challenge(header: tuple[str, str]) -> Unauthorized:
+    from werkzeug.wrappers import Response  # noqa: PLC0415 - only for who is sent away
+
+    return Unauthorized(response=Response("who are you?\n", 401, [header]))
+
+
+def _claimed(environ: Mapping[str, Any]) -> UserIdentity | None:
+    """Return who a request says it comes from, by its credentials (RFC 7617, RFC 6750)."""
+    scheme, _, value = str(environ.get("HTTP_AUTHORIZATION") or "").partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer" and value:
+        return UserIdentity(_JWT, False, value.encode("latin-1", "replace"))
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, colon, passcode = base64.b64decode(value, validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    return UserIdentity(_PASSCODE, False, name, passcode) if colon else None
+
+
+def is_local(app: BaseApp, environ: Mapping[str, Any]) -> bool:
+    """Tell whether a request comes from a program on this machine, and on purpose.
+
+    A proxy on the same machine would make everybody local, and a browser can be made to ask by a
+    page whose name leads here: both show in the headers.
+    """
+    config = app.config
+    try:
+        address = ipaddress.ip_address(str(environ.get("REMOTE_ADDR") or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    if not (mapped or address).is_loopback:
+        return False
+    if not config.web_trust_proxy:
+        names = (*_FORWARDED, *(name for name in environ if name.startswith("HTTP_X_FORWARDED")))
+        if any(environ.get(name) for name in names):
+            return False
+    host = str(environ.get("HTTP_HOST") or "").lower()
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if not name.startswith("[") and name.count(":"):
+        return False
+    return name in (*_LOCAL_NAMES, *(one.lower() for one in config.web_hosts))
+
+
+def check_start(app: BaseApp, address: str) -> None:
+    """Raise a `SetupError` for a port that would let in everybody, or passwords in the clear.
+
+    Parameters
+    ----------
+    app : App
+        Whose settings they are.
+    address : str
+        What is listened at.
+    """
+    config = app.config
+    if config.web_open or ipaddress.ip_address(address).is_loopback:
+        return
+    titles = ["", *app.titles]
+    authenticates = any(scope.authenticator for one in titles for scope in app.scopes_of(one))
+    if not authenticates and not config.web_ca:
+        raise SetupError(
+            "web_host lets other machines in, and nobody would be asked who they are: use "
+            "@app.authenticate or web_ca, or set web_open=True"
+        )
+    if not config.web_certificate and not config.web_trust_proxy:
+        raise SetupError(
+            "web_host lets other machines in, and passwords would go unencrypted: set "
+            "web_certificate, or web_trust_proxy behind a proxy that speaks HTTPS"
+        )

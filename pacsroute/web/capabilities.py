@@ -1,0 +1,58 @@
+"""What is answered below the root: the capabilities of the origin server (PS3.18 §8.9)."""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import quoteattr
+
+import orjson
+from werkzeug.wrappers import Response
+
+from pacsroute.web.exchange import Exchange
+
+_WADL = "application/vnd.sun.wadl+xml"
+_SEARCH = ("studies", "series", "instances")
+
+
+def answer(exchange: Exchange) -> Response:
+    """Answer with the resources that are really routed, as WADL or JSON."""
+    kind, _ = exchange.negotiate(_WADL, "application/json", "application/dicom+json")
+    resources = routed(exchange)
+    if kind != _WADL:
+        shown = {"resources": [{"path": path, "methods": found} for path, found in resources]}
+        return Response(orjson.dumps(shown), content_type="application/json")
+    lines = [
+        f"<resource path={quoteattr(path)}>"
+        + "".join(f"<method name={quoteattr(method)}/>" for method in methods)
+        + "</resource>"
+        for path, methods in resources
+    ]
+    base = quoteattr(exchange.url())
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<application xmlns="http://wadl.dev.java.net/2009/02">'
+        f"<resources base={base}>{''.join(lines)}</resources></application>"
+    )
+    return Response(text.encode("utf-8"), content_type=_WADL)
+
+
+def routed(exchange: Exchange) -> list[tuple[str, list[str]]]:
+    """Return the paths below the root whose handlers there are, with their methods."""
+    titles = exchange.caller.calling_ae, exchange.caller.called_ae
+    commands = {route.command for route in exchange.app.routes_for(*titles)}
+    found: dict[str, list[str]] = {}
+
+    def add(method: str, *paths: str) -> None:
+        for path in paths:
+            found.setdefault(path, []).append(method)
+
+    study, series = "studies/{study}", "studies/{study}/series/{series}"
+    instance = f"{series}/instances/{{instance}}"
+    if "find" in commands:
+        add("GET", *_SEARCH, f"{study}/series", f"{study}/instances", f"{series}/instances")
+    if "get" in commands:
+        add("GET", study, f"{study}/metadata", series, f"{series}/metadata", instance)
+        add("GET", f"{instance}/metadata", f"{instance}/frames/{{frames}}")
+        add("GET", f"{instance}/bulkdata/{{path}}")
+    if "store" in commands:
+        add("POST", "studies", study)
+    return sorted(found.items())

@@ -1,0 +1,151 @@
+"""One HTTP connection, on cheroot's parser: strict, paced, and never read into memory."""
+
+from __future__ import annotations
+
+import io
+import math
+import socket
+from typing import Any
+
+from cheroot.server import HTTPConnection, HTTPRequest
+from cheroot.wsgi import Gateway_10
+
+from pacsroute.net.pace import Pace
+
+_BUFFER = 65_536
+_DRAINED = 1 << 20  # bytes of a body that nobody has read, which are read to keep a connection
+
+
+class PacedInput(socket.SocketIO):
+    """What a client sends: all of a head in its time, and a body at a least rate.
+
+    Parameters
+    ----------
+    sock : socket
+        It has a timeout: the time without a byte.
+    head, body : float, Pace
+        The seconds that a head has, and the pace of a body.
+    """
+
+    def __init__(self, sock: Any, head: float, body: Pace) -> None:
+        super().__init__(sock, "rb")
+        self._head, self._body = Pace(head, math.inf), body
+        self._pace = self._head
+        self._size = 0
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what is there, or wait for it."""
+        self._pace.is_too_slow(self._size)  # the first question begins the time
+        count = super().readinto(buffer)
+        self._size += count or 0
+        if self._pace.is_too_slow(self._size):
+            raise TimeoutError("timed out")
+        return count
+
+    def begin_head(self) -> None:
+        """Expect a request."""
+        self._head.begin_anew()
+        self._pace = self._head
+
+    def begin_body(self) -> None:
+        """Expect its body."""
+        self._body.begin_anew()
+        self._pace = self._body
+
+
+class _Output:
+    """What a client is sent, at once; cheroot's own copies it piece by piece."""
+
+    bytes_written = 0
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        for at in range(0, len(view), _BUFFER):  # each piece in its time
+            self._sock.sendall(view[at : at + _BUFFER])
+        return len(view)
+
+    def flush(self) -> None:
+        """Do nothing: nothing waits."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class StrictRequest(HTTPRequest):
+    """A request whose length is told once, so that nobody can hide another one behind it."""
+
+    def read_request_headers(self) -> bool:
+        """Read the headers; refuse what two programs may read in two ways (RFC 9112 §6.3)."""
+        if not super().read_request_headers():  # type: ignore[no-untyped-call]
+            return False
+        headers = self.inheaders
+        length = headers.get(b"Content-Length")
+        encoded = headers.get(b"Transfer-Encoding")
+        if encoded is not None and length is not None:
+            return self._refuse("400 Bad Request", "Content-Length and Transfer-Encoding")
+        if length is not None and not length.strip().isdigit():
+            return self._refuse("400 Bad Request", "Malformed Content-Length")
+        if self.response_protocol == "HTTP/1.1" and not headers.get(b"Host"):
+            return self._refuse("400 Bad Request", "there is no Host")
+        return True
+
+    def _refuse(self, status: str, why: str) -> bool:
+        self.close_connection = True
+        self.simple_response(status, why)
+        return False
+
+    def send_headers(self) -> None:
+        """Send the headers; what is left of a long body is not read for it."""
+        if getattr(self.rfile, "remaining", 0) > _DRAINED:
+            self.close_connection = True
+        if self.chunked_read and not getattr(self.rfile, "closed", True):
+            self.close_connection = True
+        super().send_headers()
+
+
+class Connection(HTTPConnection):
+    """A connection of the `WebServer`.
+
+    Parameters
+    ----------
+    server : WebServer
+        Whose it is.
+    sock : socket
+        It speaks TLS already, where the server does.
+    pace : Pace
+        That of bodies.
+    head : float
+        The seconds that a head has.
+    """
+
+    RequestHandlerClass = StrictRequest
+
+    def __init__(self, server: Any, sock: Any, pace: Pace, head: float) -> None:
+        self.input = PacedInput(sock, head, pace)
+
+        def made(sock: Any, mode: str, size: int) -> Any:
+            return io.BufferedReader(self.input, _BUFFER) if "r" in mode else _Output(sock)
+
+        super().__init__(server, sock, made)
+        self.certificate: dict[str, Any] | None = None
+
+
+class Gateway(Gateway_10):
+    """Calls the site, with what it wants to know of the connection."""
+
+    def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
+        """Return the WSGI environment."""
+        environ: Any = super().get_environ()  # type: ignore[no-untyped-call]
+        connection, server = self.req.conn, self.req.server
+        connection.input.begin_body()
+        environ["pacsroute.served"] = True
+        environ["pacsroute.socket"] = connection.socket
+        environ["pacsroute.defer"] = server.defer
+        environ["pacsroute.certificate"] = connection.certificate
+        environ["SERVER_NAME"] = server.bind_addr[0]
+        found: dict[str, Any] = environ
+        return found

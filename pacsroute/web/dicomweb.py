@@ -1,0 +1,151 @@
+"""DICOMweb below its root: which path is which transaction (PS3.18 §10)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed
+from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Request, Response
+
+from pacsroute import uids
+from pacsroute.dataset import late
+from pacsroute.framework.base import BaseApp
+from pacsroute.web import capabilities, frames, metadata, retrieve, search, store
+from pacsroute.web.caller import Caller
+from pacsroute.web.exchange import Exchange
+from pacsroute.web.statuses import RETRY_AFTER
+
+logger = logging.getLogger("pacsroute")
+
+Answer = Callable[..., Response]
+
+_UIDS = {
+    "study": "StudyInstanceUID",
+    "series": "SeriesInstanceUID",
+    "instance": "SOPInstanceUID",
+}
+_STUDY, _SERIES = "/studies/<study>", "/studies/<study>/series/<series>"
+_INSTANCE = f"{_SERIES}/instances/<instance>"
+_PATHS: list[tuple[str, str, str]] = [
+    ("/", "GET", "capabilities"),
+    ("/studies", "GET", "search STUDY"),
+    ("/series", "GET", "search SERIES"),
+    ("/instances", "GET", "search IMAGE"),
+    (f"{_STUDY}/series", "GET", "search SERIES"),
+    (f"{_STUDY}/instances", "GET", "search IMAGE"),
+    (f"{_SERIES}/instances", "GET", "search IMAGE"),
+    *((path, "GET", "retrieve") for path in (_STUDY, _SERIES, _INSTANCE)),
+    *((f"{path}/metadata", "GET", "metadata") for path in (_STUDY, _SERIES, _INSTANCE)),
+    (f"{_INSTANCE}/frames/<numbers>", "GET", "frames"),
+    (f"{_INSTANCE}/bulkdata/<path:path>", "GET", "bulk data"),
+    ("/studies", "POST", "store"),
+    (_STUDY, "POST", "store"),
+]
+_ANSWERS: dict[str, Answer] = {
+    "capabilities": capabilities.answer,
+    "retrieve": retrieve.answer,
+    "metadata": metadata.answer,
+    "frames": frames.answer,
+    "bulk data": metadata.bulk_data,
+    "store": store.answer,
+}
+
+
+def _rules() -> Iterable[Rule]:
+    for path, method, name in _PATHS:
+        for prefix in ("", "/aets/<aet>"):
+            rule = prefix + path
+            methods = [method, "OPTIONS"] if path == "/" else [method]
+            yield Rule(rule, methods=methods, endpoint=name, strict_slashes=False)
+
+
+_MAP = Map(list(_rules()), merge_slashes=False)
+
+
+class DicomWeb:
+    """Answers what is asked below the root of DICOMweb, for an app.
+
+    Parameters
+    ----------
+    app : App
+        Whose handlers answer.
+    """
+
+    def __init__(self, app: BaseApp) -> None:
+        self._app = app
+
+    def find(self, http: Request, path: str) -> tuple[str, dict[str, Any]]:
+        """Return the transaction that a path below the root names, and what the path says.
+
+        Raises
+        ------
+        werkzeug.exceptions.HTTPException
+            If there is none.
+        """
+        adapter = _MAP.bind(http.host, path_info=path)
+        try:
+            name, values = adapter.match(path or "/", method=http.method)
+            return str(name), dict(values)
+        except MethodNotAllowed as error:
+            if http.method != "OPTIONS":
+                raise
+            return "options", {"methods": error.valid_methods}
+
+    def title(self, path: str) -> str:
+        """Return the called AE title of a path below the root: the app's own, or what it names."""
+        parts = path.split("/")
+        return parts[2] if len(parts) > 2 and parts[1] == "aets" else self._app.ae_title
+
+    def answer(self, http: Request, path: str, caller: Caller) -> Response:
+        """Answer a request from somebody who may come in.
+
+        Parameters
+        ----------
+        http : werkzeug.Request
+            The request.
+        path : str
+            What is behind the root.
+        caller : Caller
+            Who asks.
+
+        Raises
+        ------
+        werkzeug.exceptions.HTTPException
+            If it cannot be answered.
+        """
+        name, values = self.find(http, path)
+        root = self._app.config.web_root.rstrip("/")
+        title = values.pop("aet", None)
+        if title is not None:
+            root = f"{root}/aets/{quote(title, safe='')}"
+        if name == "options":
+            methods = {*values["methods"], "OPTIONS"}
+            return Response(status=204, headers={"Allow": ", ".join(sorted(methods))})
+        late.load()
+        exchange = Exchange(self._app, http, caller, root)
+        unique = {_UIDS[key]: values.pop(key) for key in _UIDS if key in values}
+        for uid in unique.values():
+            if not uids.is_uid(uid):
+                raise BadRequest("a UID has digits and dots, and at most 64 of them")
+        kind, _, level = name.partition(" ")
+        if kind == "search":
+            return search.answer(exchange, level, unique)
+        return _ANSWERS[name](exchange, **values, **unique)
+
+
+def refusal(error: HTTPException) -> Response:
+    """Return the response that tells why a request is not answered, in plain text."""
+    if error.response is not None:
+        return error.response  # type: ignore[return-value] # of who asks for credentials
+    code = error.code or 500
+    text = f"{error.description or error.name}\n"
+    response = Response(text, status=code, content_type="text/plain; charset=utf-8")
+    if code == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted({*error.valid_methods, "OPTIONS"}))
+    return response

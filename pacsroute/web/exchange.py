@@ -1,0 +1,326 @@
+"""An HTTP request on its way to a handler, and what is needed to answer it."""
+
+from __future__ import annotations
+
+import gzip
+import select
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import orjson
+from werkzeug.exceptions import NotAcceptable, NotFound
+from werkzeug.wrappers import Request, Response
+
+from pacsroute import uids
+from pacsroute.dataset.limits import Limits
+from pacsroute.framework.answering import Answering
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.character_sets import default_charset
+from pacsroute.framework.requests import GetRequest
+from pacsroute.framework.requests import Request as HandlerRequest
+from pacsroute.framework.results import DONE, Outcome
+from pacsroute.framework.routes import Route
+from pacsroute.instances.instance import Instance
+from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, Status
+from pacsroute.web.accept import MediaRange, chosen, ranges
+from pacsroute.web.caller import Caller
+from pacsroute.web.statuses import Failed
+
+JSON = "application/dicom+json"
+_JSON_TYPES = (JSON, "application/json")
+_SMALL = 1024  # bytes of JSON that are not compressed
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+_Made = TypeVar("_Made", bound=HandlerRequest)
+
+
+class Gone(Exception):
+    """The client has hung up before the response was written."""
+
+
+@dataclass
+class Exchange:
+    """An HTTP request for DICOMweb, from somebody who may come in.
+
+    Parameters
+    ----------
+    app : App
+        Whose handlers answer.
+    http : werkzeug.Request
+        The request.
+    caller : Caller
+        Who has sent it.
+    root : str
+        The path that it is below: that of DICOMweb, or of a called AE title.
+    """
+
+    app: BaseApp
+    http: Request
+    caller: Caller
+    root: str
+    parameters: dict[str, str] = field(default_factory=dict)
+
+    # ------------------------------------------------------------- what the client wants
+
+    @cached_property
+    def accepted(self) -> list[MediaRange]:
+        """What the client accepts: the query parameter wins over the header."""
+        asked = self.http.args.getlist("accept")
+        return ranges(*(asked or [self.http.headers.get("Accept", "")]))
+
+    def negotiate(self, *offers: str) -> tuple[str, MediaRange]:
+        """Return the media type that is sent, and what has asked for it.
+
+        Raises
+        ------
+        werkzeug.exceptions.NotAcceptable
+            If none of them is accepted.
+        """
+        found = chosen(self.accepted, offers)
+        if found is None:
+            raise NotAcceptable(f"this is available as {', '.join(offers)}")
+        return found
+
+    def url(self, *path: str) -> str:
+        """Return the URL of something below the root, as the client reaches it."""
+        return "/".join((f"{self._base}{self.root}", *path))
+
+    @cached_property
+    def _base(self) -> str:
+        public = self.app.config.web_public_url
+        if public:
+            return public.rstrip("/")
+        environ, http = self.http.environ, self.http
+        host, port = http.host, str(environ.get("SERVER_PORT") or "")
+        default = {"http": "80", "https": "443"}.get(http.scheme)
+        has_port = host.rpartition(":")[2].isdecimal() and not host.endswith("]")
+        behind_proxy = self.app.config.web_trust_proxy
+        if not has_port and port and port != default and not behind_proxy:
+            host = f"{host}:{port}"  # some clients leave it out
+        return f"{http.scheme}://{host}{environ.get('SCRIPT_NAME', '')}"
+
+    # ------------------------------------------------------------- to the handler
+
+    def route_of(self, command: str, *names: str) -> tuple[str, Route]:
+        """Return the first of some SOP classes that has a route, by short name, and that.
+
+        Raises
+        ------
+        Failed
+            If none has.
+        """
+        for name in names:
+            sop_class = uids.sop_class(name, command)
+            route = self.app.route(
+                command, sop_class, self.caller.calling_ae, self.caller.called_ae
+            )
+            if route is not None:
+                return sop_class, route
+        raise Failed(Outcome(Status(SOP_CLASS_NOT_SUPPORTED, "nothing here answers that")))
+
+    def make(self, kind: type[_Made], **values: Any) -> _Made:
+        """Return the request that reaches the handler."""
+        caller = self.caller
+        request = kind(
+            app=self.app,
+            association=caller,
+            calling_ae=caller.calling_ae,
+            called_ae=caller.called_ae,
+            remote_address=caller.remote_address,
+            user=caller.user,
+            transport="web",
+            is_cancelled=self._is_gone,
+            **values,
+        )
+        request.keep_failure = self.http.environ.get("pacsroute.keep_failure")
+        return request
+
+    def answering(
+        self, name: str, request: HandlerRequest, *, size: int | None = None
+    ) -> Answering:
+        """Return what surrounds the answer to a request, which is begun."""
+        defer: Callable[[Callable[[], object]], object] | None = self.http.environ.get(
+            "pacsroute.defer"
+        )
+        found = Answering(self.app, self.caller, name, request.sop_class, size=size, defer=defer)
+        found.__enter__()
+        found.request = request
+        return found
+
+    def _is_gone(self) -> bool:
+        """Tell whether the client has hung up, without waiting."""
+        sock: socket.socket | None = self.http.environ.get("pacsroute.socket")
+        if sock is None:
+            return False
+        poll = select.poll()
+        poll.register(sock, _GONE)
+        return bool(poll.poll(0))
+
+    @property
+    def limits(self) -> Limits:
+        """How deep and how large a data set may be when it is parsed."""
+        config = self.app.config
+        return Limits(
+            config.max_depth,
+            config.max_inflated,
+            config.max_elements,
+            config.max_memory,
+            default_charset(config, self.caller.calling_ae),
+        )
+
+    # ------------------------------------------------------------- the instances of a retrieval
+
+    def instances(self, name: str, **unique: str) -> Found:
+        """Return the instances of a study or of what is below it, from the handler of C-GET.
+
+        Parameters
+        ----------
+        name : str
+            The transaction, for the log.
+        **unique : str
+            Unique keys by keyword.
+
+        Raises
+        ------
+        werkzeug.exceptions.HTTPException
+            If there are none, or the handler refuses.
+        """
+        from pydicom import Dataset  # noqa: PLC0415 - pydicom, late
+
+        sop_class, route = self.route_of("get", "StudyRoot", "PatientRoot")
+        level = ("STUDY", "SERIES", "IMAGE")[len(unique) - 1]
+        identifier = Dataset()
+        identifier.QueryRetrieveLevel = level
+        for keyword, uid in unique.items():
+            setattr(identifier, keyword, uid)
+        request = self.make(GetRequest, sop_class=sop_class, identifier=identifier)
+        request.route = route
+        return Found(self, name, request)
+
+    # ------------------------------------------------------------- responses
+
+    def json(self, value: Any, answering: Answering | None = None, status: int = 200) -> Response:
+        """Return a response of JSON; the answer to its request ends when it is written."""
+        kind, _ = self.negotiate(*_JSON_TYPES)
+        body = orjson.dumps(value)
+        response = Response(status=status, content_type=kind)
+        if len(body) > _SMALL and "gzip" in self.http.headers.get("Accept-Encoding", ""):
+            body = gzip.compress(body, 1)
+            response.headers["Content-Encoding"] = "gzip"
+            response.headers["Vary"] = "Accept, Accept-Encoding"
+        response.headers["Content-Length"] = str(len(body))
+        response.response = [body] if answering is None else Delivery([body], answering)
+        return response
+
+
+class Found:
+    """The instances that a handler yields, and what surrounds its answer.
+
+    Iterate over it, or end it with `close`: the generator of the handler ends then, too, and
+    what is `held` is closed.
+
+    Raises
+    ------
+    Failed, werkzeug.exceptions.NotFound
+        When it is made: if there are none, or the handler refuses.
+    """
+
+    def __init__(self, exchange: Exchange, name: str, request: GetRequest) -> None:
+        self.request = request
+        self.answering = exchange.answering(name, request)
+        self.held = ExitStack()
+        self._answers: Generator[Any, None, Any] = exchange.app.handle(request)
+        self._ended = False
+        try:
+            self._first = self._take()
+        except BaseException as error:
+            self.close(error)
+            raise
+        if self._first is None:
+            self.close()
+            raise NotFound("there is nothing of that")
+
+    def _take(self) -> Instance | None:
+        """Return the next instance; None behind the last."""
+        for row, outcome, _ in self._answers:
+            if isinstance(row, Instance):
+                return row
+            self.answering.outcome = outcome or DONE
+            if self.answering.outcome.status.category == "Failure":
+                raise Failed(self.answering.outcome)
+            return None
+        return None
+
+    def __iter__(self) -> Iterator[Instance]:
+        found, self._first = self._first, None
+        while found is not None:
+            yield found
+            found = self._take()
+
+    def only(self) -> Instance:
+        """Return the first one."""
+        assert self._first is not None
+        return self._first
+
+    def close(self, lost: BaseException | None = None) -> None:
+        """End the handler's generator, and the answer."""
+        if self._ended:
+            return
+        self._ended = True
+        self.held.close()
+        self._answers.close()
+        if self.answering.outcome is None and lost is None:
+            self.answering.outcome = DONE
+        self.answering.__exit__(None if lost is None else type(lost), lost, None)
+
+
+class Delivery:
+    """The body of a response: behind its end the answer to the request ends.
+
+    Parameters
+    ----------
+    chunks : iterable of bytes
+        The body.
+    ends : Answering or Found
+        What ends with it.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], ends: Answering | Found) -> None:
+        self._chunks = iter(chunks)
+        self._ends: Answering | Found | None = ends
+        self._begun = self._whole = False
+        self._lost: BaseException | None = None
+
+    def __iter__(self) -> Delivery:
+        return self
+
+    def __next__(self) -> bytes:
+        self._begun = True
+        try:
+            return next(self._chunks)
+        except StopIteration:
+            self._whole = True
+            raise
+        except BaseException as error:
+            self._lost = error
+            raise
+
+    def close(self) -> None:
+        """End it, as it is: written, or given up by the client."""
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+        ends, self._ends = self._ends, None
+        if ends is None:
+            return
+        lost = self._lost
+        if lost is None and self._begun and not self._whole:
+            lost = Gone()
+        if isinstance(ends, Found):
+            ends.close(lost)
+        else:
+            ends.__exit__(None if lost is None else type(lost), lost, None)

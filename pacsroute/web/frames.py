@@ -1,0 +1,123 @@
+"""WADO-RS: frames, found in their file without reading it (PS3.18 §10.4.1.1.4, §8.7.3.3)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
+from werkzeug.wrappers import Response
+
+from pacsroute import uids
+from pacsroute.errors import DataSetError
+from pacsroute.instances.frames import Frames
+from pacsroute.instances.instance import Instance
+from pacsroute.web.accept import MediaRange
+from pacsroute.web.exchange import Delivery, Exchange, Found
+from pacsroute.web.multipart import Multipart, Part
+
+_OCTETS = "application/octet-stream"
+_MOST = 10_000  # frames of one request
+_TYPES = {
+    "1.2.840.10008.1.2.5": "image/dicom-rle",
+    "1.2.840.10008.1.2.4.50": "image/jpeg",
+    "1.2.840.10008.1.2.4.51": "image/jpeg",
+    "1.2.840.10008.1.2.4.57": "image/jpeg",
+    "1.2.840.10008.1.2.4.70": "image/jpeg",
+    "1.2.840.10008.1.2.4.80": "image/jls",
+    "1.2.840.10008.1.2.4.81": "image/jls",
+    "1.2.840.10008.1.2.4.90": "image/jp2",
+    "1.2.840.10008.1.2.4.91": "image/jp2",
+    "1.2.840.10008.1.2.4.92": "image/jpx",
+    "1.2.840.10008.1.2.4.93": "image/jpx",
+    "1.2.840.10008.1.2.4.201": "image/jphc",
+    "1.2.840.10008.1.2.4.202": "image/jphc",
+    "1.2.840.10008.1.2.4.203": "image/jphc",
+    "1.2.840.10008.1.2.4.110": "image/jxl",
+    "1.2.840.10008.1.2.4.111": "image/jxl",
+    "1.2.840.10008.1.2.4.112": "image/jxl",
+}
+"""The media types of compressed frames (PS3.18 Table 8.7.3-5)."""
+
+
+def answer(exchange: Exchange, numbers: str, **unique: str) -> Response:
+    """Answer a retrieval of frames.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The request.
+    numbers : str
+        Those of the frames, from 1, with commas between.
+    **unique : str
+        The unique keys of the instance.
+    """
+    wanted = _numbers(numbers)
+    found = exchange.instances("WADO-RS frames", **unique)
+    try:
+        return _respond(exchange, found, wanted)
+    except DataSetError as error:
+        found.close()
+        raise NotFound(str(error)) from None
+    except BaseException as error:
+        found.close(None if isinstance(error, HTTPException) else error)
+        raise
+
+
+def _numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    valid = len(parts) <= _MOST and all(
+        part.isascii() and part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts
+    )
+    if not valid:
+        raise BadRequest("frames are numbers from 1, with commas between")
+    return [int(part) for part in parts]
+
+
+def _respond(exchange: Exchange, found: Found, numbers: list[int]) -> Response:
+    instance = found.only()
+    own = instance.transfer_syntax
+    as_stored, kind, wanted = _negotiated(exchange, own)
+    syntax = own if as_stored and own not in uids.NATIVE else uids.EXPLICIT_VR_LITTLE_ENDIAN
+    label = f"{kind}; transfer-syntax={syntax}"
+    take: Callable[[int], bytes] = functools.partial(_decoded, found, instance)
+    if own not in uids.DEFLATED and (as_stored or len(numbers) > 1):
+        frames = Frames(found.held.enter_context(instance.open()), own)
+        if max(numbers) > frames.image.number_of_frames:
+            raise NotFound(f"it has {frames.image.number_of_frames} frames")
+        take = frames.read if as_stored else take
+    first = take(numbers[0])
+    coming = itertools.chain([first], map(take, numbers[1:]))
+    if wanted.multipart is not False or len(numbers) > 1:
+        body = Multipart(kind)
+        parts = (Part(label, [data]) for data in coming)
+        return Response(Delivery(body.body(parts), found), content_type=body.content_type)
+    response = Response(Delivery(coming, found), content_type=label)
+    response.headers["Content-Length"] = str(len(first))
+    return response
+
+
+def _negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:
+    """Return whether frames go as they are stored, as what, and what has asked for it."""
+    if own in uids.NATIVE:  # a deflated one, too
+        kind, wanted = exchange.negotiate(_OCTETS)
+        return True, kind, wanted
+    stored = _TYPES.get(own, _OCTETS)
+    for one in exchange.accepted:
+        if one.type == "*/*" and one.transfer_syntax in ("", "*", own):
+            return True, stored, one
+        if one.covers(stored) and one.transfer_syntax in ("", "*", own) and stored != _OCTETS:
+            return True, stored, one
+        if one.covers(_OCTETS) and one.transfer_syntax in ("*", own):
+            return True, _OCTETS, one
+        if one.covers(_OCTETS) and one.transfer_syntax in ("", uids.EXPLICIT_VR_LITTLE_ENDIAN):
+            return False, _OCTETS, one
+    raise NotAcceptable(f"its frames are {stored}, transfer-syntax={own}")
+
+
+def _decoded(found: Found, instance: Instance, number: int) -> bytes:
+    """Return a frame out of its compression, by a decoder behind the wall."""
+    frame = instance.frame(number, wanted=found.request.is_wanted)
+    with frame.file as file:
+        return file.read()

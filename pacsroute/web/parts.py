@@ -1,0 +1,122 @@
+"""Bodies of several parts, as they come: piece by piece, in constant memory (RFC 2387).
+
+Parts of multipart/related have no Content-Disposition, which few parsers take; and one that is cut
+off is an error, never a shorter body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
+
+_PIECE = 1 << 18
+_HEADERS = 16_384  # bytes of the headers of a part
+
+
+class Receiver(Protocol):
+    """What takes the parts of a body."""
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Take a part that begins, with its headers by lower-case name."""
+
+    def data(self, piece: memoryview) -> None:
+        """Take a piece of it."""
+
+    def end(self) -> None:
+        """Take its end."""
+
+
+def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> str:
+    """Read a multipart body to its end; return the media type that its parts have.
+
+    Parameters
+    ----------
+    stream : binary file
+        The body.
+    content_type : str
+        Its header, with the boundary.
+    receiver : Receiver
+        What takes the parts.
+    most : int
+        How many parts there may be: the setting ``max_web_parts``.
+
+    Raises
+    ------
+    werkzeug.exceptions.HTTPException
+        If it is no multipart body, is cut off, or has too many parts.
+    """
+    kind, boundary = _described(content_type)
+    reader = _Reader(receiver, most)
+    parser = MultipartParser(boundary, reader.callbacks)
+    try:
+        while piece := stream.read(_PIECE):
+            parser.write(piece)
+    except FormParserError:
+        raise BadRequest("the body is not multipart, or its parts are broken") from None
+    if parser.state != MultipartState.END:
+        raise BadRequest("the body is cut off")
+    return kind
+
+
+def _described(content_type: str) -> tuple[str, bytes]:
+    main, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"")
+    if main.lower() != b"multipart/related":
+        raise UnsupportedMediaType("the body has to be multipart/related")
+    if not 1 <= len(boundary) <= 200:
+        raise BadRequest("the header Content-Type names no boundary")
+    return options.get(b"type", b"").decode("latin-1").lower(), boundary
+
+
+class _Reader:
+    """Collects the headers of each part, and hands its data on."""
+
+    def __init__(self, receiver: Receiver, most: int) -> None:
+        self._receiver = receiver
+        self._most = self._left = most
+        self._headers: dict[str, str] = {}
+        self._name, self._value = b"", b""
+        self._size = 0
+        self.callbacks: Any = {
+            "on_part_begin": self._begin,
+            "on_header_field": self._field,
+            "on_header_value": self._more,
+            "on_header_end": self._header,
+            "on_headers_finished": self._finished,
+            "on_part_data": self._data,
+            "on_part_end": receiver.end,
+        }
+
+    def _begin(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise RequestEntityTooLarge(f"more than {self._most} parts: max_web_parts")
+        self._headers, self._size = {}, 0
+
+    def _field(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
+        self._name += data[start:end]
+
+    def _more(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
+        self._value += data[start:end]
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._size > _HEADERS:
+            raise BadRequest("the headers of a part are too long")
+
+    def _header(self) -> None:
+        name = self._name.decode("latin-1").strip().lower()
+        self._headers[name] = self._value.decode("latin-1").strip()
+        self._name, self._value = b"", b""
+
+    def _finished(self) -> None:
+        self._receiver.begin(self._headers)
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._receiver.data(memoryview(data)[start:end])

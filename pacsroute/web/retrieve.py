@@ -1,0 +1,110 @@
+"""WADO-RS: instances of a study, of a series, or one (PS3.18 §10.4)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from werkzeug.exceptions import HTTPException, NotAcceptable
+from werkzeug.wrappers import Response
+
+from pacsroute import uids
+from pacsroute.errors import DataSetError
+from pacsroute.instances import part10
+from pacsroute.instances.convert import can_convert
+from pacsroute.instances.instance import Instance
+from pacsroute.web.accept import MediaRange
+from pacsroute.web.exchange import Delivery, Exchange, Found
+from pacsroute.web.multipart import Multipart, Part, pieces
+
+logger = logging.getLogger("pacsroute")
+
+DICOM = "application/dicom"
+
+
+def answer(exchange: Exchange, **unique: str) -> Response:
+    """Answer a retrieval of instances.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The request.
+    **unique : str
+        The unique keys that the path names.
+    """
+    _, wanted = exchange.negotiate(DICOM)
+    found = exchange.instances("WADO-RS", **unique)
+    try:
+        if "SOPInstanceUID" in unique and wanted.multipart is False:
+            return _one(exchange, found, wanted)
+        body = Multipart(DICOM)
+        parts = _parts(exchange, found, wanted)
+        return Response(Delivery(body.body(parts), found), content_type=body.content_type)
+    except BaseException as error:
+        found.close(None if isinstance(error, HTTPException) else error)
+        raise
+
+
+def _one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
+    """Return a single instance, without parts around it."""
+    instance = found.only()
+    syntax = _syntax(instance, wanted)
+    try:
+        file = found.held.enter_context(instance.open_as(syntax, wanted=found.request.is_wanted))
+    except DataSetError as error:
+        raise NotAcceptable(str(error)) from None
+    head = _head(exchange, instance, syntax)
+    at = file.tell()
+    size = file.seek(0, os.SEEK_END) - at
+    file.seek(at)
+    response = Response(
+        Delivery(pieces(lambda: file, head), found),
+        content_type=f"{DICOM}; transfer-syntax={syntax}",
+    )
+    response.headers["Content-Length"] = str(size + len(head))
+    return response
+
+
+def _parts(exchange: Exchange, found: Found, wanted: MediaRange) -> Iterator[Part]:
+    """Yield a part for each instance; one that cannot be read is left out, and logged."""
+    for instance in found:
+        try:
+            syntax = _syntax(instance, wanted)
+            file = instance.open_as(syntax, wanted=found.request.is_wanted)
+            head = _head(exchange, instance, syntax)
+        except (DataSetError, OSError, NotAcceptable) as error:
+            uid = instance.sop_instance_if_known
+            logger.error("WADO-RS: %s is left out: %s", uid or "an instance", error)
+            continue
+        kind = f"{DICOM}; transfer-syntax={syntax}"
+        yield Part(kind, _closing(file, head))
+
+
+def _closing(file: BinaryIO, head: bytes) -> Iterator[bytes]:
+    return pieces(lambda: file, head)
+
+
+def _head(exchange: Exchange, instance: Instance, syntax: str) -> bytes:
+    return part10.head(
+        instance.sop_class, instance.sop_instance, syntax, writer=exchange.app.ae_title
+    )
+
+
+def _syntax(instance: Instance, wanted: MediaRange) -> str:
+    """Return the transfer syntax to send: what is asked for, or else one that can be had.
+
+    Where nothing is said, explicit VR little endian is the default (PS3.18 §8.7.3.5.2); what
+    cannot be converted goes as it is, since clients that cannot read it can still keep it.
+    """
+    own, asked = instance.transfer_syntax, wanted.transfer_syntax
+    if asked in ("*", own) or (own == uids.EXPLICIT_VR_LITTLE_ENDIAN and not asked):
+        return own
+    if asked:
+        if can_convert(own, asked):
+            return asked
+        raise NotAcceptable(f"it is in {uids.name(own)}")
+    if own in uids.NATIVE:
+        return uids.EXPLICIT_VR_LITTLE_ENDIAN
+    return own

@@ -1,0 +1,158 @@
+"""QIDO-RS: searches (PS3.18 §10.6)."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from werkzeug.wrappers import Response
+
+from pacsroute import uids
+from pacsroute.dataset.encoding import RowEncoder
+from pacsroute.dataset.json_model import dicom_json
+from pacsroute.errors import DataSetError
+from pacsroute.framework.handling import failed
+from pacsroute.framework.requests import FindRequest
+from pacsroute.framework.results import DONE, Answer, Outcome
+from pacsroute.web.exchange import Exchange
+from pacsroute.web.query import RETURNED, Search, search
+from pacsroute.web.statuses import Failed
+
+logger = logging.getLogger("pacsroute")
+
+_KEPT = ("InstanceAvailability",)
+_PARTS = {"STUDY": "studies", "SERIES": "series", "IMAGE": "instances"}
+_KEYS = {
+    "STUDY": ("0020000D", "StudyInstanceUID"),
+    "SERIES": ("0020000E", "SeriesInstanceUID"),
+    "IMAGE": ("00080018", "SOPInstanceUID"),
+}
+_URL, _LEVEL = "00081190", "00080052"
+
+
+def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response:
+    """Answer a search for studies, series or instances.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The request.
+    level : str
+        ``STUDY``, ``SERIES`` or ``IMAGE``.
+    above : mapping of str to str
+        The unique keys that the path names.
+    """
+    exchange.negotiate("application/dicom+json", "application/json")
+    config = exchange.app.config
+    asked = search(exchange.http.args, level, above, exchange.limits, config.max_web_parameters)
+    sop_class, route = exchange.route_of("find", "StudyRoot", "PatientRoot")
+    most = config.max_results if asked.limit is None else min(asked.limit, config.max_results)
+    request = exchange.make(
+        FindRequest,
+        sop_class=sop_class,
+        identifier=asked.identifier,
+        transfer_syntax=uids.EXPLICIT_VR_LITTLE_ENDIAN,
+        limit=most + 1,  # one more shows that there are more
+        offset=asked.offset,
+    )
+    request.route = route
+    answering = exchange.answering("QIDO-RS", request)
+    try:
+        rows, more = _rows(exchange, request, asked, most)
+        shown = [_shown(exchange, row, level, above) for row in rows]
+    except BaseException as error:
+        answering.outcome = error.outcome if isinstance(error, Failed) else None
+        answering.__exit__(None, None if isinstance(error, Failed) else error, None)
+        raise
+    answering.outcome = DONE._replace(note=f"{len(shown)} answers")
+    response = exchange.json(shown, answering)
+    if more:
+        response.headers.add(
+            "Warning",
+            f'299 {exchange.app.ae_title.replace(" ", "_")} "There are more results than '
+            f'{len(shown)}: ask for the others with offset={asked.offset + len(shown)}"',
+        )
+    if asked.fuzzy:
+        response.headers.add(
+            "Warning",
+            f'299 {exchange.app.ae_title.replace(" ", "_")} "The fuzzymatching parameter is not '
+            'supported. Only literal matching has been performed."',
+        )
+    return response
+
+
+def _rows(
+    exchange: Exchange, request: FindRequest, asked: Search, most: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the rows of a page as JSON, and whether there are more."""
+    encoder = RowEncoder(
+        uids.EXPLICIT_VR_LITTLE_ENDIAN,
+        None if asked.everything else asked.identifier,
+        kept=() if asked.everything else _KEPT,
+        charset="ISO_IR 192",
+    )
+    answers = exchange.app.handle(request)
+    found: list[dict[str, Any]] = []
+    try:
+        matches = _matches(answers)
+        first = next(matches, None)  # the handler has said by now whether it pages
+        if first is None:
+            return found, False
+        rows: Iterator[Any] = itertools.chain([first], matches)
+        if not request.paged:
+            rows = itertools.islice(rows, asked.offset, None)
+        for row in rows:
+            if len(found) >= most:
+                return found, True
+            found.append(dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN))
+        return found, False
+    except Failed:
+        raise
+    except DataSetError as error:
+        raise Failed(failed(request, error)) from None
+    finally:
+        answers.close()
+
+
+def _matches(answers: Iterator[Answer]) -> Iterator[Any]:
+    for row, outcome, _ in answers:
+        if row is not None:
+            yield row
+            continue
+        final: Outcome = outcome or DONE
+        if final.status.category in ("Failure", "Cancel"):
+            raise Failed(final)
+
+
+def _encoded(encoder: RowEncoder, row: Any) -> bytes:
+    try:
+        return encoder.encode(row)[0]
+    except Exception:  # noqa: BLE001 - of a Dataset, pydicom raises whatever comes up
+        data, lost = encoder.encode_what_fits(row)
+        logger.warning("QIDO-RS: a match goes without %s: not a value of its VR", ", ".join(lost))
+        return data
+
+
+def _shown(
+    exchange: Exchange, row: dict[str, Any], level: str, above: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a row with its URL, and with what the standard wants and nobody knows, empty."""
+    row.pop(_LEVEL, None)
+    path: list[str] = []
+    for one, part in _PARTS.items():
+        key, keyword = _KEYS[one]
+        if not row.get(key, {}).get("Value") and keyword in above:
+            row[key] = {"vr": "UI", "Value": [above[keyword]]}
+        path += [part, *map(str, row.get(key, {}).get("Value", []))]
+        if one == level:
+            break
+    row[_URL] = {"vr": "UR", "Value": [exchange.url(*path)]}
+    for keyword in RETURNED[level]:
+        tag = tag_for_keyword(keyword)
+        key = f"{tag:08X}"
+        if key not in row and tag is not None:
+            row[key] = {"vr": dictionary_VR(tag)[:2]}
+    return dict(sorted(row.items()))

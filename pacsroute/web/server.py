@@ -1,0 +1,274 @@
+"""The HTTP server: a thread for each connection, cheroot's parser, and sockets that others share.
+
+cheroot's own loop waits for heads on the threads that work, makes TLS handshakes where it accepts,
+and stops by connecting to its own address, which another worker would take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cheroot.wsgi import Server as CherootServer
+
+from pacsroute.errors import SetupError
+from pacsroute.framework.base import BaseApp
+from pacsroute.net.pace import Pace
+from pacsroute.thread_pool import DaemonPool
+from pacsroute.tls import TLS, explain
+from pacsroute.web.caller import check_start
+from pacsroute.web.connection import Connection, Gateway
+
+logger = logging.getLogger("pacsroute")
+
+_TICK = 0.25  # seconds after which a thread that waits looks whether the server stops
+_AFTER_THREADS = 2
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+_LINGER = 2.0  # seconds in which a client may read an answer that it did not wait for
+
+
+class WebServer(CherootServer):
+    """Answers HTTP at a socket that listens already: `start` and `stop` of a listener.
+
+    Parameters
+    ----------
+    listener : socket
+        Where clients connect; other processes may accept from it, too.
+    app : App
+        Whose site answers.
+    obstacle : callable
+        Not used: it begins to answer when the app serves.
+
+    Raises
+    ------
+    SetupError
+        If the address would let in everybody, or TLS cannot be used.
+    """
+
+    ssl_adapter: Any = None
+
+    def __init__(self, listener: socket.socket, app: Any, obstacle: Callable[[], str]) -> None:
+        config = app.config
+        address = listener.getsockname()
+        check_start(app, address[0])
+        super().__init__(address[:2], app.web, numthreads=1, server_name="pacsroute")
+        self.software = "pacsroute"
+        self.gateway = Gateway
+        self.max_request_header_size = config.max_web_header
+        self.timeout = config.network_timeout
+        self.ready = True
+        self._tls = _tls(app)
+        if self._tls is not None:
+            self.ssl_adapter = True  # cheroot asks whether there is one
+        self._config = config
+        self._listener = listener
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._connections_: dict[socket.socket, float | None] = {}  # since when it has no request
+        self._acceptor: threading.Thread | None = None
+        self._after: DaemonPool | None = None
+
+    @property
+    def can_add_keepalive_connection(self) -> bool:
+        """Whether a client may send another request."""
+        return not self._stop.is_set()
+
+    # ------------------------------------------------------------- start and stop
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._listener.setblocking(False)  # another process may be the one that accepts
+        self._after = DaemonPool("pacsroute-web-after", _AFTER_THREADS)
+        self._acceptor = threading.Thread(target=self._accept, name="pacsroute-web", daemon=True)
+        self._acceptor.start()
+
+    def stop(self) -> None:
+        """Take no more connections; requests that are worked on have their time to end."""
+        self._stop.set()
+        if self._acceptor is not None:
+            self._acceptor.join(4 * _TICK)
+        self._listener.close()
+        deadline = time.monotonic() + self._config.grace
+        while self._count() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with self._lock:
+            for sock in self._connections_:
+                _hang_up(sock)
+        if self._after is not None:
+            self._after.drain(lambda: False)
+
+    def defer(self, function: Callable[[], object]) -> None:
+        """Call a function on another thread, or here where there is none."""
+        try:
+            assert self._after is not None
+            self._after.submit(function)
+        except RuntimeError:
+            function()
+
+    def _count(self) -> int:
+        with self._lock:
+            return len(self._connections_)
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        """Log what cheroot has to say."""
+        logger.log(level, "HTTP: %s", msg, exc_info=traceback)
+
+    # ------------------------------------------------------------- connections
+
+    def _accept(self) -> None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        while not self._stop.is_set():
+            if not poll.poll(_TICK * 1000):
+                continue
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:  # another process has it
+                continue
+            except OSError as error:
+                logger.error("HTTP: accept failed: %s", error.strerror)
+                self._stop.wait(0.1)
+                continue
+            self._begin(sock, address)
+
+    def _begin(self, sock: socket.socket, address: Any) -> None:
+        sock.settimeout(self._config.network_timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._take(sock):
+            with contextlib.suppress(OSError):
+                sock.setblocking(False)
+                if self._tls is None:
+                    sock.send(_BUSY)
+            sock.close()
+            return
+        thread = threading.Thread(
+            target=self._serve, args=(sock, address), name="pacsroute-web", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            logger.error("HTTP: no thread for a connection: %s", error)
+            self._leave(sock)
+
+    def _take(self, sock: socket.socket) -> bool:
+        """Take a place; where there is none, the connection that is idle the longest ends."""
+        with self._lock:
+            if len(self._connections_) >= self._config.web_connections:
+                idle = [(since, one) for one, since in self._connections_.items() if since]
+                if not idle:
+                    logger.warning("HTTP: web_connections reached")
+                    return False
+                _, oldest = min(idle, key=lambda pair: pair[0])
+                del self._connections_[oldest]
+                _hang_up(oldest)
+            self._connections_[sock] = None
+            return True
+
+    def _leave(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._connections_.pop(sock, None)
+        with contextlib.suppress(OSError):
+            sock.close()
+
+    def _serve(self, raw: socket.socket, address: Any) -> None:
+        """Answer the requests of a connection, on a thread of its own."""
+        sock: Any = raw
+        try:
+            if self._tls is not None:
+                raw.settimeout(self._config.artim)
+                sock = self._tls.server().wrap_socket(raw, server_side=True)
+                with self._lock:
+                    if self._connections_.pop(raw, 0) == 0:
+                        sock.close()
+                        return
+                    self._connections_[sock] = None
+                sock.settimeout(self._config.network_timeout)
+            self._answer(sock, address)
+        except OSError as error:
+            logger.info("HTTP from %s: %s", address[0], explain(error))
+        except Exception:
+            logger.exception("an HTTP connection failed")
+        finally:
+            self._leave(sock)
+
+    def _answer(self, sock: Any, address: Any) -> None:
+        config = self._config
+        connection: Any = Connection(
+            self, sock, Pace(config.network_timeout, config.min_rate), config.artim
+        )
+        connection.remote_addr, connection.remote_port = address[:2]
+        connection.ssl_env = {}
+        if self._tls is not None:
+            connection.certificate = sock.getpeercert() or None
+        while self._wait(connection):
+            connection.input.begin_head()
+            if not connection.communicate():
+                _linger(sock)
+                return
+
+    def _wait(self, connection: Any) -> bool:
+        """Wait for the next request; tell whether it begins to come."""
+        sock, deadline = connection.socket, time.monotonic() + self._config.web_idle
+        if getattr(sock, "pending", lambda: 0)() or _is_buffered(connection):
+            return True
+        self._mark(sock, time.monotonic())
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        try:
+            while not self._stop.is_set() and time.monotonic() < deadline:
+                if poll.poll(_TICK * 1000):
+                    return True
+            return False
+        finally:
+            self._mark(sock, None)
+
+    def _mark(self, sock: Any, since: float | None) -> None:
+        with self._lock:
+            if sock in self._connections_:
+                self._connections_[sock] = since
+
+
+def _is_buffered(connection: Any) -> bool:
+    """Tell whether bytes of the next request were read with the last one."""
+    connection.socket.setblocking(False)
+    try:
+        return bool(connection.rfile.peek(1))
+    except (BlockingIOError, OSError):
+        return False
+    finally:
+        connection.socket.settimeout(connection.server.timeout)
+
+
+def _tls(app: BaseApp) -> TLS | None:
+    config = app.config
+    if not config.web_certificate:
+        if config.web_key or config.web_ca:
+            raise SetupError("web_key and web_ca need a web_certificate")
+        return None
+    tls = TLS(config.web_certificate, config.web_key, ca=config.web_ca)
+    tls.server()
+    return tls
+
+
+def _hang_up(sock: Any) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _linger(sock: Any) -> None:
+    """Let a client read an answer that came before it had sent everything (RFC 9112 §9.6)."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(_LINGER)
+        deadline = time.monotonic() + _LINGER
+        while time.monotonic() < deadline and sock.recv(1 << 16):
+            pass

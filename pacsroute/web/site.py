@@ -1,0 +1,175 @@
+"""`App.web`: a Flask application with DICOMweb below its root."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    InternalServerError,
+    RequestEntityTooLarge,
+)
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import TestResponse
+from werkzeug.wrappers import Request, Response
+
+from pacsroute.errors import SetupError
+from pacsroute.framework.admission import left
+from pacsroute.framework.base import BaseApp
+from pacsroute.web.caller import Caller, admitted
+from pacsroute.web.dicomweb import DicomWeb, refusal
+from pacsroute.web.turns import Input, Output, Turn
+
+logger = logging.getLogger("pacsroute")
+
+Environ = dict[str, Any]
+_RESERVED = ("/console", "/viewer")
+_ALLOWED_HEADERS = "Accept, Authorization, Content-Type, Range, If-None-Match"
+_EXPOSED_HEADERS = "Content-Location, ETag, Location, Warning"
+
+
+class _Client(FlaskClient):
+    """Flask's test client, which waits for the end of an answer: its hooks have run then."""
+
+    def open(self, *arguments: Any, buffered: bool = True, **options: Any) -> TestResponse:
+        return super().open(*arguments, buffered=buffered, **options)
+
+
+class Site(Flask):
+    """What an app answers over HTTP: DICOMweb, and routes of its own.
+
+    It is made by `App.web`. Who may come in is decided for both.
+
+    Parameters
+    ----------
+    app : App
+        Whose handlers answer DICOMweb.
+    """
+
+    test_client_class = _Client
+
+    def __init__(self, app: BaseApp) -> None:
+        super().__init__("pacsroute.web", static_folder=None, template_folder=None)
+        self.dicom_app = app
+        self._dicomweb = DicomWeb(app)
+        self._turns: threading.Semaphore | None = None
+        self._entering = threading.Lock()
+        self._entered = False
+
+    def add_url_rule(self, rule: str, *arguments: Any, **options: Any) -> None:
+        """Register a route, which is not below a path that is taken already."""
+        reserved = (*_RESERVED, self.dicom_app.config.web_root)
+        if any(_is_below(rule, path) for path in reserved if path != "/"):
+            raise SetupError(f"app.web: {rule} is below one of {', '.join(reserved)}")
+        super().add_url_rule(rule, *arguments, **options)
+
+    def wsgi_app(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        """Answer a request, as WSGI has it (PEP 3333)."""
+        if "pacsroute.served" not in environ:
+            self._enter_lifespan()
+        proxies = self.dicom_app.config.web_trust_proxy
+        answer: Any = self._in_turn
+        if proxies:
+            answer = ProxyFix(answer, proxies, proxies, proxies, proxies, proxies)
+        found: Iterable[bytes] = answer(environ, start_response)
+        return found
+
+    def _in_turn(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if self._turns is None:
+            self._turns = threading.BoundedSemaphore(self.dicom_app.config.web_threads)
+        turn = Turn(self._turns)
+        environ["wsgi.input"] = Input(environ["wsgi.input"], turn)
+        with turn:
+            chunks = self._answer(environ, start_response)
+        return Output(chunks, turn)
+
+    def _answer(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        config, http = self.dicom_app.config, Request(environ)
+        http.max_content_length = config.max_web_body or None
+        path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
+        is_dicom = _is_below(path, config.web_root)
+        below = path[len(config.web_root.rstrip("/")) :] if is_dicom else ""
+        if http.method == "OPTIONS" and "Access-Control-Request-Method" in http.headers:
+            return self._with_headers(http, Response(status=204))(environ, start_response)
+        try:
+            if (http.content_length or 0) > config.max_web_body:
+                raise RequestEntityTooLarge(f"longer than {config.max_web_body}: max_web_body")
+            title = self._dicomweb.title(below)
+            caller = admitted(self.dicom_app, environ, title)
+        except HTTPException as error:
+            return self._with_headers(http, refusal(error))(environ, start_response)
+        if not is_dicom:
+            environ["pacsroute.caller"] = caller
+            ended = _Ending(super().wsgi_app(environ, start_response), self.dicom_app, caller)
+            return ended
+        response = self._respond(http, below, caller)
+        response.call_on_close(lambda: left(self.dicom_app, caller, None))
+        return self._with_headers(http, response)(environ, start_response)
+
+    def _respond(self, http: Request, below: str, caller: Caller) -> Response:
+        try:
+            return self._dicomweb.answer(http, below, caller)
+        except HTTPException as error:
+            return refusal(error)
+        except OSError as error:  # the client's doing: it went, or did not send what it said
+            logger.warning("HTTP from %s: %s", caller.remote_address, error)
+            return refusal(BadRequest("the request is not whole"))
+        except Exception:
+            logger.exception("an answer over HTTP failed")
+            return refusal(InternalServerError("this could not be answered"))
+
+    def _with_headers(self, http: Request, response: Response) -> Response:
+        """Add what holds for every answer: nothing is cached, and pages of friends may ask."""
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        origins = self.dicom_app.config.web_cors
+        origin = http.headers.get("Origin", "")
+        if origin and (origin in origins or "*" in origins):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
+            response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, PUT, OPTIONS"
+            response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+            response.headers.add("Vary", "Origin")
+        return response
+
+    def _enter_lifespan(self) -> None:
+        """Hold the lifespan in a process of another WSGI server, from its first request on."""
+        with self._entering:
+            if self._entered:
+                return
+            stack = contextlib.ExitStack()
+            app = self.dicom_app
+            stack.enter_context(app.serving_peers() if app.config.web_jobs else app.running())
+            atexit.register(stack.close)
+            self._entered = True
+
+
+class _Ending:
+    """The body of a response of Flask's, behind which the hooks of the caller are called."""
+
+    def __init__(self, chunks: Iterable[bytes], app: BaseApp, caller: Caller) -> None:
+        self._chunks, self._app, self._caller = chunks, app, caller
+
+    def __iter__(self) -> Any:
+        return iter(self._chunks)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._chunks, "close", None)
+            if close is not None:
+                close()
+        finally:
+            left(self._app, self._caller, None)
+
+
+def _is_below(path: str, root: str) -> bool:
+    root = root.rstrip("/")
+    return path == root or path.startswith(f"{root}/")

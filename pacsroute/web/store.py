@@ -1,0 +1,366 @@
+"""STOW-RS: instances to be stored (PS3.18 §10.5, Annex I)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.wrappers import Response
+
+from pacsroute import uids
+from pacsroute.dataset import parse
+from pacsroute.dataset.json_model import from_dicom_json
+from pacsroute.errors import DataSetError
+from pacsroute.framework.requests import StoreRequest
+from pacsroute.framework.results import Outcome
+from pacsroute.instances.instance import Instance
+from pacsroute.instances.spool import Spool
+from pacsroute.status import (
+    IDENTIFIER_MISMATCH,
+    INVALID_SOP_INSTANCE,
+    OUT_OF_RESOURCES,
+    SOP_CLASS_NOT_SUPPORTED,
+    UNABLE_TO_PROCESS,
+    Status,
+)
+from pacsroute.web.exchange import Delivery, Exchange
+from pacsroute.web.incoming import Incoming
+from pacsroute.web.parts import receive
+from pacsroute.web.statuses import RETRY_AFTER
+from pacsroute.web.xml_model import XML, xml_of
+
+logger = logging.getLogger("pacsroute")
+
+_DICOM, _JSON = "application/dicom", "application/dicom+json"
+_NO_TRANSFER_SYNTAX = 0xC122
+_NOT_AUTHORIZED = 0x0124
+_PIECE = 1 << 18
+_PIXELS = "7FE00010"
+_AVAILABLE_SYNTAX = "00083002"
+
+
+class _Result(NamedTuple):
+    """What became of an instance."""
+
+    outcome: Outcome
+    sop_class: str = ""
+    sop_instance: str = ""
+    study: str = ""
+    series: str = ""
+
+
+def answer(exchange: Exchange, **unique: str) -> Response:
+    """Answer a request to store instances, one by one as they come.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The request.
+    **unique : str
+        ``StudyInstanceUID``, where the path names the study that all of them are of.
+    """
+    kind, _ = exchange.negotiate(_JSON, "application/json", XML)
+    content_type = exchange.http.headers.get("Content-Type", "")
+    storing = _Storing(exchange, unique.get("StudyInstanceUID", ""))
+    try:
+        _receive(exchange, content_type, storing)
+        storing.finish()
+    except BaseException as error:
+        _All(storing.answerings).__exit__(type(error), error, None)
+        raise
+    return _response(exchange, storing, kind, unique.get("StudyInstanceUID", ""))
+
+
+def _receive(exchange: Exchange, content_type: str, storing: _Storing) -> None:
+    http = exchange.http
+    if not _is(content_type, _DICOM):
+        receive(http.stream, content_type, storing, exchange.app.config.max_web_parts)
+        return
+    storing.begin({"content-type": _DICOM})
+    while piece := http.stream.read(_PIECE):
+        storing.data(memoryview(piece))
+    if http.content_length is not None and storing.size != http.content_length:
+        raise BadRequest("the body is cut off")
+    storing.end()
+
+
+def _is(content_type: str, kind: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == kind
+
+
+class _Storing:
+    """Takes the parts of a body, and lets the handler store each."""
+
+    def __init__(self, exchange: Exchange, study: str) -> None:
+        self._exchange = exchange
+        self._study = study
+        self._incoming: Incoming | None = None
+        self._model: bytearray | None = None
+        self._models: list[Any] = []
+        self._bulk: Spool | None = None
+        self._bulk_data: dict[str, list[tuple[str, Spool]]] = {}
+        self.results: list[_Result] = []
+        self.answerings: list[Any] = []
+        self.size = 0
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Take a part that begins."""
+        content_type = headers.get("content-type", _DICOM)
+        self._incoming = self._model = self._bulk = None
+        if _is(content_type, _DICOM):
+            self._incoming = Incoming(self._exchange)
+        elif _is(content_type, _JSON):
+            self._model = bytearray()
+        elif headers.get("content-location"):
+            config = self._exchange.app.config
+            self._bulk = Spool(
+                b"",
+                config.spool,
+                most=config.max_dataset_length,
+                room=self._exchange.app.room,
+                most_of_all=config.max_spool,
+            )
+            of_it = self._bulk_data.setdefault(headers["content-location"], [])
+            of_it.append((content_type, self._bulk))
+        else:
+            raise UnsupportedMediaType(
+                f"parts are {_DICOM}, or {_JSON} and bulk data with a Content-Location"
+            )
+
+    def data(self, piece: memoryview) -> None:
+        """Take a piece of it."""
+        self.size += len(piece)
+        if self._incoming is not None:
+            self._incoming.data(piece)
+        elif self._model is not None:
+            self._model += piece
+            most = self._exchange.app.config.max_set_length
+            if len(self._model) > most:
+                raise BadRequest(f"metadata of more than {most} bytes: max_set_length")
+        elif self._bulk is not None:
+            self._bulk.write(piece)
+
+    def end(self) -> None:
+        """Store an instance that is whole."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.end()
+            self._store_file(incoming)
+        elif self._model is not None:
+            try:
+                found = orjson.loads(bytes(self._model))
+            except orjson.JSONDecodeError:
+                raise BadRequest("the metadata are not JSON") from None
+            self._models += found if isinstance(found, list) else [found]
+            self._model = None
+
+    def finish(self) -> None:
+        """Store the instances that came as metadata and bulk data: all parts are here now."""
+        for model in self._models:
+            try:
+                dataset = _dataset(model, self._bulk_data)
+            except DataSetError as error:
+                logger.warning("STOW-RS: metadata that are no instance: %s", error)
+                self.results.append(_Result(Outcome(Status(UNABLE_TO_PROCESS, str(error)))))
+                continue
+            instance = Instance(dataset, limits=self._exchange.limits)
+            if not uids.is_uid(instance.sop_instance):
+                self.results.append(_Result(Outcome(Status(INVALID_SOP_INSTANCE))))
+                continue
+            self._handle(instance, None)
+        if not self.results:
+            raise BadRequest("there is no instance in the body")
+
+    def _store_file(self, incoming: Incoming) -> None:
+        spool = incoming.spool
+        why = None
+        if spool is None or not spool.size or not incoming.sop_instance:
+            why = Status(UNABLE_TO_PROCESS, "not a Part 10 file")
+        elif not uids.is_uid(incoming.sop_instance):
+            why = Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID")
+        elif spool.error is not None:
+            logger.error("spooling an instance failed: %s", spool.error)
+            why = Status(OUT_OF_RESOURCES, "the data set could not be kept")
+        elif not incoming.transfer_syntax:
+            why = Status(_NO_TRANSFER_SYNTAX, "it names no transfer syntax")
+        named = incoming.sop_class, incoming.sop_instance
+        if why is not None or spool is None:
+            valid = uids.is_uid(incoming.sop_instance) and uids.is_uid(incoming.sop_class)
+            self.results.append(_Result(Outcome(why or Status(0)), *(named if valid else ())))
+            return
+        instance = Instance(
+            spool,
+            sop_class=incoming.sop_class,
+            sop_instance=incoming.sop_instance,
+            transfer_syntax=incoming.transfer_syntax,
+            limits=self._exchange.limits,
+        )
+        self._handle(instance, spool.size)
+
+    def _handle(self, instance: Instance, size: int | None) -> None:
+        """Let the handler store an instance, behind the same hooks as a C-STORE's."""
+        exchange = self._exchange
+        request = exchange.make(StoreRequest, instance=instance)
+        request.route = exchange.app.find_route(request)
+        answering = exchange.answering("STOW-RS", request, size=size)
+        self.answerings.append(answering)
+        study, series = _of(instance)
+        if request.route is None:
+            answering.outcome = Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
+        elif self._study and study != self._study:
+            answering.outcome = Outcome(Status(IDENTIFIER_MISMATCH, "it is of another study"))
+        else:
+            answering.outcome = exchange.app.handle(request)
+        result = answering.outcome
+        self.results.append(
+            _Result(result, instance.sop_class, instance.sop_instance, study, series)
+        )
+
+
+def _of(instance: Instance) -> tuple[str, str]:
+    """Return the study and series of an instance; empty where they cannot be read."""
+    try:
+        dataset = instance.dataset
+        return str(dataset.get("StudyInstanceUID") or ""), str(
+            dataset.get("SeriesInstanceUID") or ""
+        )
+    except Exception:  # noqa: BLE001 - the handler decides what becomes of such a data set
+        return "", ""
+
+
+def _dataset(model: Any, bulk_data: dict[str, list[tuple[str, Spool]]]) -> Dataset:
+    """Return the data set of metadata and bulk data (PS3.18 §8.7.2, §10.5.1.2)."""
+    if not isinstance(model, dict):
+        raise DataSetError("metadata are objects")
+    syntax = ""
+    frames: list[bytes] = []
+
+    def fetch(uri: str) -> bytes:
+        parts = bulk_data.get(uri)
+        if parts is None or any(spool.error for _, spool in parts):
+            raise DataSetError("bulk data that did not come")
+        return b"".join(spool.open().read() for _, spool in parts)
+
+    pixels = model.get(_PIXELS)
+    if isinstance(pixels, dict) and pixels.get("BulkDataURI") in bulk_data:
+        parts = bulk_data[pixels["BulkDataURI"]]
+        syntax = _syntax(parts[0][0])
+        if syntax and syntax not in uids.NATIVE:
+            frames = [spool.open().read() for _, spool in parts]
+            model = {key: value for key, value in model.items() if key != _PIXELS}
+    dataset = parse(from_dicom_json(model, bulk_data=fetch), uids.EXPLICIT_VR_LITTLE_ENDIAN)
+    dataset.pop(int(_AVAILABLE_SYNTAX, 16), None)
+    from pydicom import FileMetaDataset  # noqa: PLC0415 - pydicom, late
+    from pydicom.uid import UID  # noqa: PLC0415
+
+    whole = Dataset(dataset)
+    whole.set_original_encoding(False, True, dataset.original_character_set)
+    whole.file_meta = FileMetaDataset()
+    whole.file_meta.TransferSyntaxUID = UID(uids.EXPLICIT_VR_LITTLE_ENDIAN)
+    if frames:
+        whole.PixelData = encapsulate(frames)
+        whole["PixelData"].VR = "OB"
+        whole["PixelData"].is_undefined_length = True
+        whole.file_meta.TransferSyntaxUID = UID(syntax)
+    return whole
+
+
+def _syntax(content_type: str) -> str:
+    """Return the transfer syntax that the media type of bulk data names."""
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.strip().partition("=")
+        if name.lower() == "transfer-syntax":
+            return value.strip('"')
+    return ""
+
+
+# ------------------------------------------------------------- the response
+
+
+def _response(exchange: Exchange, storing: _Storing, kind: str, study: str) -> Response:
+    """Return the Store Instances Response Module (PS3.18 Annex I)."""
+    results = storing.results
+    good = [one for one in results if one.outcome.status.category in ("Success", "Warning")]
+    bad = [one for one in results if one not in good]
+    model: dict[str, Any] = {"00081190": {"vr": "UR"}}  # empty, if they are of several studies
+    studies = {one.study for one in good if one.study}
+    if study or len(studies) == 1:
+        model["00081190"] = _url(exchange.url("studies", study or studies.pop()))
+    if good:
+        model["00081199"] = {"vr": "SQ", "Value": [_stored(exchange, one) for one in good]}
+    named = [one for one in bad if one.sop_instance]
+    if named:
+        model["00081198"] = {"vr": "SQ", "Value": [_failed(one) for one in named]}
+    if len(named) < len(bad):
+        others = [_reason(one) for one in bad if not one.sop_instance]
+        model["0008119A"] = {"vr": "SQ", "Value": others}
+    status = _status(good, bad)
+    if kind == XML:
+        body = xml_of(model)
+        response = Response(status=status, content_type=XML)
+    else:
+        body = orjson.dumps(model)
+        response = Response(status=status, content_type=kind)
+    response.headers["Content-Length"] = str(len(body))
+    response.response = Delivery([body], _All(storing.answerings))  # type: ignore[arg-type]
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+class _All:
+    """The answers to several requests, which end together."""
+
+    def __init__(self, answerings: list[Any]) -> None:
+        self._answerings = answerings
+
+    def __exit__(self, *lost: Any) -> None:
+        for answering in self._answerings:
+            answering.__exit__(*lost)
+
+
+def _status(good: list[_Result], bad: list[_Result]) -> int:
+    if good:
+        clean = all(one.outcome.status.category == "Success" for one in good)
+        return 200 if clean and not bad else 202
+    codes = {one.outcome.status.code for one in bad}
+    if codes and all(code & 0xFF00 == 0xA700 for code in codes):
+        return 503
+    if codes == {_NOT_AUTHORIZED}:
+        return 403
+    return 409
+
+
+def _url(text: str) -> dict[str, Any]:
+    return {"vr": "UR", "Value": [text]}
+
+
+def _named(result: _Result) -> dict[str, Any]:
+    return {
+        "00081150": {"vr": "UI", "Value": [result.sop_class]},
+        "00081155": {"vr": "UI", "Value": [result.sop_instance]},
+    }
+
+
+def _stored(exchange: Exchange, result: _Result) -> dict[str, Any]:
+    found = _named(result)
+    if result.study and result.series:
+        path = "studies", result.study, "series", result.series, "instances", result.sop_instance
+        found["00081190"] = _url(exchange.url(*path))
+    status = result.outcome.status
+    if status.category == "Warning":
+        found["00081196"] = {"vr": "US", "Value": [status.code]}
+    return found
+
+
+def _reason(result: _Result) -> dict[str, Any]:
+    return {"00081197": {"vr": "US", "Value": [result.outcome.status.code]}}
+
+
+def _failed(result: _Result) -> dict[str, Any]:
+    return _named(result) | _reason(result)

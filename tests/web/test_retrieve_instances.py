@@ -1,0 +1,314 @@
+"""WADO-RS: instances, metadata, frames and bulk data (PS3.18 §10.4)."""
+
+from io import BytesIO
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from support.web import BIG_ENDIAN, CT, MR_RLE, ROOT, content, parts, path_of, read, store
+
+from pacsroute import App, Failure, Instance, dicom_json, uids
+from pacsroute.dataset import encode
+from pacsroute.web.statuses import Failed
+
+RLE, EXPLICIT = "1.2.840.10008.1.2.5", uids.EXPLICIT_VR_LITTLE_ENDIAN
+JPEG = "SC_rgb_jpeg_gdcm.dcm"
+
+
+@pytest.fixture
+def stored(web):
+    assert store(web, CT, MR_RLE).status_code == 200
+    return web
+
+
+@pytest.mark.parametrize("levels", [2, 4, 6])
+def test_each_level_sends_its_instances(stored, levels):
+    path = "/".join(path_of(read(CT)).split("/")[: 2 + levels])
+    ((kind, data),) = parts(stored.get(path))
+    assert kind == f"application/dicom; transfer-syntax={EXPLICIT}"
+    assert pydicom.dcmread(BytesIO(data)).PixelData == read(CT).PixelData
+
+
+def test_a_single_part_has_its_length(stored):
+    response = stored.get(path_of(read(CT)), headers={"Accept": "application/dicom"})
+    assert response.headers["Content-Type"] == f"application/dicom; transfer-syntax={EXPLICIT}"
+    assert int(response.headers["Content-Length"]) == len(response.data)
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("accept", "status", "syntax"),
+    [
+        ("", 200, RLE),
+        ("*/*", 200, RLE),
+        ("application/dicom", 200, RLE),
+        ('multipart/related; type="application/dicom"', 200, RLE),
+        ("multipart/related; type=application/dicom; transfer-syntax=*", 200, RLE),
+        (f"application/dicom; transfer-syntax={RLE}", 200, RLE),
+        (f"application/dicom; transfer-syntax={EXPLICIT}", 200, EXPLICIT),
+        ("image/jpeg, application/dicom;q=0.1", 200, RLE),
+        ("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.50", 406, None),
+        ("text/html", 406, None),
+    ],
+)
+def test_transfer_syntaxes_are_negotiated(stored, accept, status, syntax):
+    response = stored.get(path_of(read(MR_RLE)), headers={"Accept": accept})
+    if response.status_code == 200 and response.content_type.startswith("multipart"):
+        ((kind, data),) = parts(response)
+    else:
+        kind, data = response.content_type, response.data
+    assert response.status_code == status
+    if status == 200:
+        assert kind.endswith(f"transfer-syntax={syntax}")
+        assert pydicom.dcmread(BytesIO(data)).file_meta.TransferSyntaxUID == syntax
+
+
+def test_accept_may_be_a_parameter(stored):
+    response = stored.get(path_of(read(CT)) + "?accept=application/dicom")
+    assert response.content_type.startswith("application/dicom;")
+
+
+def test_boundaries_differ(stored):
+    path = path_of(read(CT))
+    assert stored.get(path).content_type != stored.get(path).content_type
+
+
+def test_the_metadata_are_those_of_the_file(stored):
+    ct = read(CT)
+    (found,) = stored.get(f"{path_of(ct)}/metadata").json
+    uri = f"http://localhost{path_of(ct)}/bulkdata/7FE00010"
+    assert found.pop("7FE00010") == {"vr": "OW", "BulkDataURI": uri}
+    assert found.pop("00083002")["Value"] == [EXPLICIT]
+    file = content(CT)
+    start = file.index(b"\x08\0\x05\0CS", 132)
+    expected = dicom_json(file[start:], EXPLICIT)
+    assert {key: value for key, value in found.items() if "BulkDataURI" not in value} == {
+        key: value for key, value in expected.items() if len(value.get("InlineBinary", "")) < 1400
+    }
+
+
+def test_metadata_of_a_series_go_on_after_an_instance_that_cannot_be_read(tmp_path):
+    app = App()
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(content(CT)[:2000])
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield Instance(broken)
+        yield Instance(get_testdata_file(MR_RLE))
+        yield Instance(tmp_path / "missing.dcm")
+
+    with app.test_client() as client:
+        response = client.web.get(f"{ROOT}/studies/1.2/series/1.3/metadata")
+        assert [one["00100020"]["Value"] for one in response.json] == [["4MR1"]]
+        sent = parts(client.web.get(f"{ROOT}/studies/1.2/series/1.3"))
+    assert len(sent) == 2  # what is there goes as it is
+    assert pydicom.dcmread(BytesIO(sent[1][1])).PatientID == "4MR1"
+
+
+def test_bulk_data_come_as_they_are_asked_for(stored):
+    ct = read(CT)
+    (found,) = stored.get(f"{path_of(ct)}/metadata").json
+    uri = found["7FE00010"]["BulkDataURI"]
+    assert stored.get(uri).data == ct.PixelData
+    many = stored.get(uri, headers={"Accept": 'multipart/related; type="application/octet-stream"'})
+    assert parts(many) == [("application/octet-stream", ct.PixelData)]
+    assert stored.get(f"{path_of(ct)}/bulkdata/00100020").status_code == 404
+    assert stored.get(f"{path_of(ct)}/bulkdata/7FE00011").status_code == 404
+    assert stored.get(f"{path_of(ct)}/bulkdata/pixels").status_code == 400
+
+
+def test_bulk_data_within_a_sequence_are_found():
+    app = App()
+    waves = [bytes([number]) * 2000 for number in range(2)]
+
+    @app.get("StudyRoot")
+    def get(request):
+        items = [{"WaveformBitsAllocated": 16, "WaveformData": one} for one in waves]
+        data = encode({"SOPInstanceUID": "1.4", "WaveformSequence": items}, EXPLICIT)
+        yield Instance(data, transfer_syntax=EXPLICIT)
+
+    with app.test_client() as client:
+        path = f"{ROOT}/studies/1.2/series/1.3/instances/1.4"
+        (found,) = client.web.get(f"{path}/metadata").json
+        items = found["54000100"]["Value"]
+        paths = [item["54001010"]["BulkDataURI"].partition("localhost")[2] for item in items]
+        assert [client.web.get(one).data for one in paths] == waves
+
+
+def test_big_endian_values_are_turned_round(web):
+    stored, mr = web, read(BIG_ENDIAN)
+    store(web, BIG_ENDIAN)
+    little = mr.pixel_array.astype("<i2").tobytes()
+    assert stored.get(f"{path_of(mr)}/bulkdata/7FE00010").data == little
+    frame = stored.get(f"{path_of(mr)}/frames/1", headers={"Accept": "application/octet-stream"})
+    assert frame.data == little
+    assert frame.content_type == f"application/octet-stream; transfer-syntax={EXPLICIT}"
+
+
+RAW = "multipart/related; type=application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "syntax"),
+    [
+        (f"{RAW}; transfer-syntax=*", "application/octet-stream", RLE),  # as OHIF sends it
+        (
+            'multipart/related; type="application/octet-stream"',
+            "application/octet-stream",
+            EXPLICIT,
+        ),
+        ("application/octet-stream", "application/octet-stream", EXPLICIT),
+        ('multipart/related; type="image/dicom-rle"', "image/dicom-rle", RLE),
+        ("*/*", "image/dicom-rle", RLE),
+        ("image/*", "image/dicom-rle", RLE),
+        (f'multipart/related; type="image/jpeg", {RAW}', "application/octet-stream", EXPLICIT),
+    ],
+)
+def test_frames_go_as_they_are_stored_or_decoded(stored, accept, kind, syntax):
+    mr = read(MR_RLE)
+    response = stored.get(f"{path_of(mr)}/frames/1", headers={"Accept": accept})
+    if response.content_type.startswith("multipart"):
+        ((found, data),) = parts(response)
+    else:
+        found, data = response.content_type, response.data
+    assert found == f"{kind}; transfer-syntax={syntax}"
+    if syntax == EXPLICIT:
+        assert data == mr.pixel_array.tobytes()
+    else:
+        assert data in mr.PixelData
+
+
+def test_a_frame_that_cannot_be_had_is_not_acceptable(stored):
+    path = f"{path_of(read(MR_RLE))}/frames/1"
+    assert stored.get(path, headers={"Accept": "image/png"}).status_code == 406
+    assert stored.get(path.replace("frames/1", "frames/2")).status_code == 404
+    for numbers in ("0", "x", "1,,1", "-1"):
+        assert stored.get(path.replace("frames/1", f"frames/{numbers}")).status_code == 400
+
+
+def test_several_frames_come_in_the_order_of_the_list(tmp_path):
+    app = App()
+    name = "SC_rgb_rle_2frame.dcm"
+    file = get_testdata_file(name)
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield Instance(file)
+
+    with app.test_client() as client:
+        path = f"{ROOT}/studies/1.2/series/1.3/instances/1.4/frames/2,1"
+        found = parts(client.web.get(path, headers={"Accept": RAW}))
+    pixels = pydicom.dcmread(file).pixel_array
+    assert [data for _, data in found] == [pixels[1].tobytes(), pixels[0].tobytes()]
+
+
+@pytest.mark.parametrize("rest", ["", "/metadata", "/series/1.3", "/series/1.3/metadata"])
+def test_nothing_of_that_is_not_found(web, rest):
+    assert web.get(f"{ROOT}/studies/1.2.3{rest}").status_code == 404
+    assert web.get(f"{ROOT}/studies/1..2{rest}").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"), [(Failure(0xA700), 503), (Failure(0xA900), 400), (OSError(), 500)]
+)
+def test_a_failure_of_the_handler_is_a_status(failure, status):
+    app = App()
+
+    @app.get("StudyRoot")
+    def get(request):
+        raise failure
+
+    with app.test_client() as client:
+        for rest in ("", "/metadata"):
+            assert client.web.get(f"{ROOT}/studies/1.2{rest}").status_code == status
+
+
+def test_an_error_after_the_first_part_ends_without_the_closing_boundary():
+    app, closed = App(), []
+
+    @app.get("StudyRoot")
+    def get(request):
+        request.count = 2
+        try:
+            yield Instance(get_testdata_file(CT))
+            raise Failure(0xC001)
+        finally:
+            closed.append(True)
+
+    with app.test_client() as client:
+        response = client.web.get(f"{ROOT}/studies/1.2", buffered=False)
+        chunks = response.iter_encoded()
+        found = []
+        with pytest.raises(Failed):
+            found.extend(chunks)
+        response.close()
+    assert any(b"DICM" in chunk for chunk in found)
+    assert not found[-1].rstrip().endswith(b"--")
+    assert closed == [True]
+
+
+def test_a_client_that_hangs_up_closes_the_generator():
+    app, closed = App(), []
+
+    @app.get("StudyRoot")
+    def get(request):
+        request.count = 1000
+        try:
+            for _ in range(1000):
+                yield Instance(get_testdata_file(CT))
+        finally:
+            closed.append(True)
+
+    @app.after_request
+    def after(request, status, error):
+        closed.append(type(error).__name__)
+
+    with app.test_client() as client:
+        response = client.web.get(f"{ROOT}/studies/1.2", buffered=False)
+        next(response.iter_encoded())
+        response.close()
+    assert closed == [True, "Gone"]
+
+
+def test_head_and_options_have_no_body(stored):
+    path = path_of(read(CT))
+    head = stored.head(path, headers={"Accept": "application/dicom"})
+    assert (head.status_code, head.data) == (200, b"")
+    assert int(head.headers["Content-Length"]) > 10_000
+    options = stored.options(f"{ROOT}/studies")
+    assert options.headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+    assert stored.delete(f"{ROOT}/studies").status_code == 405
+
+
+def test_the_capabilities_are_what_is_routed():
+    app = App()
+
+    @app.find("StudyRoot")
+    def find(request):
+        return []
+
+    with app.test_client() as client:
+        found = client.web.options(f"{ROOT}/", headers={"Accept": "application/json"}).json
+        assert [one["path"] for one in found["resources"] if one["methods"] != ["GET"]] == []
+        assert "studies/{study}" not in [one["path"] for one in found["resources"]]
+        wadl = client.web.get(ROOT)
+    assert wadl.content_type.startswith("application/vnd.sun.wadl+xml")
+
+
+def test_urls_are_the_public_ones(archive):
+    archive.config.web_public_url = "https://pacs.example/"
+    with archive.test_client() as client:
+        store(client.web, CT)
+        (row,) = client.web.get(f"{ROOT}/studies").json
+    study = read(CT).StudyInstanceUID
+    assert row["00081190"]["Value"] == [f"https://pacs.example{ROOT}/studies/{study}"]
+
+
+def test_a_host_without_its_port_gets_the_servers(archive):
+    with archive.test_client() as client:
+        store(client.web, CT)
+        (row,) = client.web.get(f"{ROOT}/studies", base_url="http://localhost:8042").json
+        assert row["00081190"]["Value"][0].startswith("http://localhost:8042/")
+        (row,) = client.web.get(f"{ROOT}/studies", environ_overrides={"SERVER_PORT": "8042"}).json
+        assert row["00081190"]["Value"][0].startswith("http://localhost:8042/")
