@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, overload
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast, overload
 
 from pacsroute import dataset as data_sets
 from pacsroute import uids
@@ -146,24 +146,26 @@ class Instance:
                 )
             sop_class, sop_instance = peek.sop_uids(self._source[: peek.LOOK], syntax)
             return {"sop_class": sop_class, "sop_instance": sop_instance, "transfer_syntax": syntax}
-        with self._file() as file:
-            meta = part10.file_meta(file)
-            # What the data set says of itself wins: a peer would refuse the instance else.
-            sop_class, sop_instance = peek.sop_uids(file.read(peek.LOOK), meta["transfer_syntax"])
-        return {
-            "sop_class": sop_class or meta["sop_class"],
-            "sop_instance": sop_instance or meta["sop_instance"],
-            "transfer_syntax": meta["transfer_syntax"],
-        }
+        file, head, first = self._part10()
+        file.close()
+        return _told(head, first)
 
-    def _file(self) -> BinaryIO:
-        """Open the Part 10 file at its beginning."""
-        assert isinstance(self._source, (str, os.PathLike, bytes, Stored))
-        if isinstance(self._source, bytes):
-            return io.BytesIO(self._source)
-        if isinstance(self._source, Stored):
-            return self._source.open()
-        return open(self._source, "rb", _BUFFER)
+    def _part10(self) -> tuple[BinaryIO, part10.Head, bytes]:
+        """Open the Part 10 file at its data set; return its head and how the data set begins."""
+        source = self._source
+        assert isinstance(source, (str, os.PathLike, bytes, Stored))
+        if isinstance(source, bytes):
+            head = part10.read_head(source)
+            file = io.BytesIO(source)
+            file.seek(head.end)
+            return file, head, source[head.end : head.end + peek.LOOK]
+        if isinstance(source, Stored):
+            stored = source.open()
+            head = part10.head_of(stored)
+            first = stored.read(peek.LOOK)
+            stored.seek(head.end)
+            return stored, head, first
+        return _opened(source)
 
     def opened(self) -> Instance:
         """Return the same instance with its file open or read, so that `open` does not wait for it.
@@ -173,15 +175,15 @@ class Instance:
         """
         if type(self) is not Instance or not isinstance(self._source, (str, os.PathLike)):
             return self
-        with contextlib.suppress(Exception):  # pydicom raises many kinds for broken files
-            opened = Instance(
-                self._source,
-                sop_class=self.sop_class,
-                sop_instance=self.sop_instance,
-                transfer_syntax=self.transfer_syntax,
-                limits=self._limits,
-            )
-            opened._opened = file = self.open()
+        with contextlib.suppress(DataSetError, OSError):
+            file, head, first = self._part10()
+            told = self._hints
+            if None in told.values():
+                found = _told(head, first)
+                told = {name: value or found[name] for name, value in told.items()}
+            self._check(head, file)
+            opened = Instance(self._source, **told, limits=self._limits)
+            opened._opened = file
             if _WILL_NEED is not None and not isinstance(file, io.BytesIO):
                 os.posix_fadvise(file.fileno(), 0, 0, _WILL_NEED)
             return opened
@@ -204,17 +206,16 @@ class Instance:
             return io.BytesIO(data_sets.encode(self._source, self.transfer_syntax))
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             return io.BytesIO(self._source)
-        file = self._file()
-        try:
-            told = part10.file_meta(file)["transfer_syntax"]
-            # Another one may have come in its place since an index was asked for this one.
-            if told and told != (self._hints["transfer_syntax"] or told):
-                raise DataSetError("the file is in another transfer syntax by now")
-            whole = isinstance(file, io.BytesIO) or isinstance(self._source, Stored)
-            return file if whole else _read_if_small(file)
-        except BaseException:
+        file, head, _ = self._part10()
+        self._check(head, file)
+        return file
+
+    def _check(self, head: part10.Head, file: BinaryIO) -> None:
+        """Refuse a file that has come since an index was asked for the one that was there."""
+        told = head.transfer_syntax
+        if told and told != (self._hints["transfer_syntax"] or told):
             file.close()
-            raise
+            raise DataSetError("the file is in another transfer syntax by now")
 
     def open_as(
         self, transfer_syntax: str, *, wanted: Callable[[], bool] | None = None
@@ -546,15 +547,54 @@ def _syntax_of(dataset: Dataset) -> str:
     return uids.EXPLICIT_VR_BIG_ENDIAN if is_big else uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
-def _read_if_small(file: BinaryIO) -> BinaryIO:
-    """Read what is left of a file and close it, if that is not much."""
-    position = file.tell()
-    size = file.seek(0, os.SEEK_END) - position  # which empties its buffer: nothing is joined below
-    file.seek(position)
-    if size > _AT_ONCE:
-        return file
-    with file:
-        return io.BytesIO(file.read())
+def _opened(path: str | os.PathLike[str]) -> tuple[BinaryIO, part10.Head, bytes]:
+    """Open a Part 10 file at its data set; return its head and how the data set begins.
+
+    A file that is small is read, and closed already.
+    """
+    file: BinaryIO = open(path, "rb", 0)  # noqa: SIM115 - whoever asks for it closes it
+    try:
+        size = os.fstat(file.fileno()).st_size
+        first = file.read(part10.LOOK)
+        head = part10.read_head(first)
+        if not head.is_whole:
+            head = part10.head_of(file)
+            first = bytes(head.end) + file.read(peek.LOOK)
+        start, rest = first[head.end : head.end + peek.LOOK], size - head.end
+        if rest > _AT_ONCE:
+            file.seek(head.end)
+            return io.BufferedReader(cast(io.RawIOBase, file), _BUFFER), head, start
+        if rest > len(first) - head.end:
+            file.seek(head.end)
+            whole = io.BytesIO(_all(file, rest))
+        else:
+            whole = io.BytesIO(first[head.end :])
+        file.close()
+        return whole, head, start
+    except BaseException:
+        file.close()
+        raise
+
+
+def _all(file: BinaryIO, size: int) -> bytes:
+    """Read so many bytes, or all that there are: the system may give fewer at once."""
+    data = file.read(size)
+    while len(data) < size and (more := file.read(size - len(data))):
+        data += more
+    return data
+
+
+def _told(head: part10.Head, first: bytes) -> dict[str, str]:
+    """Return what a file says of its instance; what the data set says of itself wins.
+
+    A peer would refuse the instance else.
+    """
+    sop_class, sop_instance = peek.sop_uids(first, head.transfer_syntax)
+    return {
+        "sop_class": sop_class or head.sop_class,
+        "sop_instance": sop_instance or head.sop_instance,
+        "transfer_syntax": head.transfer_syntax,
+    }
 
 
 def _occupied(folder: str, target: str, duplicate: str, durable: bool) -> Path:

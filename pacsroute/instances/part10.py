@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from functools import lru_cache
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pacsroute import uids
 from pacsroute.errors import DataSetError
+
+LOOK = 8192
+"""How many bytes of a file are read to find its head: enough for most."""
 
 _PREAMBLE = 128
 _LONGEST = 256  # bytes that are read of a UID
@@ -74,35 +76,87 @@ def _around(
     return bytes(_PREAMBLE) + b"DICM" + group + before, after
 
 
-_HINTS = {0x02: "sop_class", 0x03: "sop_instance", 0x10: "transfer_syntax"}
+class Head(NamedTuple):
+    """What the head of a Part 10 file says, and where it ends.
+
+    Parameters
+    ----------
+    sop_class, sop_instance, transfer_syntax : str
+        UIDs; empty where it does not say.
+    end : int
+        Where the data set begins.
+    is_whole : bool
+        Whether the bytes that were read reach to its end.
+    """
+
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+    end: int
+    is_whole: bool
 
 
-def file_meta(file: BinaryIO) -> dict[str, str]:
-    """Read the UIDs of the File Meta Information; the file stands at the data set then.
+_NAMES = {0x02: "sop_class", 0x03: "sop_instance", 0x10: "transfer_syntax"}
 
-    The group length is not relied on, since some write a wrong one.
+
+def read_head(data: bytes) -> Head:
+    """Read the head of a file, whatever length of it is told.
+
+    Parameters
+    ----------
+    data : bytes
+        The file's, from its beginning; if `Head.is_whole` is false, more of them are needed.
+
+    Raises
+    ------
+    DataSetError
+        If it is no Part 10 file.
+
+    Examples
+    --------
+    >>> read_head(head("1.2.840.10008.5.1.4.1.1.7", "1.2.3", "1.2.840.10008.1.2.1")).sop_instance
+    '1.2.3'
+    """
+    at = _PREAMBLE + 4
+    if data[_PREAMBLE:at] != b"DICM":
+        raise DataSetError("not a Part 10 file: there is no DICM behind a preamble")
+    found = dict.fromkeys(_NAMES.values(), "")
+    size = len(data)
+    while at + 8 <= size:
+        group, number, vr, length = _SHORT.unpack_from(data, at)
+        if group != 2:
+            break
+        start = at + 8
+        if vr in _LONG_VRS:
+            length = int.from_bytes(data[start : start + 4], "little")
+            start += 4
+        elif not vr.isalpha():  # some have written it in implicit VR
+            length = int.from_bytes(data[at + 4 : start], "little")
+        at = start + length
+        if number in _NAMES:
+            found[_NAMES[number]] = uids.trim(
+                data[start : min(at, start + _LONGEST)].decode("latin-1")
+            )
+    return Head(**found, end=at, is_whole=at + 8 <= size)
+
+
+def head_of(file: BinaryIO) -> Head:
+    """Read the head of a file that can be sought in; it stands at the data set then.
 
     Raises
     ------
     DataSetError
         If it is no Part 10 file.
     """
-    file.seek(_PREAMBLE)
-    if file.read(4) != b"DICM":
-        raise DataSetError("not a Part 10 file: there is no DICM behind a preamble")
-    found = dict.fromkeys(_HINTS.values(), "")
-    while (element := file.read(8))[:2] == b"\x02\0" and len(element) == 8:
-        if not element[4:6].isalpha():  # some have written it in implicit VR
-            length = element[4:]
-        else:
-            length = file.read(4) if element[4:6] in _LONG_VRS else element[6:]
-        size = int.from_bytes(length, "little")
-        number = int.from_bytes(element[2:4], "little")
-        if number in _HINTS:
-            found[_HINTS[number]] = uids.trim(file.read(min(size, _LONGEST)).decode("latin-1"))
-            size = max(0, size - _LONGEST)
-        file.seek(size, os.SEEK_CUR)
-    if not element and not found["transfer_syntax"]:
-        raise DataSetError("not a Part 10 file: its head has no end")
-    file.seek(-len(element), os.SEEK_CUR)
+    look = LOOK
+    while True:
+        file.seek(0)
+        first = file.read(look)
+        found = read_head(first)
+        if found.is_whole or len(first) < look:
+            break
+        look *= 8  # somebody's own information in the head, which may be long
+    if found.end > len(first):
+        raise DataSetError("not a Part 10 file: its head is longer than the file")
+    file.seek(found.end)
     return found

@@ -71,7 +71,7 @@ def theirs(path):
 def opened(path):
     """Return what a file's data set is read from, and its transfer syntax."""
     file = BytesIO(path.read_bytes())
-    return file, part10.file_meta(file)["transfer_syntax"] or IMPLICIT
+    return file, part10.head_of(file).transfer_syntax or IMPLICIT
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)

@@ -480,6 +480,25 @@ def test_file_meta_information_that_cannot_be_decoded(tmp_path):
         Instance(path).transfer_syntax
 
 
+@pytest.mark.parametrize("length", [10_000, 70_000, 1_200_000])
+def test_file_meta_information_that_is_long(tmp_path, length):
+    head = part10.head(CT, "1.2.3", EXPLICIT)
+    private = struct.pack("<HH2sHI", 2, 0x102, b"OB", 0, length) + bytes(length)
+    path = tmp_path / "long.dcm"
+    path.write_bytes(head + private + data_set())
+    for instance in (Instance(path), Instance(path).opened()):
+        assert (instance.sop_instance, instance.transfer_syntax) == ("1.2.3", EXPLICIT)
+        with instance.open() as file:
+            assert file.read() == data_set()
+
+
+def test_head_that_is_longer_than_its_file(tmp_path):
+    path = tmp_path / "cut.dcm"
+    path.write_bytes(part10.head(CT, "1.2.3", EXPLICIT)[:-3])
+    with pytest.raises(DataSetError, match="longer than the file"):
+        Instance(path).open()
+
+
 def test_the_head_of_a_file_is_read_without_inflating_what_is_behind_it(tmp_path):
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = packer.compress(data_set()) + packer.compress(bytes(50_000_000)) + packer.flush()
