@@ -58,16 +58,15 @@ class Incoming:
         file = io.BytesIO(self._first)
         self._first = bytearray()
         try:
-            meta = part10.file_meta(file)
-            at, syntax = file.tell(), meta["transfer_syntax"]
-            found = peek.sop_uids(file.read(peek.LOOK), syntax)
-            found = found[0] or meta["sop_class"], found[1] or meta["sop_instance"]
-        except (DataSetError, OSError, ValueError):
+            head = part10.head_of(file)
+            found = peek.sop_uids(file.read(peek.LOOK), head.transfer_syntax)
+        except DataSetError:
             self._is_broken = True
             return
-        self.transfer_syntax = syntax
-        self.sop_class, self.sop_instance = (uids.trim(uid) for uid in found)
-        self._open_spool().write(file.getbuffer()[at:])
+        self.transfer_syntax = head.transfer_syntax
+        self.sop_class = uids.trim(found[0] or head.sop_class)
+        self.sop_instance = uids.trim(found[1] or head.sop_instance)
+        self._open_spool().write(file.getbuffer()[head.end :])
 
     def _open_spool(self) -> Spool:
         app, caller = self._exchange.app, self._exchange.caller

@@ -62,5 +62,5 @@ def store(client, *names):
 def data_set(data):
     """Return the bytes behind the File Meta Information of a file."""
     file = BytesIO(data)
-    part10.file_meta(file)
+    part10.head_of(file)
     return file.read()
