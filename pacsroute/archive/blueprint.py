@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pacsroute")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NO_ROOM = "too little room is left in the archive"
 _NO_MATCHES = 0xA701  # refused: out of resources, unable to calculate the number of matches
 
 
@@ -151,6 +152,7 @@ class Archive(Blueprint):
         self.n_action("StorageCommitment", action_type=1)(self.answer_commitment)
         self.routes = [replace(route, default=True) for route in self.routes]
         self.lifespan(self._lifespan)
+        self.ready(self._why_not_ready)
 
     # ------------------------------------------------------------- hooks and parts
 
@@ -436,6 +438,7 @@ class Archive(Blueprint):
             app.config.spool = os.fspath(self.folder / ".spool")
             sweep(app.config.spool)
         with self.opened():
+            self._storing.observer = app.observer
             self._commitment.start(app)
             try:
                 yield
@@ -506,10 +509,18 @@ class Archive(Blueprint):
         return entry
 
     def _check_room(self) -> None:
-        if self._least or self._least_share:
-            disk = shutil.disk_usage(self.folder)
-            if disk.free < max(self._least, disk.total * self._least_share):
-                raise Failure(OUT_OF_RESOURCES, "too little room is left in the archive")
+        if not self._has_room():
+            raise Failure(OUT_OF_RESOURCES, _NO_ROOM)
+
+    def _has_room(self) -> bool:
+        if not (self._least or self._least_share):
+            return True
+        disk = shutil.disk_usage(self.folder)
+        return disk.free >= max(self._least, disk.total * self._least_share)
+
+    def _why_not_ready(self, app: Any) -> str | None:
+        """Tell a balancer where a store would be refused."""
+        return None if self._has_room() else f"{self.name}: {_NO_ROOM}"
 
 
 _STUDY_ROOT = frozenset(uids.QUERY_RETRIEVE[one]["StudyRoot"] for one in ("find", "get", "move"))

@@ -22,6 +22,7 @@ from pacsroute.archive.intake import (
 )
 from pacsroute.archive.same import is_same
 from pacsroute.errors import DataSetError, Failure
+from pacsroute.framework.observer import Observer
 from pacsroute.instances.instance import Instance
 from pacsroute.status import SUB_OPERATIONS_WARNING, UNABLE_TO_PROCESS, Status
 
@@ -55,6 +56,7 @@ class Storing:
         conflict: Conflict,
         mismatch: Mismatch,
     ) -> None:
+        self.observer = Observer()  # the app's, while it runs
         self._files = files
         self._database = database
         self._decisions = decisions
@@ -186,6 +188,7 @@ class Storing:
             path=name,
         )
         self._files.settle(draft)
+        self.observer.quarantined(reason)
         logger.warning(
             "%s: %s contradicts what is here (%s) and is in quarantine: %s",
             ascii(entry.calling_ae)[1:-1],

@@ -174,6 +174,20 @@ class BaseApp(Scope):
         """What keeps its durable work, if it has any by now."""
         return None
 
+    def unready(self) -> str:
+        """Return why no association should come now, as `ready` tells; empty without a reason."""
+        for scope in self._scopes:
+            for check in scope.ready_checks:
+                try:
+                    why = check(self)
+                except Exception:
+                    name = getattr(check, "__qualname__", repr(check))
+                    logger.exception("@app.ready: %s failed", name)
+                    return f"{name} failed"
+                if why:
+                    return str(why)
+        return ""
+
     # ------------------------------------------------------------- called AE titles
 
     @property

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Destinator,
         ErrorHandler,
         Lifespan,
+        ReadyCheck,
     )
     from pacsroute.framework.requests import Peer
 
@@ -48,6 +49,7 @@ class Scope(Router):
         self.error_handlers: dict[type[BaseException], Callable[[Any, Any], Any]] = {}
         self.authenticator: Callable[[Any, Any], Any] | None = None
         self.destinator: Callable[[str, Any], Peer | None] | None = None
+        self.ready_checks: list[Callable[[Any], str | None]] = []
         self.lifespans: list[Callable[[Any], Iterator[None]]] = []
         self.families: list[Family] = [((self,), None)]
 
@@ -256,6 +258,34 @@ class Scope(Router):
                 "between what is done at the start and at the stop"
             )
         self.lifespans.append(function)
+        return function
+
+    def ready(self, function: ReadyCheck) -> ReadyCheck:
+        """Register what ``/ready`` asks, beside what the server knows itself.
+
+        A balancer sends no associations to a node that is not ready; those that come are served.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the app; returns why no association should come now, or None. What it
+            raises is logged, and the node is not ready. It is to answer quickly.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from pacsroute import App
+        >>> app = App()
+        >>> @app.ready
+        ... def mounted(app):
+        ...     if not Path("/mnt/archive").is_mount():
+        ...         return "the archive is not mounted"
+        >>> app.unready()
+        'the archive is not mounted'
+        """
+        check_callable("ready", function, ("app",))
+        self._still_open("ready")
+        self.ready_checks.append(function)
         return function
 
     # ------------------------------------------------------------- blueprints

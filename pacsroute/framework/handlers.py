@@ -68,6 +68,7 @@ AfterRequest = TypeVar(
 )
 Authenticator = TypeVar("Authenticator", bound=Callable[[Identity | None, Any], object])
 Destinator = TypeVar("Destinator", bound=Callable[[str, MoveRequest | None], Peer | None])
+ReadyCheck = TypeVar("ReadyCheck", bound=Callable[[Any], "str | None"])  # is given the app
 Lifespan = TypeVar("Lifespan", bound=Callable[[Any], Iterator[None]])  # is given the app
 # A TypeVar cannot be bound by another, so the exception is not compared with the decorator's.
 ErrorHandler = TypeVar("ErrorHandler", bound=Callable[[Any, Request], Answer])

@@ -37,5 +37,8 @@ class Observer:
     def sub_operation(self, command: str, status: Status) -> None:
         """A sub-operation of a C-GET or C-MOVE has ended."""
 
+    def quarantined(self, reason: str) -> None:
+        """An archive has set an instance aside: ``conflict`` or ``mismatch``."""
+
     def sent(self, command: Command, size: int) -> None:
         """A data set of so many bytes has been sent."""

@@ -95,6 +95,9 @@ class Metrics(Observer):
             "Instances sent by C-GET and C-MOVE, by the peer's status.",
             *("command", "category"),
         )
+        self._quarantined = make(
+            Counter, "archive_quarantined", "Instances that an archive has set aside.", "reason"
+        )
         self._spool = make(Gauge, "spool_bytes", "Length of the data sets in files of the spool.")
         app.observer = self
 
@@ -149,6 +152,10 @@ class Metrics(Observer):
     def sub_operation(self, command: str, status: Status) -> None:
         """Count it by category."""
         self._sub_operations(command, status.category).inc()
+
+    def quarantined(self, reason: str) -> None:
+        """Count it by reason."""
+        self._quarantined(reason).inc()
 
     def sent(self, command: Command, size: int) -> None:
         """Count the bytes."""

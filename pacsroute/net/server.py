@@ -287,7 +287,7 @@ class Server:
         if self._places.associations >= self.config.max_associations:
             return f"max_associations reached, {self.config.max_associations} associations"
         work = self.app.work_under_way
-        return "" if work is None else work.obstacle()
+        return (work.obstacle() if work is not None else "") or self.app.unready()
 
     @property
     def _spare(self) -> int:
