@@ -379,10 +379,11 @@ class Association:
             while (message := self._inbox.response(response_to)) is None:
                 self._go_on()
             return message
-        while (message := self._inbox.next()) is None:
+        inbox = self._inbox
+        while not inbox.waiting:
             self._go_on()
         self._idle = False
-        return message
+        return inbox.next()
 
     def answered(self, message_id: int) -> Message | None:
         """Return the response to a request of ours; None if the peer asks for something first.
@@ -399,7 +400,7 @@ class Association:
         """
         if self.window > 1:  # what the peer asks for meanwhile is not kept waiting
             return self._receive_shared(message_id)
-        while self._inbox.is_empty:
+        while not self._inbox.waiting:
             self._go_on()
         return self._inbox.response(message_id)
 
@@ -414,7 +415,7 @@ class Association:
             event = channel.connection.next_event()
         while event is not None:
             self._take(event)
-            event = channel.connection.next_event() if inbox.is_empty else None
+            event = None if inbox.waiting else channel.connection.next_event()
 
     def _receive_shared(self, response_to: int | None) -> Message:
         """Receive where operations overlap: one thread reads for all of them."""

@@ -34,6 +34,8 @@ class Inbox:
 
     Attributes
     ----------
+    waiting : deque of Message
+        Those that have come and were not taken; only to be looked at from outside.
     window : int
         How many operations may overlap (PS3.7 §D.3.3.3).
     """
@@ -47,12 +49,13 @@ class Inbox:
         self.window = 1
         self._longest = 2 * max_response_length
         self._assembler = Assembler(open_sink, max_command_length)
-        self._messages: deque[Message] = deque()
+        self.waiting: deque[Message] = deque()
         self._cancelled: set[int] = set()
         self._reader = 0
-        self._lock = threading.Lock()
+        # A thread may take it twice: within, the collector may end what was left open.
+        self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
-        self._waiting = 0  # threads
+        self._sleepers = 0  # threads
         self._ended = False
 
     # ------------------------------------------------------------- the thread that reads
@@ -69,14 +72,9 @@ class Inbox:
         return 0 if isinstance(assembler.command, Response) else assembler.size
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no message waits."""
-        return not self._messages
-
-    @property
     def is_busy(self) -> bool:
         """Whether as many messages wait as are read ahead."""
-        return len(self._messages) >= _BUSY
+        return len(self.waiting) >= _BUSY
 
     def read_here(self) -> None:
         """Say that the calling thread is the one that reads."""
@@ -132,32 +130,32 @@ class Inbox:
             # A cancel that came too late is not for a request of the same ID.
             self._cancelled.discard(getattr(command, "message_id", -1))
         with self._lock:
-            self._messages.append(message)
-            if self._waiting:
+            self.waiting.append(message)
+            if self._sleepers:
                 self._arrived.notify_all()
-            if len(self._messages) > 1:
+            if len(self.waiting) > 1:
                 self._check()
 
     def _check(self) -> None:
         """Refuse more than a peer may send ahead: it has to wait for its responses."""
-        if len(self._messages) > _UNANSWERED + self.window:
+        if len(self.waiting) > _UNANSWERED + self.window:
             raise ProtocolError("more messages than anybody waits for")
-        behind = itertools.islice(self._messages, 1, None)
+        behind = itertools.islice(self.waiting, 1, None)
         if sum(message.in_memory for message in behind) > _AHEAD:
             raise ProtocolError("more data than anybody waits for")
 
     # ------------------------------------------------------------- taking messages
 
-    def next(self) -> Message | None:
-        """Take the message that has waited longest."""
-        return self._messages.popleft() if self._messages else None
+    def next(self) -> Message:
+        """Take the message that has waited longest; there has to be one."""
+        return self.waiting.popleft()
 
     def next_request(self) -> Message | None:
         """Take the request that has waited longest, and leave the responses."""
         with self._lock:
-            for place, message in enumerate(self._messages):
+            for place, message in enumerate(self.waiting):
                 if not isinstance(message.command, Response):
-                    del self._messages[place]
+                    del self.waiting[place]
                     return message
         return None
 
@@ -167,10 +165,10 @@ class Inbox:
             return self._response(message_id)
 
     def _response(self, message_id: int) -> Message | None:
-        for place, message in enumerate(self._messages):
+        for place, message in enumerate(self.waiting):
             command = message.command
             if isinstance(command, Response) and command.message_id_responded_to == message_id:
-                del self._messages[place]
+                del self.waiting[place]
                 return message
         return None
 
@@ -180,13 +178,13 @@ class Inbox:
         None comes where the association ends first, or time.
         """
         with self._arrived:
-            self._waiting += 1
+            self._sleepers += 1
             try:
                 found = self._arrived.wait_for(
                     lambda: self._response(message_id) or self._ended, seconds
                 )
             finally:
-                self._waiting -= 1
+                self._sleepers -= 1
         return found if isinstance(found, Message) else None
 
     def is_cancelled(self, message_id: int) -> bool:
@@ -204,4 +202,4 @@ class Inbox:
     def close(self) -> None:
         """Drop what waits, and what is not whole; the thread that reads calls it."""
         self._assembler.close()
-        self._messages.clear()
+        self.waiting.clear()

@@ -49,8 +49,7 @@ def test_messages_come_out_in_the_order_they_came_in(inbox):
     for number in (1, 2):
         assert add(inbox, echo(number)) == [True]
     assert [inbox.next().command.message_id for _ in range(2)] == [1, 2]
-    assert inbox.next() is None
-    assert inbox.is_empty
+    assert not inbox.waiting
 
 
 def test_a_message_is_partial_until_its_data_set_has_come(inbox):
@@ -58,7 +57,7 @@ def test_a_message_is_partial_until_its_data_set_has_come(inbox):
     command, identifier = data(find, b"12")
     assert not inbox.add(command, {1})
     assert inbox.partial == 0
-    assert inbox.is_empty
+    assert not inbox.waiting
     assert inbox.add(identifier, {1})
     assert inbox.partial is None
     assert bytes(inbox.next().data) == b"12"
@@ -76,7 +75,7 @@ def test_a_response_is_found_behind_other_messages(inbox):
 
 def test_a_cancel_is_noted_and_not_queued(inbox):
     add(inbox, commands.CCancelRQ(message_id_responded_to=5))
-    assert inbox.is_empty
+    assert not inbox.waiting
     assert inbox.is_cancelled(5)
     assert not inbox.is_cancelled(6)
 
@@ -157,7 +156,7 @@ def test_the_end_wakes_threads_that_wait(inbox):
         target=lambda: found.put(inbox.wait_for_response(9, WAIT)), daemon=True
     )
     thread.start()
-    assert until(lambda: inbox._waiting)
+    assert until(lambda: inbox._sleepers)
     inbox.wake()
     assert found.get(timeout=WAIT) is None
 
