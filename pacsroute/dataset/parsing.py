@@ -31,7 +31,7 @@ from pacsroute.errors import DataSetTooLarge, UnreadableDataSet
 Source: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
 
 _SMALL = 1 << 20  # bytes of a file that are read at once
-_PIECE = 1 << 20  # bytes that are inflated at a time
+_PIECE = 1 << 16  # bytes that are inflated at a time
 _LARGE = 16 << 20  # bytes beyond which only a few are inflated at the same time
 
 MAX_KEYS = 50_000

@@ -137,6 +137,18 @@ class Reading:
             most = self.limits.memory
             raise DataSetTooLarge(f"no memory for it within max_memory, {most} bytes")
 
+    def expect(self, items: int) -> None:
+        """Refuse to read so many items that the process could not hold them, before the first one.
+
+        Raises
+        ------
+        DataSetTooLarge
+            If there are so many.
+        """
+        most = self.limits.memory
+        if items * _ITEM_OBJECT > most:
+            raise DataSetTooLarge(f"{items} items are more than max_memory holds, {most} bytes")
+
     def lost(self, why: str) -> None:
         """Refuse what would lose a part of the data set.
 
@@ -158,9 +170,10 @@ class Reading:
         frame : Frame
             What is known around its items.
         """
+        self.hold(len(data))  # at the most: an item has a head of 8 bytes, and its place takes 8
         with Reader(data, self) as reader:
             found = reader.starts(len(data), frame)
-        self.hold(8 * len(found))
+        self.holding.shrink(len(data) - 8 * len(found))
         return found
 
     def item(self, data: bytes, start: int, frame: Frame) -> Dataset:
@@ -498,11 +511,11 @@ class Reader:
     def _add(self, level: _Level, head: _Head, stop: int) -> bytes:
         """Take an element with its value; return that."""
         tag = TAGS[head.tag]
-        value = bytes(self._data[head.start : stop])
-        level.size += len(value)
+        level.size += stop - head.start
         if level.size > _AT_A_TIME:
             self._reading.hold(level.size)
             level.size = 0
+        value = bytes(self._data[head.start : stop])
         length = _UNDEFINED if head.length == _UNDEFINED else len(value)
         level.elements[tag] = RawDataElement(
             tag,

@@ -57,6 +57,9 @@ class Reading(Protocol):
     def hold(self, size: int) -> None:
         """Count memory that is taken; raise where the process has no room for it."""
 
+    def expect(self, items: int) -> None:
+        """Raise if so many items are more than the process could hold."""
+
     def starts(self, data: bytes, frame: Frame) -> array[int]:
         """Return where the items of a sequence begin."""
 
@@ -218,6 +221,7 @@ class ReceivedSequence(Sequence):
         if self._changed is not None:
             yield from self._changed
         else:
+            self._reading.expect(len(self._starts))
             for number in range(len(self._starts)):
                 yield self[number]
 
