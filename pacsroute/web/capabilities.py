@@ -52,7 +52,9 @@ def routed(exchange: Exchange) -> list[tuple[str, list[str]]]:
     if "get" in commands:
         add("GET", study, f"{study}/metadata", series, f"{series}/metadata", instance)
         add("GET", f"{instance}/metadata", f"{instance}/frames/{{frames}}")
-        add("GET", f"{instance}/bulkdata/{{path}}")
+        add("GET", f"{instance}/bulkdata/{{path}}", "wado")
+        for path in (study, series, instance, f"{instance}/frames/{{frames}}"):
+            add("GET", f"{path}/rendered", f"{path}/thumbnail")
     if "store" in commands:
         add("POST", "studies", study)
     return sorted(found.items())

@@ -14,7 +14,7 @@ from werkzeug.wrappers import Request, Response
 from pacsroute import uids
 from pacsroute.dataset import late
 from pacsroute.framework.base import BaseApp
-from pacsroute.web import capabilities, frames, metadata, retrieve, search, store
+from pacsroute.web import capabilities, frames, metadata, rendered, retrieve, search, store
 from pacsroute.web.caller import Caller
 from pacsroute.web.exchange import Exchange
 from pacsroute.web.statuses import RETRY_AFTER
@@ -41,6 +41,12 @@ _PATHS: list[tuple[str, str, str]] = [
     *((path, "GET", "retrieve") for path in (_STUDY, _SERIES, _INSTANCE)),
     *((f"{path}/metadata", "GET", "metadata") for path in (_STUDY, _SERIES, _INSTANCE)),
     (f"{_INSTANCE}/frames/<numbers>", "GET", "frames"),
+    *(
+        (f"{path}/{name}", "GET", name)
+        for path in (_STUDY, _SERIES, _INSTANCE, f"{_INSTANCE}/frames/<numbers>")
+        for name in ("rendered", "thumbnail")
+    ),
+    ("/wado", "GET", "uri"),
     (f"{_INSTANCE}/bulkdata/<path:path>", "GET", "bulk data"),
     ("/studies", "POST", "store"),
     (_STUDY, "POST", "store"),
@@ -52,6 +58,9 @@ _ANSWERS: dict[str, Answer] = {
     "frames": frames.answer,
     "bulk data": metadata.bulk_data,
     "store": store.answer,
+    "rendered": rendered.answer,
+    "thumbnail": rendered.thumbnail,
+    "uri": rendered.uri,
 }
 
 

@@ -53,7 +53,7 @@ def answer(exchange: Exchange, numbers: str, **unique: str) -> Response:
     **unique : str
         The unique keys of the instance.
     """
-    wanted = _numbers(numbers)
+    wanted = numbers_of(numbers)
     found = exchange.instances("WADO-RS frames", **unique)
     try:
         return _respond(exchange, found, wanted)
@@ -65,7 +65,19 @@ def answer(exchange: Exchange, numbers: str, **unique: str) -> Response:
         raise
 
 
-def _numbers(text: str) -> list[int]:
+def numbers_of(text: str) -> list[int]:
+    """Return the numbers of frames that a path or parameter names.
+
+    Raises
+    ------
+    werkzeug.exceptions.BadRequest
+        If it names none.
+
+    Examples
+    --------
+    >>> numbers_of("2,1")
+    [2, 1]
+    """
     parts = text.split(",")
     valid = len(parts) <= _MOST and all(
         part.isascii() and part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts

@@ -6,6 +6,7 @@ off is an error, never a shorter body.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from python_multipart.multipart import MultipartParser, MultipartState, parse_op
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 _PIECE = 1 << 18
+_SILENT = logging.Logger("multipart", logging.CRITICAL)
 _HEADERS = 16_384  # bytes of the headers of a part
 
 
@@ -52,6 +54,7 @@ def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> st
     kind, boundary = _described(content_type)
     reader = _Reader(receiver, most)
     parser = MultipartParser(boundary, reader.callbacks)
+    parser.logger = _SILENT  # what it tells quotes bytes
     try:
         while piece := stream.read(_PIECE):
             parser.write(piece)

@@ -38,7 +38,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     found = exchange.instances("WADO-RS", **unique)
     try:
         if "SOPInstanceUID" in unique and wanted.multipart is False:
-            return _one(exchange, found, wanted)
+            return one(exchange, found, wanted)
         body = Multipart(DICOM)
         parts = _parts(exchange, found, wanted)
         return Response(Delivery(body.body(parts), found), content_type=body.content_type)
@@ -47,8 +47,14 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         raise
 
 
-def _one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
-    """Return a single instance, without parts around it."""
+def one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
+    """Return a response with a single instance, without parts around it.
+
+    Raises
+    ------
+    werkzeug.exceptions.NotAcceptable
+        If it cannot be had in the transfer syntax that is wanted.
+    """
     instance = found.only()
     syntax = _syntax(instance, wanted)
     try:

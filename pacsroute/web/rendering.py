@@ -1,0 +1,232 @@
+"""Frames as pictures that any browser shows (PS3.18 §8.3.5, §10.4.1.1.3).
+
+Decoders run behind the wall; what is left here are windows, palettes, regions and sizes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+from pydicom.pixels.processing import (
+    apply_color_lut,
+    apply_modality_lut,
+    apply_voi_lut,
+    convert_color_space,
+)
+from pydicom.pixels.utils import expand_ybr422
+
+from pacsroute import dataset as data_sets
+from pacsroute.dataset.limits import Limits
+from pacsroute.errors import DataSetError
+from pacsroute.instances.instance import DEFER_SIZE, Instance
+
+if TYPE_CHECKING:
+    from pacsroute.instances.pixel_data import ImagePixel
+
+FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}
+"""Pillow's names of the media types."""
+
+_MOST = 8192  # pixels of a side that is asked for
+_GROUPS = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
+_GREY = (
+    *("RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+)
+_KINDS = {8: "u1", 16: "<u2", 32: "<u4", 64: "<u8"}
+
+
+class Options(NamedTuple):
+    """How a frame is shown.
+
+    Parameters
+    ----------
+    media_type : str
+        ``image/jpeg``, ``image/png`` or ``image/gif``.
+    quality : int
+        Of JPEG, from 1 to 100.
+    size : (int, int) or None
+        What it has to fit in: the width and height in pixels, 0 for whatever that comes to.
+    region : (float, float, float, float) or None
+        What is shown of it: left, top, width and height in its own pixels; of a negative width or
+        height the picture is turned over.
+    is_relative : bool
+        Whether the region is in fractions of the whole.
+    window : (float, float, str) or None
+        The centre and width of the window, and its function as in VOI LUT Function.
+    """
+
+    media_type: str = "image/jpeg"
+    quality: int = 90
+    size: tuple[int, int] | None = None
+    region: tuple[float, float, float, float] | None = None
+    is_relative: bool = False
+    window: tuple[float, float, str] | None = None
+
+
+def rendered(
+    instance: Instance,
+    number: int,
+    options: Options,
+    limits: Limits,
+    wanted: Callable[[], bool] | None = None,
+) -> bytes:
+    """Return a frame as a picture.
+
+    Parameters
+    ----------
+    instance : Instance
+        The image.
+    number : int
+        Of the frame, from 1.
+    options : Options
+        How it is shown.
+    limits : Limits
+        How its data set is read.
+    wanted : callable, optional
+        As for `Instance.open_as`.
+
+    Raises
+    ------
+    DataSetError
+        If it has no such frame, or that cannot be shown.
+    """
+    image, file = instance.frame(number, wanted=wanted)
+    with file:
+        data = file.read()
+    try:
+        with instance.open() as head:
+            dataset = data_sets.parse(
+                head, instance.transfer_syntax, defer_size=DEFER_SIZE, limits=limits
+            )
+            pixels = _shown(_array(data, image), image, _grey(dataset, number), options)
+        picture = _placed(Image.fromarray(pixels), options)
+        out = io.BytesIO()
+        picture.save(out, FORMATS[options.media_type], quality=options.quality)
+    except DataSetError:
+        raise
+    except Exception as error:  # noqa: BLE001 - NumPy and pydicom raise many kinds for odd values
+        raise DataSetError(f"it cannot be shown: {type(error).__name__}") from None
+    return out.getvalue()
+
+
+def _array(data: bytes, image: ImagePixel) -> Any:
+    """Return the pixels with one axis for rows, columns and, of colours, samples."""
+    size = image.rows * image.columns * image.samples_per_pixel
+    if image.photometric_interpretation == "YBR_FULL_422" and len(data) < image.frame_length:
+        data = expand_ybr422(data, image.bits_allocated)
+    if image.keyword != "PixelData":
+        kind = "<f4" if image.bits_allocated == 32 else "<f8"
+        flat: Any = np.frombuffer(data, kind, size)
+    elif image.bits_allocated == 1:
+        flat = np.unpackbits(np.frombuffer(data, "u1"), count=size, bitorder="little")
+    else:
+        flat = np.frombuffer(data, _KINDS[image.bits_allocated], size)
+        if image.bits_stored < image.bits_allocated:
+            flat = flat & ((1 << image.bits_stored) - 1)
+        if image.pixel_representation:
+            sign = 1 << (image.bits_stored - 1)
+            flat = (flat.astype(np.int64) ^ sign) - sign
+    if image.samples_per_pixel == 1:
+        return flat.reshape(image.rows, image.columns)
+    if image.planar_configuration:
+        planes = flat.reshape(image.samples_per_pixel, image.rows, image.columns)
+        return planes.transpose(1, 2, 0)
+    return flat.reshape(image.rows, image.columns, image.samples_per_pixel)
+
+
+def _grey(dataset: Dataset, number: int) -> Dataset:
+    """Return what a data set says of the grey values of a frame, wherever it says so."""
+    found = Dataset()
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    own = [frames[number - 1]] if len(frames) >= number else []
+    groups = (*shared, *own)
+    items = [item for group in groups for name in _GROUPS for item in group.get(name) or ()]
+    for source in (dataset, *items):
+        for keyword in _GREY:
+            if keyword in source:
+                found[keyword] = source[keyword]
+    for keyword in dataset.dir("PaletteColor"):
+        found[keyword] = dataset[keyword]
+    return found
+
+
+def _shown(pixels: Any, image: ImagePixel, grey: Dataset, options: Options) -> Any:
+    """Return pixels of eight bits: of one sample, or of three."""
+    meant = image.photometric_interpretation
+    if image.samples_per_pixel > 1:
+        if meant.startswith("YBR"):
+            pixels = convert_color_space(_in_eight_bits(pixels, image), meant, "RGB")
+        return _in_eight_bits(pixels, image)
+    if meant == "PALETTE COLOR":
+        coloured = apply_color_lut(pixels, grey)
+        depth = 8 * coloured.dtype.itemsize
+        return (coloured >> (depth - 8)).astype(np.uint8)
+    values = apply_modality_lut(pixels, grey)
+    if options.window is not None:
+        found = _windowed(values, *options.window)
+    elif grey.get("VOILUTSequence"):
+        found = _stretched(apply_voi_lut(values, grey, index=0))
+    elif grey.get("WindowCenter") is not None and grey.get("WindowWidth") is not None:
+        function = str(grey.get("VOILUTFunction") or "LINEAR")
+        found = _windowed(values, _first(grey.WindowCenter), _first(grey.WindowWidth), function)
+    else:
+        found = _stretched(values)
+    found = found.clip(0, 255).astype(np.uint8)
+    return 255 - found if meant == "MONOCHROME1" else found
+
+
+def _first(value: Any) -> float:
+    """Return the first of the values that there may be."""
+    return float(value[0]) if isinstance(value, (list, MultiValue)) else float(value)
+
+
+def _windowed(values: Any, centre: float, width: float, function: str = "LINEAR") -> Any:
+    """Return values through a window, from 0 to 255 (PS3.3 C.11.2.1.2)."""
+    values = values.astype(np.float64)
+    if function == "SIGMOID":
+        return 255 / (1 + np.exp(-4 * (values - centre) / width))
+    if function == "LINEAR_EXACT":
+        return ((values - centre) / width + 0.5) * 255
+    return ((values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5) * 255
+
+
+def _stretched(values: Any) -> Any:
+    """Return values from 0 to 255, whatever they range over."""
+    values = values.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    return (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+
+
+def _in_eight_bits(pixels: Any, image: ImagePixel) -> Any:
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray((pixels >> max(0, image.bits_stored - 8)).astype(np.uint8))
+
+
+def _placed(picture: Image.Image, options: Options) -> Image.Image:
+    """Return the region of a picture, as large as it may be."""
+    if options.region is not None:
+        left, top, width, height = options.region
+        if options.is_relative:
+            left, width = left * picture.width, width * picture.width
+            top, height = top * picture.height, height * picture.height
+        box = left, top, left + abs(width), top + abs(height)
+        picture = picture.crop(tuple(round(one) for one in box))  # type: ignore[arg-type]
+        if width < 0:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if height < 0:
+            picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if options.size is None:
+        return picture
+    width, height = (min(side, _MOST) for side in options.size)
+    sides = (width, picture.width), (height, picture.height)
+    scale = min(side / own for side, own in sides if side)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.BILINEAR)
