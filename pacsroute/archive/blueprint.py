@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pacsroute")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_ISSUED = "SELECT issuer FROM issued WHERE StudyInstanceUID = ?"
 _NO_ROOM = "too little room is left in the archive"
 _NO_MATCHES = 0xA701  # refused: out of resources, unable to calculate the number of matches
 
@@ -205,11 +206,15 @@ class Archive(Blueprint):
             if self._acceptor is not None:
                 self._acceptor(what, instance.dataset)
         dataset = attributes_of(instance, self._model.wanted)
-        entry = self._described(dataset, instance.transfer_syntax, calling_ae, address)
+        issuer = self._issuers.of(calling_ae, address)
+        entry = self._described(dataset, instance.transfer_syntax, calling_ae, issuer)
+        entry.image["SOPClassUID"] = entry.image["SOPClassUID"] or instance.sop_class
         told = entry.image["SOPClassUID"], entry.sop_instance
         if told != (instance.sop_class, instance.sop_instance):
             raise Failure(IDENTIFIER_MISMATCH, "the data set is of another instance")
         try:
+            if self._issuers.is_by_address(calling_ae, address):
+                self._remember_issuer(entry.study_instance, issuer)
             return self._storing.add(instance, entry)
         except (sqlite3.Error, OSError) as error:
             logger.error("%s cannot be stored: %s", instance.sop_instance, error)
@@ -409,7 +414,7 @@ class Archive(Blueprint):
             Only files written since then. Without it rows without a file leave the index, too.
         """
         self._check_registered()
-        with self.opened(), self._locked():
+        with self.opened(), self._locked(".reindex.lock"):
             return self._upkeep.reindex(since)
 
     # ------------------------------------------------------------- its routes
@@ -464,8 +469,8 @@ class Archive(Blueprint):
                     self._files.close()
                     self._database.close()
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return locked(os.fspath(self.folder / ".lock"))
+    def _locked(self, name: str = ".lock") -> contextlib.AbstractContextManager[None]:
+        return locked(os.fspath(self.folder / name))
 
     def _flush(self) -> None:
         counted = "INSERT OR REPLACE INTO fact VALUES ('flushed', '')"
@@ -490,21 +495,30 @@ class Archive(Blueprint):
             raise Failure(IDENTIFIER_MISMATCH, "no such Query/Retrieve Level here")
         return request.level
 
-    def _described(self, dataset: Dataset, syntax: str, calling_ae: str, address: str) -> Entry:
+    def _described(self, dataset: Dataset, syntax: str, calling_ae: str, issuer: str) -> Entry:
         return describe(
             self._model,
             dataset,
             transfer_syntax=syntax,
             calling_ae=calling_ae,
             received=0,
-            default_issuer=self._issuers.of(calling_ae, address),
+            default_issuer=issuer,
         )
+
+    def _remember_issuer(self, study: str, issuer: str) -> None:
+        """Write down what no file tells, once for each study."""
+        if not self._database.rows(_ISSUED, [study]):
+            self._decisions.decide("issue", by="", reason="network", study=study, issuer=issuer)
 
     def _entry_of_file(self, path: str) -> Entry:
         """Return the entry of a file, with what its head and its date tell."""
         instance, head = Instance(path), read_file_meta_info(path)
         sender = str(head.get("SendingApplicationEntityTitle") or "")
-        entry = self._described(instance.dataset, instance.transfer_syntax, sender, "")
+        dataset = instance.dataset
+        told = self._database.rows(_ISSUED, [str(dataset.get("StudyInstanceUID") or "")])
+        issuer = told[0][0] if told else self._issuers.of(sender, "")
+        entry = self._described(dataset, instance.transfer_syntax, sender, issuer)
+        entry.image["SOPClassUID"] = entry.image["SOPClassUID"] or instance.sop_class
         entry.received = os.stat(path).st_mtime_ns
         return entry
 

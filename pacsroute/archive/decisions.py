@@ -1,7 +1,8 @@
 """What people have decided about an archive: it is in no instance, and has to survive its index.
 
 The file ``decisions.jsonl`` has a line for each deletion, restoration, hold and correction, with
-who and when, and for each instance that went into the quarantine.
+who and when. It has one for each instance that went into the quarantine, and for each study whose
+Issuer of Patient ID was told by the network it came from, too: no file tells that.
 The index holds what follows from them, and how far it has read. So a decision that was written
 before a crash is carried out at the next start, and an index that is made anew knows all of them.
 """
@@ -123,6 +124,11 @@ def _release(db: sqlite3.Connection, decision: Decision) -> None:
     db.execute("DELETE FROM hold WHERE StudyInstanceUID = ?", [decision["study"]])
 
 
+def _issue(db: sqlite3.Connection, decision: Decision) -> None:
+    row = [decision["study"], decision["issuer"]]
+    db.execute("INSERT OR IGNORE INTO issued VALUES (?, ?)", row)
+
+
 _ASIDE = "SOPInstanceUID SOPClassUID StudyInstanceUID transfer_syntax calling_ae received path"
 
 
@@ -142,4 +148,5 @@ _CARRY_OUT = {
     "release": _release,
     "quarantine": _quarantine,
     "correct": corrections.carry_out,
+    "issue": _issue,
 }

@@ -45,6 +45,7 @@ _LASTING = {
     "tombstone": "SOPInstanceUID TEXT PRIMARY KEY, SeriesInstanceUID TEXT, StudyInstanceUID TEXT, "
     "at TEXT, by TEXT",
     "hold": "StudyInstanceUID TEXT PRIMARY KEY",
+    "issued": "StudyInstanceUID TEXT PRIMARY KEY, issuer TEXT",
     "correction": "StudyInstanceUID TEXT, keyword TEXT, value TEXT, original TEXT, at TEXT, "
     "by TEXT, reason TEXT, PRIMARY KEY (StudyInstanceUID, keyword)",
     "report": "id INTEGER PRIMARY KEY, calling_ae TEXT, called_ae TEXT, transaction_uid TEXT, "

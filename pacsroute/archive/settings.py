@@ -47,6 +47,10 @@ class Issuers:
         for text in self._rules:
             rule(text)
 
+    def is_by_address(self, calling_ae: str, address: str) -> bool:
+        """Tell whether the issuer would be another one without the address."""
+        return self.of(calling_ae, address) != self.of(calling_ae, "")
+
     def of(self, calling_ae: str, address: str) -> str:
         """Return the issuer for what a calling AE title sends from an address; empty without."""
         found = (

@@ -110,7 +110,7 @@ class Storing:
         def work(db: sqlite3.Connection) -> list[str]:
             admit(db, entry, name, beside=beside, any_patient=any_patient)
             paths = take_out(db, replaced)
-            db.executemany("INSERT INTO leaving VALUES (?)", [(path,) for path in paths])
+            db.executemany("INSERT OR IGNORE INTO leaving VALUES (?)", [(path,) for path in paths])
             return paths
 
         while True:

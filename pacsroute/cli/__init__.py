@@ -8,33 +8,17 @@ import click
 from click.exceptions import Exit
 
 from pacsroute.cli.custom import Commands, choose_app
-
-_HOMES = {
-    "run": "run",
-    "routes": "routes",
-    "conformance": "conformance",
-    "shell": "shell",
-    "jobs": "jobs",
-    "new": "new",
-    "archive": "archive",
-    "echo": "clients",
-    "find": "clients",
-    "get": "clients",
-    "move": "clients",
-    "store": "sending",
-    "explain": "tracing",
-    "replay": "tracing",
-}
+from pacsroute.cli.homes import HOMES
 
 
 class _Commands(Commands):
     """Commands that are imported when they are asked for: not all need pydicom to start."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_HOMES)
+        return sorted(HOMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        home = _HOMES.get(cmd_name)
+        home = HOMES.get(cmd_name)
         if home is not None and cmd_name not in self.commands:
             try:
                 self.add_command(getattr(import_module(f"pacsroute.cli.{home}"), cmd_name))

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pacsroute.app import App
+from pacsroute.cli.homes import HOMES
 from pacsroute.config import Config
 from pacsroute.errors import SetupError
 from pacsroute.foreground import is_ours, loading, show_from_users_file
@@ -50,7 +51,21 @@ def load(spec: str | None) -> App:
         sys.path.insert(0, folder)
     with loading():
         module = _import(source)
-    return _resolve(module, name, spec) if name else _only_app(module, source)
+    app = _resolve(module, name, spec) if name else _only_app(module, source)
+    _check_commands(app)
+    return app
+
+
+def _check_commands(app: App) -> None:
+    """Refuse commands of the app's own that nobody could reach."""
+    if "cli" not in app.__dict__:  # it is made when the first is registered
+        return
+    taken = sorted(set(app.cli.commands) & HOMES.keys())
+    if taken:
+        raise click.UsageError(
+            f"@app.cli.command: {', '.join(taken)} is a command of pacsroute itself; "
+            "give yours another name"
+        )
 
 
 def configure(

@@ -270,14 +270,31 @@ def test_a_patient_id_of_two_hospitals_is_two_patients(make):
         assert fetched(client, "PATIENT", **keys) == {"1.3.2"}
 
 
-def test_an_issuer_by_network(make):
-    app = make(default_issuer={"127.0.0.0/8": "HERE"})
+def test_an_issuer_by_network_survives_a_new_index(make):
+    issuers = {"127.0.0.0/8": "HERE", "CT9": "NINE"}
+    app = make(default_issuer=issuers)
     with app.serve(port=0) as server:
         with connect("127.0.0.1", server.port) as client:
             client.store(image(1))
             client.store(image(2, study="1.9", IssuerOfPatientID="THERE"))
+            client.store(image(3))
             rows = found(client, "PATIENT", IssuerOfPatientID="")
     assert [row.IssuerOfPatientID for row in rows] == ["HERE", "THERE"]
+    (app.state.archive.folder / "index.db").unlink()
+    with make(default_issuer=issuers).test_client() as client:
+        rows = found(client, "PATIENT", IssuerOfPatientID="")
+        assert [row.IssuerOfPatientID for row in rows] == ["HERE", "THERE"]
+
+
+def test_an_issuer_by_title_survives_a_new_index(make):
+    app = make(default_issuer={"CT9": "NINE"})
+    with app.test_client(calling_ae="CT9") as client:
+        client.store(image(1))
+    (app.state.archive.folder / "index.db").unlink()
+    with make(default_issuer={"CT9": "NINE"}).test_client() as client:
+        assert [
+            row.IssuerOfPatientID for row in found(client, "PATIENT", IssuerOfPatientID="")
+        ] == ["NINE"]
 
 
 def test_studies_without_a_patient_id_are_each_a_patient_of_their_own(make):

@@ -33,10 +33,6 @@ def shout(word, twice):
 def secret():
     """Not to be seen."""
 
-@app.cli.command("run")
-def mine():
-    """Never reached: pacsroute has that name."""
-
 @app.cli.group()
 def index():
     """What is done with the index."""
@@ -152,3 +148,14 @@ def test_shell_without_an_app_is_an_error(tmp_path):
     code, _, said = pacsroute(tmp_path, "shell")
     assert code == 2
     assert "which app?" in said
+
+
+def test_a_command_of_the_app_with_a_name_of_pacsroute_is_an_error(tmp_path):
+    (tmp_path / "app.py").write_text(
+        "from pacsroute import App\napp = App('TOOLS')\n"
+        "@app.cli.command()\ndef archive(): ...\n@app.cli.command()\ndef count(): ...\n"
+    )
+    for command in (["routes"], ["count"]):
+        code, _, said = pacsroute(tmp_path, *command)
+        assert code == 2
+        assert "archive is a command of pacsroute itself" in said
