@@ -8,10 +8,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
+from pacsroute import uids
 from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.dataset import late
 from pacsroute.errors import AssociationError, SetupError
 from pacsroute.framework.base import BaseApp, Listening
+from pacsroute.framework.routes import Route
 from pacsroute.framework.work import (
     RETRY,
     BackgroundFunction,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import click
     from pydicom import Dataset
 
+    from pacsroute.framework.requests import NEventReportRequest
     from pacsroute.instances.instance import Instance
     from pacsroute.jobs.quiet import Reason
     from pacsroute.jobs.work import Work
@@ -182,6 +185,7 @@ class App(BaseApp):
         to: str,
         *,
         key: str | None = None,
+        commit: bool = False,
         delete: bool = False,
         priority: int = 0,
         calling_ae: str | None = None,
@@ -202,8 +206,11 @@ class App(BaseApp):
         key : str, optional
             One delivery waits for each key: a later one replaces it. By default, the SOP Instance
             UID is the key.
+        commit : bool
+            Whether it is done only when the destination has committed to the instance (PS3.4
+            Annex J), for which the app says `commitment`.
         delete : bool
-            Whether the file is removed once it was delivered.
+            Whether the file is removed once it was delivered, or was named as committed.
         priority : int
             0 medium, 1 high, 2 low: a higher one overtakes within its lane (PS3.7 §9.3.1.1).
         calling_ae : str, optional
@@ -223,8 +230,46 @@ class App(BaseApp):
                 app.forward(request.save("queue"), to="PACS")
         """
         self.work.forward(
-            what, to, key=key, delete=delete, priority=priority, calling_ae=calling_ae
+            what,
+            to,
+            key=key,
+            commit=commit,
+            delete=delete,
+            priority=priority,
+            calling_ae=calling_ae,
         )
+
+    def commitment(self, *, timeout: float = 86_400.0) -> None:
+        """Accept reports of storage commitment, for which `forward` asks with ``commit=True``.
+
+        It adds a route for N-EVENT-REPORT of the Storage Commitment Push Model (PS3.4 §J.3.3). A
+        handler of your own takes its place, and calls `answer_commitment`.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds in which a report has to come. Then it is asked for once more, and given up.
+
+        Examples
+        --------
+        >>> app = App("ROUTER", jobs="jobs.db")
+        >>> app.commitment(timeout=3600)
+        >>> [str(route) for route in app.routes]
+        ['N-EVENT-REPORT Storage Commitment Push Model SOP Class -> App.answer_commitment']
+        """
+        self._still_open("commitment")
+        if not timeout > 0:
+            raise SetupError("app.commitment: timeout= is a number of seconds above 0")
+        uid = uids.sop_class("StorageCommitment", "n_event_report")
+        routed = self.declared.commit_timeout is not None
+        self.declared.commit_timeout = timeout
+        if not routed:
+            what = ("n_event_report", uid, None, (), False, self.answer_commitment)
+            self.add_route(Route(*what, scopes=(self,), default=True))
+
+    def answer_commitment(self, request: NEventReportRequest) -> None:
+        """Answer a report of storage commitment: what the default route of `commitment` does."""
+        self.work.report(request.event_information)
 
     def complete(
         self,

@@ -22,6 +22,8 @@ from pacsroute.framework.checks import check_callable
 if TYPE_CHECKING:
     import threading
 
+    from pydicom import Dataset
+
     from pacsroute.config import Config
     from pacsroute.framework.peer import PeerView
     from pacsroute.framework.requests import StoreRequest
@@ -85,6 +87,9 @@ class WorkQueue(Protocol):
 
     def answered(self, association: PeerView) -> None:
         """Note that one of the C-STOREs of an association has been answered."""
+
+    def report(self, information: Dataset) -> None:
+        """Act on a report of storage commitment."""
 
     def stored(self, request: StoreRequest) -> None:
         """Note an instance that a handler has taken, before its Success is answered."""
@@ -175,9 +180,10 @@ class Declared:
     quiet: dict[str, QuietFunction] = field(default_factory=dict)
     background: dict[str, BackgroundFunction] = field(default_factory=dict)
     gave_up: list[Callable[[Any, Any], object]] = field(default_factory=list)
+    commit_timeout: float | None = None  # seconds for a report of storage commitment
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.quiet or self.background)
+        return bool(self.jobs or self.quiet or self.background or self.commit_timeout)
 
     def add_job(self, job: Job[Any, Any]) -> None:
         """Take a function of `@app.job`."""

@@ -116,7 +116,7 @@ class Outlet(NamedTuple):
         Returns a client of a destination for the AE title that calls; raises
         `AssociationError` where nobody knows the destination.
     delivered : callable
-        Called with a job whose instance was delivered, once it is gone from the queue.
+        Called with a job whose instance was delivered: it takes that out of the lane.
     gave_up : callable
         Called with a job that has failed for good, and what was said of it.
     """
@@ -253,8 +253,7 @@ class _Turn:
     def _delivered(self, job: Job, said: str) -> None:
         if said:
             logger.warning("%s took %s with %s", self._lane, _named(job), said)
-        if self._queue.done(job):
-            self._outlet.delivered(job)
+        self._outlet.delivered(job)
         if self._failures:
             self._queue.wake(self._lane)
             self._failures = 0

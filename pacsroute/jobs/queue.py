@@ -100,6 +100,7 @@ DO UPDATE SET arguments = excluded.arguments, due = excluded.due, node = exclude
         ELSE jobs.priority END, attempts = 0, error = ''
 RETURNING id
 """
+_WAITS = "lane = :lane AND function = :function AND key = :key AND owner IS NULL AND failed = 0"
 _OPEN_LANE = "INSERT INTO lanes (name) VALUES (:lane) ON CONFLICT (name) DO NOTHING"
 _COLUMNS = (
     "id, lane, function, key, arguments, priority, created, due, attempts, failed, error, owner"
@@ -191,14 +192,51 @@ class Queue:
 
     def waiting(self, transaction: Transaction, job: NewJob) -> dict[str, Any] | None:
         """Return the arguments of the job that a new one of the same key would replace."""
-        rows = transaction.run(
-            "SELECT arguments FROM jobs WHERE lane = :lane AND function = :function "
-            "AND key = :key AND owner IS NULL AND failed = 0",
-            lane=job.lane,
-            function=job.function,
-            key=job.key,
-        )
-        return json.loads(rows[0][0]) if rows else None
+        jobs = self.select(transaction, _WAITS, lane=job.lane, function=job.function, key=job.key)
+        return jobs[0].arguments if jobs else None
+
+    def is_waiting(
+        self, transaction: Transaction, lane: str, function: str, key: str | None
+    ) -> bool:
+        """Tell whether a job of a key waits in a lane."""
+        return bool(self.select(transaction, _WAITS, lane=lane, function=function, key=key))
+
+    def select(self, transaction: Transaction, condition: str, **values: Any) -> list[Job]:
+        """Return the jobs for which a condition in SQL holds."""
+        statement = f"SELECT {_COLUMNS} FROM jobs WHERE {condition}"
+        return [_job(row) for row in transaction.run(statement, **values)]
+
+    @staticmethod
+    def as_json(job: Job) -> str:
+        """Return the arguments of a job as the database has them."""
+        return json.dumps(job.arguments, allow_nan=False)
+
+    def move(self, job: Job, lane: str, function: str, delay: float) -> Job | None:
+        """Let a job go on in another lane, as another function; it takes the place of its twin.
+
+        Returns
+        -------
+        Job or None
+            The one that waited there with the same key, and is gone now.
+        """
+
+        def work(transaction: Transaction) -> Job | None:
+            where = {"lane": lane, "function": function, "key": job.key}
+            twins = self.select(transaction, _WAITS, **where)
+            for twin in twins:
+                transaction.run("DELETE FROM jobs WHERE id = :id", id=twin.id)
+            transaction.run(_OPEN_LANE, lane=lane)
+            transaction.run(
+                "UPDATE jobs SET lane = :lane, function = :function, owner = NULL, attempts = 0, "
+                "error = '', due = :due WHERE id = :id AND owner = :owner",
+                **self._mine(job),
+                lane=lane,
+                function=function,
+                due=self.now() + delay,
+            )
+            return twins[0] if twins else None
+
+        return self.database.write(work, durable=False)
 
     def finish(
         self, job: Job, new: Iterable[tuple[NewJob, str]], also: Callable[[Transaction], object]

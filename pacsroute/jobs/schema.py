@@ -78,6 +78,16 @@ CREATE TABLE IF NOT EXISTS arrivals (
     at DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (lane, key, sop_instance)
 );
+
+CREATE TABLE IF NOT EXISTS commitments (
+    transaction_uid TEXT NOT NULL,
+    job BIGINT NOT NULL,
+    sop_instance TEXT NOT NULL,
+    asked INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (transaction_uid, job)
+);
+CREATE INDEX IF NOT EXISTS commitments_by_instance ON commitments (transaction_uid, sop_instance);
+CREATE INDEX IF NOT EXISTS commitments_by_job ON commitments (job);
 """
 
 

@@ -18,13 +18,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsroute.errors import DataSetError, Failure, PacsrouteError
+from pacsroute import uids
+from pacsroute.errors import DataSetError, Failure, PacsrouteError, SetupError
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import StoreRequest
 from pacsroute.framework.work import Lane, where
 from pacsroute.instances.instance import Instance
 from pacsroute.jobs.background import Background
 from pacsroute.jobs.collected import collected
+from pacsroute.jobs.commitment import (
+    ASK,
+    FORWARD,
+    GATHER,
+    Commitments,
+    Surroundings,
+    lane_of,
+    report,
+    title_of,
+)
 from pacsroute.jobs.database import Transaction
 from pacsroute.jobs.delivery import LINGER, Delivery, Outlet, delivery_arguments
 from pacsroute.jobs.functions import Functions, completing, plain
@@ -35,7 +46,7 @@ from pacsroute.jobs.queue import Job, NewJob, Queue
 from pacsroute.jobs.quiet import Arrival, Quiet, Reason
 from pacsroute.jobs.runner import Runner, Worker
 from pacsroute.net.client import Client
-from pacsroute.status import OUT_OF_RESOURCES
+from pacsroute.status import OUT_OF_RESOURCES, PROCESSING_FAILURE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -45,7 +56,6 @@ logger = logging.getLogger("pacsroute")
 _PATIENCE = 5.0  # seconds that a function of `@app.background` has to end
 _LATELY = 10.0  # seconds for which it is told that something could not be queued
 _IDLE = 3  # looks at the queue, in a test, after which what is left waits for something else
-_FORWARD = "forward"
 _PRIORITIES = {0: 0, 1: 1, 2: -1}  # medium, high, low (PS3.7 §9.3.1.1)
 
 
@@ -141,7 +151,7 @@ class Work:
             replaced = opened.queue.put_instead(job)
         except (sqlite3.Error, OSError) as error:
             raise self._no_room(error) from error
-        if replaced is not None and job.function == _FORWARD:
+        if replaced is not None and job.function == FORWARD:
             opened.files.remove(replaced["file"])
         with self._lock:
             if self._runner is not None:
@@ -155,11 +165,17 @@ class Work:
         to: str,
         *,
         key: str | None,
+        commit: bool,
         delete: bool,
         priority: int,
         calling_ae: str | None,
     ) -> None:
         """See `App.forward`."""
+        if commit and self._declared.commit_timeout is None:
+            raise SetupError(
+                "forward(commit=True): reports of storage commitment have no handler; "
+                "call app.commitment() where the app is made"
+            )
         instance = what if isinstance(what, Instance) else Instance(what)
         try:
             opened = self.opened
@@ -171,10 +187,11 @@ class Work:
             file,
             calling_ae=calling_ae or self._app.ae_title,
             delete=str(instance.path) if delete and instance.path is not None else "",
+            commit=commit,
         )
         job = NewJob(
             to,
-            _FORWARD,
+            FORWARD,
             arguments,
             key=key or f"{arguments['calling_ae']} {instance.sop_instance}",
             study=_study_of(instance),
@@ -322,6 +339,8 @@ class Work:
     def worker_of(self, lane: str, linger: float = LINGER) -> Worker | None:
         """Return what does the jobs of a lane; None for a function that is gone."""
         opened = self.opened
+        if (title := title_of(lane)) is not None:
+            return self._commitments(opened, listens=linger > 0) if title else None
         if not lane.endswith("()"):
             outlet = Outlet(self._client, self._delivered, self._not_delivered)
             return Delivery(opened.queue, opened.files, outlet, linger)
@@ -340,10 +359,40 @@ class Work:
     def _client(self, title: str, calling_ae: str) -> Client:
         return self._connect(title, calling_ae=calling_ae)
 
+    def _commitments(self, opened: Opened, *, listens: bool) -> Commitments | None:
+        if (timeout := self._declared.commit_timeout) is None:  # gone with an upgrade: they wait
+            return None
+        around = Surroundings(self._connect, self._not_delivered, timeout)
+        return Commitments(opened.queue, opened.files, around, listens=listens)
+
+    def report(self, information: Dataset) -> None:
+        """See `WorkQueue.report`."""
+        try:
+            given_up = report(self.opened.queue, information)
+        except (sqlite3.Error, OSError) as error:
+            logger.error("the queue of jobs cannot be written: %s", error)
+            raise Failure(PROCESSING_FAILURE, "the queue cannot be written") from error
+        for job, said in given_up:
+            logger.error(
+                "%s, %s: given up: %s", job.lane, uids.name(job.arguments["sop_class"]), said
+            )
+            self._not_delivered(job, said)
+        with self._lock:
+            if self._runner is not None:
+                self._runner.wake()
+
     def _delivered(self, job: Job) -> None:
-        if original := job.arguments["delete"]:
+        opened = self.opened
+        if job.arguments.get("commit"):
+            delay = GATHER - opened.queue.now() % GATHER  # those of a while become due together
+            replaced = opened.queue.move(job, lane_of(job.lane), ASK, delay)
+            if replaced is not None:
+                opened.files.remove(replaced.arguments["file"])
+            return
+        if original := job.arguments["delete"]:  # first: it is gone for sure when the job is
             Path(original).unlink(missing_ok=True)
-        self.opened.files.remove(job.arguments["file"])
+        if opened.queue.done(job):
+            opened.files.remove(job.arguments["file"])
 
     def _not_delivered(self, job: Job, said: str) -> None:
         self._gave_up(job, PacsrouteError(said))
@@ -356,9 +405,9 @@ class Work:
                 logger.exception("@app.gave_up failed")
 
 
-def _standing(queue: Queue) -> list[tuple[int, int, bool]]:
+def _standing(queue: Queue) -> list[tuple[int, str, int, bool]]:
     """Return what changes whenever a job is done, or was tried."""
-    return [(job.id, job.attempts, job.failed) for job in queue.jobs(most=None)]
+    return [(job.id, job.function, job.attempts, job.failed) for job in queue.jobs(most=None)]
 
 
 def _lane_of(name: str) -> str:

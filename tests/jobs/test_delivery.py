@@ -37,10 +37,14 @@ class Router:
     def worker_of(self, lane):
         outlet = Outlet(
             self.connect,
-            delivered=lambda job: self.files.remove(job.arguments["file"]),
+            delivered=self.delivered,
             gave_up=lambda job, said: self.given_up.append((job.arguments["sop_instance"], said)),
         )
         return Delivery(self.queue, self.files, outlet)
+
+    def delivered(self, job):
+        assert self.queue.done(job)
+        self.files.remove(job.arguments["file"])
 
     def connect(self, title, calling_ae):
         if title not in self.ports:
