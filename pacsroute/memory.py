@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-DEFAULT = 320 * 1_048_576
+DEFAULT = 512 * 1_048_576
 """How many bytes may be held, unless the setting ``max_memory`` says otherwise."""
 
 FREE = 65_536

@@ -22,7 +22,7 @@ from pacsroute.dataset import charsets
 from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.dataset.reader import TURNS, Reader, Reading
 from pacsroute.dataset.received import Frame, Received, ReceivedFile, made, open_all
-from pacsroute.dataset.source import File
+from pacsroute.dataset.source import File, Pages
 from pacsroute.dataset.value_reader import read_value
 from pacsroute.dataset.vr import resolve_vr, syntax
 from pacsroute.dataset.wanted import never_written
@@ -171,7 +171,7 @@ def _parse(
     source, file, base = _source(data)
     if how.deflated:
         file = _inflated(source, reading)
-        source, base = file.getbuffer(), 0
+        source, base = memoryview(file)[: file.tell()], 0
     size = len(source)
     with Reader(source, reading, base, None if file is None else defer_size) as reader:
         implicit = reader.implicit_at(0, size, how.implicit, top=True)
@@ -200,17 +200,18 @@ def _source(data: Source) -> tuple[Any, Any, int]:
         raise UnreadableDataSet(f"not a data set ({type(error).__name__})") from None
 
 
-def _inflated(data: Any, reading: Reading) -> BytesIO:
+def _inflated(data: Any, reading: Reading) -> Pages:
     """Inflate a data set, piece by piece, as far as it may become that long (PS3.5 §A.5)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     most = reading.limits.inflated
-    inflated = BytesIO()
+    inflated = Pages()
     has_turn = False
     with contextlib.ExitStack() as turn:
         for start in range(0, len(data), _PIECE):
             piece = _inflate(inflater, data[start : start + _PIECE])
             while piece:
                 reading.hold(len(piece))
+                inflated = inflated.with_room(len(piece))
                 inflated.write(piece)
                 if inflated.tell() > most:
                     raise DataSetTooLarge(f"more than {most} bytes when inflated: max_inflated")

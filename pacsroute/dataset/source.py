@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -43,6 +44,37 @@ class File:
             return self._file.read(stop - start)
         self._at, self._chunk = start, self._file.read(_CHUNK)
         return self._chunk[: max(stop - start, 0)]
+
+
+class Pages(mmap.mmap):
+    """Memory that is the system's again as soon as nobody needs it, as a file.
+
+    What the allocator of C gets back from many threads it keeps, a multiple of what was held.
+
+    Examples
+    --------
+    >>> pages = Pages(2).with_room(3)
+    >>> pages.write(b"abc"), pages.tell(), len(pages) >= 3
+    (3, 3, True)
+    """
+
+    def __new__(cls, size: int = 1 << 16) -> Pages:
+        """Return pages for so many bytes."""
+        return super().__new__(cls, -1, size)
+
+    def with_room(self, count: int) -> Pages:
+        """Return pages with the same bytes, at the same position, and room for more behind it."""
+        used = self.tell()
+        if used + count <= len(self):
+            return self
+        larger = Pages(2 * (used + count))
+        larger.write(memoryview(self)[:used])
+        self.close()
+        return larger
+
+    def __deepcopy__(self, memo: object) -> Pages:
+        """Return the same ones: they are only read."""
+        return self
 
 
 def unpacker(data: Any, head: struct.Struct) -> Callable[[int], tuple[Any, ...]]:
