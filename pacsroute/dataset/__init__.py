@@ -15,7 +15,7 @@ from pacsroute.dataset import late
 if TYPE_CHECKING:
     from pacsroute.dataset.encoding import RowEncoder, encode
     from pacsroute.dataset.json_model import dicom_json, from_dicom_json, json_of
-    from pacsroute.dataset.parsing import identifier, parse
+    from pacsroute.dataset.parsing import identifier, name_syntax, parse
     from pacsroute.dataset.received import is_edited
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "identifier",
     "is_edited",
     "json_of",
+    "name_syntax",
     "parse",
 ]
 
@@ -37,6 +38,7 @@ _HOMES = {
     "identifier": "parsing",
     "is_edited": "received",
     "json_of": "json_model",
+    "name_syntax": "parsing",
     "parse": "parsing",
 }
 

@@ -15,8 +15,9 @@ from typing import Any, BinaryIO, TypeAlias
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from pacsroute.dataset import charsets
 from pacsroute.dataset.limits import LIMITS, Limits
@@ -74,6 +75,27 @@ def parse(
     '1'
     """
     return _parse(data, transfer_syntax, defer_size, limits)
+
+
+def name_syntax(dataset: Dataset, transfer_syntax: str) -> None:
+    """Note the transfer syntax of a Dataset where pydicom looks for it, to make arrays of pixels.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        It gets File Meta Information of its own.
+    transfer_syntax : str
+        The UID.
+
+    Examples
+    --------
+    >>> dataset = Dataset()
+    >>> name_syntax(dataset, "1.2.840.10008.1.2")
+    >>> dataset.file_meta.TransferSyntaxUID.name
+    'Implicit VR Little Endian'
+    """
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax)
 
 
 def parse_all(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:

@@ -19,6 +19,7 @@ from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.errors import DataSetError, Failure, SetupError
 from pacsroute.instances import part10, peek
 from pacsroute.instances.atomic_files import draft, publish, sync, write_all
+from pacsroute.instances.convert import obstacle
 from pacsroute.instances.spool import Spool
 from pacsroute.instances.stored import Joined, Storage, Stored, new_key
 from pacsroute.status import DUPLICATE_SOP_INSTANCE, IDENTIFIER_MISMATCH, INVALID_SOP_INSTANCE
@@ -249,9 +250,6 @@ class Instance:
         own = self.transfer_syntax
         if transfer_syntax == own:
             return self.open()
-        late.load()
-        from pacsroute.instances.convert import obstacle  # noqa: PLC0415 - pydicom, late
-
         if why := obstacle(own, transfer_syntax):
             raise DataSetError(why)
         file = self.open()
@@ -321,10 +319,6 @@ class Instance:
         return self._dataset
 
     def _parse(self) -> Dataset:
-        late.load()
-        from pydicom import FileMetaDataset  # noqa: PLC0415 - pydicom, late
-        from pydicom.uid import UID  # noqa: PLC0415
-
         file = self.open()
         try:
             dataset = data_sets.parse(
@@ -333,9 +327,7 @@ class Instance:
         except BaseException:
             file.close()
             raise
-        # What pydicom needs to make arrays of the pixels.
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = UID(self.transfer_syntax)
+        data_sets.name_syntax(dataset, self.transfer_syntax)
         if getattr(dataset, "buffer", None) is file:
             # Deferred values are read from it: it stays open as long as the data set lives.
             weakref.finalize(dataset, file.close)
