@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from pacsroute import matching, mpps, testing, ups
     from pacsroute.archive.blueprint import Archive
     from pacsroute.dataset.json_model import dicom_json, from_dicom_json
-    from pacsroute.net.client import Client, Reply, connect
+    from pacsroute.net.client import Client, Reply
+    from pacsroute.net.connecting import connect
 
     __version__: str
 
@@ -127,6 +128,8 @@ def __getattr__(name: str) -> Any:
         return import_module("pacsroute.archive.blueprint").Archive
     if name in ("dicom_json", "from_dicom_json"):
         return getattr(import_module("pacsroute.dataset"), name)
-    if name in ("Client", "Reply", "connect"):
+    if name in ("Client", "Reply"):
         return getattr(import_module("pacsroute.net.client"), name)
+    if name == "connect":
+        return import_module("pacsroute.net.connecting").connect
     raise AttributeError(f"module 'pacsroute' has no attribute {name!r}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import click
     from pydicom import Dataset
 
-    from pacsroute.framework.requests import NEventReportRequest
+    from pacsroute.framework.requests import NEventReportRequest, Peer
     from pacsroute.instances.instance import Instance
     from pacsroute.jobs.quiet import Reason
     from pacsroute.jobs.work import Work
@@ -499,7 +499,8 @@ class App(BaseApp):
         'Success'
         """
         late.load()  # several threads may be clients
-        from pacsroute.net.client import Client, client_of  # noqa: PLC0415 - upstairs, only when asked
+        from pacsroute.net.client import Client  # noqa: PLC0415 - upstairs, only when asked
+        from pacsroute.net.connecting import client_of  # noqa: PLC0415
 
         peer = self.resolve(ae_title)
         if peer is None:
@@ -513,6 +514,12 @@ class App(BaseApp):
             return Client(opener, called_ae=ae_title, calling_ae=title, user=user, app=self)
         peer = peer._replace(ae_title=peer.ae_title or ae_title)
         return client_of(peer, title, user=user, timeout=timeout, app=self)
+
+    def client_of(self, peer: Peer, calling_ae: str) -> Client:
+        """Return a client of a peer that was resolved: what a C-MOVE sends to a URL with."""
+        from pacsroute.net.connecting import client_of  # noqa: PLC0415 - upstairs, only when asked
+
+        return client_of(peer, calling_ae, app=self)
 
     def test_client(
         self,

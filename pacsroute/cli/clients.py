@@ -36,7 +36,8 @@ from pacsroute.errors import (
 )
 from pacsroute.framework.requests import Progress
 from pacsroute.instances.instance import Instance
-from pacsroute.net.client import Client, connect
+from pacsroute.net.client import Client
+from pacsroute.net.connecting import connect
 from pacsroute.services.transfer import FETCHED
 from pacsroute.status import Status
 from pacsroute.tls import TLS
@@ -278,6 +279,18 @@ _PEER_OPTIONS = (
 )
 
 
+class PeerCommand(click.Command):
+    """A command that asks a peer: at HOST and PORT, or at the URL of its DICOMweb alone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; a URL stands for a host and a port."""
+        for at, text in enumerate(args):
+            if text.startswith(("http://", "https://")):
+                args = [*args[: at + 1], "443", *args[at + 1 :]]  # the URL has its own
+                break
+        return super().parse_args(ctx, args)
+
+
 def asks_a_peer(function: Command) -> Command:
     """Give a command the options of a peer; it is called with a `Client` in their place."""
 
@@ -364,7 +377,7 @@ def echo(client: Client) -> None:
     click.echo(f"{client.called_ae} answers: {status.name}, {time.monotonic() - began:.3f} s")
 
 
-@click.command()
+@click.command(cls=PeerCommand)
 @asks_a_peer
 @asks_for("find", "StudyRoot|PatientRoot|Worklist")
 @click.option("--json", "as_json", is_flag=True, help="A DICOM JSON array, written as it comes.")
@@ -387,6 +400,7 @@ def find(
     \b
     Examples:
       pacsroute find 10.0.0.7 11112 -c PACS -k PatientName='DOE*' -k StudyDate
+      pacsroute find https://pacs.example/dicom-web -k PatientName='DOE*' -k StudyDate
       pacsroute find 10.0.0.7 11112 --sop-class Worklist -k PatientName \\
           -k ScheduledProcedureStepSequence.Modality=CT
     """  # noqa: D301 - click's mark is a backspace
@@ -410,7 +424,7 @@ def find(
             say(str(status))
 
 
-@click.command()
+@click.command(cls=PeerCommand)
 @asks_a_peer
 @asks_for("get", "StudyRoot|PatientRoot")
 @click.option(

@@ -20,6 +20,7 @@ from pacsroute import uids
 from pacsroute.cli.clients import (
     SOME_FAILED,
     CtrlC,
+    PeerCommand,
     asks_a_peer,
     megabytes,
     on_a_terminal,
@@ -322,7 +323,7 @@ class FileSender:
 # ------------------------------------------------------------- the command
 
 
-@click.command()
+@click.command(cls=PeerCommand)
 @asks_a_peer
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
@@ -346,8 +347,9 @@ def store(
     """Send files, and folders with all that is in them.
 
     \b
-    Example:
+    Examples:
       pacsroute store 10.0.0.7 11112 -c PACS -j 4 --resume sent.txt images/
+      pacsroute store https://pacs.example/dicom-web images/
     """  # noqa: D301 - click's mark is a backspace
     counts = Counts()
     began = time.monotonic()

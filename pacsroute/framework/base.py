@@ -188,6 +188,10 @@ class BaseApp(Scope):
                     return str(why)
         return ""
 
+    def client_of(self, peer: Peer, calling_ae: str) -> Any:
+        """Return a client of a peer that was resolved."""
+        raise SetupError("only an App has clients")
+
     # ------------------------------------------------------------- called AE titles
 
     @property

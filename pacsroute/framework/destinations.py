@@ -46,6 +46,10 @@ def _check(peer: object) -> None:
     """Raise a `SetupError` for what no connection could be opened to."""
     if not isinstance(peer, Peer):
         raise SetupError(f'a Peer is due, as Peer("10.0.0.7", 104), not {peer!r:.40}')
+    if peer.url:
+        if not peer.url.startswith(("http://", "https://")):
+            raise SetupError(f"the URL begins with http:// or https://, not {peer.url!r:.40}")
+        return
     if not isinstance(peer.host, str) or not peer.host:
         raise SetupError(f"the host is a name or an address, not {peer.host!r:.40}")
     is_number = isinstance(peer.port, int) and not isinstance(peer.port, bool)

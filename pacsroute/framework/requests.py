@@ -478,6 +478,8 @@ class Peer(NamedTuple):
         What it is called, where that is not the title it was asked for by.
     tls : TLS or ssl.SSLContext, optional
         What to speak TLS with; without it, the connection is plain.
+    url : str, optional
+        The root of its DICOMweb, instead of a host and a port: ``https://pacs.example/dicom-web``.
 
     Examples
     --------
@@ -485,7 +487,8 @@ class Peer(NamedTuple):
     11112
     """
 
-    host: str
-    port: int
+    host: str = ""
+    port: int = 0
     ae_title: str = ""
     tls: TLS | SSLContext | None = None
+    url: str = ""

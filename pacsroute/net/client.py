@@ -6,13 +6,11 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from ssl import SSLContext
 from typing import Any, ClassVar, NamedTuple
 
 from pydicom import Dataset
 
 from pacsroute import uids
-from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.keywords import keyword_tag
 from pacsroute.dimse.commands import (
@@ -33,7 +31,7 @@ from pacsroute.dimse.messages import Message
 from pacsroute.errors import DataSetError
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.character_sets import default_charset
-from pacsroute.framework.requests import Peer, Progress
+from pacsroute.framework.requests import Progress
 from pacsroute.framework.routes import name_of
 from pacsroute.instances.instance import Instance
 from pacsroute.net.answers import (
@@ -47,14 +45,12 @@ from pacsroute.net.answers import (
     progress_of,
     received,
 )
-from pacsroute.net.association import Association
 from pacsroute.net.pool import Opener, Pool
 from pacsroute.services import transfer
 from pacsroute.services.exchange import Exchange
 from pacsroute.status import Status
-from pacsroute.tls import TLS
 from pacsroute.upper_layer.negotiation import AcceptedContext
-from pacsroute.upper_layer.pdu import AssociateRQ, UserIdentity
+from pacsroute.upper_layer.pdu import UserIdentity
 
 Source = Instance | str | os.PathLike[str] | Dataset | bytes
 Keys = Mapping[str, Any] | Dataset
@@ -90,7 +86,7 @@ class Client:
 
     Examples
     --------
-    >>> from pacsroute import App
+    >>> from pacsroute import App, connect
     >>> app = App("PACS")
     >>> with app.serve(port=0) as server, connect("127.0.0.1", server.port) as client:
     ...     client.echo().name
@@ -480,71 +476,3 @@ def _with_role(what: str, association: Exchange, scp_of: Collection[str]) -> str
     if not scp_of or any(one.scp for one in contexts if one.abstract_syntax in scp_of):
         return what
     return f"{what}, for which {association.called_ae} granted no SCP role"
-
-
-def connect(
-    host: str,
-    port: int = 11112,
-    *,
-    called_ae: str = "ANY-SCP",
-    calling_ae: str = "PACSROUTE",
-    tls: TLS | SSLContext | bool | None = None,
-    user: str | tuple[str, str] | UserIdentity | None = None,
-    timeout: float = RESPONSE_TIMEOUT,
-    app: BaseApp | None = None,
-) -> Client:
-    """Return a client of a peer; it associates when it is first asked for something.
-
-    Parameters
-    ----------
-    host, port : str and int
-        Where the peer listens.
-    called_ae, calling_ae : str
-        Its AE title, and ours.
-    tls : TLS or ssl.SSLContext or bool, optional
-        What to speak TLS with; True trusts the system's CAs, for the host as it is called.
-    user : str, (str, str) or UserIdentity, optional
-        A user name, or one with a passcode, or what else PS3.7 §D.3.3.7 has.
-    timeout : float
-        Seconds without an answer, after which a request is given up, whatever else the peer
-        sends; and without a byte taken of what is sent.
-    app : BaseApp, optional
-        What answers requests of the peer.
-
-    Raises
-    ------
-    SetupError
-        If the TLS files cannot be used.
-
-    Examples
-    --------
-    ::
-
-        with pacsroute.connect("10.0.0.7", 11112, called_ae="PACS") as client:
-            client.store("image.dcm")
-    """
-    if tls is True:
-        tls = TLS()
-    if isinstance(tls, TLS):
-        tls.client()  # says now what is wrong with the files
-    return client_of(
-        Peer(host, port, called_ae, tls or None), calling_ae, user=user, timeout=timeout, app=app
-    )
-
-
-def client_of(
-    peer: Peer,
-    calling_ae: str,
-    *,
-    user: str | tuple[str, str] | UserIdentity | None = None,
-    timeout: float = RESPONSE_TIMEOUT,
-    app: BaseApp | None = None,
-) -> Client:
-    """Return a client of a peer whose address is known."""
-
-    def opener(request: AssociateRQ, app: BaseApp) -> Association:
-        names = ("artim", "connect_timeout", "network_timeout")
-        shorter = {name: min(getattr(app.config, name), timeout) for name in names}
-        return Association.request(peer, request, app, idle_timeout=timeout, **shorter)
-
-    return Client(opener, called_ae=peer.ae_title, calling_ae=calling_ae, user=user, app=app)

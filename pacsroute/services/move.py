@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from typing import cast
 
 from pacsroute.dimse.commands import CMoveRQ
 from pacsroute.errors import (
@@ -14,6 +15,7 @@ from pacsroute.errors import (
     DataSetError,
     ProtocolError,
     ReadFailed,
+    RequestFailed,
 )
 from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import MoveRequest, Peer
@@ -44,7 +46,7 @@ def answer(call: Call) -> Outcome:
     )
 
 
-def _destination(call: Call, request: MoveRequest) -> _Destination | Outcome:
+def _destination(call: Call, request: MoveRequest) -> _Destination | _WebDestination | Outcome:
     """Return where the instances go, or the outcome that refuses the request."""
     title, peer = request.move_destination, None
     if len(title) <= 16 and title.isprintable():  # else it is no AE title
@@ -54,7 +56,34 @@ def _destination(call: Call, request: MoveRequest) -> _Destination | Outcome:
             return failed(request, error)
     if peer is None:
         return Outcome(Status(MOVE_DESTINATION_UNKNOWN))
+    if peer.url:
+        return _WebDestination(call, request, peer)
     return _Destination(call, request, peer)
+
+
+class _WebDestination:
+    """Where a C-MOVE sends over DICOMweb, an instance with each request."""
+
+    def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
+        calling_ae = request.called_ae or call.app.ae_title
+        self._client = call.app.client_of(peer, calling_ae)
+
+    def __enter__(self) -> SendInstance:
+        return self.send
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def send(self, instance: Instance, meanwhile: Callable[[], object]) -> Status:
+        """Send an instance."""
+        meanwhile()
+        try:
+            status: Status = self._client.store(instance)
+        except RequestFailed as error:
+            return cast("Status", error.status)
+        except AssociationError as error:
+            raise DataSetError(f"not sent: {error}") from None
+        return status
 
 
 class _Destination:

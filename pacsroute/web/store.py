@@ -18,6 +18,7 @@ from pacsroute.dataset.json_model import from_dicom_json
 from pacsroute.errors import DataSetError
 from pacsroute.framework.requests import StoreRequest
 from pacsroute.framework.results import Outcome
+from pacsroute.instances.incoming import Incoming
 from pacsroute.instances.instance import Instance
 from pacsroute.instances.spool import Spool
 from pacsroute.status import (
@@ -29,7 +30,6 @@ from pacsroute.status import (
     Status,
 )
 from pacsroute.web.exchange import Delivery, Exchange
-from pacsroute.web.incoming import Incoming
 from pacsroute.web.parts import receive
 from pacsroute.web.statuses import RETRY_AFTER
 from pacsroute.web.xml_model import XML, xml_of
@@ -113,24 +113,33 @@ class _Storing:
         content_type = headers.get("content-type", _DICOM)
         self._incoming = self._model = self._bulk = None
         if _is(content_type, _DICOM):
-            self._incoming = Incoming(self._exchange)
+            app, caller = self._exchange.app, self._exchange.caller
+            self._incoming = Incoming(
+                self._open_spool,
+                writer=app.ae_title,
+                sender=caller.calling_ae,
+                receiver=caller.called_ae,
+            )
         elif _is(content_type, _JSON):
             self._model = bytearray()
         elif headers.get("content-location"):
-            config = self._exchange.app.config
-            self._bulk = Spool(
-                b"",
-                config.spool,
-                most=config.max_dataset_length,
-                room=self._exchange.app.room,
-                most_of_all=config.max_spool,
-            )
+            self._bulk = self._open_spool(b"")
             of_it = self._bulk_data.setdefault(headers["content-location"], [])
             of_it.append((content_type, self._bulk))
         else:
             raise UnsupportedMediaType(
                 f"parts are {_DICOM}, or {_JSON} and bulk data with a Content-Location"
             )
+
+    def _open_spool(self, head: bytes) -> Spool:
+        app = self._exchange.app
+        return Spool(
+            head,
+            app.config.spool,
+            most=app.config.max_dataset_length,
+            room=app.room,
+            most_of_all=app.config.max_spool,
+        )
 
     def data(self, piece: memoryview) -> None:
         """Take a piece of it."""

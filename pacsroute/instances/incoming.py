@@ -1,25 +1,27 @@
-"""A Part 10 file that comes over HTTP, on its way into the spool."""
+"""A Part 10 file that comes in pieces, on its way into the spool."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 from pacsroute import uids
 from pacsroute.errors import DataSetError
 from pacsroute.instances import part10, peek
 from pacsroute.instances.spool import Spool
-from pacsroute.web.exchange import Exchange
 
 _HEAD = 65_536  # bytes of what is before a data set, at most
 
 
 class Incoming:
-    """Takes the pieces of a Part 10 file; its data set goes to the spool as it came.
+    r"""Takes the pieces of a Part 10 file; its data set goes to the spool as it came.
 
     Parameters
     ----------
-    exchange : Exchange
-        The request that brings it.
+    open_spool : callable
+        Called with the head of the file that is written: returns its spool.
+    writer, sender, receiver : str
+        AE titles for that head, as in `pacsroute.instances.part10.head`.
 
     Attributes
     ----------
@@ -28,10 +30,27 @@ class Incoming:
         Information. Empty where it does not say so.
     spool : Spool or None
         The data set; None where it is no Part 10 file.
+
+    Examples
+    --------
+    >>> data_set = b"\x08\0\x18\0UI\x06\x001.2.3\0"
+    >>> incoming = Incoming(Spool)
+    >>> incoming.data(memoryview(part10.head("1.2", "1.2.4", "1.2.840.10008.1.2.1") + data_set))
+    >>> incoming.end()
+    >>> incoming.sop_instance, incoming.spool.open().read() == data_set
+    ('1.2.3', True)
     """
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(
+        self,
+        open_spool: Callable[[bytes], Spool],
+        *,
+        writer: str = "",
+        sender: str = "",
+        receiver: str = "",
+    ) -> None:
+        self._open_spool = open_spool
+        self._titles = {"writer": writer, "sender": sender, "receiver": receiver}
         self._first = bytearray()
         self.spool: Spool | None = None
         self.sop_class = self.sop_instance = self.transfer_syntax = ""
@@ -66,23 +85,8 @@ class Incoming:
         self.transfer_syntax = head.transfer_syntax
         self.sop_class = uids.trim(found[0] or head.sop_class)
         self.sop_instance = uids.trim(found[1] or head.sop_instance)
-        self._open_spool().write(file.getbuffer()[head.end :])
-
-    def _open_spool(self) -> Spool:
-        app, caller = self._exchange.app, self._exchange.caller
-        head = part10.head(
-            self.sop_class if uids.is_uid(self.sop_class) else "",
-            self.sop_instance if uids.is_uid(self.sop_instance) else "",
-            self.transfer_syntax,
-            writer=app.ae_title,
-            sender=caller.calling_ae,
-            receiver=caller.called_ae,
-        )
-        self.spool = Spool(
-            head,
-            app.config.spool,
-            most=app.config.max_dataset_length,
-            room=app.room,
-            most_of_all=app.config.max_spool,
-        )
-        return self.spool
+        sop_class = self.sop_class if uids.is_uid(self.sop_class) else ""
+        sop_instance = self.sop_instance if uids.is_uid(self.sop_instance) else ""
+        ours = part10.head(sop_class, sop_instance, self.transfer_syntax, **self._titles)
+        self.spool = self._open_spool(ours)
+        self.spool.write(file.getbuffer()[head.end :])
