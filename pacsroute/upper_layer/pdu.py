@@ -20,6 +20,9 @@ _PDV = struct.Struct(">IBB")
 MAXIMUM_PDVS = 1024
 """PDVs that are read of one P-DATA-TF. Peers send one or two; each costs 50 times its header."""
 
+MAXIMUM_ITEMS = 16_384
+"""Items and sub-items of an A-ASSOCIATE PDU; 128 contexts of 100 transfer syntaxes have 13,056."""
+
 UNRECOGNIZED_PDU, UNEXPECTED_PDU = 1, 2
 UNEXPECTED_PARAMETER, INVALID_PARAMETER = 5, 6
 
@@ -326,9 +329,16 @@ def decode(data: bytes | memoryview) -> Pdu:
         ) from None
 
 
-def _items(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _count(left: Iterator[int]) -> None:
+    if next(left, None) is None:
+        raise ProtocolError(f"more than {MAXIMUM_ITEMS} items in one PDU", INVALID_PARAMETER)
+
+
+def _items(view: memoryview, left: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
+    """Yield the kinds and bodies of items; `left` has one number for each that there may be."""
     position, end = 0, len(view)
     while position < end:
+        _count(left)
         number, length = _ITEM.unpack_from(view, position)
         position += 4
         if position + length > end:
@@ -373,45 +383,49 @@ def _head(view: memoryview) -> tuple[int, bytes, str, str]:
 def _decode_rq(view: memoryview) -> AssociateRQ:
     version, titles, called, calling = _head(view)
     application, contexts, user = "", [], UserInformation()
-    for number, body in _items(view[68:]):
+    left = iter(range(MAXIMUM_ITEMS))
+    for number, body in _items(view[68:], left):
         if number == 0x10:
             application = _text(body)
         elif number == 0x20:
             abstract, syntaxes = "", []
-            for kind, value in _items(body[4:]):
+            for kind, value in _items(body[4:], left):
                 if kind == 0x30:
                     abstract = _text(value)
                 elif kind == 0x40:
                     syntaxes.append(_text(value))
             contexts.append(PresentationContext(body[0], abstract, tuple(syntaxes)))
         elif number == 0x50:
-            user = _decode_user(body)
+            user = _decode_user(body, left)
     return AssociateRQ(called, calling, tuple(contexts), user, application, version, titles)
 
 
 def _decode_ac(view: memoryview) -> AssociateAC:
     version, titles, called, calling = _head(view)
     application, contexts, user = "", [], UserInformation()
-    for number, body in _items(view[68:]):
+    left = iter(range(MAXIMUM_ITEMS))
+    for number, body in _items(view[68:], left):
         if number == 0x10:
             application = _text(body)
         elif number == 0x21:
             # A rejected context's transfer syntax is not significant; some peers send none.
-            syntax = next((_text(value) for kind, value in _items(body[4:]) if kind == 0x40), "")
+            syntax = next(
+                (_text(value) for kind, value in _items(body[4:], left) if kind == 0x40), ""
+            )
             contexts.append(ContextResult(body[0], body[2], syntax))
         elif number == 0x50:
-            user = _decode_user(body)
+            user = _decode_user(body, left)
     return AssociateAC(called, calling, tuple(contexts), user, application, version, titles)
 
 
-def _decode_user(view: memoryview) -> UserInformation:
+def _decode_user(view: memoryview, left: Iterator[int]) -> UserInformation:
     maximum: int | None = None
     texts = {0x52: "", 0x55: ""}
     window: tuple[int, int] | None = None
     roles, extended, common = [], [], []
     identity: UserIdentity | None = None
     response: bytes | None = None
-    for number, body in _items(view):
+    for number, body in _items(view, left):
         if number == 0x51:
             (maximum,) = struct.unpack_from(">I", body)
         elif number in texts:
@@ -425,7 +439,7 @@ def _decode_user(view: memoryview) -> UserInformation:
             uid, stop = _take(body, 0)
             extended.append(ExtendedNegotiation(_text(uid), bytes(body[stop:])))
         elif number == 0x57:
-            common.append(_decode_common(body))
+            common.append(_decode_common(body, left))
         elif number == 0x58:
             primary, stop = _take(body, 2)
             # Some peers leave out the empty secondary field.
@@ -446,12 +460,13 @@ def _decode_user(view: memoryview) -> UserInformation:
     )
 
 
-def _decode_common(body: memoryview) -> CommonExtendedNegotiation:
+def _decode_common(body: memoryview, left: Iterator[int]) -> CommonExtendedNegotiation:
     sop_class, stop = _take(body, 0)
     service_class, stop = _take(body, stop)
     rest = _take(body, stop)[0] if stop < len(body) else memoryview(b"")
     related, position = [], 0
     while position < len(rest):
+        _count(left)
         uid, position = _take(rest, position)
         related.append(_text(uid))
     return CommonExtendedNegotiation(_text(sop_class), _text(service_class), tuple(related))

@@ -269,6 +269,22 @@ def test_the_pdvs_of_a_pdu_are_bounded():
         decode(encode(PDataTF((one,) * (MAXIMUM_PDVS + 1))))
 
 
+MANY = {
+    "transfer syntaxes": item(0x20, b"\1\0\0\0" + item(0x40) * 9000),
+    "extended negotiation": item(0x50, item(0x56, b"\0\0") * 9000),
+    "related classes": item(0x50, item(0x57, struct.pack(">HHH", 0, 0, 18_000) + bytes(18_000))),
+    "items that are not known": item(0x99) * 9000,
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_the_items_of_a_request_are_bounded(kind):
+    request = encode(AssociateRQ("A", "B"))
+    decode(with_length(request + MANY[kind]))
+    with pytest.raises(ProtocolError, match="more than 16384 items in one PDU"):
+        decode(with_length(request + 2 * MANY[kind]))
+
+
 def test_a_context_id_that_comes_twice_is_read_twice():
     contexts = PresentationContext(1, "1.2", ("1.3",)), PresentationContext(1, "1.4", ("1.3",))
     assert decode(encode(AssociateRQ("A", "B", contexts))).contexts == contexts
