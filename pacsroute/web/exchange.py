@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import os
 import select
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -203,18 +205,57 @@ class Exchange:
 
     # ------------------------------------------------------------- responses
 
-    def json(self, value: Any, answering: Answering | None = None, status: int = 200) -> Response:
+    def json(self, value: Any, ends: Answering | Found) -> Response:
         """Return a response of JSON; the answer to its request ends when it is written."""
         kind, _ = self.negotiate(*_JSON_TYPES)
         body = orjson.dumps(value)
-        response = Response(status=status, content_type=kind)
+        response = Response(content_type=kind)
         if len(body) > _SMALL and "gzip" in self.http.headers.get("Accept-Encoding", ""):
             body = gzip.compress(body, 1)
             response.headers["Content-Encoding"] = "gzip"
             response.headers["Vary"] = "Accept, Accept-Encoding"
         response.headers["Content-Length"] = str(len(body))
-        response.response = [body] if answering is None else Delivery([body], answering)
+        delivery = Delivery([body], ends)
+        response.response = delivery
+        tag = hashlib.blake2b(body, digest_size=12).hexdigest()
+        return self.conditional(response, delivery, tag)
+
+    def conditional(
+        self, response: Response, delivery: Delivery, tag: str, length: int | None = None
+    ) -> Response:
+        """Return a response with an ETag: what the client has already, it is not sent again.
+
+        Parameters
+        ----------
+        response : werkzeug.Response
+            A success.
+        delivery : Delivery
+            Its body.
+        tag : str
+            What changes when the body does; if it is empty, the response is returned as it is.
+        length : int, optional
+            How many bytes the body has; a client may ask for a part of them then.
+        """
+        if not tag:
+            return response
+        response.set_etag(tag)
+        response.make_conditional(
+            self.http.environ, accept_ranges=length is not None, complete_length=length
+        )
+        delivery.is_part = response.status_code == 206
         return response
+
+
+def tag_of(instance: Instance, *what: object) -> str:
+    """Return what changes when the file of an instance does; empty, where it has none."""
+    path = instance.path
+    if path is None:
+        return ""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return "-".join(map(str, (f"{found.st_mtime_ns:x}", f"{found.st_size:x}", *what)))
 
 
 class Found:
@@ -287,10 +328,16 @@ class Delivery:
         The body.
     ends : Answering or Found
         What ends with it.
+
+    Attributes
+    ----------
+    is_part : bool
+        Whether the client has asked for a part of it.
     """
 
     def __init__(self, chunks: Iterable[bytes], ends: Answering | Found) -> None:
         self._chunks = iter(chunks)
+        self.is_part = False
         self._ends: Answering | Found | None = ends
         self._begun = self._whole = False
         self._lost: BaseException | None = None
@@ -318,7 +365,7 @@ class Delivery:
         if ends is None:
             return
         lost = self._lost
-        if lost is None and self._begun and not self._whole:
+        if lost is None and self._begun and not (self._whole or self.is_part):
             lost = Gone()
         if isinstance(ends, Found):
             ends.close(lost)

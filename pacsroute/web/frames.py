@@ -14,7 +14,7 @@ from pacsroute.errors import DataSetError
 from pacsroute.instances.frames import Frames
 from pacsroute.instances.instance import Instance
 from pacsroute.web.accept import MediaRange
-from pacsroute.web.exchange import Delivery, Exchange, Found
+from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
 from pacsroute.web.multipart import Multipart, Part
 
 _OCTETS = "application/octet-stream"
@@ -105,9 +105,12 @@ def _respond(exchange: Exchange, found: Found, numbers: list[int]) -> Response:
         body = Multipart(kind)
         parts = (Part(label, [data]) for data in coming)
         return Response(Delivery(body.body(parts), found), content_type=body.content_type)
-    response = Response(Delivery(coming, found), content_type=label)
+    delivery = Delivery(coming, found)
+    response = Response(delivery, content_type=label)
     response.headers["Content-Length"] = str(len(first))
-    return response
+    return exchange.conditional(
+        response, delivery, tag_of(instance, numbers[0], syntax), len(first)
+    )
 
 
 def _negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:

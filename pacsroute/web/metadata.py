@@ -18,7 +18,7 @@ from pacsroute.dataset.vr import WORD_SIZES
 from pacsroute.errors import DataSetError
 from pacsroute.framework.results import DONE
 from pacsroute.instances.instance import DEFER_SIZE, Instance
-from pacsroute.web.exchange import Delivery, Exchange
+from pacsroute.web.exchange import Delivery, Exchange, tag_of
 from pacsroute.web.multipart import Multipart, Part
 
 logger = logging.getLogger("pacsroute")
@@ -44,9 +44,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         found.answering.outcome = (found.answering.outcome or DONE)._replace(
             note=f"{len(shown)} instances"
         )
-        response = exchange.json(shown)
-        response.response = Delivery(response.response, found)  # type: ignore[arg-type]
-        return response
+        return exchange.json(shown, found)
     except BaseException as error:
         found.close(None if isinstance(error, HTTPException) else error)
         raise
@@ -106,9 +104,10 @@ def bulk_data(exchange: Exchange, path: str, **unique: str) -> Response:
             body = Multipart(_OCTETS)
             parts = [Part(_OCTETS, [data], exchange.http.url)]
             return Response(Delivery(body.body(parts), found), content_type=body.content_type)
-        response = Response(Delivery([data], found), content_type=_OCTETS)
+        delivery = Delivery([data], found)
+        response = Response(delivery, content_type=_OCTETS)
         response.headers["Content-Length"] = str(len(data))
-        return response
+        return exchange.conditional(response, delivery, tag_of(found.only(), path), len(data))
     except BaseException as error:
         found.close(None if isinstance(error, HTTPException) else error)
         raise

@@ -16,7 +16,7 @@ from pacsroute.instances import part10
 from pacsroute.instances.convert import can_convert
 from pacsroute.instances.instance import Instance
 from pacsroute.web.accept import MediaRange
-from pacsroute.web.exchange import Delivery, Exchange, Found
+from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
 from pacsroute.web.multipart import Multipart, Part, pieces
 
 logger = logging.getLogger("pacsroute")
@@ -65,12 +65,11 @@ def one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
     at = file.tell()
     size = file.seek(0, os.SEEK_END) - at
     file.seek(at)
-    response = Response(
-        Delivery(pieces(lambda: file, head), found),
-        content_type=f"{DICOM}; transfer-syntax={syntax}",
-    )
+    delivery = Delivery(pieces(lambda: file, head), found)
+    response = Response(delivery, content_type=f"{DICOM}; transfer-syntax={syntax}")
     response.headers["Content-Length"] = str(size + len(head))
-    return response
+    tag = tag_of(instance, syntax)
+    return exchange.conditional(response, delivery, tag, size + len(head))
 
 
 def _parts(exchange: Exchange, found: Found, wanted: MediaRange) -> Iterator[Part]:

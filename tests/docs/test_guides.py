@@ -89,6 +89,22 @@ def test_archive_guide_does_what_it_says(work):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_guide_to_dicomweb_does_what_it_says(work, monkeypatch):
+    monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend(work)
+    monkeypatch.delitem(sys.modules, "app", raising=False)
+    with Reader(work) as reader:
+        for block in blocks(GUIDES / "dicomweb.md"):
+            port = reader.ports.get("8042", "8042")  # a Python block has no other way to it
+            is_python = block.language == "python"
+            text = block.text.replace("8042", port) if is_python else block.text
+            reader.read(block._replace(text=text))
+    assert list((work / "fetched").glob("*.dcm"))
+    monkeypatch.delitem(sys.modules, "app", raising=False)
+
+
 def test_systemd_unit_is_valid_and_confined(work):
     units = [block for block in blocks(GUIDES / "deployment.md") if block.language == "ini"]
     (unit,) = (block.text for block in units if block.options == "archive.service")

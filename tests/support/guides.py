@@ -163,11 +163,15 @@ class Reader:
         options = [*words[start + 1 :], "--port", "0"]  # the last one counts
         if _option(words, "--metrics-port"):
             options += ["--metrics-port", "0"]
+        if _option(words, "--web-port"):
+            options += ["--web-port", "0"]
         self._servers[port] = server = Running(self.folder, *options, **variables)
         self.ports[port] = server.until(_LISTENING)[1]
         self.printed = "\n".join(server.lines)
-        if found := re.search(r"http://[\d.]+:(\d+)", self.printed):
+        if found := re.search(r"/ready at http://[\d.]+:(\d+)", self.printed):
             self.ports[_option(words, "--metrics-port")] = found[1]
+        if found := re.search(r"DICOMweb at http://[\d.]+:(\d+)", self.printed):
+            self.ports[_option(words, "--web-port")] = found[1]
 
     def _end(self, port: str) -> None:
         self.ports.pop(port, None)

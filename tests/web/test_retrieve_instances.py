@@ -312,3 +312,48 @@ def test_a_host_without_its_port_gets_the_servers(archive):
         assert row["00081190"]["Value"][0].startswith("http://localhost:8042/")
         (row,) = client.web.get(f"{ROOT}/studies", environ_overrides={"SERVER_PORT": "8042"}).json
         assert row["00081190"]["Value"][0].startswith("http://localhost:8042/")
+
+
+DICOM = {"Accept": "application/dicom"}
+
+
+def test_what_a_client_has_already_is_not_sent_again(stored):
+    path = path_of(read(CT))
+    for one, headers in (
+        (path, DICOM),
+        (f"{path}/metadata", {}),
+        (f"{path}/frames/1", {"Accept": "application/octet-stream"}),
+        (f"{path}/bulkdata/7FE00010", {}),
+        (f"{ROOT}/studies", {}),
+    ):
+        first = stored.get(one, headers=headers)
+        tag = first.headers["ETag"]
+        again = stored.get(one, headers=headers | {"If-None-Match": tag})
+        assert (again.status_code, again.data) == (304, b"")
+        other = stored.get(one, headers=headers | {"If-None-Match": '"other"'})
+        assert (other.status_code, other.data) == (200, first.data)
+
+
+def test_a_part_of_an_instance_may_be_asked_for(stored):
+    path = path_of(read(CT))
+    whole = stored.get(path, headers=DICOM).data
+    part = stored.get(path, headers=DICOM | {"Range": "bytes=100-199"})
+    assert (part.status_code, part.data) == (206, whole[100:200])
+    assert part.headers["Content-Range"] == f"bytes 100-199/{len(whole)}"
+    rest = stored.get(path, headers=DICOM | {"Range": "bytes=-50"})
+    assert rest.data == whole[-50:]
+    beyond = stored.get(path, headers=DICOM | {"Range": "bytes=9999999-"})
+    assert beyond.status_code == 416
+
+
+def test_an_answer_in_part_is_an_answer(archive):
+    told = []
+
+    @archive.after_request
+    def after(request, status, error):
+        told.append((request.command, status.code, error))
+
+    with archive.test_client() as client:
+        store(client.web, CT)
+        client.web.get(path_of(read(CT)), headers=DICOM | {"Range": "bytes=0-9"})
+    assert told == [("store", 0, None), ("get", 0, None)]
