@@ -60,7 +60,7 @@ def database(app):
 
 @contextmanager
 def changing():
-    """Have what is read stay so until what follows from it is kept, other workers or not."""
+    """Lock what is read until what follows from it is stored, against other workers, too."""
     with app.state.lock, app.state.db as db:
         db.execute("BEGIN IMMEDIATE")
         yield db

@@ -1,4 +1,4 @@
-"""Who may associate, by AE title and network: the rules of the setting `allow`."""
+"""The rules of the setting `allow`: which AE titles and networks may associate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rule(text: str) -> Rule:
     Raises
     ------
     SetupError
-        If it is none.
+        If it is not a valid rule.
 
     Examples
     --------
@@ -42,15 +42,15 @@ def rule(text: str) -> Rule:
             return Rule(None, network)
         title = text
         if "/" in text:
-            raise SetupError(f"{text!r} is no network, as 10.1.0.0/16, and no AE title")
+            raise SetupError(f"{text!r} is neither a network, as 10.1.0.0/16, nor an AE title")
     else:
         network = _network(address)
         if network is None:
-            raise SetupError(f"{text!r}: {address!r} is no network, as 10.1.0.0/16")
+            raise SetupError(f"{text!r}: {address!r} is not a network, as 10.1.0.0/16")
     try:
         title = ae_title(title)
     except SetupError as error:
-        raise SetupError(f"{text!r} is AE, NETWORK or AE@NETWORK: {error}") from None
+        raise SetupError(f"{text!r} is not AE, NETWORK or AE@NETWORK: {error}") from None
     return Rule(None if title == "*" else title, network)
 
 
@@ -60,13 +60,15 @@ def ae_title(text: str) -> str:
     Raises
     ------
     SetupError
-        If it is none.
+        If it is not a valid AE title.
     """
     title = text.strip(" ") if isinstance(text, str) else ""
     if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable():
-        raise SetupError(f"an AE title has 1 to 16 ASCII characters: {text!r} has not")
+        raise SetupError(
+            f"{text!r} is not a valid AE title: use 1 to 16 printable ASCII characters"
+        )
     if "\\" in title:
-        raise SetupError(f"an AE title has no backslash: {text!r}")
+        raise SetupError(f"{text!r} is not a valid AE title: it must not contain a backslash")
     return title
 
 

@@ -420,7 +420,7 @@ class App(BaseApp):
         """Register what is called when the retries of a job have ended.
 
         It is called with the job, which has `id`, `lane`, `function` and `arguments`, and the
-        exception. The job is kept until somebody retries or drops it.
+        exception. The job is kept until it is retried or dropped.
 
         Examples
         --------
@@ -446,7 +446,7 @@ class App(BaseApp):
         Parameters
         ----------
         host, port : str and int, optional
-            Where it listens, in the place of what `config` says; port 0 is a free one, see
+            Where it listens, instead of what `config` says; port 0 picks a free one, see
             the server's `port`.
         **settings
             As in `pacsroute.Server`.
@@ -486,7 +486,7 @@ class App(BaseApp):
         Raises
         ------
         AssociationError
-            If nobody knows that title.
+            If that title is unknown.
 
         Examples
         --------
@@ -505,7 +505,7 @@ class App(BaseApp):
         peer = self.resolve(ae_title)
         if peer is None:
             raise AssociationError(
-                f"nobody knows where {ae_title!r} is: say so in @app.destination, or with "
+                f"the address of {ae_title!r} is unknown: return it from @app.destination, or pass "
                 f"--destination {ae_title}=HOST:PORT"
             )
         title = calling_ae or self.ae_title

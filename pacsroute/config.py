@@ -67,15 +67,15 @@ class Config:
 
     # After a change: python tests/support/generate_settings.py
     # What it is and where it listens.
-    ae_title: str = _setting("PACSROUTE", "Its own AE title, 1 to 16 characters.")
+    ae_title: str = _setting("PACSROUTE", "The app's AE title, 1 to 16 characters.")
     host: str = _setting(
         "127.0.0.1", "The address it listens on; 0.0.0.0 lets other machines in.", scope="server"
     )
     port: int = _setting(
-        11112, "The port it listens on; 0 is a free one.", 0, 65535, scope="server"
+        11112, "The port it listens on; 0 picks a free one.", 0, 65535, scope="server"
     )
     spool: str | None = _setting(
-        None, "Folder for large data sets while they come, by default the system's.", path=True
+        None, "Folder for large data sets while they arrive; by default the system's.", path=True
     )
     jobs: str | None = _setting(
         None,
@@ -102,10 +102,10 @@ class Config:
 
     # Who may come in.
     allow: tuple[str, ...] = _setting(
-        (), "Who may associate: AE, NETWORK or AE@NETWORK; without any, everybody."
+        (), "Peers that may associate: AE, NETWORK or AE@NETWORK; by default every peer."
     )
-    require_called_ae: bool = _setting(False, "Reject AE titles that are not its own.")
-    called_ae_titles: tuple[str, ...] = _setting((), "AE titles that are its own, too.")
+    require_called_ae: bool = _setting(False, "Reject called AE titles that are not the app's.")
+    called_ae_titles: tuple[str, ...] = _setting((), "More AE titles that the app answers.")
 
     # TLS (PS3.15 §B.12, §B.13); the files are PEM, and read again when they have changed.
     tls_certificate: str | None = _setting(
@@ -115,20 +115,23 @@ class Config:
         path=True,
     )
     tls_key: str | None = _setting(
-        None, "The key, where that has a file of its own.", scope="server", path=True
+        None, "The certificate's key, if it is in another file.", scope="server", path=True
     )
     tls_key_passphrase: str | None = _setting(
         None,
-        "The key's; as a variable it shows in no list of processes.",
+        "The key's passphrase; use the variable to keep it out of process lists.",
         secret=True,
         scope="server",
     )
     tls_ca: str | None = _setting(
-        None, "CAs that clients have to have a certificate of.", scope="server", path=True
+        None,
+        "CA certificates; clients need a certificate from one of them.",
+        scope="server",
+        path=True,
     )
     tls_client_certificate: str | None = _setting(
         None,
-        "none, optional or required, which it is by default with a --tls-ca.",
+        "none, optional or required; the default with --tls-ca is required.",
         choices=("none", "optional", "required"),
         scope="server",
     )
@@ -155,55 +158,59 @@ class Config:
     )
     metrics_port: int | None = _setting(
         None,
-        "A port for /metrics, /health and /ready over HTTP; 0 is a free one.",
+        "A port for /metrics, /health and /ready over HTTP; 0 picks a free one.",
         0,
         65535,
         scope="server",
     )
     metrics_host: str = _setting(
-        "127.0.0.1", "The address that --metrics-port is at.", scope="server"
+        "127.0.0.1", "The address that --metrics-port listens on.", scope="server"
     )
 
     # DICOMweb and a site of the app's own, over HTTP (PS3.18).
     web_port: int | None = _setting(
         None,
-        "A port for DICOMweb and app.web over HTTP; 0 is a free one.",
+        "A port for DICOMweb and app.web over HTTP; 0 picks a free one.",
         0,
         65535,
         scope="server",
     )
-    web_host: str = _setting("127.0.0.1", "The address that --web-port is at.", scope="server")
-    web_root: str = _setting("/dicom-web", "The path that DICOMweb is below.")
+    web_host: str = _setting("127.0.0.1", "The address that --web-port listens on.", scope="server")
+    web_root: str = _setting("/dicom-web", "The path under which DICOMweb is served.")
     web_public_url: str | None = _setting(
-        None, "What clients call the server, as https://pacs.example; for URLs in answers."
+        None, "The server's URL for clients, as https://pacs.example; used in responses."
     )
-    web_ae_title: str = _setting("DICOMWEB", "The calling AE title of HTTP requests.")
+    web_ae_title: str = _setting(
+        "DICOMWEB", "The calling AE title that handlers see for HTTP requests."
+    )
     web_cors: tuple[str, ...] = _setting(
-        (), "Origins whose pages may ask, as https://viewer.example; * is any."
+        (), "Origins allowed by CORS, as https://viewer.example; * allows any."
     )
     web_open: bool = _setting(
-        False, "Answer over HTTP who is neither on this machine nor authenticated."
+        False, "Answer HTTP clients on other machines without authentication."
     )
     web_hosts: tuple[str, ...] = _setting(
-        (), "Names in the header Host that are this machine, besides localhost."
+        (), "Host names of this machine, besides localhost, in the header Host."
     )
     web_trust_proxy: int = _setting(
-        0, "How many proxies are in front, whose X-Forwarded headers are true.", 0, 10
+        0, "Number of proxies in front whose X-Forwarded headers are trusted.", 0, 10
     )
     web_certificate: str | None = _setting(
-        None, "The certificate of --web-port, in PEM; with one, it speaks HTTPS.", path=True
+        None, "The certificate for --web-port, in PEM; it turns on HTTPS.", path=True
     )
     web_key: str | None = _setting(
-        None, "The key of it, where that has a file of its own.", path=True
+        None, "The certificate's key, if it is in another file.", path=True
     )
     web_ca: str | None = _setting(
-        None, "CAs that HTTPS clients have to have a certificate of.", path=True
+        None, "CA certificates; HTTPS clients need a certificate from one of them.", path=True
     )
-    web_threads: int = _setting(16, "HTTP requests that are worked on at once.", 1, 1000)
+    web_threads: int = _setting(16, "HTTP requests handled at once.", 1, 1000)
     web_connections: int = _setting(200, "HTTP connections at once.", 1, 100_000)
-    web_idle: float = _setting(60.0, "Time that an HTTP connection waits for a request.", 0.01)
-    web_jobs: bool = _setting(False, "Do durable work in processes of another WSGI server, too.")
-    max_results: int = _setting(1000, "Matches of a query over HTTP.", 1)
+    web_idle: float = _setting(60.0, "Time that an idle HTTP connection is kept open.", 0.01)
+    web_jobs: bool = _setting(
+        False, "Run durable jobs in the processes of another WSGI server, too."
+    )
+    max_results: int = _setting(1000, "Matches returned for a query over HTTP.", 1)
     max_web_header: int = _setting(65_536, "Length of the head of an HTTP request.", 1024)
     max_web_body: int = _setting(65_536 * MIB, "Length of the body of an HTTP request.", 0)
     max_web_parts: int = _setting(10_000, "Parts of a multipart body.", 1)
@@ -222,26 +229,28 @@ class Config:
     max_associate_length: int = _setting(
         MIB, "Length of an association request.", 512, scope="server"
     )
-    max_contexts: int = _setting(128, "Presentation contexts of an association request.", 1)
+    max_contexts: int = _setting(128, "Presentation contexts in an association request.", 1)
     max_command_length: int = _setting(65_536, "Length of a command set.", 512, scope="server")
     max_identifier_length: int = _setting(4 * MIB, "Length of any data set not named below.", 512)
     max_set_length: int = _setting(256 * MIB, "Length of an N-SET's: images to print.", 512)
     max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
     max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
     max_memory: int = _setting(
-        memory.DEFAULT, "Memory for what peers send, of all associations of a process.", MIB
+        memory.DEFAULT, "Memory for what peers send, for all associations of a process.", MIB
     )
-    max_depth: int = _setting(64, "How deep sequences are nested.", 1, 200)
+    max_depth: int = _setting(64, "Depth to which sequences may be nested.", 1, 200)
     max_elements: int = _setting(20_000_000, "Elements and items read of a data set.", 1000)
     max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
 
     # Decoding of compressed pixels, in processes of its own.
-    decoders: int = _setting(2, "Processes that decode pixels, started when first needed.", 1, 64)
+    decoders: int = _setting(
+        2, "Processes that decode pixels; they start when first needed.", 1, 64
+    )
     decode_memory: int = _setting(
-        1024 * MIB, "Memory of each; a decoded frame has an eighth of it at most.", 64 * MIB
+        1024 * MIB, "Memory of each decoder; a frame may use an eighth of it.", 64 * MIB
     )
     decode_seconds: float = _setting(
-        10.0, "Processor time for a frame; a large one has it for each 16 MiB.", 0.1
+        10.0, "Processor time for a frame, and for each 16 MiB of a larger one.", 0.1
     )
 
     # How long. Times are in seconds.
@@ -250,14 +259,14 @@ class Config:
     )
     idle_timeout: float = _setting(900.0, "Time without a message.", 0.01, scope="server")
     network_timeout: float = _setting(
-        60.0, "Time without a byte within a message, or without one taken.", 0.01, scope="server"
+        60.0, "Time without a byte received within a message, or sent.", 0.01, scope="server"
     )
     min_rate: int = _setting(
-        1000, "Bytes of a message that come or go a second, over that time.", 1, scope="server"
+        1000, "Least rate of a message, in bytes a second, after that time.", 1, scope="server"
     )
-    connect_timeout: float = _setting(10.0, "Time in which a peer takes our connection.", 0.01)
+    connect_timeout: float = _setting(10.0, "Time to connect to a peer.", 0.01)
     grace: float = _setting(
-        10.0, "Time that associations have when the server stops.", 0, scope="server"
+        10.0, "Time that associations have to finish when the server stops.", 0, scope="server"
     )
 
     if not TYPE_CHECKING:  # else any name could be set, as far as type checkers know
@@ -306,7 +315,7 @@ class Config:
     ) -> None:
         """Take settings from environment variables, as ``PACSROUTE_MAX_ASSOCIATIONS``.
 
-        Lists are separated by commas. Variables of the prefix that are no settings are let be
+        Lists are separated by commas. Other variables with the prefix are ignored
         unless they look like one misspelt: the commands have some, too.
 
         Parameters

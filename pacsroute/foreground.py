@@ -43,7 +43,7 @@ def loading() -> Iterator[None]:
 
 
 def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettings) -> None:
-    """Do what `App.run` promises: the same as the command, in a script that is none."""
+    """Do what `App.run` promises: the same as the command, in a script, without the command."""
     if _LOADING.get():
         logger.warning("app.run() is left out: the command serves the app")
         return
@@ -61,7 +61,7 @@ def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettin
 
 
 def set_up(log: logging.Handler, config: Config, line: str = "%(asctime)s") -> None:
-    """Have the log say what the settings want; a line begins with what is given."""
+    """Set up the log as the settings say; each line begins with what is given."""
     is_json = config.log_format == "json"
     plain = LineFormatter(f"{line} %(levelname)-7s %(message)s")
     log.setFormatter(JSONFormatter() if is_json else plain)

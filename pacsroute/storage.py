@@ -121,12 +121,12 @@ class Objects:
     url : str
         As ``s3://bucket/prefix``.
     **options
-        As obstore's ``from_url`` takes them, in the place of the variables.
+        As obstore's ``from_url`` takes them, instead of the variables.
 
     Raises
     ------
     SetupError
-        If the extra is not installed, or the URL is none of a bucket.
+        If the extra is not installed, or the URL does not name a bucket.
     """
 
     def __init__(self, url: str, **options: Any) -> None:

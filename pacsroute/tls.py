@@ -130,9 +130,11 @@ class TLS:
             elif before != files:
                 try:
                     context = make()
-                    logger.info("TLS: %s or its like has changed, and is read", self.certificate)
+                    logger.info(
+                        "TLS: %s or a related file has changed: reloading", self.certificate
+                    )
                 except SetupError as error:
-                    logger.error("%s: what was read before stays in use", error)
+                    logger.error("%s: the files loaded before stay in use", error)
             self._made[side] = files, context
             return context
 

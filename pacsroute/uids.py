@@ -275,7 +275,7 @@ LONGEST = 64
 def is_uid(text: str) -> bool:
     """Tell whether a text is a UID: digits and dots, 64 characters at most (PS3.5 §9.1).
 
-    Leading zeros of a component are let be: archives are full of them.
+    Leading zeros of a component are accepted: archives are full of them.
     """
     return len(text) <= LONGEST and _UID.fullmatch(text) is not None
 

@@ -41,11 +41,11 @@ def test_later_setting_wins(tmp_path):
         ("artim", "inf", "a number"),
         ("debug", "maybe", "true or false"),
         ("debug", 1, "true or false"),
-        ("ae_title", "A" * 17, "1 to 16 ASCII characters"),
+        ("ae_title", "A" * 17, "use 1 to 16 printable ASCII"),
         ("ae_title", None, "a text"),
         ("called_ae_titles", ["\\"], "backslash"),
         ("allow", 3, "a list of texts"),
-        ("allow", ["CTé"], "1 to 16 ASCII characters"),
+        ("allow", ["CTé"], "use 1 to 16 printable ASCII"),
     ],
 )
 def test_a_wrong_setting_is_an_error_that_says_what_would_be_right(name, value, words):

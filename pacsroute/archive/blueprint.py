@@ -492,7 +492,7 @@ class Archive(Blueprint):
     def _level(self, request: FindRequest | GetRequest) -> str:
         study_root = request.sop_class in _STUDY_ROOT
         if not request.level or (request.level == "PATIENT" and study_root):
-            raise Failure(IDENTIFIER_MISMATCH, "no such Query/Retrieve Level here")
+            raise Failure(IDENTIFIER_MISMATCH, "this Query/Retrieve Level is not supported")
         return request.level
 
     def _described(self, dataset: Dataset, syntax: str, calling_ae: str, issuer: str) -> Entry:
@@ -546,4 +546,7 @@ def _check_issuers(identifier: Dataset, patients: set[str]) -> None:
         return
     asked = [patient.split("\\")[0] for patient in patients]
     if len(asked) > len(set(asked)):
-        raise Failure(IDENTIFIER_MISMATCH, "several have issued it: IssuerOfPatientID is needed")
+        raise Failure(
+            IDENTIFIER_MISMATCH,
+            "several issuers of this ID: IssuerOfPatientID is required",
+        )

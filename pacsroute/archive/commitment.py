@@ -1,4 +1,4 @@
-"""Storage commitment: what is promised to whom, and the reports that say so (PS3.4 Annex J)."""
+"""Storage commitment: answer requests and send the reports (PS3.4 Annex J)."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Commitment:
         try:
             return (found.sop_class, found.sop_instance) == (row["SOPClassUID"], row["uid"])
         except FileNotFoundError:
-            logger.error("%s is gone, and storage commitment is asked for it", row["path"])
+            logger.error("%s is missing, and storage commitment was requested for it", row["path"])
             return False
         except PacsrouteError:
             return False

@@ -42,7 +42,7 @@ def check_values(model: Model, values: Mapping[str, str]) -> None:
     """Raise a `ValueError` for what no study of the index can have."""
     known = {*model.keys["PATIENT"], *model.keys["STUDY"]} - {"StudyInstanceUID"}
     if not values:
-        raise ValueError("which attributes? Say PatientID= or another one of patient or study")
+        raise ValueError("correct() needs an attribute of patient or study, such as PatientID=")
     for keyword, value in values.items():
         if keyword not in known:
             raise ValueError(f"{keyword} is not an attribute of patient or study in the index")
@@ -185,7 +185,7 @@ def _moment(text: str) -> str:
 
 
 def _in_utf_8(dataset: Dataset) -> None:
-    """Have all text of a data set decoded, and written in a character set that has everything."""
+    """Decode all text of a data set, to be written in a character set that has everything."""
     if dataset.get("SpecificCharacterSet") == _UTF_8:
         return
     try:

@@ -126,5 +126,5 @@ def _named(
         column: uid for column, uid in zip(columns, (study, series, instance), strict=True) if uid
     }
     if not given:
-        raise ValueError("which? Say study=, series= or instance=")
+        raise ValueError("name one of study=, series= and instance=")
     return " AND ".join(f"{column} = ?" for column in given), list(given.values())

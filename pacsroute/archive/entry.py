@@ -1,4 +1,4 @@
-"""What the index knows of one instance."""
+"""The row of one instance in the index."""
 
 from __future__ import annotations
 

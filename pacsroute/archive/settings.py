@@ -1,4 +1,4 @@
-"""What an archive can be told, checked when it is made."""
+"""The settings of an archive, checked when it is made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_layout(layout: Layout, model: Model) -> None:
 
 
 class Issuers:
-    """Who has issued the Patient IDs of instances that do not tell.
+    """The issuers of Patient IDs for instances that do not name one.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Keeping files and index in step: at a start, when somebody asks, and from nothing."""
+"""Keep files and index in step: at a start, on request, and when the index is rebuilt."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def reason(error: Exception) -> str:
 def _failed(error: Exception, exit_code: int) -> click.ClickException:
     """Return what makes click write a line and exit."""
     failed = click.ClickException(reason(error))
-    failed.exit_code = exit_code  # type: ignore[misc]  # its own, in the place of the class's
+    failed.exit_code = exit_code  # type: ignore[misc]  # its own, instead of the class's
     return failed
 
 
@@ -257,18 +257,23 @@ _PEER_OPTIONS = (
     ),
     _option("--tls", is_flag=True, help="Speak TLS; the other options of TLS imply it."),
     _option("--tls-certificate", type=_FILE, help="Our certificate, as PEM."),
-    _option("--tls-key", type=_FILE, help="Its key, where that has a file of its own."),
-    _option("--tls-key-passphrase", help="The key's; as a variable it shows in no list."),
-    _option("--tls-ca", type=_FILE, help="Whom to trust, in the place of the system's CAs."),
+    _option("--tls-key", type=_FILE, help="The certificate's key, if it is in another file."),
+    _option(
+        "--tls-key-passphrase",
+        help="The key's passphrase; use the variable to keep it out of process lists.",
+    ),
+    _option("--tls-ca", type=_FILE, help="CA certificates to trust instead of the system's."),
     _option(
         "--tls-check-hostname/--no-tls-check-hostname",
         "tls_check_hostname",
         default=None,
-        help="Have the certificate name HOST; by default only without --tls-ca.",
+        help="Check that the certificate names HOST; by default only without --tls-ca.",
     ),
     _option("--tls-no-verify", is_flag=True, help="Take any certificate: for tests only."),
     _option("--user", help="A user name to authenticate with."),
-    _option("--passcode", help="The user's; PACSROUTE_PASSCODE shows in no list of processes."),
+    _option(
+        "--passcode", help="The user's passcode; PACSROUTE_PASSCODE keeps it out of process lists."
+    ),
     _option(
         "--timeout",
         type=click.FloatRange(0.01, 1e6),
@@ -314,7 +319,7 @@ def asks_a_peer(function: Command) -> Command:
         **others: Any,
     ) -> None:
         if passcode and not user:
-            raise click.UsageError("a passcode is somebody's: say --user, too")
+            raise click.UsageError("--passcode requires --user")
         app = App(calling_ae)
         app.taps += taps
         client = connect(
@@ -382,7 +387,9 @@ def echo(client: Client) -> None:
 @asks_for("find", "StudyRoot|PatientRoot|Worklist")
 @click.option("--json", "as_json", is_flag=True, help="A DICOM JSON array, written as it comes.")
 @click.option("--wide", is_flag=True, help="A table as wide as its values, in any terminal.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Cancel after so many.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Cancel after this many matches."
+)
 def find(
     client: Client,
     identifier: dict[str, Any],
@@ -433,14 +440,14 @@ def find(
     type=click.Path(file_okay=False),
     default=".",
     metavar="FOLDER",
-    help="Where the files go; made if it is not there.",
+    help="Folder for the files; it is created if missing.",
 )
 @click.option(
     "--storage",
     multiple=True,
     metavar="KEYWORD",
     callback=_storage,
-    help="A storage class that may come, as CTImageStorage; else the usual ones.",
+    help="A storage class to accept, as CTImageStorage; by default the usual ones.",
 )
 @click.option(
     "--transfer-syntax",
@@ -448,7 +455,7 @@ def find(
     multiple=True,
     metavar="KEYWORD",
     callback=_syntaxes,
-    help="One that they may come in, as JPEG2000Lossless, the best first; else any standard one.",
+    help="A transfer syntax to accept, as JPEG2000Lossless, the best first; by default any.",
 )
 def get(
     client: Client,
@@ -510,7 +517,7 @@ def get(
 @click.argument("destination", callback=_ae_title)
 @asks_for("move", "StudyRoot|PatientRoot")
 def move(client: Client, destination: str, identifier: dict[str, Any], sop_class: str) -> None:
-    """Have a peer send instances to somebody else.
+    """Tell a peer to send instances to another AE (C-MOVE).
 
     DESTINATION is an AE title, which the peer has to know.
 

@@ -16,7 +16,7 @@ from pacsroute.conformance import BLANK, statement
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write, in the place of what was there; by default it is printed.",
+    help="The file to write or replace; by default the statement is printed.",
 )
 @click.option(
     "--config",

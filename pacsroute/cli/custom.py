@@ -29,8 +29,8 @@ class Commands(click.Group):
             return load(spec).cli.get_command(ctx, cmd_name)
         except click.ClickException as error:
             raise click.UsageError(
-                f"pacsroute has no command {cmd_name!r}, and whether the app has it cannot be "
-                f"told: {error.message}"
+                f"pacsroute has no command {cmd_name!r}, and the app's own commands could not be "
+                f"loaded: {error.message}"
             ) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

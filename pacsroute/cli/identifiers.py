@@ -148,7 +148,7 @@ def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Calla
             click.option(
                 "--level",
                 type=click.Choice(LEVELS, case_sensitive=False),
-                help="Query/Retrieve Level; STUDY without it.",
+                help="Query/Retrieve Level; the default is STUDY.",
             ),
             click.option(
                 "--sop-class",
@@ -167,7 +167,7 @@ def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Calla
                 multiple=True,
                 required=True,
                 callback=_read,
-                help="What to match, or to ask for only; may be given several times.",
+                help="A key to match, or to ask for; may be given several times.",
             ),
         ):
             command = option(command)

@@ -38,8 +38,8 @@ def load(spec: str | None) -> App:
     if spec is None:
         if not Path("app.py").is_file():
             raise click.UsageError(
-                "which app? Say module:app or path/to/file.py, set PACSROUTE_APP, "
-                "or have an app.py in this folder"
+                "no app: name module:app or path/to/file.py, set PACSROUTE_APP, "
+                "or put an app.py in this folder"
             )
         spec = "app.py"
     source, separator, name = spec.partition(":")

@@ -110,7 +110,7 @@ class _Supervisor:
         self._running = False
 
     def run(self, serve: Callable[[Session], object]) -> None:
-        """Have a child serve until a file is saved, or this process is to stop."""
+        """Serve in a child until a file is saved or this process must stop."""
         since = time.time()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with ours, theirs:
@@ -220,7 +220,7 @@ def _present(folders: Iterable[str]) -> frozenset[tuple[str, int]]:
 
 
 def _newer(folders: Iterable[str], since: float) -> list[str]:
-    """Return the files that were saved before anybody watched their folders."""
+    """Return the files that were saved before their folders were watched."""
     found = []
     now = time.time()  # what is of the future says nothing
     for folder in folders:

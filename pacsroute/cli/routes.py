@@ -26,7 +26,7 @@ _WRAPPED = ("SOP CLASS", "TRANSFER SYNTAX")
 
 
 class Line(NamedTuple):
-    """What is shown of a route, in the order of the columns."""
+    """The columns that are shown of a route, in their order."""
 
     command: str
     sop_class: str

@@ -82,10 +82,12 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Serve in that many processes, each with its own limits.",
 )
 @click.option(
-    "--user", envvar="PACSROUTE_RUN_USER", help="Whom the workers run as, if root starts."
+    "--user",
+    envvar="PACSROUTE_RUN_USER",
+    help="The user that the workers run as; only root can set it.",
 )
 @click.option(
-    "--group", envvar="PACSROUTE_RUN_GROUP", help="Their group, by default the user's own."
+    "--group", envvar="PACSROUTE_RUN_GROUP", help="The workers' group; by default that of --user."
 )
 @click.option(
     "--reload",

@@ -54,7 +54,7 @@ class File(NamedTuple):
 
 @dataclass
 class Counts:
-    """What has become of the files; `size` is in bytes, of those that were sent."""
+    """Counts of the files by result; `size` is in bytes, of those that were sent."""
 
     not_sent: int = 0  # neither sent nor failed, so far
     sent: int = 0
@@ -338,7 +338,7 @@ class FileSender:
     "--resume",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Note there what was sent, and skip what is noted.",
+    help="Record in this file what was sent, and skip what it lists.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def store(

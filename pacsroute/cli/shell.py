@@ -56,7 +56,7 @@ def _ipython(banner: str, names: dict[str, Any]) -> bool:
 
 def _plain(banner: str, names: dict[str, Any]) -> None:
     # Python's own start of a session, as `python` does it: history, and completion of
-    # these names in the place of the module's.
+    # these names instead of the module's.
     start = getattr(sys, "__interactivehook__", None)
     if start is not None and sys.stdin.isatty():
         start()

@@ -112,7 +112,7 @@ def run_workers(
 
 
 def _count_together(account: Account | None) -> str | None:
-    """Have the workers count in a folder that they share; return it, if it is to be removed."""
+    """Make the workers count in a shared folder; return it if it must be removed afterwards."""
     if _COUNTS in os.environ:
         return None
     folder = os.environ[_COUNTS] = tempfile.mkdtemp(prefix="pacsroute-")
@@ -135,7 +135,7 @@ def _ended(counts: str | None) -> None:
 
 
 def _uncount(worker: Worker) -> None:
-    """Have a worker that has ended count no longer among what is open or under way."""
+    """Remove a worker that has ended from the counts of what is open or under way."""
     if _COUNTS in os.environ:
         with contextlib.suppress(ModuleNotFoundError):
             from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What a statement is about: what each AE of an app accepts, asked of what negotiates for it."""
+"""The facts of a statement: what each AE of an app accepts, asked of the negotiation itself."""
 
 from __future__ import annotations
 

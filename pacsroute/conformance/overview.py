@@ -124,7 +124,7 @@ def _rows(facts: Facts, entity_offers: Iterable[tuple[Entity, Offer]]) -> list[l
 
 
 def who(entity: Entity, offer: Offer) -> str:
-    """Return whose offer it is, and for whom."""
+    """Return which AE offers it, and to which peers."""
     return f"{entity.title} for {offer.calling_ae}" if offer.calling_ae else entity.title
 
 

@@ -27,7 +27,7 @@ _RETRIEVE_CONDUCT = (
     "accepted; else as section 5.2.5.1.1 says."
 )
 _MOVE_CONDUCT = (
-    "The move destination is looked up by its AE title; one that nobody knows is A801. Instances "
+    "The move destination is looked up by its AE title; an unknown one is A801. Instances "
     "go there on an association of their own, from the AE title that was called, with the Move "
     "Originator AE Title and Message ID."
 )

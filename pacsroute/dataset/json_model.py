@@ -369,7 +369,7 @@ def _element(
         data = _decoded(element["InlineBinary"])
     elif "BulkDataURI" in element:
         if bulk_data is None:
-            raise DataSetError("bulk data that nobody fetches")
+            raise DataSetError("bulk data by a BulkDataURI, which is not fetched")
         data = bulk_data(element["BulkDataURI"])
     else:
         data = to_bytes(vr, _values(vr, values), names, "<") if values else b""

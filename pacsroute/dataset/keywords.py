@@ -1,4 +1,4 @@
-"""The keywords of rows, and what is said of those that the dictionary has not."""
+"""The keywords of rows, and the error for those that the dictionary lacks."""
 
 from __future__ import annotations
 

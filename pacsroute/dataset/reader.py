@@ -1,4 +1,4 @@
-"""Reads what peers send, for bounds, leniency and silence, which pydicom's reader has not.
+"""Read what peers send, with bounds, leniency and silence, which pydicom's reader lacks.
 
 Bounds: depth, number of elements, and the memory of the process. Leniency: a data set or item in
 the other VR encoding than announced, an unknown VR, numbers with odd bytes behind the last whole

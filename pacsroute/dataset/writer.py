@@ -228,7 +228,7 @@ class Encoder:
     def _constants(
         self, found: Iterable[int], target: tuple[str, ...], specific: tuple[str, ...]
     ) -> dict[int, bytes]:
-        """The elements of `always` that the row has not, and the character set."""
+        """The elements of `always` that the row lacks, and the character set."""
         constants = {}
         for keyword, value in self._always.items():
             tag, vr = tag_and_vr(keyword)

@@ -1,4 +1,4 @@
-"""Whether an association is accepted: who, to whom, as which user, and for what."""
+"""Accept or reject an association request: AE titles, user identity and presentation contexts."""
 
 from __future__ import annotations
 
@@ -114,12 +114,16 @@ def _excess(app: BaseApp, association: PeerView, request: AssociateRQ) -> Associ
 def _stranger(
     app: BaseApp, association: PeerView, *, anonymous: bool = False
 ) -> AssociateRJ | None:
-    """Reject who is not on the list, or calls somebody else."""
+    """Reject a peer that is not on the list, or that calls another AE title."""
     config = app.config
     who = ascii(association.calling_ae)[1:-1], association.remote_address
     claimed = "" if anonymous else association.calling_ae
     if config.require_called_ae and association.called_ae not in app.titles:
-        logger.warning("%s (%s) calls %s, who is not here", *who, ascii(association.called_ae))
+        logger.warning(
+            "%s (%s) calls %s, which is not an AE title of this app",
+            *who,
+            ascii(association.called_ae),
+        )
         return AssociateRJ(1, 1, 7)
     if not allowed(config.allow, claimed, association.remote_address):
         logger.warning("%s (%s) is not allowed to associate", *who)
@@ -146,10 +150,12 @@ def _authenticate(
             # Not with a traceback: what an authentication library quotes may be the secret.
             logger.error("@app.authenticate failed: %s", type(error).__name__)
             raise AssociationRejected(2, 2, 1) from None
-        if not found:  # an empty name is nobody either
+        if not found:  # an empty name is not a user
             who = ascii(association.calling_ae)[1:-1], association.remote_address
             kind = type(found).__name__  # and not what it is: a secret may be in it
-            logger.warning("%s (%s) is nobody: @app.authenticate returned %s", *who, kind)
+            logger.warning(
+                "%s (%s) is not authenticated: @app.authenticate returned %s", *who, kind
+            )
             raise AssociationRejected(1, 2, 1)
         association.user = found
         if identity is None or claimed is None or not claimed.response_requested:

@@ -128,7 +128,7 @@ class BaseApp(Scope):
             self.serving = False
 
     def _working(self) -> AbstractContextManager[object]:
-        """Return what is held while durable work is done: nothing, for want of any."""
+        """Return the context in which durable work is done; a `BaseApp` has none."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
@@ -166,12 +166,12 @@ class BaseApp(Scope):
 
     @property
     def work(self) -> WorkQueue:
-        """What keeps its durable work."""
+        """The queue of durable work."""
         raise SetupError("only an App has durable work")
 
     @property
     def work_under_way(self) -> WorkQueue | None:
-        """What keeps its durable work, if it has any by now."""
+        """The queue of durable work, if one is in use."""
         return None
 
     def unready(self) -> str:

@@ -35,7 +35,7 @@ class Scope(Router):
     """What an app and a blueprint have in common: the decorators.
 
     Hooks run in the order of their registration, those of the app first, then those of the
-    blueprint around, then the blueprint's own; the ``after_`` ones the other way round.
+    blueprint around, then the blueprint's own; the ``after_`` hooks run in reverse order.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Scope(Router):
         ----------
         function : callable
             Called with the request. It returns nothing, and raises `Failure` to refuse the
-            request; whatever it raises is treated as if the handler had.
+            request; an exception is handled as if the handler had raised it.
 
         Examples
         --------

@@ -18,7 +18,7 @@ def check_callable(
 ) -> None:
     """Raise a `SetupError` if something cannot be called with these arguments, by position.
 
-    What is async, or has a yield where nobody iterates, would be called and never run.
+    A function that is async, or has a yield where the result is not iterated, would never run.
     """
     if not callable(function):
         raise SetupError(f"@app.{decorator} is put on a function, not on {function!r:.40}")
@@ -31,7 +31,7 @@ def check_callable(
         )
     if not generates and any(map(inspect.isgeneratorfunction, bodies)):
         raise SetupError(
-            f"@app.{decorator}: {name} has a yield, but nobody iterates over it: use return"
+            f"@app.{decorator}: {name} has a yield, but its result is not iterated: use return"
         )
     try:
         signature = inspect.signature(function)

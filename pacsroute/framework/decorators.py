@@ -57,7 +57,7 @@ class Router:
         self, handler: None = None, /, **options: Unpack[EchoOptions]
     ) -> Callable[[EchoHandler], EchoHandler]: ...
     def echo(self, handler: Any = None, /, **options: Any) -> Any:
-        """Register what is done at a C-ECHO, which is answered in any case (PS3.4 §A).
+        """Register what runs on a C-ECHO; the response is sent either way (PS3.4 §A).
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class Router:
             Whether a handler without a class takes private and unknown classes too; True
             by default.
         extended : mapping of str to int, optional
-            What is said of it in extended negotiation (PS3.4 §B.3.1): ``level`` 0 to 3,
+            What the response to extended negotiation says (PS3.4 §B.3.1): ``level`` 0 to 3,
             ``signature`` 0 to 3, ``coercion`` 0 to 2.
 
         Examples
@@ -134,7 +134,7 @@ class Router:
             ``enhanced_multi_frame``, ``empty_value`` and ``multiple_value`` (PS3.4
             §C.5.1.1); `request.extended` tells what a peer has negotiated of it.
         charset : str, optional
-            The Specific Character Set of its rows that are not ASCII, in the place of the
+            The Specific Character Set of its rows that are not ASCII, instead of the
             setting; a row that it cannot encode goes as ISO_IR 192.
 
         Examples
@@ -172,8 +172,8 @@ class Router:
 
         Notes
         -----
-        A generator goes on when the peer has answered what it yielded last. What returns a list
-        is faster: the next instance is opened while the peer stores one.
+        A generator goes on when the peer has answered what it yielded last. A handler that
+        returns a list is faster: the next instance is opened while the peer stores the current one.
 
         Examples
         --------
@@ -363,7 +363,7 @@ class Router:
                 hint = nearest(name, names) or f"; it takes {', '.join(names)}"
                 raise SetupError(f"@app.{command} has no option {name!r}{hint}")
         if command == "echo" and sop_class is not None:
-            raise SetupError("@app.echo has no SOP class: Verification is the only one")
+            raise SetupError("@app.echo takes no SOP class: it is always Verification")
         if command in uids.N_COMMANDS and (callable(sop_class) or sop_class is None):
             raise SetupError(f'@app.{command} needs a SOP class: @app.{command}("MPPS")')
 
@@ -389,7 +389,7 @@ class Router:
         except SetupError as error:
             raise SetupError(f"@app.{command}: {error}") from None
         if sop_class in uids.STORAGE and command != "store":
-            raise SetupError(f"@app.{command}: {name} is a class of @app.store")
+            raise SetupError(f"@app.{command}: {name} is a storage class: use @app.store")
         if command != "store" and not uids.ENCODABLE.issuperset(transfer_syntaxes):
             raise SetupError(f"@app.{command}: identifiers have an uncompressed transfer syntax")
         route = Route(

@@ -1,4 +1,4 @@
-"""What happens to a request: its hooks, its handler, and what becomes of what that raises."""
+"""Run a request's hooks and handler, and turn an exception into a status."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def _about(request: Request, event: str) -> dict[str, Any]:
 
 
 def _code(request: Request, error: BaseException) -> int:
-    """Return the status of a service for an exception that nobody has meant."""
+    """Return the status of a service for an unexpected exception."""
     if isinstance(request, NormalizedRequest):
         too_large = isinstance(error, DataSetTooLarge)
         return RESOURCE_LIMITATION if too_large else PROCESSING_FAILURE

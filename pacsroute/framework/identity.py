@@ -24,7 +24,7 @@ class Identity:
     ----------
     kind : str
         ``username``, ``passcode`` (a user name with one), ``kerberos``, ``saml``, ``jwt``, or
-        ``unknown`` for a type that the standard has not.
+        ``unknown`` for a type that the standard does not define.
     name : str
         The user name; empty where there is a token.
     token : bytes

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """An observer that does nothing: what `App.observer` is while nobody wants to know.
+    """An observer that does nothing; the default of `App.observer`.
 
     The threads of the associations call it, several at the same time; its methods are quick
     and raise nothing. A command is the standard's name of an operation, as ``C-STORE``.

@@ -1,4 +1,4 @@
-"""What the routes say of a peer's presentation contexts: negotiation is derived from them."""
+"""Derive the accepted presentation contexts from the routes."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class Request:
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class EchoRequest(Request):
-    """C-ECHO: is anybody there? (PS3.7 §9.1.5)."""
+    """C-ECHO: tests the connection (PS3.7 §9.1.5)."""
 
     command: ClassVar[str] = "echo"
 
@@ -227,7 +227,7 @@ class QueryRequest(Request):
 
     @property
     def level(self) -> str:
-        """The Query/Retrieve Level as the standard spells it; empty if it is none.
+        """The Query/Retrieve Level as the standard spells it; empty if it is not a valid one.
 
         Peers write ``IMAGES`` or ``Study``, too: three letters tell.
         """
@@ -294,7 +294,7 @@ class GetRequest(QueryRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class MoveRequest(GetRequest):
-    """C-MOVE: send these instances to somebody (PS3.7 §9.1.4).
+    """C-MOVE: send these instances to another AE (PS3.7 §9.1.4).
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ class NormalizedRequest(Request):
     ) -> None:
         """Send an N-EVENT-REPORT on this association once the response has gone.
 
-        Where the peer has negotiated no presentation context for it, nobody is told.
+        Nothing is sent if the peer negotiated no presentation context for it.
 
         Parameters
         ----------

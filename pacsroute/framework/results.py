@@ -1,4 +1,4 @@
-"""What a handler's result means: a status, a data set, or a stream of answers."""
+"""Turn a handler's result into a status, a data set, or a stream of answers."""
 
 from __future__ import annotations
 

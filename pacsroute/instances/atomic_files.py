@@ -141,7 +141,7 @@ def _link(fd: int, target: str) -> None:
 
 
 def _replace(fd: int, target: str) -> None:
-    """Put a draft without a name in the place of what has the name already."""
+    """Replace the file that has the name by a draft without a name."""
     while True:
         path = _named_in(os.path.dirname(target))
         _link(fd, path)
@@ -202,7 +202,7 @@ def _quickly(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def scratch(folder: str | None) -> Iterator[str]:
-    """Have a folder for a while, of which nothing stays behind: what is left, `sweep` removes.
+    """Make a temporary folder that is removed on exit; `sweep` removes what a crash leaves.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def write_all(fd: int, *pieces: bytes | memoryview) -> None:
 
 
 def sync(path: str) -> None:
-    """Have a file, or the names in a folder, written to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

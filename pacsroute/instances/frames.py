@@ -50,7 +50,7 @@ class Frames:
     def __init__(self, file: BinaryIO, transfer_syntax: str) -> None:
         found = find_pixels(file, transfer_syntax)
         if found is None:
-            raise DataSetError("it has no pixels")
+            raise DataSetError("the instance has no pixels")
         self._file = file
         self._syntax = transfer_syntax
         self._where = found
@@ -153,7 +153,7 @@ class Frames:
         self._file.seek(element.offset + first)
         data = self._file.read(last - first)
         if len(data) < -(-end // 8) - first or (element.length or last) < -(-end // 8):
-            raise DataSetError("its pixels are cut off")
+            raise DataSetError("the pixels are cut off")
         data = swapped(data, word)
         if start % 8 or end % 8:
             bits = int.from_bytes(data, "little") >> (start - 8 * first)
@@ -170,4 +170,4 @@ def _readable() -> Iterator[None]:
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         if isinstance(error, DataSetError):
             raise
-        raise DataSetError("its frames cannot be told apart") from None
+        raise DataSetError("the frames cannot be told apart") from None

@@ -233,7 +233,7 @@ class Instance:
         transfer_syntax : str
             Its UID.
         wanted : callable, optional
-            Tells whether anybody still waits for it, without waiting itself; it is asked a
+            Tells whether the result is still wanted, without waiting itself; it is asked a
             few times a second while a child works.
 
         Raises

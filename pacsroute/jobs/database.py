@@ -1,4 +1,4 @@
-"""What the queue needs of a database, and SQLite as one of the two that have it."""
+"""The database interface of the queue, and its implementation for SQLite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BUSY = 30.0  # seconds that a process waits for another one's transaction
 
 
 class DatabaseFailed(OSError):
-    """The database of the queue cannot be reached, or has not done what it was asked for."""
+    """The database of the queue cannot be reached, or has refused an operation."""
 
 
 class Transaction(Protocol):
@@ -129,7 +129,7 @@ class _Cursor:
 
 
 class _Work:
-    """What a thread wants to be committed, and what has become of it."""
+    """Work that a thread wants to be committed, and its result."""
 
     def __init__(self, work: Callable[[Transaction], Any]) -> None:
         self.work = work

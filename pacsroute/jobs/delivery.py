@@ -242,7 +242,9 @@ class _Turn:
         else:
             self._queue.put_back(job, error=outcome.said, tried=False)
             if outcome.verdict is Verdict.PAUSED:
-                logger.error("%s forbids it (%s): its lane is paused", self._lane, outcome.said)
+                logger.error(
+                    "%s does not allow it (%s): its lane is paused", self._lane, outcome.said
+                )
                 self._queue.pause(self._lane, outcome.said)
                 self._release_suspects()
             else:

@@ -100,7 +100,7 @@ class LonelyOwner:
         return []
 
     def renew(self) -> None:
-        """Do nothing: there is nobody to take it for dead."""
+        """Do nothing: no other process shares the queue."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -33,7 +33,7 @@ class PostgreSQL:
     Raises
     ------
     psycopg.Error
-        If the URL is none.
+        If the URL is not valid.
     """
 
     shared = True

@@ -303,7 +303,7 @@ class Queue:
         return self._ours("DELETE FROM jobs WHERE {ours} RETURNING id", job, durable=False)
 
     def put_back(self, job: Job, *, delay: float = 0.0, error: str = "", tried: bool) -> bool:
-        """Have a job wait again; False if it is no longer ours.
+        """Put a job back into the queue; False if it is no longer ours.
 
         Parameters
         ----------

@@ -171,7 +171,7 @@ def _trim(text: str) -> str:
 
 
 def value_in(row: Mapping[str, Any] | Dataset, keyword: str) -> Any:
-    """The value that a row has for a keyword; None where nobody can read it."""
+    """The value that a row has for a keyword; None if it cannot be read."""
     if not isinstance(row, Dataset):
         return row[keyword]
     try:

@@ -187,11 +187,11 @@ def data_set_of(message: Message, context: AcceptedContext, charset: str = "") -
     Raises
     ------
     DataSetError
-        If it is none, or not all of it was taken.
+        If it cannot be read as a data set, or not to its end.
     """
     data: Any = message.data
     if getattr(data, "cut", ""):
-        raise DataSetError(f"an answer is not whole: {data.cut}")
+        raise DataSetError(f"an answer is incomplete: {data.cut}")
     limits = LIMITS._replace(charset=charset)
     return parse_all(bytes(data), context.transfer_syntax, limits) if data else None
 

@@ -54,8 +54,10 @@ def wait_for_request(channel: Channel, deadline: float) -> AssociateRQ:
             if not is_closed:
                 raise AssociationAborted(None, message="no association request came")
             if connection.partial:
-                raise AssociationAborted(None, message="the peer closed within its request")
-            raise NothingCame(None, message="the peer closed without a request")
+                raise AssociationAborted(
+                    None, message="the peer closed the connection within its request"
+                )
+            raise NothingCame(None, message="the peer closed the connection without a request")
 
 
 def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> AssociateAC:
@@ -102,7 +104,7 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
 
 
 def _refused(error: ProtocolError | None, who: str, source: int | None) -> AssociationAborted:
-    """Return how a peer has not answered as an acceptor does: it, or this side, has aborted."""
+    """Return the error for a peer that did not answer as an acceptor: either side has aborted."""
     if error is None:
         return AssociationAborted(source, message=f"{who} aborted the request")
     if error.reason == UNRECOGNIZED_PDU:
@@ -111,7 +113,7 @@ def _refused(error: ProtocolError | None, who: str, source: int | None) -> Assoc
 
 
 def _no_answer(channel: Channel, deadline: float) -> str:
-    """Say how a peer has not answered."""
+    """Describe what came from the peer instead of an answer."""
     lost = channel.connection.transport_closed() is not None and time.monotonic() < deadline
     if not lost:
         how = "did not answer in time"

@@ -199,7 +199,7 @@ class Association:
             is_refused = isinstance(error, ConnectionRefusedError)
             raise (ConnectionRefused if is_refused else AssociationAborted)(
                 None,
-                message=f"{who} cannot be reached ({why}): does it run, at that port?",
+                message=f"{who} cannot be reached ({why}): is it running on that port?",
             ) from None
         sock.settimeout(None)
         association = cls(sock, app, peer.host, role="requestor", tls=context, config=config)
@@ -217,7 +217,7 @@ class Association:
             self._channel.secure(deadline)
         except (OSError, ValueError) as error:  # the latter for what can be no host name
             raise AssociationAborted(
-                None, message=f"{who} does not speak TLS as we do: {explain(error)}"
+                None, message=f"{who}: the TLS handshake failed: {explain(error)}"
             ) from None
         self.peer_certificate = self._channel.peer_certificate
         self._channel.observe(self.app.taps)
@@ -520,7 +520,7 @@ class Association:
         self._inbox.close()
 
     def dispose(self) -> None:
-        """Close it, once nobody wants to know any more how it ended."""
+        """Close it; how it ended cannot be asked after that."""
         self.close()
         if self._channel.ended is not None:
             let_go(self._channel.ended)

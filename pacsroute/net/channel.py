@@ -155,7 +155,9 @@ class Channel:
             except ConnectionError:
                 first = b""
             if not first:
-                raise NothingCame(None, message="the peer closed without a byte")
+                raise NothingCame(
+                    None, message="the peer closed the connection without sending a byte"
+                )
             if first[0] != HANDSHAKE:
                 raise ConnectionError("the peer is not speaking TLS, which this port requires")
         wrapped = self._tls.wrap_socket(

@@ -139,10 +139,10 @@ class Inbox:
     def _check(self) -> None:
         """Refuse more than a peer may send ahead: it has to wait for its responses."""
         if len(self.waiting) > _UNANSWERED + self.window:
-            raise ProtocolError("more messages than anybody waits for")
+            raise ProtocolError("too many messages sent ahead")
         behind = itertools.islice(self.waiting, 1, None)
         if sum(message.in_memory for message in behind) > _AHEAD:
-            raise ProtocolError("more data than anybody waits for")
+            raise ProtocolError("too much data sent ahead")
 
     # ------------------------------------------------------------- taking messages
 

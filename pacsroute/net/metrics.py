@@ -181,7 +181,7 @@ class Metrics(Observer):
 
 
 class _Lanes(Collector):
-    """Asks a queue for its lanes when somebody wants to know: no process has numbers of its own."""
+    """Asks a queue for its lanes at each scrape: the numbers are in its database."""
 
     def __init__(self, work: WorkQueue) -> None:
         self._work = work

@@ -144,7 +144,7 @@ class Outbox:
 
     @property
     def owes(self) -> bool:
-        """Whether a final response of such a request has not gone."""
+        """Whether the final response to such a request is still to be sent."""
         return bool(self._owed)
 
     # ------------------------------------------------------------- held back

@@ -43,7 +43,7 @@ class Places:
         return self._taken[_ALL] <= 1
 
     def connect(self, host: str) -> bool:
-        """Take a place for a connection; tell whether the host has not too many."""
+        """Take a place for a connection; return False if the host has too many."""
         config, place = self._config, _connections(host)
         most = min(config.max_associations_per_host, config.max_associations) + REFUSALS // 2
         with self._lock:

@@ -244,7 +244,7 @@ class Server:
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = self._associations()
         if stuck:
-            logger.warning("stopped with %d handlers that do not end", len(stuck))
+            logger.warning("stopped, although %d handlers have not ended", len(stuck))
 
     def hurry(self) -> None:
         """Make `stop` wait no longer; a signal handler may call it."""
@@ -279,7 +279,7 @@ class Server:
         self._signalled = True
 
     def obstacle(self) -> str:
-        """Return why nobody should come now; an empty text if nothing stands in the way."""
+        """Return why no association should come now; an empty text if the server is ready."""
         if self._stop.is_set():
             return "it is stopping"
         if self._after is None:

@@ -86,7 +86,7 @@ def send_all(sock: Socket, buffers: list[Buffer], make_pace: Callable[[], Pace])
         if not waiting:
             return
         if pace.is_too_slow(gone):
-            raise TimeoutError("the peer takes it too slowly")
+            raise TimeoutError("the peer takes the data too slowly")
         waiting[0] = waiting[0][sent:]
         sent = _send(sock, list(itertools.islice(waiting, _IOV_MAX)))
         gone += sent

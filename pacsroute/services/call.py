@@ -133,7 +133,7 @@ class Call:
         Raises
         ------
         UnreadableDataSet
-            If it is none.
+            If it cannot be read as a data set.
         DataSetTooLarge
             If it is longer than a limit.
         """

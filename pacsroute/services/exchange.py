@@ -1,4 +1,4 @@
-"""What the services need of the association that they answer on, whatever carries it."""
+"""Protocols: what services need of the association on which they answer."""
 
 from __future__ import annotations
 

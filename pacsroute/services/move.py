@@ -1,4 +1,4 @@
-"""C-MOVE: instances that go to somebody else (PS3.4 §C.4.2, PS3.7 §9.1.4)."""
+"""C-MOVE: send instances to another AE (PS3.4 §C.4.2, PS3.7 §9.1.4)."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ ANSWERED: dict[str, list[tuple[int, str]]] = {
         *_QUERY,
     ],
     "get": _RETRIEVE,
-    "move": [*_RETRIEVE, (MOVE_DESTINATION_UNKNOWN, "nobody knows the move destination")],
+    "move": [*_RETRIEVE, (MOVE_DESTINATION_UNKNOWN, "the move destination is unknown")],
     "n_create": _NORMALIZED,
     "n_set": _NORMALIZED,
     "n_get": [*_NORMALIZED, (ATTRIBUTE_LIST_ERROR, "attributes were asked for that there are not")],

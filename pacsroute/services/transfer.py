@@ -91,7 +91,7 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
     Raises
     ------
     DataSetError
-        If one of them is none, which cannot be proposed (PS3.8 §9.3.2.2).
+        If one of them is not a UID, which cannot be proposed (PS3.8 §9.3.2.2).
     """
     for uid, name in ((sop_class, "SOP Class"), (transfer_syntax, "Transfer Syntax")):
         if not uids.is_uid(uid):

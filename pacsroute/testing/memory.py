@@ -228,13 +228,13 @@ class MemoryAssociation:
         self._end(error, error)
 
     def stop(self) -> None:
-        """Have it ended by the thread that waits for it; called from another one."""
+        """Let the thread that waits for it end it; called from another thread."""
         error = AssociationAborted(0)
         self._coming.put(error)
         self.peer._coming.put(error)
 
     def close(self) -> None:
-        """Have the app's hooks told; there is no socket."""
+        """Call the app's hooks; there is no socket to close."""
         if self._admitted:
             self._admitted = False
             lost = self._ended if isinstance(self._ended, AssociationAborted) else None
@@ -306,7 +306,7 @@ class InMemory(Reach):
 
 
 class _FrankPool(Pool):
-    """Raises what the other end's handler has raised, in the place of the failure it became."""
+    """Raises what the other end's handler has raised, instead of the failure it became."""
 
     @contextlib.contextmanager
     def use(
@@ -408,7 +408,7 @@ class TestClient(Client):
 
 @contextlib.contextmanager
 def known(app: BaseApp, peers: Mapping[str, BaseApp]) -> Iterator[None]:
-    """Have an app know where the peers of a test are: in memory."""
+    """Make an app reach the peers of a test in memory."""
     before, app.destinations = app.destinations, app.destinations.copy()
     reach, app.reach = app.reach, InMemory(peers)
     app.destinations |= {title: Peer("memory", 104, title) for title in peers}

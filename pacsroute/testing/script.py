@@ -162,7 +162,7 @@ class Wire:
         return self._adapted(data)
 
     def _adapted(self, data: bytes) -> bytes:
-        """Have a response of the requestor respond to the request as it is numbered now."""
+        """Give a response of the requestor the Message ID that the request has now."""
         found = _RESPONSE.search(data, 0, 1024) if data[:1] == b"\4" else None
         if found is None:
             return data

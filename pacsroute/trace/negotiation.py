@@ -1,4 +1,4 @@
-"""What was proposed and what was answered, side by side (PS3.8 §9.3, PS3.7 Annex D)."""
+"""Print the proposal and the answer of a negotiation side by side (PS3.8 §9.3, PS3.7 Annex D)."""
 
 from __future__ import annotations
 

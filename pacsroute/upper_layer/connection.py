@@ -1,6 +1,6 @@
 """An upper-layer connection without a socket: bytes in, events out (PS3.8 §7 and §9).
 
-The events are the PDUs themselves, in the place of the standard's indications, and
+The events are the PDUs themselves, instead of the standard's indications, and
 `TransportClosed`. The shell around it reads into `get_buffer`, says so with
 `buffer_updated`, takes events with `next_event` until there is none, and writes what
 `data_to_send` returns.
@@ -47,7 +47,7 @@ class Connection:
         connection being there; a requestor in Sta1.
     maximum_length : int
         The length of P-DATA-TF that was offered to the peer, in bytes. A peer that
-        oversteps it is let be up to twice as much, then aborted.
+        sends longer ones is tolerated up to twice that length, then aborted.
     maximum_associate_length : int
         The longest PDU of any other type that is read, in bytes.
 

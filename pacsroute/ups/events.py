@@ -1,4 +1,4 @@
-"""What is told of Unified Procedure Steps (PS3.4 §CC.2.4)."""
+"""Event reports of Unified Procedure Steps (PS3.4 §CC.2.4)."""
 
 from __future__ import annotations
 

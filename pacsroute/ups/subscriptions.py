@@ -1,4 +1,4 @@
-"""Who is told of Unified Procedure Steps (PS3.4 §CC.2.3)."""
+"""Subscriptions to Unified Procedure Steps (PS3.4 §CC.2.3)."""
 
 from __future__ import annotations
 

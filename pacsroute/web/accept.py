@@ -1,4 +1,4 @@
-"""What a client accepts (RFC 9110 §12.5.1, PS3.18 §8.7.5).
+"""Read the header Accept (RFC 9110 §12.5.1, PS3.18 §8.7.5).
 
 werkzeug cuts an unquoted ``type=application/octet-stream`` at its slash, so it is read here.
 """

@@ -1,4 +1,4 @@
-"""Who may come in over HTTP: the same as over DIMSE, and nobody by accident."""
+"""Admit HTTP requests by the same rules as associations."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def check_start(app: BaseApp, address: str) -> None:
     authenticates = any(scope.authenticator for one in titles for scope in app.scopes_of(one))
     if not authenticates and not config.web_ca:
         raise SetupError(
-            "web_host lets other machines in, and nobody would be asked who they are: use "
+            "web_host lets other machines in, and none of them would be authenticated: use "
             "@app.authenticate or web_ca, or set web_open=True"
         )
     if not config.web_certificate and not config.web_trust_proxy:

@@ -1,4 +1,4 @@
-"""What is answered below the root: the capabilities of the origin server (PS3.18 §8.9)."""
+"""The capabilities of the origin server, below the root (PS3.18 §8.9)."""
 
 from __future__ import annotations
 

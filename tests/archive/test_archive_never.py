@@ -264,7 +264,7 @@ def test_a_patient_id_of_two_hospitals_is_two_patients(make):
             )
             for row in rows
         ] == [("777", "NORTH", "Doe1", 1), ("777", "SOUTH", "Doe2", 1)]
-        with pytest.raises(RequestFailed, match="IssuerOfPatientID is needed"):
+        with pytest.raises(RequestFailed, match="IssuerOfPatientID is required"):
             fetched(client, "PATIENT", PatientID="777")
         keys = {"PatientID": "777", "IssuerOfPatientID": "SOUTH"}
         assert fetched(client, "PATIENT", **keys) == {"1.3.2"}

@@ -147,7 +147,7 @@ def test_leaving_the_shell_ends_the_lifespan(folder):
 def test_shell_without_an_app_is_an_error(tmp_path):
     code, _, said = pacsroute(tmp_path, "shell")
     assert code == 2
-    assert "which app?" in said
+    assert "no app: name" in said
 
 
 def test_a_command_of_the_app_with_a_name_of_pacsroute_is_an_error(tmp_path):

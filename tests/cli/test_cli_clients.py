@@ -196,8 +196,8 @@ def test_user_and_passcode_are_sent_to_the_peer():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-a", "A" * 17], "an AE title has 1 to 16"),
-        (["--passcode", "secret"], "say --user, too"),
+        (["-a", "A" * 17], "is not a valid AE title"),
+        (["--passcode", "secret"], "--passcode requires --user"),
         (["--tls-ca", __file__], "test_cli_clients.py cannot be used"),
         (["--tls-certificate", __file__], "test_cli_clients.py cannot be used"),
         (["--tls-key", __file__], "needs its certificate"),

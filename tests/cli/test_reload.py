@@ -81,7 +81,7 @@ def test_a_broken_file_waits_for_its_fix_and_so_do_peers(running, folder, dcmtk)
 def test_reload_waits_for_an_app_that_is_broken_from_the_start(folder):
     (folder / "parts" / "title.py").write_text("TITLE = 'A' * 17\n")
     with Running(folder, "run", "app:app", "--port", "0", "--reload") as running:
-        running.until("an AE title has 1 to 16")
+        running.until("is not a valid AE title")
         running.until("waiting for a file to be saved")
         (folder / "parts" / "title.py").write_text("TITLE = 'FINE'\n")
         running.until("FINE serves")

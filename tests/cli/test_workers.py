@@ -235,7 +235,7 @@ def test_number_of_workers_changes_at_signals(two):
     ("text", "words"),
     [
         ("x = = 1\n", "SyntaxError"),
-        ("from pacsroute import App\n\napp = App('A' * 17)\n", "an AE title has 1 to 16"),
+        ("from pacsroute import App\n\napp = App('A' * 17)\n", "is not a valid AE title"),
     ],
 )
 def test_workers_report_a_broken_app_once(folder, text, words):

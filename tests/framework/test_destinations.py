@@ -18,7 +18,7 @@ WRONG = [
     (Peer("10.0.0.7", 0), "the port is 1 to 65,535, not 0"),
     (Peer("10.0.0.7", 65536), "the port is 1 to 65,535"),
     (Peer("10.0.0.7", True), "the port is 1 to 65,535, not True"),
-    (Peer("10.0.0.7", 104, "A" * 17), "1 to 16 ASCII characters"),
+    (Peer("10.0.0.7", 104, "A" * 17), "use 1 to 16 printable ASCII"),
     (Peer("10.0.0.7", 104, tls=True), "tls is a TLS or an ssl.SSLContext, not True"),
 ]
 

@@ -94,7 +94,7 @@ def test_a_context_that_was_not_accepted_is_an_error(inbox):
 def test_waiting_messages_are_bounded(inbox):
     for number in range(65):
         add(inbox, echo(number))
-    with pytest.raises(ProtocolError, match="more messages"):
+    with pytest.raises(ProtocolError, match="too many messages"):
         add(inbox, echo(65))
 
 
@@ -105,7 +105,7 @@ def test_the_memory_of_waiting_messages_is_bounded():
         add(inbox, find, bytes(1_000_000))
     assert inbox.next().size == 1_000_000
     add(inbox, find, bytes(40_000))
-    with pytest.raises(ProtocolError, match="more data than"):
+    with pytest.raises(ProtocolError, match="too much data"):
         add(inbox, find, bytes(1_100_000))
 
 

@@ -93,7 +93,9 @@ def test_a_connection_that_closes_without_a_byte_is_no_warning(caplog, reset):
     caplog.set_level(logging.DEBUG, "pacsroute")
     with App().serve(port=0, grace=1) as server:
         connect(server.port, reset=reset)
-        assert until(lambda: "127.0.0.1: the peer closed without a request" in caplog.messages)
+        assert until(
+            lambda: "127.0.0.1: the peer closed the connection without a request" in caplog.messages
+        )
     assert not warnings(caplog)
 
 
@@ -101,8 +103,11 @@ def test_a_connection_that_closes_without_a_byte_is_no_warning(caplog, reset):
     ("data", "words"),
     [
         (b"GET /health HTTP/1.0\r\n\r\n", "what came begins 'GET /health HTTP/1.0'"),
-        (pdu.encode(pdu.AssociateRQ("A", "B"))[:40], "the peer closed within its request"),
-        (b"\x01", "the peer closed within its request"),
+        (
+            pdu.encode(pdu.AssociateRQ("A", "B"))[:40],
+            "the peer closed the connection within its request",
+        ),
+        (b"\x01", "the peer closed the connection within its request"),
     ],
 )
 def test_a_connection_that_brings_something_else_is_a_warning(caplog, data, words):

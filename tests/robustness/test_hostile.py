@@ -428,7 +428,7 @@ def test_a_peer_that_reads_a_byte_now_and_then_is_given_up(caplog):
     stop = threading.Event()
     with app.serve(port=0, grace=0) as server, RawPeer(server.port, []) as peer:
         retrieving(peer, server.port)
-        while "the peer takes it too slowly" not in caplog.text:
+        while "the peer takes the data too slowly" not in caplog.text:
             assert peer.socket.recv(5_000)
             stop.wait(0.02)
 

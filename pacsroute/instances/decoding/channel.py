@@ -1,4 +1,4 @@
-"""What a server and its decoders say to each other: a line of JSON, with open files."""
+"""The channel between a server and its decoders: lines of JSON, with open files."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ _SOON = 0.01
 _DYING = 2.0  # seconds from when a process closes its files to when it has ended
 
 Wanted = Callable[[], bool]
-"""Tells whether anybody still waits for what is being decoded."""
+"""Tells whether the result of a decoder is still wanted."""
 
 
 def check_wanted(wanted: Wanted | None) -> None:
-    """Raise a `DataSetError` if nobody waits any longer."""
+    """Raise a `DataSetError` if the result is no longer wanted."""
     if wanted is not None and not wanted():
-        raise DataSetError("nobody waits for it any longer")
+        raise DataSetError("the peer has cancelled or left")
 
 
 class Child:

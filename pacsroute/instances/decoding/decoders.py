@@ -45,7 +45,7 @@ def check_frame(image: ImagePixel, transfer_syntax: str, stored: int, most: int)
 def check_all(image: ImagePixel, transfer_syntax: str, stored: int, most: int) -> None:
     """Raise a `DataSetError` as `check_frame` does, for all frames of an image together."""
     if image.length > _MOST:
-        raise DataSetError("it decodes to more than 4 GiB")
+        raise DataSetError("the pixels decode to more than 4 GiB")
     check_frame(image, transfer_syntax, stored, most)
     if transfer_syntax == RLE and image.length > _RLE_RATIO * stored:
         raise DataSetError(f"{stored} bytes of RLE cannot be {image.length} bytes of pixels")

@@ -114,7 +114,7 @@ class Decoders:
         limits : Limits
             What the data set may be made of.
         wanted : callable, optional
-            Tells whether anybody still waits for it; it is asked a few times a second.
+            Tells whether the result is still wanted; it is asked a few times a second.
         bare : bool
             Whether bulk data is left out.
 

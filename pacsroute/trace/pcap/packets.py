@@ -40,7 +40,9 @@ def segment(packet: Packet) -> Segment | None:
     """
     network = _LINKS.get(packet.link_type)
     if network is None:
-        raise UnreadableFile(f"a capture on links of type {packet.link_type}, which is not read")
+        raise UnreadableFile(
+            f"a capture on links of type {packet.link_type}, which is not supported"
+        )
     try:
         found = _internet(network(packet.data))
         if found is None:
