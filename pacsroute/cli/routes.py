@@ -19,6 +19,7 @@ from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.cli.loading import load
 from pacsroute.framework.presentation_contexts import ECHO
+from pacsroute.framework.resources import resources
 from pacsroute.framework.routes import BARE, Handler, Route, name_of
 
 _GAP = "  "
@@ -61,6 +62,10 @@ def routes(app: str | None, as_json: bool) -> None:
     color = False if os.environ.get("NO_COLOR") else None
     for line in _table(lines, _width()):
         click.echo(line, color=color)
+    if found.config.web_port is not None:
+        click.echo(f"\nBelow {found.config.web_root}, over HTTP:")
+        for path, methods in resources(route.command for route in found.routes):
+            click.echo(f"{_GAP}{', '.join(methods):<10}{path}")
 
 
 def in_order(app: App) -> list[Route]:

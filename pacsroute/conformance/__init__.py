@@ -7,7 +7,7 @@ vendor of a product knows is marked as to be completed.
 
 from __future__ import annotations
 
-from pacsroute.conformance import network, overview, security, services, statuses
+from pacsroute.conformance import network, overview, security, services, statuses, web
 from pacsroute.conformance.facts import gather
 from pacsroute.conformance.markdown import BLANK, text
 from pacsroute.conformance.outline import assemble, with_contents
@@ -42,5 +42,6 @@ def statement(app: BaseApp, date: str | None = None) -> str:
         **network.sections(facts),
         **statuses.sections(facts),
         **security.sections(facts),
+        **web.sections(facts),
     }
     return with_contents(text(overview.cover(facts, date), assemble(bodies))) + "\n"

@@ -10,7 +10,10 @@ from pacsroute.conformance.markdown import blank, heading, table, text
 from pacsroute.conformance.overview import who
 from pacsroute.services.transfer import CONVERTED
 
-_NOT_SHOWN = ("spool", "tls_certificate", "tls_key", "tls_key_passphrase", "tls_ca")
+_NOT_SHOWN = (
+    *("spool", "tls_certificate", "tls_key", "tls_key_passphrase", "tls_ca"),
+    *("web_certificate", "web_key", "web_ca"),
+)
 """Settings whose values are paths and secrets of one installation."""
 
 

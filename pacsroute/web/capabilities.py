@@ -7,10 +7,10 @@ from xml.sax.saxutils import quoteattr
 import orjson
 from werkzeug.wrappers import Response
 
+from pacsroute.framework.resources import resources
 from pacsroute.web.exchange import Exchange
 
 _WADL = "application/vnd.sun.wadl+xml"
-_SEARCH = ("studies", "series", "instances")
 
 
 def answer(exchange: Exchange) -> Response:
@@ -38,23 +38,4 @@ def answer(exchange: Exchange) -> Response:
 def routed(exchange: Exchange) -> list[tuple[str, list[str]]]:
     """Return the paths below the root whose handlers there are, with their methods."""
     titles = exchange.caller.calling_ae, exchange.caller.called_ae
-    commands = {route.command for route in exchange.app.routes_for(*titles)}
-    found: dict[str, list[str]] = {}
-
-    def add(method: str, *paths: str) -> None:
-        for path in paths:
-            found.setdefault(path, []).append(method)
-
-    study, series = "studies/{study}", "studies/{study}/series/{series}"
-    instance = f"{series}/instances/{{instance}}"
-    if "find" in commands:
-        add("GET", *_SEARCH, f"{study}/series", f"{study}/instances", f"{series}/instances")
-    if "get" in commands:
-        add("GET", study, f"{study}/metadata", series, f"{series}/metadata", instance)
-        add("GET", f"{instance}/metadata", f"{instance}/frames/{{frames}}")
-        add("GET", f"{instance}/bulkdata/{{path}}", "wado")
-        for path in (study, series, instance, f"{instance}/frames/{{frames}}"):
-            add("GET", f"{path}/rendered", f"{path}/thumbnail")
-    if "store" in commands:
-        add("POST", "studies", study)
-    return sorted(found.items())
+    return resources(route.command for route in exchange.app.routes_for(*titles))
