@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from pacsroute import uids
 from pacsroute.archive import corrections, queries
 from pacsroute.archive.commitment import NO_SUCH_INSTANCE, Commitment
 from pacsroute.archive.corrections import Corrected, Correction
-from pacsroute.archive.database import Database
+from pacsroute.archive.database import Database, UnavailableError
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.deletion import Deletion, duration
 from pacsroute.archive.entry import Entry, attributes_of, describe
@@ -28,6 +27,7 @@ from pacsroute.archive.files import Files, locked
 from pacsroute.archive.layout import Layout
 from pacsroute.archive.model import LEVELS, Model
 from pacsroute.archive.settings import Issuers, check_choice, check_layout, free_space
+from pacsroute.archive.sqlite import SQLite
 from pacsroute.archive.storing import Conflict, Mismatch, Storing
 from pacsroute.archive.upkeep import Finding, Upkeep
 from pacsroute.errors import Failure, SetupError
@@ -60,6 +60,9 @@ class Archive(Blueprint):
     ----------
     folder : path
         Where the files and the index are; made at the first start.
+    index : str or path, optional
+        Another place for the index: a file of SQLite, or ``postgresql://user@host/database``, with
+        the extra ``postgres``. Then several machines may serve a folder that they share.
     name : str
         What it is called in lists and messages.
     layout : str
@@ -102,6 +105,7 @@ class Archive(Blueprint):
         self,
         folder: str | os.PathLike[str],
         *,
+        index: str | os.PathLike[str] = "",
         name: str = "archive",
         layout: str = "",
         keys: Mapping[str, Iterable[str]] | None = None,
@@ -124,7 +128,7 @@ class Archive(Blueprint):
         self._any_patient = mismatch == "accept"
 
         # Nothing is made here: the file of an app is imported to look at it, too.
-        self._database = Database(self.folder / "index.db")
+        self._database = self._index(index)
         self._files = Files(self.folder, self._layout, self._flush)
         decisions = Decisions(self.folder, self._database)
         self._storing = Storing(self._files, self._database, decisions, conflict, mismatch)
@@ -143,6 +147,17 @@ class Archive(Blueprint):
         self._opened = 0
         self._opening = threading.Lock()
         self._add_defaults()
+
+    def _index(self, where: str | os.PathLike[str]) -> Database:
+        if not str(where).startswith(("postgresql://", "postgres://")):
+            return SQLite(Path(where) if where else self.folder / "index.db")
+        try:
+            from pacsroute.archive.postgresql import PostgreSQL  # noqa: PLC0415 - of an extra
+        except ModuleNotFoundError:
+            raise SetupError(
+                "an index in PostgreSQL needs psycopg: pip install 'pacsroute[postgres]'"
+            ) from None
+        return PostgreSQL(str(where), self._model)
 
     def _add_defaults(self) -> None:
         self.store(self.answer_store)
@@ -216,7 +231,7 @@ class Archive(Blueprint):
             if self._issuers.is_by_address(calling_ae, address):
                 self._remember_issuer(entry.study_instance, issuer)
             return self._storing.add(instance, entry)
-        except (sqlite3.Error, OSError) as error:
+        except (UnavailableError, OSError) as error:
             logger.error("%s cannot be stored: %s", instance.sop_instance, error)
             raise Failure(OUT_OF_RESOURCES, "the archive is not available") from None
 
@@ -239,16 +254,15 @@ class Archive(Blueprint):
 
     def _rows(self, request: FindRequest) -> Iterator[dict[str, Any]]:
         self._check_open()
-        query = queries.Query(self._model, request.identifier, self._level(request))
+        query = queries.Query(self._model, self._database, request.identifier, self._level(request))
         request.paged = True
         try:
             yield from query.rows(
-                self._database,
                 limit=request.limit,
                 offset=request.offset,
                 stop=lambda: request.cancelled,
             )
-        except sqlite3.Error as error:
+        except UnavailableError as error:
             if not request.cancelled:
                 logger.error("the index: %s", error)
                 raise Failure(OUT_OF_RESOURCES, "the index is not available") from None
@@ -268,7 +282,7 @@ class Archive(Blueprint):
             rows = queries.instances(
                 self._database, request.identifier, level, lambda: request.cancelled
             )
-        except sqlite3.Error as error:
+        except UnavailableError as error:
             if request.cancelled:
                 raise Failure(CANCEL) from None
             logger.error("the index: %s", error)
@@ -279,7 +293,7 @@ class Archive(Blueprint):
         corrected = corrections.of_studies(self._database, studies)
         return [self._instance(row, corrected.get(row["StudyInstanceUID"])) for row in rows]
 
-    def _instance(self, row: sqlite3.Row, corrected: list[Correction] | None) -> Instance:
+    def _instance(self, row: Any, corrected: list[Correction] | None) -> Instance:
         instance = Instance(
             self._files.path(row["path"]),
             sop_class=row["SOPClassUID"],
@@ -306,8 +320,8 @@ class Archive(Blueprint):
         if level not in LEVELS:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
         with self.opened():
-            query = queries.Query(self._model, identifier, level)
-            yield from query.rows(self._database, limit=limit)
+            query = queries.Query(self._model, self._database, identifier, level)
+            yield from query.rows(limit=limit)
 
     def count(self) -> int:
         """Return how many instances are in the index."""
@@ -473,7 +487,7 @@ class Archive(Blueprint):
         return locked(os.fspath(self.folder / name))
 
     def _flush(self) -> None:
-        counted = "INSERT OR REPLACE INTO fact VALUES ('flushed', '')"
+        counted = "UPDATE fact SET value = value || '' WHERE name = 'flushed'"
         self._database.write(lambda db: db.execute(counted), flush=True)
 
     def _check_registered(self) -> None:

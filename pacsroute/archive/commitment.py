@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pacsroute import uids
-from pacsroute.archive.database import Database
+from pacsroute.archive.database import Database, Transaction, UnavailableError
 from pacsroute.archive.files import Files
 from pacsroute.errors import Failure, PacsrouteError
 from pacsroute.framework.requests import NActionRequest
@@ -79,7 +78,7 @@ class Commitment:
         refs = json.dumps(references)
         row = [request.calling_ae, _title(request), transaction, refs, time.time(), time.time()]
 
-        def work(db: sqlite3.Connection) -> str | None:
+        def work(db: Transaction) -> str | None:
             same = "SELECT refs FROM report WHERE calling_ae = ? AND transaction_uid = ?"
             there = db.execute(same, [request.calling_ae, transaction]).fetchone()
             if there is None:
@@ -88,7 +87,7 @@ class Commitment:
 
         try:
             there = self._database.write(work, flush=True)
-        except sqlite3.Error as error:
+        except UnavailableError as error:
             logger.error("the index: %s", error)
             raise Failure(RESOURCE_LIMITATION, "the index is not available") from None
         if there is not None and there != refs:
@@ -124,11 +123,11 @@ class Commitment:
             if all(row["SOPClassUID"] != sop_class for row in found):
                 return CLASS_CONFLICT
             return None if all(map(self._is_whole, found)) else PROCESSING_FAILURE
-        except (sqlite3.Error, OSError) as error:
+        except (UnavailableError, OSError) as error:
             logger.error("storage commitment: %s", type(error).__name__)
             return RESOURCE_LIMITATION
 
-    def _is_whole(self, row: sqlite3.Row) -> bool:
+    def _is_whole(self, row: Any) -> bool:
         """Tell whether the file of a row is there, and that instance's."""
         found = Instance(self._files.path(row["path"]))
         try:
@@ -165,18 +164,18 @@ class Commitment:
                 for row in self._due():
                     self._report(row)
                 pause = self._pause()
-            except sqlite3.Error as error:
+            except UnavailableError as error:
                 logger.error("reports of storage commitment: %s", error)
                 pause = _WAITS[0]
             self._wake.wait(pause)
 
-    def _due(self) -> Iterator[sqlite3.Row]:
+    def _due(self) -> Iterator[Any]:
         """Yield what is to be reported now, each to one process only."""
 
-        def take(db: sqlite3.Connection) -> sqlite3.Row | None:
+        def take(db: Transaction) -> Any | None:
             now = time.time()
-            row: sqlite3.Row | None = db.execute(
-                "SELECT * FROM report WHERE due <= ? ORDER BY due LIMIT 1", [now]
+            row: Any | None = db.execute(
+                f"{_DUE} LIMIT 1{self._database.for_update}", [now]
             ).fetchone()
             if row is not None:
                 db.execute("UPDATE report SET due = ? WHERE id = ?", [now + _LEASE, row["id"]])
@@ -193,7 +192,7 @@ class Commitment:
         ((due,),) = self._database.rows("SELECT min(due) FROM report")
         return None if due is None else min(max(0.1, due - time.time()), _LEASE)
 
-    def _report(self, row: sqlite3.Row) -> None:
+    def _report(self, row: Any) -> None:
         """Tell who asked; where that fails, try again later, for some days."""
         references = [(one[0], one[1]) for one in json.loads(row["refs"])]
         try:
@@ -218,6 +217,7 @@ class Commitment:
         self._database.write(lambda db: db.execute(sql, parameters))
 
 
+_DUE = "SELECT * FROM report WHERE due <= ? ORDER BY due"
 _COLUMNS = "calling_ae, called_ae, transaction_uid, refs, due, begun"
 _REFUSED = "SELECT 1 FROM quarantine WHERE SOPInstanceUID = ? AND calling_ae = ?"
 _FOUND = "SELECT SOPClassUID, SOPInstanceUID AS uid, path FROM image WHERE SOPInstanceUID = ?"

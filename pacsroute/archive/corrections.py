@@ -7,7 +7,6 @@ before.
 from __future__ import annotations
 
 import io
-import sqlite3
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
@@ -16,7 +15,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 
 from pacsroute import matching
-from pacsroute.archive.database import Database
+from pacsroute.archive.database import Database, Transaction
 from pacsroute.archive.entry import Row, patient_of
 from pacsroute.archive.model import Model
 from pacsroute.dataset.encoding import encode
@@ -57,7 +56,7 @@ def _is_of_its_vr(keyword: str, value: str) -> bool:
 # ------------------------------------------------------------- in the index
 
 
-def carry_out(db: sqlite3.Connection, decision: dict[str, Any]) -> None:
+def carry_out(db: Transaction, decision: dict[str, Any]) -> None:
     """Note a correction, and correct the row of its study, if there is one."""
     study = decision["study"]
     row = db.execute("SELECT * FROM study WHERE StudyInstanceUID = ?", [study]).fetchone()
@@ -65,16 +64,17 @@ def carry_out(db: sqlite3.Connection, decision: dict[str, Any]) -> None:
         there = db.execute(f"{_OF_STUDY} AND keyword = ?", [study, keyword]).fetchone()
         original = there["original"] if there else decision["originals"].get(keyword)
         db.execute(
-            "INSERT OR REPLACE INTO correction VALUES (?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO correction VALUES (?, ?, ?, ?, ?, ?, ?) {_LATER}",
             [study, keyword, value, original, decision["at"], decision["by"], decision["reason"]],
         )
     if row is not None:
         corrected = apply(db, dict(row))
+        corrected.pop("id")
         names = ", ".join(f"{column} = ?" for column in corrected)
         db.execute(f"UPDATE study SET {names} WHERE id = ?", [*corrected.values(), row["id"]])
 
 
-def apply(db: sqlite3.Connection, study: Row) -> Row:
+def apply(db: Transaction, study: Row) -> Row:
     """Return the row of a study with its corrections."""
     corrected = dict(study)
     for one in of_study(db, study["StudyInstanceUID"]):
@@ -89,7 +89,7 @@ def apply(db: sqlite3.Connection, study: Row) -> Row:
     return corrected
 
 
-def undone(db: sqlite3.Connection, study: Row) -> Row:
+def undone(db: Transaction, study: Row) -> Row:
     """Return the row of a study as it was before its corrections: as its instances still say."""
     row = dict(study)
     for one in of_study(db, row["StudyInstanceUID"]):
@@ -100,11 +100,15 @@ def undone(db: sqlite3.Connection, study: Row) -> Row:
     return row
 
 
-def of_study(db: sqlite3.Connection, study: str) -> list[Correction]:
+def of_study(db: Transaction, study: str) -> list[Correction]:
     """Return the corrections of a study."""
     return [Correction(*row) for row in db.execute(_OF_STUDY, [study])]
 
 
+_LATER = (
+    "ON CONFLICT (StudyInstanceUID, keyword) DO UPDATE SET value = excluded.value,"
+    " at = excluded.at, by = excluded.by, reason = excluded.reason"
+)
 _OF_STUDY = "SELECT * FROM correction WHERE StudyInstanceUID = ?"
 
 

@@ -1,188 +1,96 @@
-"""Connections to the index: many that read, and one that writes for all who wait."""
+"""What the archive needs of the database of its index, whichever that is."""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from pacsroute.matching.dialects import Name
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
-_STEPS = 1000  # of SQLite's machine between looks at the clock: 50 patterns of some ms at worst
-_LOOK_EVERY = 0.01  # seconds between looks whether a query is still wanted
-_TIMEOUT = 30  # seconds that a writer waits for those of other processes
 
 
-class _Job(Generic[T]):
-    """Something to be done in a transaction, and what came of it."""
-
-    def __init__(self, work: Work[T], is_flushed: bool) -> None:
-        self.work = work
-        self.is_flushed = is_flushed
-        self.is_done = False
-        self.error: BaseException | None = None
-        self.value: T | None = None
-
-    def result(self) -> T:
-        if self.error is not None:
-            raise self.error
-        return self.value  # type: ignore[return-value]
+class UnavailableError(Exception):
+    """The database cannot be asked or changed now."""
 
 
-class Database:
-    """An SQLite database for many threads.
+class Transaction(Protocol):
+    """What statements are given to; parameters are marked with ``?``."""
 
-    Parameters
-    ----------
-    path : Path
-        Its file.
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        """Execute a statement; return what its rows can be fetched from."""
 
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     database = Database(Path(folder, "index.db"))
-    ...     _ = database.write(lambda db: db.execute("CREATE TABLE study (uid)"))
-    ...     rows = database.rows("SELECT count(*) FROM study")
-    ...     database.close()
-    >>> rows[0][0]
-    0
-    """
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Any:
+        """Execute a statement for each set of parameters."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._idle: list[sqlite3.Connection] = []
-        self._jobs: deque[_Job[Any]] = deque()
-        self._turn = threading.Lock()
-        self._writer: sqlite3.Connection | None = None  # of whoever has the turn
-        self._mode = ""
+
+class Connection(Transaction, Protocol):
+    """A connection of one's own."""
 
     def close(self) -> None:
-        """Close the connections."""
-        while self._idle:
-            self._idle.pop().close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer, self._mode = None, ""
+        """Close it."""
+
+
+class Database(Protocol):
+    """A database for many threads.
+
+    Attributes
+    ----------
+    dialect : str
+        As `pacsroute.matching.where` takes it.
+    identity : str
+        The type of a column that numbers its rows.
+    text : str
+        The type of a column of text, which is compared by code points.
+    list_of : str
+        The function that joins values with a separator.
+    ordered_join : str
+        What joins tables in the order in which they are written.
+    for_update : str
+        What a SELECT ends with that takes a row from others.
+    """
+
+    dialect: Name
+    identity: str
+    text: str
+    list_of: str
+    ordered_join: str
+    for_update: str
 
     def rows(
         self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
-    ) -> list[sqlite3.Row]:
-        """Return all rows of a query.
+    ) -> list[Any]:
+        """Return all rows of a query, each to be asked by number and by name.
 
         Parameters
         ----------
         sql, parameters : str and sequence
             The query.
         stop : callable, optional
-            Asked now and then while it runs; True ends it with an `sqlite3.OperationalError`.
+            Asked now and then while it runs; True ends it with an `UnavailableError`.
         """
-        with self._connection() as db:
-            if stop is not None:
-                db.set_progress_handler(_now_and_then(stop), _STEPS)
-            try:
-                return db.execute(sql, parameters).fetchall()
-            finally:
-                if stop is not None:
-                    db.set_progress_handler(None, 0)
 
-    def write(self, work: Work[T], *, flush: bool = False) -> T:
-        """Do something in a transaction, together with what other threads wait to write.
+    def write(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        flush: bool = False,
+        alone: Sequence[str] | None = (),
+    ) -> T:
+        """Do something in a transaction.
 
         Parameters
         ----------
         work : callable
-            Called with a connection; what it raises undoes what it did, and is raised.
+            Called with the transaction; what it raises undoes what it did, and is raised.
         flush : bool
             Whether it has to survive a power cut, too, with all that was written before it.
+        alone : sequence of str, optional
+            UIDs that no other transaction changes meanwhile; None is everything.
         """
-        job = _Job(work, flush)
-        self._jobs.append(job)
-        with self._turn:
-            if not job.is_done:  # else the thread before has done it, too
-                self._do_all()
-        return job.result()
 
-    def _do_all(self) -> None:
-        jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
-        try:
-            if self._writer is None:
-                self._writer = self.connect()
-            mode = "FULL" if any(job.is_flushed for job in jobs) else "NORMAL"
-            if mode != self._mode:
-                self._mode = ""
-                self._writer.execute(f"PRAGMA synchronous = {mode}")
-                self._mode = mode
-            _do(self._writer, jobs)
-        except BaseException as error:  # noqa: BLE001 - each thread raises it for itself
-            for job in jobs:
-                job.error = job.error or error
-        finally:
-            for job in jobs:
-                job.is_done = True
+    def connect(self) -> Connection:
+        """Return a connection of one's own, to be closed; what it does is done at once."""
 
-    def connect(self) -> sqlite3.Connection:
-        """Return a connection of one's own, to be closed."""
-        db = sqlite3.connect(
-            self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")  # who reads and who writes do not wait
-        return db
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            db = self._idle.pop()
-        except IndexError:
-            db = self.connect()
-        try:
-            yield db
-        finally:
-            self._idle.append(db)
-
-
-def _now_and_then(stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a function that asks only so often: it may have to look at a socket."""
-    looked = 0.0
-
-    def is_stopped() -> bool:
-        nonlocal looked
-        now = time.monotonic()
-        if now - looked < _LOOK_EVERY:
-            return False
-        looked = now
-        return stop()
-
-    return is_stopped
-
-
-def _do(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
-    """Do the work of all jobs in one transaction; one that fails leaves nothing of its own."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if len(jobs) == 1:
-            jobs[0].value = jobs[0].work(db)
-        else:
-            _do_each(db, jobs)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def _do_each(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
-    for job in jobs:
-        db.execute("SAVEPOINT job")
-        try:
-            job.value = job.work(db)
-        except Exception as error:  # noqa: BLE001 - it is raised in its own thread
-            job.error = error
-            db.execute("ROLLBACK TO job")
-        db.execute("RELEASE job")
+    def close(self) -> None:
+        """Close the connections."""

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pacsroute.archive import corrections
-from pacsroute.archive.database import Database
+from pacsroute.archive.database import Database, Transaction
 from pacsroute.archive.files import locked
 from pacsroute.archive.intake import known, take_out
+from pacsroute.archive.schema import LEAVES, SET_FACT
 from pacsroute.instances.atomic_files import sync, write_all
 
 Decision = dict[str, Any]
@@ -71,13 +71,13 @@ class Decisions:
             sync(os.path.dirname(self._path))
 
     def _carry_out(self) -> None:
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: Transaction) -> None:
             read = _read_so_far(db)
             for end, decision in self._since(read):
                 _CARRY_OUT[decision["decision"]](db, decision)
-                db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", [_READ, str(end)])
+                db.execute(SET_FACT, [_READ, str(end)])
 
-        self._database.write(work, flush=True)
+        self._database.write(work, flush=True, alone=None)
 
     def _since(self, start: int) -> Iterator[tuple[int, Decision]]:
         """Yield the decisions from a place in the file on, each with where it ends."""
@@ -95,48 +95,48 @@ class Decisions:
                     yield start, decision
 
 
-def _read_so_far(db: sqlite3.Connection) -> int:
+def _read_so_far(db: Transaction) -> int:
     row = db.execute("SELECT value FROM fact WHERE name = ?", [_READ]).fetchone()
     return int(row[0]) if row else 0
 
 
-def _delete(db: sqlite3.Connection, decision: Decision) -> None:
+def _delete(db: Transaction, decision: Decision) -> None:
     for uid, series in zip(decision["instances"], decision["series"], strict=True):
         db.execute(
-            "INSERT OR REPLACE INTO tombstone VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO tombstone VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             [uid, series, decision["study"], decision["at"], decision["by"]],
         )
         paths = take_out(db, [one.id for one in known(db, uid)])
-        db.executemany("INSERT OR IGNORE INTO leaving VALUES (?)", [(path,) for path in paths])
+        db.executemany(LEAVES, [(path,) for path in paths])
 
 
-def _restore(db: sqlite3.Connection, decision: Decision) -> None:
+def _restore(db: Transaction, decision: Decision) -> None:
     db.executemany(
         "DELETE FROM tombstone WHERE SOPInstanceUID = ?", [(uid,) for uid in decision["instances"]]
     )
 
 
-def _hold(db: sqlite3.Connection, decision: Decision) -> None:
-    db.execute("INSERT OR REPLACE INTO hold VALUES (?)", [decision["study"]])
+def _hold(db: Transaction, decision: Decision) -> None:
+    db.execute("INSERT INTO hold VALUES (?) ON CONFLICT DO NOTHING", [decision["study"]])
 
 
-def _release(db: sqlite3.Connection, decision: Decision) -> None:
+def _release(db: Transaction, decision: Decision) -> None:
     db.execute("DELETE FROM hold WHERE StudyInstanceUID = ?", [decision["study"]])
 
 
-def _issue(db: sqlite3.Connection, decision: Decision) -> None:
+def _issue(db: Transaction, decision: Decision) -> None:
     row = [decision["study"], decision["issuer"]]
-    db.execute("INSERT OR IGNORE INTO issued VALUES (?, ?)", row)
+    db.execute("INSERT INTO issued VALUES (?, ?) ON CONFLICT DO NOTHING", row)
 
 
 _ASIDE = "SOPInstanceUID SOPClassUID StudyInstanceUID transfer_syntax calling_ae received path"
 
 
-def _quarantine(db: sqlite3.Connection, decision: Decision) -> None:
+def _quarantine(db: Transaction, decision: Decision) -> None:
     columns = _ASIDE.split()
     db.execute(
-        f"INSERT OR IGNORE INTO quarantine ({', '.join(columns)}, reason)"
-        f" VALUES ({', '.join('?' * len(columns))}, ?)",
+        f"INSERT INTO quarantine ({', '.join(columns)}, reason)"
+        f" VALUES ({', '.join('?' * len(columns))}, ?) ON CONFLICT DO NOTHING",
         [*(decision[column] for column in columns), decision["reason"]],
     )
 

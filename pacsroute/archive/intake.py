@@ -6,11 +6,11 @@ study's, is told to whoever stores it, who decides.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from pacsroute.archive import corrections
+from pacsroute.archive.database import Transaction
 from pacsroute.archive.entry import Entry, Row, patient_of
 
 _EMPTY = (None, "")
@@ -50,13 +50,13 @@ KNOWN = (
 )
 
 
-def known(db: sqlite3.Connection, sop_instance: str) -> list[Known]:
+def known(db: Transaction, sop_instance: str) -> list[Known]:
     """Return what is in the index with a SOP Instance UID."""
     return [Known(*row) for row in db.execute(KNOWN, [sop_instance])]
 
 
 def admit(
-    db: sqlite3.Connection,
+    db: Transaction,
     entry: Entry,
     path: str,
     *,
@@ -102,7 +102,7 @@ def admit(
     _insert(db, "image", row)
 
 
-def _study(db: sqlite3.Connection, entry: Entry, any_patient: bool) -> int:
+def _study(db: Transaction, entry: Entry, any_patient: bool) -> int:
     there = _one(db, "SELECT * FROM study WHERE StudyInstanceUID = ?", [entry.study_instance])
     if there is None:
         return _insert(db, "study", corrections.apply(db, entry.study))
@@ -117,7 +117,7 @@ def _study(db: sqlite3.Connection, entry: Entry, any_patient: bool) -> int:
     return int(there["id"])
 
 
-def _series(db: sqlite3.Connection, entry: Entry, study: int) -> int:
+def _series(db: Transaction, entry: Entry, study: int) -> int:
     uid = entry.series["SeriesInstanceUID"]
     there = _one(db, "SELECT * FROM series WHERE study = ? AND SeriesInstanceUID = ?", [study, uid])
     if there is None:
@@ -126,7 +126,7 @@ def _series(db: sqlite3.Connection, entry: Entry, study: int) -> int:
     return int(there["id"])
 
 
-def contradicts(there: sqlite3.Row | Row, new: Row) -> bool:
+def contradicts(there: Any, new: Row) -> bool:
     """Tell whether two rows of a study are of different patients.
 
     What one of them leaves open contradicts nothing; without a Patient ID the names tell.
@@ -140,7 +140,7 @@ def contradicts(there: sqlite3.Row | Row, new: Row) -> bool:
     return all(names) and names[0] != names[1]
 
 
-def _fill(db: sqlite3.Connection, table: str, there: sqlite3.Row, new: Row) -> None:
+def _fill(db: Transaction, table: str, there: Any, new: Row) -> None:
     """Add what the first instance did not say, and this one does."""
     gaps = {
         key: value
@@ -155,18 +155,18 @@ def _fill(db: sqlite3.Connection, table: str, there: sqlite3.Row, new: Row) -> N
     db.execute(f"UPDATE {table} SET {names} WHERE id = ?", [*gaps.values(), there["id"]])
 
 
-def _one(db: sqlite3.Connection, sql: str, parameters: list[Any]) -> sqlite3.Row | None:
-    found: sqlite3.Row | None = db.execute(sql, parameters).fetchone()
+def _one(db: Transaction, sql: str, parameters: list[Any]) -> Any | None:
+    found: Any | None = db.execute(sql, parameters).fetchone()
     return found
 
 
-def _insert(db: sqlite3.Connection, table: str, row: Row) -> int:
+def _insert(db: Transaction, table: str, row: Row) -> int:
     marks = ", ".join("?" * len(row))
-    sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})"
-    return int(db.execute(sql, list(row.values())).lastrowid or 0)
+    sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) RETURNING id"
+    return int(db.execute(sql, list(row.values())).fetchone()[0])
 
 
-def take_out(db: sqlite3.Connection, ids: list[int]) -> list[str]:
+def take_out(db: Transaction, ids: list[int]) -> list[str]:
     """Take instances out, and what is left empty of series and studies; return their files."""
     paths = []
     for one in ids:
@@ -178,14 +178,13 @@ def take_out(db: sqlite3.Connection, ids: list[int]) -> list[str]:
         series = row["series"]
         study = _one(db, "SELECT study FROM series WHERE id = ?", [series])
         db.execute(
-            "DELETE FROM series WHERE id = ?1"
-            " AND NOT EXISTS (SELECT 1 FROM image WHERE series = ?1)",
-            [series],
+            "DELETE FROM series WHERE id = ? AND NOT EXISTS (SELECT 1 FROM image WHERE series = ?)",
+            [series, series],
         )
         if study is not None:
             db.execute(
-                "DELETE FROM study WHERE id = ?1"
-                " AND NOT EXISTS (SELECT 1 FROM series WHERE study = ?1)",
-                [study["study"]],
+                "DELETE FROM study WHERE id = ?"
+                " AND NOT EXISTS (SELECT 1 FROM series WHERE study = ?)",
+                [study["study"], study["study"]],
             )
     return paths

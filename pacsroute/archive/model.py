@@ -106,4 +106,4 @@ class Model:
 
     def _type(self, keyword: str) -> str:
         vr = dictionary_VR(keyword)[:2]
-        return "INTEGER" if vr in WHOLE else "REAL" if vr in _REAL else "TEXT"
+        return "INTEGER" if vr in WHOLE else "DOUBLE PRECISION" if vr in _REAL else "TEXT"

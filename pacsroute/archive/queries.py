@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,7 @@ _SOURCE = {
 # The join in this order: a page of a million instances is read in the order of their studies, and
 # SQLite would look at all of them first.
 _FROM_STUDIES = (
-    "study CROSS JOIN series ON series.study = study.id"
-    " CROSS JOIN image ON image.series = series.id"
+    "study @then series ON series.study = study.id @then image ON image.series = series.id"
 )
 _NEWEST = (
     ("study.StudyDate", "DESC"),
@@ -44,7 +42,7 @@ _SERIES, _IMAGES = "JOIN series AS e ON e.study = s.id", "JOIN image AS i ON i.s
 _OF_PATIENT = "FROM study AS s {} WHERE s.patient = study.patient"
 _OF_STUDY = "FROM series AS e {} WHERE e.study = study.id"
 _OF_SERIES = "FROM image AS i WHERE i.series = series.id"
-_VALUES = r"(SELECT group_concat({0}, '\') FROM (SELECT DISTINCT {0} {1} ORDER BY 1))"
+_VALUES = r"(SELECT @list({0}, '\') FROM (SELECT DISTINCT {0} {1} ORDER BY 1) AS v)"
 
 # What is computed, by a query within the query, only when it is asked for.
 _COMPUTED = {
@@ -70,8 +68,8 @@ class Query:
 
     Parameters
     ----------
-    model : Model
-        The attributes of the index.
+    model, database : Model and Database
+        The attributes of the index, and where it is.
     identifier : pydicom.Dataset
         The keys.
     level : str
@@ -83,7 +81,8 @@ class Query:
         If a key cannot be a value of its attribute.
     """
 
-    def __init__(self, model: Model, identifier: Dataset, level: str) -> None:
+    def __init__(self, model: Model, database: Database, identifier: Dataset, level: str) -> None:
+        self._database = database
         self._level = level
         self._selected: dict[str, str] = {}
         matched: dict[str, str] = {}
@@ -99,13 +98,14 @@ class Query:
         multiple = {"Modality"} if level == "STUDY" else ()
         for key in multiple:  # many ask a study for it, and mean those of its series
             matched[key] = _COMPUTED["STUDY"]["ModalitiesInStudy"]
-        self._where = matching.where(identifier, matched, multiple=multiple)
+        self._where = matching.where(
+            identifier, matched, multiple=multiple, dialect=database.dialect
+        )
         is_large = level == "IMAGE" and not identifier.get("SOPInstanceUID")
         self._looked_in = _FROM_STUDIES if is_large else _SOURCE[level]
 
     def rows(
         self,
-        database: Database,
         *,
         limit: int | None = None,
         offset: int = 0,
@@ -119,7 +119,7 @@ class Query:
         after: list[Any] | None = None
         while limit is None or limit > 0:
             size = _PAGE if limit is None else min(limit, _PAGE)
-            page = self._page(database, after, size, offset, stop)
+            page = self._page(after, size, offset, stop)
             for row in page:
                 yield dict(zip(self._selected, row, strict=False))
             if len(page) < size:
@@ -129,12 +129,11 @@ class Query:
 
     def _page(
         self,
-        database: Database,
         after: list[Any] | None,
         size: int,
         offset: int,
         stop: Callable[[], bool] | None,
-    ) -> list[sqlite3.Row]:
+    ) -> list[Any]:
         order = _ORDER[self._level]
         source, table = _SOURCE[self._level], TABLE_OF[self._level]
         where, parameters = self._where.sql, list(self._where.parameters)
@@ -151,7 +150,9 @@ class Query:
             f" FROM {self._looked_in} WHERE {where} {group} ORDER BY {by} LIMIT ? OFFSET ?)"
             f" ORDER BY {by}"
         )
-        return database.rows(sql, [*parameters, size, offset], stop)
+        sql = sql.replace("@list", self._database.list_of)
+        sql = sql.replace("@then", self._database.ordered_join)
+        return self._database.rows(sql, [*parameters, size, offset], stop)
 
 
 def _later(order: tuple[tuple[str, str], ...], after: list[Any]) -> tuple[str, list[Any]]:
@@ -174,7 +175,7 @@ _FOUND = (
 
 def instances(
     database: Database, identifier: Dataset, level: str, stop: Callable[[], bool] | None = None
-) -> list[sqlite3.Row]:
+) -> list[Any]:
     """Return what a retrieval sends, all at once: sending may take hours.
 
     Parameters
@@ -191,7 +192,7 @@ def instances(
     unique |= {"IssuerOfPatientID": "study.IssuerOfPatientID"}
     asked = {key: column for key, column in unique.items() if identifier.get(key)}
     # What has no Patient ID is not of every patient, though a query finds it for any.
-    where = matching.where(identifier, asked, empty_matches=False)
+    where = matching.where(identifier, asked, empty_matches=False, dialect=database.dialect)
     sql = (
         f"SELECT {_FOUND} FROM {_SOURCE['IMAGE']} WHERE {where.sql}"
         " ORDER BY study.id, series.id, image.InstanceNumber, image.id"

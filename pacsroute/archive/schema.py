@@ -1,24 +1,26 @@
-"""The tables of the index, in SQLite's words."""
+"""The tables of the index, in words that SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 
+from pacsroute.archive.database import Database
 from pacsroute.archive.model import TABLES, Model
 
 _VERSION = 1
 
 _MORE = {
-    "study": ("id INTEGER PRIMARY KEY", "patient TEXT NOT NULL"),
-    "series": ("id INTEGER PRIMARY KEY", "study INTEGER NOT NULL"),
+    "study": ("id {identity}", "patient TEXT NOT NULL"),
+    "series": ("id {identity}", "study BIGINT NOT NULL"),
     "image": (
-        "id INTEGER PRIMARY KEY",
-        "series INTEGER NOT NULL",
+        "id {identity}",
+        "series BIGINT NOT NULL",
         "path TEXT NOT NULL",
         "transfer_syntax TEXT NOT NULL",
         "calling_ae TEXT NOT NULL",
-        "received INTEGER NOT NULL",
+        "received BIGINT NOT NULL",
     ),
 }
 """The columns that hold no attributes."""
@@ -38,8 +40,8 @@ _INDEXES = {
 
 # What no file tells: it stays when the index is made anew.
 _LASTING = {
-    "quarantine": "id INTEGER PRIMARY KEY, SOPInstanceUID TEXT, SOPClassUID TEXT, "
-    "StudyInstanceUID TEXT, transfer_syntax TEXT, calling_ae TEXT, received INTEGER, reason TEXT, "
+    "quarantine": "id {identity}, SOPInstanceUID TEXT, SOPClassUID TEXT, "
+    "StudyInstanceUID TEXT, transfer_syntax TEXT, calling_ae TEXT, received BIGINT, reason TEXT, "
     "path TEXT UNIQUE",
     "leaving": "path TEXT PRIMARY KEY",
     "tombstone": "SOPInstanceUID TEXT PRIMARY KEY, SeriesInstanceUID TEXT, StudyInstanceUID TEXT, "
@@ -48,10 +50,14 @@ _LASTING = {
     "issued": "StudyInstanceUID TEXT PRIMARY KEY, issuer TEXT",
     "correction": "StudyInstanceUID TEXT, keyword TEXT, value TEXT, original TEXT, at TEXT, "
     "by TEXT, reason TEXT, PRIMARY KEY (StudyInstanceUID, keyword)",
-    "report": "id INTEGER PRIMARY KEY, calling_ae TEXT, called_ae TEXT, transaction_uid TEXT, "
-    "refs TEXT, due REAL, begun REAL, UNIQUE (calling_ae, transaction_uid)",
+    "report": "id {identity}, calling_ae TEXT, called_ae TEXT, transaction_uid TEXT, "
+    "refs TEXT, due DOUBLE PRECISION, begun DOUBLE PRECISION, UNIQUE (calling_ae, transaction_uid)",
     "fact": "name TEXT PRIMARY KEY, value TEXT",
 }
+
+
+SET_FACT = "INSERT INTO fact VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+LEAVES = "INSERT INTO leaving VALUES (?) ON CONFLICT DO NOTHING"
 
 
 def signature(model: Model) -> str:
@@ -60,20 +66,26 @@ def signature(model: Model) -> str:
     return hashlib.sha256(f"{_VERSION} {columns}".encode()).hexdigest()
 
 
-def lasting() -> Iterator[str]:
+def lasting(database: Database) -> Iterator[str]:
     """Yield the statements that make the tables that stay, where they are not there."""
     for table, columns in _LASTING.items():
-        yield f"CREATE TABLE IF NOT EXISTS {table} ({columns})"
+        yield f"CREATE TABLE IF NOT EXISTS {table} ({_typed(columns, database)})"
+    yield "INSERT INTO fact VALUES ('flushed', '') ON CONFLICT DO NOTHING"
     yield "CREATE INDEX IF NOT EXISTS quarantine_uid ON quarantine (SOPInstanceUID)"
 
 
-def attributes(model: Model) -> Iterator[str]:
+def attributes(model: Model, database: Database) -> Iterator[str]:
     """Yield the statements that make the tables of studies, series and instances anew."""
     for table in TABLES:
         yield f"DROP TABLE IF EXISTS {table}"
         columns = [*_MORE[table], *(f"{key} {kind}" for key, kind in model.columns(table).items())]
-        yield f"CREATE TABLE {table} ({', '.join(columns)})"
+        yield f"CREATE TABLE {table} ({_typed(', '.join(columns), database)})"
         for number, columns_of_index in enumerate(_INDEXES[table]):
             unique = "UNIQUE " if columns_of_index.startswith("UNIQUE ") else ""
             names = columns_of_index.removeprefix("UNIQUE ")
             yield f"CREATE {unique}INDEX {table}_{number} ON {table} ({names})"
+
+
+def _typed(columns: str, database: Database) -> str:
+    """Return the columns of a table in the types of an engine."""
+    return re.sub(r"\bTEXT\b", database.text, columns.replace("{identity}", database.identity))

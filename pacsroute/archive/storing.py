@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from typing import Literal
 
-from pacsroute.archive.database import Database
+from pacsroute.archive.database import Database, Transaction
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.entry import Entry
 from pacsroute.archive.files import Files, remove
@@ -21,6 +20,7 @@ from pacsroute.archive.intake import (
     take_out,
 )
 from pacsroute.archive.same import is_same
+from pacsroute.archive.schema import LEAVES
 from pacsroute.errors import DataSetError, Failure
 from pacsroute.framework.observer import Observer
 from pacsroute.instances.instance import Instance
@@ -107,15 +107,17 @@ class Storing:
         replaced: list[int] = []
         any_patient = self._mismatch == "accept"
 
-        def work(db: sqlite3.Connection) -> list[str]:
+        def work(db: Transaction) -> list[str]:
             admit(db, entry, name, beside=beside, any_patient=any_patient)
             paths = take_out(db, replaced)
-            db.executemany("INSERT OR IGNORE INTO leaving VALUES (?)", [(path,) for path in paths])
+            db.executemany(LEAVES, [(path,) for path in paths])
             return paths
 
         while True:
             try:
-                leaving = self._database.write(work)
+                leaving = self._database.write(
+                    work, alone=[entry.sop_instance, entry.study_instance]
+                )
             except KnownError as error:
                 mine = Instance(draft, transfer_syntax=entry.transfer_syntax)
                 if any(self._is_same(mine, one) for one in error.known):

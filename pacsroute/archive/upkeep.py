@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
 from pacsroute.archive import schema
-from pacsroute.archive.database import Database
+from pacsroute.archive.database import Database, Transaction, UnavailableError
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.entry import Entry
 from pacsroute.archive.files import Files, remove
@@ -85,17 +84,17 @@ class Upkeep:
 
         Only an index that was made for other attributes is made anew, from all files.
         """
-        self._database.write(lambda db: _run(db, schema.lasting()))
+        self._database.write(lambda db: _run(db, schema.lasting(self._database)))
         facts = dict(map(tuple, self._database.rows("SELECT name, value FROM fact")))
         wanted = schema.signature(self._model)
         if facts.get(_SIGNATURE) != wanted:
-            self._database.write(lambda db: _run(db, schema.attributes(self._model)))
+            self._database.write(
+                lambda db: _run(db, schema.attributes(self._model, self._database))
+            )
             self._decisions.catch_up()
             self.reindex()
             self._database.write(
-                lambda db: db.execute(
-                    "INSERT OR REPLACE INTO fact VALUES (?, ?)", [_SIGNATURE, wanted]
-                ),
+                lambda db: db.execute(schema.SET_FACT, [_SIGNATURE, wanted]),
                 flush=True,
             )
         self._decisions.catch_up()
@@ -114,7 +113,7 @@ class Upkeep:
         except Failure as error:  # of what was refused already, or would have been
             logger.warning("%s is not taken in: %s", draft, error)
             remove(draft)
-        except sqlite3.Error:
+        except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
             logger.error("%s cannot be put into the index: %r", draft, error)
@@ -137,7 +136,9 @@ class Upkeep:
         with _Seen(self._database) as seen:
             for name, _ in self._files.found():
                 seen.add(name, 0)
-            for (path,) in seen.rows("SELECT path FROM seen EXCEPT SELECT path FROM image"):
+            for (path,) in seen.rows(
+                "SELECT path FROM seen EXCEPT SELECT path FROM image ORDER BY 1"
+            ):
                 known = self._database.rows("SELECT 1 FROM image WHERE path = ?", [path])
                 if not known and os.path.exists(
                     self._files.path(path)
@@ -185,13 +186,13 @@ class Upkeep:
             logger.error("%s cannot be put into the index: %r", path, error)
             return None
 
-    def _all_of(self, batch: list[tuple[str, Entry]]) -> Callable[[sqlite3.Connection], int]:
-        def work(db: sqlite3.Connection) -> int:
+    def _all_of(self, batch: list[tuple[str, Entry]]) -> Callable[[Transaction], int]:
+        def work(db: Transaction) -> int:
             return sum(self._admitted(db, path, entry) for path, entry in batch)
 
         return work
 
-    def _admitted(self, db: sqlite3.Connection, path: str, entry: Entry) -> bool:
+    def _admitted(self, db: Transaction, path: str, entry: Entry) -> bool:
         try:
             admit(db, entry, path, any_patient=self._any_patient)
         except KnownError as error:
@@ -223,7 +224,7 @@ class _Seen:
 
     def __init__(self, database: Database) -> None:
         self._db = database.connect()
-        self._db.execute("CREATE TEMP TABLE seen (path TEXT PRIMARY KEY, at INTEGER)")
+        self._db.execute(f"CREATE TEMP TABLE seen (path {database.text} PRIMARY KEY, at BIGINT)")
 
     def __enter__(self) -> _Seen:
         return self
@@ -233,15 +234,17 @@ class _Seen:
 
     def add(self, path: str, at: int) -> None:
         """Note a file, and when it was written."""
-        self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", [path, at])
+        self._db.execute("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", [path, at])
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query; the index may change meanwhile, which they do not show."""
-        self._db.execute("DROP TABLE IF EXISTS temp.answer")
-        self._db.execute(f"CREATE TEMP TABLE answer AS {sql}")
-        yield from map(tuple, self._db.execute("SELECT * FROM answer ORDER BY rowid"))
+        self._db.execute("DROP TABLE IF EXISTS answer")
+        numbered = f"SELECT row_number() OVER () AS number, one.* FROM ({sql}) AS one"
+        self._db.execute(f"CREATE TEMP TABLE answer AS {numbered}")
+        for row in self._db.execute("SELECT * FROM answer ORDER BY number"):
+            yield tuple(row)[1:]
 
 
-def _run(db: sqlite3.Connection, statements: Iterator[str]) -> None:
+def _run(db: Transaction, statements: Iterator[str]) -> None:
     for statement in statements:
         db.execute(statement)

@@ -1,7 +1,6 @@
 """Storage commitment by the archive (PS3.4 Annex J)."""
 
 import queue
-import sqlite3
 import time
 
 import pytest
@@ -12,6 +11,7 @@ from support.names import WAIT
 
 from pacsroute import App, Peer, RequestFailed, Status, connect
 from pacsroute.archive import commitment
+from pacsroute.archive.database import UnavailableError
 
 PUSH = "StorageCommitmentPushModel"
 
@@ -133,7 +133,7 @@ def test_an_index_that_cannot_be_asked_is_no_missing_instance(make, modality, mo
 
         def broken(sql, *rest):
             if "image" in sql:
-                raise sqlite3.OperationalError("disk I/O error")
+                raise UnavailableError("disk I/O error")
             return rows(sql, *rest)
 
         monkeypatch.setattr(app.state.archive._database, "rows", broken)

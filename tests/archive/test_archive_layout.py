@@ -26,7 +26,7 @@ def test_files_are_where_the_layout_says(make):
         }
         assert fetched(client, "PATIENT", PatientID="777") == {"1.3.1"}
         assert list(app.state.archive.check()) == []
-    (folder / "index.db").unlink()
+    make.lose_index(app)
     with make(layout="{Modality}").test_client() as client:  # the files stay where they are
         assert uids_in(client) == {"1.3.1", "1.3.2"}
 

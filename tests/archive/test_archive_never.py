@@ -109,7 +109,7 @@ from pacsroute import App, Archive, Failure, Instance, StoreRequest
 from pacsroute.archive import storing
 
 app = App("ARCHIVE")
-archive = Archive(sys.argv[1])
+archive = Archive(sys.argv[1], index=sys.argv[3])
 app.register_blueprint(archive)
 receive = storing.Files.receive
 
@@ -133,7 +133,7 @@ def test_of_two_workers_that_store_one_uid_at_once_the_first_has_it(make, tmp_pa
     app = make()
     path = Instance(image(PatientComments="the other worker's")).save(tmp_path / "source")
     other = subprocess.Popen(
-        [sys.executable, "-c", ANOTHER_WORKER, str(tmp_path / "archive"), str(path)],
+        [sys.executable, "-c", ANOTHER_WORKER, str(tmp_path / "archive"), str(path), make.index],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -152,11 +152,11 @@ def test_of_two_workers_that_store_one_uid_at_once_the_first_has_it(make, tmp_pa
 
 def test_of_many_threads_that_store_one_uid_one_has_it(make):
     app = make()
-    with app.test_client():
+    with app.serve(port=0) as server:
         told, together = [], threading.Barrier(8)
 
         def store(number):
-            with app.test_client(calling_ae=f"CT{number}") as client:
+            with connect("127.0.0.1", server.port, calling_ae=f"CT{number}") as client:
                 together.wait(30)
                 try:
                     told.append(client.store(image(InstanceNumber=number)).code)
@@ -280,7 +280,7 @@ def test_an_issuer_by_network_survives_a_new_index(make):
             client.store(image(3))
             rows = found(client, "PATIENT", IssuerOfPatientID="")
     assert [row.IssuerOfPatientID for row in rows] == ["HERE", "THERE"]
-    (app.state.archive.folder / "index.db").unlink()
+    make.lose_index(app)
     with make(default_issuer=issuers).test_client() as client:
         rows = found(client, "PATIENT", IssuerOfPatientID="")
         assert [row.IssuerOfPatientID for row in rows] == ["HERE", "THERE"]
@@ -290,7 +290,7 @@ def test_an_issuer_by_title_survives_a_new_index(make):
     app = make(default_issuer={"CT9": "NINE"})
     with app.test_client(calling_ae="CT9") as client:
         client.store(image(1))
-    (app.state.archive.folder / "index.db").unlink()
+    make.lose_index(app)
     with make(default_issuer={"CT9": "NINE"}).test_client() as client:
         assert [
             row.IssuerOfPatientID for row in found(client, "PATIENT", IssuerOfPatientID="")
@@ -334,7 +334,7 @@ def test_a_tombstone_outlives_the_index(make):
         client.store(image(1))
         client.store(image(2))
         archive.delete(instance="1.3.1", reason="blurred", by="doe")
-    (archive.folder / "index.db").unlink()
+    make.lose_index(app)
     with make().test_client() as client:
         assert uids_in(client) == {"1.3.2"}
         with pytest.raises(RequestFailed, match="was deleted"):
@@ -461,7 +461,7 @@ def test_corrections_survive_a_new_index(make):
     with app.test_client() as client:
         client.store(image(1))
         corrected(app, PatientID="778", StudyDate="20240106")
-    (app.state.archive.folder / "index.db").unlink()
+    make.lose_index(app)
     with make().test_client() as client:
         (row,) = found(client, "STUDY", StudyDate="")
         assert (row.PatientID, row.StudyDate) == ("778", "20240106")

@@ -5,7 +5,7 @@ import threading
 from contextlib import closing
 
 import pytest
-from support.archives import found, image
+from support.archives import found, image, only_sqlite
 from support.names import WAIT
 
 from pacsroute import FindRequest, Instance, SetupError, uids
@@ -89,6 +89,7 @@ def test_counts_and_lists_are_computed(make):
             assert found(client, "STUDY", **{key: "US"}) == []
 
 
+@only_sqlite
 def test_a_reader_that_waits_holds_nothing_of_the_index(make, monkeypatch):
     app = filled(make)
     monkeypatch.setattr(queries, "_PAGE", 2)
@@ -122,8 +123,10 @@ def test_a_query_is_stopped_before_its_first_row_when_nobody_waits_for_it(make, 
         assert len(list(app.state.archive.matching(_keys(), "STUDY"))) == 7
 
 
+@only_sqlite
 def test_what_is_not_asked_for_is_not_read(make):
-    query = queries.Query(Model(), image(PatientName=None, Modality=None), "STUDY")
+    database = make().state.archive._database
+    query = queries.Query(Model(), database, image(PatientName=None, Modality=None), "STUDY")
     assert set(query._selected) == {"PatientID", "StudyInstanceUID", "StudyDate"}
 
 
@@ -170,6 +173,7 @@ def test_keys_that_cannot_be_are_a_set_up_error(make, keys, why):
     ],
 )
 @pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE"])
+@only_sqlite
 def test_no_query_looks_at_all_instances(make, monkeypatch, level, keys):
     """A page of an archive with a million of them is found by its indexes."""
     app = make()
@@ -184,6 +188,6 @@ def test_no_query_looks_at_all_instances(make, monkeypatch, level, keys):
         monkeypatch.setattr(database, "rows", explained)
         identifier = _keys(**keys, NumberOfStudyRelatedInstances=None)
         identifier.add_new("NumberOfStudyRelatedInstances", "IS", None)
-        assert list(queries.Query(Model(), identifier, level).rows(database)) == []
+        assert list(queries.Query(Model(), database, identifier, level).rows()) == []
         assert plans
         assert not [plan for plan in plans if plan.startswith("SCAN image")]

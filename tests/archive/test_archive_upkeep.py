@@ -10,10 +10,11 @@ from contextlib import closing
 from datetime import datetime, timedelta
 
 import pytest
-from support.archives import found, image, uids_in
+from support.archives import found, image, only_sqlite, uids_in
 
 from pacsroute import App, Archive, Failure, Instance, RequestFailed
 from pacsroute.archive import files, storing, upkeep
+from pacsroute.archive.database import UnavailableError
 from pacsroute.archive.decisions import Decisions
 
 # Stores three instances, and is killed at a place that its arguments name.
@@ -22,7 +23,7 @@ import os, signal, sys
 sys.path[:0] = [sys.argv[1]]
 from support.archives import image
 from pacsroute import App, Archive, Instance
-from pacsroute.archive import database, files, storing
+from pacsroute.archive import files, storing
 
 app = App("ARCHIVE")
 archive = Archive(sys.argv[2], **eval(sys.argv[4]))
@@ -47,7 +48,7 @@ with app.running():
     around(files.Files, "receive")
     around(files.Files, "place")
     around(storing, "admit")
-    around(database.Database, "write")
+    around(type(archive._database), "write")
     around(files.Files, "settle")
     for number in (1, 2, 3, 4):
         archive.add(Instance(image(number)))
@@ -91,13 +92,14 @@ def in_step(app):
 @pytest.mark.parametrize("place", [*PLACES, "nowhere"])
 @pytest.mark.parametrize("layout", ["", "{PatientID}/{StudyInstanceUID}"])
 def test_files_and_index_are_in_step_after_kill_9(make, tmp_path, place, layout):
-    acknowledged = killed(tmp_path, place, layout=layout)
+    acknowledged = killed(tmp_path, place, layout=layout, index=make.index)
     there = in_step(make(layout=layout))
     assert acknowledged <= there <= {f"1.3.{number}" for number in (1, 2, 3, 4)}
     assert len(acknowledged) == (4 if place == "nowhere" else 2)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGKILL")
+@only_sqlite
 def test_what_a_power_cut_takes_from_the_index_and_the_folder_is_brought_back(make, tmp_path):
     """Only what was flushed is there: the drafts, and the index as it was at its last flush."""
     app = make()
@@ -105,7 +107,7 @@ def test_what_a_power_cut_takes_from_the_index_and_the_folder_is_brought_back(ma
         client.store(image(9))
     before = tmp_path / "before"
     shutil.copytree(tmp_path / "archive", before)
-    acknowledged = killed(tmp_path, "nowhere")
+    acknowledged = killed(tmp_path, "nowhere", index=make.index)
     for name in os.listdir(tmp_path / "archive"):
         if name.startswith("index.db"):
             os.unlink(tmp_path / "archive" / name)
@@ -116,7 +118,7 @@ def test_what_a_power_cut_takes_from_the_index_and_the_folder_is_brought_back(ma
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGKILL")
 def test_a_name_that_a_power_cut_takes_while_its_row_stays_is_brought_back(make, tmp_path):
-    acknowledged = killed(tmp_path, "nowhere")
+    acknowledged = killed(tmp_path, "nowhere", index=make.index)
     (tmp_path / "archive" / "1.3.2.dcm").unlink()
     assert in_step(make()) == acknowledged
 
@@ -166,7 +168,7 @@ def test_an_index_that_fails_leaves_no_file(make, monkeypatch, caplog):
     app = make()
 
     def full(*args, **options):
-        raise sqlite3.OperationalError("database or disk is full")
+        raise UnavailableError("database or disk is full")
 
     with app.test_client() as client:
         client.store(image(1))
@@ -212,6 +214,7 @@ def kinds(app):
         return sorted((one.kind, one.path) for one in app.state.archive.check())
 
 
+@only_sqlite
 def test_an_index_that_is_older_than_the_files_is_brought_up_to_date(make, tmp_path):
     archive = restored(make, tmp_path)
     shutil.copy(tmp_path / "backup" / "index.db", archive.folder / "index.db")
@@ -266,8 +269,7 @@ def test_the_sender_and_the_date_of_a_file_survive_a_new_index(make):
         client.store(image(1))
     archive = app.state.archive
     before = archive._database.rows("SELECT calling_ae, received, path FROM image")
-    archive._database.close()
-    (archive.folder / "index.db").unlink()
+    make.lose_index(app)
     with make().running():
         after = archive._database.rows("SELECT calling_ae, received, path FROM image")
         assert [tuple(row) for row in after] == [tuple(row) for row in before]
@@ -311,7 +313,7 @@ def test_a_line_that_a_power_cut_has_cut_off_is_no_decision(make):
         with open(archive.folder / "decisions.jsonl", "ab") as file:
             file.write(b'{"decision": "rel')
         archive.hold("1.2", reason="r", by="b")
-    (archive.folder / "index.db").unlink()
+    make.lose_index(app)
     with make().running():
         held = archive._database.rows("SELECT StudyInstanceUID FROM hold ORDER BY 1")
         assert [row[0] for row in held] == ["1.1", "1.2"]

@@ -34,3 +34,9 @@ def fetched(client, level, root="PatientRoot", **keys):
     """Return the SOP Instance UIDs that a C-GET brings."""
     asked = {"QueryRetrieveLevel": level, **keys}
     return {one.sop_instance for one in client.get(asked, root, storage=[CT])}
+
+
+def only_sqlite(test):
+    """Mark a test that looks into SQLite's file, and has nothing to ask of another engine."""
+    test.only_sqlite = True
+    return test

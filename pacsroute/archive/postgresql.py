@@ -1,0 +1,187 @@
+"""An index in PostgreSQL, which several machines share; it needs the extra ``postgres``."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from pacsroute.archive.database import Transaction, UnavailableError
+from pacsroute.archive.model import TABLES, Model
+from pacsroute.matching.dialects import Name
+
+T = TypeVar("T")
+
+_CONNECTIONS = 16
+_PATIENCE = 10.0  # seconds that a thread waits for a connection
+_AGAIN = 2.0  # seconds for which the pool tries to connect before it waits to be asked again
+_LOOK_EVERY = 0.05  # seconds between looks whether a query is still wanted
+_NAMES = (
+    "StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID PatientID IssuerOfPatientID "
+    "PatientName_key"
+)
+
+
+class PostgreSQL:
+    """A database of PostgreSQL.
+
+    Parameters
+    ----------
+    url : str
+        As ``postgresql://user@host/database``; it may hold a password, and is not shown.
+    model : Model
+        The attributes of the index, whose names PostgreSQL folds to lower case.
+    """
+
+    dialect: Name = "postgresql"
+    identity = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+    text, list_of, ordered_join = 'TEXT COLLATE "C"', "string_agg", "JOIN"
+    for_update = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, url: str, model: Model) -> None:
+        self._url = url
+        names = [*_NAMES.split(), *(name for table in TABLES for name in model.columns(table))]
+        self._names = {name.lower(): name for name in names}
+        self._pool: ConnectionPool[Any] | None = None
+        self._opening = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._opening:
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
+
+    def rows(
+        self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
+    ) -> list[Any]:
+        """Return all rows of a query; see `Database`."""
+        with self._connection() as db:
+            with contextlib.nullcontext() if stop is None else _watched(db, stop):
+                found: list[Any] = db.execute(_marked(sql), parameters).fetchall()
+            return found
+
+    def write(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        flush: bool = False,
+        alone: Sequence[str] | None = (),
+    ) -> T:
+        """Do something in a transaction, which is durable in any case; see `Database`."""
+        with self._connection() as db:
+            if alone is None:
+                db.execute("LOCK TABLE image IN EXCLUSIVE MODE")
+            for uid in sorted(alone or ()):  # in one order, so that none waits for another for ever
+                db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [uid])
+            return work(_Statements(db))
+
+    def connect(self) -> _Own:
+        """Return a connection of one's own."""
+        with _available():
+            return _Own(psycopg.connect(self._url, autocommit=True, row_factory=self._row))
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
+        with self._opening:
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    self._url,
+                    kwargs={"row_factory": self._row},
+                    min_size=1,
+                    max_size=_CONNECTIONS,
+                    timeout=_PATIENCE,
+                    reconnect_timeout=_AGAIN,
+                    check=ConnectionPool.check_connection,
+                    open=True,
+                )
+        with _available(), self._pool.connection() as db:
+            yield db
+
+    def _row(self, cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], _Row]:
+        columns = [column.name for column in cursor.description or ()]
+        names = [self._names.get(name, name) for name in columns]
+        places = {name.lower(): place for place, name in enumerate(names)}
+        return lambda values: _Row(values, names, places)
+
+
+class _Row(tuple[Any, ...]):
+    """A row to be asked by number and, in any case, by name."""
+
+    _names: list[str]
+    _places: dict[str, int]
+
+    def __new__(cls, values: Sequence[Any], names: list[str], places: dict[str, int]) -> _Row:
+        row = super().__new__(cls, values)
+        row._names, row._places = names, places
+        return row
+
+    def keys(self) -> list[str]:
+        """The names of its columns."""
+        return self._names
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(self._places[key.lower()] if isinstance(key, str) else key)
+
+
+class _Statements:
+    """A transaction that takes statements with the marks of SQLite."""
+
+    def __init__(self, db: psycopg.Connection[Any]) -> None:
+        self._db = db
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        return self._db.execute(_marked(sql), parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Any:
+        with self._db.cursor() as cursor:
+            cursor.executemany(_marked(sql), parameters)
+
+
+class _Own(_Statements):
+    """A connection of one's own."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        with _available():
+            return super().execute(sql, parameters)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _marked(sql: str) -> Any:
+    return sql.replace("?", "%s")
+
+
+@contextlib.contextmanager
+def _available() -> Iterator[None]:
+    """Raise what psycopg raises as an error of any database, without the address in it."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout) as error:
+        raise UnavailableError(f"PostgreSQL: {type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _watched(db: psycopg.Connection[Any], stop: Callable[[], bool]) -> Iterator[None]:
+    """Cancel a query when nobody wants it any more."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_EVERY):
+            if stop():
+                db.cancel()
+                return
+
+    watcher = threading.Timer(_LOOK_EVERY, watch)
+    watcher.daemon = True
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.cancel()

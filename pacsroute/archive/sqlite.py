@@ -1,0 +1,207 @@
+"""An index in a file of SQLite: connections that read, and one that writes for all who wait."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pacsroute.archive.database import Transaction, UnavailableError
+from pacsroute.matching.dialects import Name
+
+T = TypeVar("T")
+Work = Callable[[Transaction], T]
+_STEPS = 1000  # of SQLite's machine between looks at the clock: 50 patterns of some ms at worst
+_LOOK_EVERY = 0.01  # seconds between looks whether a query is still wanted
+_TIMEOUT = 30  # seconds that a writer waits for those of other processes
+
+
+class _Job(Generic[T]):
+    """Something to be done in a transaction, and what came of it."""
+
+    def __init__(self, work: Work[T], is_flushed: bool) -> None:
+        self.work = work
+        self.is_flushed = is_flushed
+        self.is_done = False
+        self.error: BaseException | None = None
+        self.value: T | None = None
+
+    def result(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+class SQLite:
+    """An SQLite database for many threads.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     database = SQLite(Path(folder, "index.db"))
+    ...     _ = database.write(lambda db: db.execute("CREATE TABLE study (uid)"))
+    ...     rows = database.rows("SELECT count(*) FROM study")
+    ...     database.close()
+    >>> rows[0][0]
+    0
+    """
+
+    dialect: Name = "sqlite"
+    identity, text, list_of = "INTEGER PRIMARY KEY", "TEXT", "group_concat"
+    ordered_join, for_update = "CROSS JOIN", ""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._jobs: deque[_Job[Any]] = deque()
+        self._turn = threading.Lock()
+        self._writer: sqlite3.Connection | None = None  # of whoever has the turn
+        self._mode = ""
+
+    def close(self) -> None:
+        """Close the connections."""
+        while self._idle:
+            self._idle.pop().close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._mode = None, ""
+
+    def rows(
+        self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
+    ) -> list[sqlite3.Row]:
+        """Return all rows of a query.
+
+        Parameters
+        ----------
+        sql, parameters : str and sequence
+            The query.
+        stop : callable, optional
+            Asked now and then while it runs; True ends it with an `UnavailableError`.
+        """
+        with _available(), self._connection() as db:
+            if stop is not None:
+                db.set_progress_handler(_now_and_then(stop), _STEPS)
+            try:
+                return db.execute(sql, parameters).fetchall()
+            finally:
+                if stop is not None:
+                    db.set_progress_handler(None, 0)
+
+    def write(self, work: Work[T], *, flush: bool = False, alone: Sequence[str] | None = ()) -> T:
+        """Do something in a transaction, together with what other threads wait to write.
+
+        Parameters
+        ----------
+        work : callable
+            Called with a connection; what it raises undoes what it did, and is raised.
+        flush : bool
+            Whether it has to survive a power cut, too, with all that was written before it.
+        alone : sequence of str, optional
+            Nothing that SQLite needs: it has one transaction that writes at a time.
+        """
+        job = _Job(work, flush)
+        self._jobs.append(job)
+        with self._turn:
+            if not job.is_done:  # else the thread before has done it, too
+                self._do_all()
+        with _available():
+            return job.result()
+
+    def _do_all(self) -> None:
+        jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
+        try:
+            if self._writer is None:
+                self._writer = self.connect()
+            mode = "FULL" if any(job.is_flushed for job in jobs) else "NORMAL"
+            if mode != self._mode:
+                self._mode = ""
+                self._writer.execute(f"PRAGMA synchronous = {mode}")
+                self._mode = mode
+            _do(self._writer, jobs)
+        except BaseException as error:  # noqa: BLE001 - each thread raises it for itself
+            for job in jobs:
+                job.error = job.error or error
+        finally:
+            for job in jobs:
+                job.is_done = True
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection of one's own, to be closed."""
+        db = sqlite3.connect(
+            self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")  # who reads and who writes do not wait
+        return db
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = self.connect()
+        try:
+            yield db
+        finally:
+            self._idle.append(db)
+
+
+@contextlib.contextmanager
+def _available() -> Iterator[None]:
+    """Raise what SQLite raises as an error of any database."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise UnavailableError(str(error)) from error
+
+
+def _now_and_then(stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a function that asks only so often: it may have to look at a socket."""
+    looked = 0.0
+
+    def is_stopped() -> bool:
+        nonlocal looked
+        now = time.monotonic()
+        if now - looked < _LOOK_EVERY:
+            return False
+        looked = now
+        return stop()
+
+    return is_stopped
+
+
+def _do(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
+    """Do the work of all jobs in one transaction; one that fails leaves nothing of its own."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if len(jobs) == 1:
+            jobs[0].value = jobs[0].work(db)
+        else:
+            _do_each(db, jobs)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _do_each(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        db.execute("SAVEPOINT job")
+        try:
+            job.value = job.work(db)
+        except Exception as error:  # noqa: BLE001 - it is raised in its own thread
+            job.error = error
+            db.execute("ROLLBACK TO job")
+        db.execute("RELEASE job")
