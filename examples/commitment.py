@@ -4,16 +4,14 @@
 
 Instances are kept in the folder ``committed``, or in the one that the environment variable
 COMMITTED names. What became of a request is reported on an association of its own to the AE
-title that asked, from the app's. Where nobody knows its address, it is reported on the
-association of the request.
+title that asked, from the app's: a durable job, which is tried again for a while and survives a
+restart. Where nobody knows its address, it is reported on the association of the request.
 """
 
-import logging
 import os
-import sched
-import threading
-import time
 from pathlib import Path
+
+from pydicom import Dataset
 
 from pacsroute import App, Failure, Instance, PacsrouteError, uids
 
@@ -23,7 +21,6 @@ WAITS = (5, 30, 120, 600)  # seconds between the attempts to report; then it is 
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, CONFLICT = 0x0110, 0x0112, 0x0119  # PS3.3 §C.14.1.1
 ALL_ARE_HERE, SOME_FAILED = 1, 2  # the types of event (PS3.4 §J.3.3)
 
-logger = logging.getLogger("pacsroute")
 app = App("COMMITMENT", spool=FOLDER / ".spool")
 
 
@@ -43,7 +40,7 @@ def commit(request):
     if app.resolve(request.calling_ae) is None:
         request.report(*outcome(asked))
     else:
-        request.after(report, request.calling_ae, asked)
+        report.later(request.calling_ae, asked.to_json_dict(), delay=1)  # after the response
 
 
 def outcome(asked):
@@ -84,39 +81,9 @@ def why_not(sop_class, sop_instance):
     return None if here == sop_class else CONFLICT
 
 
-def report(ae_title, asked, waits=WAITS):
-    """Tell who asked; where that fails, try again later, a few times."""
-    try:
-        kind, information = outcome(asked)  # looked up anew: a late instance may have come
-        with app.connect(ae_title) as client:
-            client.n_event_report(
-                "StorageCommitment", "StorageCommitmentPushModel", kind, information
-            )
-    except (PacsrouteError, OSError) as error:
-        if waits:
-            logger.warning("%s: no report yet, again in %d s: %s", ae_title, waits[0], error)
-            app.state.later(waits[0], report, ae_title, asked, waits[1:])
-        else:
-            logger.error("%s: no report, given up: %s", ae_title, error)
-
-
-scheduler, ticking = sched.scheduler(), threading.Lock()
-
-
-def later(seconds, function, *args):
-    """Call a function then, on one thread for all; what waits does not survive a stop."""
-    scheduler.enter(seconds, 0, function, args)
-    if ticking.acquire(blocking=False):  # the first time; it is never released
-        threading.Thread(target=tick, daemon=True).start()
-
-
-def tick():
-    while True:
-        try:
-            scheduler.run(blocking=False)
-        except Exception:
-            logger.exception("a report failed")
-        time.sleep(1)
-
-
-app.state.later = later
+@app.job(retry=WAITS)
+def report(ae_title, asked):
+    """Tell who asked; what is there is looked up now, since a late instance may have come."""
+    kind, information = outcome(Dataset.from_json(asked))
+    with app.connect(ae_title) as client:
+        client.n_event_report("StorageCommitment", "StorageCommitmentPushModel", kind, information)

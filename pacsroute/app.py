@@ -171,8 +171,11 @@ class App(BaseApp):
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
-        if self.declared or is_there(self.config):
+        if self.declared or self.config.jobs is not None:
             self.work.start()
+        elif is_there(self.config):
+            with contextlib.suppress(SetupError):  # another app's, in the same folder
+                self.work.start()
         try:
             yield
         finally:

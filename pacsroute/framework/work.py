@@ -45,8 +45,8 @@ def where(config: Config) -> str:
 
 
 def is_there(config: Config) -> bool:
-    """Tell whether an app says where its queue is, or has one already."""
-    return config.jobs is not None or os.path.isfile(where(config))
+    """Tell whether there is a queue already where that of an app would be."""
+    return os.path.isfile(where(config))
 
 
 class Lane(NamedTuple):

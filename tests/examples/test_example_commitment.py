@@ -3,8 +3,8 @@
 import importlib.util
 import os
 import queue
+import re
 import socket
-import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from pynetdicom.sop_class import (
 from support.names import WAIT
 from support.places import EXAMPLES
 
-from pacsroute import App, Failure, Instance, Peer, RequestFailed, uids
+from pacsroute import App, Failure, Instance, Peer, RequestFailed, connect, uids
 
 
 @pytest.fixture
@@ -76,6 +76,7 @@ def test_stored_instances_are_committed_to(example, modality):
         client.store(instance("1.2.3"))
         client.store(instance("1.2.4"))
         assert commit(client, asked((CTImageStorage, "1.2.3"), (CTImageStorage, "1.2.4")))
+        client.run_jobs()
         event = modality.state.events.get(timeout=WAIT)
     assert (event.event_type, event.calling_ae) == (1, "COMMITMENT")
     assert event.sop_instance == StorageCommitmentPushModelInstance
@@ -99,6 +100,7 @@ def test_missing_instance_fails_with_its_reason(example, modality):
             (CTImageStorage, "../committed/1.2.3"),
         ]
         commit(client, asked(*wanted))
+        client.run_jobs()
         event = modality.state.events.get(timeout=WAIT)
     assert event.event_type == 2
     assert references(event.event_information, "ReferencedSOPSequence") == [("1.2.3", None)]
@@ -144,14 +146,12 @@ def test_an_instance_is_looked_at_once_however_often_it_is_named(example, monkey
     assert reasons == [0x0119, 0x0112] * 200
 
 
-def test_a_report_that_fails_is_tried_again_for_a_while(example, modality):
-    waited, refused = [], [0x0110, 0x0213]
+def waited(caplog):
+    return [int(found) for found in re.findall(r"again in (\d+) s", caplog.text)]
 
-    def later(seconds, function, *args):
-        waited.append(seconds)
-        function(*args)
 
-    example.app.state.later = later
+def test_a_report_that_fails_is_tried_again_for_a_while(example, modality, caplog):
+    refused = [0x0110, 0x0213]
     flaky = App("CT1")
 
     @flaky.n_event_report("StorageCommitment")
@@ -162,41 +162,33 @@ def test_a_report_that_fails_is_tried_again_for_a_while(example, modality):
 
     with example.app.test_client(calling_ae="CT1", peers={"CT1": flaky}) as client:
         commit(client, asked((CTImageStorage, "1.2.3")))
+        client.run_jobs()
         assert modality.state.events.get(timeout=WAIT).event_type == 2
-        assert waited == [5, 30]
+        assert waited(caplog) == [5, 30]
 
 
 def test_a_report_is_given_up_in_the_end(example, caplog):
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     example.app.destinations["CT1"] = Peer("127.0.0.1", port)
-    waited = []
-
-    def later(seconds, function, *args):
-        waited.append(seconds)
-        function(*args)
-
-    example.app.state.later = later
-    example.report("CT1", asked((CTImageStorage, "1.2.3")))
-    assert waited == list(example.WAITS)
+    with example.app.test_client(calling_ae="CT1") as client:
+        commit(client, asked((CTImageStorage, "1.2.3")))
+        client.run_jobs()
+        (job,) = example.app.work.opened.queue.jobs()
+    assert job.failed  # it is kept, and `pacsroute jobs --retry` reports it
+    assert waited(caplog) == list(example.WAITS)
     assert "given up" in caplog.text
 
 
-def test_scheduled_reports_wait_for_their_time(example):
-    came = queue.Queue()
-    example.later(0, came.put, "now")
-    assert came.get(timeout=WAIT) == "now"
-
-
-def test_scheduled_reports_share_one_thread(example, caplog):
-    before, came = threading.active_count(), queue.Queue()
-    for _ in range(200):
-        example.later(600, came.put, "too soon")
-    assert threading.active_count() <= before + 1
-    example.later(0, int, "no number")
-    example.later(0, came.put, "now")
-    assert came.get(timeout=WAIT) == "now"
-    assert "a report failed" in caplog.text
+def test_a_report_survives_a_restart(example, modality):
+    with example.app.serve(port=0, grace=1) as server:
+        example.app.destinations["CT1"] = Peer("127.0.0.1", 9)
+        with connect("127.0.0.1", server.port, calling_ae="CT1") as client:
+            commit(client, asked((CTImageStorage, "1.2.3")))
+    with modality.serve(port=0, grace=1) as peer:
+        example.app.destinations["CT1"] = Peer("127.0.0.1", peer.port)
+        with example.app.serve(port=0, grace=1):
+            assert modality.state.events.get(timeout=WAIT).event_type == 2
 
 
 @pytest.mark.parametrize("keyword", ["TransactionUID", "ReferencedSOPSequence"])
