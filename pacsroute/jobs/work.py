@@ -284,7 +284,10 @@ class Work:
 
     def start(self) -> None:
         """Begin to do what waits, and what is put from now on."""
-        assert self.opened
+        with self._lock:
+            opened = self.opened
+            if self._runner is None and self._runs:  # it was opened before the app served
+                self._run(opened)
 
     def _run(self, opened: Opened) -> None:
         logger.info("jobs are kept in %s", shown(where(self._app.config)))

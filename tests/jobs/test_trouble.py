@@ -9,7 +9,7 @@ from support.names import WAIT
 from support.postgresql import server
 from support.samples import FILES
 
-from pacsroute import App, Failure, RequestFailed, connect
+from pacsroute import App, Failure, Peer, RequestFailed, connect
 from pacsroute.framework.work import BackgroundFunction
 from pacsroute.jobs import opening, runner, schema
 from pacsroute.jobs.background import Background
@@ -190,3 +190,13 @@ def test_a_postgresql_that_is_down_refuses_stores_and_takes_them_when_it_is_back
 
             until(taken)
             assert ran.wait(WAIT)
+
+
+def test_what_was_forwarded_before_the_app_serves_is_delivered(tmp_path):
+    app, pacs, came = App("ROUTER", jobs=str(tmp_path / "jobs.db")), App("PACS"), threading.Event()
+    pacs.store(lambda request: came.set())
+    app.forward(SAMPLE, to="PACS")
+    with pacs.serve(port=0) as archive:
+        app.destinations["PACS"] = Peer("127.0.0.1", archive.port)
+        with app.serve(port=0):
+            assert came.wait(WAIT)
