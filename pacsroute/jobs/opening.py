@@ -15,6 +15,7 @@ from pacsroute.jobs.files import Files
 from pacsroute.jobs.owners import LeasedOwner, LockedOwner, LonelyOwner
 from pacsroute.jobs.queue import Queue
 
+_LOCK = 50_412_010  # of those who make the tables: any number that nobody else takes
 _SCHEMES = ("postgresql://", "postgres://")
 
 
@@ -147,7 +148,8 @@ def _postgresql(where: str, folder: Path, ae_title: str) -> Opened:
 
 def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) -> bool:
     """Make the tables, check whose they are; tell whether no other process here uses them."""
-    schema.create(transaction, queue.database.identity)
+    if not queue.database.shared or not _is_made(transaction):
+        schema.create(transaction, queue.database.identity)
     transaction.run(
         "INSERT INTO meta (name, value) VALUES ('app', :title) ON CONFLICT (name) DO NOTHING",
         title=ae_title,
@@ -159,6 +161,16 @@ def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) ->
     queue.bury(transaction, dead)
     neighbours = "SELECT 1 FROM owners WHERE node = :node"
     return not transaction.run(neighbours, node=queue.owner.node)
+
+
+def _is_made(transaction: Transaction) -> bool:
+    """Tell whether the tables are in PostgreSQL; one process at a time may find that they are not.
+
+    Statements that make them would wait for the transactions of others, and those for them.
+    """
+    transaction.run("SELECT pg_advisory_xact_lock(:lock)", lock=_LOCK)
+    ((there,),) = transaction.run("SELECT to_regclass('commitments') IS NOT NULL")
+    return bool(there)
 
 
 def _offset(transaction: Transaction, *, anew: bool) -> float:
