@@ -23,7 +23,7 @@ _FORWARDED = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
-@dataclass
+@dataclass(eq=False)
 class Caller:
     """Who has sent an HTTP request, as hooks and `@app.authenticate` see the peer.
 
@@ -38,6 +38,9 @@ class Caller:
     user: Any = None
     contexts: dict[int, AcceptedContext] = field(default_factory=dict)
     state: SimpleNamespace = field(default_factory=SimpleNamespace)
+
+    def ended(self) -> None:
+        """Return None, as an association does that is there: its request says when it is over."""
 
 
 def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -68,12 +69,26 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     content_type = exchange.http.headers.get("Content-Type", "")
     storing = _Storing(exchange, unique.get("StudyInstanceUID", ""))
     try:
-        _receive(exchange, content_type, storing)
-        storing.finish()
+        with _under_way(exchange):
+            _receive(exchange, content_type, storing)
+            storing.finish()
     except BaseException as error:
         _All(storing.answerings).__exit__(type(error), error, None)
         raise
     return _response(exchange, storing, kind, unique.get("StudyInstanceUID", ""))
+
+
+@contextlib.contextmanager
+def _under_way(exchange: Exchange) -> Iterator[None]:
+    """Let no period of `@app.quiet` end while more of a series may be in the body."""
+    if not exchange.app.declared.quiet:
+        yield
+        return
+    exchange.app.work.receiving(exchange.caller)
+    try:
+        yield
+    finally:
+        exchange.app.work.answered(exchange.caller)
 
 
 def _receive(exchange: Exchange, content_type: str, storing: _Storing) -> None:

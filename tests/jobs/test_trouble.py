@@ -1,5 +1,6 @@
 """The queue in trouble: a database that fails, a clock that jumps, a process that was stopped."""
 
+import http.client
 import sqlite3
 import threading
 import time
@@ -9,7 +10,7 @@ from support.names import WAIT
 from support.postgresql import server
 from support.samples import FILES
 
-from pacsroute import App, Failure, Peer, RequestFailed, connect
+from pacsroute import App, Failure, Instance, Peer, RequestFailed, connect
 from pacsroute.framework.work import BackgroundFunction
 from pacsroute.jobs import opening, runner, schema
 from pacsroute.jobs.background import Background
@@ -200,3 +201,81 @@ def test_what_was_forwarded_before_the_app_serves_is_delivered(tmp_path):
         app.destinations["PACS"] = Peer("127.0.0.1", archive.port)
         with app.serve(port=0):
             assert came.wait(WAIT)
+
+
+def test_a_destination_that_is_away_for_an_hour_gets_all_of_it(tmp_path, monkeypatch):
+    """Time is made to pass; the lane looks for it once a minute, and uses up no attempt."""
+    app, pacs, came = App("ROUTER"), App("PACS"), []
+    pacs.store(lambda request: came.append(request.sop_instance))
+    with app.test_client() as client:
+        now = app.work.opened.queue.now
+        app.forward(SAMPLE, to="PACS")
+        began = now.seconds
+        while now.seconds - began < 3600:
+            client.run_jobs()
+        (job,) = app.work.opened.queue.jobs()
+        assert (job.attempts, job.failed) == (0, False)
+        looks = app.work.opened.queue.failures("PACS")
+        assert 60 <= looks <= 70
+        with pacs.serve(port=0) as archive:
+            app.destinations["PACS"] = Peer("127.0.0.1", archive.port)
+            client.run_jobs()
+    assert len(came) == 1
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_jobs_wait_without_slowing_the_others_down(queue):
+    for start in range(0, 100_000, 1000):
+        queue.put(
+            NewJob("AWAY", "deliver", {"name": number}, key=str(number), study=str(number // 100))
+            for number in range(start, start + 1000)
+        )
+    queue.put(NewJob("LATER", "f", {"name": number}, delay=3600) for number in range(10_000))
+    queue.back_off("AWAY", 3600)
+
+    def seconds(work):
+        began = time.monotonic()
+        work()
+        return time.monotonic() - began
+
+    assert queue.ready() == []
+    assert min(seconds(queue.ready) for _ in range(5)) < 0.25
+    put = [NewJob("PACS", "deliver", {"name": 1}, key="1", study="1")]
+    assert min(seconds(lambda: queue.put(put)) for _ in range(5)) < 0.25
+    assert min(seconds(lambda: queue.claim("PACS", 20)) for _ in range(5)) < 0.25
+    queue.wake("AWAY")
+    assert min(seconds(lambda: queue.claim("AWAY", 20)) for _ in range(5)) < 0.25
+    assert seconds(queue.lanes) < 5
+
+
+def test_no_period_ends_while_an_http_request_brings_more_of_it(tmp_path):
+    app = App("ROUTER", jobs=str(tmp_path / "jobs.db"))
+    ended, counts = threading.Event(), []
+
+    @app.store
+    def store(request): ...
+
+    @app.quiet("SERIES", after=0.5)
+    def complete(series):
+        counts.append(series.count)
+        ended.set()
+
+    def body():
+        yield b"--b\r\nContent-Type: application/dicom\r\n\r\n"
+        for number, between in enumerate((b"--b\r\nContent-Type: application/dicom\r\n\r\n", b"")):
+            dataset = Instance(SAMPLE).dataset
+            dataset.SOPInstanceUID = f"1.2.3.{number}"
+            yield Instance(dataset).save(tmp_path / "sent").read_bytes() + b"\r\n" + between
+            if between:
+                ended.wait(3.0)  # the first one is whole, and the period must not end
+        yield b"--b--\r\n"
+
+    with app.serve(port=0, web_port=0) as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.web_port, timeout=WAIT)
+        kind = 'multipart/related; type="application/dicom"; boundary=b'
+        headers = {"Content-Type": kind, "Accept": "application/dicom+json"}
+        connection.request("POST", "/dicom-web/studies", body(), headers, encode_chunked=True)
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert ended.wait(WAIT)
+    assert counts == [2]
