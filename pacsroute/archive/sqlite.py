@@ -1,17 +1,16 @@
-"""An index in a file of SQLite: connections that read, and one that writes for all who wait."""
+"""An index in a file of SQLite: connections that read, and one that writes for all threads."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from pacsroute.archive.database import Transaction, UnavailableError
+from pacsroute.group_commit import GroupCommit
 from pacsroute.matching.dialects import Name
 
 T = TypeVar("T")
@@ -19,22 +18,6 @@ Work = Callable[[Transaction], T]
 _STEPS = 1000  # of SQLite's machine between looks at the clock: 50 patterns of some ms at worst
 _LOOK_EVERY = 0.01  # seconds between looks whether a query is still wanted
 _TIMEOUT = 30  # seconds that a writer waits for those of other processes
-
-
-class _Job(Generic[T]):
-    """Something to be done in a transaction, and what came of it."""
-
-    def __init__(self, work: Work[T], is_flushed: bool) -> None:
-        self.work = work
-        self.is_flushed = is_flushed
-        self.is_done = False
-        self.error: BaseException | None = None
-        self.value: T | None = None
-
-    def result(self) -> T:
-        if self.error is not None:
-            raise self.error
-        return self.value  # type: ignore[return-value]
 
 
 class SQLite:
@@ -64,18 +47,13 @@ class SQLite:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._idle: list[sqlite3.Connection] = []
-        self._jobs: deque[_Job[Any]] = deque()
-        self._turn = threading.Lock()
-        self._writer: sqlite3.Connection | None = None  # of whoever has the turn
-        self._mode = ""
+        self._commits = GroupCommit(self.connect)
 
     def close(self) -> None:
         """Close the connections."""
         while self._idle:
             self._idle.pop().close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer, self._mode = None, ""
+        self._commits.close()
 
     def rows(
         self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
@@ -104,40 +82,17 @@ class SQLite:
         Parameters
         ----------
         work : callable
-            Called with a connection; what it raises undoes what it did, and is raised.
+            Called with a connection; an exception of it undoes what it did, and is raised.
         flush : bool
             Whether it has to survive a power cut, too, with all that was written before it.
         alone : sequence of str, optional
             Nothing that SQLite needs: it has one transaction that writes at a time.
         """
-        job = _Job(work, flush)
-        self._jobs.append(job)
-        with self._turn:
-            if not job.is_done:  # else the thread before has done it, too
-                self._do_all()
         with _available():
-            return job.result()
-
-    def _do_all(self) -> None:
-        jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
-        try:
-            if self._writer is None:
-                self._writer = self.connect()
-            mode = "FULL" if any(job.is_flushed for job in jobs) else "NORMAL"
-            if mode != self._mode:
-                self._mode = ""
-                self._writer.execute(f"PRAGMA synchronous = {mode}")
-                self._mode = mode
-            _do(self._writer, jobs)
-        except BaseException as error:  # noqa: BLE001 - each thread raises it for itself
-            for job in jobs:
-                job.error = job.error or error
-        finally:
-            for job in jobs:
-                job.is_done = True
+            return self._commits.write(work, flush=flush)
 
     def connect(self) -> sqlite3.Connection:
-        """Return a connection of one's own, to be closed."""
+        """Return a new connection, to be closed by the caller."""
         db = sqlite3.connect(
             self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
         )
@@ -179,29 +134,3 @@ def _now_and_then(stop: Callable[[], bool]) -> Callable[[], bool]:
         return stop()
 
     return is_stopped
-
-
-def _do(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
-    """Do the work of all jobs in one transaction; one that fails leaves nothing of its own."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if len(jobs) == 1:
-            jobs[0].value = jobs[0].work(db)
-        else:
-            _do_each(db, jobs)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def _do_each(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
-    for job in jobs:
-        db.execute("SAVEPOINT job")
-        try:
-            job.value = job.work(db)
-        except Exception as error:  # noqa: BLE001 - it is raised in its own thread
-            job.error = error
-            db.execute("ROLLBACK TO job")
-        db.execute("RELEASE job")

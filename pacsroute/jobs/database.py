@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from pacsroute.group_commit import GroupCommit
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -78,40 +79,42 @@ class SQLite:
     identity = "INTEGER PRIMARY KEY AUTOINCREMENT"
 
     def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._is_closed = False
         self._reading = threading.Lock()  # guards _reader: one statement at a time
-        self._durable = _Writer(_opened(path, "FULL"))
-        if path is None:  # each connection to memory is a database of its own
-            self._quick = self._durable
-            self._reader = None
-        else:
-            self._quick = _Writer(_opened(path, "NORMAL"))
-            self._reader = _opened(path, "NORMAL")
+        # Each connection to memory is a database of its own.
+        self._reader = None if path is None else _opened(path)
+        self._commits = GroupCommit(self._connect)
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._is_closed:
+            raise sqlite3.ProgrammingError("the queue is closed")
+        return _opened(self._path)
 
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
         """See `Database.write`."""
-        return (self._durable if durable else self._quick).write(work)
+        return self._commits.write(lambda connection: work(_Cursor(connection)), flush=durable)
 
     def read(self, statement: str, /, **values: Any) -> list[Row]:
         """See `Database.read`."""
         if self._reader is None:
-            return self._durable.write(lambda transaction: transaction.run(statement, **values))
+            return self.write(lambda transaction: transaction.run(statement, **values))
         with self._reading:
             return _Cursor(self._reader).run(statement, **values)
 
     def close(self) -> None:
         """See `Database.close`."""
-        self._durable.close()
+        self._is_closed = True
+        self._commits.close()
         if self._reader is not None:
-            self._quick.close()
             with self._reading:
                 self._reader.close()
 
 
-def _opened(path: Path | None, synchronous: str) -> sqlite3.Connection:
+def _opened(path: Path | None) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path or ":memory:", timeout=_BUSY, isolation_level=None, check_same_thread=False
     )
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA foreign_keys = ON")
     if path is not None:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -126,82 +129,6 @@ class _Cursor:
 
     def run(self, statement: str, /, **values: Any) -> list[Row]:
         return self._connection.execute(statement, values).fetchall()
-
-
-class _Work:
-    """Work that a thread wants to be committed, and its result."""
-
-    def __init__(self, work: Callable[[Transaction], Any]) -> None:
-        self.work = work
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
-class _Writer:
-    """Commits what several threads want at the same time in one transaction.
-
-    The thread that has `_turn` commits what all others have put into `_waiting` until then;
-    they find it done when they have their turn. `_lock` guards `_waiting`, `_turn` the rest.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._turn = threading.Lock()
-        self._waiting: list[_Work] = []
-
-    def write(self, work: Callable[[Transaction], T]) -> T:
-        mine = _Work(work)
-        with self._lock:
-            self._waiting.append(mine)
-        with self._turn:
-            if not mine.done:
-                with self._lock:
-                    batch, self._waiting = self._waiting, []
-                self._commit(batch)
-        if mine.error is not None:
-            raise mine.error
-        result: T = mine.result
-        return result
-
-    def _commit(self, batch: list[_Work]) -> None:
-        try:
-            with self._transaction():
-                for one in batch:
-                    self._run(one, alone=len(batch) == 1)
-        except BaseException as error:  # noqa: BLE001 - each thread raises it for itself
-            for one in batch:
-                one.error = one.error or error
-        for one in batch:
-            one.done = True
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    def _run(self, one: _Work, *, alone: bool) -> None:
-        if alone:
-            one.result = one.work(_Cursor(self._connection))
-            return
-        self._connection.execute("SAVEPOINT one")
-        try:
-            one.result = one.work(_Cursor(self._connection))
-        except BaseException as error:  # noqa: BLE001 - the others' work goes on
-            one.error = error
-            self._connection.execute("ROLLBACK TO one")
-        self._connection.execute("RELEASE one")
-
-    def close(self) -> None:
-        with self._turn:
-            self._connection.close()
 
 
 _NAME = re.compile(r"(?<!:):([a-z_]+)")

@@ -453,7 +453,7 @@ def test_work_that_fails_takes_none_with_it_that_shares_its_commit(tmp_path):
     for name, work in (("insert", insert), ("fail", fail)):
         threads.append(threading.Thread(target=write, args=(name, work)))
         threads[-1].start()
-    while len(database._durable._waiting) < 2:
+    while len(database._commits._jobs) < 2:
         pass
     go_on.set()
     for thread in threads:
