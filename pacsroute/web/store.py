@@ -8,15 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
-from pydicom import Dataset
-from pydicom.encaps import encapsulate
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
-from pacsroute.dataset import parse
-from pacsroute.dataset.json_model import from_dicom_json
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, DataSetTooLarge
 from pacsroute.framework.requests import StoreRequest
 from pacsroute.framework.results import Outcome
 from pacsroute.instances.incoming import Incoming
@@ -31,8 +27,9 @@ from pacsroute.status import (
     Status,
 )
 from pacsroute.web.exchange import Delivery, Exchange
+from pacsroute.web.models import Models
 from pacsroute.web.parts import receive
-from pacsroute.web.statuses import RETRY_AFTER
+from pacsroute.web.statuses import RETRY_AFTER, Failed
 from pacsroute.web.xml_model import XML, xml_of
 
 logger = logging.getLogger("pacsroute")
@@ -41,8 +38,7 @@ _DICOM, _JSON = "application/dicom", "application/dicom+json"
 _NO_TRANSFER_SYNTAX = 0xC122
 _NOT_AUTHORIZED = 0x0124
 _PIECE = 1 << 18
-_PIXELS = "7FE00010"
-_AVAILABLE_SYNTAX = "00083002"
+_OPEN = 32  # answers that wait for the response, with their files; a body may have thousands
 
 
 class _Result(NamedTuple):
@@ -53,6 +49,11 @@ class _Result(NamedTuple):
     sop_instance: str = ""
     study: str = ""
     series: str = ""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the handler has it."""
+        return self.outcome.status.category in ("Success", "Warning")
 
 
 def answer(exchange: Exchange, **unique: str) -> Response:
@@ -75,6 +76,8 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     except BaseException as error:
         _All(storing.answerings).__exit__(type(error), error, None)
         raise
+    finally:
+        storing.close()
     return _response(exchange, storing, kind, unique.get("StudyInstanceUID", ""))
 
 
@@ -115,18 +118,22 @@ class _Storing:
         self._exchange = exchange
         self._study = study
         self._incoming: Incoming | None = None
-        self._model: bytearray | None = None
-        self._models: list[Any] = []
-        self._bulk: Spool | None = None
-        self._bulk_data: dict[str, list[tuple[str, Spool]]] = {}
+        config = exchange.app.config
+        self._models = Models(
+            self._open_spool(b""), exchange.limits, config.max_set_length, config.max_web_parts
+        )
         self.results: list[_Result] = []
         self.answerings: list[Any] = []
         self.size = 0
 
+    def close(self) -> None:
+        """Hold nothing any more but the results."""
+        self._models.close()
+
     def begin(self, headers: Mapping[str, str]) -> None:
         """Take a part that begins."""
         content_type = headers.get("content-type", _DICOM)
-        self._incoming = self._model = self._bulk = None
+        self._incoming = None
         if _is(content_type, _DICOM):
             app, caller = self._exchange.app, self._exchange.caller
             self._incoming = Incoming(
@@ -136,11 +143,9 @@ class _Storing:
                 receiver=caller.called_ae,
             )
         elif _is(content_type, _JSON):
-            self._model = bytearray()
+            self._models.begin_model()
         elif headers.get("content-location"):
-            self._bulk = self._open_spool(b"")
-            of_it = self._bulk_data.setdefault(headers["content-location"], [])
-            of_it.append((content_type, self._bulk))
+            self._models.begin_bulk_data(headers["content-location"], content_type)
         else:
             raise UnsupportedMediaType(
                 f"parts are {_DICOM}, or {_JSON} and bulk data with a Content-Location"
@@ -161,13 +166,9 @@ class _Storing:
         self.size += len(piece)
         if self._incoming is not None:
             self._incoming.data(piece)
-        elif self._model is not None:
-            self._model += piece
-            most = self._exchange.app.config.max_set_length
-            if len(self._model) > most:
-                raise BadRequest(f"metadata of more than {most} bytes: max_set_length")
-        elif self._bulk is not None:
-            self._bulk.write(piece)
+        else:
+            with _refused():
+                self._models.data(piece)
 
     def end(self) -> None:
         """Store an instance that is whole."""
@@ -175,22 +176,18 @@ class _Storing:
         if incoming is not None:
             incoming.end()
             self._store_file(incoming)
-        elif self._model is not None:
-            try:
-                found = orjson.loads(bytes(self._model))
-            except orjson.JSONDecodeError:
-                raise BadRequest("the metadata are not JSON") from None
-            self._models += found if isinstance(found, list) else [found]
-            self._model = None
+        else:
+            with _refused():
+                self._models.end()
 
     def finish(self) -> None:
         """Store the instances that came as metadata and bulk data: all parts are here now."""
-        for model in self._models:
-            try:
-                dataset = _dataset(model, self._bulk_data)
-            except DataSetError as error:
-                logger.warning("STOW-RS: metadata that are no instance: %s", error)
-                self.results.append(_Result(Outcome(Status(UNABLE_TO_PROCESS, str(error)))))
+        for dataset in self._models:
+            if isinstance(dataset, DataSetError):
+                logger.warning("STOW-RS: metadata that are no instance: %s", dataset)
+                too_large = isinstance(dataset, DataSetTooLarge)
+                code = OUT_OF_RESOURCES if too_large else UNABLE_TO_PROCESS
+                self.results.append(_Result(Outcome(Status(code, str(dataset)))))
                 continue
             instance = Instance(dataset, limits=self._exchange.limits)
             if not uids.is_uid(instance.sop_instance):
@@ -244,6 +241,8 @@ class _Storing:
         self.results.append(
             _Result(result, instance.sop_class, instance.sop_instance, study, series)
         )
+        if len(self.answerings) > _OPEN:
+            self.answerings.pop(0).__exit__(None, None, None)
 
 
 def _of(instance: Instance) -> tuple[str, str]:
@@ -257,50 +256,14 @@ def _of(instance: Instance) -> tuple[str, str]:
         return "", ""
 
 
-def _dataset(model: Any, bulk_data: dict[str, list[tuple[str, Spool]]]) -> Dataset:
-    """Return the data set of metadata and bulk data (PS3.18 §8.7.2, §10.5.1.2)."""
-    if not isinstance(model, dict):
-        raise DataSetError("metadata are objects")
-    syntax = ""
-    frames: list[bytes] = []
-
-    def fetch(uri: str) -> bytes:
-        parts = bulk_data.get(uri)
-        if parts is None or any(spool.error for _, spool in parts):
-            raise DataSetError("bulk data that did not come")
-        return b"".join(spool.open().read() for _, spool in parts)
-
-    pixels = model.get(_PIXELS)
-    if isinstance(pixels, dict) and pixels.get("BulkDataURI") in bulk_data:
-        parts = bulk_data[pixels["BulkDataURI"]]
-        syntax = _syntax(parts[0][0])
-        if syntax and syntax not in uids.NATIVE:
-            frames = [spool.open().read() for _, spool in parts]
-            model = {key: value for key, value in model.items() if key != _PIXELS}
-    dataset = parse(from_dicom_json(model, bulk_data=fetch), uids.EXPLICIT_VR_LITTLE_ENDIAN)
-    dataset.pop(int(_AVAILABLE_SYNTAX, 16), None)
-    from pydicom import FileMetaDataset  # noqa: PLC0415 - pydicom, late
-    from pydicom.uid import UID  # noqa: PLC0415
-
-    whole = Dataset(dataset)
-    whole.set_original_encoding(False, True, dataset.original_character_set)
-    whole.file_meta = FileMetaDataset()
-    whole.file_meta.TransferSyntaxUID = UID(uids.EXPLICIT_VR_LITTLE_ENDIAN)
-    if frames:
-        whole.PixelData = encapsulate(frames)
-        whole["PixelData"].VR = "OB"
-        whole["PixelData"].is_undefined_length = True
-        whole.file_meta.TransferSyntaxUID = UID(syntax)
-    return whole
-
-
-def _syntax(content_type: str) -> str:
-    """Return the transfer syntax that the media type of bulk data names."""
-    for parameter in content_type.split(";")[1:]:
-        name, _, value = parameter.strip().partition("=")
-        if name.lower() == "transfer-syntax":
-            return value.strip('"')
-    return ""
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Refuse the request where the process has no memory for it."""
+    try:
+        yield
+    except DataSetTooLarge as error:
+        logger.warning("STOW-RS: %s", error)
+        raise Failed(Outcome(Status(OUT_OF_RESOURCES, str(error)))) from None
 
 
 # ------------------------------------------------------------- the response
@@ -309,8 +272,8 @@ def _syntax(content_type: str) -> str:
 def _response(exchange: Exchange, storing: _Storing, kind: str, study: str) -> Response:
     """Return the Store Instances Response Module (PS3.18 Annex I)."""
     results = storing.results
-    good = [one for one in results if one.outcome.status.category in ("Success", "Warning")]
-    bad = [one for one in results if one not in good]
+    good = [one for one in results if one.is_stored]
+    bad = [one for one in results if not one.is_stored]
     model: dict[str, Any] = {"00081190": {"vr": "UR"}}  # empty, if they are of several studies
     studies = {one.study for one in good if one.study}
     if study or len(studies) == 1:

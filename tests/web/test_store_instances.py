@@ -1,6 +1,8 @@
 """STOW-RS (PS3.18 §10.5, Annex I)."""
 
 import json
+import os
+import sys
 from io import BytesIO
 
 import pydicom
@@ -9,9 +11,11 @@ from support.samples import FILES, SAMPLES
 from support.web import CT, MR_RLE, ROOT, content, data_set, multipart, parts, path_of, read, store
 
 from pacsroute import App, Failure
+from pacsroute.memory import PROCESS
 
 REFERENCED, FAILED, OTHERS = "00081199", "00081198", "0008119A"
 REASON, URL, WARNING = "00081197", "00081190", "00081196"
+MIB = 1_048_576
 OWN_SYNTAX = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 
 
@@ -258,6 +262,78 @@ def test_bulk_data_that_did_not_come_fails_its_instance(web):
     response = web.post(f"{ROOT}/studies", data=body, content_type=kind)
     assert response.status_code == 409
     assert response.json[OTHERS]["Value"] == [{REASON: {"vr": "US", "Value": [0xC000]}}]
+
+
+MODEL = {"Content-Type": "application/dicom+json"}
+IMAGE = {
+    "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.7"]},
+    "00080018": {"vr": "UI", "Value": ["1.2.3"]},
+}
+BULK = {"Content-Type": "application/octet-stream", "Content-Location": "bulk"}
+
+
+def stow_models(client, text, *more):
+    body, kind = multipart((MODEL, text), *more, kind="application/dicom+json")
+    return client.web.post(f"{ROOT}/studies", data=body, content_type=kind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" + b"{}," * 100_000 + b"{}]",
+        b"[" + b"[]," * 400_000 + b"[]]",
+        b'{"00100020":{"vr":"LO","Value":[' + b'"",' * 400_000 + b'""]}}',
+        b'{"00081140":{"vr":"SQ","Value":[' + b"{}," * 100_000 + b"{}]}}",
+    ],
+    ids=["instances", "lists", "values", "items"],
+)
+def test_metadata_that_take_much_memory_once_they_are_read_are_refused(archive, text):
+    archive.config.max_memory = 16 * MIB
+    before = PROCESS.held
+    with archive.test_client() as client:
+        assert stow_models(client, text).status_code == 503
+        assert PROCESS.held <= before
+        archive.config.max_web_parts = 10
+        assert stow_models(client, b"[" + b"{}," * 10 + b"{}]").status_code == 413
+
+
+@pytest.mark.parametrize(("count", "status"), [(2, 200), (300, 503)])
+def test_bulk_data_that_many_elements_name_draw_on_the_memory_of_the_process(count, status):
+    app = App("KEEPER", max_memory=16 * MIB)
+    app.store(lambda request: None)
+    before = PROCESS.held
+    model = dict(IMAGE)
+    for number in range(count):
+        model[f"{0x00090010 + number:08X}"] = {"vr": "OB", "BulkDataURI": "bulk"}
+    with app.test_client() as client:
+        text = json.dumps(model).encode()
+        assert stow_models(client, text, (BULK, bytes(MIB))).status_code == status
+    assert PROCESS.held <= before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+@pytest.mark.parametrize("kind", ["instances", "bulk data"])
+def test_a_body_of_many_parts_holds_few_files_open(kind):
+    app, numbers = App("KEEPER"), []
+
+    @app.store
+    def store(request):
+        numbers.append(len(os.listdir("/proc/self/fd")))
+
+    ct = read(CT)
+    ct.PixelData = bytes(200_000)  # more than is held in memory
+    file = BytesIO()
+    ct.save_as(file)
+    with app.test_client() as client:
+        if kind == "instances":
+            body, media_type = multipart(*[file.getvalue()] * 100)
+            response = client.web.post(f"{ROOT}/studies", data=body, content_type=media_type)
+        else:
+            model = json.dumps(IMAGE).encode()
+            response = stow_models(client, model, *[(BULK, bytes(200_000))] * 100)
+            numbers.insert(0, len(os.listdir("/proc/self/fd")))
+    assert response.status_code == 200
+    assert max(numbers) < numbers[0] + 50
 
 
 def test_a_study_with_no_store_handler_refuses_each_instance():
