@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Row = dict[str, Any]
+_UNBINDABLE = re.compile("[\0\ud800-\udfff]")  # what no database takes as text
 
 
 @dataclass
@@ -144,4 +146,4 @@ def _known(model: Model, key: str, dataset: Dataset) -> Any:
 
 
 def _text(dataset: Dataset, key: str) -> str:
-    return str(dataset.get(key))
+    return _UNBINDABLE.sub("", str(dataset.get(key)))

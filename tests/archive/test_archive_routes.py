@@ -210,3 +210,11 @@ def test_limit_and_offset_are_applied_by_the_archive(make):
         rows = list(app.state.archive.find(request))
         assert [row["StudyDate"] for row in rows] == ["20240105", "20240104", "20240103"]
         assert request.paged
+
+
+def test_a_name_that_no_database_takes_is_cleaned(make):
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1, PatientName="Doe\0^John"))
+        (row,) = found(client, "STUDY", PatientName="doe*")
+        assert row.PatientName == "Doe^John"
