@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pacsroute.archive.layout import Layout
+from pacsroute.errors import DataSetError
 from pacsroute.instances.atomic_files import make_folder, sync
 from pacsroute.instances.instance import Instance
 
@@ -27,6 +30,8 @@ except ImportError:  # Windows, where an archive has one process
 
 INCOMING, QUARANTINE = ".incoming", ".quarantine"
 _MANY = 256  # first names that go together
+# On these, flushing a new file flushes the name that it has: they have one journal for both.
+_NAMES_WITH_FILES = frozenset({"ext4", "xfs", "f2fs"})
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES, errno.ENOSYS)
 
 
@@ -48,6 +53,7 @@ class Files:
         self._layout = layout
         self._flush_index = flush_index
         self._incoming = ""
+        self._is_one_flush = False
         self._held = -1
         self._numbers = itertools.count()
         self._settled: list[str] = []
@@ -59,6 +65,7 @@ class Files:
         token = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._incoming = os.path.join(self.root, INCOMING, token)
         make_folder(self._incoming)
+        self._is_one_flush = _file_system_of(self._incoming) in _NAMES_WITH_FILES
         if fcntl is not None:
             self._held = os.open(self._incoming, os.O_RDONLY)
             fcntl.flock(self._held, fcntl.LOCK_EX)
@@ -85,7 +92,19 @@ class Files:
             If it cannot be written; nothing of it stays behind.
         """
         name = f"{instance.sop_instance}~{next(self._numbers)}"
-        return os.fspath(instance.save(self._incoming, name))
+        if not self._is_one_flush:
+            return os.fspath(instance.save(self._incoming, name))
+        with instance.open() as file:
+            if not isinstance(file, io.BytesIO):  # to read it all would cost more than a flush
+                return os.fspath(instance.save(self._incoming, name))
+            name = f"{name}~{zlib.crc32(file.getbuffer()):08x}"
+        draft = os.fspath(instance.save(self._incoming, name, durable=False))
+        try:
+            sync(draft)  # its name is flushed with it, and may be there before the bytes are
+        except BaseException:
+            remove(draft)
+            raise
+        return draft
 
     def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
         """Give a draft the name under which it stays; return that name, within the folder."""
@@ -169,6 +188,33 @@ class Files:
                     elif entry.name.endswith(".dcm"):
                         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                             yield name, entry.stat(follow_symlinks=False)
+
+
+def is_whole(draft: str) -> bool:
+    """Tell whether a draft is as it was received; a power cut may leave a name without bytes.
+
+    That one was never acknowledged: its flush has not come to an end.
+    """
+    told = os.path.basename(draft).split("~")[2:]
+    if not told:
+        return True  # it got its name when all of it was on the disk
+    try:
+        with Instance(draft).open() as file:
+            return f"{zlib.crc32(file.read()):08x}" == told[0]
+    except (DataSetError, OSError):
+        return False
+
+
+def _file_system_of(folder: str) -> str:
+    """Return the kind of file system that a folder is on; empty where nobody tells."""
+    device = os.stat(folder).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}" if hasattr(os, "major") else ""
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            if number in before.split(" ", 3)[2:3]:
+                return after.split(" ", 1)[0]
+    return ""
 
 
 @contextlib.contextmanager

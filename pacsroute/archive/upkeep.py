@@ -13,7 +13,7 @@ from pacsroute.archive import schema
 from pacsroute.archive.database import Database, Transaction, UnavailableError
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.entry import Entry
-from pacsroute.archive.files import Files, remove
+from pacsroute.archive.files import Files, is_whole, remove
 from pacsroute.archive.intake import AnotherPatientError, DeletedError, KnownError, admit, take_out
 from pacsroute.archive.model import Model
 from pacsroute.archive.storing import Storing
@@ -104,6 +104,10 @@ class Upkeep:
 
     def _settle(self, draft: str) -> None:
         """Bring what a process had under way when it died to its end."""
+        if not is_whole(draft):
+            logger.warning("%s was cut off before it was acknowledged: it is removed", draft)
+            remove(draft)
+            return
         try:
             instance = Instance(draft)
             if not self._is_in(draft, instance.sop_instance):

@@ -11,11 +11,13 @@ from datetime import datetime, timedelta
 
 import pytest
 from support.archives import found, image, only_sqlite, uids_in
+from support.names import CT, EXPLICIT
 
 from pacsroute import App, Archive, Failure, Instance, RequestFailed
 from pacsroute.archive import files, storing, upkeep
 from pacsroute.archive.database import UnavailableError
 from pacsroute.archive.decisions import Decisions
+from pacsroute.dataset.encoding import encode
 
 # Stores three instances, and is killed at a place that its arguments name.
 KILLED = """
@@ -332,3 +334,87 @@ def test_an_archive_of_the_example_of_before_is_taken_in(tmp_path):
     app.register_blueprint(Archive(folder))
     with app.test_client() as client:
         assert uids_in(client) == {"1.3.1"}
+
+
+@pytest.mark.parametrize("kind", ["ext4", "another"])
+def test_draft_whose_bytes_a_power_cut_has_taken_is_removed(make, monkeypatch, caplog, kind):
+    """Its flush had not ended, so nobody was told that it is here."""
+    monkeypatch.setattr(files, "_file_system_of", lambda folder: kind)
+    app = make()
+    with app.running():
+        archive = app.state.archive
+        first, second = (
+            archive._files.receive(
+                Instance(
+                    encode(image(number, PixelData=b"1234"), EXPLICIT),
+                    sop_class=CT,
+                    sop_instance=f"1.3.{number}",
+                    transfer_syntax=EXPLICIT,
+                )
+            )
+            for number in (1, 2)
+        )
+        with open(first, "r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(bytes(4))
+    with make().test_client() as client:
+        # Elsewhere a draft has its name only when it is whole.
+        assert uids_in(client) == ({"1.3.2"} if kind == "ext4" else {"1.3.1", "1.3.2"})
+    assert ("was cut off before it was acknowledged" in caplog.text) == (kind == "ext4")
+    assert not os.path.exists(first)
+    assert not os.path.exists(second)
+
+
+def test_draft_without_anything_in_it_is_removed(make, monkeypatch):
+    monkeypatch.setattr(files, "_file_system_of", lambda folder: "ext4")
+    app = make()
+    with app.running():
+        path = app.state.archive._files.receive(Instance(image(1)))
+        os.truncate(path, 0)
+    with make().test_client() as client:
+        assert uids_in(client) == set()
+    assert not os.path.exists(path)
+
+
+def test_a_flush_that_fails_leaves_no_draft(make, monkeypatch):
+    monkeypatch.setattr(files, "_file_system_of", lambda folder: "ext4")
+    app = make()
+
+    def broken(path):
+        raise OSError(5, "Input/output error")
+
+    with app.running():
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "sync", broken)
+            with pytest.raises(Failure, match="not available"):
+                app.state.archive.add(Instance(image(1)))
+        (own,) = (app.state.archive.folder / ".incoming").iterdir()
+        assert list(own.iterdir()) == []
+        assert app.state.archive.add(Instance(image(1))) is None
+
+
+def test_order_of_writing_and_flushing(make, monkeypatch):
+    """What is acknowledged is on the disk: the file is flushed when it has its first name."""
+    monkeypatch.setattr(files, "_file_system_of", lambda folder: "ext4")
+    app, order = make(), []
+    sync = files.sync
+
+    def synced(path):
+        assert os.path.exists(path)
+        order.append(path)
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", synced)
+    with app.running():
+        archive = app.state.archive
+        admitted = storing.admit
+
+        def admit(*args, **options):
+            order.append("admit")
+            return admitted(*args, **options)
+
+        monkeypatch.setattr(storing, "admit", admit)
+        archive.add(Instance(image(1)))
+        assert order[0].endswith(f"~{order[0].rsplit('~')[-1]}")
+        assert os.path.basename(order[0]).startswith("1.3.1~0~")
+        assert order[1:] == ["admit"]
