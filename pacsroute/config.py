@@ -207,6 +207,9 @@ class Config:
     web_threads: int = _setting(16, "HTTP requests handled at once.", 1, 1000)
     web_connections: int = _setting(200, "HTTP connections at once.", 1, 100_000)
     web_idle: float = _setting(60.0, "Time that an idle HTTP connection is kept open.", 0.01)
+    web_viewer: str | None = _setting(
+        None, "Folder of a built viewer, such as OHIF's dist, to be had at /viewer.", path=True
+    )
     web_jobs: bool = _setting(
         False, "Run durable jobs in the processes of another WSGI server, too."
     )

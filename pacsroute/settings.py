@@ -68,6 +68,7 @@ class Settings(ServerSettings, total=False):
     web_threads: int
     web_connections: int
     web_idle: float
+    web_viewer: str | os.PathLike[str] | None
     web_jobs: bool
     max_results: int
     max_web_header: int

@@ -22,6 +22,7 @@ from pacsroute.framework.base import BaseApp
 from pacsroute.net.pace import Pace
 from pacsroute.thread_pool import DaemonPool
 from pacsroute.tls import TLS, explain
+from pacsroute.web import viewer
 from pacsroute.web.caller import check_start
 from pacsroute.web.connection import Connection, Gateway
 
@@ -60,6 +61,7 @@ class WebServer(CherootServer):
         config = app.config
         address = listener.getsockname()
         check_start(app, address[0])
+        viewer.check(config)
         super().__init__(address[:2], app.web, numthreads=1, server_name="pacsroute")
         self.software = "pacsroute"
         self.gateway = Gateway

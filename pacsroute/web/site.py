@@ -19,11 +19,13 @@ from werkzeug.exceptions import (
 )
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import TestResponse
+from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
 from pacsroute.errors import SetupError
 from pacsroute.framework.admission import left
 from pacsroute.framework.base import BaseApp
+from pacsroute.web import viewer
 from pacsroute.web.caller import Caller, admitted
 from pacsroute.web.dicomweb import DicomWeb, refusal
 from pacsroute.web.turns import Input, Output, Turn
@@ -106,6 +108,9 @@ class Site(Flask):
             caller = admitted(self.dicom_app, environ, title)
         except HTTPException as error:
             return self._with_headers(http, refusal(error))(environ, start_response)
+        if config.web_viewer is not None and _is_below(path, viewer.ROOT):
+            response = self._viewer(http, path, caller)
+            return self._with_headers(http, response)(environ, start_response)
         if not is_dicom:
             environ["pacsroute.caller"] = caller
             ended = _Ending(super().wsgi_app(environ, start_response), self.dicom_app, caller)
@@ -113,6 +118,18 @@ class Site(Flask):
         response = self._respond(http, below, caller)
         response.call_on_close(lambda: left(self.dicom_app, caller, None))
         return self._with_headers(http, response)(environ, start_response)
+
+    def _viewer(self, http: Request, path: str, caller: Caller) -> Response:
+        try:
+            if path == viewer.ROOT:
+                response: Any = redirect(f"{http.environ.get('SCRIPT_NAME', '')}{viewer.ROOT}/")
+            else:
+                response = viewer.answer(self.dicom_app.config, http, path[len(viewer.ROOT) :])
+        except HTTPException as error:
+            response = refusal(error)
+        response.call_on_close(lambda: left(self.dicom_app, caller, None))
+        found: Response = response
+        return found
 
     def _respond(self, http: Request, below: str, caller: Caller) -> Response:
         try:
