@@ -17,7 +17,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.dictionary import implicit_vr_of, meant_vr
 from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.dataset.parsing import Source, parse
@@ -43,7 +42,6 @@ It is called with the path of the element, its VR, and its length in bytes. A pa
 eight digits, with the number of an item, from 1, behind the tag of each sequence.
 """
 
-_LONGEST_KNOWN = 0xFFFF  # bytes of a value whose UN is taken for the VR of its dictionary
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _CHARSET = f"{CHARACTER_SET:08X}"
 _UTF8 = {"vr": "CS", "Value": list(charsets.UTF8)}
@@ -138,11 +136,8 @@ def _of_raw(
     path: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return the JSON of an element that nobody has looked at, from its bytes."""
-    tag, vr, data, length = raw.tag, raw.VR, raw.value, raw.length
-    if vr is None:
-        vr = implicit_vr_of(tag, dataset._dict, length, dataset._frame.signed)
-    elif vr == "UN" and (length == 0xFFFFFFFF or length < _LONGEST_KNOWN):
-        vr = meant_vr(tag, dataset._dict) or vr
+    tag, data, length = raw.tag, raw.value, raw.length
+    vr = dataset.vr_of(raw)
     if vr is not None and len(vr) > 2 and vr != "US or SS":
         vr = resolve_vr(vr, tag, data or b"", (dataset,), raw.is_implicit_VR)
     if vr in STRING_VRS and data is not None:

@@ -126,16 +126,25 @@ class Received(Dataset):
         """The elements that were looked at, as they came."""
         return cast("dict[BaseTag, RawDataElement]", self.__dict__.setdefault("_looked_at", {}))
 
+    def vr_of(self, raw: RawDataElement) -> str | None:
+        """Return the VR of an element as it came; the dictionary's for implicit VR and UN.
+
+        It may be several, such as ``US or SS``; None if the VR is not known.
+        """
+        vr = raw.VR
+        if vr is None:
+            return implicit_vr_of(raw.tag, self._dict, raw.length, self._frame.signed)
+        if vr == "UN" and (raw.length == 0xFFFFFFFF or raw.length < _LONGEST_KNOWN):
+            return meant_vr(raw.tag, self._dict) or vr
+        return vr
+
     def _converted(self, raw: RawDataElement) -> DataElement | None:
         """Convert an element; return None where pydicom has to."""
         if raw.value is None and raw.length:
             raw = _from_file(self, raw)
-        tag, vr, data = raw.tag, raw.VR, raw.value or b""
+        tag, data = raw.tag, raw.value or b""
         undefined = raw.length == 0xFFFFFFFF
-        if vr is None:
-            vr = implicit_vr_of(tag, self._dict, raw.length, self._frame.signed)
-        elif vr == "UN" and (undefined or len(data) < _LONGEST_KNOWN):
-            vr = meant_vr(tag, self._dict) or vr
+        vr = self.vr_of(raw)
         if vr is None or len(vr) > 2 or _as_configured(vr) or self._reading is None:
             return None
         if vr == "SQ":
