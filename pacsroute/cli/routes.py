@@ -99,7 +99,8 @@ def described(route: Route) -> dict[str, Any]:
         "called_ae": route.called_ae,
         "calling_ae": route.calling_ae,
         "blueprint": _blueprint(route) or None,
-        "handler": _name(route),
+        "default": route.default,
+        "handler": "built in" if route.handler is ECHO.handler else route.where,
         "file": file,
         "line": line,
     }
@@ -137,7 +138,10 @@ def _blueprint(route: Route) -> str:
 
 
 def _name(route: Route) -> str:
-    return "built in" if route.handler is ECHO.handler else route.where
+    """Return a handler's name, and whether any other route that covers the same is asked first."""
+    if route.handler is ECHO.handler:
+        return "built in"
+    return f"{route.where} (default)" if route.default else route.where
 
 
 def _place(handler: Handler) -> tuple[str | None, int | None]:

@@ -1,5 +1,7 @@
 """`pacsroute archive`, on an app in a file."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 from support.archives import image
@@ -48,3 +50,20 @@ def test_an_app_without_an_archive_is_told(command, tmp_path):
 
 def test_a_date_that_is_none_is_told(command):
     assert command("reindex", "--since", "yesterday")[0] == 2
+
+
+def test_routes_show_which_of_the_archives_have_lost_their_place(command, tmp_path):
+    with open(tmp_path / "app.py", "a") as file:
+        file.write("@app.store('CTImageStorage')\ndef mine(request): ...\n")
+    done = CliRunner().invoke(main, ["routes", "app.py"], env={"COLUMNS": "300"})
+    stores = [line.split() for line in done.output.splitlines() if line.startswith("C-STORE")]
+    assert [("mine" in line, "(default)" in line) for line in stores] == [
+        (True, False),
+        (False, True),
+    ]
+    listed = json.loads(CliRunner().invoke(main, ["routes", "app.py", "--json"]).output)
+    assert {(one["command"], one["handler"], one["default"]) for one in listed} >= {
+        ("C-STORE", "mine", False),
+        ("C-STORE", "Archive.answer_store", True),
+        ("N-ACTION", "Archive.answer_commitment", True),
+    }

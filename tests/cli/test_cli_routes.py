@@ -116,6 +116,7 @@ def test_routes_as_json_have_every_property(folder):
         "called_ae": "RESEARCH",
         "calling_ae": None,
         "blueprint": "research",
+        "default": False,
         "handler": "keep",
         "file": "app.py",
         "line": 8,
