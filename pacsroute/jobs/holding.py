@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ _BEAT = 1.0  # seconds: less than `quiet.HOLD`
 class Holding:
     """Moves the ends of periods, once a second, while more of them is on its way.
 
+    It does so at once where an instance begins that comes late enough for its period to end.
+
     The threads of associations say what they receive; a thread of its own tells the database,
     so that the periods are open for all processes. `_lock` guards what both use.
 
@@ -28,9 +31,15 @@ class Holding:
         Where the periods are.
     periods : mapping of str to Quiet
         Those of each function.
+    shortest : float
+        Seconds of the shortest one.
     """
 
-    def __init__(self, database: Database, periods: Mapping[str, Quiet]) -> None:
+    def __init__(self, database: Database, periods: Mapping[str, Quiet], shortest: float) -> None:
+        self._beat = min(_BEAT, shortest / 3)
+        self._safe = shortest - 2 * self._beat  # seconds after an instance: no period ends yet
+        self._woken = threading.Event()
+        self._came: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._database = database
         self._periods = periods
         self._lock = threading.Lock()
@@ -48,12 +57,16 @@ class Holding:
     def stop(self) -> None:
         """End."""
         self._stop.set()
+        self._woken.set()
         self._thread.join()
 
     def begins(self, association: Any) -> None:
         """Note that an association has an instance under way."""
         with self._lock:
             self._under_way[association] = self._under_way.get(association, 0) + 1
+            before = self._came.get(association)
+        if before is not None and time.monotonic() - before > self._safe:
+            self._woken.set()
 
     def ends(self, association: Any) -> None:
         """Note that one of those has been answered, whatever became of it."""
@@ -65,6 +78,7 @@ class Holding:
     def came(self, association: Any, arrival: Arrival) -> None:
         """Note that an instance has come whole, and what the association may bring more of."""
         with self._lock:
+            self._came[association] = time.monotonic()
             keys = self._brought.setdefault(association, set())
             keys.update((name, quiet.key(arrival)) for name, quiet in self._periods.items())
 
@@ -78,7 +92,9 @@ class Holding:
             }
 
     def _run(self) -> None:
-        while not self._stop.wait(_BEAT):
+        while not self._stop.is_set():
+            self._woken.wait(self._beat)
+            self._woken.clear()
             if not (held := self._held()):
                 continue
 

@@ -297,7 +297,8 @@ class Work:
         self._runner = Runner(opened.queue, self.worker_of, self._lost)
         self._runner.start()
         if self._declared.quiet:
-            self._holding = Holding(opened.queue.database, self._quiet(opened))
+            shortest = min(one.after for one in self._declared.quiet.values())
+            self._holding = Holding(opened.queue.database, self._quiet(opened), shortest)
             self._holding.start()
         self._background = [
             Background(opened.queue, one) for one in self._declared.background.values()

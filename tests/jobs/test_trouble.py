@@ -261,13 +261,14 @@ def test_no_period_ends_while_an_http_request_brings_more_of_it(tmp_path):
         ended.set()
 
     def body():
-        yield b"--b\r\nContent-Type: application/dicom\r\n\r\n"
-        for number, between in enumerate((b"--b\r\nContent-Type: application/dicom\r\n\r\n", b"")):
+        for number, size in enumerate((1000, 8_000_000)):  # the server reads large pieces
             dataset = Instance(SAMPLE).dataset
-            dataset.SOPInstanceUID = f"1.2.3.{number}"
-            yield Instance(dataset).save(tmp_path / "sent").read_bytes() + b"\r\n" + between
-            if between:
+            dataset.SOPInstanceUID, dataset.PixelData = f"1.2.3.{number}", bytes(size)
+            data = Instance(dataset).save(tmp_path / "sent").read_bytes()
+            yield b"--b\r\nContent-Type: application/dicom\r\n\r\n" + data[:-500]
+            if number:
                 ended.wait(3.0)  # the first one is whole, and the period must not end
+            yield data[-500:] + b"\r\n"
         yield b"--b--\r\n"
 
     with app.serve(port=0, web_port=0) as running:
