@@ -215,7 +215,8 @@ class App(BaseApp):
         delete : bool
             Whether the file is removed once it was delivered, or was named as committed.
         priority : int
-            0 medium, 1 high, 2 low: a higher one overtakes within its lane (PS3.7 §9.3.1.1).
+            0 medium, 1 high, 2 low, as `StoreRequest.priority`: a higher one overtakes within its
+            lane (PS3.7 §9.3.1.1).
         calling_ae : str, optional
             The AE title that calls, for a transparent router; by default, the app's own.
 

@@ -155,6 +155,8 @@ class StoreRequest(Request):
     ----------
     instance : Instance
         What is to be stored.
+    priority : int
+        That of the C-STORE: 0 medium, 1 high, 2 low (PS3.7 §9.3.1.1).
     move_originator_ae, move_originator_message_id : str and int, or None
         Whose C-MOVE made the peer send it.
 
@@ -170,6 +172,7 @@ class StoreRequest(Request):
     command: ClassVar[str] = "store"
 
     instance: Instance
+    priority: int = 0
     move_originator_ae: str | None = None
     move_originator_message_id: int | None = None
 

@@ -53,6 +53,7 @@ def _outcome(call: Call) -> Outcome:
                 transfer_syntax=context.transfer_syntax,
                 limits=call.limits,
             ),
+            priority=command.priority,
             move_originator_ae=command.move_originator_ae,
             move_originator_message_id=command.move_originator_message_id,
         )

@@ -216,3 +216,16 @@ def test_mistakes_are_errors_at_set_up(app, register, said):
 
 
 def lambda_without(): ...
+
+
+def test_a_handler_passes_on_the_priority_of_a_store(app, pacs):
+    @app.store
+    def store(request):
+        app.forward(request.instance, to="PACS", priority=request.priority)
+
+    with app.test_client(peers={"PACS": pacs}) as client:
+        for number, priority in enumerate((2, 0, 1)):
+            dataset = Instance(SAMPLE).dataset
+            dataset.SOPInstanceUID = f"1.2.3.{number}"
+            client.store(dataset, priority=priority)
+    assert [uid for _, uid in pacs.state.came] == ["1.2.3.2", "1.2.3.1", "1.2.3.0"]
