@@ -11,6 +11,7 @@ from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Gateway_10
 
 from pacsroute.net.pace import Pace
+from pacsroute.web.chunked import Chunks
 
 _BUFFER = 65_536
 _DRAINED = 1 << 20  # bytes of a body that nobody has read, which are read to keep a connection
@@ -78,6 +79,15 @@ class _Output:
 class StrictRequest(HTTPRequest):
     """A request whose length is told once, so that nobody can hide another one behind it."""
 
+    chunks: Chunks | None = None
+
+    def read_request_line(self) -> bool:
+        """Read the first line; refuse a URL that is none."""
+        try:
+            return bool(super().read_request_line())  # type: ignore[no-untyped-call]
+        except ValueError:
+            return self._refuse("400 Bad Request", "Malformed Request-URI")
+
     def read_request_headers(self) -> bool:
         """Read the headers; refuse what two programs may read in two ways (RFC 9112 §6.3)."""
         if not super().read_request_headers():  # type: ignore[no-untyped-call]
@@ -102,7 +112,7 @@ class StrictRequest(HTTPRequest):
         """Send the headers; what is left of a long body is not read for it."""
         if getattr(self.rfile, "remaining", 0) > _DRAINED:
             self.close_connection = True
-        if self.chunked_read and not getattr(self.rfile, "closed", True):
+        if self.chunked_read and not (self.chunks and self.chunks.is_whole):
             self.close_connection = True
         super().send_headers()
 
@@ -139,8 +149,11 @@ class Gateway(Gateway_10):
 
     def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
         """Return the WSGI environment."""
-        environ: Any = super().get_environ()  # type: ignore[no-untyped-call]
         connection, server = self.req.conn, self.req.server
+        if self.req.chunked_read:
+            self.req.chunks = Chunks(connection.rfile)
+            self.req.rfile = io.BufferedReader(self.req.chunks, _BUFFER)
+        environ: Any = super().get_environ()  # type: ignore[no-untyped-call]
         connection.input.begin_body()
         environ["pacsroute.served"] = True
         environ["pacsroute.socket"] = connection.socket

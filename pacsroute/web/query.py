@@ -116,9 +116,9 @@ def search(
                 if field.strip() == "all":
                     everything = True
                 elif field.strip():
-                    _add(keys, _path(field.strip()))
+                    _add(keys, _path(field.strip(), limits.depth))
         elif name not in _CONTROL:
-            _add(keys, _path(name), value)
+            _add(keys, _path(name, limits.depth), value)
     if everything:
         for one in _levels(level, above):
             for keyword in _MORE[one].split():
@@ -167,10 +167,13 @@ def _number(arguments: MultiDict[str, str], name: str, default: int | None) -> i
     return int(text)
 
 
-def _path(name: str) -> tuple[str, ...]:
+def _path(name: str, depth: int) -> tuple[str, ...]:
     """Return the keywords of a name: a keyword or tag, those of sequences before with dots."""
-    found = []
-    for part in name.split("."):
+    found: list[str] = []
+    parts = name.split(".")
+    if len(parts) > depth:
+        raise BadRequest(f"sequences more than {depth} deep: max_depth")
+    for part in parts:
         is_tag = len(part) == 8 and all(digit in "0123456789abcdefABCDEF" for digit in part)
         keyword = keyword_for_tag(int(part, 16)) if is_tag else part
         if is_tag and not keyword:

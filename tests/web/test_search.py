@@ -187,6 +187,8 @@ def test_a_failure_of_the_handler_is_a_status(failure, status):
         "includefield=NoSuch",
         "PixelData=x",
         "&".join(["PatientID=1"] * 201),
+        ".".join(["ReferencedSeriesSequence"] * 1000) + "=1",
+        "includefield=" + ".".join(["00081115"] * 1000),
     ],
     ids=lambda query: query[:20],
 )

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
 
 import pytest
 from support.certificates import PKI
@@ -156,6 +157,56 @@ def test_a_body_that_is_cut_off_is_no_success(server):
         sock.sendall(head + body[:-100])
         sock.shutdown(socket.SHUT_WR)
         assert said(sock).startswith(b"HTTP/1.1 400 ")
+
+
+CHUNKED = (
+    f"POST {ROOT}/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/dicom\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n"
+).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"FFFFFFFFFFFFFFFF\r\nabc",
+        b"-5\r\nabcde\r\n0\r\n\r\n",
+        b"0x5\r\nabcde\r\n0\r\n\r\n",
+        b"\r\n",
+        b"5\r\nabcdefg\r\n0\r\n\r\n",
+        b"5;" + b"x" * 10_000,
+        b"0\r\n" + b"A: b\r\n" * 10_000,
+        b"5\r\nabc",
+    ],
+)
+def test_chunks_that_are_none_are_refused_without_a_traceback(server, caplog, body):
+    with client(server) as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(CHUNKED + body)
+            sock.shutdown(socket.SHUT_WR)
+        assert said(sock).startswith(b"HTTP/1.1 400 ")
+    assert not [record for record in caplog.records if record.exc_info]
+    assert ask(server)[0] == 200
+
+
+def test_a_long_chunk_is_not_held_whole(server, caplog):
+    tracemalloc.start()
+    try:
+        with client(server) as sock:
+            sock.sendall(CHUNKED + b"10000000\r\n")
+            for _ in range(64):
+                sock.sendall(bytes(1 << 20))
+            sock.shutdown(socket.SHUT_WR)
+            assert said(sock).startswith(b"HTTP/1.1 400 ")
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_host_that_is_none_is_refused_without_a_traceback(server, caplog):
+    with client(server) as sock:
+        sock.sendall(b"GET http://[::1 HTTP/1.1\r\nHost: [::1\r\n\r\n")
+        assert said(sock).startswith(b"HTTP/1.1 400 ")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_long_body_that_nobody_reads_is_not_read_into_memory(server):
