@@ -64,7 +64,7 @@ def routes(app: str | None, as_json: bool) -> None:
         click.echo(line, color=color)
     if found.config.web_port is not None:
         click.echo(f"\nBelow {found.config.web_root}, over HTTP:")
-        for path, methods in resources(route.command for route in found.routes):
+        for path, methods in resources(found.routes):
             click.echo(f"{_GAP}{', '.join(methods):<10}{path}")
 
 

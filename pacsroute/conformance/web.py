@@ -27,7 +27,7 @@ def sections(facts: Facts) -> dict[str, str]:
     config = facts.app.config
     if config.web_port is None:
         return {}
-    found = resources(route.command for route in facts.app.routes)
+    found = resources(facts.app.routes)
     studies = [(path, methods) for path, methods in found if path != "wado"]
     has_uri = len(studies) < len(found)
     root = config.web_root

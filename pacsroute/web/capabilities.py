@@ -38,4 +38,4 @@ def answer(exchange: Exchange) -> Response:
 def routed(exchange: Exchange) -> list[tuple[str, list[str]]]:
     """Return the paths below the root whose handlers there are, with their methods."""
     titles = exchange.caller.calling_ae, exchange.caller.called_ae
-    return resources(route.command for route in exchange.app.routes_for(*titles))
+    return resources(exchange.app.routes_for(*titles))

@@ -14,7 +14,16 @@ from werkzeug.wrappers import Request, Response
 from pacsroute import uids
 from pacsroute.dataset import late
 from pacsroute.framework.base import BaseApp
-from pacsroute.web import capabilities, frames, metadata, rendered, retrieve, search, store
+from pacsroute.web import (
+    capabilities,
+    frames,
+    metadata,
+    rendered,
+    retrieve,
+    search,
+    store,
+    workitems,
+)
 from pacsroute.web.caller import Caller
 from pacsroute.web.exchange import Exchange
 from pacsroute.web.statuses import RETRY_AFTER
@@ -30,6 +39,7 @@ _UIDS = {
 }
 _STUDY, _SERIES = "/studies/<study>", "/studies/<study>/series/<series>"
 _INSTANCE = f"{_SERIES}/instances/<instance>"
+_WORKITEM = "/workitems/<workitem>"
 _PATHS: list[tuple[str, str, str]] = [
     ("/", "GET", "capabilities"),
     ("/studies", "GET", "search STUDY"),
@@ -48,6 +58,15 @@ _PATHS: list[tuple[str, str, str]] = [
     ),
     ("/wado", "GET", "uri"),
     (f"{_INSTANCE}/bulkdata/<path:path>", "GET", "bulk data"),
+    ("/workitems", "GET", "search UPS"),
+    ("/workitems", "POST", "create"),
+    (_WORKITEM, "GET", "retrieve step"),
+    (_WORKITEM, "POST", "update"),
+    (f"{_WORKITEM}/state", "PUT", "state"),
+    (f"{_WORKITEM}/cancelrequest", "POST", "cancel"),
+    (f"{_WORKITEM}/subscribers/<aetitle>", "POST", "subscribe"),
+    (f"{_WORKITEM}/subscribers/<aetitle>", "DELETE", "unsubscribe"),
+    (f"{_WORKITEM}/subscribers/<aetitle>/suspend", "POST", "suspend"),
     ("/studies", "POST", "store"),
     (_STUDY, "POST", "store"),
 ]
@@ -61,6 +80,14 @@ _ANSWERS: dict[str, Answer] = {
     "rendered": rendered.answer,
     "thumbnail": rendered.thumbnail,
     "uri": rendered.uri,
+    "create": workitems.create,
+    "retrieve step": workitems.retrieve,
+    "update": workitems.update,
+    "state": workitems.change_state,
+    "cancel": workitems.request_cancel,
+    "subscribe": workitems.subscribe,
+    "unsubscribe": workitems.unsubscribe,
+    "suspend": workitems.suspend,
 }
 
 

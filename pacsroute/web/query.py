@@ -35,8 +35,21 @@ _IMAGE = (
     "SOPClassUID SOPInstanceUID InstanceAvailability TimezoneOffsetFromUTC RetrieveURL "
     "InstanceNumber Rows Columns BitsAllocated NumberOfFrames"
 )
-RETURNED = {"STUDY": _STUDY.split(), "SERIES": _SERIES.split(), "IMAGE": _IMAGE.split()}
-"""The attributes of a response by level (PS3.18 Tables 10.6.3-3, 10.6.3-4 and 10.6.3-5)."""
+_STEP = (
+    "SOPClassUID SOPInstanceUID ProcedureStepState ScheduledProcedureStepPriority "
+    "ScheduledProcedureStepModificationDateTime ProcedureStepLabel WorklistLabel "
+    "ScheduledProcedureStepStartDateTime ExpectedCompletionDateTime InputReadinessState "
+    "ScheduledStationNameCodeSequence ScheduledWorkitemCodeSequence PatientName PatientID "
+    "PatientBirthDate PatientSex StudyInstanceUID"
+)
+RETURNED = {
+    "UPS": _STEP.split(),
+    "STUDY": _STUDY.split(),
+    "SERIES": _SERIES.split(),
+    "IMAGE": _IMAGE.split(),
+}
+"""The attributes of a response by level (PS3.18 Tables 10.6.3-3, 10.6.3-4 and 10.6.3-5), and of
+unified procedure steps (PS3.4 Table CC.2.5-3)."""
 
 _MORE = {
     "STUDY": "StudyDescription PatientAge IssuerOfPatientID SOPClassesInStudy",
@@ -92,7 +105,7 @@ def search(
     arguments : MultiDict
         The query's parameters.
     level : str
-        ``STUDY``, ``SERIES`` or ``IMAGE``.
+        ``STUDY``, ``SERIES`` or ``IMAGE``; or ``UPS``, for procedure steps.
     above : mapping of str to str
         Unique keys that the path names.
     limits : Limits
@@ -121,11 +134,12 @@ def search(
             _add(keys, _path(name, limits.depth), value)
     if everything:
         for one in _levels(level, above):
-            for keyword in _MORE[one].split():
+            for keyword in _MORE.get(one, "").split():
                 _add(keys, (keyword,))
     for keyword, uid in above.items():
         keys[keyword] = uid
-    keys["QueryRetrieveLevel"] = level
+    if level != "UPS":
+        keys["QueryRetrieveLevel"] = level
     keys.pop("RetrieveURL", None)
     try:
         found = parsed(_written(keys), uids.EXPLICIT_VR_LITTLE_ENDIAN, limits)
@@ -145,7 +159,7 @@ def _keys_of(level: str, above: Mapping[str, str]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for one in _levels(level, above):
         keys |= dict.fromkeys(RETURNED[one])
-    keys |= dict.fromkeys(_UNIQUE[one] for one in LEVELS[1 : LEVELS.index(level) + 1])
+    keys |= dict.fromkeys(_UNIQUE[one] for one in _down_to(level))
     if "RequestAttributesSequence" in keys:
         keys["RequestAttributesSequence"] = dict(_REQUEST_ATTRIBUTES)
     return keys
@@ -153,9 +167,15 @@ def _keys_of(level: str, above: Mapping[str, str]) -> dict[str, Any]:
 
 def _levels(level: str, above: Mapping[str, str]) -> Iterator[str]:
     """Yield the levels whose attributes a response has: those above that the path does not name."""
-    for one in LEVELS[1 : LEVELS.index(level) + 1]:
+    if level == "UPS":
+        yield level
+    for one in _down_to(level):
         if _UNIQUE[one] not in above or one == level:
             yield one
+
+
+def _down_to(level: str) -> tuple[str, ...]:
+    return LEVELS[1 : LEVELS.index(level) + 1] if level in LEVELS else ()
 
 
 def _number(arguments: MultiDict[str, str], name: str, default: int | None) -> int | None:

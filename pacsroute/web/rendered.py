@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from werkzeug import exceptions
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
@@ -143,7 +144,7 @@ def _usual(media_type: str) -> Options:
     try:
         from pacsroute.web.rendering import Options  # noqa: PLC0415 - NumPy and Pillow, if asked for
     except ModuleNotFoundError as error:
-        raise NotImplementedError(
+        raise exceptions.NotImplemented(
             f"pictures need {error.name}: pip install 'pacsroute[web,pixels]'"
         ) from None
     return Options(media_type)

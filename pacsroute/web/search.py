@@ -30,7 +30,7 @@ _KEYS = {
     "SERIES": ("0020000E", "SeriesInstanceUID"),
     "IMAGE": ("00080018", "SOPInstanceUID"),
 }
-_URL, _LEVEL = "00081190", "00080052"
+_URL, _LEVEL, _TRANSACTION = "00081190", "00080052", "00081195"
 
 
 def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response:
@@ -41,14 +41,15 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
     exchange : Exchange
         The request.
     level : str
-        ``STUDY``, ``SERIES`` or ``IMAGE``.
+        ``STUDY``, ``SERIES`` or ``IMAGE``; or ``UPS``, for procedure steps.
     above : mapping of str to str
         The unique keys that the path names.
     """
     exchange.negotiate("application/dicom+json", "application/json")
     config = exchange.app.config
     asked = search(exchange.http.args, level, above, exchange.limits, config.max_web_parameters)
-    sop_class, route = exchange.route_of("find", "StudyRoot", "PatientRoot")
+    models = ("UPS",) if level == "UPS" else ("StudyRoot", "PatientRoot")
+    sop_class, route = exchange.route_of("find", *models)
     most = config.max_results if asked.limit is None else min(asked.limit, config.max_results)
     request = exchange.make(
         FindRequest,
@@ -141,15 +142,17 @@ def _shown(
 ) -> dict[str, Any]:
     """Return a row with its URL, and with what the standard wants and nobody knows, empty."""
     row.pop(_LEVEL, None)
+    row.pop(_TRANSACTION, None)  # only who performs a step knows it (PS3.4 §CC.1.1)
     path: list[str] = []
-    for one, part in _PARTS.items():
+    for one, part in _PARTS.items() if level != "UPS" else ():
         key, keyword = _KEYS[one]
         if not row.get(key, {}).get("Value") and keyword in above:
             row[key] = {"vr": "UI", "Value": [above[keyword]]}
         path += [part, *map(str, row.get(key, {}).get("Value", []))]
         if one == level:
             break
-    row[_URL] = {"vr": "UR", "Value": [exchange.url(*path)]}
+    if level != "UPS":
+        row[_URL] = {"vr": "UR", "Value": [exchange.url(*path)]}
     for keyword in RETURNED[level]:
         tag = tag_for_keyword(keyword)
         key = f"{tag:08X}"

@@ -1,5 +1,6 @@
 """Rendered frames, thumbnails and WADO-URI (PS3.18 §9, §10.4.1.1.3)."""
 
+import sys
 from io import BytesIO
 
 import numpy as np
@@ -194,3 +195,10 @@ def test_wado_uri_sends_an_instance(stored):
 def test_wado_uri_refuses_what_it_has_not(stored, values, status):
     response = stored.get(f"{ROOT}/wado", query_string=wado(read(CT), **values))
     assert response.status_code == status
+
+
+def test_without_pillow_it_names_the_extra(stored, monkeypatch):
+    monkeypatch.delitem(sys.modules, "pacsroute.web.rendering")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    response = stored.get(f"{path_of(read(CT))}/rendered")
+    assert (response.status_code, "pacsroute[web,pixels]" in response.text) == (501, True)
