@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -32,8 +32,8 @@ class PostgreSQL:
 
     Raises
     ------
-    psycopg.Error
-        If the URL is not valid.
+    psycopg.Error, DatabaseFailed
+        If the URL is not valid, or nobody answers there.
     """
 
     shared = True
@@ -45,19 +45,32 @@ class PostgreSQL:
             url, kwargs=options, min_size=1, max_size=_CONNECTIONS, timeout=_PATIENCE, open=True
         )
 
-        self._offset = 0.0
-        self._asked = -math.inf
+        self._asking = threading.Lock()
+        try:
+            self._ask()
+        except BaseException:
+            self._pool.close()
+            raise
 
     def now(self) -> float:
         """Return the server's time in seconds, which all machines share.
 
-        It is asked for once in a while; several threads may do so, with the same result.
+        It is asked for once in a while, by one thread: those that ask have a connection already,
+        and would wait for another one until none is left.
         """
-        if time.monotonic() - self._asked > _ASKED_EACH:
-            ((seconds,),) = self.read("SELECT extract(epoch FROM clock_timestamp())")
-            self._offset = float(seconds) - time.monotonic()
-            self._asked = time.monotonic()
+        late = time.monotonic() - self._asked > _ASKED_EACH
+        if late and self._asking.acquire(blocking=False):
+            try:
+                with contextlib.suppress(DatabaseFailed):  # what is known is good enough
+                    self._ask()
+            finally:
+                self._asking.release()
         return time.monotonic() + self._offset
+
+    def _ask(self) -> None:
+        self._asked = time.monotonic()
+        ((seconds,),) = self.read("SELECT extract(epoch FROM clock_timestamp())")
+        self._offset = float(seconds) - time.monotonic()
 
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
         """See `Database.write`."""

@@ -281,3 +281,27 @@ def test_no_period_ends_while_an_http_request_brings_more_of_it(tmp_path):
         connection.close()
         assert ended.wait(WAIT)
     assert counts == [2]
+
+
+@pytest.mark.slow
+def test_threads_that_use_all_connections_do_not_wait_for_the_time(monkeypatch):
+    postgres = pytest.importorskip("pacsroute.jobs.postgres")
+    monkeypatch.setattr(postgres, "_ASKED_EACH", 0.0)
+    with server() as running:
+        database = postgres.PostgreSQL(running.url())
+        database.write(lambda transaction: schema.create(transaction, database.identity))
+        queue = Queue(database, LonelyOwner(), database.now)
+
+        def put():
+            for number in range(20):
+                queue.put([NewJob("PACS", "deliver", {"name": number})])
+
+        threads = [threading.Thread(target=put) for _ in range(3 * postgres._CONNECTIONS)]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(queue.jobs()) == 20 * len(threads)
+        assert time.monotonic() - began < postgres._PATIENCE
+        database.close()
