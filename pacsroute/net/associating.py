@@ -45,8 +45,8 @@ def wait_for_request(channel: Channel, deadline: float) -> AssociateRQ:
         event = connection.next_event()
         if isinstance(event, AssociateRQ):
             return event
-        channel.write_out()
         if connection.state != "Sta2":
+            _say_goodbye(channel)
             raise AssociationAborted(2, message=str(connection.error or "the peer gave up"))
         if not channel.read_before(deadline):
             is_closed = time.monotonic() < deadline
@@ -84,23 +84,28 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
     connection.transport_connected()
     channel.write_out()
     while (answer := connection.next_event()) is None:
-        channel.write_out()
         if connection.state != "Sta5":
+            _say_goodbye(channel)
             raise AssociationAborted(2, message=f"{who}: {connection.error}")
         if not channel.read_before(deadline):
             raise AssociationAborted(None, message=f"{who} {_no_answer(channel, deadline)}")
     if isinstance(answer, AssociateRJ):
         raise AssociationRejected(*answer, f"{who} rejected: {why(answer, request)}")
     if not isinstance(answer, AssociateAC):
-        with contextlib.suppress(AssociationError):  # the peer may be gone already
-            channel.write_out()
-        channel.end(_refused(connection.error, who, getattr(answer, "source", None)))
-        assert channel.ended is not None
-        raise channel.ended
+        refused = _refused(connection.error, who, getattr(answer, "source", None))
+        _say_goodbye(channel)
+        channel.end(refused)
+        raise refused
     length = answer.user_information.maximum_length
     if length and length < SMALLEST_MAXIMUM_LENGTH:
         channel.abort_for(ProtocolError(f"{who}: a maximum length of {length}", INVALID_PARAMETER))
     return answer
+
+
+def _say_goodbye(channel: Channel) -> None:
+    """Send an A-ABORT, if the peer still listens: what it sent before tells more."""
+    with contextlib.suppress(AssociationError):
+        channel.write_out()
 
 
 def _refused(error: ProtocolError | None, who: str, source: int | None) -> AssociationAborted:

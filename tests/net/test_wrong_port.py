@@ -1,6 +1,7 @@
 """What is said, and how soon, where one of two sides does not speak DICOM."""
 
 import contextlib
+import errno
 import logging
 import socket
 import struct
@@ -13,6 +14,7 @@ from support.unharmed import until
 
 import pacsroute
 from pacsroute import App, AssociationAborted
+from pacsroute.net import transport
 from pacsroute.upper_layer import pdu
 
 
@@ -67,6 +69,24 @@ def test_a_client_says_at_once_what_came(answer, words, closes):
         assert time.monotonic() - began < 10  # it was ARTIM, 30 seconds
     assert "aborted the request" not in str(raised.value)
     assert f"ANY-SCP at 127.0.0.1:{port} " in str(raised.value)
+
+
+def test_a_client_says_what_came_of_a_peer_that_has_gone(monkeypatch):
+    """An A-ABORT that cannot be sent hides nothing: the peer has closed, or reset, meanwhile."""
+    send_all, sent = transport.send_all, []
+
+    def gone(sock, buffers, pace):
+        sent.append(b"".join(map(bytes, buffers)))
+        if len(sent) > 1:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        send_all(sock, buffers, pace)
+
+    monkeypatch.setattr(transport, "send_all", gone)
+    with something_else(b"SSH-2.0-OpenSSH_9.2\r\n", closes=True) as port:
+        with pacsroute.connect("127.0.0.1", port) as client:
+            with pytest.raises(AssociationAborted, match=r"does not speak DICOM: .*OpenSSH"):
+                client.echo()
+    assert len(sent) == 2
 
 
 def test_a_client_says_that_an_answer_broke_off():
