@@ -112,13 +112,15 @@ def json_of(
     """
     found: dict[str, Any] = {}
     names = dataset.names if isinstance(dataset, Received) else ()
+    is_received = isinstance(dataset, Received)
     for tag, element in list(dataset.items()):
-        if never_written(tag):
+        number = int(tag)  # a BaseTag compares and formats in Python
+        if never_written(number):
             continue
-        key = f"{tag:08X}"
+        key = f"{number:08X}"
         try:
-            if isinstance(element, RawDataElement) and isinstance(dataset, Received):
-                found[key] = _of_raw(dataset, element, names, bulk_data, (*path, key))
+            if is_received and element.__class__ is RawDataElement:
+                found[key] = _of_raw(dataset, element, names, bulk_data, path, key)  # type: ignore[arg-type]
             else:
                 found[key] = _of_element(dataset[tag], bulk_data, (*path, key))
         except DataSetError:
@@ -133,7 +135,8 @@ def _of_raw(
     raw: RawDataElement,
     names: tuple[str, ...],
     bulk_data: BulkData | None,
-    path: tuple[str, ...],
+    above: tuple[str, ...],
+    key: str,
 ) -> dict[str, Any]:
     """Return the JSON of an element that nobody has looked at, from its bytes."""
     tag, data, length = raw.tag, raw.value, raw.length
@@ -149,11 +152,11 @@ def _of_raw(
         return _with_values(vr, _unpacked(vr, data, raw.is_little_endian))
     if vr in _BINARY:
         size = length if data is None else len(data)
-        if bulk_data is not None and size > _INLINE and (uri := bulk_data(path, vr, size)):
+        if bulk_data is not None and size > _INLINE and (uri := bulk_data((*above, key), vr, size)):
             return {"vr": vr, "BulkDataURI": uri}
         if data is not None:
             return _inline(vr, data, raw.is_little_endian)
-    return _of_element(dataset[tag], bulk_data, path)
+    return _of_element(dataset[tag], bulk_data, (*above, key))
 
 
 def _inline(vr: str, data: bytes, little: bool) -> dict[str, Any]:
@@ -166,7 +169,8 @@ def _inline(vr: str, data: bytes, little: bool) -> dict[str, Any]:
 
 def _strings(vr: str, data: bytes, names: tuple[str, ...]) -> list[Any] | None:
     """Return the values of text; None where there is nothing but padding."""
-    text = charsets.decode(data, names, vr) if vr in TEXT_VRS else data.decode("latin_1")
+    is_plain = vr not in TEXT_VRS or (data.isascii() and charsets.ESC not in data)
+    text = data.decode("latin_1") if is_plain else charsets.decode(data, names, vr)
     text = text.rstrip("\0 ")
     if not text:
         return None

@@ -6,6 +6,7 @@ import itertools
 import logging
 from typing import Any
 
+import orjson
 from pydicom.encaps import generate_fragments
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound
 from werkzeug.wrappers import Response
@@ -35,7 +36,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         shown = []
         for instance in found:
             try:
-                shown.append(_described(exchange, instance, unique))
+                shown.append(orjson.dumps(_described(exchange, instance, unique)))
             except (DataSetError, OSError) as error:
                 uid = instance.sop_instance_if_known
                 logger.error("metadata: %s is left out: %s", uid or "an instance", error)

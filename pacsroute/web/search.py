@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from werkzeug.wrappers import Response
 
@@ -62,8 +63,7 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
     request.route = route
     answering = exchange.answering("QIDO-RS", request)
     try:
-        rows, more = _rows(exchange, request, asked, most)
-        shown = [_shown(exchange, row, level, above) for row in rows]
+        shown, more = _rows(exchange, request, asked, most, level, above)
     except BaseException as error:
         answering.outcome = error.outcome if isinstance(error, Failed) else None
         answering.__exit__(None, None if isinstance(error, Failed) else error, None)
@@ -86,9 +86,14 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
 
 
 def _rows(
-    exchange: Exchange, request: FindRequest, asked: Search, most: int
-) -> tuple[list[dict[str, Any]], bool]:
-    """Return the rows of a page as JSON, and whether there are more."""
+    exchange: Exchange,
+    request: FindRequest,
+    asked: Search,
+    most: int,
+    level: str,
+    above: Mapping[str, str],
+) -> tuple[list[bytes], bool]:
+    """Return the rows of a page in JSON, and whether there are more."""
     encoder = RowEncoder(
         uids.EXPLICIT_VR_LITTLE_ENDIAN,
         None if asked.everything else asked.identifier,
@@ -96,7 +101,7 @@ def _rows(
         charset="ISO_IR 192",
     )
     answers = exchange.app.handle(request)
-    found: list[dict[str, Any]] = []
+    found: list[bytes] = []
     try:
         matches = _matches(answers)
         first = next(matches, None)  # the handler has said by now whether it pages
@@ -108,7 +113,8 @@ def _rows(
         for row in rows:
             if len(found) >= most:
                 return found, True
-            found.append(dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN))
+            model = dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN)
+            found.append(orjson.dumps(_shown(exchange, model, level, above)))
         return found, False
     except Failed:
         raise

@@ -77,7 +77,7 @@ def retrieve(exchange: Exchange, workitem: str) -> Response:
         return _response(exchange, outcome, answering, 200)
     model = dicom_json(encode(outcome.data, _EXPLICIT), _EXPLICIT)
     model.pop(_TRANSACTION, None)
-    return exchange.json([model], answering)
+    return exchange.json([orjson.dumps(model)], answering)
 
 
 def update(exchange: Exchange, workitem: str) -> Response:
