@@ -193,7 +193,7 @@ class Commitment:
         return None if due is None else min(max(0.1, due - time.time()), _LEASE)
 
     def _report(self, row: Any) -> None:
-        """Tell who asked; where that fails, try again later, for some days."""
+        """Send the report; if that fails, try again later, for some days."""
         references = [(one[0], one[1]) for one in json.loads(row["refs"])]
         try:
             kind, information = self.outcome(row["calling_ae"], row["transaction_uid"], references)

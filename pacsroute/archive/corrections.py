@@ -38,7 +38,7 @@ class Correction(NamedTuple):
 
 
 def check_values(model: Model, values: Mapping[str, str]) -> None:
-    """Raise a `ValueError` for what no study of the index can have."""
+    """Raise a `ValueError` for a value that no study of the index can have."""
     known = {*model.keys["PATIENT"], *model.keys["STUDY"]} - {"StudyInstanceUID"}
     if not values:
         raise ValueError("correct() needs an attribute of patient or study, such as PatientID=")

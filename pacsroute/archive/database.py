@@ -1,4 +1,4 @@
-"""What the archive needs of the database of its index, whichever that is."""
+"""The interface of the index's database, whichever it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UnavailableError(Exception):
 
 
 class Transaction(Protocol):
-    """What statements are given to; parameters are marked with ``?``."""
+    """Executes statements; parameters are marked with ``?``."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
         """Execute a statement; return what its rows can be fetched from."""
@@ -25,7 +25,7 @@ class Transaction(Protocol):
 
 
 class Connection(Transaction, Protocol):
-    """A connection of one's own."""
+    """A separate connection."""
 
     def close(self) -> None:
         """Close it."""
@@ -90,7 +90,7 @@ class Database(Protocol):
         """
 
     def connect(self) -> Connection:
-        """Return a connection of one's own, to be closed; what it does is done at once."""
+        """Return a new connection, to be closed by the caller; it commits each statement."""
 
     def close(self) -> None:
         """Close the connections."""

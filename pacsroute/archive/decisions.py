@@ -1,4 +1,4 @@
-"""What people have decided about an archive: it is in no instance, and has to survive its index.
+"""Decisions about an archive: they are in no instance, and have to survive its index.
 
 The file ``decisions.jsonl`` has a line for each deletion, restoration, hold and correction, with
 who and when. It has one for each instance that went into the quarantine, and for each study whose

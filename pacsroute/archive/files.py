@@ -206,7 +206,7 @@ def is_whole(draft: str) -> bool:
 
 
 def _file_system_of(folder: str) -> str:
-    """Return the kind of file system that a folder is on; empty where nobody tells."""
+    """Return the type of the file system that a folder is on; empty if unknown."""
     device = os.stat(folder).st_dev
     number = f"{os.major(device)}:{os.minor(device)}" if hasattr(os, "major") else ""
     with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8") as mounts:

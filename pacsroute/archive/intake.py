@@ -1,4 +1,4 @@
-"""What may come into the index: nothing is replaced, and nothing moves, without a word.
+"""Put instances into the index: nothing is replaced, or moves, without being reported.
 
 An instance whose SOP Instance UID is there already, and one whose patient is another than its
 study's, is told to whoever stores it, who decides.
@@ -18,7 +18,7 @@ _EMPTY = (None, "")
 
 @dataclass(frozen=True)
 class Known:
-    """What is in the index of an instance that comes again."""
+    """The entry of an instance that arrives again."""
 
     id: int
     path: str
@@ -32,7 +32,7 @@ class AnotherPatientError(Exception):
 
 
 class DeletedError(Exception):
-    """Somebody has deleted the instance, and it is not to come back."""
+    """The instance was deleted, and must not come back."""
 
 
 class KnownError(Exception):

@@ -1,4 +1,4 @@
-"""Where in a folder the files of an archive go, and under which names."""
+"""The folders and names of an archive's files."""
 
 from __future__ import annotations
 

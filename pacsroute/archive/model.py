@@ -1,4 +1,4 @@
-"""Which attributes the index has, and at which level of the information model (PS3.4 §C.6)."""
+"""The attributes of the index, by level of the information model (PS3.4 §C.6)."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class PostgreSQL:
             return work(_Statements(db))
 
     def connect(self) -> _Own:
-        """Return a connection of one's own."""
+        """Return a new connection."""
         with _available():
             return _Own(psycopg.connect(self._url, autocommit=True, row_factory=self._row))
 
@@ -143,7 +143,7 @@ class _Statements:
 
 
 class _Own(_Statements):
-    """A connection of one's own."""
+    """A separate connection."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
         with _available():
@@ -159,7 +159,7 @@ def _marked(sql: str) -> Any:
 
 @contextlib.contextmanager
 def _available() -> Iterator[None]:
-    """Raise what psycopg raises as an error of any database, without the address in it."""
+    """Raise errors of psycopg as `UnavailableError`, without the address in them."""
     try:
         yield
     except (psycopg.Error, PoolTimeout) as error:
@@ -168,7 +168,7 @@ def _available() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(db: psycopg.Connection[Any], stop: Callable[[], bool]) -> Iterator[None]:
-    """Cancel a query when nobody wants it any more."""
+    """Cancel a query when it is no longer wanted."""
     ended = threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Whether two instances have the same content, whatever syntax each is in."""
+"""Compare the contents of two instances, whatever their transfer syntaxes."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class SQLite:
 
 @contextlib.contextmanager
 def _available() -> Iterator[None]:
-    """Raise what SQLite raises as an error of any database."""
+    """Raise errors of SQLite as `UnavailableError`."""
     try:
         yield
     except sqlite3.Error as error:

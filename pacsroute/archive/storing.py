@@ -1,4 +1,4 @@
-"""Taking an instance in: the file first, then the row, and what does not fit aside."""
+"""Take an instance in: first the file, then the row; set aside what does not fit."""
 
 from __future__ import annotations
 

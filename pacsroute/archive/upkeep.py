@@ -27,7 +27,7 @@ _BATCH = 500  # files between transactions
 
 
 class Finding(NamedTuple):
-    """Something that files and index do not agree on.
+    """A difference between files and index.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 class Upkeep:
-    """What brings files and index in step.
+    """Brings files and index in step.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def let_in(
 ) -> None:
     """Let a peer in that asks for no association, as over HTTP; its `user` is set with it.
 
-    What decides is the same as for an association. An AE title that nobody has claimed in one
+    The rules are those for an association. An AE title that was not claimed in one
     matches no rule of the setting ``allow``.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The messages that have come and wait, and the requests that the peer has cancelled."""
+"""The messages that wait to be received, and the requests that the peer has cancelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AHEAD = 1_048_576  # bytes of memory that they may take, but for the first one
 
 
 class Inbox:
-    """Puts messages together from what comes, and keeps them until somebody takes them.
+    """Puts messages together from fragments, and keeps them until they are taken.
 
     One thread reads: it alone calls `add`. Where operations overlap, others wait for their
     responses in `wait_for_response`; `_arrived` guards the messages, and wakes those threads.

@@ -25,7 +25,7 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(eq=False)
 class Caller:
-    """Who has sent an HTTP request, as hooks and `@app.authenticate` see the peer.
+    """The sender of an HTTP request, as hooks and `@app.authenticate` see a peer.
 
     Its attributes are those of `pacsroute.PeerView`; nothing is negotiated, so that `contexts`
     is empty.
@@ -44,7 +44,7 @@ class Caller:
 
 
 def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller:
-    """Return who has sent a request, if they may come in.
+    """Return the sender of a request; raise an error if it is not admitted.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _challenge(header: tuple[str, str]) -> Unauthorized:
 
 
 def _claimed(environ: Mapping[str, Any]) -> UserIdentity | None:
-    """Return who a request says it comes from, by its credentials (RFC 7617, RFC 6750)."""
+    """Return the identity in the credentials of a request (RFC 7617, RFC 6750)."""
     scheme, _, value = str(environ.get("HTTP_AUTHORIZATION") or "").partition(" ")
     value = value.strip()
     if scheme.lower() == "bearer" and value:

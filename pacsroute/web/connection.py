@@ -18,7 +18,7 @@ _DRAINED = 1 << 20  # bytes of a body that nobody has read, which are read to ke
 
 
 class PacedInput(socket.SocketIO):
-    """What a client sends: all of a head in its time, and a body at a least rate.
+    """The bytes from a client: a head within its time limit, and a body at a least rate.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class PacedInput(socket.SocketIO):
 
 
 class _Output:
-    """What a client is sent, at once; cheroot's own copies it piece by piece."""
+    """The bytes to a client, written at once; cheroot's own class copies them piece by piece."""
 
     bytes_written = 0
 
@@ -77,12 +77,12 @@ class _Output:
 
 
 class StrictRequest(HTTPRequest):
-    """A request whose length is told once, so that nobody can hide another one behind it."""
+    """A request whose length is stated once, so that another one cannot hide behind it."""
 
     chunks: Chunks | None = None
 
     def read_request_line(self) -> bool:
-        """Read the first line; refuse a URL that is none."""
+        """Read the first line; refuse a URL that is not valid."""
         try:
             return bool(super().read_request_line())  # type: ignore[no-untyped-call]
         except ValueError:
@@ -145,7 +145,7 @@ class Connection(HTTPConnection):
 
 
 class Gateway(Gateway_10):
-    """Calls the site, with what it wants to know of the connection."""
+    """Calls the site, and passes it the connection's addresses."""
 
     def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
         """Return the WSGI environment."""

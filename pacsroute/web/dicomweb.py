@@ -1,4 +1,4 @@
-"""DICOMweb below its root: which path is which transaction (PS3.18 §10)."""
+"""The paths of DICOMweb below its root, and their transactions (PS3.18 §10)."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class DicomWeb:
         return parts[2] if len(parts) > 2 and parts[1] == "aets" else self._app.ae_title
 
     def answer(self, http: Request, path: str, caller: Caller) -> Response:
-        """Answer a request from somebody who may come in.
+        """Answer a request that was admitted.
 
         Parameters
         ----------

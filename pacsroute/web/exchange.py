@@ -45,7 +45,7 @@ class Gone(Exception):
 
 @dataclass
 class Exchange:
-    """An HTTP request for DICOMweb, from somebody who may come in.
+    """An HTTP request for DICOMweb that was admitted.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class Exchange:
     def answering(
         self, name: str, request: HandlerRequest, *, size: int | None = None
     ) -> Answering:
-        """Return what surrounds the answer to a request, which is begun."""
+        """Begin the answer to a request; return its context."""
         defer: Callable[[Callable[[], object]], object] | None = self.http.environ.get(
             "pacsroute.defer"
         )

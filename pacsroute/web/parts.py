@@ -20,7 +20,7 @@ _HEADERS = 16_384  # bytes of the headers of a part
 
 
 class Receiver(Protocol):
-    """What takes the parts of a body."""
+    """Takes the parts of a body."""
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """Take a part that begins, with its headers by lower-case name."""

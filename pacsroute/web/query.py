@@ -74,7 +74,7 @@ _REQUEST_ATTRIBUTES = {"RequestedProcedureID": None, "ScheduledProcedureStepID":
 
 
 class Search(NamedTuple):
-    """What a search asks for.
+    """The keys of a search.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Search(NamedTuple):
 def search(
     arguments: MultiDict[str, str], level: str, above: Mapping[str, str], limits: Limits, most: int
 ) -> Search:
-    """Return what the parameters of a search ask for.
+    """Return the search that parameters describe.
 
     Parameters
     ----------

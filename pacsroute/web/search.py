@@ -146,7 +146,7 @@ def _encoded(encoder: RowEncoder, row: Any) -> bytes:
 def _shown(
     exchange: Exchange, row: dict[str, Any], level: str, above: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a row with its URL, and with what the standard wants and nobody knows, empty."""
+    """Return a row with its URL, and empty values for missing attributes that are required."""
     row.pop(_LEVEL, None)
     row.pop(_TRANSACTION, None)  # only who performs a step knows it (PS3.4 §CC.1.1)
     path: list[str] = []

@@ -121,7 +121,7 @@ class WebServer(CherootServer):
             return len(self._connections_)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        """Log what cheroot has to say."""
+        """Pass on a log message of cheroot."""
         logger.log(level, "HTTP: %s", msg, exc_info=traceback)
 
     # ------------------------------------------------------------- connections

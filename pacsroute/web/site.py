@@ -46,7 +46,7 @@ class _Client(FlaskClient):
 
 
 class Site(Flask):
-    """What an app answers over HTTP: DICOMweb, and routes of its own.
+    """The Flask application of an app: DICOMweb, and routes of the app's own.
 
     It is made by `App.web`. Who may come in is decided for both.
 

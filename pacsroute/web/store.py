@@ -42,7 +42,7 @@ _OPEN = 32  # answers that wait for the response, with their files; a body may h
 
 
 class _Result(NamedTuple):
-    """What became of an instance."""
+    """The result for an instance."""
 
     outcome: Outcome
     sop_class: str = ""
@@ -52,7 +52,7 @@ class _Result(NamedTuple):
 
     @property
     def is_stored(self) -> bool:
-        """Whether the handler has it."""
+        """Whether the handler has stored it."""
         return self.outcome.status.category in ("Success", "Warning")
 
 

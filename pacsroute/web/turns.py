@@ -1,4 +1,4 @@
-"""How many HTTP requests are worked on at once; those that wait for their peers do not count."""
+"""Limit the HTTP requests handled at once; those that wait for their peers do not count."""
 
 from __future__ import annotations
 

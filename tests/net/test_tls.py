@@ -249,7 +249,7 @@ def test_changed_files_are_in_use_for_the_next_association(pki, serve_tls, tmp_p
         mine.key.write_bytes(pki.client.key.read_bytes())  # half of the next change
         for _ in range(3):
             assert echoes(server, trusts_new)
-        assert len(logged(caplog, "what was read before stays in use")) == 1
+        assert len(logged(caplog, "the files loaded before stay in use")) == 1
         mine.certificate.unlink()
         assert echoes(server, trusts_new)
 
