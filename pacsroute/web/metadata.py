@@ -33,19 +33,26 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     exchange.negotiate("application/dicom+json", "application/json")
     found = exchange.instances("WADO-RS metadata", **unique)
     try:
-        shown = []
+        shown, lost = [], 0
         for instance in found:
             try:
                 shown.append(orjson.dumps(_described(exchange, instance, unique)))
             except (DataSetError, OSError) as error:
                 uid = instance.sop_instance_if_known
                 logger.error("metadata: %s is left out: %s", uid or "an instance", error)
+                lost += 1
         if not shown:
             raise NotFound("nothing of that can be read")
         found.answering.outcome = (found.answering.outcome or DONE)._replace(
             note=f"{len(shown)} instances"
         )
-        return exchange.json(shown, found)
+        response = exchange.json(shown, found)
+        if lost:
+            response.status_code = 206
+            title = exchange.app.ae_title.replace(" ", "_")
+            why = f"left out, since they cannot be read: {lost} of {lost + len(shown)} instances"
+            response.headers.add("Warning", f'299 {title} "{why}"')
+        return response
     except BaseException as error:
         found.close(None if isinstance(error, HTTPException) else error)
         raise

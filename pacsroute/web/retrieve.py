@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from werkzeug.exceptions import HTTPException, NotAcceptable
+from werkzeug.exceptions import HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
 from pacsroute.errors import DataSetError
+from pacsroute.framework.results import Outcome
 from pacsroute.instances import part10
 from pacsroute.instances.convert import can_convert
 from pacsroute.instances.instance import Instance
+from pacsroute.status import SUB_OPERATIONS_WARNING, Status
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
 from pacsroute.web.multipart import Multipart, Part, pieces
+from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
 
@@ -41,7 +45,9 @@ def answer(exchange: Exchange, **unique: str) -> Response:
             return one(exchange, found, wanted)
         body = Multipart(DICOM)
         parts = _parts(exchange, found, wanted)
-        return Response(Delivery(body.body(parts), found), content_type=body.content_type)
+        first = next(parts)  # a status can be sent before it only
+        chunks = body.body(itertools.chain([first], parts))
+        return Response(Delivery(chunks, found), content_type=body.content_type)
     except BaseException as error:
         found.close(None if isinstance(error, HTTPException) else error)
         raise
@@ -73,7 +79,20 @@ def one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
 
 
 def _parts(exchange: Exchange, found: Found, wanted: MediaRange) -> Iterator[Part]:
-    """Yield a part for each instance; one that cannot be read is left out, and logged."""
+    """Yield a part for each instance that can be read, then raise if there were others.
+
+    The others are logged. Behind parts, an exception ends the body without its closing boundary:
+    nobody takes it for a whole one.
+
+    Raises
+    ------
+    werkzeug.exceptions.NotAcceptable, werkzeug.exceptions.NotFound
+        If there is no part at all.
+    Failed
+        Behind the last part, if instances are missing.
+    """
+    sent = lost = 0
+    last: Exception | None = None
     for instance in found:
         try:
             syntax = _syntax(instance, wanted)
@@ -82,9 +101,17 @@ def _parts(exchange: Exchange, found: Found, wanted: MediaRange) -> Iterator[Par
         except (DataSetError, OSError, NotAcceptable) as error:
             uid = instance.sop_instance_if_known
             logger.error("WADO-RS: %s is left out: %s", uid or "an instance", error)
+            lost, last = lost + 1, error
             continue
-        kind = f"{DICOM}; transfer-syntax={syntax}"
-        yield Part(kind, _closing(file, head))
+        sent += 1
+        yield Part(f"{DICOM}; transfer-syntax={syntax}", _closing(file, head))
+    if lost and sent:
+        why = f"left out: {lost} of {lost + sent} instances"
+        raise Failed(Outcome(Status(SUB_OPERATIONS_WARNING, why)))
+    if isinstance(last, NotAcceptable):
+        raise last
+    if lost:
+        raise NotFound("nothing of that can be read")
 
 
 def _closing(file: BinaryIO, head: bytes) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from pacsroute.tls import TLS, explain
 from pacsroute.web import viewer
 from pacsroute.web.caller import check_start
 from pacsroute.web.connection import Connection, Gateway
+from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
 
@@ -121,7 +123,11 @@ class WebServer(CherootServer):
             return len(self._connections_)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        """Pass on a log message of cheroot."""
+        """Pass on a log message of cheroot; an answer that broke off is no mistake of ours."""
+        error = sys.exception()
+        if isinstance(error, Failed):
+            logger.warning("HTTP: an answer has broken off: %s", error.description)
+            return
         logger.log(level, "HTTP: %s", msg, exc_info=traceback)
 
     # ------------------------------------------------------------- connections

@@ -87,7 +87,9 @@ def test_the_metadata_are_those_of_the_file(stored):
     }
 
 
-def test_metadata_of_a_series_go_on_after_an_instance_that_cannot_be_read(tmp_path):
+@pytest.fixture
+def damaged(tmp_path):
+    """Return a client of a series with an instance that is cut off, one that is whole, and none."""
     app = App()
     broken = tmp_path / "broken.dcm"
     broken.write_bytes(content(CT)[:2000])
@@ -99,11 +101,39 @@ def test_metadata_of_a_series_go_on_after_an_instance_that_cannot_be_read(tmp_pa
         yield Instance(tmp_path / "missing.dcm")
 
     with app.test_client() as client:
-        response = client.web.get(f"{ROOT}/studies/1.2/series/1.3/metadata")
-        assert [one["00100020"]["Value"] for one in response.json] == [["4MR1"]]
-        sent = parts(client.web.get(f"{ROOT}/studies/1.2/series/1.3"))
-    assert len(sent) == 2  # what is there goes as it is
-    assert pydicom.dcmread(BytesIO(sent[1][1])).PatientID == "4MR1"
+        yield client.web
+
+
+def test_metadata_without_those_that_cannot_be_read_say_so(damaged):
+    response = damaged.get(f"{ROOT}/studies/1.2/series/1.3/metadata")
+    assert [one["00100020"]["Value"] for one in response.json] == [["4MR1"]]
+    assert response.status_code == 206
+    assert "left out, since they cannot be read: 2 of 3 instances" in response.headers["Warning"]
+
+
+def test_a_body_without_an_instance_that_cannot_be_read_does_not_end_as_a_whole_one(damaged):
+    response = damaged.get(f"{ROOT}/studies/1.2/series/1.3", buffered=False)
+    found = []
+    with pytest.raises(Failed, match="left out: 1 of 3 instances"):
+        found.extend(response.iter_encoded())
+    response.close()
+    sent = b"".join(found)
+    assert sent.count(b"DICM") == 2  # what is there goes as it is
+    assert not sent.rstrip().endswith(b"--")
+
+
+def test_a_retrieval_of_which_nothing_can_be_sent_is_not_a_success(tmp_path):
+    app = App()
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield Instance(get_testdata_file(CT) if "1.2" in str(request.identifier) else "missing.dcm")
+
+    baseline = "1.2.840.10008.1.2.4.50"
+    jpeg = {"Accept": f'multipart/related; type="application/dicom"; transfer-syntax={baseline}'}
+    with app.test_client() as client:
+        assert client.web.get(f"{ROOT}/studies/1.2", headers=jpeg).status_code == 406
+        assert client.web.get(f"{ROOT}/studies/1.3").status_code == 404
 
 
 def test_bulk_data_come_as_they_are_asked_for(stored):

@@ -15,9 +15,10 @@ import pytest
 from support.certificates import PKI
 from support.names import WAIT
 from support.processes import Running
+from support.samples import FILES
 from support.web import CT, ROOT, content, multipart, read
 
-from pacsroute import App, SetupError, connect
+from pacsroute import App, Instance, SetupError, connect
 
 GET = f"GET {ROOT}/studies HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
@@ -207,6 +208,21 @@ def test_a_host_that_is_none_is_refused_without_a_traceback(server, caplog):
         sock.sendall(b"GET http://[::1 HTTP/1.1\r\nHost: [::1\r\n\r\n")
         assert said(sock).startswith(b"HTTP/1.1 400 ")
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_an_answer_that_breaks_off_is_one_line_in_the_log(caplog):
+    app = App("ARCHIVE")
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield Instance(FILES / CT)
+        yield Instance("missing.dcm")
+
+    with app.serve(port=0, web_port=0) as server:
+        with pytest.raises(http.client.IncompleteRead):
+            ask(server, path=f"{ROOT}/studies/1.2")
+    assert "an answer has broken off: left out: 1 of 2 instances" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_long_body_that_nobody_reads_is_not_read_into_memory(server):
