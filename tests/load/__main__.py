@@ -7,8 +7,9 @@ It starts ``examples/archive.py`` in a process of its own, and prints a table of
 - idle: as many associations as ``--idle`` says, that do nothing, and what they cost; beside
   them, others are served;
 - at once: ``--at-once`` associations that store at the same time;
-- soak: for ``--seconds``, clients that echo, store, find, get and move, and others that are
-  killed in the middle of what they do.
+- soak: for ``--seconds``, clients that echo, store, find, get and move, others that are killed
+  in the middle of what they do, and hostile ones: bombs, code streams that hang a decoder,
+  requests sent ahead, wildcards, PDUs in which nothing is. A good peer echoes meanwhile.
 
 Each instance that was acknowledged has to be on the disk as it was sent, and memory, threads
 and descriptors where they were. The exit code is 1 if anything is not as it has to be. All of
@@ -18,6 +19,7 @@ it is on this machine's loopback, with a bound.
 import argparse
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import resource
@@ -36,11 +38,12 @@ from pathlib import Path
 import pacsroute
 from pacsroute import App, Instance
 from tests.benchmarks import client as raw
+from tests.load import hostile
 
 ROOT = Path(__file__).parents[2]
 CT = raw.CT_STORAGE.decode()
 SIZES = (2_000, 40_000, 400_000)  # of the pixels, in bytes
-WORKERS, KILLERS = 6, 2
+WORKERS, KILLERS, HOSTILE = 6, 2, 2
 UIDS = 40  # of each worker: it stores them over and over, so that the disk has a bound
 MIB = 1_048_576
 KEPT = 32  # descriptors of the connections to its index that the archive keeps
@@ -250,6 +253,7 @@ class Soak:
         # What may be on the disk under a UID: the last acknowledged, and what came later.
         self.allowed = {}
         self.acknowledged = set()
+        self.echoes = []  # seconds
 
     def going(self):
         return time.monotonic() < self.deadline
@@ -324,6 +328,23 @@ class Soak:
                 self.done["kill"] += 1
             threading.Event().wait(0.02)
 
+    def attack(self, number):
+        """Attack the server, in one way after the other."""
+        attacks = itertools.cycle(hostile.ATTACKS[number:] + hostile.ATTACKS[:number])
+        while self.going():
+            with contextlib.suppress(OSError, RuntimeError, struct.error, ValueError):
+                next(attacks)(self.server.port)
+            self.done["attack"] += 1
+
+    def echo_meanwhile(self):
+        """Note how long a good peer waits for an echo."""
+        while self.going():
+            try:
+                self.echoes.append(hostile.seconds_of_an_echo(self.server.port))
+            except Exception as error:  # noqa: BLE001 - counted, and shown
+                self.failed[f"echo meanwhile: {type(error).__name__}: {error}"] += 1
+            threading.Event().wait(0.05)
+
     def sent_by_the_dead(self, number, chance):
         uid = f"1.2.829.{number}.{chance.randrange(UIDS)}"
         return uid, data_set(uid, chance.choice(SIZES), chance)
@@ -349,6 +370,8 @@ def soak(server, seconds, report):
     run = Soak(server, seconds)
     workers = [threading.Thread(target=run.work, args=(number,)) for number in range(WORKERS)]
     workers += [threading.Thread(target=run.kill, args=(number,)) for number in range(KILLERS)]
+    workers += [threading.Thread(target=run.attack, args=(number,)) for number in range(HOSTILE)]
+    workers.append(threading.Thread(target=run.echo_meanwhile))
     for worker in workers:
         worker.start()
     memory = []
@@ -361,7 +384,18 @@ def soak(server, seconds, report):
     medians = [statistics.median(quarter or memory) for quarter in quarters]
     work = ", ".join(f"{count:,} {what}" for what, count in sorted(run.done.items()))
     report.line(f"soak of {seconds:g} s", work)
-    report.line("memory in each quarter", ", ".join(map(megabytes, medians)))
+    report.line(
+        "memory in each quarter, and at most",
+        f"{', '.join(map(megabytes, medians))}, {megabytes(max(memory))}",
+    )
+    report.check(max(memory) < 1024 * MIB, f"memory reaches {megabytes(max(memory))}")
+    slowest = max(run.echoes, default=0.0)
+    report.line(
+        "an echo meanwhile: associate, echo, release",
+        f"{statistics.median(run.echoes or [0.0]) * 1000:.1f} ms in the median, "
+        f"{slowest * 1000:.0f} at most",
+    )
+    report.check(bool(run.echoes) and slowest < 10, f"an echo took {slowest:.1f} s")
     report.check(
         medians[3] <= medians[1] * 1.1 + 4 * MIB or seconds < 30, f"memory grows: {medians}"
     )

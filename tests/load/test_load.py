@@ -21,4 +21,5 @@ def test_small_load_run_finds_no_fault():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\n") == 10, done.stdout
+    assert done.stdout.count("\n") == 11, done.stdout
+    assert " attack, " in done.stdout
