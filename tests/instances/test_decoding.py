@@ -291,7 +291,7 @@ def test_abandoned_decoding_ends_early(wall):
     outcome = []
 
     def ask():
-        with pytest.raises(DataSetError, match="nobody waits"):
+        with pytest.raises(DataSetError, match="cancelled or left"):
             converted(decoding, image, wanted=lambda: not left.is_set())
         outcome.append("ended")
 
