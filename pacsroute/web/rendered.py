@@ -10,11 +10,14 @@ from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFou
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, DataSetTooLarge
+from pacsroute.framework.results import Outcome
+from pacsroute.status import OUT_OF_RESOURCES, Status
 from pacsroute.web import retrieve
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found
 from pacsroute.web.frames import numbers_of
+from pacsroute.web.statuses import Failed
 
 if TYPE_CHECKING:
     from pacsroute.web.rendering import Options
@@ -83,6 +86,8 @@ def _respond(exchange: Exchange, found: Found, number: int, options: Options) ->
         for instance in found:
             try:
                 data = rendered(instance, number, options, exchange.limits, found.request.is_wanted)
+            except DataSetTooLarge as error:
+                raise Failed(Outcome(Status(OUT_OF_RESOURCES, str(error)))) from None
             except (DataSetError, OSError) as error:
                 why = str(error) if isinstance(error, DataSetError) else why
                 continue

@@ -5,7 +5,9 @@ Decoders run behind the wall; what is left here are windows, palettes, regions a
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,8 +25,9 @@ from pydicom.pixels.utils import expand_ybr422
 
 from pacsroute import dataset as data_sets
 from pacsroute.dataset.limits import Limits
-from pacsroute.errors import DataSetError
+from pacsroute.errors import DataSetError, DataSetTooLarge
 from pacsroute.instances.instance import DEFER_SIZE, Instance
+from pacsroute.memory import Holding
 
 if TYPE_CHECKING:
     from pacsroute.instances.pixel_data import ImagePixel
@@ -33,6 +36,9 @@ FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}
 """Pillow's names of the media types."""
 
 _MOST = 8192  # pixels of a side that is asked for
+_GREY_PIXEL = 16  # bytes that a grey value takes on its way through the window
+_SMALL = 32 * 1_048_576  # bytes of a picture that is shown at the same time as others
+_LARGE = threading.Lock()
 _GROUPS = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
 _GREY = (
     *("RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence"),
@@ -97,8 +103,37 @@ def rendered(
         If it has no such frame, or that cannot be shown.
     """
     image, file = instance.frame(number, wanted=wanted)
-    with file:
-        data = file.read()
+    weight = _weight(image, options)
+    # Large ones wait for each other instead of being refused: together they would take gigabytes.
+    with file, _LARGE if weight > _SMALL else contextlib.nullcontext():
+        holding = Holding(limits.memory)
+        if not holding.grow(weight):
+            raise DataSetTooLarge(f"max_memory reached, {limits.memory} bytes of all peers")
+        try:
+            return _drawn(instance, number, image, file.read(), options, limits)
+        finally:
+            holding.close()
+
+
+def _weight(image: ImagePixel, options: Options) -> int:
+    """Return about how many bytes it takes to show a frame."""
+    samples = image.samples_per_pixel
+    size = image.rows * image.columns
+    found = size * (image.bits_allocated // 8 * samples + (_GREY_PIXEL if samples == 1 else 6))
+    if options.size is not None:
+        width, height = (min(side, _MOST) for side in options.size)
+        found += 2 * samples * (width or height) * (height or width)
+    return found
+
+
+def _drawn(
+    instance: Instance,
+    number: int,
+    image: ImagePixel,
+    data: bytes,
+    options: Options,
+    limits: Limits,
+) -> bytes:
     try:
         with instance.open() as head:
             dataset = data_sets.parse(
@@ -189,19 +224,28 @@ def _first(value: Any) -> float:
 
 def _windowed(values: Any, centre: float, width: float, function: str = "LINEAR") -> Any:
     """Return values through a window, from 0 to 255 (PS3.3 C.11.2.1.2)."""
-    values = values.astype(np.float64)
+    found = values.astype(np.float32)
     if function == "SIGMOID":
-        return 255 / (1 + np.exp(-4 * (values - centre) / width))
-    if function == "LINEAR_EXACT":
-        return ((values - centre) / width + 0.5) * 255
-    return ((values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5) * 255
+        found -= centre
+        found *= -4 / width
+        np.exp(found, out=found)
+        found += 1
+        return np.divide(255, found, out=found)
+    if function != "LINEAR_EXACT":
+        centre, width = centre - 0.5, max(width - 1, 1e-9)
+    found -= centre
+    found *= 255 / width
+    found += 127.5
+    return found
 
 
 def _stretched(values: Any) -> Any:
     """Return values from 0 to 255, whatever they range over."""
-    values = values.astype(np.float64)
     low, high = float(values.min()), float(values.max())
-    return (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    found = values.astype(np.float32)
+    found -= low
+    found *= 255 / (high - low) if high > low else 0
+    return found
 
 
 def _in_eight_bits(pixels: Any, image: ImagePixel) -> Any:
@@ -217,7 +261,11 @@ def _placed(picture: Image.Image, options: Options) -> Image.Image:
         if options.is_relative:
             left, width = left * picture.width, width * picture.width
             top, height = top * picture.height, height * picture.height
-        box = left, top, left + abs(width), top + abs(height)
+        right = min(left + abs(width), picture.width)
+        bottom = min(top + abs(height), picture.height)
+        box = left, top, right, bottom
+        if left >= right or top >= bottom:
+            raise DataSetError("the region is outside the image")
         picture = picture.crop(tuple(round(one) for one in box))  # type: ignore[arg-type]
         if width < 0:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

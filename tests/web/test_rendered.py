@@ -11,6 +11,7 @@ from pydicom.data import get_testdata_file
 from support.web import CT, MR_RLE, ROOT, path_of, read, store
 
 from pacsroute import App, Instance
+from pacsroute.memory import PROCESS
 
 PALETTE = "examples_palette.dcm"
 PNG = {"Accept": "image/png"}
@@ -73,6 +74,28 @@ def test_a_viewport_has_a_size_and_a_region(stored):
     assert (pixels(part) == whole[40:50, 30:50]).all()
     turned = stored.get(f"{path}?window=0,500&viewport=20,10,30,40,-20,10", headers=PNG)
     assert (pixels(turned) == whole[40:50, 30:50][:, ::-1]).all()
+
+
+def test_a_region_ends_where_the_image_does(stored):
+    path = f"{path_of(read(CT))}/rendered"
+    whole = pixels(stored.get(f"{path}?window=0,500", headers=PNG))
+    part = stored.get(f"{path}?window=0,500&viewport=28,28,100,100,90000,90000", headers=PNG)
+    assert (pixels(part) == whole[100:, 100:]).all()
+    beside = stored.get(f"{path}?viewport=28,28,500,500,10,10", headers=PNG)
+    assert (beside.status_code, beside.data) == (404, b"the region is outside the image\n")
+
+
+def test_a_picture_draws_on_the_memory_of_the_process(archive):
+    archive.config.max_memory = 64 * 1_048_576
+    before = PROCESS.held
+    with archive.test_client() as client:
+        store(client.web, CT)
+        path = f"{path_of(read(CT))}/rendered"
+        assert client.web.get(f"{path}?viewport=1000,1000", headers=PNG).status_code == 200
+        refused = client.web.get(f"{path}?viewport=8000,8000", headers=PNG)
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"]
+    assert PROCESS.held < before + 1_048_576
 
 
 @pytest.mark.parametrize("levels", [2, 4, 6])
