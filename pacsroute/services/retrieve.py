@@ -116,6 +116,7 @@ class SubOperations:
         return Status(SUB_OPERATIONS_WARNING)
 
 
+_TOLD = 20  # failures of a retrieval that have a warning line each
 _UNIQUE = {
     "PATIENT": "PatientID",
     "STUDY": "StudyInstanceUID",
@@ -238,7 +239,7 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
                 break
             assert isinstance(item, Instance)
             name = item.sop_instance_if_known  # now: the handler may use a Dataset again
-            status = _sent(send, item, request, answers.look)
+            status = _sent(send, item, request, answers.look, counts.failed)
             counts.add(status, name or item.sop_instance_if_known)
             call.app.observer.sub_operation(call.command.name, status)
             progress.tell()
@@ -269,8 +270,13 @@ def _final(request: GetRequest, outcome: Outcome | None, counts: SubOperations) 
 
 
 def _sent(
-    send: SendInstance, instance: Instance, request: GetRequest, meanwhile: Callable[[], object]
+    send: SendInstance,
+    instance: Instance,
+    request: GetRequest,
+    meanwhile: Callable[[], object],
+    failed: int,
 ) -> Status:
+    """Send an instance; log a failure with its reason, but not of thousands alike."""
     try:
         status = send(instance, meanwhile)
     except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also a path that is none
@@ -286,12 +292,14 @@ def _sent(
     finally:
         instance.forget()
     if status.category not in ("Success", "Warning"):
-        logger.warning(
-            "%s from %s: %s failed: %s",
+        logger.log(
+            logging.WARNING if failed < _TOLD else logging.DEBUG,
+            "%s from %s: %s failed: %s%s",
             name_of(request.command),
             ascii(request.calling_ae)[1:-1],
             instance.sop_instance_if_known or "an instance",
             ascii(str(status))[1:-1],
+            "; further ones are told at DEBUG" if failed == _TOLD - 1 else "",
         )
     return status
 

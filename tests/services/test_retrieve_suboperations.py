@@ -87,6 +87,24 @@ def test_missing_instances_of_a_count_are_logged(status, caplog):
     assert "the handler yielded 2 fewer than its count says" in caplog.text
 
 
+def test_thousands_of_failures_do_not_fill_the_log(caplog):
+    def handler(request):
+        return [made(number) for number in range(200)]
+
+    with serving(handler) as server, Requestor(server.port) as peer:
+        peer.get()
+        _, final, failed, _ = peer.all(lambda number, command: 0)
+        assert final.status == 0xA702
+        assert len(failed) == 200
+        peer.release()
+    lines = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    told = [one.getMessage() for one in lines if uid(0)[:-1] in one.getMessage()]
+    assert len(told) == 20
+    assert [line.endswith("; further ones are told at DEBUG") for line in told] == [False] * 19 + [
+        True
+    ]
+
+
 def test_path_of_an_unreadable_file_is_logged_at_debug_only(tmp_path, caplog):
     path = tmp_path / "DOE^JOHN.dcm"
     caplog.set_level(logging.DEBUG)
