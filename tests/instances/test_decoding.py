@@ -291,7 +291,7 @@ def test_abandoned_decoding_ends_early(wall):
     outcome = []
 
     def ask():
-        with pytest.raises(DataSetError, match="cancelled or left"):
+        with pytest.raises(DataSetError, match="no longer wanted"):
             converted(decoding, image, wanted=lambda: not left.is_set())
         outcome.append("ended")
 

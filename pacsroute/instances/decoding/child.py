@@ -28,7 +28,7 @@ Wanted = Callable[[], bool]
 def check_wanted(wanted: Wanted | None) -> None:
     """Raise a `DataSetError` if the result is no longer wanted."""
     if wanted is not None and not wanted():
-        raise DataSetError("the peer has cancelled or left")
+        raise DataSetError("the result is no longer wanted")
 
 
 class Child:
