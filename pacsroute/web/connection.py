@@ -155,6 +155,7 @@ class Gateway(Gateway_10):
             self.req.rfile = io.BufferedReader(self.req.chunks, _BUFFER)
         environ: Any = super().get_environ()  # type: ignore[no-untyped-call]
         connection.input.begin_body()
+        server.begun(connection.socket)
         environ["pacsroute.served"] = True
         environ["pacsroute.socket"] = connection.socket
         environ["pacsroute.defer"] = server.defer

@@ -226,18 +226,19 @@ class WebServer(CherootServer):
     def _wait(self, connection: Any) -> bool:
         """Wait for the next request; tell whether it begins to come."""
         sock, deadline = connection.socket, time.monotonic() + self._config.web_idle
+        self._mark(sock, time.monotonic())  # until all of the head is here: see `begun`
         if getattr(sock, "pending", lambda: 0)() or _is_buffered(connection):
             return True
-        self._mark(sock, time.monotonic())
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        try:
-            while not self._stop.is_set() and time.monotonic() < deadline:
-                if poll.poll(_TICK * 1000):
-                    return True
-            return False
-        finally:
-            self._mark(sock, None)
+        while not self._stop.is_set() and time.monotonic() < deadline:
+            if poll.poll(_TICK * 1000):
+                return True
+        return False
+
+    def begun(self, sock: Any) -> None:
+        """Say that a request has come: its connection is not ended for the sake of another."""
+        self._mark(sock, None)
 
     def _mark(self, sock: Any, since: float | None) -> None:
         with self._lock:

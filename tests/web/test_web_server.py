@@ -313,6 +313,18 @@ def test_connections_are_bounded_and_the_idle_ones_go_first():
             assert [sock.recv(1) for sock in ended] == [b""]
 
 
+def test_slow_heads_keep_nobody_out():
+    with archive(web_connections=2).serve(port=0, web_port=0) as server:
+        with client(server) as first, client(server) as second:
+            for sock in (first, second):
+                sock.sendall(b"GET / HTT")
+            deadline, status = time.monotonic() + WAIT, None
+            while status != 200 and time.monotonic() < deadline:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    status, _ = ask(server)
+            assert status == 200
+
+
 def test_a_handler_sees_that_its_client_has_gone():
     app, seen, begun = App("ARCHIVE"), threading.Event(), threading.Event()
 
