@@ -32,6 +32,7 @@ logger = logging.getLogger("pacsroute")
 
 _TICK = 0.25  # seconds after which a thread that waits looks whether the server stops
 _AFTER_THREADS = 2
+_AGAIN = 60.0  # seconds after which it is logged again that there is no place
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
@@ -78,6 +79,7 @@ class WebServer(CherootServer):
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._connections_: dict[socket.socket, float | None] = {}  # since when it has no request
+        self._silent_until = 0.0
         self._acceptor: threading.Thread | None = None
         self._after: DaemonPool | None = None
 
@@ -173,13 +175,19 @@ class WebServer(CherootServer):
             if len(self._connections_) >= self._config.web_connections:
                 idle = [(since, one) for one, since in self._connections_.items() if since]
                 if not idle:
-                    logger.warning("HTTP: web_connections reached")
+                    self._tell_full()
                     return False
                 _, oldest = min(idle, key=lambda pair: pair[0])
                 del self._connections_[oldest]
                 _hang_up(oldest)
             self._connections_[sock] = None
             return True
+
+    def _tell_full(self) -> None:
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + _AGAIN
+            logger.warning("HTTP: web_connections reached")
 
     def _leave(self, sock: socket.socket) -> None:
         with self._lock:

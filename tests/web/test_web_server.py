@@ -313,6 +313,24 @@ def test_connections_are_bounded_and_the_idle_ones_go_first():
             assert [sock.recv(1) for sock in ended] == [b""]
 
 
+def test_connections_beyond_the_limit_do_not_fill_the_log(caplog):
+    app, begun, ending = App("ARCHIVE", web_connections=1), threading.Event(), threading.Event()
+
+    @app.find("StudyRoot")
+    def find(request):
+        begun.set()
+        ending.wait(WAIT)
+        return []
+
+    with app.serve(port=0, web_port=0) as server:
+        with client(server) as sock:
+            sock.sendall(GET)
+            assert begun.wait(WAIT)
+            assert [ask(server)[0] for _ in range(5)] == [503] * 5
+            ending.set()
+    assert caplog.text.count("web_connections reached") == 1
+
+
 def test_slow_heads_keep_nobody_out():
     with archive(web_connections=2).serve(port=0, web_port=0) as server:
         with client(server) as first, client(server) as second:
