@@ -21,6 +21,7 @@ from support.images import (
     blank_jpeg_ls,
     blank_rle,
     decoder_processes,
+    end_decoders,
     instance,
     resident,
 )
@@ -34,7 +35,6 @@ from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.parsing import parse
 from pacsroute.instances.decoding import decoders
 from pacsroute.instances.decoding.wall import Decoders
-from pacsroute.instances.decoding.wall import decoders as all_decoders
 from pacsroute.instances.pixel_data import ImagePixel
 from pacsroute.instances.spool import Room
 
@@ -44,7 +44,7 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def nobody_elses():
     """End the decoders of earlier tests, which would be counted too."""
-    all_decoders().close()
+    end_decoders()
 
 
 @pytest.fixture

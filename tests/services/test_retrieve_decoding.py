@@ -15,6 +15,7 @@ from support.images import (
     blank_jpeg_ls,
     blank_rle,
     decoder_processes,
+    end_decoders,
     instance,
     resident,
 )
@@ -25,7 +26,6 @@ from support.serving import Serving
 from support.unharmed import until
 
 from pacsroute import App, Peer
-from pacsroute.instances.decoding.wall import decoders
 
 MIB = 1 << 20
 CONTEXT = (SECONDARY_CAPTURE, EXPLICIT)
@@ -33,7 +33,7 @@ CONTEXT = (SECONDARY_CAPTURE, EXPLICIT)
 
 @pytest.fixture(autouse=True)
 def nobody_elses():
-    decoders().close()
+    end_decoders()
 
 
 @pytest.fixture

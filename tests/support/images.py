@@ -1,6 +1,7 @@
 """Images of any size and any compression, and the code streams in them."""
 
 import os
+import signal
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from openjpeg.utils import encode_array
 from pydicom.encaps import encapsulate
 from support.names import EXPLICIT
+from support.unharmed import until
 
 from pacsroute import Instance, uids
 from pacsroute.dataset.encoding import encode
@@ -95,6 +97,13 @@ def decoder_processes(parent=None):
         if is_ours and b"pacsroute.instances.decoding" in command and after[0] != "Z":
             found.append(int(folder.name))
     return found
+
+
+def end_decoders():
+    """End the decoders that earlier tests of this process have left idle, in any pool."""
+    for number in decoder_processes():
+        os.kill(number, signal.SIGKILL)
+    assert until(lambda: not decoder_processes())
 
 
 def resident(process=None):
