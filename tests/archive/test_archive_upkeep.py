@@ -19,6 +19,8 @@ from pacsroute.archive.database import UnavailableError
 from pacsroute.archive.decisions import Decisions
 from pacsroute.dataset.encoding import encode
 
+pytestmark = pytest.mark.slow
+
 # Stores three instances, and is killed at a place that its arguments name.
 KILLED = """
 import os, signal, sys

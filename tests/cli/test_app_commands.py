@@ -3,6 +3,8 @@
 import pytest
 from support.processes import pacsroute
 
+pytestmark = pytest.mark.slow
+
 APP = '''
 import click
 from pacsroute import App

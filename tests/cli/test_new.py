@@ -11,6 +11,8 @@ from support.names import WAIT
 from support.processes import Running, environment, pacsroute
 from support.programs import program
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     ".gitignore",
     "Dockerfile",

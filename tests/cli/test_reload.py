@@ -10,7 +10,7 @@ import pytest
 from support.processes import Running, without
 from support.raw_peer import RawPeer
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="it forks")
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="it forks"), pytest.mark.slow]
 
 APP = """
 from pacsroute import App

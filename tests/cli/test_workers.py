@@ -19,7 +19,10 @@ from pacsroute import connect, uids
 from pacsroute.tls import TLS
 from pacsroute.upper_layer import pdu
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="gunicorn is for POSIX systems")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="gunicorn is for POSIX systems"),
+    pytest.mark.slow,
+]
 
 CONTEXTS = [(FIND, uids.IMPLICIT_VR_LITTLE_ENDIAN)]
 

@@ -38,6 +38,8 @@ from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.instances.pixel_data import ImagePixel
 from pacsroute.instances.spool import Room
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

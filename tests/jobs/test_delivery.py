@@ -19,6 +19,8 @@ from pacsroute.jobs.queue import NewJob, Queue
 from pacsroute.jobs.runner import Runner
 from pacsroute.status import Status
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = FILES / "CT_small.dcm"
 
 

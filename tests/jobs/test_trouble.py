@@ -19,6 +19,8 @@ from pacsroute.jobs.owners import LonelyOwner
 from pacsroute.jobs.queue import NewJob, Queue
 from pacsroute.jobs.runner import Runner
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = FILES / "CT_small.dcm"
 
 

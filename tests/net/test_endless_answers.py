@@ -12,6 +12,8 @@ from pacsroute.dimse import commands
 from pacsroute.dimse.messages import fragment
 from pacsroute.upper_layer import pdu
 
+pytestmark = pytest.mark.slow
+
 STUDY = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.2"}
 KINDS = {"find": commands.CFindRSP, "get": commands.CGetRSP}
 

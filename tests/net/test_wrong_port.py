@@ -17,6 +17,8 @@ from pacsroute import App, AssociationAborted
 from pacsroute.net import transport
 from pacsroute.upper_layer import pdu
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.contextmanager
 def something_else(answer, *, closes):

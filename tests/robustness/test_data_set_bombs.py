@@ -31,7 +31,10 @@ def store(request):
 def n_set(request): ...
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from pacsroute import App, Failure, Instance, Peer, uids
 from pacsroute.dimse import command_set, commands
 from pacsroute.upper_layer import pdu
 
+pytestmark = pytest.mark.slow
+
 
 def _plain(handler):
     """Hide that a handler is a generator function, which not every service takes."""

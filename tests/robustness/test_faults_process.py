@@ -24,6 +24,8 @@ from support.unharmed import unharmed, until
 from pacsroute import App, Instance
 from pacsroute.upper_layer import pdu
 
+pytestmark = pytest.mark.slow
+
 LINUX = Path("/proc/self/status").exists()
 
 SERVER = """

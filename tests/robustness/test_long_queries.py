@@ -18,6 +18,8 @@ from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 from pacsroute.framework.requests import FindRequest, GetRequest
 
+pytestmark = pytest.mark.slow
+
 WORKLIST = uids.sop_class("Worklist", "find")
 # Each is tried at every place of a text, and fails at its end.
 SLOW = "*" + "a" * 400 + "?" * 20 + "b*"

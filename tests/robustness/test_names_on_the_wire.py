@@ -24,6 +24,8 @@ from pacsroute.dimse import commands
 from pacsroute.upper_layer import pdu
 from pacsroute.upper_layer.pdu import AssociateRQ, decode, encode
 
+pytestmark = pytest.mark.slow
+
 BODY = b"\x08\0\x05\0CS\0\0"
 
 NASTY = [

@@ -18,6 +18,8 @@ from pacsroute import uids
 from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 
+pytestmark = pytest.mark.slow
+
 PUSH, PULL = (
     uids.sop_class(f"UnifiedProcedureStep{name}", "n_create") for name in ("Push", "Pull")
 )

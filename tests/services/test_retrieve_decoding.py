@@ -27,6 +27,8 @@ from support.unharmed import until
 
 from pacsroute import App, Peer
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 CONTEXT = (SECONDARY_CAPTURE, EXPLICIT)
 

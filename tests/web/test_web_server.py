@@ -20,6 +20,8 @@ from support.web import CT, ROOT, content, multipart, read
 
 from pacsroute import App, Instance, SetupError, connect
 
+pytestmark = pytest.mark.slow
+
 GET = f"GET {ROOT}/studies HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
