@@ -35,7 +35,7 @@ def complete(series):
 
 @app.job(retry=[60, 600], timeout=600, process=True)
 def analyse(series, to):
-    """Run the model on a series, and queue its result for whoever has sent the series."""
+    """Run the model on a series, and queue its result for the sender of the series."""
     slices = [dcmread(path) for path in sorted((INCOMING / series).glob("*.dcm"))]
     mean = sum(float(one.pixel_array.mean()) for one in slices) / len(slices)  # the model
     app.forward(report(slices[0], f"{len(slices)} slices, mean {mean:.1f}"), to=to, key=series)

@@ -1,7 +1,7 @@
 """Put instances into the index: nothing is replaced, or moves, without being reported.
 
-An instance whose SOP Instance UID is there already, and one whose patient is another than its
-study's, is told to whoever stores it, who decides.
+This module reports an instance whose SOP Instance UID is there already, or whose patient is not its
+study's. The code that stores instances decides what becomes of it.
 """
 
 from __future__ import annotations

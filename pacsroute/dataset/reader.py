@@ -52,7 +52,7 @@ _ELEMENT, _ITEM_OBJECT = 256, 1536  # bytes that one takes once it is read, besi
 _AT_A_TIME = 1 << 20  # bytes of values that are held before they are counted
 
 TURNS = threading.BoundedSemaphore(2)
-"""Held by whoever reads thousands of elements, or inflates megabytes: more at once would keep the
+"""Held while thousands of elements are read, or megabytes inflated: more at once would keep the
 interpreter from all others, and all of them would fail where one after the other has room."""
 
 
@@ -91,7 +91,7 @@ class _Level:
         dataset.__dict__["_frame"] = frame._replace(names=names, signed=self.signed)
         dataset.__dict__["_count"] = len(self.elements)
         for tag in self.other_vr:
-            dataset[tag]  # whoever writes it as it came would write the wrong encoding
+            dataset[tag]  # written as it came, it would have the wrong encoding
         return dataset
 
 

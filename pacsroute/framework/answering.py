@@ -55,7 +55,7 @@ class Answering:
         What reaches the handler; None where it is refused before. Whoever carries it sets it
         as soon as there is one.
     outcome : Outcome or None
-        How it went; whoever carries it sets it once the response is written.
+        How it went; the transport sets it once the response is written.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class Answering:
             if failure is not None and request.keep_failure is None:
                 let_go(failure)
         if lost is not None:
-            return  # whoever ends what carried it logs why
+            return  # the transport logs why it ended
         if outcome is not None:
             as_usual = outcome.is_logged or outcome.status.code in _AS_USUAL
             level = logging.INFO if as_usual else logging.WARNING

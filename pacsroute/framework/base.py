@@ -311,8 +311,8 @@ class BaseApp(Scope):
     def handle(self, request: Request) -> Any:
         """Let the handler of a request answer it, behind the hooks of `before_request`.
 
-        What follows the answer, such as the hooks of `after_request`, is for whoever carries the
-        request: see `pacsroute.framework.answering`.
+        The transport of the request does what follows the answer, such as the hooks of
+        `after_request`: see `pacsroute.framework.answering`.
 
         Parameters
         ----------

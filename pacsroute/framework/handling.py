@@ -91,7 +91,7 @@ def _answers(
         result = yield from items(request, source, rows)
         if result is not None or isinstance(request, FindRequest):
             outcome = Outcome(final_status(result, route.where))
-    except GeneratorExit:  # not the handler's: whoever iterates has closed this generator
+    except GeneratorExit:  # not the handler's: its consumer has closed this generator
         raise
     except BaseException as error:  # noqa: BLE001
         outcome = failed(request, error)

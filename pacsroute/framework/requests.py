@@ -55,7 +55,7 @@ class Request:
     transport : str
         ``dimse`` or ``web``: whether an association carries it, or HTTP.
     is_cancelled : callable, optional
-        How whoever carries it answers `cancelled`; without one, it never is.
+        Answers `cancelled`; the transport sets it. Without one, it never is.
 
     Attributes
     ----------

@@ -544,7 +544,7 @@ def _opened(path: str | os.PathLike[str]) -> tuple[BinaryIO, part10.Head, bytes]
 
     A file that is small is read, and closed already.
     """
-    file: BinaryIO = open(path, "rb", 0)  # noqa: SIM115 - whoever asks for it closes it
+    file: BinaryIO = open(path, "rb", 0)  # noqa: SIM115 - the caller closes it
     try:
         size = os.fstat(file.fileno()).st_size
         first = file.read(part10.LOOK)

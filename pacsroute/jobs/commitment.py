@@ -352,7 +352,7 @@ def _failed(queue: Queue, transaction: Transaction, job: Job, reason: int) -> st
 
 
 def _set(transaction: Transaction, job: Job, changes: str, queue: Queue, **values: Any) -> None:
-    """Change a job whoever has it: that one finds that it is no longer its own."""
+    """Change a job whichever process has it: its owner finds that it is no longer its own."""
     known = {
         "over": OVER,
         "forward": FORWARD,

@@ -116,12 +116,12 @@ class Inbox:
         return whole
 
     def _check_response(self) -> None:
-        """Refuse a response without end: whoever waits for it has asked for no such thing."""
+        """Refuse a response without end: no request asked for one."""
         if isinstance(self._assembler.command, Response):
             raise ProtocolError(f"a response of more than {self._longest} bytes")
 
     def _queue(self, message: Message) -> None:
-        """Queue a message for whoever takes it; note a C-CANCEL for `is_cancelled`."""
+        """Queue a message until it is taken; note a C-CANCEL for `is_cancelled`."""
         command = message.command
         if isinstance(command, CCancelRQ):
             self._cancelled.add(command.message_id_responded_to)
