@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pacsroute.settings import ServerSettings
 
 logger = logging.getLogger("pacsroute")
+
+_NO_TERMINAL = 100  # characters of a line that goes to a file
 
 
 _LOADING = ContextVar("loading", default=False)
@@ -105,10 +109,23 @@ def announce(app: BaseApp) -> None:
     if not app.routes:
         logger.warning("no handler is registered: only C-ECHO is answered")
     click.echo(f"{app.ae_title} serves")
-    for route in app.routes:
-        click.echo(f"  {route}")
+    lines = [str(route) for route in app.routes]
     if not any(route.command == "echo" for route in app.routes):
-        click.echo(f"  {name_of('echo'):<14} Verification")
+        lines.append(f"{name_of('echo'):<14} Verification")
+    for line in lines:
+        click.echo(_wrapped(line))
+
+
+def _wrapped(line: str) -> str:
+    """Return the line of a route, indented, within the width of the terminal."""
+    return textwrap.fill(
+        line,
+        shutil.get_terminal_size((_NO_TERMINAL, 24)).columns,
+        initial_indent=" " * 2,
+        subsequent_indent=" " * 17,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def announce_monitor(host: str, port: int) -> None:

@@ -413,23 +413,34 @@ class Archive(Blueprint):
                 "correct", by, reason, study=study, values=values, originals=before
             )
 
-    def check(self) -> Iterator[Finding]:
-        """Yield what files and index do not agree on, and what is in quarantine."""
+    def check(self, progress: Callable[[int], object] | None = None) -> Iterator[Finding]:
+        """Yield what files and index do not agree on, and what is in quarantine.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with the number of files looked at so far.
+        """
         self._check_registered()
         with self.opened():
-            yield from self._upkeep.check()
+            yield from self._upkeep.check(progress)
 
-    def reindex(self, since: datetime | None = None) -> int:
+    def reindex(
+        self, since: datetime | None = None, progress: Callable[[int], object] | None = None
+    ) -> int:
         """Take in the files that the index does not know; return how many those were.
 
         Parameters
         ----------
         since : datetime, optional
             Only files written since then. Without it rows without a file leave the index, too.
+        progress : callable, optional
+            Called with the number of files looked at so far; those to take in count twice, as
+            they are read, too.
         """
         self._check_registered()
         with self.opened(), self._locked(".reindex.lock"):
-            return self._upkeep.reindex(since)
+            return self._upkeep.reindex(since, progress)
 
     # ------------------------------------------------------------- its routes
 
@@ -506,7 +517,9 @@ class Archive(Blueprint):
     def _level(self, request: FindRequest | GetRequest) -> str:
         study_root = request.sop_class in _STUDY_ROOT
         if not request.level or (request.level == "PATIENT" and study_root):
-            raise Failure(IDENTIFIER_MISMATCH, "this Query/Retrieve Level is not supported")
+            level = request.identifier.get("QueryRetrieveLevel")
+            known = "is not supported" if level else "is missing"
+            raise Failure(IDENTIFIER_MISMATCH, f"this Query/Retrieve Level {known}")
         return request.level
 
     def _described(self, dataset: Dataset, syntax: str, calling_ae: str, issuer: str) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -135,10 +136,12 @@ class Upkeep:
 
     # ------------------------------------------------------------- check and reindex
 
-    def check(self) -> Iterator[Finding]:
+    def check(self, progress: Callable[[int], object] | None = None) -> Iterator[Finding]:
         """Yield what files and index do not agree on; nothing is changed."""
+        tell = _counter(progress)
         with _Seen(self._database) as seen:
             for name, _ in self._files.found():
+                tell()
                 seen.add(name, 0)
             for (path,) in seen.rows(
                 "SELECT path FROM seen EXCEPT SELECT path FROM image ORDER BY 1"
@@ -157,21 +160,26 @@ class Upkeep:
         for path, uid, reason in self._database.rows(aside):
             yield Finding("quarantined", path, uid, reason)
 
-    def reindex(self, since: datetime | None = None) -> int:
+    def reindex(
+        self, since: datetime | None = None, progress: Callable[[int], object] | None = None
+    ) -> int:
         """Take in the files that the index does not know; return how many those were.
 
         The one that was written first is taken in first. Rows without a file leave the index,
         unless only the files since some time are looked at.
         """
         count = 0
+        tell = _counter(progress)
         earliest = 0 if since is None else int(since.timestamp() * 1e9)
         with _Seen(self._database) as seen:
             for name, stat in self._files.found():
+                tell()
                 if stat.st_mtime_ns >= earliest:
                     seen.add(name, stat.st_mtime_ns)
             new = "SELECT path FROM seen WHERE path NOT IN (SELECT path FROM image)"
             batch: list[tuple[str, Entry]] = []
             for (path,) in seen.rows(f"{new} ORDER BY at, path"):
+                tell()
                 entry = self._entry(path)
                 if entry is not None:
                     batch.append((path, entry))
@@ -247,6 +255,14 @@ class _Seen:
         self._db.execute(f"CREATE TEMP TABLE answer AS {numbered}")
         for row in self._db.execute("SELECT * FROM answer ORDER BY number"):
             yield tuple(row)[1:]
+
+
+def _counter(progress: Callable[[int], object] | None) -> Callable[[], object]:
+    """Return a function that tells `progress` how often it has been called."""
+    if progress is None:
+        return lambda: None
+    numbers = itertools.count(1)
+    return lambda: progress(next(numbers))
 
 
 def _run(db: Transaction, statements: Iterator[str]) -> None:

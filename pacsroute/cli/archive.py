@@ -8,6 +8,7 @@ import click
 
 from pacsroute.archive.blueprint import Archive
 from pacsroute.cli.loading import load
+from pacsroute.cli.progress import counting
 
 
 @click.group()
@@ -29,9 +30,11 @@ def check(app: str | None) -> None:
     """  # noqa: D301 - click's mark is a backspace
     count = 0
     for one in _archives_of(app):
-        for finding in one.check():
-            count += 1
-            click.echo("  ".join(part for part in finding if part))
+        with counting("{:,} files looked at") as tell:
+            for finding in one.check(tell):
+                count += 1
+                tell(None)
+                click.echo("  ".join(part for part in finding if part))
     if count:
         raise SystemExit(1)
     click.echo("files and index agree")
@@ -50,7 +53,9 @@ def reindex(app: str | None, since: datetime | None) -> None:
     Without --since, what has no file any more is taken from the index.
     """
     for one in _archives_of(app):
-        click.echo(f"{one.folder}: {one.reindex(since)} instances taken into the index")
+        with counting("{:,} files looked at") as tell:
+            count = one.reindex(since, tell)
+        click.echo(f"{one.folder}: {count} instances taken into the index")
 
 
 def _archives_of(spec: str | None) -> list[Archive]:

@@ -7,7 +7,6 @@ import errno
 import functools
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -23,6 +22,7 @@ from pacsroute.app import App
 from pacsroute.cli.identifiers import Path, asks_for, named
 from pacsroute.cli.observing import observes
 from pacsroute.cli.output import aligned, json_array
+from pacsroute.cli.progress import counting, megabytes, say, status_line
 from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.errors import (
     AssociationError,
@@ -167,40 +167,6 @@ def _each(
             ctrl_c.polite = True
             if take(answer) or ctrl_c.stopping:
                 return None
-
-
-# ------------------------------------------------------------- what is shown
-
-
-def on_a_terminal() -> bool:
-    """Tell whether progress is shown to anybody."""
-    return sys.stderr.isatty()
-
-
-def say(text: str) -> None:
-    """Write a line to stderr, over what progress stands there; a peer may have a part in it."""
-    text = printable(text)
-    click.echo(f"\r\033[K{text}" if on_a_terminal() else text, err=True)
-
-
-@contextlib.contextmanager
-def _status_line() -> Iterator[Callable[[str], None]]:
-    """Yield what shows a text on a line of the terminal that is written again and again."""
-    shown = on_a_terminal()
-
-    def show(text: str) -> None:
-        if shown:
-            click.echo(f"\r\033[K{text}", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        show("")
-
-
-def megabytes(size: int) -> str:
-    """Return a size as a text."""
-    return f"{size / 1e6:.1f} MB"
 
 
 # ------------------------------------------------------------- options
@@ -414,12 +380,15 @@ def find(
     show = json_array() if as_json else aligned(columns, wide=wide)
     count = 0
     with CtrlC() as ctrl_c:
-        with show as take:
+        # A table comes at the end, since its widths are known then; JSON shows for itself.
+        waiting = contextlib.nullcontext(lambda _: None) if as_json else counting("{:,} matches")
+        with show as take, waiting as tell:
 
             def taken(row: Any) -> bool:
                 nonlocal count
                 take(row)
                 count += 1
+                tell(count)
                 return count == limit
 
             status = _each(client.find(identifier, sop_class), ctrl_c, taken)
@@ -474,7 +443,7 @@ def get(
     count = size = 0
     began = time.monotonic()
     status, last = None, Progress()
-    with CtrlC() as ctrl_c, _status_line() as show:
+    with CtrlC() as ctrl_c, status_line() as show:
 
         def instances() -> str:
             return "1 instance" if count == 1 else f"{count} instances"
@@ -526,7 +495,7 @@ def move(client: Client, destination: str, identifier: dict[str, Any], sop_class
       pacsroute move 10.0.0.7 11112 WORKSTATION -c PACS -k StudyInstanceUID=1.2.3
     """  # noqa: D301 - click's mark is a backspace
     last = Progress()
-    with CtrlC() as ctrl_c, _status_line() as show:
+    with CtrlC() as ctrl_c, status_line() as show:
 
         def note(progress: Progress) -> None:
             nonlocal last

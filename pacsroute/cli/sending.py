@@ -22,11 +22,9 @@ from pacsroute.cli.clients import (
     CtrlC,
     PeerCommand,
     asks_a_peer,
-    megabytes,
-    on_a_terminal,
     reason,
-    say,
 )
+from pacsroute.cli.progress import megabytes, on_a_terminal, say
 from pacsroute.errors import (
     AssociationError,
     AssociationRejected,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import code
 import sys
+from types import TracebackType
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import pydicom
 
 import pacsroute
 from pacsroute.cli.loading import load
+from pacsroute.errors import PacsrouteError
 from pacsroute.foreground import lifespan_of
 from pacsroute.testing import TestClient
 
@@ -35,7 +37,7 @@ def shell(app: str | None) -> None:
         banner = (
             f"pacsroute shell of {found.ae_title}, within its lifespan\n"
             "  app        the app: app.routes, app.state, app.connect('AE')\n"
-            "  client     speaks to it in memory: client.echo(), client.find({...})\n"
+            "  client     speaks to it in memory: client.echo(), list(client.find({...}))\n"
             "  pacsroute  the package; Dataset is pydicom's"
         )
         if not (sys.stdin.isatty() and _ipython(banner, names)):
@@ -57,6 +59,7 @@ def _ipython(banner: str, names: dict[str, Any]) -> bool:
 def _plain(banner: str, names: dict[str, Any]) -> None:
     # Python's own start of a session, as `python` does it: history, and completion of
     # these names instead of the module's.
+    sys.excepthook = _show
     start = getattr(sys, "__interactivehook__", None)
     if start is not None and sys.stdin.isatty():
         start()
@@ -68,3 +71,11 @@ def _plain(banner: str, names: dict[str, Any]) -> None:
         else:
             readline.set_completer(rlcompleter.Completer(names).complete)
     code.interact(banner, local=names, exitmsg="")
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error that says what to do as a line: its frames are those of pacsroute."""
+    if isinstance(error, (PacsrouteError, OSError)):
+        click.echo(f"{kind.__name__}: {error}", err=True)
+    else:
+        sys.__excepthook__(kind, error, trace)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import click
 from click.exceptions import Exit
 
 from pacsroute import testing
 from pacsroute.cli.loading import load
 from pacsroute.cli.observing import width, writer
+from pacsroute.cli.progress import counting
 from pacsroute.trace.conversation import Conversation, UnreadableFile
 from pacsroute.trace.files import read
 from pacsroute.trace.text import Trace
@@ -32,8 +36,9 @@ def explain(file: str, values: bool) -> None:
     write = writer()
     told: dict[Conversation, tuple[Trace, list[str]]] = {}
     number = 0
-    try:
-        for conversation, chunk in read(file):
+    with counting("{:,} segments read") as tell, _explained(file):
+        for count, (conversation, chunk) in enumerate(read(file), 1):
+            tell(count)
             if conversation not in told:
                 number += 1
                 blocks: list[str] = []
@@ -47,10 +52,9 @@ def explain(file: str, values: bool) -> None:
             else:
                 # Each as a whole, though they may have happened at the same time.
                 trace.end()
+                tell(None)
                 write("\n".join(blocks))
                 del told[conversation]
-    except UnreadableFile as error:
-        raise click.ClickException(f"{file}: {error}") from None
     if not number:
         raise click.ClickException(f"{file}: no TCP connection in it")
 
@@ -81,13 +85,20 @@ def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) ->
       pacsroute replay odd-modality.rec app.py --ignore ErrorComment
     """  # noqa: D301 - click's mark is a backspace
     found = load(app)
-    try:
-        differences = testing.replay(file, found, ignore=ignore, values=values)
-    except UnreadableFile as error:
-        raise click.ClickException(f"{file}: {error}") from None
+    with _explained(file), counting("{:,} associations played") as tell:
+        differences = testing.replay(file, found, ignore=ignore, values=values, progress=tell)
     write = writer()
     for difference in differences:
         write(str(difference))
     if differences:
         raise Exit(1)
     write(f"{found.ae_title} answers as was recorded")
+
+
+@contextlib.contextmanager
+def _explained(file: str) -> Iterator[None]:
+    """End with a line where a file cannot be read."""
+    try:
+        yield
+    except UnreadableFile as error:
+        raise click.ClickException(f"{file}: {error}") from None

@@ -25,7 +25,7 @@ from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
 from pacsroute.framework.quiet import quiet_libraries
 from pacsroute.framework.reach import Reach
 from pacsroute.framework.requests import MoveRequest, Peer, Request, StoreRequest
-from pacsroute.framework.routes import Route
+from pacsroute.framework.routes import Route, name_of
 from pacsroute.framework.work import Declared, WorkQueue
 from pacsroute.instances.atomic_files import sweep
 from pacsroute.instances.decoding.wall import Decoders
@@ -78,6 +78,10 @@ class BaseApp(Scope):
         self.declared = Declared()  # its durable work
         self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
         self.taps: list[TapFactory] = []  # what observes the bytes of associations
+
+    def __repr__(self) -> str:
+        commands = dict.fromkeys(name_of(route.command) for route in self.routes)
+        return f"<{type(self).__name__} {self.ae_title!r}: {', '.join(commands) or 'no routes'}>"
 
     @property
     def ae_title(self) -> str:

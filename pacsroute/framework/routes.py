@@ -18,7 +18,7 @@ BARE = {
 """The classes of a find, get or move without one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Route:
     """One handler, and what it answers.
 
@@ -66,7 +66,7 @@ class Route:
     extended: bytes = b""
     charset: str | None = None
     called_ae: str | None = None
-    scopes: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    scopes: tuple[Any, ...] = field(default=(), compare=False)
     default: bool = False
 
     @property
@@ -103,6 +103,9 @@ class Route:
         if self.command == "store":
             return sop_class in uids.STORAGE or (self.unknown and uids.is_storage(sop_class))
         return sop_class in BARE[self.command]
+
+    def __repr__(self) -> str:
+        return f"<Route {' '.join(str(self).split())}>"
 
     def __str__(self) -> str:
         if self.sop_class is not None:

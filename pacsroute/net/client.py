@@ -110,6 +110,9 @@ class Client:
             opener, called_ae=called_ae, calling_ae=calling_ae, app=self._app, user=user
         )
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.calling_ae!r} of {self.called_ae!r}>"
+
     def __enter__(self) -> Client:
         return self
 

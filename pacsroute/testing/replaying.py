@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 from pacsroute.dimse.commands import CMoveRQ, CMoveRSP
@@ -30,6 +30,7 @@ def replay(
     peers: Mapping[str, BaseApp] | None = None,
     ignore: Collection[str] = (),
     values: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Difference]:
     """Play what a requestor has sent to an app; return where the app answers differently.
 
@@ -57,6 +58,8 @@ def replay(
         ``ErrorComment`` or ``InstanceCreationTime``.
     values : bool
         Whether differences show values that may hold patient data; else they are masked.
+    progress : callable, optional
+        Called with the number of associations played so far.
 
     Raises
     ------
@@ -84,6 +87,8 @@ def replay(
                 difference._replace(where=label + difference.where)
                 for difference in compare(script, wire, frozenset(ignore), values=values)
             ]
+            if progress is not None:
+                progress(number)
     return differences
 
 

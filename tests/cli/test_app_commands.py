@@ -140,6 +140,16 @@ def test_the_shell_has_the_app_and_a_client_within_the_lifespan(folder):
     assert "ZeroDivisionError" in said
 
 
+def test_errors_of_pacsroute_are_a_line_in_the_shell(folder):
+    lines = "client.store('nowhere.dcm')\nlist(client.find({'PatientName': ''}))\nprint(app)\n"
+    code, out, said = pacsroute(folder, "shell", text_in=lines)
+    assert code == 0
+    assert "<App 'TOOLS':" in out
+    assert "FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.dcm'" in said
+    assert "NotAccepted: TOOLS does not accept Study Root" in said
+    assert "Traceback" not in said
+
+
 def test_leaving_the_shell_ends_the_lifespan(folder):
     code, out, said = pacsroute(folder, "--app", "app:app", "shell", text_in="exit()\n")
     assert (code, out.splitlines()[-1]) == (0, ">>> put away")

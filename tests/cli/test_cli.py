@@ -242,3 +242,26 @@ def test_a_call_of_run_in_a_file_that_the_command_loads_is_left_out(tmp_path, mo
     with App().serve(port=0) as server, pytest.raises(SystemExit):  # that port is taken
         App().run(port=server.port)
     assert "left out" not in caplog.text
+
+
+# ------------------------------------------------------------------- completion
+
+
+def completed(folder, **values):
+    """Run the installed command as a shell does to complete a line."""
+    script = "import sys; sys.argv = ['pacsroute']\nfrom pacsroute.cli import main\nmain()"
+    return ended([sys.executable, "-c", script], folder, **values).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script_is_there_for_each_shell(tmp_path, shell):
+    assert "_pacsroute_completion" in completed(tmp_path, _PACSROUTE_COMPLETE=f"{shell}_source")
+
+
+@pytest.mark.parametrize(
+    ("line", "word", "wanted"),
+    [("pacsroute ro", "1", "plain,routes"), ("pacsroute run --web-p", "2", "plain,--web-port")],
+)
+def test_tab_completes_commands_and_options(tmp_path, line, word, wanted):
+    asked = {"_PACSROUTE_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": word}
+    assert wanted in completed(tmp_path, **asked).splitlines()

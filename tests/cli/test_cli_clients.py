@@ -19,7 +19,7 @@ from support.places import ROOT
 from support.unharmed import until
 
 from pacsroute import App, Failure, Instance, Peer, RequestFailed, Status, connect
-from pacsroute.cli import clients, main, sending
+from pacsroute.cli import clients, main, progress, sending
 from pacsroute.dataset.encoding import encode
 from pacsroute.errors import AssociationAborted, AssociationRejected, DataSetError, NotAccepted
 from pacsroute.framework.observer import Observer
@@ -428,7 +428,7 @@ def test_resume_leaves_a_file_alone_that_is_not_a_list(server, folder):
 
 
 def terminal(monkeypatch):
-    monkeypatch.setattr(clients, "on_a_terminal", lambda: True)
+    monkeypatch.setattr(progress, "on_a_terminal", lambda: True)
     monkeypatch.setattr(sending, "on_a_terminal", lambda: True)
     monkeypatch.setattr("click._termui_impl.isatty", lambda stream: True)
 
@@ -751,7 +751,7 @@ def test_get_without_a_key_is_refused(server):
 
 
 def test_move_with_progress(archive, server, sample, monkeypatch):
-    monkeypatch.setattr(clients, "on_a_terminal", lambda: True)
+    monkeypatch.setattr(progress, "on_a_terminal", lambda: True)
     archive.paths = [sample(name) for name in FILES]
     destination = Archive()
     with destination.app.serve(port=0) as other:

@@ -1,0 +1,72 @@
+"""Progress and remarks on stderr, for the person at the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import click
+
+from pacsroute.trace.layout import printable
+
+_PATIENCE = 1.0  # seconds for which nobody wonders
+_INTERVAL = 0.1  # seconds between two texts, so that showing them costs nothing
+
+
+def on_a_terminal() -> bool:
+    """Tell whether progress is shown to anybody."""
+    return sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, over the progress that stands there; it may hold a peer's text."""
+    text = printable(text)
+    click.echo(f"\r\033[K{text}" if on_a_terminal() else text, err=True)
+
+
+@contextlib.contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows a text on one line of the terminal, in place of the last."""
+    shown = on_a_terminal()
+
+    def show(text: str) -> None:
+        if shown:
+            click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+@contextlib.contextmanager
+def counting(text: str) -> Iterator[Callable[[int | None], None]]:
+    """Yield a function that shows a count, once the work takes longer than a second.
+
+    None takes the count away, before something else is printed.
+
+    Parameters
+    ----------
+    text : str
+        A format with a place for the count, such as ``"{:,} files looked at"``.
+    """
+    due = time.monotonic() + _PATIENCE
+    with status_line() as show:
+
+        def count(number: int | None) -> None:
+            nonlocal due
+            now = time.monotonic()
+            if number is None:
+                show("")
+            elif now >= due:
+                due = now + _INTERVAL
+                show(text.format(number))
+
+        yield count
+
+
+def megabytes(size: int) -> str:
+    """Return a size as a text."""
+    return f"{size / 1e6:.1f} MB"
