@@ -3,9 +3,12 @@
 import hashlib
 import http.server
 import json
+import os
 import queue
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -466,3 +469,17 @@ def test_recipe_reads_settings_from_file_and_environment(recipe, monkeypatch):
     monkeypatch.setenv("ARCHIVE_PORT", "11113")
     config = recipe("Settings from a file and the environment").app.config
     assert (config.port, config.idle_timeout) == (11113, 1800)
+
+
+def test_recipe_completes_commands_in_each_shell(recipe):
+    recipe("Complete commands with Tab")
+    (block,) = RECIPES["Complete commands with Tab"]
+    for shell in re.findall(r"_PACSROUTE_COMPLETE=(\w+)", block.text):
+        made = subprocess.run(
+            [sys.executable, "-c", "from pacsroute.cli import main; main(prog_name='pacsroute')"],
+            env=os.environ | {"_PACSROUTE_COMPLETE": shell},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "_pacsroute_completion" in made.stdout
