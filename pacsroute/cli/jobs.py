@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import click
 from pacsroute.app import App
 from pacsroute.cli.loading import configure, load
 from pacsroute.errors import SetupError
-from pacsroute.framework.work import Lane, where
+from pacsroute.framework.work import JobView, Lane, WorkControl, where
 from pacsroute.jobs.opening import is_url, shown
-from pacsroute.jobs.queue import Job, Queue
 from pacsroute.trace.layout import printable
 
+_MOST = 1000  # jobs that are shown to people
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -51,120 +51,137 @@ def jobs(
     """
     found = load(app)
     configure(found.config, file)
-    queue = _queue_of(found)
+    place = where(found.config)
     try:
+        control = _control_of(found, place)
         changes = [
-            *_each(retry, queue.retry, "job {} is tried again", "no job {} waits or has failed"),
-            *_each(drop, lambda job: _dropped(found, job), "job {} dropped", "no job {} to drop"),
-            *_each(pause, queue.pause, "lane {} paused", "there is no lane {!r}"),
-            *_each(resume, queue.resume, "lane {} resumed", "there is no lane {!r}"),
+            *_each(retry, control.retry, "job {} is tried again", _no_job),
+            *_each(drop, control.drop, "job {} dropped", _no_job),
+            *_each(pause, control.pause, "lane {} paused", _no_lane(control)),
+            *_each(resume, control.resume, "lane {} resumed", _no_lane(control)),
         ]
         if as_json:
-            click.echo(json.dumps(_as_json(queue), indent=2))
+            click.echo(json.dumps(_as_json(control), indent=2))
         elif not changes:
-            for line in _lines(queue):
+            for line in _lines(control, shutil.get_terminal_size((0, 0)).columns):
                 click.echo(line)
+    except SetupError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"the queue {shown(place)}: {error}") from None
     finally:
         found.work.close()
 
 
-def _queue_of(app: App) -> Queue:
-    """Return the queue of an app, which has to be there."""
-    place = where(app.config)
+def _control_of(app: App, place: str) -> WorkControl:
+    """Return what changes the queue of an app, which has to be there."""
     if not is_url(place) and not Path(place).is_file():
-        raise click.ClickException(f"there is no queue {place!r}: nothing was put into it yet")
-    try:
-        return app.work.opened.queue
-    except SetupError as error:
-        raise click.ClickException(str(error)) from None
-    except (OSError, sqlite3.Error) as error:
-        raise click.ClickException(f"{shown(place)}: {error}") from None
+        raise click.ClickException(
+            f"there is no queue {place}: nothing was put into it yet, or it is in another folder"
+        )
+    return app.work.open()
 
 
 def _each(
-    names: Iterable[Any], change: Callable[[Any], object], done: str, missing: str
+    names: Iterable[Any],
+    change: Callable[[Any], bool],
+    done: str,
+    missing: Callable[[Any], str],
 ) -> list[str]:
     """Change what is named, and say so; what is not there ends the command."""
     said = []
     for name in names:
         if not change(name):
-            raise click.ClickException(missing.format(name))
+            raise click.ClickException(missing(name))
         said.append(done.format(name))
         click.echo(said[-1], err=True)
     return said
 
 
-def _dropped(app: App, number: int) -> bool:
-    opened = app.work.opened
-    job = opened.queue.drop(number)
-    if job is not None and "file" in job.arguments:
-        opened.files.remove(job.arguments["file"])
-    return job is not None
+def _no_job(number: int) -> str:
+    return f"no job {number} waits or has failed: without options, the command lists the jobs"
 
 
-def _as_json(queue: Queue) -> dict[str, Any]:
+def _no_lane(control: WorkControl) -> Callable[[str], str]:
+    def say(name: str) -> str:
+        known = ", ".join(lane.name for lane in control.lanes())
+        return f"there is no lane {name}: the lanes are {known or '(none yet)'}"
+
+    return say
+
+
+def _as_json(control: WorkControl) -> dict[str, Any]:
     """Return lanes and jobs without the arguments, which may be patient data."""
-    now = queue.now()
     return {
-        "lanes": [lane._asdict() for lane in queue.lanes()],
+        "lanes": [lane._asdict() for lane in control.lanes()],
         "jobs": [
             {
                 "id": job.id,
-                "state": _state(job, now),
+                "state": _state(job),
                 "lane": job.lane,
                 "key": job.key,
-                "age": round(now - job.created, 3),
+                "age": round(job.age, 3),
                 "attempts": job.attempts,
                 "error": job.error,
             }
-            for job in queue.jobs(most=None)
+            for job in control.jobs(most=None)
         ],
     }
 
 
-def _lines(queue: Queue) -> Iterable[str]:
-    lanes = queue.lanes()
+def _lines(control: WorkControl, width: int) -> Iterable[str]:
+    """Yield a line for each lane, and one for each job, or several where it is too long."""
+    lanes = control.lanes()
     if not lanes:
-        yield "nothing was put into the queue yet"
-    yield from map(_lane_line, lanes)
-    now = queue.now()
+        yield "the queue is empty: nothing was put into it yet"
+    for lane in lanes:
+        yield from _in_parts(f"{lane.name}: ", _lane_parts(lane), ", ", width)
     rows = [
-        (str(job.id), _state(job, now), job.lane, age(now - job.created), str(job.attempts), job)
-        for job in queue.jobs()
+        ((str(job.id), _state(job), job.lane, age(job.age), str(job.attempts)), job)
+        for job in control.jobs(most=_MOST)
     ]
     if not rows:
         return
     yield ""
     heading = ("id", "state", "lane", "age", "tries")
-    widths = [
-        max(len(heading[column]), *(len(row[column]) for row in rows))
-        for column in range(len(heading))
-    ]
-    yield "  ".join(map(str.ljust, (*heading, "key, error"), (*widths, 0))).rstrip()
-    for *cells, job in rows:
-        said = "; ".join(filter(None, (job.key, job.error)))
-        yield "  ".join(map(str.ljust, (*cells, printable(said)), (*widths, 0))).rstrip()
+    columns = zip(heading, *(row for row, _ in rows), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    yield "  ".join((*map(str.ljust, heading, widths), "key, error"))
+    for row, job in rows:
+        start = "  ".join((*map(str.ljust, row, widths), ""))
+        yield from _in_parts(start, map(printable, filter(None, (job.key, job.error))), "; ", width)
+    if len(rows) == _MOST:
+        yield f"These are the first {_MOST}; --json lists all."
 
 
-def _lane_line(lane: Lane) -> str:
+def _in_parts(start: str, parts: Iterable[str], mark: str, width: int) -> Iterable[str]:
+    """Yield a line of some parts; where it is too long, further lines that are indented."""
+    line = start
+    for number, part in enumerate(parts):
+        text = f"{mark}{part}" if number else part
+        if width and len(line) + len(text) > width:
+            yield f"{line}{mark if number else ''}".rstrip()
+            line = f"    {part}"
+        else:
+            line += text
+    yield line.rstrip()
+
+
+def _lane_parts(lane: Lane) -> list[str]:
     parts = [f"{lane.waiting} waiting", f"{lane.running} running", f"{lane.failed} failed"]
     if lane.oldest is not None and lane.waiting:
         parts.append(f"oldest {age(lane.oldest)}")
     if lane.paused:
-        parts.append(f"paused ({lane.reason})" if lane.reason else "paused")
+        parts.append(f"paused ({printable(lane.reason)})" if lane.reason else "paused")
     elif lane.retry_in:
         parts.append(f"tried again in {age(lane.retry_in)}")
         if lane.reason:
             parts[-1] += f" ({printable(lane.reason)})"
-    return f"{lane.name}: {', '.join(parts)}"
+    return parts
 
 
-def _state(job: Job, now: float) -> str:
-    if job.failed:
-        return "failed"
-    if job.owner is not None:
-        return "running"
-    return "waiting" if job.due <= now else f"in {age(job.due - now)}"
+def _state(job: JobView) -> str:
+    return f"in {age(job.due_in)}" if job.due_in else job.state
 
 
 def age(seconds: float) -> str:

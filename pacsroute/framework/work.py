@@ -62,8 +62,82 @@ class Lane(NamedTuple):
     retry_in: float
 
 
+class JobView(NamedTuple):
+    """A job as people see it, without its arguments, which may be patient data; times in seconds.
+
+    Parameters
+    ----------
+    id : int
+        Its number.
+    state : str
+        ``waiting``, ``running``, or ``failed``: given up, and kept until somebody retries it.
+    lane : str
+        The AE title of its destination, or the name of its function and ``()``.
+    key : str or None
+        What a later job replaces it by: for a delivery, the calling AE title and the SOP Instance
+        UID.
+    age : float
+        Since it was put into the queue.
+    due_in : float
+        Until it may run; 0 if it may now.
+    attempts : int
+        How many have failed.
+    error : str
+        What the last one failed of, without patient data.
+    """
+
+    id: int
+    state: str
+    lane: str
+    key: str | None
+    age: float
+    due_in: float
+    attempts: int
+    error: str
+
+
+class WorkControl(Protocol):
+    """What people look at and change in a queue; every process that uses it follows.
+
+    All of it raises an `OSError` if the queue cannot be used.
+    """
+
+    def lanes(self) -> list[Lane]:
+        """Return how it stands with each lane."""
+
+    def jobs(self, lane: str | None = None, most: int | None = 1000) -> list[JobView]:
+        """Return jobs, those that were put in first, first.
+
+        Parameters
+        ----------
+        lane : str, optional
+            Only those of this lane.
+        most : int or None
+            How many at the most; None is all of them.
+        """
+
+    def retry(self, number: int) -> bool:
+        """Try a job again that has failed, or at once one that waits; False if there is none."""
+
+    def drop(self, number: int) -> bool:
+        """Remove a job that waits or has failed, for good; False if there is none."""
+
+    def pause(self, lane: str) -> bool:
+        """Stop a lane until `resume`; what is under way ends. False if there is no such lane."""
+
+    def resume(self, lane: str) -> bool:
+        """Let a lane go on, also one that rests; False if there is no such lane."""
+
+
 class WorkQueue(Protocol):
     """What keeps the durable work of an app."""
+
+    @property
+    def control(self) -> WorkControl | None:
+        """What people look at and change; None where there is no queue yet.
+
+        The door for a console: ``app.work_under_way.control``.
+        """
 
     def lanes(self) -> list[Lane]:
         """Return how it stands with each lane; none where there is no queue yet."""

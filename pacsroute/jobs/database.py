@@ -52,6 +52,11 @@ class Database(Protocol):
         durable : bool
             Whether it is on the disk before this returns. Without, it survives the end of
             the process, and a power loss may undo it.
+
+        Raises
+        ------
+        DatabaseFailed
+            If the database cannot do it.
         """
 
     def read(self, statement: str, /, **values: Any) -> list[Row]:
@@ -71,7 +76,7 @@ class SQLite:
 
     Raises
     ------
-    OSError, sqlite3.Error
+    DatabaseFailed
         If it cannot be opened.
     """
 
@@ -83,7 +88,8 @@ class SQLite:
         self._is_closed = False
         self._reading = threading.Lock()  # guards _reader: one statement at a time
         # Each connection to memory is a database of its own.
-        self._reader = None if path is None else _opened(path)
+        with _AsFailure():
+            self._reader = None if path is None else _opened(path)
         self._commits = GroupCommit(self._connect)
 
     def _connect(self) -> sqlite3.Connection:
@@ -93,13 +99,14 @@ class SQLite:
 
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
         """See `Database.write`."""
-        return self._commits.write(lambda connection: work(_Cursor(connection)), flush=durable)
+        with _AsFailure():
+            return self._commits.write(lambda connection: work(_Cursor(connection)), flush=durable)
 
     def read(self, statement: str, /, **values: Any) -> list[Row]:
         """See `Database.read`."""
         if self._reader is None:
             return self.write(lambda transaction: transaction.run(statement, **values))
-        with self._reading:
+        with self._reading, _AsFailure():
             return _Cursor(self._reader).run(statement, **values)
 
     def close(self) -> None:
@@ -109,6 +116,18 @@ class SQLite:
         if self._reader is not None:
             with self._reading:
                 self._reader.close()
+
+
+class _AsFailure:
+    """Raise errors of SQLite as `DatabaseFailed`."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            locked = "database is locked" in str(error)
+            said = "another process has had it locked too long" if locked else str(error)
+            raise DatabaseFailed(said) from error
 
 
 def _opened(path: Path | None) -> sqlite3.Connection:

@@ -73,7 +73,7 @@ def open_queue(where: str, folder: Path, ae_title: str) -> Opened:
     ------
     SetupError
         If it is another app's, or PostgreSQL's extra is missing.
-    OSError, sqlite3.Error, psycopg.Error
+    OSError
         If it cannot be opened.
     """
     if is_url(where):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pacsroute.jobs.database import DatabaseFailed, Row, Transaction, with_percent
 
@@ -32,7 +32,7 @@ class PostgreSQL:
 
     Raises
     ------
-    psycopg.Error, DatabaseFailed
+    DatabaseFailed
         If the URL is not valid, or nobody answers there.
     """
 
@@ -41,22 +41,18 @@ class PostgreSQL:
 
     def __init__(self, url: str, schema: str | None = None) -> None:
         options = {} if schema is None else {"options": f"-c search_path={schema}"}
+        self._url = url
+        self._asking = threading.Lock()
+        self._ask()  # before there is a pool, which would try for a while and not say what is wrong
         self._pool = ConnectionPool(
             url, kwargs=options, min_size=1, max_size=_CONNECTIONS, timeout=_PATIENCE, open=True
         )
 
-        self._asking = threading.Lock()
-        try:
-            self._ask()
-        except BaseException:
-            self._pool.close()
-            raise
-
     def now(self) -> float:
         """Return the server's time in seconds, which all machines share.
 
-        It is asked for once in a while, by one thread: those that ask have a connection already,
-        and would wait for another one until none is left.
+        It is asked for once in a while, on a connection of its own: the thread that asks may be in
+        a transaction for which all others wait, and none of those of the pool may be left.
         """
         late = time.monotonic() - self._asked > _ASKED_EACH
         if late and self._asking.acquire(blocking=False):
@@ -69,7 +65,11 @@ class PostgreSQL:
 
     def _ask(self) -> None:
         self._asked = time.monotonic()
-        ((seconds,),) = self.read("SELECT extract(epoch FROM clock_timestamp())")
+        with (
+            _as_failure(),
+            psycopg.connect(self._url, connect_timeout=int(_PATIENCE)) as connection,
+        ):
+            ((seconds,),) = connection.execute("SELECT extract(epoch FROM clock_timestamp())")
         self._offset = float(seconds) - time.monotonic()
 
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
@@ -86,17 +86,36 @@ class PostgreSQL:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[Row]]:
-        try:
-            with self._pool.connection() as connection:
-                yield connection
-        except psycopg.Error as error:
-            # The whole message of a server may quote values.
-            said = error.diag.message_primary or type(error).__name__
-            raise DatabaseFailed(f"PostgreSQL: {said}") from error
+        with _as_failure(), self._pool.connection() as connection:
+            yield connection
 
     def close(self) -> None:
         """See `Database.close`."""
         self._pool.close()
+
+
+@contextlib.contextmanager
+def _as_failure() -> Iterator[None]:
+    """Raise errors of psycopg as `DatabaseFailed`, without values and passwords."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise DatabaseFailed("PostgreSQL does not answer") from error
+    except psycopg.Error as error:
+        # The whole message of a server may quote values.
+        raise DatabaseFailed(f"PostgreSQL: {_said(error)}") from error
+
+
+def _said(error: psycopg.Error) -> str:
+    """Return what is wrong; a URL that cannot be read may be quoted with its password."""
+    if error.diag.message_primary:
+        return error.diag.message_primary
+    text = str(error)
+    if "resolve host" in text:
+        return "its host name cannot be resolved"
+    if "invalid" in text:
+        return "its URL is not valid"
+    return text.partition("failed: ")[2].partition("\n")[0] or type(error).__name__
 
 
 class _Cursor:

@@ -465,10 +465,12 @@ class Queue:
             )
         ]
 
-    def jobs(self, most: int | None = 1000) -> list[Job]:
-        """Return the jobs, those that were put in first, first."""
+    def jobs(self, most: int | None = 1000, *, lane: str | None = None) -> list[Job]:
+        """Return the jobs, of one lane or of all, those that were put in first, first."""
         limit = "" if most is None else f" LIMIT {most:d}"
-        rows = self.database.read(f"SELECT {_COLUMNS} FROM jobs ORDER BY id{limit}")
+        where = "" if lane is None else "WHERE lane = :lane"
+        statement = f"SELECT {_COLUMNS} FROM jobs {where} ORDER BY id{limit}"
+        rows = self.database.read(statement, **({} if lane is None else {"lane": lane}))
         return [_job(row) for row in rows]
 
     def retry(self, number: int) -> bool:

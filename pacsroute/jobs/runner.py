@@ -9,7 +9,6 @@ database failed, the runner gives back as soon as it can.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -158,7 +157,7 @@ class Runner:
             finally:
                 self._queue.leave_place(lane, place)
         except Exception as error:
-            if isinstance(error, (OSError, sqlite3.Error)):
+            if isinstance(error, OSError):
                 logger.error("lane %s: the queue of jobs: %s", lane, type(error).__name__)
             else:
                 logger.exception("lane %s failed", lane)

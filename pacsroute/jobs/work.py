@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -36,6 +35,7 @@ from pacsroute.jobs.commitment import (
     report,
     title_of,
 )
+from pacsroute.jobs.control import Control
 from pacsroute.jobs.database import Transaction
 from pacsroute.jobs.delivery import LINGER, Delivery, Outlet, delivery_arguments
 from pacsroute.jobs.functions import Functions, completing, plain
@@ -120,6 +120,23 @@ class Work:
             opened = self._opened
         return [] if opened is None else opened.queue.lanes()
 
+    @property
+    def control(self) -> Control | None:
+        """See `WorkQueue.control`."""
+        with self._lock:
+            opened = self._opened
+        return None if opened is None else Control(opened.queue, opened.files, self._wake)
+
+    def open(self) -> Control:
+        """Open the queue for people who look at it, and return what they can do."""
+        opened = self.opened
+        return Control(opened.queue, opened.files, self._wake)
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._runner is not None:
+                self._runner.wake()
+
     def obstacle(self) -> str:
         """See `WorkQueue.obstacle`."""
         with self._lock:
@@ -149,13 +166,11 @@ class Work:
         try:
             opened = self.opened
             replaced = opened.queue.put_instead(job)
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
             raise self._no_room(error) from error
         if replaced is not None and job.function == FORWARD:
             opened.files.remove(replaced["file"])
-        with self._lock:
-            if self._runner is not None:
-                self._runner.wake()
+        self._wake()
 
     # ------------------------------------------------------------- what apps ask for
 
@@ -180,7 +195,7 @@ class Work:
         try:
             opened = self.opened
             file = opened.files.keep(instance, instance.path)
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
             raise self._no_room(error) from error
         arguments = delivery_arguments(
             instance,
@@ -252,7 +267,7 @@ class Work:
                     quiet.arrived(transaction, arrival)
 
             opened.queue.database.write(work)
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
             raise self._no_room(error) from error
         if self._holding is not None and request.association is not None:
             self._holding.came(request.association, arrival)
@@ -283,9 +298,19 @@ class Work:
     # ------------------------------------------------------------- while the app serves
 
     def start(self) -> None:
-        """Begin to do what waits, and what is put from now on."""
+        """Begin to do what waits, and what is put from now on.
+
+        Raises
+        ------
+        SetupError
+            If the queue cannot be opened.
+        """
         with self._lock:
-            opened = self.opened
+            try:
+                opened = self.opened
+            except OSError as error:
+                place = shown(where(self._app.config))
+                raise SetupError(f"the queue {place} cannot be opened: {error}") from error
             if self._runner is None and self._runs:  # it was opened before the app served
                 self._run(opened)
 
@@ -373,7 +398,7 @@ class Work:
         """See `WorkQueue.report`."""
         try:
             given_up = report(self.opened.queue, information)
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
             logger.error("the queue of jobs cannot be written: %s", error)
             raise Failure(PROCESSING_FAILURE, "the queue cannot be written") from error
         for job, said in given_up:
@@ -381,9 +406,7 @@ class Work:
                 "%s, %s: given up: %s", job.lane, uids.name(job.arguments["sop_class"]), said
             )
             self._not_delivered(job, said)
-        with self._lock:
-            if self._runner is not None:
-                self._runner.wake()
+        self._wake()
 
     def _delivered(self, job: Job) -> None:
         opened = self.opened

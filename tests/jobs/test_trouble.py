@@ -1,7 +1,6 @@
 """The queue in trouble: a database that fails, a clock that jumps, a process that was stopped."""
 
 import http.client
-import sqlite3
 import threading
 import time
 
@@ -14,7 +13,7 @@ from pacsroute import App, Failure, Instance, Peer, RequestFailed, connect
 from pacsroute.framework.work import BackgroundFunction
 from pacsroute.jobs import opening, runner, schema
 from pacsroute.jobs.background import Background
-from pacsroute.jobs.database import SQLite
+from pacsroute.jobs.database import DatabaseFailed, SQLite
 from pacsroute.jobs.owners import LonelyOwner
 from pacsroute.jobs.queue import NewJob, Queue
 from pacsroute.jobs.runner import Runner
@@ -54,12 +53,12 @@ class Shaky:
             if len(self.done) == 1:
                 leave, self.queue.leave_place = self.queue.leave_place, self.fails
                 self.leave = leave
-                raise sqlite3.OperationalError("disk I/O error")
+                raise DatabaseFailed("disk I/O error")
             self.queue.done(job)
 
     def fails(self, lane, place):
         self.queue.leave_place = self.leave
-        raise sqlite3.OperationalError("disk I/O error")
+        raise DatabaseFailed("disk I/O error")
 
 
 def test_jobs_and_places_that_a_failing_database_has_kept_wait_again(queue, monkeypatch):
@@ -147,7 +146,7 @@ def test_a_queue_that_cannot_be_written_refuses_stores_and_is_not_ready(tmp_path
         app.forward(request.instance, to="PACS")
 
     def full(jobs):
-        raise sqlite3.OperationalError("database or disk is full")
+        raise DatabaseFailed("database or disk is full")
 
     with app.serve(port=0) as running, connect("127.0.0.1", running.port) as client:
         app.forward(SAMPLE, to="PACS")
