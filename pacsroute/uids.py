@@ -80,6 +80,16 @@ ENCODABLE = frozenset(
 NATIVE = ENCODABLE
 """The transfer syntaxes whose pixel data is not compressed: what can be converted into."""
 
+_WITH_LOSS = (*range(50, 57), *range(59, 65), 81, 91, 93, 111, 112, 203)
+LOSSY = frozenset(
+    {
+        *(f"1.2.840.10008.1.2.4.{number}" for number in _WITH_LOSS),
+        *(uid for uid in TRANSFER_SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.10")),
+    }
+)
+"""The transfer syntaxes whose pixels may have been compressed with loss: JPEG, JPEG-LS, JPEG 2000,
+JPEG XL and video (PS3.5 §A.4)."""
+
 VERIFICATION = _KEYWORDS["Verification"]
 WORKLIST = _KEYWORDS["ModalityWorklistInformationModelFind"]
 

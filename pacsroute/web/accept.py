@@ -5,6 +5,7 @@ werkzeug cuts an unquoted ``type=application/octet-stream`` at its slash, so it 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,6 +13,10 @@ from typing import NamedTuple
 _PARAMETER = re.compile(r';\s*([\w!#$%&\'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]*)')
 _RANGE = re.compile(r'\s*([^\s;,"]+)((?:"(?:[^"\\]|\\.)*"|[^,"])*)(?:,|$)')
 _MOST = 100  # media ranges that are looked at
+_FORMER = {
+    "image/x-dicom-rle": "image/dicom-rle",
+    "image/x-jls": "image/jls",
+}  # before they had names
 
 
 class MediaRange(NamedTuple):
@@ -26,7 +31,7 @@ class MediaRange(NamedTuple):
     transfer_syntax : str
         A UID, ``*`` for any, or empty where nothing is said.
     quality : float
-        How welcome it is, from 0 to 1.
+        How welcome it is, from 0 to 1; 0 is not at all.
     """
 
     type: str
@@ -42,10 +47,15 @@ class MediaRange(NamedTuple):
         >>> MediaRange("image/*", None, "", 1).covers("image/jpeg")
         True
         """
-        if self.type in ("*/*", "*", media_type):
+        if self.type in ("*/*", media_type):
             return True
         kind, _, rest = self.type.partition("/")
         return rest == "*" and media_type.startswith(kind + "/")
+
+    @property
+    def wildcards(self) -> int:
+        """How many of its two names are left open."""
+        return self.type.count("*")
 
 
 def ranges(*headers: str) -> list[MediaRange]:
@@ -54,7 +64,7 @@ def ranges(*headers: str) -> list[MediaRange]:
     Parameters
     ----------
     *headers : str
-        Values of the header Accept, and of the query parameter of this name.
+        Values of the header Accept, or of the query parameter of this name.
 
     Examples
     --------
@@ -67,42 +77,55 @@ def ranges(*headers: str) -> list[MediaRange]:
 
 
 def _ranges(header: str) -> Iterable[MediaRange]:
-    for number, match in enumerate(_RANGE.finditer(header)):
-        if number >= _MOST:
-            return
+    for match in itertools.islice(_RANGE.finditer(header), _MOST):
         kind = match[1].lower()
         parameters = {key.lower(): _unquoted(value) for key, value in _PARAMETER.findall(match[2])}
         try:
             quality = min(1.0, max(0.0, float(parameters.get("q", 1))))
         except ValueError:
             quality = 1.0
-        if quality == 0:
-            continue
+        multipart: bool | None = False
+        if kind in ("multipart/related", "multipart/*"):
+            kind, multipart = parameters.get("type", "").lower() or "*/*", True
+        if kind in ("*", "*/*"):
+            kind, multipart = "*/*", multipart or None
         syntax = parameters.get("transfer-syntax", "")
-        if kind == "multipart/related":
-            inner = parameters.get("type", "*/*").lower() or "*/*"
-            yield MediaRange(inner, True, syntax, quality)
-        else:
-            is_any = kind in ("*/*", "*", "multipart/*")
-            multipart = True if kind == "multipart/*" else None if is_any else False
-            yield MediaRange("*/*" if is_any else kind, multipart, syntax, quality)
+        yield MediaRange(_FORMER.get(kind, kind), multipart, syntax, quality)
 
 
 def _unquoted(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
 
 
-def chosen(accepted: list[MediaRange], offers: Iterable[str]) -> tuple[str, MediaRange] | None:
-    """Return the first offer that is accepted, by the client's order and then by ours.
+def acceptable(accepted: list[MediaRange], offers: Iterable[str]) -> list[tuple[str, MediaRange]]:
+    """Return the offers that are accepted, each with what asks for it, the most welcome first.
+
+    The range with the fewest wildcards says how welcome an offer is (PS3.18 §8.7.8.1). Of those
+    that are equally welcome, the client's order decides, and then ours.
+
+    Parameters
+    ----------
+    accepted : list of MediaRange
+        What the client accepts.
+    offers : iterable of str
+        Media types that can be sent, the default first.
 
     Examples
     --------
-    >>> chosen(ranges("text/html, application/json"), ["application/dicom+json", "application/json"])
-    ('application/json', MediaRange(type='application/json', multipart=False, transfer_syntax='', quality=1.0))
-    """  # noqa: E501 - the example
-    offered = list(offers)
-    for one in accepted:
-        for offer in offered:
-            if one.covers(offer):
-                return offer, one
-    return None
+    >>> accepted = ranges("application/json;q=0.1, */*")
+    >>> [offer for offer, _ in acceptable(accepted, ["application/json", "text/html"])]
+    ['text/html', 'application/json', 'application/json']
+    >>> acceptable(ranges("application/json;q=0, */*"), ["application/json"])
+    []
+    """
+    found: list[tuple[float, int, int, str, MediaRange]] = []
+    for place, offer in enumerate(offers):
+        covering = [(number, one) for number, one in enumerate(accepted) if one.covers(offer)]
+        fewest = min((one.wildcards for _, one in covering), default=0)
+        most = max((one.quality for _, one in covering if one.wildcards == fewest), default=0)
+        for number, one in covering:
+            quality = min(one.quality, most)
+            if quality:
+                found.append((-quality, number, place, offer, one))
+    found.sort()
+    return [(offer, one) for *_, offer, one in found]

@@ -7,12 +7,13 @@ import hashlib
 import os
 import select
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+import orjson
 from werkzeug.exceptions import NotAcceptable, NotFound
 from werkzeug.wrappers import Request, Response
 
@@ -27,12 +28,15 @@ from pacsroute.framework.results import DONE, Outcome
 from pacsroute.framework.routes import Route
 from pacsroute.instances.instance import Instance
 from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, Status
-from pacsroute.web.accept import MediaRange, chosen, ranges
+from pacsroute.web.accept import MediaRange, acceptable, ranges
 from pacsroute.web.caller import Caller
+from pacsroute.web.multipart import Multipart, Part
 from pacsroute.web.statuses import Failed
+from pacsroute.web.xml_model import XML, xml_of
 
-JSON = "application/dicom+json"
-_JSON_TYPES = (JSON, "application/json")
+MODELS = ("application/dicom+json", "application/json", XML)
+"""The media types of data sets (PS3.18 Table 8.7.3-3), the default first."""
+
 _SMALL = 1024  # bytes of JSON that are not compressed
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
@@ -68,23 +72,32 @@ class Exchange:
     # ------------------------------------------------------------- what the client wants
 
     @cached_property
-    def accepted(self) -> list[MediaRange]:
-        """What the client accepts: the query parameter wins over the header."""
-        asked = self.http.args.getlist("accept")
-        return ranges(*(asked or [self.http.headers.get("Accept", "")]))
+    def _accepted(self) -> list[list[MediaRange]]:
+        """What the client accepts: the query parameter wins over the header (PS3.18 §8.7.8.1)."""
+        asked, header = self.http.args.getlist("accept"), self.http.headers.get("Accept", "")
+        return [ranges(*asked), ranges(header)] if asked else [ranges(header)]
 
-    def negotiate(self, *offers: str) -> tuple[str, MediaRange]:
-        """Return the media type that is sent, and what has asked for it.
+    def acceptable(self, *offers: str) -> list[tuple[str, MediaRange]]:
+        """Return the media types that are accepted, each with what has asked for it.
+
+        Parameters
+        ----------
+        *offers : str
+            Those that can be sent, the default first.
 
         Raises
         ------
         werkzeug.exceptions.NotAcceptable
             If none of them is accepted.
         """
-        found = chosen(self.accepted, offers)
-        if found is None:
+        found = [pair for accepted in self._accepted for pair in acceptable(accepted, offers)]
+        if not found:
             raise NotAcceptable(f"this is available as {', '.join(offers)}")
         return found
+
+    def negotiate(self, *offers: str) -> tuple[str, MediaRange]:
+        """Return the most welcome media type, and what has asked for it: see `acceptable`."""
+        return self.acceptable(*offers)[0]
 
     def url(self, *path: str) -> str:
         """Return the URL of something below the root, as the client reaches it."""
@@ -204,27 +217,50 @@ class Exchange:
 
     # ------------------------------------------------------------- responses
 
-    def json(self, items: list[bytes], ends: Answering | Found) -> Response:
-        """Return a response with a list in JSON; the answer to its request ends behind it.
+    @cached_property
+    def model_type(self) -> tuple[str, MediaRange]:
+        """The media type of data sets in this response, and what has asked for it."""
+        return self.negotiate(*MODELS)
+
+    def written(self, model: Mapping[str, Any]) -> bytes:
+        """Return a data set in the DICOM JSON Model as it is sent: in JSON, or in XML."""
+        return xml_of(model) if self.model_type[0] == XML else orjson.dumps(model)
+
+    def models(
+        self, items: list[bytes], ends: Answering | Found, *, is_one: bool = False
+    ) -> Response:
+        """Return a response with data sets; the answer to its request ends behind it.
 
         Parameters
         ----------
         items : list of bytes
-            In JSON already: the collector of garbage goes through thousands of dicts in vain.
+            As `written`: the collector of garbage goes through thousands of dicts in vain.
         ends : Answering or Found
             What ends when it is written.
+        is_one : bool
+            Whether it is a resource of a single data set, which needs no parts around it.
         """
-        kind, _ = self.negotiate(*_JSON_TYPES)
-        body = b"[" + b",".join(items) + b"]"
+        kind, wanted = self.model_type
+        tag = hashlib.blake2b(b",".join(items), digest_size=12).hexdigest()
+        if kind != XML:
+            body = b"[" + b",".join(items) + b"]"
+        elif not items:  # no parts are no multipart body (RFC 2046 §5.1.1)
+            return Response(Delivery([], ends), status=204)
+        elif is_one and not wanted.multipart:
+            (body,) = items
+        else:
+            multipart = Multipart(XML)
+            kind = multipart.content_type
+            body = b"".join(multipart.body(Part(XML, [item]) for item in items))
         response = Response(content_type=kind)
         if len(body) > _SMALL and "gzip" in self.http.headers.get("Accept-Encoding", ""):
             body = gzip.compress(body, 1)
+            tag = f"{tag}-gzip"
             response.headers["Content-Encoding"] = "gzip"
             response.headers["Vary"] = "Accept, Accept-Encoding"
         response.headers["Content-Length"] = str(len(body))
         delivery = Delivery([body], ends)
         response.response = delivery
-        tag = hashlib.blake2b(body, digest_size=12).hexdigest()
         return self.conditional(response, delivery, tag)
 
     def conditional(

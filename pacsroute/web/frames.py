@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response
 
 from pacsroute import uids
 from pacsroute.errors import DataSetError
+from pacsroute.instances.convert import can_convert
 from pacsroute.instances.frames import Frames
 from pacsroute.instances.instance import Instance
 from pacsroute.web.accept import MediaRange
@@ -114,20 +115,24 @@ def _respond(exchange: Exchange, found: Found, numbers: list[int]) -> Response:
 
 
 def _negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:
-    """Return whether frames go as they are stored, as what, and what has asked for it."""
+    """Return whether frames go as they are stored, as what, and what has asked for it.
+
+    Where nothing is said, they go decoded (PS3.18 Table 8.7.3-4), unless they are compressed with
+    loss or nothing decodes them.
+    """
     if own in uids.NATIVE:  # a deflated one, too
         kind, wanted = exchange.negotiate(_OCTETS)
         return True, kind, wanted
     stored = _TYPES.get(own, _OCTETS)
-    for one in exchange.accepted:
-        if one.type == "*/*" and one.transfer_syntax in ("", "*", own):
-            return True, stored, one
-        if one.covers(stored) and one.transfer_syntax in ("", "*", own) and stored != _OCTETS:
-            return True, stored, one
-        if one.covers(_OCTETS) and one.transfer_syntax in ("*", own):
-            return True, _OCTETS, one
-        if one.covers(_OCTETS) and one.transfer_syntax in ("", uids.EXPLICIT_VR_LITTLE_ENDIAN):
-            return False, _OCTETS, one
+    default = uids.EXPLICIT_VR_LITTLE_ENDIAN
+    can_decode = can_convert(own, default)
+    usual = [_OCTETS, stored] if can_decode and own not in uids.LOSSY else [stored, _OCTETS]
+    for kind, one in exchange.acceptable(*dict.fromkeys(usual)):
+        asked = one.transfer_syntax
+        if asked in ("*", own) or (not asked and (kind != _OCTETS or not can_decode)):
+            return True, kind, one
+        if kind == _OCTETS and asked in ("", default) and can_decode:
+            return False, kind, one
     raise NotAcceptable(f"its frames are {stored}, transfer-syntax={own}")
 
 

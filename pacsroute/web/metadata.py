@@ -6,7 +6,6 @@ import itertools
 import logging
 from typing import Any
 
-import orjson
 from pydicom.encaps import generate_fragments
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound
 from werkzeug.wrappers import Response
@@ -29,14 +28,14 @@ _UIDS = ("0020000D", "0020000E", "00080018")
 
 
 def answer(exchange: Exchange, **unique: str) -> Response:
-    """Answer a retrieval of metadata: JSON in which large values are URLs."""
-    exchange.negotiate("application/dicom+json", "application/json")
+    """Answer a retrieval of metadata: JSON, or XML, in which large values are URLs."""
+    _ = exchange.model_type  # refused before the handler is asked
     found = exchange.instances("WADO-RS metadata", **unique)
     try:
         shown, lost = [], 0
         for instance in found:
             try:
-                shown.append(orjson.dumps(_described(exchange, instance, unique)))
+                shown.append(exchange.written(_described(exchange, instance, unique)))
             except (DataSetError, OSError) as error:
                 uid = instance.sop_instance_if_known
                 logger.error("metadata: %s is left out: %s", uid or "an instance", error)
@@ -46,7 +45,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         found.answering.outcome = (found.answering.outcome or DONE)._replace(
             note=f"{len(shown)} instances"
         )
-        response = exchange.json(shown, found)
+        response = exchange.models(shown, found, is_one="SOPInstanceUID" in unique)
         if lost:
             response.status_code = 206
             title = exchange.app.ae_title.replace(" ", "_")

@@ -64,7 +64,7 @@ def uri(exchange: Exchange) -> Response:
     }
     content_type = arguments.get("contentType", "image/jpeg").split(";")[0].strip()
     if content_type == retrieve.DICOM:
-        wanted = MediaRange(retrieve.DICOM, False, arguments.get("transferSyntax", ""), 1.0)
+        wanted = [MediaRange(retrieve.DICOM, False, arguments.get("transferSyntax", ""), 1.0)]
         found = exchange.instances("WADO-URI", **unique)
         try:
             return retrieve.one(exchange, found, wanted)

@@ -38,13 +38,13 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     **unique : str
         The unique keys that the path names.
     """
-    _, wanted = exchange.negotiate(DICOM)
+    ranges = [one for _, one in exchange.acceptable(DICOM)]
     found = exchange.instances("WADO-RS", **unique)
     try:
-        if "SOPInstanceUID" in unique and wanted.multipart is False:
-            return one(exchange, found, wanted)
+        if "SOPInstanceUID" in unique and ranges[0].multipart is False:
+            return one(exchange, found, ranges)
         body = Multipart(DICOM)
-        parts = _parts(exchange, found, wanted)
+        parts = _parts(exchange, found, ranges)
         first = next(parts)  # a status can be sent before it only
         chunks = body.body(itertools.chain([first], parts))
         return Response(Delivery(chunks, found), content_type=body.content_type)
@@ -53,8 +53,17 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         raise
 
 
-def one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
+def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
     """Return a response with a single instance, without parts around it.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The request.
+    found : Found
+        The instance.
+    ranges : list of MediaRange
+        What asks for it, the most welcome first.
 
     Raises
     ------
@@ -62,11 +71,11 @@ def one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
         If it cannot be had in the transfer syntax that is wanted.
     """
     instance = found.only()
-    syntax = _syntax(instance, wanted)
     try:
-        file = found.held.enter_context(instance.open_as(syntax, wanted=found.request.is_wanted))
+        syntax, file = _opened(instance, ranges, found)
     except DataSetError as error:
         raise NotAcceptable(str(error)) from None
+    found.held.enter_context(file)
     head = _head(exchange, instance, syntax)
     at = file.tell()
     size = file.seek(0, os.SEEK_END) - at
@@ -78,7 +87,7 @@ def one(exchange: Exchange, found: Found, wanted: MediaRange) -> Response:
     return exchange.conditional(response, delivery, tag, size + len(head))
 
 
-def _parts(exchange: Exchange, found: Found, wanted: MediaRange) -> Iterator[Part]:
+def _parts(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Iterator[Part]:
     """Yield a part for each instance that can be read, then raise if there were others.
 
     The others are logged. Behind parts, an exception ends the body without its closing boundary:
@@ -95,8 +104,7 @@ def _parts(exchange: Exchange, found: Found, wanted: MediaRange) -> Iterator[Par
     last: Exception | None = None
     for instance in found:
         try:
-            syntax = _syntax(instance, wanted)
-            file = instance.open_as(syntax, wanted=found.request.is_wanted)
+            syntax, file = _opened(instance, ranges, found)
             head = _head(exchange, instance, syntax)
         except (DataSetError, OSError, NotAcceptable) as error:
             uid = instance.sop_instance_if_known
@@ -124,19 +132,42 @@ def _head(exchange: Exchange, instance: Instance, syntax: str) -> bytes:
     )
 
 
-def _syntax(instance: Instance, wanted: MediaRange) -> str:
-    """Return the transfer syntax to send: what is asked for, or else one that can be had.
+def _opened(instance: Instance, ranges: list[MediaRange], found: Found) -> tuple[str, BinaryIO]:
+    """Return the transfer syntax in which an instance is sent, and its data set in that.
 
-    Where nothing is said, explicit VR little endian is the default (PS3.18 §8.7.3.5.2); what
-    cannot be converted goes as it is, since clients that cannot read it can still keep it.
+    Raises
+    ------
+    werkzeug.exceptions.NotAcceptable, DataSetError
+        If there is none that is accepted, or it cannot be converted into it.
     """
-    own, asked = instance.transfer_syntax, wanted.transfer_syntax
-    if asked in ("*", own) or (own == uids.EXPLICIT_VR_LITTLE_ENDIAN and not asked):
-        return own
+    own, last = instance.transfer_syntax, None
+    for one in ranges:
+        for syntax in _syntaxes(own, one.transfer_syntax):
+            try:
+                return syntax, instance.open_as(syntax, wanted=found.request.is_wanted)
+            except DataSetError as error:
+                last = error
+    raise last or NotAcceptable(f"it is in {uids.name(own)}")
+
+
+def _syntaxes(own: str, asked: str) -> list[str]:
+    """Return the transfer syntaxes that may be sent, in the order in which they are tried.
+
+    Where nothing is said, explicit VR little endian is the default (PS3.18 §8.7.3.4). What is
+    compressed with loss, or cannot be decoded, goes as it is.
+
+    Parameters
+    ----------
+    own : str
+        That in which it is stored.
+    asked : str
+        What is asked for: a UID, ``*`` for any, or empty where nothing is said.
+    """
+    default = uids.EXPLICIT_VR_LITTLE_ENDIAN
+    if asked in ("*", own):
+        return [own]
     if asked:
-        if can_convert(own, asked):
-            return asked
-        raise NotAcceptable(f"it is in {uids.name(own)}")
+        return [asked] if can_convert(own, asked) else []
     if own in uids.NATIVE:
-        return uids.EXPLICIT_VR_LITTLE_ENDIAN
-    return own
+        return [default]
+    return [own] if own in uids.LOSSY or not can_convert(own, default) else [default, own]

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from werkzeug.wrappers import Response
 
@@ -46,7 +45,7 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
     above : mapping of str to str
         The unique keys that the path names.
     """
-    exchange.negotiate("application/dicom+json", "application/json")
+    _ = exchange.model_type  # refused before the handler is asked
     config = exchange.app.config
     asked = search(exchange.http.args, level, above, exchange.limits, config.max_web_parameters)
     models = ("UPS",) if level == "UPS" else ("StudyRoot", "PatientRoot")
@@ -69,7 +68,7 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
         answering.__exit__(None, None if isinstance(error, Failed) else error, None)
         raise
     answering.outcome = DONE._replace(note=f"{len(shown)} answers")
-    response = exchange.json(shown, answering)
+    response = exchange.models(shown, answering)
     if more:
         response.headers.add(
             "Warning",
@@ -93,7 +92,7 @@ def _rows(
     level: str,
     above: Mapping[str, str],
 ) -> tuple[list[bytes], bool]:
-    """Return the rows of a page in JSON, and whether there are more."""
+    """Return the rows of a page as they are sent, and whether there are more."""
     encoder = RowEncoder(
         uids.EXPLICIT_VR_LITTLE_ENDIAN,
         None if asked.everything else asked.identifier,
@@ -114,7 +113,7 @@ def _rows(
             if len(found) >= most:
                 return found, True
             model = dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN)
-            found.append(orjson.dumps(_shown(exchange, model, level, above)))
+            found.append(exchange.written(_shown(exchange, model, level, above)))
         return found, False
     except Failed:
         raise

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import orjson
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.wrappers import Response
 
@@ -30,7 +29,6 @@ from pacsroute.web.exchange import Delivery, Exchange
 from pacsroute.web.models import Models
 from pacsroute.web.parts import receive
 from pacsroute.web.statuses import RETRY_AFTER, Failed
-from pacsroute.web.xml_model import XML, xml_of
 
 logger = logging.getLogger("pacsroute")
 
@@ -66,7 +64,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     **unique : str
         ``StudyInstanceUID``, where the path names the study that all of them are of.
     """
-    kind, _ = exchange.negotiate(_JSON, "application/json", XML)
+    kind, _ = exchange.model_type
     content_type = exchange.http.headers.get("Content-Type", "")
     storing = _Storing(exchange, unique.get("StudyInstanceUID", ""))
     try:
@@ -287,12 +285,8 @@ def _response(exchange: Exchange, storing: _Storing, kind: str, study: str) -> R
         others = [_reason(one) for one in bad if not one.sop_instance]
         model["0008119A"] = {"vr": "SQ", "Value": others}
     status = _status(good, bad)
-    if kind == XML:
-        body = xml_of(model)
-        response = Response(status=status, content_type=XML)
-    else:
-        body = orjson.dumps(model)
-        response = Response(status=status, content_type=kind)
+    body = exchange.written(model)
+    response = Response(status=status, content_type=kind)
     response.headers["Content-Length"] = str(len(body))
     response.response = Delivery([body], _All(storing.answerings))  # type: ignore[arg-type]
     if status == 503:

@@ -70,14 +70,14 @@ def create(exchange: Exchange) -> Response:
 
 def retrieve(exchange: Exchange, workitem: str) -> Response:
     """Answer with a work item, without its Transaction UID."""
-    exchange.negotiate("application/dicom+json", "application/json")
+    _ = exchange.model_type  # refused before the handler is asked
     request = exchange.make(NGetRequest, sop_class=uids.UPS_PUSH, sop_instance=_uid(workitem))
     outcome, answering = _asked(exchange, "UPS-RS retrieve", request)
     if outcome.status.category == "Failure" or outcome.data is None:
         return _response(exchange, outcome, answering, 200)
     model = dicom_json(encode(outcome.data, _EXPLICIT), _EXPLICIT)
     model.pop(_TRANSACTION, None)
-    return exchange.json([orjson.dumps(model)], answering)
+    return exchange.models([exchange.written(model)], answering, is_one=True)
 
 
 def update(exchange: Exchange, workitem: str) -> Response:

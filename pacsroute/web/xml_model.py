@@ -1,19 +1,30 @@
-"""The Native DICOM Model: a data set in XML (PS3.19 §A.1)."""
+"""The Native DICOM Model: a data set in XML (PS3.19 §A.1), to the DICOM JSON Model and back."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from typing import Any
+from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+
+from pacsroute.errors import DataSetError
 
 XML = "application/dicom+xml"
-_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<NativeDicomModel xml:space="preserve">'
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # XML has not (XML 1.0 §2.2)
+_NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
+_HEAD = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n'
+    f'<NativeDicomModel xmlns="{_NAMESPACE}" xml:space="preserve">'
+)
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 §2.2
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
+_FIRST_BLOCK = 0x10  # of private elements (PS3.5 §7.8.1)
+_MOST_MISSING = 1024  # values that may be left out before one that has a number
+
+# ------------------------------------------------------------- to XML
 
 
 def xml_of(model: Mapping[str, Any]) -> bytes:
@@ -24,17 +35,35 @@ def xml_of(model: Mapping[str, Any]) -> bytes:
     >>> b'vr="IS"><Value number="1">1</Value>' in xml_of({"00200013": {"vr": "IS", "Value": [1]}})
     True
     """
-    return f"{_HEAD}{_elements(model)}</NativeDicomModel>".encode("utf-8", "replace")
+    return f"{_HEAD}{_elements(model)}</NativeDicomModel>".encode()
 
 
 def _elements(model: Mapping[str, Any]) -> str:
-    return "".join(_element(tag, element) for tag, element in sorted(model.items()))
+    return "".join(
+        _element(tag, element, _creator(tag, model))
+        for tag, element in sorted(model.items())
+        if not _is_creator(tag)  # each private element names its own
+    )
 
 
-def _element(tag: str, element: Mapping[str, Any]) -> str:
+def _is_creator(tag: str) -> bool:
+    return int(tag[3], 16) % 2 == 1 and tag[4:6] == "00" and tag[6:] >= "10"
+
+
+def _creator(tag: str, model: Mapping[str, Any]) -> str:
+    """Return the private creator of a tag; empty where it has none."""
+    if int(tag[3], 16) % 2 == 0 or tag[4:6] == "00":
+        return ""
+    values = model.get(f"{tag[:4]}00{tag[4:6]}", {}).get("Value") or [""]
+    return str(values[0] or "")
+
+
+def _element(tag: str, element: Mapping[str, Any], creator: str) -> str:
     vr = element["vr"]
     keyword = keyword_for_tag(int(tag, 16))
     named = f" keyword={quoteattr(keyword)}" if keyword else ""
+    if creator:
+        tag, named = f"{tag[:4]}00{tag[6:]}", f" privateCreator={quoteattr(_clean(creator))}"
     head = f"<DicomAttribute tag={quoteattr(tag)}{named} vr={quoteattr(vr)}>"
     if "BulkDataURI" in element:
         inner = f"<BulkData uri={quoteattr(element['BulkDataURI'])}/>"
@@ -51,9 +80,7 @@ def _value(vr: str, number: int, value: Any) -> str:
         return f'<Item number="{number}">{_elements(value or {})}</Item>'
     if vr == "PN":
         return f'<PersonName number="{number}">{_name(value or {})}</PersonName>'
-    if value is None:
-        return ""
-    return f'<Value number="{number}">{_text(str(value))}</Value>'
+    return f'<Value number="{number}">{"" if value is None else _text(str(value))}</Value>'
 
 
 def _name(value: Mapping[str, str]) -> str:
@@ -61,13 +88,156 @@ def _name(value: Mapping[str, str]) -> str:
     for group in _GROUPS:
         text = value.get(group)
         if text:
-            parts = zip(_COMPONENTS, text.split("^"), strict=False)
-            inner = "".join(
-                f"<{name}>{escape(_CONTROL.sub('', part))}</{name}>" for name, part in parts if part
-            )
+            parts = zip(_COMPONENTS, text.split("^", 4), strict=False)
+            inner = "".join(f"<{name}>{_text(part)}</{name}>" for name, part in parts if part)
             found += f"<{group}>{inner}</{group}>"
     return found
 
 
+def _clean(value: str) -> str:
+    return _NOT_IN_XML.sub("", value)
+
+
 def _text(value: str) -> str:
-    return escape(_CONTROL.sub("", value))
+    return escape(_clean(value), {"\r": "&#13;"})  # a parser would make a line feed of it
+
+
+# ------------------------------------------------------------- and back
+
+
+def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
+    """Return a data set in the DICOM JSON Model, out of its XML.
+
+    Parameters
+    ----------
+    text : bytes
+        One NativeDicomModel. It has no document type: nothing in it is expanded or fetched.
+    depth : int
+        How deep sequences may be nested.
+
+    Raises
+    ------
+    DataSetError
+        If it is no such model.
+
+    Examples
+    --------
+    >>> model_of(xml_of({"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^J"}]}}), 9)
+    {'00100010': {'vr': 'PN', 'Value': [{'Alphabetic': 'Doe^J'}]}}
+    """
+    reader = _Reader(depth)
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = reader.refuse
+    parser.StartElementHandler = reader.begin
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.text
+    try:
+        parser.Parse(bytes(text), True)
+    except expat.ExpatError:
+        raise DataSetError("the metadata are not XML") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise DataSetError("the metadata are no Native DICOM Model") from None
+    return reader.model
+
+
+class _Reader:
+    """Builds a data set while its XML is parsed.
+
+    Parameters
+    ----------
+    depth : int
+        How deep sequences may be nested.
+
+    Attributes
+    ----------
+    model : dict
+        What there is of it.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.model: dict[str, Any] = {}
+        self._depth = depth
+        self._names: list[str] = []
+        self._open: list[tuple[dict[str, Any], dict[str, Any]]] = []  # data sets, elements
+        self._text: list[str] = []
+        self._group = ""
+
+    def refuse(self, *_: object) -> None:
+        """Refuse a document type, in which entities could be declared."""
+        raise DataSetError("the metadata have a document type")
+
+    def text(self, data: str) -> None:
+        """Take text."""
+        self._text.append(data)
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        """Take the beginning of an element."""
+        name = name.rpartition(" ")[2]
+        inside = self._names[-1] if self._names else ""
+        self._names.append(name)
+        self._text.clear()
+        if not inside:
+            if name != "NativeDicomModel":
+                raise ValueError
+        elif name == "DicomAttribute" and inside in ("NativeDicomModel", "Item"):
+            dataset = self.model if inside != "Item" else self._element["Value"][-1]
+            self._open.append((dataset, _begun(dataset, attributes)))
+        elif inside == "DicomAttribute" and name == "BulkData":
+            self._element["BulkDataURI"] = attributes.get("uri") or attributes["uuid"]
+        elif inside == "DicomAttribute" and name in ("Value", "Item", "PersonName"):
+            if name == "Item" and len(self._open) > self._depth:
+                raise DataSetError(f"sequences more than {self._depth} deep: max_depth")
+            self._values(int(attributes["number"])).append({} if name != "Value" else None)
+        elif inside == "PersonName" and name in _GROUPS:
+            self._element["Value"][-1][name] = ""
+            self._group = name
+
+    @property
+    def _element(self) -> dict[str, Any]:
+        return self._open[-1][1]
+
+    def _values(self, number: int) -> list[Any]:
+        values: list[Any] = self._element.setdefault("Value", [])
+        missing = number - 1 - len(values)
+        if not 0 <= missing <= _MOST_MISSING:
+            raise DataSetError("values have numbers that ascend from 1")
+        values += [None] * missing
+        return values
+
+    def end(self, name: str) -> None:
+        """Take the end of an element."""
+        name = self._names.pop()
+        if name == "DicomAttribute":
+            self._open.pop()
+        elif name == "Value":
+            self._element["Value"][-1] = "".join(self._text) or None
+        elif name == "InlineBinary":
+            self._element["InlineBinary"] = "".join("".join(self._text).split())
+        elif name in _COMPONENTS:
+            groups = self._element["Value"][-1]
+            carets = _COMPONENTS.index(name) - groups[self._group].count("^")
+            groups[self._group] += "^" * carets + "".join(self._text)
+
+
+def _begun(dataset: dict[str, Any], attributes: Mapping[str, str]) -> dict[str, Any]:
+    """Add an element without a value to a data set, and return it."""
+    tag = attributes["tag"].upper()
+    number, creator = int(tag, 16), attributes.get("privateCreator")
+    vr = attributes.get("vr")
+    if creator and number >> 16 & 1:
+        tag = f"{tag[:4]}{_block(dataset, tag[:4], creator):02X}{tag[6:]}"
+    elif not vr:
+        vr = dictionary_VR(number)[:2] if keyword_for_tag(number) else "UN"
+    element: dict[str, Any] = {"vr": vr or "UN"}
+    dataset[tag] = element
+    return element
+
+
+def _block(dataset: dict[str, Any], group: str, creator: str) -> int:
+    """Return the block of a private creator in a data set; it is reserved if need be."""
+    for block in range(_FIRST_BLOCK, 0x100):
+        owner = dataset.setdefault(f"{group}00{block:02X}", {"vr": "LO", "Value": [creator]})
+        if owner.get("Value") == [creator]:
+            return block
+    raise DataSetError("more private creators than a group has blocks")

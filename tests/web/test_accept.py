@@ -1,0 +1,245 @@
+"""What each resource is sent as, by the header Accept (PS3.18 §8.7.3, §8.7.8, Tables 10.4.4-1, 10.6.4-1).
+
+The requests of OHIF, dicomweb-client and Orthanc are as recorded.
+"""  # noqa: E501 - the tables
+
+import pytest
+from support.web import CT, MR_RLE, ROOT, content, multipart, path_of, read, store
+
+from pacsroute import App, Archive
+
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+RLE, BASELINE, J2K = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"
+JPEG = "SC_rgb_jpeg_dcmtk.dcm"  # JPEG baseline: compressed with loss
+FILES = {"plain": CT, "rle": MR_RLE, "jpeg": JPEG}
+DICOM, OCTETS = "application/dicom", "application/octet-stream"
+JSON, XML = "application/dicom+json", "application/dicom+xml"
+
+
+def related(kind, rest=""):
+    return f'multipart/related; type="{kind}"{rest}'
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    app = App("ARCHIVE")
+    app.register_blueprint(Archive(tmp_path_factory.mktemp("archive")))
+    with app.test_client() as client:
+        assert store(client.web, *FILES.values()).status_code == 200
+        yield client.web
+
+
+def answer(response):
+    """Return the status, whether it is multipart, and the media type (of the first part)."""
+    kind = response.content_type
+    if response.status_code != 200:
+        return (response.status_code,)
+    if not kind.startswith("multipart/related"):
+        return 200, False, kind
+    head = response.data.partition(b"\r\n\r\n")[0]
+    return 200, True, head.partition(b"Content-Type: ")[2].partition(b"\r\n")[0].decode()
+
+
+def syntax(kind, uid):
+    return f"{kind}; transfer-syntax={uid}"
+
+
+INSTANCES = [  # Accept, answer for plain, RLE and JPEG: multipart, transfer syntax
+    ("", True, EXPLICIT, EXPLICIT, BASELINE),
+    ("*/*", True, EXPLICIT, EXPLICIT, BASELINE),
+    ("multipart/*", True, EXPLICIT, EXPLICIT, BASELINE),
+    ("multipart/related", True, EXPLICIT, EXPLICIT, BASELINE),
+    (related("*/*"), True, EXPLICIT, EXPLICIT, BASELINE),
+    (related(DICOM), True, EXPLICIT, EXPLICIT, BASELINE),
+    (related(DICOM, "; transfer-syntax=*"), True, EXPLICIT, RLE, BASELINE),
+    (related(DICOM, f"; transfer-syntax={EXPLICIT}"), True, EXPLICIT, EXPLICIT, EXPLICIT),
+    (related(DICOM, f"; transfer-syntax={RLE}"), True, 406, RLE, 406),
+    (related(DICOM, f"; transfer-syntax={IMPLICIT}"), True, IMPLICIT, IMPLICIT, IMPLICIT),
+    (DICOM, False, EXPLICIT, EXPLICIT, BASELINE),
+    ("application/*", False, EXPLICIT, EXPLICIT, BASELINE),
+    ("Application/DICOM", False, EXPLICIT, EXPLICIT, BASELINE),
+    (syntax(DICOM, "*"), False, EXPLICIT, RLE, BASELINE),
+    (syntax(DICOM, RLE), False, 406, RLE, 406),
+    (syntax(DICOM, "1.2.3"), False, 406, 406, 406),
+    (f"{DICOM}; q=0, */*", True, 406, 406, 406),
+    (f"{DICOM}; q=0.1, {related(DICOM)}; q=0.2", True, EXPLICIT, EXPLICIT, BASELINE),
+    (
+        f"{related(DICOM, f'; transfer-syntax={J2K}')}, "
+        f"{related(DICOM, f'; transfer-syntax={RLE}')}; q=0.5, "
+        f"{related(DICOM, f'; transfer-syntax={BASELINE}')}; q=0.4, */*; q=0.1",
+        True,
+        EXPLICIT,
+        RLE,
+        BASELINE,
+    ),
+    ("image/jpeg, application/dicom; q=0.1", False, EXPLICIT, EXPLICIT, BASELINE),
+    ("text/html", False, 406, 406, 406),
+    ("image/png, image/jpeg", False, 406, 406, 406),
+]
+
+
+@pytest.mark.parametrize(("accept", "parts", *FILES), INSTANCES)
+@pytest.mark.parametrize("file", FILES)
+def test_an_instance(client, file, accept, parts, plain, rle, jpeg):
+    wanted = {"plain": plain, "rle": rle, "jpeg": jpeg}[file]
+    found = answer(client.get(path_of(read(FILES[file])), headers={"Accept": accept}))
+    assert found == ((406,) if wanted == 406 else (200, parts, syntax(DICOM, wanted)))
+
+
+@pytest.mark.parametrize("levels", [4, 6])
+@pytest.mark.parametrize("accept", ["*/*", DICOM, related(DICOM)])
+def test_studies_and_series_come_in_parts_whatever_is_asked_for(client, levels, accept):
+    path = "/".join(path_of(read(MR_RLE)).split("/")[:levels])
+    found = answer(client.get(path, headers={"Accept": accept}))
+    assert found == (200, True, syntax(DICOM, EXPLICIT))
+
+
+FRAMES = [
+    ("", None, (OCTETS, EXPLICIT), (OCTETS, EXPLICIT), ("image/jpeg", BASELINE)),
+    ("*/*", None, (OCTETS, EXPLICIT), (OCTETS, EXPLICIT), ("image/jpeg", BASELINE)),
+    (OCTETS, False, (OCTETS, EXPLICIT), (OCTETS, EXPLICIT), (OCTETS, EXPLICIT)),
+    (related(OCTETS), True, (OCTETS, EXPLICIT), (OCTETS, EXPLICIT), (OCTETS, EXPLICIT)),
+    (syntax(OCTETS, EXPLICIT), False, (OCTETS, EXPLICIT), (OCTETS, EXPLICIT), (OCTETS, EXPLICIT)),
+    (syntax(OCTETS, "*"), False, (OCTETS, EXPLICIT), (OCTETS, RLE), (OCTETS, BASELINE)),
+    (syntax(OCTETS, RLE), False, (OCTETS, EXPLICIT), (OCTETS, RLE), 406),
+    (related("image/jpeg"), True, 406, 406, ("image/jpeg", BASELINE)),
+    (related("image/dicom-rle"), True, 406, ("image/dicom-rle", RLE), 406),
+    ("image/x-dicom-rle", False, 406, ("image/dicom-rle", RLE), 406),
+    ("image/*", False, 406, ("image/dicom-rle", RLE), ("image/jpeg", BASELINE)),
+    (syntax("image/jpeg", BASELINE), False, 406, 406, ("image/jpeg", BASELINE)),
+    (syntax("image/jpeg", "1.2.840.10008.1.2.4.70"), False, 406, 406, 406),
+    (
+        f"image/*, {OCTETS}; q=0.5",
+        False,
+        (OCTETS, EXPLICIT),
+        ("image/dicom-rle", RLE),
+        ("image/jpeg", BASELINE),
+    ),
+    (f"{OCTETS}; q=0.5, image/jpeg; q=0.4", False, *[(OCTETS, EXPLICIT)] * 3),
+    (f"{related('image/jp2')}, {related(OCTETS)}", True, *[(OCTETS, EXPLICIT)] * 3),
+    ("text/html", None, 406, 406, 406),
+    # OHIF 3: the type unquoted
+    (
+        "multipart/related; type=application/octet-stream; transfer-syntax=*",
+        True,
+        (OCTETS, EXPLICIT),
+        (OCTETS, RLE),
+        (OCTETS, BASELINE),
+    ),
+    (  # and older ones
+        "multipart/related; type=image/jls; q=1; transfer-syntax=*, "
+        "multipart/related; type=application/octet-stream; q=0.1; transfer-syntax=*",
+        True,
+        (OCTETS, EXPLICIT),
+        (OCTETS, RLE),
+        (OCTETS, BASELINE),
+    ),
+]
+
+
+@pytest.mark.parametrize(("accept", "parts", *FILES), FRAMES)
+@pytest.mark.parametrize("file", FILES)
+def test_a_frame(client, file, accept, parts, plain, rle, jpeg):
+    wanted = {"plain": plain, "rle": rle, "jpeg": jpeg}[file]
+    path = f"{path_of(read(FILES[file]))}/frames/1"
+    found = answer(client.get(path, headers={"Accept": accept}))
+    if wanted == 406:
+        assert found == (406,)
+    else:
+        assert found == (200, parts is not False, syntax(*wanted))
+
+
+MODELS = [
+    ("", JSON),
+    ("*/*", JSON),
+    (JSON, JSON),
+    ("application/json", "application/json"),
+    ("application/*", JSON),
+    (related(JSON), JSON),
+    (XML, XML),
+    (related(XML), related(XML)),
+    (f"{related(XML)}, {JSON}", related(XML)),
+    (f"{JSON}, {related(XML)}", JSON),
+    (f"{JSON}; q=0.5, {related(XML)}", related(XML)),
+    (f"{JSON}; q=0, application/json; q=0, */*", XML),
+    (f"{JSON}; q=0.1, */*", "application/json"),
+    (f"text/html, {JSON}; q=0.1", JSON),
+    ("text/html", 406),
+    ("image/*", 406),
+    ("application/dicom+json, application/json, multipart/related; type=foo/bar", JSON),
+]
+
+
+@pytest.mark.parametrize(("accept", "wanted"), MODELS)
+@pytest.mark.parametrize("resource", ["studies", "metadata", "instance metadata", "store"])
+def test_data_sets(client, resource, accept, wanted):
+    headers = {"Accept": accept}
+    path = path_of(read(CT))
+    if resource == "store":
+        body, kind = multipart(content(CT))
+        response = client.post(f"{ROOT}/studies", data=body, content_type=kind, headers=headers)
+    elif resource == "studies":
+        response = client.get(f"{ROOT}/studies", headers=headers)
+    else:
+        base = path if resource.startswith("instance") else path.rpartition("/instances")[0]
+        response = client.get(f"{base}/metadata", headers=headers)
+    if wanted == 406:
+        assert response.status_code == 406
+        return
+    assert response.status_code == 200
+    if XML in wanted and resource in ("studies", "metadata"):  # of several data sets
+        wanted = related(XML)
+    if wanted == related(XML) and resource == "store":  # of one, and only one
+        wanted = XML
+    assert response.content_type.partition("; boundary=")[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", (False, OCTETS)),
+        ("*/*", (False, OCTETS)),
+        (OCTETS, (False, OCTETS)),
+        (related(OCTETS), (True, OCTETS)),
+        ("multipart/related; type=application/octet-stream; transfer-syntax=*", (True, OCTETS)),
+        (related("*/*"), (True, OCTETS)),  # dicomweb-client, where no media type is named
+        ("image/jpeg", None),
+    ],
+)
+def test_bulk_data(client, accept, wanted):
+    path = f"{path_of(read(CT))}/bulkdata/7FE00010"
+    found = answer(client.get(path, headers={"Accept": accept}))
+    assert found == ((406,) if wanted is None else (200, *wanted))
+
+
+def test_the_parameter_wins_over_the_header(client):
+    path = path_of(read(CT))
+    as_asked = client.get(f"{path}?accept={DICOM}", headers={"Accept": related(DICOM)})
+    assert answer(as_asked) == (200, False, syntax(DICOM, EXPLICIT))
+    # What it names cannot be sent: the header is looked at (PS3.18 §8.7.8.1).
+    other = client.get(f"{path}?accept=text/plain", headers={"Accept": related(DICOM)})
+    assert answer(other) == (200, True, syntax(DICOM, EXPLICIT))
+    neither = client.get(f"{path}?accept=text/plain", headers={"Accept": "text/html"})
+    assert neither.status_code == 406
+    assert neither.text == "this is available as application/dicom\n"
+
+
+def test_what_cannot_be_decoded_goes_as_it_is(tmp_path):
+    broken = bytearray(content(MR_RLE))
+    at = broken.rindex(b"\xfe\xff\x00\xe0") + 8
+    broken[at : at + 64] = b"\xff" * 64  # the head of the RLE frame
+    (tmp_path / "broken.dcm").write_bytes(broken)
+    app = App()
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield tmp_path / "broken.dcm"
+
+    with app.test_client() as client:
+        found = answer(client.web.get(path_of(read(MR_RLE)), headers={"Accept": DICOM}))
+    assert found == (200, False, syntax(DICOM, RLE))
+
+
+def test_many_ranges_take_no_time(client):
+    accept = ", ".join(f"text/x-{number}; q=0.5" for number in range(2000))
+    assert client.get(f"{ROOT}/studies", headers={"Accept": accept}).status_code == 406
