@@ -66,7 +66,7 @@ class Config:
     """  # noqa: E501 - the message of the example
 
     # After a change: python tests/support/generate_settings.py
-    # What it is and where it listens.
+    # Identity, address, data sets.
     ae_title: str = _setting("PACSROUTE", "The app's AE title, 1 to 16 characters.")
     host: str = _setting(
         "127.0.0.1", "The address it listens on; 0.0.0.0 lets other machines in.", scope="server"
@@ -100,7 +100,7 @@ class Config:
     )
     debug: bool = _setting(False, "Tell peers in the Error Comment what a handler raised.")
 
-    # Who may come in.
+    # Access: which peers may associate.
     allow: tuple[str, ...] = _setting(
         (), "Peers that may associate: AE, NETWORK or AE@NETWORK; by default every peer."
     )
@@ -149,7 +149,7 @@ class Config:
         scope="server",
     )
 
-    # Who watches it.
+    # Metrics and health, over HTTP.
     log_level: str = _setting(
         "info", "debug, info, warning or error.", choices=("debug", "info", "warning", "error")
     )
@@ -167,7 +167,7 @@ class Config:
         "127.0.0.1", "The address that --metrics-port listens on.", scope="server"
     )
 
-    # DICOMweb and a site of the app's own, over HTTP (PS3.18).
+    # DICOMweb and pages of the app, over HTTP (PS3.18).
     web_port: int | None = _setting(
         None,
         "A port for DICOMweb and app.web over HTTP; 0 picks a free one.",
@@ -219,7 +219,7 @@ class Config:
     max_web_parts: int = _setting(10_000, "Parts of a multipart body.", 1)
     max_web_parameters: int = _setting(200, "Parameters of an HTTP request.", 1)
 
-    # How much of it. Lengths are in bytes.
+    # Limits. Lengths are in bytes.
     max_associations: int = _setting(
         500, "Associations at once; more are rejected.", 0, scope="server"
     )
@@ -245,7 +245,7 @@ class Config:
     max_elements: int = _setting(20_000_000, "Elements and items read of a data set.", 1000)
     max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
 
-    # Decoding of compressed pixels, in processes of its own.
+    # Decoding of compressed pixels, in child processes.
     decoders: int = _setting(
         2, "Processes that decode pixels; they start when first needed.", 1, 64
     )
@@ -256,7 +256,7 @@ class Config:
         10.0, "Processor time for a frame, and for each 16 MiB of a larger one.", 0.1
     )
 
-    # How long. Times are in seconds.
+    # Times. They are in seconds.
     artim: float = _setting(
         30.0, "Time for the association request, and to close.", 0.01, scope="server"
     )

@@ -7,11 +7,17 @@ from typing import Any
 
 
 class PacsrouteError(Exception):
-    """The base of every exception that pacsroute raises on purpose."""
+    """The base of every exception that pacsroute raises on purpose.
+
+    Worth a retry: that depends on the subclass.
+    """
 
 
 class SetupError(PacsrouteError):
-    """A mistake in how an app is put together; the message says what to do."""
+    """A mistake in how an app is put together; the message says what to do.
+
+    Worth a retry: no.
+    """
 
 
 def nearest(text: str, names: Iterable[str], cutoff: float = 0.5, *, any_case: bool = False) -> str:
@@ -41,29 +47,37 @@ def nearest(text: str, names: Iterable[str], cutoff: float = 0.5, *, any_case: b
 
 
 class DataSetError(PacsrouteError, ValueError):
-    """A value, keyword or data set that cannot be encoded, decoded or matched."""
+    """A value, keyword or data set that cannot be encoded, decoded or matched.
+
+    Worth a retry: no, the same data fails again.
+    """
 
 
 class UnreadableDataSet(DataSetError):
-    """A data set of a peer that cannot be read, or not to its end; a 0xC000 answers it.
+    """A peer's data set that cannot be read, or not to its end; it is answered with 0xC000.
 
-    The message names no value.
+    The message names no value. Worth a retry: no, unless the peer sends it again.
     """
 
 
 class DataSetTooLarge(UnreadableDataSet):
-    """A data set that is beyond a limit of the settings; a 0xA700 answers it."""
+    """A data set that exceeds a limit of the settings; it is answered with 0xA700.
+
+    Worth a retry: later if the limit was `max_memory`, which others share; else no.
+    """
 
 
 class IdentifierError(DataSetError):
-    """A key of an identifier that cannot be matched; left to itself, a 0xA900 answers it.
+    """A key of an identifier that cannot be matched; if no handler catches it, 0xA900.
 
-    The message names the key and never its value: the peer sees it.
+    The message names the key and never its value: the peer sees it. Worth a retry: no.
     """
 
 
 class ProtocolError(PacsrouteError):
     """Something the peer sent that the standard does not allow.
+
+    Worth a retry: no, the peer will send it again.
 
     Parameters
     ----------
@@ -79,15 +93,23 @@ class ProtocolError(PacsrouteError):
 
 
 class AssociationError(PacsrouteError):
-    """The base of the ways in which an association ends or never begins."""
+    """The base of the ways in which an association ends or never begins.
+
+    Worth a retry: that depends on the subclass.
+    """
 
 
 class AssociationReleased(AssociationError):
-    """The peer has released the association in good order (PS3.8 §7.2)."""
+    """The peer has released the association in good order (PS3.8 §7.2).
+
+    Worth a retry: yes, on a new association.
+    """
 
 
 class AssociationAborted(AssociationError):
-    """The association has ended at once, with what was under way (PS3.8 §7.3).
+    """The association was aborted or lost, with all its requests (PS3.8 §7.3).
+
+    Worth a retry: yes, on a new association; no if the same request ends that one, too.
 
     Parameters
     ----------
@@ -114,15 +136,23 @@ def _aborted(source: int | None, reason: int) -> str:
 
 
 class ConnectionRefused(AssociationAborted):
-    """Nothing listens at the peer's port: it is off, or has not opened it yet."""
+    """Nothing listens at the peer's port: the peer is off, or has not opened it yet.
+
+    Worth a retry: yes, after a while.
+    """
 
 
 class ReadFailed(AssociationAborted):
-    """What was being sent could not be read to its end: we have aborted the association."""
+    """A file that was being sent could not be read to its end, so we aborted the association.
+
+    Worth a retry: no, the file is damaged or its disk is.
+    """
 
 
 class AssociationRejected(AssociationError):
-    """The association was refused (PS3.8 §9.3.4).
+    """The peer rejected the association (PS3.8 §9.3.4).
+
+    Worth a retry: yes, after a while, if `result` is 2 (transient); else no.
 
     Parameters
     ----------
@@ -157,6 +187,8 @@ _FAILURE_ELEMENTS = frozenset({"OffendingElement", "ErrorID", "AttributeIdentifi
 
 class Failure(PacsrouteError):
     """Raised by a handler to refuse a request with a status of its own.
+
+    Worth a retry: the peer decides by the status: 0xA7xx says later, others no.
 
     Parameters
     ----------
@@ -199,11 +231,16 @@ class Failure(PacsrouteError):
 
 
 class NotAccepted(PacsrouteError):
-    """A peer has not accepted the presentation context that a request needs."""
+    """A peer has not accepted the presentation context that a request needs.
+
+    Worth a retry: no, not before the peer's configuration changes.
+    """
 
 
 class RequestFailed(PacsrouteError):
     """A peer has answered a request of ours with a failure, or with Cancel.
+
+    Worth a retry: by `status`: later for 0xA7xx and 0x0213, no for others.
 
     Raised by the methods of a `Client`. In a handler it is an exception like any other:
     what failed elsewhere is not passed on as one's own status.
