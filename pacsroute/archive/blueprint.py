@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydicom.filereader import read_file_meta_info
 
 from pacsroute import uids
-from pacsroute.archive import corrections, queries
+from pacsroute.archive import audited, corrections, queries
 from pacsroute.archive.commitment import NO_SUCH_INSTANCE, Commitment
 from pacsroute.archive.corrections import Corrected, Correction
 from pacsroute.archive.database import Database, UnavailableError
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.deletion import Deletion, duration
-from pacsroute.archive.entry import Entry, attributes_of, describe
+from pacsroute.archive.entry import Entry, describe
 from pacsroute.archive.files import Files, locked
 from pacsroute.archive.layout import Layout
 from pacsroute.archive.model import LEVELS, Model
@@ -30,16 +30,20 @@ from pacsroute.archive.settings import Issuers, check_choice, check_layout, free
 from pacsroute.archive.sqlite import SQLite
 from pacsroute.archive.storing import Conflict, Mismatch, Storing
 from pacsroute.archive.upkeep import Finding, Upkeep
+from pacsroute.audit.event import SERIOUS
 from pacsroute.errors import Failure, SetupError
 from pacsroute.framework.blueprints import Blueprint
 from pacsroute.framework.checks import check_callable
 from pacsroute.framework.requests import FindRequest, GetRequest, NActionRequest, StoreRequest
 from pacsroute.instances.atomic_files import make_folder, sweep
+from pacsroute.instances.attributes import attributes_of
 from pacsroute.instances.instance import Instance
 from pacsroute.status import CANCEL, IDENTIFIER_MISMATCH, OUT_OF_RESOURCES, Status
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+    from pacsroute.audit.event import Kind, Subject
 
 logger = logging.getLogger("pacsroute")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -289,6 +293,8 @@ class Archive(Blueprint):
             raise Failure(_NO_MATCHES, "the index is not available") from None
         if level == "PATIENT":
             _check_issuers(request.identifier, {row["patient"] for row in rows})
+        if request.app is not None and request.app.auditors:
+            request.subjects = audited.subjects_of(self._database, rows)
         studies = dict.fromkeys(row["StudyInstanceUID"] for row in rows)
         corrected = corrections.of_studies(self._database, studies)
         return [self._instance(row, corrected.get(row["StudyInstanceUID"])) for row in rows]
@@ -358,7 +364,11 @@ class Archive(Blueprint):
         """
         self._check_registered()
         with self.opened():
-            return self._deletion.delete(study, series, instance, reason, by)
+            found = self._deletion.find(study, series, instance)
+            subjects = audited.subjects_of(self._database, found)
+            part = f"instance {instance}" if instance else f"series {series}" if series else ""
+            with self._audited("deletion", by, reason, subjects, part):
+                return self._deletion.delete(found, reason, by)
 
     def restore(
         self, *, study: str = "", series: str = "", instance: str = "", reason: str, by: str
@@ -409,9 +419,11 @@ class Archive(Blueprint):
             if not row:
                 raise Failure(NO_SUCH_INSTANCE, "no study here has this UID")
             before = {keyword: row[0][keyword] for keyword in values}
-            self._decisions.decide(
-                "correct", by, reason, study=study, values=values, originals=before
-            )
+            subjects = (audited.subject_of(self._database, study, {}),)
+            with self._audited("correction", by, reason, subjects):
+                self._decisions.decide(
+                    "correct", by, reason, study=study, values=values, originals=before
+                )
 
     def check(self, progress: Callable[[int], object] | None = None) -> Iterator[Finding]:
         """Yield what files and index do not agree on, and what is in quarantine.
@@ -441,6 +453,21 @@ class Archive(Blueprint):
         self._check_registered()
         with self.opened(), self._locked(".reindex.lock"):
             return self._upkeep.reindex(since, progress)
+
+    @contextlib.contextmanager
+    def _audited(
+        self, kind: Kind, by: str, reason: str, subjects: tuple[Subject, ...], part: str = ""
+    ) -> Iterator[None]:
+        """Tell the audit functions of a decision, whether it is carried out or refused."""
+        count = sum(sum(one.sop_classes.values()) for one in subjects)
+        told: dict[str, Any] = {"user": by, "subjects": subjects, "count": count, "what": part}
+        try:
+            yield
+        except Exception as error:
+            why = error.comment if isinstance(error, Failure) else type(error).__name__
+            self.tell_auditors(kind, outcome=SERIOUS, why=why, **told)
+            raise
+        self.tell_auditors(kind, why=reason, **told)
 
     # ------------------------------------------------------------- its routes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import timedelta
+from typing import Any
 
 from pacsroute.archive.database import Database
 from pacsroute.archive.decisions import Decisions
@@ -59,10 +60,13 @@ class Deletion:
         self._decisions = decisions
         self._storing = storing
 
-    def delete(self, study: str, series: str, instance: str, reason: str, by: str) -> int:
-        """Delete; first the rows, then the files."""
+    def find(self, study: str, series: str, instance: str) -> list[Any]:
+        """Return the instances of a study, a series, or one."""
         where, parameters = _named(study, series, instance, _COLUMNS)
-        found = self._database.rows(f"{_FOUND} WHERE {where}", parameters)
+        return self._database.rows(f"{_FOUND} WHERE {where}", parameters)
+
+    def delete(self, found: list[Any], reason: str, by: str) -> int:
+        """Delete what was found; first the rows, then the files."""
         studies = {row["StudyInstanceUID"] for row in found}
         if not found:
             raise Failure(_NO_SUCH_INSTANCE, "nothing here has this UID")
@@ -107,8 +111,9 @@ class Deletion:
 
 
 _FOUND = (
-    "SELECT image.SOPInstanceUID, series.SeriesInstanceUID, study.StudyInstanceUID FROM image"
-    " JOIN series ON series.id = image.series JOIN study ON study.id = series.study"
+    "SELECT image.SOPInstanceUID, image.SOPClassUID, series.SeriesInstanceUID,"
+    " study.StudyInstanceUID FROM image JOIN series ON series.id = image.series"
+    " JOIN study ON study.id = series.study"
 )
 _LAST = (
     "SELECT max(image.received) FROM image JOIN series ON series.id = image.series"

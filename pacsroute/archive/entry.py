@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pacsroute import matching
 from pacsroute.archive.model import TABLES, UNIQUE, Model
-from pacsroute.dataset import parse
-from pacsroute.dataset.reduced import reduced
 from pacsroute.errors import DataSetError, Failure
-from pacsroute.instances.instance import Instance
 from pacsroute.status import IDENTIFIER_MISMATCH
 
 if TYPE_CHECKING:
@@ -60,19 +55,6 @@ class Entry:
     def study_instance(self) -> str:
         """Its Study Instance UID."""
         return str(self.study["StudyInstanceUID"])
-
-
-def attributes_of(instance: Instance, tags: Container[int]) -> Dataset:
-    """Return a data set with what is wanted of an instance, and perhaps more.
-
-    Of one that is in memory no more is read than that.
-    """
-    with instance.open() as file:
-        if isinstance(file, io.BytesIO):
-            few = reduced(file.read(), instance.transfer_syntax, tags)
-            if few is not None:
-                return parse(few, instance.transfer_syntax)
-    return instance.dataset
 
 
 def describe(

@@ -28,8 +28,11 @@ def sections(facts: Facts) -> dict[str, str]:
         "8.5.2": _identities(facts, asking),
         "8.7": "",
         "8.7.2": _network(config),
-        "8.7.3": "What is logged has AE titles, addresses and UIDs, and no values of data sets. "
-        "Lengths, nesting and numbers are bounded as section 6.1 says.",
+        "8.7.3": text(
+            "What is logged has AE titles, addresses and UIDs, and no values of data sets. "
+            "Lengths, nesting and numbers are bounded as section 6.1 says.",
+            _audit(facts),
+        ),
     }
 
 
@@ -100,6 +103,17 @@ def _identities(facts: Facts, asking: list[str]) -> str:
                 ["5", "JSON Web Token", blank("Y or N")],
             ],
         ),
+    )
+
+
+def _audit(facts: Facts) -> str:
+    if not facts.app.auditors:
+        return "No audit trail is written."
+    return text(
+        "Stores, queries, retrievals, exports, access over HTTP, deletions, corrections, "
+        "authentications, rejected associations, start and stop are audit events, with the content "
+        "of PS3.15 A.5. The product does not send them to a repository itself.",
+        blank("where the audit trail is kept, and how it gets to an audit repository"),
     )
 
 

@@ -45,6 +45,10 @@ def admit(
         return refused
     try:
         response = _authenticate(app, association, request.user_information.user_identity, user)
+        if app.auditors and association.user is not None:
+            from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+
+            auditing.authenticated(app, association)
         answer, contexts = negotiate(
             request,
             app.policy(association.calling_ae, association.called_ae),
@@ -145,10 +149,12 @@ def _authenticate(
         try:
             found = scope.authenticator(identity, association)
         except AssociationRejected:
+            _audit(app, association, identity)
             raise
         except Exception as error:  # noqa: BLE001
             # Not with a traceback: what an authentication library quotes may be the secret.
             logger.error("@app.authenticate failed: %s", type(error).__name__)
+            _audit(app, association, identity)
             raise AssociationRejected(2, 2, 1) from None
         if not found:  # an empty name is not a user
             who = ascii(association.calling_ae)[1:-1], association.remote_address
@@ -156,12 +162,37 @@ def _authenticate(
             logger.warning(
                 "%s (%s) is not authenticated: @app.authenticate returned %s", *who, kind
             )
+            _audit(app, association, identity)
             raise AssociationRejected(1, 2, 1)
         association.user = found
+        association.proven_by = _proof(identity, association)
         if identity is None or claimed is None or not claimed.response_requested:
             return None
         return b"" if identity.kind in NAMED else identity.response
     return None
+
+
+def _proof(identity: Identity | None, association: PeerView) -> str:
+    """Return what has proven the identity of a peer."""
+    if identity is not None:
+        return identity.kind
+    return "" if association.peer_certificate is None else "certificate"
+
+
+def _audit(app: BaseApp, association: PeerView, failed: Identity | None) -> None:
+    """Tell the audit functions, if there are any, of an authentication that has failed."""
+    if app.auditors:
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+
+        auditing.not_authenticated(app, association, failed)
+
+
+def tell_of_rejected(app: BaseApp, peer: PeerView, why: str) -> None:
+    """Tell the audit functions, if there are any, of a peer that was not let in."""
+    if app.auditors:
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+
+        auditing.rejected(app, peer, why)
 
 
 def _narrowed(answer: AssociateAC, contexts: dict[int, AcceptedContext]) -> AssociateAC:

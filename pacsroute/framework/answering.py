@@ -75,9 +75,9 @@ class Answering:
     """
 
     __slots__ = (
+        "_app",
         "_command",
         "_defer",
-        "_observer",
         "_peer",
         "_size",
         "_sop_class",
@@ -96,7 +96,7 @@ class Answering:
         size: int | None = None,
         defer: Callable[[Callable[[], object]], object] | None = None,
     ) -> None:
-        self._observer = app.observer
+        self._app = app
         self._peer = peer
         self._command = command
         self._sop_class = sop_class
@@ -107,7 +107,7 @@ class Answering:
 
     def __enter__(self) -> Answering:
         self._started = time.perf_counter()
-        self._observer.began(self._command, self._size)
+        self._app.observer.began(self._command, self._size)
         return self
 
     def __exit__(
@@ -119,7 +119,9 @@ class Answering:
         seconds = time.perf_counter() - self._started
         request, outcome = self.request, self.outcome
         status = None if outcome is None else outcome.status
-        self._observer.answered(self._command, self._sop_class, status, seconds)
+        self._app.observer.answered(self._command, self._sop_class, status, seconds)
+        if self._app.auditors:
+            self._audit()
         if request is not None:
             failure = request.error
             finished(request, status, lost or failure)
@@ -140,6 +142,11 @@ class Answering:
                     _call(function)
                 else:
                     self._defer(functools.partial(_call, function))
+
+    def _audit(self) -> None:
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+
+        auditing.answered(self._app, self._peer, self._command, self.request, self.outcome)
 
     def _log(self, level: int, outcome: Outcome, seconds: float) -> None:
         status, size = outcome.status, self._size

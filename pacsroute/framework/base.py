@@ -17,6 +17,7 @@ from pacsroute.dataset import late
 from pacsroute.errors import SetupError
 from pacsroute.framework.blueprints import Blueprint, Scope
 from pacsroute.framework.character_sets import check_charsets
+from pacsroute.framework.checks import check_callable
 from pacsroute.framework.counted import Counted
 from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import after_store, handle
@@ -33,6 +34,9 @@ from pacsroute.instances.spool import Room
 from pacsroute.upper_layer.tap import TapFactory
 
 if TYPE_CHECKING:
+    from pacsroute.audit.event import Event, Kind
+    from pacsroute.framework.handlers import Auditor
+    from pacsroute.framework.peer import PeerView
     from pacsroute.settings import Settings
 
 logger = logging.getLogger("pacsroute")
@@ -78,6 +82,7 @@ class BaseApp(Scope):
         self.declared = Declared()  # its durable work
         self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
         self.taps: list[TapFactory] = []  # what observes the bytes of associations
+        self.auditors: list[Callable[[Event], object]] = []
 
     def __repr__(self) -> str:
         commands = dict.fromkeys(name_of(route.command) for route in self.routes)
@@ -126,8 +131,13 @@ class BaseApp(Scope):
     def _serves(self) -> Iterator[None]:
         self.serving = True
         try:
-            with self.running(), self._working():
-                yield
+            with self.running():
+                self.tell_auditors("start")
+                try:
+                    with self._working():
+                        yield
+                finally:
+                    self.tell_auditors("stop")
         finally:
             self.serving = False
 
@@ -191,6 +201,36 @@ class BaseApp(Scope):
                 if why:
                     return str(why)
         return ""
+
+    def audit(self, function: Auditor) -> Auditor:
+        """Register what is told of each store, query, retrieval, deletion and the like.
+
+        Parameters
+        ----------
+        function : callable
+            Called with a `pacsroute.audit.Event`, on the thread that has done it, once it is
+            done; several threads call it at the same time. What it raises is logged by its type,
+            and changes no answer.
+
+        Examples
+        --------
+        >>> from pacsroute import App
+        >>> app, trail = App("ARCHIVE"), []
+        >>> @app.audit
+        ... def keep(event):
+        ...     trail.append((event.kind, event.user, event.address))
+        """
+        check_callable("audit", function, ("event",))
+        self._still_open("audit")
+        self.auditors.append(function)
+        return function
+
+    def tell_auditors(self, kind: Kind, peer: PeerView | None = None, **values: Any) -> None:
+        """Tell the functions of `audit` of something: see `pacsroute.audit.Event`."""
+        if self.auditors:
+            from pacsroute.framework.audit_trail import tell  # noqa: PLC0415 - for who audits
+
+            tell(self.auditors, self.ae_title, kind, peer, **values)
 
     def client_of(self, peer: Peer, calling_ae: str) -> Any:
         """Return a client of a peer that was resolved."""

@@ -13,6 +13,7 @@ from pacsroute.framework.checks import check_callable
 from pacsroute.framework.decorators import Router
 
 if TYPE_CHECKING:
+    from pacsroute.audit.event import Kind
     from pacsroute.framework.handlers import (
         AfterAssociation,
         AfterRequest,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         Lifespan,
         ReadyCheck,
     )
+    from pacsroute.framework.peer import PeerView
     from pacsroute.framework.requests import Peer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -328,10 +330,13 @@ class Scope(Router):
             self.add_route(replace(route, called_ae=route.called_ae or title, scopes=scopes))
         for scopes, inner in blueprint.families:
             self.families.append(((self, *scopes), inner or title))
-        blueprint.is_registered = True
+        blueprint.parent = self
 
     def _still_open(self, what: str) -> None:
         """Raise if it is too late to register anything."""
+
+    def tell_auditors(self, kind: Kind, peer: PeerView | None = None, **values: Any) -> None:
+        """Tell the functions of `App.audit` of something."""
 
 
 class Blueprint(Scope):
@@ -355,10 +360,20 @@ class Blueprint(Scope):
         if not isinstance(name, str) or not name:
             raise SetupError('a blueprint has a name: Blueprint("research")')
         self.name = name
-        self.is_registered = False
+        self.parent: Scope | None = None
 
     def __repr__(self) -> str:
         return f"Blueprint({self.name!r})"
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether an app, or another blueprint, has it."""
+        return self.parent is not None
+
+    def tell_auditors(self, kind: Kind, peer: PeerView | None = None, **values: Any) -> None:
+        """Tell the functions of `App.audit` of something that was done with the blueprint."""
+        if self.parent is not None:
+            self.parent.tell_auditors(kind, peer, **values)
 
     def add_route(self, route: Any) -> None:
         """Take a route, unless there is one for the same, or it is too late."""

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydicom import Dataset
 
+from pacsroute.audit.event import Event
 from pacsroute.errors import AssociationAborted
 from pacsroute.framework.identity import Identity
 from pacsroute.framework.requests import (
@@ -68,6 +69,7 @@ AfterRequest = TypeVar(
 )
 Authenticator = TypeVar("Authenticator", bound=Callable[[Identity | None, Any], object])
 Destinator = TypeVar("Destinator", bound=Callable[[str, MoveRequest | None], Peer | None])
+Auditor = TypeVar("Auditor", bound=Callable[[Event], object])
 ReadyCheck = TypeVar("ReadyCheck", bound=Callable[[Any], "str | None"])  # is given the app
 Lifespan = TypeVar("Lifespan", bound=Callable[[Any], Iterator[None]])  # is given the app
 # A TypeVar cannot be bound by another, so the exception is not compared with the decorator's.

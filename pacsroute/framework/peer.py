@@ -22,6 +22,9 @@ class PeerView(Protocol):
         where the peer has shown none.
     user : object
         What the authentication made of the peer's identity; None without one.
+    proven_by : str
+        What has proven that: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
+        ``username`` for a name without a proof; empty without an identity.
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted, by their IDs.
     state : types.SimpleNamespace
@@ -33,5 +36,6 @@ class PeerView(Protocol):
     remote_address: str
     peer_certificate: dict[str, Any] | None
     user: Any
+    proven_by: str
     contexts: dict[int, AcceptedContext]
     state: SimpleNamespace

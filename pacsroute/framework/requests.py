@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from pacsroute.audit.event import Subject
     from pacsroute.framework.peer import PeerView
     from pacsroute.framework.routes import Route
     from pacsroute.tls import TLS
@@ -287,12 +288,15 @@ class GetRequest(QueryRequest):
     ----------
     ahead : sequence
         All of them, where they are known and nothing of the handler waits for what comes of one.
+    subjects : tuple of pacsroute.audit.Subject
+        The patients and studies that they are of, where the handler tells them for `App.audit`.
     """
 
     command: ClassVar[str] = "get"
 
     count: int | None = None
     ahead: Sequence[object] = field(default=(), init=False, repr=False, compare=False)
+    subjects: tuple[Subject, ...] = field(default=(), init=False, repr=False, compare=False)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -305,11 +309,17 @@ class MoveRequest(GetRequest):
         As for `GetRequest`.
     move_destination : str
         The AE title to send to, as `App.destination` resolves it.
+
+    Attributes
+    ----------
+    peer : Peer or None
+        Where that is, once it was resolved.
     """
 
     command: ClassVar[str] = "move"
 
     move_destination: str = ""
+    peer: Peer | None = field(default=None, init=False, repr=False, compare=False)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

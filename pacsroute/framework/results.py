@@ -26,7 +26,8 @@ logger = logging.getLogger("pacsroute")
 class Outcome(NamedTuple):
     """How a request went: its status, what else the response is to say, and a note for the log.
 
-    `is_logged` tells that a warning has said already why it is refused.
+    `is_logged` tells that a warning has said already why it is refused, and `number` how many
+    answers or instances there were.
     """
 
     status: Status
@@ -34,6 +35,7 @@ class Outcome(NamedTuple):
     note: str = ""
     data: Mapping[str, Any] | Dataset | None = None
     is_logged: bool = False
+    number: int | None = None
 
 
 DONE = Outcome(Status(SUCCESS))

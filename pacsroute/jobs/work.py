@@ -410,6 +410,8 @@ class Work:
 
     def _delivered(self, job: Job) -> None:
         opened = self.opened
+        if self._app.auditors:
+            self._audit(job)
         if job.arguments.get("commit"):
             delay = GATHER - opened.queue.now() % GATHER  # those of a while become due together
             replaced = opened.queue.move(job, lane_of(job.lane), ASK, delay)
@@ -420,6 +422,12 @@ class Work:
             Path(original).unlink(missing_ok=True)
         if opened.queue.done(job):
             opened.files.remove(job.arguments["file"])
+
+    def _audit(self, job: Job) -> None:
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+
+        instance = Instance(self.opened.files.path(job.arguments["file"]))
+        auditing.exported(self._app, job.lane, job.arguments["calling_ae"], instance)
 
     def _not_delivered(self, job: Job, said: str) -> None:
         self._gave_up(job, PacsrouteError(said))

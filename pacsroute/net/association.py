@@ -22,7 +22,7 @@ from pacsroute.errors import (
     ProtocolError,
     let_go,
 )
-from pacsroute.framework.admission import admit, left
+from pacsroute.framework.admission import admit, left, tell_of_rejected
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import Peer
 from pacsroute.net.associating import ask, wait_for_request
@@ -42,6 +42,7 @@ from pacsroute.upper_layer.pdu import (
     ReleaseRQ,
     UserInformation,
 )
+from pacsroute.upper_layer.rejections import reason_of
 
 if TYPE_CHECKING:
     from pacsroute.settings import ServerSettings
@@ -105,6 +106,7 @@ class Association:
         self.state = SimpleNamespace()
         self.calling_ae = self.called_ae = ""
         self.user: Any = None
+        self.proven_by = ""
         self.contexts: dict[int, AcceptedContext] = {}
         self.proposed: list[str] = []
         self.numbers = message_ids()
@@ -275,7 +277,9 @@ class Association:
         try:
             self._channel.secure(deadline)
         except OSError as error:
-            raise AssociationAborted(None, message=f"TLS failed: {explain(error)}") from None
+            why = f"TLS failed: {explain(error)}"
+            tell_of_rejected(self.app, self, why)
+            raise AssociationAborted(None, message=why) from None
         self.peer_certificate = self._channel.peer_certificate
         self._channel.observe(self.app.taps)
         request = wait_for_request(self._channel, deadline)
@@ -308,6 +312,7 @@ class Association:
 
     def _reject(self, answer: AssociateRJ) -> None:
         self.app.observer.rejected(self, answer)
+        tell_of_rejected(self.app, self, reason_of(answer))
         self._channel.connection.reject(answer)
         self._channel.write_out()
 

@@ -71,6 +71,7 @@ class Exchange(Carrier, Protocol):
     remote_address: str
     peer_certificate: dict[str, Any] | None
     user: Any
+    proven_by: str
     state: SimpleNamespace
     window: int
 

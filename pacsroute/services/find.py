@@ -64,8 +64,8 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
                 # A handler that ends because it saw the cancel has not told everything.
                 early = outcome.status.code == SUCCESS
                 if early and association.cancelled(request.message_id):
-                    return Outcome(Status(CANCEL), note=f"{sent} answers")
-                return outcome._replace(note=f"{sent} answers")
+                    return Outcome(Status(CANCEL), note=f"{sent} answers", number=sent)
+                return outcome._replace(note=f"{sent} answers", number=sent)
             now = time.monotonic()
             if now - looked > _LOOK_EVERY:
                 looked = now
@@ -73,7 +73,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
                     ended = association.ended()
                     if ended is not None:
                         raise ended
-                    return Outcome(Status(CANCEL), note=f"{sent} answers")
+                    return Outcome(Status(CANCEL), note=f"{sent} answers", number=sent)
             try:
                 data, whole = encoder.encode(row)
             except Exception:  # noqa: BLE001 - of a Dataset, pydicom raises whatever comes up

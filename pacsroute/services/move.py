@@ -56,6 +56,7 @@ def _destination(call: Call, request: MoveRequest) -> _Destination | _WebDestina
             return failed(request, error)
     if peer is None:
         return Outcome(Status(MOVE_DESTINATION_UNKNOWN))
+    request.peer = peer
     if peer.url:
         return _WebDestination(call, request, peer)
     return _Destination(call, request, peer)

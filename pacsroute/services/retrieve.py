@@ -331,4 +331,5 @@ def _finish(call: Call, outcome: Outcome, counts: SubOperations) -> Outcome:
     return outcome._replace(
         note=f"{sent} sent" + (f", {counts.failed} failed" * bool(counts.failed)),
         is_logged=outcome.is_logged or counts.failed > 0,  # each with its reason
+        number=sent,
     )

@@ -23,7 +23,7 @@ from pacsroute.errors import (
     ReadFailed,
     RequestFailed,
 )
-from pacsroute.framework.admission import admit, left
+from pacsroute.framework.admission import admit, left, tell_of_rejected
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.reach import Reach
 from pacsroute.framework.requests import Peer
@@ -37,6 +37,7 @@ from pacsroute.testing.jobs import jobs_in_memory
 from pacsroute.upper_layer import pdu as pdus
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
+from pacsroute.upper_layer.rejections import reason_of
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -71,6 +72,7 @@ class MemoryAssociation:
         self.remote_address = "memory"
         self.peer_certificate: dict[str, Any] | None = None
         self.user: Any = None
+        self.proven_by = ""
         self.state = SimpleNamespace()
         self.contexts = contexts
         self._admitted = False
@@ -106,6 +108,7 @@ class MemoryAssociation:
         theirs = cls(app, request, {}, "acceptor")
         answer = _carried(admit(app, theirs, request, user=user))
         if isinstance(answer, AssociateRJ):
+            tell_of_rejected(app, theirs, reason_of(answer))
             raise AssociationRejected(*answer)
         theirs._admitted = True
         ours = cls(requestor, request, agreed(request, answer), "requestor")

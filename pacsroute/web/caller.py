@@ -13,7 +13,7 @@ from typing import Any
 from werkzeug.exceptions import Forbidden, Unauthorized
 
 from pacsroute.errors import AssociationRejected, SetupError
-from pacsroute.framework.admission import let_in
+from pacsroute.framework.admission import let_in, tell_of_rejected
 from pacsroute.framework.base import BaseApp
 from pacsroute.upper_layer.negotiation import AcceptedContext
 from pacsroute.upper_layer.pdu import UserIdentity
@@ -36,6 +36,8 @@ class Caller:
     remote_address: str
     peer_certificate: dict[str, Any] | None = None
     user: Any = None
+    proven_by: str = ""
+    transport = "web"
     contexts: dict[int, AcceptedContext] = field(default_factory=dict)
     state: SimpleNamespace = field(default_factory=SimpleNamespace)
 
@@ -72,6 +74,7 @@ def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller
     known = authenticates or caller.peer_certificate is not None or app.config.web_open
     user = environ.get("pacsroute.user")
     if not known and user is None and not is_local(app, environ):
+        tell_of_rejected(app, caller, "not from this machine")
         raise Forbidden(
             "without @app.authenticate or client certificates only this machine is answered"
         )
@@ -82,6 +85,7 @@ def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller
         if authenticates and claimed is None:
             header = ("WWW-Authenticate", 'Basic realm="DICOMweb", charset="UTF-8"')
             raise _challenge(header) from None
+        tell_of_rejected(app, caller, str(rejected))
         raise Forbidden(f"rejected: {rejected}") from None
     return caller
 

@@ -319,6 +319,7 @@ class Found:
         self.held = ExitStack()
         self._answers: Generator[Any, None, Any] = exchange.app.handle(request)
         self._ended = False
+        self._count = 0
         try:
             self._first = self._take()
         except BaseException as error:
@@ -332,6 +333,7 @@ class Found:
         """Return the next instance; None behind the last."""
         for row, outcome, _ in self._answers:
             if isinstance(row, Instance):
+                self._count += 1
                 return row
             self.answering.outcome = outcome or DONE
             if self.answering.outcome.status.category == "Failure":
@@ -359,6 +361,8 @@ class Found:
         self._answers.close()
         if self.answering.outcome is None and lost is None:
             self.answering.outcome = DONE
+        if self.answering.outcome is not None:
+            self.answering.outcome = self.answering.outcome._replace(number=self._count)
         self.answering.__exit__(None if lost is None else type(lost), lost, None)
 
 

@@ -82,7 +82,7 @@ def test_archive_guide_does_what_it_says(work):
     with Reader(work) as reader:
         for block in blocks(GUIDES / "archive.md"):
             reader.read(block)
-    for name in ("layout", "more", "node", "delete", "correct"):
+    for name in ("layout", "more", "node", "delete", "correct", "audited"):
         done = subprocess.run(
             [sys.executable, f"{name}.py"], cwd=work, timeout=60, capture_output=True, check=False
         )

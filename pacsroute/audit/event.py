@@ -1,0 +1,124 @@
+"""What an audit trail is told: one event for each thing that was done (PS3.15 §A.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Kind = Literal[
+    "start",
+    "stop",
+    "authentication",
+    "rejection",
+    "store",
+    "query",
+    "retrieve",
+    "export",
+    "access",
+    "correction",
+    "deletion",
+]
+"""What was done.
+
+A ``retrieve`` went back to where it was asked from, by C-GET or over HTTP; an ``export`` went to
+another destination, by C-MOVE or from the queue. An ``access`` is a page that was seen, or
+something that was done there.
+"""
+
+SUCCESS, MINOR, SERIOUS = 0, 4, 8
+"""How it went: as wanted; in part, with a warning, or cancelled; or not at all (PS3.15 §A.5.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A patient and a study that an event is about.
+
+    Parameters
+    ----------
+    patient_id, issuer, patient_name : str
+        Patient ID, Issuer of Patient ID and Patient's Name; empty if they are not known.
+    study : str
+        The Study Instance UID.
+    accession_number : str
+        Of the study.
+    sop_classes : mapping of str to int
+        How many instances of the study the event is about, by SOP Class UID.
+    """
+
+    patient_id: str = ""
+    issuer: str = ""
+    patient_name: str = ""
+    study: str = ""
+    accession_number: str = ""
+    sop_classes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that was done, or was tried.
+
+    Parameters
+    ----------
+    kind : str
+        What was done: see `Kind`.
+    ae_title : str
+        The app's own AE title.
+    at : datetime.datetime
+        When, in UTC.
+    outcome : int
+        0, 4 or 8: see `SUCCESS`, `MINOR` and `SERIOUS`.
+    why : str
+        What was said of it: the status of a response, a reason.
+    user : object
+        Who: what `@app.authenticate` has returned, or the `by` of a correction or deletion. Of an
+        authentication that failed, the name that was claimed. None where nobody was named.
+    proven_by : str
+        How that was proven: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
+        ``username`` was claimed without a proof; empty if there is none.
+    calling_ae, called_ae : str
+        The AE titles of the association, or those under which HTTP is answered.
+    address : str
+        Where it came from; behind a balancer that speaks the PROXY protocol, the peer's own.
+    transport : str
+        ``dimse``, ``web``, or empty for what came over neither.
+    destination_ae, destination : str
+        The AE title and the host or URL that an export went to.
+    subjects : tuple of Subject
+        The patients and studies that it is about, as far as they are known.
+    count : int, optional
+        How many answers or instances there were.
+    sop_class : str
+        The SOP Class UID of a query's information model.
+    identifier : pydicom.Dataset, optional
+        The keys of a query.
+    what : str
+        What a page shows, or which part of a study was deleted.
+    action : str
+        ``C`` create, ``R`` read, ``U`` update, ``D`` delete or ``E`` execute, where that does not
+        follow from the kind.
+    """
+
+    kind: Kind
+    ae_title: str
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    outcome: int = SUCCESS
+    why: str = ""
+    user: object = None
+    proven_by: str = ""
+    calling_ae: str = ""
+    called_ae: str = ""
+    address: str = ""
+    transport: Literal["", "dimse", "web"] = ""
+    destination_ae: str = ""
+    destination: str = ""
+    subjects: tuple[Subject, ...] = ()
+    count: int | None = None
+    sop_class: str = ""
+    identifier: Dataset | None = None
+    what: str = ""
+    action: Literal["", "C", "R", "U", "D", "E"] = ""

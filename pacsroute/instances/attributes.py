@@ -1,0 +1,27 @@
+"""A few attributes of an instance, without reading all of it where that is possible."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+from pacsroute.dataset import parse
+from pacsroute.dataset.reduced import reduced
+from pacsroute.instances.instance import Instance
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def attributes_of(instance: Instance, tags: Container[int]) -> Dataset:
+    """Return a data set with what is wanted of an instance, and perhaps more.
+
+    Of one that is in memory no more is read than that.
+    """
+    with instance.open() as file:
+        if isinstance(file, io.BytesIO):
+            few = reduced(file.read(), instance.transfer_syntax, tags)
+            if few is not None:
+                return parse(few, instance.transfer_syntax)
+    return instance.dataset
