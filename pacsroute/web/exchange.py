@@ -263,6 +263,10 @@ class Exchange:
         response.response = delivery
         return self.conditional(response, delivery, tag)
 
+    def warn(self, response: Response, text: str) -> None:
+        """Add a warning to a response, in the standard's words (RFC 7234 §5.5)."""
+        response.headers.add("Warning", f'299 {self.url()} "{text}"')
+
     def conditional(
         self, response: Response, delivery: Delivery, tag: str, length: int | None = None
     ) -> Response:

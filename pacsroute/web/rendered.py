@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from werkzeug import exceptions
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
 from pacsroute.errors import DataSetError, DataSetTooLarge
 from pacsroute.framework.results import Outcome
-from pacsroute.status import OUT_OF_RESOURCES, Status
+from pacsroute.instances.frames import Frames
+from pacsroute.instances.instance import Instance
+from pacsroute.status import OUT_OF_RESOURCES, SUB_OPERATIONS_WARNING, Status
 from pacsroute.web import retrieve
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found
 from pacsroute.web.frames import numbers_of
+from pacsroute.web.multipart import Multipart, Part
+from pacsroute.web.picture_options import options_of, uri_options, usual, viewport_of
 from pacsroute.web.statuses import Failed
 
 if TYPE_CHECKING:
     from pacsroute.web.rendering import Options
 
+logger = logging.getLogger("pacsroute")
+
 _TYPES = ("image/jpeg", "image/png", "image/gif")
 _THUMBNAIL = 128  # pixels of a side
-_FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 
 
-def answer(exchange: Exchange, numbers: str = "1", **unique: str) -> Response:
-    """Answer with a picture of a frame: the first of those that are asked for.
+def answer(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
+    """Answer with a picture of each frame, in parts where there are several.
 
-    Of a study or series, it is a picture of the first instance that has one.
+    A client that takes no parts gets the first picture.
     """
-    media_type, _ = exchange.negotiate(*_TYPES)
-    options = _options(exchange.http.args, media_type)
-    found = exchange.instances("WADO-RS rendered", **unique)
-    return _respond(exchange, found, numbers_of(numbers)[0], options)
+    media_type, wanted = exchange.negotiate(*_TYPES)
+    options = options_of(exchange.http.args, media_type)
+    response = _shown(exchange, "WADO-RS rendered", numbers, options, wanted.multipart, unique)
+    return _warned(exchange, response, ("annotation", "iccprofile"))
 
 
-def thumbnail(exchange: Exchange, numbers: str = "1", **unique: str) -> Response:
+def thumbnail(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
     """Answer with a small picture of a study, a series, an instance or a frame."""
-    media_type, _ = exchange.negotiate(*_TYPES)
-    options = _options(exchange.http.args, media_type)
-    if options.size is None:
-        options = options._replace(size=(_THUMBNAIL, _THUMBNAIL))
-    found = exchange.instances("WADO-RS thumbnail", **unique)
-    return _respond(exchange, found, numbers_of(numbers)[0], options)
+    media_type, wanted = exchange.negotiate(*_TYPES)
+    options = usual(media_type)._replace(size=(_THUMBNAIL, _THUMBNAIL))
+    viewport = exchange.http.args.get("viewport")
+    if viewport is not None:
+        if viewport.count(",") != 1:
+            raise BadRequest("the viewport of a thumbnail is a width and height")
+        options = options._replace(**viewport_of(viewport))
+    multipart = wanted.multipart is True
+    name = "WADO-RS thumbnail"
+    return _shown(exchange, name, numbers, options, multipart, unique, only_one=True)
 
 
 def uri(exchange: Exchange) -> Response:
@@ -62,132 +73,152 @@ def uri(exchange: Exchange) -> Response:
             ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), names, strict=True
         )
     }
-    content_type = arguments.get("contentType", "image/jpeg").split(";")[0].strip()
-    if content_type == retrieve.DICOM:
-        wanted = [MediaRange(retrieve.DICOM, False, arguments.get("transferSyntax", ""), 1.0)]
-        found = exchange.instances("WADO-URI", **unique)
-        try:
-            return retrieve.one(exchange, found, wanted)
-        except BaseException as error:
-            found.close(None if isinstance(error, HTTPException) else error)
-            raise
-    if content_type not in _TYPES:
+    if "anonymize" in arguments:  # what names the patient never goes out in its place
+        raise exceptions.NotImplemented("instances are not anonymized here")
+    text = arguments.get("contentType", "image/jpeg")
+    if ";" in text:
+        raise BadRequest("the media types of contentType have no parameters")
+    wanted = [kind.strip().lower() for kind in text.split(",")]
+    if retrieve.DICOM in wanted:
+        return _uri_instance(exchange, arguments.get("transferSyntax", ""), unique)
+    content_type = next((kind for kind in wanted if kind in _TYPES), None)
+    if content_type is None:
         raise NotAcceptable(f"contentType is {retrieve.DICOM}, {', '.join(_TYPES)}")
-    options = _uri_options(arguments, content_type)
-    number = numbers_of(arguments.get("frameNumber", "1"))[0]
-    return _respond(exchange, exchange.instances("WADO-URI", **unique), number, options)
+    options = uri_options(arguments, content_type)
+    number = arguments.get("frameNumber", "1")
+    if "," in number:
+        raise BadRequest("frameNumber is the number of one frame")
+    response = _shown(exchange, "WADO-URI", number, options, False, unique)
+    return _warned(exchange, response, ("annotation", "imageAnnotation", "presentationUID"))
 
 
-def _respond(exchange: Exchange, found: Found, number: int, options: Options) -> Response:
-    from pacsroute.web.rendering import rendered  # noqa: PLC0415 - `_options` has imported it
-
-    why = "nothing of that can be shown"
+def _uri_instance(exchange: Exchange, syntax: str, unique: dict[str, str]) -> Response:
+    if syntax and not uids.is_uid(syntax):
+        raise BadRequest("transferSyntax is a UID")
+    found = exchange.instances("WADO-URI", **unique)
     try:
-        for instance in found:
-            try:
-                data = rendered(instance, number, options, exchange.limits, found.request.is_wanted)
-            except DataSetTooLarge as error:
-                raise Failed(Outcome(Status(OUT_OF_RESOURCES, str(error)))) from None
-            except (DataSetError, OSError) as error:
-                why = str(error) if isinstance(error, DataSetError) else why
-                continue
-            response = Response(Delivery([data], found), content_type=options.media_type)
-            response.headers["Content-Length"] = str(len(data))
-            return response
-        raise NotFound(why)
+        return retrieve.one(exchange, found, [MediaRange(retrieve.DICOM, False, syntax, 1.0)])
     except BaseException as error:
         found.close(None if isinstance(error, HTTPException) else error)
         raise
 
 
-# ------------------------------------------------------------- parameters
+def _warned(exchange: Exchange, response: Response, unsupported: tuple[str, ...]) -> Response:
+    """Return a response that tells which of its parameters have changed nothing."""
+    asked = [name for name in unsupported if name in exchange.http.args]
+    if asked:
+        exchange.warn(response, f"Not supported, and ignored: {', '.join(asked)}")
+    return response
 
 
-def _options(arguments: MultiDict[str, str], media_type: str) -> Options:
-    """Return what the parameters say (PS3.18 §8.3.5.1)."""
-    options = _usual(media_type)
-    values: dict[str, Any] = {}
-    if "quality" in arguments:
-        values["quality"] = int(_between(arguments["quality"], 1, 100, "quality"))
-    if "viewport" in arguments:
-        values |= _viewport(arguments["viewport"])
-    if "window" in arguments:
-        parts = arguments["window"].split(",")
-        if len(parts) not in (2, 3):
-            raise BadRequest("window is its centre, width and function")
-        function = _FUNCTIONS.get(parts[2].strip().lower()) if len(parts) == 3 else "LINEAR"
-        if function is None:
-            raise BadRequest(f"the function of a window is {', '.join(_FUNCTIONS)}")
-        values["window"] = _window(parts[0], parts[1], function)
-    return options._replace(**values)
+# ------------------------------------------------------------- pictures
 
 
-def _uri_options(arguments: MultiDict[str, str], media_type: str) -> Options:
-    """Return what the parameters of WADO-URI say (PS3.18 §9.4.1)."""
-    options = _usual(media_type)
-    values: dict[str, Any] = {}
-    if "imageQuality" in arguments:
-        values["quality"] = int(_between(arguments["imageQuality"], 1, 100, "imageQuality"))
-    if "rows" in arguments or "columns" in arguments:
-        sides = (arguments.get("columns", "0"), arguments.get("rows", "0"))
-        values["size"] = tuple(int(_between(side, 0, 1e6, "a size")) for side in sides)
-        if values["size"] == (0, 0):
-            raise BadRequest("rows and columns are numbers of pixels")
-    if "region" in arguments:
-        left, top, right, bottom = _numbers(arguments["region"], 4, "region")
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise BadRequest("region has two corners, from 0 to 1")
-        values |= {"region": (left, top, right - left, bottom - top), "is_relative": True}
-    if "windowCenter" in arguments or "windowWidth" in arguments:
-        centre, width = arguments.get("windowCenter", ""), arguments.get("windowWidth", "")
-        values["window"] = _window(centre, width, "LINEAR")
-    return options._replace(**values)
+def _shown(
+    exchange: Exchange,
+    name: str,
+    numbers: str,
+    options: Options,
+    multipart: bool | None,
+    unique: dict[str, str],
+    *,
+    only_one: bool = False,
+) -> Response:
+    """Return a response with pictures.
 
-
-def _usual(media_type: str) -> Options:
-    """Return how a frame is shown when nothing is said."""
+    Parameters
+    ----------
+    exchange : Exchange
+        The request.
+    name : str
+        The transaction, for the log.
+    numbers : str
+        Those of the frames; all frames if it is empty.
+    options : Options
+        How they are shown.
+    multipart : bool or None
+        Whether they come in parts; None leaves it to how many there are.
+    unique : dict
+        The unique keys that the path names.
+    only_one : bool
+        Whether one picture stands for all.
+    """
+    wanted = numbers_of(numbers) if numbers else []
+    found = exchange.instances(name, **unique)
     try:
-        from pacsroute.web.rendering import Options  # noqa: PLC0415 - NumPy and Pillow, if asked for
-    except ModuleNotFoundError as error:
-        raise exceptions.NotImplemented(
-            f"pictures need {error.name}: pip install 'pacsroute[web,pixels]'"
-        ) from None
-    return Options(media_type)
+        frames = _frames(found, wanted)
+        if multipart is None:
+            head = list(itertools.islice(frames, 2))
+            multipart, frames = len(head) > 1, itertools.chain(head, frames)
+        pictures = _pictures(exchange, found, frames, options)
+        first = next(pictures)  # a status can be sent before it only
+        if multipart:
+            body = Multipart(options.media_type)
+            coming = [first] if only_one else itertools.chain([first], pictures)
+            parts = (Part(options.media_type, [data]) for data in coming)
+            return Response(Delivery(body.body(parts), found), content_type=body.content_type)
+        response = Response(Delivery([first], found), content_type=options.media_type)
+        response.headers["Content-Length"] = str(len(first))
+        return response
+    except BaseException as error:
+        found.close(None if isinstance(error, HTTPException) else error)
+        raise
 
 
-def _viewport(text: str) -> dict[str, Any]:
-    """Return the size, and the region, of a viewport: width, height, and what of the image."""
-    parts = text.split(",")
-    if len(parts) not in (2, 6):
-        raise BadRequest("viewport is a width and height, and a region of the image")
-    size = tuple(int(_between(part, 1, 1e6, "viewport")) for part in parts[:2])
-    if len(parts) == 2:
-        return {"size": size}
-    left, top, width, height = _numbers(",".join(parts[2:]), 4, "viewport")
-    if left < 0 or top < 0 or not width or not height:
-        raise BadRequest("viewport has a region of the image")
-    return {"size": size, "region": (left, top, width, height)}
+def _frames(found: Found, wanted: list[int]) -> Iterator[tuple[Instance, int]]:
+    """Yield the frames of all instances that have pixels, or those that are wanted."""
+    for instance in found:
+        try:
+            count = _count(instance)
+        except (DataSetError, OSError) as error:
+            if wanted:
+                raise NotFound(str(error) if isinstance(error, DataSetError) else None) from None
+            continue  # a report, a presentation state: nothing of it is shown
+        if wanted and max(wanted) > count:
+            raise NotFound(f"it has {count} frames")
+        for number in wanted or range(1, count + 1):
+            yield instance, number
 
 
-def _window(centre: str, width: str, function: str) -> tuple[float, float, str]:
-    found = _numbers(f"{centre},{width}", 2, "a window")
-    if found[1] <= 0:
-        raise BadRequest("the width of a window is more than 0")
-    return found[0], found[1], function
+def _count(instance: Instance) -> int:
+    """Return how many frames an instance has."""
+    if instance.transfer_syntax in uids.DEFLATED:
+        image, file = instance.frame(1)
+        file.close()
+        return image.number_of_frames
+    with instance.open() as file:
+        return Frames(file, instance.transfer_syntax).image.number_of_frames
 
 
-def _numbers(text: str, count: int, what: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise BadRequest(f"{what} has {count} numbers") from None
-    if len(found) != count or not all(abs(one) < 1e6 for one in found):
-        raise BadRequest(f"{what} has {count} numbers")
-    return found
+def _pictures(
+    exchange: Exchange, found: Found, frames: Iterable[tuple[Instance, int]], options: Options
+) -> Iterator[bytes]:
+    """Yield a picture of each frame that can be shown, then raise if there were others.
 
+    Raises
+    ------
+    werkzeug.exceptions.NotFound
+        If there is no picture at all.
+    Failed
+        If the process has no memory for one; or behind the last picture, if any are missing.
+    """
+    from pacsroute.web.rendering import rendered  # noqa: PLC0415 - `usual` has imported it
 
-def _between(text: str, low: float, high: float, what: str) -> float:
-    (found,) = _numbers(text, 1, what)
-    if not low <= found <= high:
-        raise BadRequest(f"{what} is {low:g} to {high:g}")
-    return found
+    sent, lost, why = 0, 0, "nothing of that can be shown"
+    for instance, number in frames:
+        try:
+            data = rendered(instance, number, options, exchange.limits, found.request.is_wanted)
+        except DataSetTooLarge as error:
+            raise Failed(Outcome(Status(OUT_OF_RESOURCES, str(error)))) from None
+        except (DataSetError, OSError) as error:
+            uid = instance.sop_instance_if_known
+            logger.error("rendered: frame %d of %s is left out: %s", number, uid, error)
+            lost, why = lost + 1, str(error) if isinstance(error, DataSetError) else why
+            continue
+        sent += 1
+        yield data
+    if not sent:
+        raise NotFound(why)
+    if lost:
+        left_out = f"left out: {lost} of {lost + sent} frames"
+        raise Failed(Outcome(Status(SUB_OPERATIONS_WARNING, left_out)))

@@ -4,9 +4,10 @@ The requests of OHIF, dicomweb-client and Orthanc are as recorded.
 """  # noqa: E501 - the tables
 
 import pytest
+from pydicom.data import get_testdata_file
 from support.web import CT, MR_RLE, ROOT, content, multipart, path_of, read, store
 
-from pacsroute import App, Archive
+from pacsroute import App, Archive, Instance
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 RLE, BASELINE, J2K = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"
@@ -210,6 +211,50 @@ def test_bulk_data(client, accept, wanted):
     path = f"{path_of(read(CT))}/bulkdata/7FE00010"
     found = answer(client.get(path, headers={"Accept": accept}))
     assert found == ((406,) if wanted is None else (200, *wanted))
+
+
+BROWSER = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"  # of Chromium's <img>
+PICTURES = [  # of one frame, and of a series with several
+    ("", (False, "image/jpeg"), (True, "image/jpeg")),
+    ("*/*", (False, "image/jpeg"), (True, "image/jpeg")),
+    ("image/*", (False, "image/jpeg"), (False, "image/jpeg")),
+    ("image/png", (False, "image/png"), (False, "image/png")),
+    ("image/gif", (False, "image/gif"), (False, "image/gif")),
+    ("image/jpeg; q=0.1, image/png; q=0.2", (False, "image/png"), (False, "image/png")),
+    (related("image/png"), (True, "image/png"), (True, "image/png")),
+    (related("image/*"), (True, "image/jpeg"), (True, "image/jpeg")),
+    (BROWSER, (False, "image/jpeg"), (False, "image/jpeg")),
+    ("image/jp2", 406, 406),
+    (DICOM, 406, 406),
+    # dicomweb-client, and OHIF's thumbnails
+    ("image/jpeg, image/gif, image/png", (False, "image/jpeg"), (False, "image/jpeg")),
+    ("multipart/related; type=image/jpeg", (True, "image/jpeg"), (True, "image/jpeg")),
+]
+
+
+@pytest.mark.parametrize(("accept", "one", "several"), PICTURES)
+@pytest.mark.parametrize("resource", ["/frames/1/rendered", "/rendered", "several", "/thumbnail"])
+def test_pictures(client, several_frames, resource, accept, one, several):
+    headers = {"Accept": accept}
+    if resource == "several":
+        response = several_frames.get(f"{ROOT}/studies/1.2/rendered", headers=headers)
+    else:
+        response = client.get(f"{path_of(read(CT))}{resource}", headers=headers)
+    wanted = several if resource == "several" else one
+    assert answer(response) == ((406,) if wanted == 406 else (200, *wanted))
+
+
+@pytest.fixture(scope="module")
+def several_frames():
+    app = App()
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield Instance(get_testdata_file(CT))
+        yield Instance(get_testdata_file(MR_RLE))
+
+    with app.test_client() as client:
+        yield client.web
 
 
 def test_the_parameter_wins_over_the_header(client):

@@ -8,10 +8,11 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
-from support.web import CT, MR_RLE, ROOT, path_of, read, store
+from support.web import CT, MR_RLE, ROOT, parts, path_of, read, store
 
 from pacsroute import App, Instance
 from pacsroute.memory import PROCESS
+from pacsroute.web.statuses import Failed
 
 PALETTE = "examples_palette.dcm"
 PNG = {"Accept": "image/png"}
@@ -68,18 +69,18 @@ def test_the_media_type_is_negotiated(stored, kind):
 
 def test_a_viewport_has_a_size_and_a_region(stored):
     path = f"{path_of(read(CT))}/rendered"
-    whole = pixels(stored.get(f"{path}?window=0,500", headers=PNG))
+    whole = pixels(stored.get(f"{path}?window=0,500,linear", headers=PNG))
     assert pixels(stored.get(f"{path}?viewport=64,32", headers=PNG)).shape == (32, 32)
-    part = stored.get(f"{path}?window=0,500&viewport=20,10,30,40,20,10", headers=PNG)
+    part = stored.get(f"{path}?window=0,500,linear&viewport=20,10,30,40,20,10", headers=PNG)
     assert (pixels(part) == whole[40:50, 30:50]).all()
-    turned = stored.get(f"{path}?window=0,500&viewport=20,10,30,40,-20,10", headers=PNG)
+    turned = stored.get(f"{path}?window=0,500,linear&viewport=20,10,30,40,-20,10", headers=PNG)
     assert (pixels(turned) == whole[40:50, 30:50][:, ::-1]).all()
 
 
 def test_a_region_ends_where_the_image_does(stored):
     path = f"{path_of(read(CT))}/rendered"
-    whole = pixels(stored.get(f"{path}?window=0,500", headers=PNG))
-    part = stored.get(f"{path}?window=0,500&viewport=28,28,100,100,90000,90000", headers=PNG)
+    whole = pixels(stored.get(f"{path}?window=0,500,linear", headers=PNG))
+    part = stored.get(f"{path}?window=0,500,linear&viewport=28,28,100,100,90000,90000", headers=PNG)
     assert (pixels(part) == whole[100:, 100:]).all()
     beside = stored.get(f"{path}?viewport=28,28,500,500,10,10", headers=PNG)
     assert (beside.status_code, beside.data) == (404, b"the region is outside the image\n")
@@ -114,9 +115,13 @@ def test_each_level_has_a_thumbnail(stored, levels):
         "quality=x",
         "viewport=0,1",
         "viewport=1",
-        "viewport=1,1,-1,0,1,1",
+        "viewport=1,1,0,0,0,1",
+        "viewport=1,1,,,,,",
         "window=1",
-        "window=1,0",
+        "window=1,0,linear",
+        "window=1,2",
+        "annotation=x",
+        "annotation=",
         "window=1,2,cubic",
         "window=nan,1",
     ],
@@ -152,10 +157,10 @@ def test_colours_of_ycbcr_become_rgb(name):
 def test_inverted_grey_values_are_turned_round():
     ct = read(CT)
     with showing(ct).test_client() as client:
-        plain = pixels(client.web.get(f"{IMAGE}/rendered?window=0,500", headers=PNG))
+        plain = pixels(client.web.get(f"{IMAGE}/rendered?window=0,500,linear", headers=PNG))
     ct.PhotometricInterpretation = "MONOCHROME1"
     with showing(ct).test_client() as client:
-        found = pixels(client.web.get(f"{IMAGE}/rendered?window=0,500", headers=PNG))
+        found = pixels(client.web.get(f"{IMAGE}/rendered?window=0,500,linear", headers=PNG))
     assert (found == 255 - plain).all()
 
 
@@ -194,6 +199,93 @@ def test_wado_uri_has_regions_sizes_and_windows(stored):
     assert pixels(stored.get(f"{ROOT}/wado", query_string=query)).shape == (16, 32)
 
 
+def test_a_parameter_that_changes_nothing_is_told(stored):
+    path = path_of(read(CT))
+    for query in ("annotation=patient,technique", "iccprofile=yes"):
+        response = stored.get(f"{path}/rendered?{query}")
+        name = query.partition("=")[0]
+        assert response.headers["Warning"] == (
+            f'299 http://localhost{ROOT} "Not supported, and ignored: {name}"'
+        )
+    asked = wado(read(CT), imageAnnotation="patient")
+    assert "imageAnnotation" in stored.get(f"{ROOT}/wado", query_string=asked).headers["Warning"]
+
+
+def test_values_of_a_viewport_may_be_left_out(stored):
+    path, whole = path_of(read(CT)), "viewport=64,64"
+    picture = pixels(stored.get(f"{path}/rendered?{whole}", headers=PNG))
+    for query in (f"{whole},,,128,128", f"{whole},0", f"{whole},,0,,128", f"{whole},-0,0"):
+        assert (pixels(stored.get(f"{path}/rendered?{query}", headers=PNG)) == picture).all()
+    right = pixels(stored.get(f"{path}/rendered?{whole},64", headers=PNG))
+    assert right.shape == (64, 32)
+    flipped = pixels(stored.get(f"{path}/rendered?{whole},,,-128", headers=PNG))
+    assert (flipped[:, ::-1] == picture).all()
+    assert stored.get(f"{path}/thumbnail?viewport=64,64,0,0").status_code == 400
+
+
+def series(*sources):
+    """Return an app whose retrievals send several instances."""
+    app = App()
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield from map(Instance, sources)
+
+    return app
+
+
+TWO_FRAMES, REPORT = "SC_rgb_rle_2frame.dcm", "reportsi.dcm"
+PARTS = {"Accept": 'multipart/related; type="image/png"'}
+
+
+def pictures(response):
+    return [np.asarray(Image.open(BytesIO(data))) for _, data in parts(response)]
+
+
+@pytest.mark.parametrize("levels", [4, 6, 8])
+def test_all_frames_of_all_instances_come_in_parts(levels):
+    files = [get_testdata_file(name) for name in (TWO_FRAMES, REPORT, CT)]
+    path = "/".join(IMAGE.split("/")[:levels])
+    with series(*files).test_client() as client:
+        found = pictures(client.web.get(f"{path}/rendered", headers=PARTS))
+        assert [one.shape for one in found] == [(100, 100, 3), (100, 100, 3), (128, 128)]
+        assert (found[0] == pydicom.dcmread(files[0]).pixel_array[0]).all()
+        assert (found[1] == pydicom.dcmread(files[0]).pixel_array[1]).all()
+        anything = client.web.get(f"{path}/rendered", headers={"Accept": "*/*"})
+        assert [kind for kind, _ in parts(anything)] == ["image/jpeg"] * 3
+        # A client that takes no parts, as a browser's <img>, gets the first.
+        assert (pixels(client.web.get(f"{path}/rendered", headers=PNG)) == found[0]).all()
+        small = client.web.get(f"{path}/thumbnail", headers=PARTS)
+        assert [one.shape for one in pictures(small)] == [(128, 128, 3)]
+
+
+def test_a_single_frame_needs_no_parts():
+    with showing(get_testdata_file(TWO_FRAMES)).test_client() as client:
+        one = client.web.get(f"{IMAGE}/frames/2/rendered", headers={"Accept": "*/*"})
+        assert one.content_type == "image/jpeg"
+        both = client.web.get(f"{IMAGE}/frames/2,1/rendered", headers=PARTS)
+        frames = pydicom.dcmread(get_testdata_file(TWO_FRAMES)).pixel_array
+        found = pictures(both)
+        assert (found[0] == frames[1]).all()
+        assert (found[1] == frames[0]).all()
+        assert client.web.get(f"{IMAGE}/frames/1,3/rendered").status_code == 404
+
+
+def test_pictures_without_one_that_cannot_be_shown_do_not_end_as_a_whole_body(tmp_path):
+    broken = pydicom.dcmread(get_testdata_file(CT))
+    broken.BitsAllocated = 12
+    broken.save_as(tmp_path / "broken.dcm")
+    files = [tmp_path / "broken.dcm", get_testdata_file(CT)]
+    with series(*files).test_client() as client:
+        response = client.web.get(f"{ROOT}/studies/1.2/rendered", headers=PARTS, buffered=False)
+        found = []
+        with pytest.raises(Failed, match="left out: 1 of 2 frames"):
+            found.extend(response.iter_encoded())
+        response.close()
+    assert b"".join(found).count(b"Content-Type: image/png") == 1
+    assert not b"".join(found).rstrip().endswith(b"--")
+
+
 def test_wado_uri_sends_an_instance(stored):
     ct = read(CT)
     query = wado(ct, contentType="application/dicom")
@@ -211,6 +303,12 @@ def test_wado_uri_sends_an_instance(stored):
         ({"contentType": "text/html"}, 406),
         ({"region": "1,0,0,1"}, 400),
         ({"windowCenter": "1"}, 400),
+        ({"frameNumber": "1,1"}, 400),
+        ({"contentType": "application/dicom; transfer-syntax=1.2"}, 400),
+        ({"contentType": "application/dicom", "transferSyntax": "x"}, 400),
+        ({"contentType": "application/dicom", "transferSyntax": "1.2.840.10008.1.2.5"}, 406),
+        ({"contentType": "application/dicom", "anonymize": "yes"}, 501),
+        ({"contentType": "video/mp4, image/png"}, 200),
         ({"frameNumber": "2"}, 404),
         ({"objectUID": "1.2.3"}, 404),
     ],
