@@ -12,7 +12,7 @@ from pacsroute import uids
 from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.dataset import late
 from pacsroute.errors import AssociationError, SetupError
-from pacsroute.framework.base import BaseApp, Listening
+from pacsroute.framework.base import BaseApp, Listening, ServerView
 from pacsroute.framework.routes import Route
 from pacsroute.framework.work import (
     RETRY,
@@ -55,12 +55,12 @@ def _extra_web() -> Iterator[None]:
         raise SetupError(f"app.web needs {error.name}: pip install 'pacsroute[web]'") from None
 
 
-def _web_server(listener: socket, app: BaseApp, obstacle: Callable[[], str]) -> Listening:
+def _web_server(listener: socket, app: BaseApp, server: ServerView) -> Listening:
     """Make what answers at the port of the setting ``web_port``."""
     with _extra_web():
         from pacsroute.web.server import WebServer  # noqa: PLC0415 - upstairs, only when asked
 
-    return WebServer(listener, app, obstacle)
+    return WebServer(listener, app, server)
 
 
 class App(BaseApp):

@@ -204,6 +204,12 @@ class Config:
     web_ca: str | None = _setting(
         None, "CA certificates; HTTPS clients need a certificate from one of them.", path=True
     )
+    web_console: tuple[str, ...] = _setting(
+        (), "Users that may see /console from other machines; * names all that are authenticated."
+    )
+    web_console_values: tuple[str, ...] = _setting(
+        (), "Users that may see patient data at /console; * names all that may see it."
+    )
     web_threads: int = _setting(16, "HTTP requests handled at once.", 1, 1000)
     web_connections: int = _setting(200, "HTTP connections at once.", 1, 100_000)
     web_idle: float = _setting(60.0, "Time that an idle HTTP connection is kept open.", 0.01)

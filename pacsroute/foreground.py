@@ -134,9 +134,11 @@ def announce_monitor(host: str, port: int) -> None:
 
 
 def announce_web(config: Config, port: int) -> None:
-    """Tell where DICOMweb is answered."""
+    """Tell where DICOMweb is answered, and where the console is."""
     scheme = "https" if config.web_certificate else "http"
-    click.echo(f"DICOMweb at {scheme}://{_bracketed(config.web_host)}:{port}{config.web_root}")
+    site = f"{scheme}://{_bracketed(config.web_host)}:{port}"
+    click.echo(f"DICOMweb at {site}{config.web_root}")
+    click.echo(f"console at {site}/console")
 
 
 def address(host: str, port: int, tls_port: int | None) -> str:

@@ -65,6 +65,8 @@ class Settings(ServerSettings, total=False):
     web_certificate: str | os.PathLike[str] | None
     web_key: str | os.PathLike[str] | None
     web_ca: str | os.PathLike[str] | None
+    web_console: Iterable[str]
+    web_console_values: Iterable[str]
     web_threads: int
     web_connections: int
     web_idle: float

@@ -6,8 +6,10 @@ import logging
 import os
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pacsroute.config import Config
@@ -21,6 +23,8 @@ Profile = Literal["bcp195", "modified"]
 
 HANDSHAKE = 0x16
 """The first byte of a peer that speaks TLS (RFC 8446 §5.1); no PDU has it as its type."""
+
+_VERSION, _UTC_TIME = 0xA0, 0x17  # tags of a certificate's version, and of a time before 2050
 
 # For TLS 1.2. Those of TLS 1.3 are OpenSSL's to choose, which leaves out the two with CCM that
 # PS3.15 §B.13 has too, unless its own configuration adds them.
@@ -220,6 +224,48 @@ def subject(certificate: Mapping[str, Any]) -> str:
     """
     names = (pair for relative in certificate.get("subject", ()) for pair in relative)
     return ", ".join(f"{name}={value}" for name, value in names)
+
+
+def expires(certificate: File) -> float:
+    """Return when a certificate ends, in seconds since 1970 (RFC 5280 §4.1.2.5).
+
+    Parameters
+    ----------
+    certificate : path
+        A file in PEM; the first one of several counts.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    SetupError
+        If it has no certificate.
+    """
+    text = Path(certificate).read_text("ascii", "replace")
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    _, _, rest = text.partition(begin)
+    try:
+        whole = ssl.PEM_cert_to_DER_cert(f"{begin}{rest.partition(end)[0]}{end}")
+        ((_, signed),) = _elements(whole)
+        (_, fields), *_ = _elements(signed)
+        at = [one for one in _elements(fields) if one[0] != _VERSION]
+        _, (kind, ends) = _elements(at[3][1])  # behind serial number, algorithm and issuer
+        written = ends.decode("ascii")
+        form = "%y%m%d%H%M%SZ" if kind == _UTC_TIME else "%Y%m%d%H%M%SZ"
+        return datetime.strptime(written, form).replace(tzinfo=UTC).timestamp()
+    except (ValueError, IndexError) as error:
+        raise SetupError(f"TLS: {certificate} has no certificate: {error}") from None
+
+
+def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the tags and contents of elements in DER (X.690 §8.1)."""
+    while der:
+        tag, length, at = der[0], der[1], 2
+        if length & 0x80:
+            at += length & 0x7F
+            length = int.from_bytes(der[2:at], "big")
+        yield tag, der[at : at + length]
+        der = der[at + length :]
 
 
 def explain(error: Exception) -> str:

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import os
 import shutil
 import sys
 import textwrap
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import click
 
-from pacsroute import uids
-from pacsroute.app import App
 from pacsroute.cli.loading import load
-from pacsroute.framework.presentation_contexts import ECHO
 from pacsroute.framework.resources import resources
-from pacsroute.framework.routes import BARE, Handler, Route, name_of
+from pacsroute.framework.route_table import HEADER, Line, described, in_order, line_of
 
 _GAP = "  "
 _WRAPPED = ("SOP CLASS", "TRANSFER SYNTAX")
-
-
-class Line(NamedTuple):
-    """The columns that are shown of a route, in their order."""
-
-    command: str
-    sop_class: str
-    transfer_syntax: str
-    called: str
-    calling: str
-    blueprint: str
-    handler: str
-    where: str
-
-
-_HEADER = Line(
-    "COMMAND", "SOP CLASS", "TRANSFER SYNTAX", "TO", "FROM", "BLUEPRINT", "HANDLER", "WHERE"
-)
 
 
 @click.command()
@@ -58,7 +32,7 @@ def routes(app: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([described(route) for route in ordered], indent=2))
         return
-    lines = [_line(route) for route in ordered]
+    lines = [line_of(route) for route in ordered]
     color = False if os.environ.get("NO_COLOR") else None
     for line in _table(lines, _width()):
         click.echo(line, color=color)
@@ -66,103 +40,6 @@ def routes(app: str | None, as_json: bool) -> None:
         click.echo(f"\nBelow {found.config.web_root}, over HTTP:")
         for path, methods in resources(found.routes):
             click.echo(f"{_GAP}{', '.join(methods):<10}{path}")
-
-
-def in_order(app: App) -> list[Route]:
-    """Return the routes by called AE title and command, those first that win over others.
-
-    A C-ECHO without a route of its own has the built-in one.
-    """
-    titles: list[str | None] = [*dict.fromkeys(title for _, title in app.families if title), None]
-    commands = dict.fromkeys(("echo", *(route.command for route in app.routes)))
-    found = [
-        route
-        for title in titles
-        for command in commands
-        for route in sorted(app.routes, key=lambda route: route.rank)
-        if (route.called_ae, route.command) == (title, command)
-    ]
-    if app.route("echo", uids.VERIFICATION) not in found:
-        found.append(replace(ECHO, sop_class=uids.VERIFICATION))
-    return found
-
-
-def described(route: Route) -> dict[str, Any]:
-    """Return all of a route, for other programs; None stands for any."""
-    file, line = _place(route.handler)
-    return {
-        "command": name_of(route.command),
-        "sop_class": route.sop_class,
-        "covers": _covered(route),
-        "type": route.kind,
-        "transfer_syntaxes": list(route.transfer_syntaxes) or None,
-        "called_ae": route.called_ae,
-        "calling_ae": route.calling_ae,
-        "blueprint": _blueprint(route) or None,
-        "default": route.default,
-        "handler": "built in" if route.handler is ECHO.handler else route.where,
-        "file": file,
-        "line": line,
-    }
-
-
-def _line(route: Route) -> Line:
-    file, line = _place(route.handler)
-    syntaxes = ", ".join(map(uids.written, route.transfer_syntaxes))
-    return Line(
-        name_of(route.command),
-        _covered(route),
-        syntaxes or ("any" if route.command == "store" else "any uncompressed"),
-        route.called_ae or "*",
-        route.calling_ae or "*",
-        _blueprint(route),
-        _name(route),
-        f"{file}:{line}" if file else "",
-    )
-
-
-def _covered(route: Route) -> str:
-    """Return the SOP classes of a route as they are written in decorators."""
-    kind = "" if route.kind is None else f", type {route.kind}"
-    if route.sop_class is not None:
-        return uids.written(route.sop_class, route.command) + kind
-    if route.command == "store":
-        return "every storage class" + (", unknown ones too" if route.unknown else "")
-    if route.command == "echo":
-        return uids.written(uids.VERIFICATION)
-    return ", ".join(sorted(uids.written(uid, route.command) for uid in BARE[route.command]))
-
-
-def _blueprint(route: Route) -> str:
-    return ".".join(scope.name for scope in route.scopes[1:])
-
-
-def _name(route: Route) -> str:
-    """Return a handler's name, and whether any other route that covers the same is asked first."""
-    if route.handler is ECHO.handler:
-        return "built in"
-    return f"{route.where} (default)" if route.default else route.where
-
-
-def _place(handler: Handler) -> tuple[str | None, int | None]:
-    """Return the file and line of a handler, where it has any of its own."""
-    found: Any = handler
-    while isinstance(found, functools.partial):
-        found = found.func
-    found = inspect.unwrap(found)
-    if not hasattr(found, "__code__") and not inspect.isclass(found):
-        found = type(found).__call__  # an object that can be called
-    if handler is ECHO.handler:
-        return None, None
-    try:
-        code = getattr(found, "__code__", None)
-        file = code.co_filename if code else inspect.getfile(found)
-        line = code.co_firstlineno if code else inspect.getsourcelines(found)[1]
-    except (OSError, TypeError):
-        return None, None
-    here = Path.cwd()
-    path = Path(file)
-    return str(path.relative_to(here) if path.is_relative_to(here) else path), line
 
 
 # ---- columns
@@ -183,7 +60,7 @@ def _table(lines: list[Line], width: int | None) -> list[str]:
     """
     columns = [
         (title, [line[at] for line in lines])
-        for at, title in enumerate(_HEADER)
+        for at, title in enumerate(HEADER)
         if any(line[at] not in ("", "*") for line in lines)
     ]
     widths = [max(map(len, (title, *cells))) for title, cells in columns]

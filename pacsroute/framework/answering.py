@@ -107,7 +107,7 @@ class Answering:
 
     def __enter__(self) -> Answering:
         self._started = time.perf_counter()
-        self._app.observer.began(self._command, self._size)
+        self._app.observer.began(self._peer, self._command, self._sop_class, self._size)
         return self
 
     def __exit__(
@@ -119,7 +119,7 @@ class Answering:
         seconds = time.perf_counter() - self._started
         request, outcome = self.request, self.outcome
         status = None if outcome is None else outcome.status
-        self._app.observer.answered(self._command, self._sop_class, status, seconds)
+        self._app.observer.answered(self._peer, self._command, self._sop_class, status, seconds)
         if self._app.auditors:
             self._audit()
         if request is not None:

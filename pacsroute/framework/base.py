@@ -21,7 +21,7 @@ from pacsroute.framework.checks import check_callable
 from pacsroute.framework.counted import Counted
 from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import after_store, handle
-from pacsroute.framework.observer import Observer
+from pacsroute.framework.observer import Observer, Observers
 from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
 from pacsroute.framework.quiet import quiet_libraries
 from pacsroute.framework.reach import Reach
@@ -54,8 +54,37 @@ class Listening(Protocol):
         """Answer no more, and close the socket."""
 
 
-ListenerFactory = Callable[[socket, "BaseApp", Callable[[], str]], Listening]
-"""Makes one for a socket that listens, an app, and what says why the server is not ready."""
+class ServerView(Protocol):
+    """The DICOM server of an app, as what answers beside it sees it.
+
+    Attributes
+    ----------
+    config : Config
+        Its settings.
+    host, port : str and int
+        Where it listens.
+    tls_port, metrics_port, web_port : int or None
+        Where else it does.
+    associations : int
+        How many associations there are.
+    """
+
+    config: Config
+    host: str
+    port: int
+    tls_port: int | None
+    metrics_port: int | None
+    web_port: int | None
+
+    @property
+    def associations(self) -> int: ...
+
+    def obstacle(self) -> str:
+        """Return why no association should come now; an empty text if the server is ready."""
+
+
+ListenerFactory = Callable[[socket, "BaseApp", ServerView], Listening]
+"""Makes one for a socket that listens, an app, and the server that it is beside."""
 
 
 class BaseApp(Scope):
@@ -73,7 +102,8 @@ class BaseApp(Scope):
         self.reach = Reach()
         self.room = Room()
         self.decoders = Decoders(self.config, self.room)
-        self.observer = Observer()
+        self.observers: list[Observer] = []
+        self.observer = Observer()  # all of them
         self._found: dict[tuple[object, ...], Route | None] = {}
         self._held = Counted(self._lifespans)
         self._served = Counted(self._serves)
@@ -101,6 +131,12 @@ class BaseApp(Scope):
     @destinations.setter
     def destinations(self, peers: Mapping[str, Peer]) -> None:
         self._destinations = peers if isinstance(peers, Destinations) else Destinations(peers)
+
+    def observe(self, observer: Observer) -> None:
+        """Let an observer be told, from now on, what the app does."""
+        self.observers.append(observer)
+        several = len(self.observers) > 1
+        self.observer = Observers(*self.observers) if several else observer
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:

@@ -1,4 +1,4 @@
-"""The observer of an app at work, such as its metrics."""
+"""The observers of an app at work, such as its metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Observer:
     """An observer that does nothing; the default of `App.observer`.
 
     The threads of the associations call it, several at the same time; its methods are quick
-    and raise nothing. A command is the standard's name of an operation, as ``C-STORE``.
+    and raise nothing. A command is the standard's name of an operation, as ``C-STORE``. A peer
+    is an association, or the sender of an HTTP request.
     """
 
     def accepted(self, association: PeerView) -> None:
@@ -25,13 +26,18 @@ class Observer:
     def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
         """An association has been rejected."""
 
+    def failed(self, association: PeerView, error: AssociationAborted) -> None:
+        """A connection has ended before an association was accepted or rejected."""
+
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """An association that was accepted has ended; None where it was released."""
 
-    def began(self, command: str, size: int | None) -> None:
+    def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
         """A request has come, with a data set of so many bytes, and is about to be answered."""
 
-    def answered(self, command: str, sop_class: str, status: Status | None, seconds: float) -> None:
+    def answered(
+        self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
+    ) -> None:
         """A request that began has been answered; None where no final response could be sent."""
 
     def sub_operation(self, command: str, status: Status) -> None:
@@ -40,5 +46,65 @@ class Observer:
     def quarantined(self, reason: str) -> None:
         """An archive has set an instance aside: ``conflict`` or ``mismatch``."""
 
-    def sent(self, command: Command, size: int) -> None:
+    def sent(self, peer: PeerView, command: Command, size: int) -> None:
         """A data set of so many bytes has been sent."""
+
+
+class Observers(Observer):
+    """Several observers of one app, each of which is told everything.
+
+    Parameters
+    ----------
+    *each : Observer
+        Those that are told.
+    """
+
+    def __init__(self, *each: Observer) -> None:
+        self._each = each
+
+    def accepted(self, association: PeerView) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.accepted(association)
+
+    def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.rejected(association, answer)
+
+    def failed(self, association: PeerView, error: AssociationAborted) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.failed(association, error)
+
+    def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.ended(association, error)
+
+    def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.began(peer, command, sop_class, size)
+
+    def answered(
+        self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
+    ) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.answered(peer, command, sop_class, status, seconds)
+
+    def sub_operation(self, command: str, status: Status) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.sub_operation(command, status)
+
+    def quarantined(self, reason: str) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.quarantined(reason)
+
+    def sent(self, peer: PeerView, command: Command, size: int) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.sent(peer, command, size)

@@ -128,7 +128,7 @@ class Association:
             alone=alone,
             on_end=self._inbox.wake,
         )
-        self._outbox = Outbox(self._channel, app)
+        self._outbox = Outbox(self._channel, app, self)
         self.peer_certificate = self._channel.peer_certificate
 
     @classmethod
@@ -239,6 +239,11 @@ class Association:
     def patience(self) -> float:
         """Seconds in which the peer has to answer a request of ours."""
         return self.config.idle_timeout
+
+    @property
+    def recording(self) -> str:
+        """The file that the association is recorded in; empty where it is not."""
+        return self._channel.recording
 
     def connect(self, peer: Peer, request: AssociateRQ) -> Association:
         """Ask another peer for an association, for the same app and with the same patience."""

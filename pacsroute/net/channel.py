@@ -179,6 +179,11 @@ class Channel:
         if taps and not isinstance(self._socket, TappedSocket):
             self._socket = TappedSocket(self._socket, self.role, taps)
 
+    @property
+    def recording(self) -> str:
+        """The file that the bytes are recorded in; empty where they are not."""
+        return self._socket.recording if isinstance(self._socket, TappedSocket) else ""
+
     # ------------------------------------------------------------- receiving
 
     def read(self, size: int | None = None) -> None:

@@ -47,7 +47,7 @@ class Metrics(Observer):
     Parameters
     ----------
     app : App
-        Of which it becomes the `observer`.
+        Which it observes.
 
     Examples
     --------
@@ -99,7 +99,7 @@ class Metrics(Observer):
             Counter, "archive_quarantined", "Instances that an archive has set aside.", "reason"
         )
         self._spool = make(Gauge, "spool_bytes", "Length of the data sets in files of the spool.")
-        app.observer = self
+        app.observe(self)
 
     def _make(self, kind: Any, name: str, purpose: str, *labels: str) -> Any:
         """Return a metric, or what gives its children: remembered, which makes it fast."""
@@ -131,14 +131,16 @@ class Metrics(Observer):
         self._ended(how).inc()
         self._open.dec()
 
-    def began(self, command: str, size: int | None) -> None:
+    def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
         """Count it among those in flight, and its bytes."""
         self._in_flight(command).inc()
         if size:
             self._received(command).inc(size)
             self._spool.set(self._app.room.used)
 
-    def answered(self, command: str, sop_class: str, status: Status | None, seconds: float) -> None:
+    def answered(
+        self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
+    ) -> None:
         """Count it by status."""
         name = uids.name(sop_class)
         category, code = "Unanswered", ""
@@ -157,7 +159,7 @@ class Metrics(Observer):
         """Count it by reason."""
         self._quarantined(reason).inc()
 
-    def sent(self, command: Command, size: int) -> None:
+    def sent(self, peer: PeerView, command: Command, size: int) -> None:
         """Count the bytes."""
         self._sent(command.name).inc(size)
 

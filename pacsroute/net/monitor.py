@@ -101,8 +101,8 @@ def _metrics(app: BaseApp) -> Callable[[], bytes] | None:
     except ModuleNotFoundError as error:
         logger.warning("/metrics needs %s: pip install 'pacsroute[metrics]'", error.name)
         return None
-    observer = app.observer
-    return (observer if isinstance(observer, Metrics) else Metrics(app)).render
+    known = (one for one in app.observers if isinstance(one, Metrics))
+    return (next(known, None) or Metrics(app)).render
 
 
 def _hang_up(client: socket.socket) -> None:

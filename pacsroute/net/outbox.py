@@ -13,6 +13,7 @@ from pacsroute.dimse.commands import Command
 from pacsroute.dimse.messages import BATCH, PIECES, fragment, stream
 from pacsroute.errors import ReadFailed
 from pacsroute.framework.base import BaseApp
+from pacsroute.framework.peer import PeerView
 from pacsroute.net.channel import Channel
 from pacsroute.net.flusher import flusher
 from pacsroute.upper_layer.pdu import Buffer
@@ -33,6 +34,8 @@ class Outbox:
         Over which they go.
     app : App
         Whose observer is told.
+    peer : PeerView
+        What it is told of: the association.
 
     Attributes
     ----------
@@ -42,11 +45,12 @@ class Outbox:
         Whether operations may overlap (PS3.7 §D.3.3.3).
     """
 
-    def __init__(self, channel: Channel, app: BaseApp) -> None:
+    def __init__(self, channel: Channel, app: BaseApp, peer: PeerView) -> None:
         self.maximum_length = 0
         self.overlapping = False
         self._channel = channel
         self._app = app
+        self._peer = peer
         self._room: memoryview | None = None
         self._held: list[Buffer] = []
         self._held_size = 0
@@ -78,7 +82,7 @@ class Outbox:
             data += b"\0"
         buffers = fragment(context_id, command, data, self.maximum_length)
         if data is not None:
-            self._app.observer.sent(command, len(data))
+            self._app.observer.sent(self._peer, command, len(data))
         with channel.sending:
             if not (more or self._holding or self.overlapping):
                 channel.connection.send_data(buffers)
@@ -121,7 +125,7 @@ class Outbox:
                 self._held += batch
                 self._flush()
                 batch = self._next_batch(batches)
-        self._app.observer.sent(command, size)
+        self._app.observer.sent(self._peer, command, size)
 
     def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
         try:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from pacsroute.config import check_own
 from pacsroute.errors import SetupError
-from pacsroute.framework.base import BaseApp, ListenerFactory, Listening
+from pacsroute.framework.base import BaseApp, ListenerFactory, Listening, ServerView
 from pacsroute.instances.atomic_files import try_out
 from pacsroute.net import transport
 from pacsroute.net.association import Association
@@ -197,7 +197,7 @@ class Server:
     ) -> list[Listening]:
         """Return what answers at other ports than those for DICOM."""
         return [
-            makers[name](listener, self.app, self.obstacle)
+            makers[name](listener, self.app, self)
             for name, listener in listeners.items()
             if name in makers
         ]
@@ -288,6 +288,11 @@ class Server:
             return f"max_associations reached, {self.config.max_associations} associations"
         work = self.app.work_under_way
         return (work.obstacle() if work is not None else "") or self.app.unready()
+
+    @property
+    def associations(self) -> int:
+        """How many associations there are."""
+        return self._places.associations
 
     @property
     def _spare(self) -> int:
@@ -423,10 +428,10 @@ def _stop_all(listening: list[Listening]) -> None:
         listening.pop().stop()
 
 
-def _monitor(listener: socket.socket, app: BaseApp, obstacle: Callable[[], str]) -> Listening:
+def _monitor(listener: socket.socket, app: BaseApp, server: ServerView) -> Listening:
     from pacsroute.net.monitor import Monitor  # noqa: PLC0415 - with its HTTP, if asked for
 
-    return Monitor(listener, app, obstacle)
+    return Monitor(listener, app, server.obstacle)
 
 
 def _close(doors: Iterable[_Door]) -> None:

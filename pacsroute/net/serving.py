@@ -38,8 +38,10 @@ def serve(
         As for `Association.negotiate`.
     """
     started = time.monotonic()
+    negotiated = False
     try:
         association.negotiate(refuse)
+        negotiated = True
         if logger.isEnabledFor(logging.INFO):
             write(
                 logger,
@@ -81,6 +83,8 @@ def serve(
     except NothingCame as error:
         logger.debug("%s: %s", association.remote_address, error)
     except AssociationAborted as error:
+        if not negotiated:
+            app.observer.failed(association, error)
         logger.warning(
             "%s (%s): the association ended: %s",
             ascii(association.calling_ae)[1:-1] or "a peer",

@@ -45,6 +45,11 @@ class TappedSocket:
             with self._guarded():
                 self._taps.append(factory(link))
 
+    @property
+    def recording(self) -> str:
+        """The file that the bytes are recorded in; empty where they are not."""
+        return next((str(tap.path) for tap in self._taps if hasattr(tap, "path")), "")
+
     @contextlib.contextmanager
     def _guarded(self, tap: Tap | None = None) -> Iterator[None]:
         """Keep what an observer raises away from the association."""

@@ -79,7 +79,13 @@ def recorder(folder: str | os.PathLike[str]) -> TapFactory:
 
 
 class Recorder:
-    """A `Tap` that writes a recording; an OSError of it is that of the disk."""
+    """A `Tap` that writes a recording; an OSError of it is that of the disk.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    """
 
     def __init__(self, folder: Path, link: Link) -> None:
         began = time.time()
@@ -88,7 +94,8 @@ class Recorder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
         self._lock = threading.Lock()
         self._began = time.monotonic()
-        self._fd = os.open(folder / name, flags, 0o600)
+        self.path = folder / name
+        self._fd = os.open(self.path, flags, 0o600)
         header = {"version": uids.IMPLEMENTATION_VERSION, **link._asdict(), "began": began}
         try:
             write_all(self._fd, MAGIC + json.dumps(header).encode() + b"\n")

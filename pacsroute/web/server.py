@@ -19,7 +19,7 @@ from typing import Any
 from cheroot.wsgi import Server as CherootServer
 
 from pacsroute.errors import SetupError
-from pacsroute.framework.base import BaseApp
+from pacsroute.framework.base import BaseApp, ServerView
 from pacsroute.net.pace import Pace
 from pacsroute.thread_pool import DaemonPool
 from pacsroute.tls import TLS, explain
@@ -49,8 +49,8 @@ class WebServer(CherootServer):
         Where clients connect; other processes may accept from it, too.
     app : App
         Whose site answers.
-    obstacle : callable
-        Not used: it begins to answer when the app serves.
+    server : ServerView
+        The DICOM server that it is beside, of which the console tells.
 
     Raises
     ------
@@ -60,10 +60,11 @@ class WebServer(CherootServer):
 
     ssl_adapter: Any = None
 
-    def __init__(self, listener: socket.socket, app: Any, obstacle: Callable[[], str]) -> None:
+    def __init__(self, listener: socket.socket, app: Any, server: ServerView) -> None:
         config = app.config
         address = listener.getsockname()
         check_start(app, address[0])
+        app.web.console.attend(server)
         viewer.check(config)
         super().__init__(address[:2], app.web, numthreads=1, server_name="pacsroute")
         self.software = "pacsroute"

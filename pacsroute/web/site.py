@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Iterable
@@ -27,13 +28,15 @@ from pacsroute.framework.admission import left
 from pacsroute.framework.base import BaseApp
 from pacsroute.web import viewer
 from pacsroute.web.caller import Caller, admitted
+from pacsroute.web.console.page import ROOT as CONSOLE
+from pacsroute.web.console.page import Console, to_console
 from pacsroute.web.dicomweb import DicomWeb, refusal
 from pacsroute.web.turns import Input, Output, Turn
 
 logger = logging.getLogger("pacsroute")
 
 Environ = dict[str, Any]
-_RESERVED = ("/console", "/viewer")
+_RESERVED = (CONSOLE, viewer.ROOT)
 _ALLOWED_HEADERS = "Accept, Authorization, Content-Type, Range, If-None-Match"
 _EXPOSED_HEADERS = "Content-Location, ETag, Location, Warning"
 
@@ -65,6 +68,11 @@ class Site(Flask):
         self._turns: threading.Semaphore | None = None
         self._entering = threading.Lock()
         self._entered = False
+
+    @functools.cached_property
+    def console(self) -> Console:
+        """The console; the app is observed for it from when it is first asked for."""
+        return Console(self.dicom_app)
 
     def add_url_rule(self, rule: str, *arguments: Any, **options: Any) -> None:
         """Register a route, which is not below a path that is taken already."""
@@ -108,16 +116,29 @@ class Site(Flask):
             caller = admitted(self.dicom_app, environ, title)
         except HTTPException as error:
             return self._with_headers(http, refusal(error))(environ, start_response)
+        if _is_below(path, CONSOLE):
+            response = self.console.answer(http, path[len(CONSOLE) :], caller)
+            response.call_on_close(lambda: left(self.dicom_app, caller, None))
+            return response(environ, start_response)
         if config.web_viewer is not None and _is_below(path, viewer.ROOT):
             response = self._viewer(http, path, caller)
             return self._with_headers(http, response)(environ, start_response)
         if not is_dicom:
+            if path == "/" and not self._has_root:
+                response = to_console(http)
+                response.call_on_close(lambda: left(self.dicom_app, caller, None))
+                return response(environ, start_response)
             environ["pacsroute.caller"] = caller
             ended = _Ending(super().wsgi_app(environ, start_response), self.dicom_app, caller)
             return ended
         response = self._respond(http, below, caller)
         response.call_on_close(lambda: left(self.dicom_app, caller, None))
         return self._with_headers(http, response)(environ, start_response)
+
+    @property
+    def _has_root(self) -> bool:
+        """Whether the app has a route for the root of the site."""
+        return any(rule.rule == "/" for rule in self.url_map.iter_rules())
 
     def _viewer(self, http: Request, path: str, caller: Caller) -> Response:
         try:

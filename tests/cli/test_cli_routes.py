@@ -12,7 +12,7 @@ from support.names import WAIT
 from support.places import ROOT
 
 from pacsroute import App, Blueprint, uids
-from pacsroute.cli.routes import described, in_order
+from pacsroute.framework.route_table import described, in_order
 
 APP = """
 from pacsroute import App, Blueprint

@@ -14,10 +14,10 @@ class Watch(Observer):
     def __init__(self):
         self.seen = []
 
-    def began(self, command, size):
+    def began(self, peer, command, sop_class, size):
         self.seen.append(("began", command, size))
 
-    def answered(self, command, sop_class, status, seconds):
+    def answered(self, peer, command, sop_class, status, seconds):
         self.seen.append(("answered", command, sop_class, status and status.code))
 
 

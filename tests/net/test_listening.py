@@ -77,9 +77,9 @@ def test_an_app_hands_in_what_answers_at_a_port_of_its_own():
     events = []
 
     class Beside:
-        def __init__(self, listener, app, obstacle):
+        def __init__(self, listener, app, server):
             self.listener = listener
-            self.obstacle = obstacle
+            self.obstacle = server.obstacle
 
         def start(self):
             events.append(self.obstacle())

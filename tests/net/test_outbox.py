@@ -50,7 +50,7 @@ def ends():
     channel.write_out()
     peer = Peer(theirs)
     assert isinstance(peer.read_pdu(), pdu.AssociateAC)
-    outbox = Outbox(channel, app)
+    outbox = Outbox(channel, app, "the association")
     outbox.maximum_length = 16_384
     yield outbox, channel, peer
     outbox.close()
@@ -184,7 +184,9 @@ def test_a_request_is_owed_until_its_final_response_goes(ends):
 def test_the_observer_learns_of_data_sets(ends):
     outbox, _, _ = ends
     seen = []
-    outbox._app.observer.sent = lambda command, size: seen.append((type(command).__name__, size))
+    outbox._app.observer.sent = lambda peer, command, size: seen.append(
+        (peer, type(command).__name__, size)
+    )
     outbox.send(1, pending(7), b"1234")
     outbox.send(1, final(7))
-    assert seen == [("CFindRSP", 4)]
+    assert seen == [("the association", "CFindRSP", 4)]

@@ -1,0 +1,118 @@
+"""How a server stands: its ports, its certificates, and the room that is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pacsroute.archive.blueprint import Archive
+from pacsroute.errors import SetupError
+from pacsroute.framework.base import BaseApp, ServerView
+from pacsroute.framework.work import is_there, where
+from pacsroute.tls import expires
+
+DAY = 86_400.0
+SOON = 30.0
+"""Days before its end from which a certificate is shown as one to be renewed."""
+
+_LITTLE = 0.1  # share of a disk that is free, below which it is shown as full
+
+
+class Port(NamedTuple):
+    """A port that is listened at, and what for."""
+
+    purpose: str
+    address: str
+
+
+class Certificate(NamedTuple):
+    """A certificate of the server, and the days that it is still valid; None if unreadable."""
+
+    purpose: str
+    days: float | None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it has ended, or soon does."""
+        return self.days is None or self.days < SOON
+
+
+class Room(NamedTuple):
+    """How much of a disk, or of a limit, is in use, in bytes."""
+
+    purpose: str
+    used: int
+    size: int
+
+    @property
+    def free(self) -> int:
+        """What is left."""
+        return max(0, self.size - self.used)
+
+    @property
+    def is_little(self) -> bool:
+        """Whether little is left."""
+        return self.free < self.size * _LITTLE
+
+
+def ports(server: ServerView) -> Iterator[Port]:
+    """Yield where a server listens."""
+    config = server.config
+    if server.tls_port != server.port:
+        yield Port("DICOM", _address(server.host, server.port))
+    if server.tls_port is not None:
+        yield Port("DICOM, TLS", _address(server.host, server.tls_port))
+    if server.web_port is not None:
+        kind = "HTTPS" if config.web_certificate else "HTTP"
+        yield Port(kind, _address(config.web_host, server.web_port))
+    if server.metrics_port is not None:
+        yield Port("metrics", _address(config.metrics_host, server.metrics_port))
+
+
+def certificates(server: ServerView) -> Iterator[Certificate]:
+    """Yield the certificates that a server shows to its peers."""
+    config = server.config
+    files = ("DICOM", config.tls_certificate), ("HTTPS", config.web_certificate)
+    for purpose, file in files:
+        if file is None:
+            continue
+        try:
+            yield Certificate(purpose, (expires(file) - time.time()) / DAY)
+        except (OSError, SetupError):
+            yield Certificate(purpose, None)
+
+
+def rooms(app: BaseApp) -> Iterator[Room]:
+    """Yield the room of an app's spool, and of the disks that it writes to, each disk once."""
+    config = app.config
+    if config.max_spool:
+        yield Room("spool", app.room.used, config.max_spool)
+    folders = {"disk of the spool": config.spool or tempfile.gettempdir()}
+    if is_there(config):
+        folders["disk of the jobs"] = os.path.dirname(where(config)) or "."
+    scopes = {scope for family, _ in app.families for scope in family}
+    for scope in scopes:
+        if isinstance(scope, Archive):
+            folders[f"disk of {scope.name}"] = os.fspath(scope.folder)
+    seen: dict[int, tuple[str, str]] = {}
+    for purpose, folder in folders.items():
+        try:
+            device = os.stat(folder).st_dev
+        except OSError:  # it is made when it is first needed
+            continue
+        names, _ = seen.get(device, ("", folder))
+        seen[device] = (
+            f"{names} and {purpose.removeprefix('disk of ')}" if names else purpose,
+            folder,
+        )
+    for purpose, folder in seen.values():
+        disk = shutil.disk_usage(folder)
+        yield Room(purpose, disk.total - disk.free, disk.total)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
