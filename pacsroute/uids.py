@@ -11,7 +11,7 @@ from pacsroute.errors import SetupError, nearest
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 IMPLEMENTATION_CLASS = "2.25.224098470337241907862398706190434471503"
-IMPLEMENTATION_VERSION = "PACSROUTE_0_1"
+IMPLEMENTATION_VERSION = "PACSROUTE_0_2"
 
 
 def _dictionary() -> dict[str, tuple[str, str, str, str, str]]:

@@ -4,7 +4,7 @@ The format is made to be written as things happen, and to be whole up to the mom
 crash. A file begins with two lines of text, the second of them JSON::
 
     pacsroute recording 1
-    {"version": "PACSROUTE_0_1", "role": "acceptor", "local": "10.0.0.1:104",
+    {"version": "PACSROUTE_0_2", "role": "acceptor", "local": "10.0.0.1:104",
      "peer": "10.0.0.7:50312", "began": 1735689600.0}
 
 (on one line there): who wrote it, our role in the association, the addresses, and the time

@@ -48,10 +48,12 @@ def without(module, folder, *arguments):
 class Running:
     """A ``pacsroute`` command under way; its lines can be waited for, in their order."""
 
-    def __init__(self, folder, *arguments, script=None, **values):
+    def __init__(self, folder, *arguments, script=None, python=sys.executable, **values):
         program = ["-m", "pacsroute"] if script is None else [script]
+        if python != sys.executable:  # it has a pacsroute of its own
+            values = {"PYTHONPATH": "", **values}
         self.process = subprocess.Popen(
-            [sys.executable, *program, *arguments],
+            [python, *program, *arguments],
             cwd=folder,
             env=environment(**values),
             stdout=subprocess.PIPE,
