@@ -259,7 +259,7 @@ class Archive(Blueprint):
     def _rows(self, request: FindRequest) -> Iterator[dict[str, Any]]:
         self._check_open()
         query = queries.Query(self._model, self._database, request.identifier, self._level(request))
-        request.paged = True
+        request.paged, request.total = True, query.count
         try:
             yield from query.rows(
                 limit=request.limit,

@@ -127,6 +127,22 @@ class Query:
             after, offset = list(page[-1])[len(self._selected) :], 0
             limit = None if limit is None else limit - size
 
+    def count(self, most: int) -> int:
+        """Return how many rows there are, counted up to a bound."""
+        group, one = "", "1"
+        if self._level == "PATIENT":
+            group, one = "GROUP BY study.patient", "max(study.id)"
+        sql = (
+            f"SELECT count(*) FROM (SELECT {one} FROM {self._looked_in}"
+            f" WHERE {self._where.sql} {group} LIMIT ?) AS found"
+        )
+        ((found,),) = self._database.rows(self._expanded(sql), [*self._where.parameters, most])
+        return int(found)
+
+    def _expanded(self, sql: str) -> str:
+        sql = sql.replace("@list", self._database.list_of)
+        return sql.replace("@then", self._database.ordered_join)
+
     def _page(
         self,
         after: list[Any] | None,
@@ -150,9 +166,7 @@ class Query:
             f" FROM {self._looked_in} WHERE {where} {group} ORDER BY {by} LIMIT ? OFFSET ?)"
             f" ORDER BY {by}"
         )
-        sql = sql.replace("@list", self._database.list_of)
-        sql = sql.replace("@then", self._database.ordered_join)
-        return self._database.rows(sql, [*parameters, size, offset], stop)
+        return self._database.rows(self._expanded(sql), [*parameters, size, offset], stop)
 
 
 def _later(order: tuple[tuple[str, str], ...], after: list[Any]) -> tuple[str, list[Any]]:

@@ -11,7 +11,7 @@ _STATUSES = [
     ["202", "Some instances were not stored, or with a warning"],
     ["304", "The client has it already"],
     ["400", "A parameter, path or body that is not one; the handler's 0xA9xx"],
-    ["401, 403", "Who asks may not, or has not said who they are; the handler's 0x0124"],
+    ["401, 403", "Who asks may not, or has not said who they are; 0x0124 of a search or store"],
     ["404", "There is nothing of that"],
     ["406", "Not in a media type or transfer syntax that is accepted"],
     ["409", "No instance was stored"],

@@ -252,6 +252,9 @@ class FindRequest(QueryRequest):
         wants all of them.
     paged : bool
         Set by a handler that has applied `limit` and `offset` itself.
+    total : callable, optional
+        Set by such a handler, if it can count what matches: called with a bound, it returns how
+        many rows there are, counted up to that.
 
     Examples
     --------
@@ -270,6 +273,7 @@ class FindRequest(QueryRequest):
     limit: int | None = None
     offset: int = 0
     paged: bool = field(default=False, compare=False)
+    total: Callable[[int], int] | None = field(default=None, compare=False)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

@@ -35,14 +35,19 @@ from pacsroute.instances.instance import Instance
 from pacsroute.instances.spool import Spool
 from pacsroute.net.client import Client, Keys, Source
 from pacsroute.net.multipart import Parts
-from pacsroute.status import IDENTIFIER_MISMATCH, OUT_OF_RESOURCES, UNABLE_TO_PROCESS, Status
+from pacsroute.status import (
+    IDENTIFIER_MISMATCH,
+    NOT_AUTHORIZED,
+    OUT_OF_RESOURCES,
+    UNABLE_TO_PROCESS,
+    Status,
+)
 from pacsroute.tls import TLS
 from pacsroute.upper_layer.pdu import UserIdentity
 
 _UNIQUE = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _PARTS = {"STUDY": "studies", "SERIES": "series", "IMAGE": "instances"}
-_NOT_AUTHORIZED = 0x0124
-_STATUSES = {400: IDENTIFIER_MISMATCH, 401: _NOT_AUTHORIZED, 403: _NOT_AUTHORIZED}
+_STATUSES = {400: IDENTIFIER_MISMATCH, 401: NOT_AUTHORIZED, 403: NOT_AUTHORIZED}
 _LONGEST = 1 << 26  # bytes of an answer in JSON
 _PIECE = 1 << 18
 _JWT = 5

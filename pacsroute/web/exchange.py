@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import orjson
-from werkzeug.exceptions import NotAcceptable, NotFound
+from werkzeug.exceptions import HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Request, Response
 
 from pacsroute import uids
@@ -27,7 +27,7 @@ from pacsroute.framework.requests import Request as HandlerRequest
 from pacsroute.framework.results import DONE, Outcome
 from pacsroute.framework.routes import Route
 from pacsroute.instances.instance import Instance
-from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, Status
+from pacsroute.status import NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.web.accept import MediaRange, acceptable, ranges
 from pacsroute.web.caller import Caller
 from pacsroute.web.multipart import Multipart, Part
@@ -36,6 +36,9 @@ from pacsroute.web.xml_model import XML, xml_of
 
 MODELS = ("application/dicom+json", "application/json", XML)
 """The media types of data sets (PS3.18 Table 8.7.3-3), the default first."""
+
+NOTHING = "there is nothing of that"
+"""What is said of what is not there, and of what one may not see."""
 
 _SMALL = 1024  # bytes of JSON that are not compressed
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
@@ -327,11 +330,13 @@ class Found:
         try:
             self._first = self._take()
         except BaseException as error:
-            self.close(error)
+            self.close(None if isinstance(error, HTTPException) else error)
+            if isinstance(error, Failed) and error.outcome.status.code == NOT_AUTHORIZED:
+                raise NotFound(NOTHING) from None  # that it exists is nobody's business, either
             raise
         if self._first is None:
             self.close()
-            raise NotFound("there is nothing of that")
+            raise NotFound(NOTHING)
 
     def _take(self) -> Instance | None:
         """Return the next instance; None behind the last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,6 +71,7 @@ _CONTROL = (
     "emptyvaluematching",
     "multiplevaluematching",
 )
+_PARAMETER = re.compile(r"(?![0-9a-f]{8}(\W|$))[a-z_]\w{0,63}", re.ASCII)
 _REQUEST_ATTRIBUTES = {"RequestedProcedureID": None, "ScheduledProcedureStepID": None}
 
 
@@ -86,6 +88,8 @@ class Search(NamedTuple):
         Whether fuzzy matching is asked for.
     everything : bool
         Whether all attributes that are known are wanted.
+    ignored : list of str
+        Parameters that change nothing.
     """
 
     identifier: Dataset
@@ -93,6 +97,7 @@ class Search(NamedTuple):
     offset: int
     fuzzy: bool
     everything: bool
+    ignored: list[str]
 
 
 def search(
@@ -122,7 +127,7 @@ def search(
     if len(pairs) > most:
         raise BadRequest(f"more than {most} parameters: max_web_parameters")
     keys = _keys_of(level, above)
-    everything = False
+    everything, ignored = False, []
     for name, value in pairs:
         if name == "includefield":
             for field in value.split(","):
@@ -130,7 +135,9 @@ def search(
                     everything = True
                 elif field.strip():
                     _add(keys, _path(field.strip(), limits.depth))
-        elif name not in _CONTROL:
+        elif _PARAMETER.fullmatch(name):  # no attribute: those begin with a capital, or are tags
+            ignored += [name] if name not in _CONTROL else []
+        else:
             _add(keys, _path(name, limits.depth), value)
     if everything:
         for one in _levels(level, above):
@@ -151,6 +158,7 @@ def search(
         _number(arguments, "offset", 0) or 0,
         arguments.get("fuzzymatching", "").lower() == "true",
         everything,
+        ignored,
     )
 
 

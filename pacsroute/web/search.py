@@ -23,6 +23,7 @@ from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
 
+_COUNTED = 10_000  # results that are counted behind a page
 _KEPT = ("InstanceAvailability",)
 _PARTS = {"STUDY": "studies", "SERIES": "series", "IMAGE": "instances"}
 _KEYS = {
@@ -62,25 +63,23 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
     request.route = route
     answering = exchange.answering("QIDO-RS", request)
     try:
-        shown, more = _rows(exchange, request, asked, most, level, above)
+        shown, left = _rows(exchange, request, asked, most, level, above)
     except BaseException as error:
         answering.outcome = error.outcome if isinstance(error, Failed) else None
         answering.__exit__(None, None if isinstance(error, Failed) else error, None)
         raise
-    answering.outcome = DONE._replace(note=f"{len(shown)} answers", number=len(shown))
+    answering.outcome = DONE._replace(note=f"{len(shown)} answers")
     response = exchange.models(shown, answering)
-    if more:
-        response.headers.add(
-            "Warning",
-            f'299 {exchange.app.ae_title.replace(" ", "_")} "There are more results than '
-            f'{len(shown)}: ask for the others with offset={asked.offset + len(shown)}"',
-        )
+    if left:
+        exchange.warn(response, f"There are {left} additional results that can be requested")
     if asked.fuzzy:
-        response.headers.add(
-            "Warning",
-            f'299 {exchange.app.ae_title.replace(" ", "_")} "The fuzzymatching parameter is not '
-            'supported. Only literal matching has been performed."',
+        exchange.warn(
+            response,
+            "The fuzzymatching parameter is not supported. Only literal matching has been "
+            "performed.",
         )
+    if asked.ignored:
+        exchange.warn(response, f"Not supported, and ignored: {', '.join(asked.ignored)}")
     return response
 
 
@@ -91,8 +90,8 @@ def _rows(
     most: int,
     level: str,
     above: Mapping[str, str],
-) -> tuple[list[bytes], bool]:
-    """Return the rows of a page as they are sent, and whether there are more."""
+) -> tuple[list[bytes], str]:
+    """Return the rows of a page as they are sent, and how many are behind it; empty for none."""
     encoder = RowEncoder(
         uids.EXPLICIT_VR_LITTLE_ENDIAN,
         None if asked.everything else asked.identifier,
@@ -105,22 +104,45 @@ def _rows(
         matches = _matches(answers)
         first = next(matches, None)  # the handler has said by now whether it pages
         if first is None:
-            return found, False
+            return found, ""
         rows: Iterator[Any] = itertools.chain([first], matches)
         if not request.paged:
             rows = itertools.islice(rows, asked.offset, None)
         for row in rows:
             if len(found) >= most:
-                return found, True
+                return found, _left(request, asked.offset + most, rows)
             model = dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN)
             found.append(exchange.written(_shown(exchange, model, level, above)))
-        return found, False
+        return found, ""
     except Failed:
         raise
     except DataSetError as error:
         raise Failed(failed(request, error)) from None
     finally:
         answers.close()
+
+
+def _left(request: FindRequest, before: int, rows: Iterator[Any]) -> str:
+    """Return how many results there are behind a page, beside one that was seen.
+
+    Parameters
+    ----------
+    request : FindRequest
+        What its handler has said of paging.
+    before : int
+        How many results the page and those before it have.
+    rows : iterator
+        The answers that are left.
+    """
+    most = before + _COUNTED
+    if not request.paged:
+        found = before + 1 + sum(1 for _ in itertools.islice(rows, _COUNTED - 1))
+    elif request.total is not None:
+        found = request.total(most)
+    else:
+        return "some"
+    left = max(1, found - before)
+    return f"at least {left}" if found >= most else str(left)
 
 
 def _matches(answers: Iterator[Answer]) -> Iterator[Any]:

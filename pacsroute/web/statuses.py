@@ -5,12 +5,17 @@ from __future__ import annotations
 from werkzeug.exceptions import HTTPException
 
 from pacsroute.framework.results import Outcome
-from pacsroute.status import CANCEL, SOP_CLASS_NOT_SUPPORTED, Status
+from pacsroute.status import (
+    CANCEL,
+    NO_SUCH_INSTANCE,
+    NOT_AUTHORIZED,
+    SOP_CLASS_NOT_SUPPORTED,
+    Status,
+)
 
 RETRY_AFTER = 30
 """Seconds after which a client may try again where there is no room."""
 
-_NOT_AUTHORIZED, _NO_SUCH_INSTANCE = 0x0124, 0x0112
 _CLOSED_REQUEST = 499
 
 
@@ -27,7 +32,7 @@ def http_status(status: Status) -> int:
         return 503
     if code & 0xFF00 == 0xA900:
         return 400
-    known = {_NOT_AUTHORIZED: 403, _NO_SUCH_INSTANCE: 404, SOP_CLASS_NOT_SUPPORTED: 501}
+    known = {NOT_AUTHORIZED: 403, NO_SUCH_INSTANCE: 404, SOP_CLASS_NOT_SUPPORTED: 501}
     known[CANCEL] = _CLOSED_REQUEST
     return known.get(code, 500)
 

@@ -20,6 +20,7 @@ from pacsroute.instances.spool import Spool
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     INVALID_SOP_INSTANCE,
+    NOT_AUTHORIZED,
     OUT_OF_RESOURCES,
     SOP_CLASS_NOT_SUPPORTED,
     UNABLE_TO_PROCESS,
@@ -34,7 +35,6 @@ logger = logging.getLogger("pacsroute")
 
 _DICOM, _JSON = "application/dicom", "application/dicom+json"
 _NO_TRANSFER_SYNTAX = 0xC122
-_NOT_AUTHORIZED = 0x0124
 _PIECE = 1 << 18
 _OPEN = 32  # answers that wait for the response, with their files; a body may have thousands
 
@@ -312,7 +312,7 @@ def _status(good: list[_Result], bad: list[_Result]) -> int:
     codes = {one.outcome.status.code for one in bad}
     if codes and all(code & 0xFF00 == 0xA700 for code in codes):
         return 503
-    if codes == {_NOT_AUTHORIZED}:
+    if codes == {NOT_AUTHORIZED}:
         return 403
     return 409
 

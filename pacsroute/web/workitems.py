@@ -11,7 +11,7 @@ import orjson
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from werkzeug import exceptions
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
 from werkzeug.wrappers import Response
 
 from pacsroute import uids, ups
@@ -27,8 +27,8 @@ from pacsroute.framework.requests import (
     NSetRequest,
 )
 from pacsroute.framework.results import Outcome
-from pacsroute.status import SOP_CLASS_NOT_SUPPORTED
-from pacsroute.web.exchange import Delivery, Exchange
+from pacsroute.status import NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED
+from pacsroute.web.exchange import NOTHING, Delivery, Exchange
 from pacsroute.web.statuses import http_status
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ def retrieve(exchange: Exchange, workitem: str) -> Response:
     _ = exchange.model_type  # refused before the handler is asked
     request = exchange.make(NGetRequest, sop_class=uids.UPS_PUSH, sop_instance=_uid(workitem))
     outcome, answering = _asked(exchange, "UPS-RS retrieve", request)
+    if outcome.status.code == NOT_AUTHORIZED:
+        answering.__exit__(None, None, None)
+        raise NotFound(NOTHING)
     if outcome.status.category == "Failure" or outcome.data is None:
         return _response(exchange, outcome, answering, 200)
     model = dicom_json(encode(outcome.data, _EXPLICIT), _EXPLICIT)

@@ -5,6 +5,7 @@ import threading
 from contextlib import closing
 
 import pytest
+from pydicom import Dataset
 from support.archives import found, image, only_sqlite
 from support.names import WAIT
 
@@ -45,6 +46,32 @@ def test_pages_of_any_size_tell_every_row_once_and_in_order(make, monkeypatch, p
         assert series == [f"1.2.{study[4:]}.{one}" for study in studies for one in (0, 1)]
         images = [row.SOPInstanceUID for row in found(client, "IMAGE")]
         assert images == [f"1.3.{one[4:]}.{number}" for one in series for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("level", "keys", "count"),
+    [
+        ("STUDY", {}, 7),
+        ("STUDY", {"PatientID": "P0"}, 3),
+        ("STUDY", {"ModalitiesInStudy": "MR"}, 7),
+        ("SERIES", {"Modality": "MR", "PatientID": "P1"}, 2),
+        ("IMAGE", {"PatientID": "P0"}, 12),
+        ("PATIENT", {}, 3),
+    ],
+)
+def test_a_page_can_be_counted_on(make, level, keys, count):
+    app = filled(make)
+    identifier = Dataset()
+    identifier.update(keys | {"QueryRetrieveLevel": level})
+    model = "PatientRoot" if level == "PATIENT" else "StudyRoot"
+    request = FindRequest(
+        app=app, sop_class=uids.sop_class(model, "find"), identifier=identifier, limit=1
+    )
+    with app.running():
+        answers = app.handle(request)
+        next(answers)
+        assert (request.total(1000), request.total(2)) == (count, min(count, 2))
+        answers.close()
 
 
 def test_a_row_that_comes_or_goes_between_two_pages_shifts_no_other(make, monkeypatch):

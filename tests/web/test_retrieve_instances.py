@@ -201,6 +201,31 @@ def test_a_failure_of_the_handler_is_a_status(failure, status):
             assert client.web.get(f"{ROOT}/studies/1.2{rest}").status_code == status
 
 
+@pytest.mark.parametrize(
+    "rest",
+    ["", "/metadata", "/rendered", "/thumbnail", "/frames/1", "/bulkdata/7FE00010", "wado"],
+)
+def test_what_one_may_not_see_is_not_there(rest, caplog):
+    app = App()
+
+    @app.before_request
+    def check(request):
+        raise Failure(0x0124, "the study of a colleague")
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield Instance(get_testdata_file(CT))
+
+    path = path_of(read(CT)) + rest
+    if rest == "wado":
+        path = f"{ROOT}/wado?requestType=WADO&studyUID=1.2&seriesUID=1.3&objectUID=1.4"
+    with app.test_client() as client, caplog.at_level("WARNING"):
+        response = client.web.get(path)
+        assert client.web.get(f"{ROOT}/studies").status_code == 501
+    assert (response.status_code, response.text) == (404, "there is nothing of that\n")
+    assert "0x0124" in caplog.text
+
+
 def test_an_error_after_the_first_part_ends_without_the_closing_boundary():
     app, closed = App(), []
 

@@ -80,8 +80,16 @@ def test_pages_end_with_an_empty_one(stored):
 
 def test_more_results_than_are_sent_are_a_warning(stored):
     response = stored.get(f"{ROOT}/studies?limit=1")
-    assert "offset=1" in response.headers["Warning"]
+    assert response.headers["Warning"] == (
+        f'299 http://localhost{ROOT} "There are 1 additional results that can be requested"'
+    )
     assert "Warning" not in stored.get(f"{ROOT}/studies?limit=2").headers
+
+
+@pytest.mark.parametrize("path", ["series", "instances", "instances?PatientName=*"])
+def test_results_behind_a_page_are_counted_at_each_level(stored, path):
+    response = stored.get(f"{ROOT}/{path}{'&' if '?' in path else '?'}limit=1")
+    assert "There are 1 additional results" in response.headers["Warning"]
 
 
 def test_there_is_a_limit_where_none_is_asked_for(archive):
@@ -90,7 +98,7 @@ def test_there_is_a_limit_where_none_is_asked_for(archive):
         store(client.web, CT, MR_RLE)
         response = client.web.get(f"{ROOT}/studies")
     assert len(response.json) == 1
-    assert response.headers["Warning"].startswith("299 ARCHIVE ")
+    assert "There are 1 additional results" in response.headers["Warning"]
 
 
 def test_fuzzy_matching_is_told_not_to_be_done(stored):
@@ -136,7 +144,49 @@ def test_a_handler_that_knows_no_pages_is_paged():
     with app.test_client() as client:
         found = client.web.get(f"{ROOT}/studies?limit=3&offset=4")
     assert uids(found) == ["1.4", "1.5", "1.6"]
-    assert "offset=7" in found.headers["Warning"]
+    assert "There are 2 additional results" in found.headers["Warning"]
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [(None, "some"), (12, "7"), (10**6, "at least 10000"), (0, "1")],
+)
+def test_a_handler_that_knows_pages_counts_what_is_behind_one(total, said):
+    app = App()
+
+    @app.find("StudyRoot")
+    def find(request):
+        request.paged = True
+        if total is not None:
+            request.total = lambda most: min(most, total)
+        for number in range(request.limit):
+            yield {"StudyInstanceUID": f"1.{number}"}
+
+    with app.test_client() as client:
+        found = client.web.get(f"{ROOT}/studies?limit=3&offset=2")
+    assert len(found.json) == 3
+    assert f"There are {said} additional results" in found.headers["Warning"]
+
+
+def test_only_so_many_results_are_counted_behind_a_page():
+    made = []
+
+    def rows():
+        for number in range(50_000):
+            made.append(number)
+            yield {"StudyInstanceUID": f"1.{number}"}
+
+    app, _ = recording(rows())
+    with app.test_client() as client:
+        found = client.web.get(f"{ROOT}/studies?limit=1")
+    assert "There are at least 10000 additional results" in found.headers["Warning"]
+    assert len(made) < 10_010
+
+
+def test_parameters_that_are_no_attributes_are_ignored(stored):
+    response = stored.get(f"{ROOT}/studies?PatientID=1CT1&_=1700000000&orderby=StudyDate")
+    assert uids(response) == [read(CT).StudyInstanceUID]
+    assert "Not supported, and ignored: _, orderby" in response.headers["Warning"]
 
 
 def test_a_value_that_fits_no_vr_costs_only_itself():
@@ -180,6 +230,8 @@ def test_a_failure_of_the_handler_is_a_status(failure, status):
     [
         "NoSuchAttribute=1",
         "0010=1",
+        "0010002g=1",
+        "aaaaaaaa=1",
         "limit=-1",
         "limit=x",
         "offset=1e9",
