@@ -190,7 +190,7 @@ class App(BaseApp):
         key: str | None = None,
         commit: bool = False,
         delete: bool = False,
-        priority: int = 0,
+        priority: int | None = None,
         calling_ae: str | None = None,
     ) -> None:
         """Put an instance into the queue for a destination; it is on the disk before this returns.
@@ -203,7 +203,8 @@ class App(BaseApp):
         ----------
         what : Instance, pydicom.Dataset or path
             What to send. The queue takes a hard link or a copy of it, so what becomes of the
-            file later changes nothing.
+            file later changes nothing. What `request.save` has put into a `Folder` or `Objects`
+            of `pacsroute.storage` is sent from there, and has to stay until it was delivered.
         to : str
             The AE title of the destination, as `destination` or `destinations` knows it.
         key : str, optional
@@ -213,10 +214,11 @@ class App(BaseApp):
             Whether it is done only when the destination has committed to the instance (PS3.4
             Annex J), for which the app says `commitment`.
         delete : bool
-            Whether the file is removed once it was delivered, or was named as committed.
-        priority : int
-            0 medium, 1 high, 2 low, as `StoreRequest.priority`: a higher one overtakes within its
-            lane (PS3.7 §9.3.1.1).
+            Whether the file, or the object in a storage, is removed once it was delivered, or was
+            named as committed.
+        priority : int, optional
+            0 medium, 1 high, 2 low: a higher one overtakes within its lane (PS3.7 §9.3.1.1). By
+            default, that of the C-STORE whose handler forwards it; else medium.
         calling_ae : str, optional
             The AE title that calls, for a transparent router; by default, the app's own.
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
+from weakref import WeakValueDictionary
 
 from pacsroute.errors import SetupError
 from pacsroute.instances.atomic_files import draft, publish, sync, write_all
@@ -30,6 +31,7 @@ from pacsroute.instances.stored import Storage, Stored
 
 __all__ = ["Folder", "Objects", "Storage", "Stored"]
 
+_made: WeakValueDictionary[str, Folder | Objects] = WeakValueDictionary()  # by URL
 _PIECE = 8 << 20  # bytes that are sent at once; an object that is longer goes in such parts
 _PATIENCE = timedelta(seconds=20)  # for which a request is tried again
 
@@ -45,6 +47,8 @@ class Folder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = os.fspath(folder)
+        self.url = f"file://{os.path.abspath(self._folder)}"
+        _made[self.url] = self
 
     def __repr__(self) -> str:
         return f"Folder({self._folder!r})"
@@ -138,7 +142,7 @@ class Objects:
                 "pacsroute.storage.Objects needs obstore: pip install 'pacsroute[s3]'"
             ) from None
         self._obstore = obstore
-        self._url = url.partition("?")[0]
+        self.url = url.partition("?")[0]
         endpoint = os.environ.get("AWS_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL") or ""
         client = {"allow_http": True} if endpoint.startswith("http://") else {}
         retry = {"max_retries": 3, "retry_timeout": _PATIENCE}
@@ -148,10 +152,11 @@ class Objects:
         try:
             self._store: Any = from_url(url, **(defaults | options))
         except Exception as error:  # noqa: BLE001 - obstore's own, of Rust
-            raise SetupError(f"{self._url} is no bucket: {_first_line(error)}") from None
+            raise SetupError(f"{self.url} is no bucket: {_first_line(error)}") from None
+        _made[self.url] = self
 
     def __repr__(self) -> str:
-        return f"Objects({self._url!r})"
+        return f"Objects({self.url!r})"
 
     def at(self, key: str) -> Stored:
         """Return what an `Instance` of an object here is made of."""
@@ -195,6 +200,30 @@ class Objects:
             for batch in self._obstore.list(self._store, _key(prefix) if prefix else None):
                 for one in batch:
                     yield one["path"]
+
+
+def url_of(storage: Storage) -> str | None:
+    """Return the URL by which `at_url` finds a storage; None for a storage of somebody else's."""
+    return storage.url if isinstance(storage, (Folder, Objects)) else None
+
+
+def at_url(url: str) -> Storage:
+    """Return the storage of a URL: the one that this process has made, else a new one.
+
+    Raises
+    ------
+    SetupError
+        If it cannot be made.
+
+    Examples
+    --------
+    >>> folder = Folder("kept")
+    >>> at_url(folder.url) is folder
+    True
+    """
+    if (made := _made.get(url)) is not None:
+        return made
+    return Folder(url.removeprefix("file://")) if url.startswith("file://") else Objects(url)
 
 
 class _Object(io.RawIOBase):

@@ -28,7 +28,7 @@ from pacsroute.framework.results import (
     rows_of,
 )
 from pacsroute.framework.routes import Route, name_of
-from pacsroute.framework.work import WorkQueue
+from pacsroute.framework.work import WorkQueue, current_priority
 from pacsroute.logs import about
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
@@ -54,12 +54,24 @@ def handle(request: Request) -> Any:
         return _unserved(request)
     try:
         _prepare(request, route)
-        result = route.handler(request)
+        if isinstance(request, StoreRequest) and request.priority:
+            result = _prioritized(request, route)
+        else:
+            result = route.handler(request)
         if isinstance(request, NormalizedRequest):
             return reply(result, route.where)
         return DONE if result is None else Outcome(final_status(result, route.where))
     except BaseException as error:  # noqa: BLE001 - the association lives on
         return failed(request, error)
+
+
+def _prioritized(request: StoreRequest, route: Route) -> object:
+    """Call the handler of a C-STORE that is not of medium priority; what it forwards is neither."""
+    token = current_priority.set(request.priority)
+    try:
+        return route.handler(request)
+    finally:
+        current_priority.reset(token)
 
 
 def after_store(work: WorkQueue, request: StoreRequest, outcome: Outcome) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
@@ -34,6 +35,9 @@ GaveUpHandler = TypeVar("GaveUpHandler", bound="Callable[[Any, Any], object]")
 P = ParamSpec("P")
 R = TypeVar("R")
 Level = Literal["SERIES", "STUDY"]
+
+current_priority: ContextVar[int] = ContextVar("priority", default=0)
+"""The priority of the C-STORE whose handler runs, as its command has it (PS3.7 §9.3.1.1)."""
 
 RETRY = (1.0, 5.0, 30.0, 300.0)
 """Seconds after which a function that has raised is tried again, unless it says otherwise."""

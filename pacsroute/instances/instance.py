@@ -96,6 +96,11 @@ class Instance:
         return Path(self._source) if is_file else None  # type: ignore[arg-type]
 
     @property
+    def stored(self) -> Stored | None:
+        """The storage and the key that it is in; None if it is in none."""
+        return self._source if isinstance(self._source, Stored) else None
+
+    @property
     def sop_class(self) -> str:
         """The SOP Class UID."""
         return self._hint("sop_class")

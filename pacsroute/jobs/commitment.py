@@ -13,13 +13,13 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pacsroute.errors import AssociationAborted, AssociationError, NotAccepted, RequestFailed
 from pacsroute.jobs.database import Transaction
 from pacsroute.jobs.delivery import RETRY, Attempt, Verdict, judge, rest
 from pacsroute.jobs.files import Files
+from pacsroute.jobs.forwarding import FORWARD, end
 from pacsroute.jobs.queue import Job, Queue
 from pacsroute.net.client import Client
 
@@ -30,8 +30,8 @@ logger = logging.getLogger("pacsroute")
 
 GATHER = 5.0
 """Seconds for which deliveries are gathered, so that many are asked for in one request."""
-FORWARD, ASK, OVER = "forward", "commit", "committed"
-"""What a job does: deliver, ask for a commitment and wait for it, and remove what is committed."""
+ASK, OVER = "commit", "committed"
+"""What a job does here: ask for a commitment and wait for it, and remove what is committed."""
 
 _LANE = "storage commitment of "
 _MOST = 500  # instances of a request
@@ -106,7 +106,7 @@ class Commitments:
             asks = self._asks(lane)
             for job in jobs:
                 if job.function == OVER:
-                    self._remove(job)
+                    end(job, self._queue, self._files)
                 elif asks.get(job.id, 0) >= _ASKS:
                     self._give_up(job, f"no report within {self._around.timeout:.0f} s")
             self._queue.database.write(_forget, durable=False)
@@ -123,12 +123,6 @@ class Commitments:
             lane=lane,
         )
         return dict(rows)
-
-    def _remove(self, job: Job) -> None:
-        if original := job.arguments["delete"]:
-            Path(original).unlink(missing_ok=True)
-        if self._queue.done(job):
-            self._files.remove(job.arguments["file"])
 
     def _give_up(self, job: Job, said: str) -> None:
         if self._queue.give_up(job, said):
@@ -342,8 +336,10 @@ def _failed(queue: Queue, transaction: Transaction, job: Job, reason: int) -> st
         return ""
     title = title_of(job.lane)
     assert title is not None
-    if queue.is_waiting(transaction, title, FORWARD, job.key):  # a newer one is sent anyway
-        again.arguments["delete"] = ""
+    newer = queue.waiting(transaction, title, FORWARD, job.key)
+    if newer:  # it is sent anyway
+        queue.inherit(transaction, newer[0], job)
+        again.arguments["delete"] = []
         _set(transaction, again, "arguments = :arguments, function = :over, key = NULL", queue)
     else:
         changes = "arguments = :arguments, lane = :lane, function = :forward, due = :now"

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pacsroute import uids
 from pacsroute.errors import (
@@ -25,6 +25,7 @@ from pacsroute.errors import (
 )
 from pacsroute.instances.instance import Instance
 from pacsroute.jobs.files import Files
+from pacsroute.jobs.forwarding import instance_of, is_delivered
 from pacsroute.jobs.queue import Job, Queue
 from pacsroute.net.client import Client
 from pacsroute.status import Status
@@ -41,7 +42,6 @@ _BATCH = 20  # jobs that are claimed at a time
 _LOOKS = 10  # into the queue, while it is kept
 _LONGEST_REST = 60.0  # seconds: a peer that is back waits no longer for us
 _SUSPECTS = 3  # instances in a row that end the association: it is the peer then
-_HINTS = ("sop_class", "sop_instance", "transfer_syntax")
 
 
 class Verdict(Enum):
@@ -212,8 +212,12 @@ class _Turn:
         return self._clients[title]
 
     def _deliver(self, job: Job) -> Attempt:
-        known = {name: job.arguments[name] for name in _HINTS}
-        instance = Instance(self._files.path(job.arguments["file"]), **known)
+        if is_delivered(job):
+            return Attempt(Verdict.DELIVERED)
+        try:
+            instance = instance_of(job, self._files)
+        except OSError as error:
+            return Attempt(Verdict.REFUSED, f"it cannot be read: {error}")
         try:
             client = self._client(job)
         except AssociationError as error:
@@ -298,8 +302,3 @@ class _Turn:
 
 def _named(job: Job) -> str:
     return uids.name(job.arguments["sop_class"])
-
-
-def delivery_arguments(instance: Instance, file: str, **others: Any) -> dict[str, Any]:
-    """Return what the job of a delivery has to know."""
-    return {"file": file, **{name: getattr(instance, name) for name in _HINTS}, **others}

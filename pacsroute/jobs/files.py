@@ -1,21 +1,42 @@
 """The files of a queue: what is forwarded is kept until it is delivered, whatever else happens.
 
 Each job has a file of its own, a hard link where the file system has them. So two lanes may
-have the same instance, and what is saved under its name later does not change what is sent.
+have the same instance, and what is saved under its name later does not change what is sent. What
+is in a storage stays there: a key is never used twice.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import uuid
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import Protocol
 
+from pacsroute import storage
+from pacsroute.errors import SetupError
 from pacsroute.instances.atomic_files import make_folder, sync
 from pacsroute.instances.instance import Instance
+from pacsroute.instances.stored import Stored
 
 _SUFFIX = ".dcm"
+
+Place = str | list[str]
+"""Where an instance is, as JSON has it: a file, or the URL of a storage and a key."""
+
+
+class Keeper(Protocol):
+    """A process that keeps files, among others that keep theirs in the same folder."""
+
+    id: str
+
+    def has_ended(self, other: str) -> bool:
+        """Tell whether another process has ended, so that it puts nothing into the queue."""
+
+    def close(self) -> None:
+        """Tell the others that this process keeps no more."""
 
 
 class Files:
@@ -25,59 +46,147 @@ class Files:
     ----------
     folder : Path
         It is made when the first instance comes.
+    keeper : callable
+        Returns this process as a `Keeper`, when the folder is used. Each file has its name, and
+        `sweep` removes it only after its end.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keeper: Callable[[], Keeper]) -> None:
         self.folder = folder
+        self._make_keeper = keeper
+        self._made: Keeper | None = None
+        self._making = threading.Lock()
+        self._numbers = itertools.count()
 
-    def keep(self, instance: Instance, path: Path | None) -> str:
-        """Keep an instance, durably, and return the name it has here.
+    @property
+    def _keeper(self) -> Keeper:
+        with self._making:
+            if self._made is None:
+                self._made = self._make_keeper()
+            return self._made
 
-        Parameters
-        ----------
-        instance : Instance
-            What is kept.
-        path : Path or None
-            Its Part 10 file, where it is one: that is linked.
+    def close(self) -> None:
+        """Keep no more: what is here and no job refers to may be swept."""
+        with self._making:
+            if self._made is not None:
+                self._made.close()
+                self._made = None
+
+    def keep(self, instance: Instance) -> Place:
+        """Keep an instance, durably, and return where it is from now on.
 
         Raises
         ------
         OSError
             If there is no room for it, or its file cannot be read.
         """
-        name = uuid.uuid4().hex + _SUFFIX
+        if (place := _in_storage(instance)) is not None:
+            return place
+        name = f"{self._keeper.id}-{next(self._numbers)}{_SUFFIX}"
         if not self.folder.is_dir():
             make_folder(str(self.folder))
-        if path is None or not _linked(path, self.folder / name):
+        if instance.path is None or not _linked(instance.path, self.folder / name):
             instance.save(self.folder, name)
         else:
             sync(str(self.folder / name))  # it may have been saved with durable=False
             sync(str(self.folder))
         return name
 
+    def source(self, place: Place) -> Path | Stored:
+        """Return what an `Instance` is made of that was kept.
+
+        Raises
+        ------
+        OSError
+            If its storage cannot be opened.
+        """
+        return self.path(place) if isinstance(place, str) else _stored(place)
+
     def path(self, name: str) -> Path:
-        """Return where an instance is."""
+        """Return where a file of the folder is."""
         return self.folder / name
 
-    def remove(self, name: str) -> None:
-        """Remove an instance that nothing refers to any more."""
-        (self.folder / name).unlink(missing_ok=True)
+    def remove(self, place: Place | None) -> None:
+        """Remove an instance that nothing refers to any more, if it is kept here."""
+        if isinstance(place, str):
+            (self.folder / place).unlink(missing_ok=True)
 
-    def sweep(self, known: Collection[str]) -> int:
-        """Remove what no job refers to; only while no other process uses the queue.
+    def sweep(self, known: Callable[[], Container[str]]) -> int:
+        """Remove what no job refers to: what was kept by calls that never returned.
+
+        Parameters
+        ----------
+        known : callable
+            Returns the names that jobs refer to; asked only if there may be others.
 
         Returns
         -------
         int
-            How many files that were: each was kept by a call that did not return.
+            How many files that were.
         """
-        count = 0
+        left = list(self._of_ended_processes())
+        names = known() if left else ()
+        swept = [name for name in left if name not in names]
+        for name in swept:
+            self.remove(name)
+        return len(swept)
+
+    def _of_ended_processes(self) -> Iterable[str]:
+        ended: dict[str, bool] = {}
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.folder):
-                if entry.name.endswith(_SUFFIX) and entry.name not in known:
-                    os.unlink(entry.path)
-                    count += 1
-        return count
+                if not entry.name.endswith(_SUFFIX):
+                    continue
+                keeper = entry.name.partition("-")[0]
+                if keeper not in ended:
+                    ended[keeper] = self._keeper.has_ended(keeper)
+                if ended[keeper]:
+                    yield entry.name
+
+
+# ------------------------------------------------------------- the files of others
+
+
+def original_of(instance: Instance) -> Place | None:
+    """Return what ``delete=True`` removes in the end; None if the instance is in no file.
+
+    Raises
+    ------
+    SetupError
+        If it is in a storage that cannot be found again after a restart.
+    """
+    if instance.path is not None:
+        return os.path.abspath(instance.path)
+    place = _in_storage(instance)
+    if place is None and instance.stored is not None:
+        raise SetupError(
+            "forward(delete=True): only what is in a file, or in a storage of pacsroute.storage, "
+            "can be removed later"
+        )
+    return place
+
+
+def remove_original(place: Place) -> None:
+    """Remove what `original_of` has returned, if it is still there."""
+    if isinstance(place, str):
+        Path(place).unlink(missing_ok=True)
+    else:
+        stored = _stored(place)
+        stored.storage.delete(stored.key)
+
+
+def _in_storage(instance: Instance) -> Place | None:
+    if (stored := instance.stored) is None or (url := storage.url_of(stored.storage)) is None:
+        return None
+    return [url, stored.key]
+
+
+def _stored(place: list[str]) -> Stored:
+    url, key = place
+    try:
+        return Stored(storage.at_url(url), key)
+    except SetupError as error:
+        raise OSError(str(error)) from None
 
 
 def _linked(path: Path, target: Path) -> bool:

@@ -13,7 +13,7 @@ from pacsroute.jobs import schema
 from pacsroute.jobs.database import SQLite, Transaction
 from pacsroute.jobs.files import Files
 from pacsroute.jobs.owners import LeasedOwner, LockedOwner, LonelyOwner
-from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.queue import Job, Queue
 
 _LOCK = 50_412_010  # of those who make the tables: any number that nobody else takes
 _SCHEMES = ("postgresql://", "postgres://")
@@ -26,15 +26,12 @@ class Opened(NamedTuple):
     ----------
     queue, files : Queue and Files
         The jobs, and the instances of those that deliver.
-    first : bool
-        Whether no other process of this machine used it when it was opened.
     close : callable
         Closes it.
     """
 
     queue: Queue
     files: Files
-    first: bool
     close: Callable[[], None]
 
 
@@ -83,15 +80,18 @@ def open_queue(where: str, folder: Path, ae_title: str) -> Opened:
     database = SQLite(path)
     beside = path.with_name(path.name + ".files")
     owner = LockedOwner(beside)
+    files = Files(beside, lambda: owner)
     offset = [0.0]
-    queue = Queue(database, owner, lambda: time.monotonic() + offset[0])
+    queue = Queue(database, owner, lambda: time.monotonic() + offset[0], _remover(files))
     try:
-        first = database.write(lambda transaction: _enter(transaction, queue, ae_title, where))
-        offset[0] = database.write(lambda transaction: _offset(transaction, anew=first))
+        entered = database.write(lambda transaction: _enter(transaction, queue, ae_title, where))
+        offset[0] = database.write(lambda transaction: _offset(transaction, anew=entered.alone))
     except BaseException:
         owner.close()
         database.close()
         raise
+    for job in entered.replaced:
+        files.remove(job.arguments.get("file"))
     queue.enter()
 
     def close() -> None:
@@ -99,7 +99,7 @@ def open_queue(where: str, folder: Path, ae_title: str) -> Opened:
         database.close()
         owner.close()
 
-    return Opened(queue, Files(beside), first, close)
+    return Opened(queue, files, close)
 
 
 class MadeTime:
@@ -116,9 +116,10 @@ def open_in_memory(folder: Path, now: MadeTime) -> Opened:
     """Open an empty queue that is gone when it is closed, for tests."""
     database = SQLite(None)
     database.write(lambda transaction: schema.create(transaction, database.identity))
-    queue = Queue(database, LonelyOwner(), now)
+    files = Files(folder, LonelyOwner)
+    queue = Queue(database, LonelyOwner(), now, _remover(files))
     queue.enter()
-    return Opened(queue, Files(folder), True, database.close)
+    return Opened(queue, files, database.close)
 
 
 def _postgresql(where: str, folder: Path, ae_title: str) -> Opened:
@@ -129,25 +130,41 @@ def _postgresql(where: str, folder: Path, ae_title: str) -> Opened:
             f"jobs in PostgreSQL need {error.name}: pip install 'pacsroute[postgres]'"
         ) from None
     database: Any = module.PostgreSQL(where)
-    queue = Queue(database, LeasedOwner(), database.now)
+    files = Files(folder, lambda: LockedOwner(folder))  # a lease would tell too late
+    queue = Queue(database, LeasedOwner(), database.now, _remover(files))
     try:
-        first = database.write(
+        entered = database.write(
             lambda transaction: _enter(transaction, queue, ae_title, shown(where))
         )
     except BaseException:
         database.close()
         raise
+    for job in entered.replaced:
+        files.remove(job.arguments.get("file"))
     queue.enter()
 
     def close() -> None:
         queue.leave()
         database.close()
+        files.close()
 
-    return Opened(queue, Files(folder), first, close)
+    return Opened(queue, files, close)
 
 
-def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) -> bool:
-    """Make the tables, check whose they are; tell whether no other process here uses them."""
+def _remover(files: Files) -> Callable[[Job], object]:
+    """Return what removes the file of a job that was replaced."""
+    return lambda job: files.remove(job.arguments.get("file"))
+
+
+class _Entered(NamedTuple):
+    """Whether no other process uses a queue, and which jobs newer ones have replaced."""
+
+    alone: bool
+    replaced: list[Job]
+
+
+def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) -> _Entered:
+    """Make the tables, check whose they are, and give back what ended processes had."""
     if not queue.database.shared or not _is_made(transaction):
         schema.create(transaction, queue.database.identity)
     transaction.run(
@@ -158,9 +175,8 @@ def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) ->
     if title != ae_title:
         raise SetupError(f"the queue {where} is that of {title}: give {ae_title} one of its own")
     dead = queue.owner.dead(transaction.run("SELECT id, seen FROM owners"), queue.now())
-    queue.bury(transaction, dead)
-    neighbours = "SELECT 1 FROM owners WHERE node = :node"
-    return not transaction.run(neighbours, node=queue.owner.node)
+    replaced = queue.bury(transaction, dead)
+    return _Entered(not transaction.run("SELECT 1 FROM owners"), replaced)
 
 
 def _is_made(transaction: Transaction) -> bool:

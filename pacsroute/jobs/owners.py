@@ -43,9 +43,10 @@ class LockedOwner:
 
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
         """Return which of the other owners hold no lock any more."""
-        return [owner for owner, _ in others if self._has_ended(owner)]
+        return [owner for owner, _ in others if self.has_ended(owner)]
 
-    def _has_ended(self, owner: str) -> bool:
+    def has_ended(self, owner: str) -> bool:
+        """Tell whether another owner holds no lock any more."""
         if fcntl is None:
             return False
         try:
@@ -98,6 +99,10 @@ class LonelyOwner:
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
         """Return none: there is no other."""
         return []
+
+    def has_ended(self, owner: str) -> bool:
+        """Return false: there is no other."""
+        return False
 
     def renew(self) -> None:
         """Do nothing: no other process shares the queue."""

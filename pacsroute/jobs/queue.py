@@ -51,6 +51,14 @@ class NewJob(NamedTuple):
     delay: float = 0.0
 
 
+class Put(NamedTuple):
+    """What `Queue.put_in` has done in a transaction that is still to be committed."""
+
+    numbers: list[int]
+    replaced: list[Job]
+    lanes: set[str]
+
+
 class Job(NamedTuple):
     """A job of the queue."""
 
@@ -132,14 +140,11 @@ SELECT name,
 FROM lanes ORDER BY name
 """
 # What is put back, or was a dead owner's, waits again, unless there is a newer one of its key.
-_OUTDATED = """
-DELETE FROM jobs WHERE owner = :owner AND key IS NOT NULL AND EXISTS (
+_REPLACED = """key IS NOT NULL AND EXISTS (
     SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.function = jobs.function
-        AND newer.key = jobs.key AND newer.failed = 0
+        AND newer.key = jobs.key AND newer.failed = 0 AND newer.id <> jobs.id
         AND (newer.owner IS NULL OR newer.owner = :owner AND newer.id > jobs.id))
 """
-
-
 _RELEASE = (
     "UPDATE jobs SET owner = NULL WHERE owner = :owner AND lane = :lane",
     "DELETE FROM slots WHERE owner = :owner AND lane = :lane",
@@ -157,12 +162,21 @@ class Queue:
         The process that puts jobs in and takes them out.
     now : callable
         Returns the time in seconds.
+    replaced : callable, optional
+        Called with each job that has gone because a newer one of its key waits.
     """
 
-    def __init__(self, database: Database, owner: Owner, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        owner: Owner,
+        now: Callable[[], float],
+        replaced: Callable[[Job], object] = lambda job: None,
+    ) -> None:
         self.database = database
         self.owner = owner
         self.now = now
+        self._replaced = replaced
         self._lanes: set[str] = set()  # those known to be there: no lane ever goes
         self._entering = threading.Lock()  # guards what follows, and the owner's name
         self._entered = self._serving = False
@@ -173,33 +187,44 @@ class Queue:
     def put(self, jobs: Iterable[NewJob]) -> list[int]:
         """Put jobs into their lanes, durably, all or none; return their numbers."""
         new = with_json(jobs)
-        numbers = self.database.write(lambda transaction: self.put_in(transaction, new))
-        self._lanes.update(job.lane for job, _ in new)
-        return numbers
+        put = self.database.write(lambda transaction: self.put_in(transaction, new))
+        self.was_put(put)
+        return put.numbers
 
-    def put_instead(self, job: NewJob) -> dict[str, Any] | None:
-        """Put a job into its lane, durably; return the arguments of the one that it replaces."""
-        new = with_json([job])
+    def put_in(self, transaction: Transaction, jobs: Iterable[tuple[NewJob, str]]) -> Put:
+        """Put jobs, each with its arguments as JSON, into their lanes in a transaction.
 
-        def work(transaction: Transaction) -> dict[str, Any] | None:
-            old = self.waiting(transaction, job)
-            self.put_in(transaction, new)
-            return old
+        `was_put` has to be called after its commit.
+        """
+        put = Put([], [], set())
+        for job, arguments in jobs:
+            if job.lane not in self._lanes:
+                transaction.run(_OPEN_LANE, lane=job.lane)
+                put.lanes.add(job.lane)
+            values = job._asdict() | {"arguments": arguments, "now": self.now()}
+            for old in self.waiting(transaction, job.lane, job.function, job.key):
+                values["arguments"] = _with_what_it_inherits(job.arguments, old)
+                put.replaced.append(old)
+            ((number,),) = transaction.run(_PUT, **values)
+            put.numbers.append(number)
+        return put
 
-        replaced = self.database.write(work)
-        self._lanes.add(job.lane)
-        return replaced
+    def was_put(self, put: Put) -> None:
+        """Note that the transaction of `put_in` was committed."""
+        self._lanes |= put.lanes
+        self._told(put.replaced)
 
-    def waiting(self, transaction: Transaction, job: NewJob) -> dict[str, Any] | None:
-        """Return the arguments of the job that a new one of the same key would replace."""
-        jobs = self.select(transaction, _WAITS, lane=job.lane, function=job.function, key=job.key)
-        return jobs[0].arguments if jobs else None
+    def _told(self, replaced: Iterable[Job]) -> None:
+        for job in replaced:
+            self._replaced(job)
 
-    def is_waiting(
+    def waiting(
         self, transaction: Transaction, lane: str, function: str, key: str | None
-    ) -> bool:
-        """Tell whether a job of a key waits in a lane."""
-        return bool(self.select(transaction, _WAITS, lane=lane, function=function, key=key))
+    ) -> list[Job]:
+        """Return the job that a new one of the same key would replace, or none."""
+        if key is None:
+            return []
+        return self.select(transaction, _WAITS, lane=lane, function=function, key=key)
 
     def select(self, transaction: Transaction, condition: str, **values: Any) -> list[Job]:
         """Return the jobs for which a condition in SQL holds."""
@@ -211,32 +236,27 @@ class Queue:
         """Return the arguments of a job as the database has them."""
         return json.dumps(job.arguments, allow_nan=False)
 
-    def move(self, job: Job, lane: str, function: str, delay: float) -> Job | None:
-        """Let a job go on in another lane, as another function; it takes the place of its twin.
+    def move(self, job: Job, lane: str, function: str, delay: float) -> None:
+        """Let a job go on in another lane, as another function; it takes the place of its twin."""
 
-        Returns
-        -------
-        Job or None
-            The one that waited there with the same key, and is gone now.
-        """
-
-        def work(transaction: Transaction) -> Job | None:
-            where = {"lane": lane, "function": function, "key": job.key}
-            twins = self.select(transaction, _WAITS, **where)
+        def work(transaction: Transaction) -> list[Job]:
+            arguments, twins = job.arguments, self.waiting(transaction, lane, function, job.key)
             for twin in twins:
                 transaction.run("DELETE FROM jobs WHERE id = :id", id=twin.id)
+                arguments = json.loads(_with_what_it_inherits(arguments, twin))
             transaction.run(_OPEN_LANE, lane=lane)
             transaction.run(
                 "UPDATE jobs SET lane = :lane, function = :function, owner = NULL, attempts = 0, "
-                "error = '', due = :due WHERE id = :id AND owner = :owner",
+                "error = '', due = :due, arguments = :arguments WHERE id = :id AND owner = :owner",
                 **self._mine(job),
                 lane=lane,
                 function=function,
                 due=self.now() + delay,
+                arguments=json.dumps(arguments),
             )
-            return twins[0] if twins else None
+            return twins
 
-        return self.database.write(work, durable=False)
+        self._told(self.database.write(work, durable=False))
 
     def finish(
         self, job: Job, new: Iterable[tuple[NewJob, str]], also: Callable[[Transaction], object]
@@ -258,26 +278,18 @@ class Queue:
             False if the job is no longer ours: nothing has happened then.
         """
 
-        def work(transaction: Transaction) -> bool:
+        def work(transaction: Transaction) -> Put | None:
             statement = "DELETE FROM jobs WHERE id = :id AND owner = :owner RETURNING id"
             if not transaction.run(statement, **self._mine(job)):
-                return False
-            self.put_in(transaction, new)
+                return None
+            put = self.put_in(transaction, new)
             also(transaction)
-            return True
+            return put
 
-        return self.database.write(work)
-
-    def put_in(self, transaction: Transaction, jobs: Iterable[tuple[NewJob, str]]) -> list[int]:
-        """Put jobs, each with its arguments as JSON, into their lanes in a transaction."""
-        numbers = []
-        for job, arguments in jobs:
-            if job.lane not in self._lanes:
-                transaction.run(_OPEN_LANE, lane=job.lane)
-            values = job._asdict() | {"arguments": arguments, "now": self.now()}
-            ((number,),) = transaction.run(_PUT, **values)
-            numbers.append(number)
-        return numbers
+        put = self.database.write(work)
+        if put is not None:
+            self.was_put(put)
+        return put is not None
 
     def claim(self, lane: str, most: int) -> list[Job]:
         """Take the next jobs of a lane that are due, in their order; they are ours then."""
@@ -294,6 +306,27 @@ class Queue:
         )
         rows.sort(key=lambda row: (-row[5], row[-1], row[0]))  # RETURNING has no order
         return [_job(row[:-1]) for row in rows]
+
+    def claim_waiting(self, numbers: Iterable[int]) -> list[Job]:
+        """Take certain jobs, those of them that wait, whether they are due or not."""
+
+        def work(transaction: Transaction) -> list[Job]:
+            statement = (
+                "UPDATE jobs SET owner = :owner WHERE id = :id AND owner IS NULL AND failed = 0 "
+                f"RETURNING {_COLUMNS}"
+            )
+            found = (
+                transaction.run(statement, id=number, owner=self.owner.id) for number in numbers
+            )
+            return [_job(row) for rows in found for row in rows]
+
+        return self.database.write(work, durable=False)
+
+    def amend(self, job: Job, **arguments: Any) -> bool:
+        """Change arguments of a job, durably; False if it is no longer ours."""
+        text = json.dumps(job.arguments | arguments, allow_nan=False)
+        statement = "UPDATE jobs SET arguments = :text WHERE {ours} RETURNING id"
+        return self._ours(statement, job, text=text)
 
     def done(self, job: Job) -> bool:
         """Remove a job that is done; False if it is no longer ours.
@@ -317,26 +350,56 @@ class Queue:
             Whether this was one of its attempts.
         """
 
-        def work(transaction: Transaction) -> bool:
-            if self._outdated(transaction, job):
-                return True
-            return bool(
-                transaction.run(
-                    "UPDATE jobs SET owner = NULL, due = :now + :delay, error = :error, "
-                    "attempts = attempts + :tried WHERE id = :id AND owner = :owner RETURNING id",
-                    **self._mine(job),
-                    now=self.now(),
-                    delay=delay,
-                    error=error,
-                    tried=int(tried),
-                )
+        def work(transaction: Transaction) -> tuple[bool, list[Job]]:
+            if replaced := self._give_way(transaction, "id = :id", **self._mine(job)):
+                return True, replaced
+            rows = transaction.run(
+                "UPDATE jobs SET owner = NULL, due = :now + :delay, error = :error, "
+                "attempts = attempts + :tried WHERE id = :id AND owner = :owner RETURNING id",
+                **self._mine(job),
+                now=self.now(),
+                delay=delay,
+                error=error,
+                tried=int(tried),
             )
+            return bool(rows), []
 
-        return self.database.write(work, durable=False)
+        is_back, replaced = self.database.write(work, durable=False)
+        self._told(replaced)
+        return is_back
 
-    def _outdated(self, transaction: Transaction, job: Job) -> bool:
-        """Drop a job of ours if a newer one of the same key waits; tell whether there was one."""
-        return bool(transaction.run(f"{_OUTDATED} AND id = :id RETURNING id", **self._mine(job)))
+    def _give_way(self, transaction: Transaction, condition: str, **values: Any) -> list[Job]:
+        """Remove jobs that cannot wait again because a newer one of their key does; return them.
+
+        Several of a key that are to wait again give way to the newest of them.
+        """
+        gone = []
+        while older := self.select(
+            transaction, f"{condition} AND {_REPLACED} ORDER BY id LIMIT 1", **values
+        ):
+            (old,) = older
+            (newer,) = self.select(
+                transaction,
+                "lane = :lane AND function = :function AND key = :key AND id <> :id AND failed = 0 "
+                "ORDER BY (owner IS NULL) DESC, id DESC LIMIT 1",
+                lane=old.lane,
+                function=old.function,
+                key=old.key,
+                id=old.id,
+            )
+            transaction.run("DELETE FROM jobs WHERE id = :id", id=old.id)
+            self.inherit(transaction, newer, old)
+            gone.append(old)
+        return gone
+
+    @staticmethod
+    def inherit(transaction: Transaction, newer: Job, old: Job) -> None:
+        """Let a job take over what an older one of its key was still to do."""
+        transaction.run(
+            "UPDATE jobs SET arguments = :arguments WHERE id = :id",
+            id=newer.id,
+            arguments=_with_what_it_inherits(newer.arguments, old),
+        )
 
     def give_up(self, job: Job, error: str) -> bool:
         """Keep a job as failed for good; False if it is no longer ours."""
@@ -476,24 +539,20 @@ class Queue:
     def retry(self, number: int) -> bool:
         """Try a job that has failed again, or one that waits at once; False if there is none."""
 
-        def work(transaction: Transaction) -> bool:
-            twin = transaction.run(
-                "DELETE FROM jobs WHERE id = :id AND failed = 1 AND key IS NOT NULL AND EXISTS ("
-                "SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.key = jobs.key "
-                "AND newer.function = jobs.function AND newer.owner IS NULL AND newer.failed = 0) "
-                "RETURNING id",
+        def work(transaction: Transaction) -> tuple[bool, list[Job]]:
+            if twins := self._give_way(transaction, "id = :id AND failed = 1", id=number, owner=""):
+                return True, twins
+            rows = transaction.run(
+                "UPDATE jobs SET failed = 0, attempts = 0, due = :now "
+                "WHERE id = :id AND owner IS NULL RETURNING id",
                 id=number,
+                now=self.now(),
             )
-            return bool(twin) or bool(
-                transaction.run(
-                    "UPDATE jobs SET failed = 0, attempts = 0, due = :now "
-                    "WHERE id = :id AND owner IS NULL RETURNING id",
-                    id=number,
-                    now=self.now(),
-                )
-            )
+            return bool(rows), []
 
-        return self.database.write(work)
+        is_there, replaced = self.database.write(work)
+        self._told(replaced)
+        return is_there
 
     def drop(self, number: int) -> Job | None:
         """Remove a job that is not under way, and return it; None if there is none."""
@@ -556,41 +615,64 @@ class Queue:
 
     def leave(self) -> None:
         """Give back all that this process has."""
-        self.database.write(lambda transaction: self.bury(transaction, [self.owner.id]))
+        self._told(self.database.write(lambda transaction: self.bury(transaction, [self.owner.id])))
         self._entered = self._serving = False
 
     def release(self, lane: str) -> None:
         """Give back what this process has of a lane, after an error has kept it from doing so."""
 
-        def work(transaction: Transaction) -> None:
+        def work(transaction: Transaction) -> list[Job]:
             values = {"owner": self.owner.id, "lane": lane}
-            transaction.run(f"{_OUTDATED} AND lane = :lane", **values)
+            replaced = self._give_way(transaction, "owner = :owner AND lane = :lane", **values)
             for statement in _RELEASE:
                 transaction.run(statement, **values)
+            return replaced
 
-        self.database.write(work, durable=False)
+        self._told(self.database.write(work, durable=False))
 
     def reap(self) -> list[str]:
         """Give back what processes had that have ended; return which these are."""
 
-        def work(transaction: Transaction) -> list[str]:
+        def work(transaction: Transaction) -> tuple[list[str], list[Job]]:
             others = transaction.run(
                 "SELECT id, seen FROM owners WHERE id <> :own", own=self.owner.id
             )
             dead = self.owner.dead(others, self.now())
-            self.bury(transaction, dead)
-            return dead
+            return dead, self.bury(transaction, dead)
 
         if not self.database.read("SELECT 1 FROM owners WHERE id <> :own", own=self.owner.id):
             return []
-        return self.database.write(work, durable=False)
+        dead, replaced = self.database.write(work, durable=False)
+        self._told(replaced)
+        return dead
 
-    def bury(self, transaction: Transaction, owners: Iterable[str]) -> None:
-        """Give back, in a transaction, what owners had that have ended."""
+    def bury(self, transaction: Transaction, owners: Iterable[str]) -> list[Job]:
+        """Give back, in a transaction, what owners had that have ended.
+
+        Returns
+        -------
+        list of Job
+            What has gone because a newer one of its key waits.
+        """
+        replaced = []
         for owner in owners:
-            transaction.run(_OUTDATED, owner=owner)
+            replaced += self._give_way(transaction, "owner = :owner", owner=owner)
             transaction.run("UPDATE jobs SET owner = NULL WHERE owner = :owner", owner=owner)
             transaction.run("DELETE FROM owners WHERE id = :owner", owner=owner)
+        return replaced
+
+
+def _with_what_it_inherits(arguments: Mapping[str, Any], old: Job) -> str:
+    """Return the arguments of a job that takes the place of an older one, as JSON.
+
+    It takes over the files that are to be removed once an instance was delivered, if it is the
+    same instance: they are versions of it.
+    """
+    left = old.arguments.get("delete")
+    if left and old.arguments["sop_instance"] == arguments.get("sop_instance"):
+        own = arguments["delete"]
+        arguments = {**arguments, "delete": own + [one for one in left if one not in own]}
+    return json.dumps(arguments, allow_nan=False)
 
 
 def with_json(jobs: Iterable[NewJob]) -> list[tuple[NewJob, str]]:

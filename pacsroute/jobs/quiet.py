@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from pacsroute.framework.work import Level
 from pacsroute.jobs.database import Transaction
-from pacsroute.jobs.queue import Job, NewJob, Queue, with_json
+from pacsroute.jobs.queue import Job, NewJob, Put, Queue, with_json
 
 Reason = Literal["quiet", "mpps", "commitment", "discontinued"]
 
@@ -114,8 +114,8 @@ class Quiet:
         uid = arrival.series if self._level == "SERIES" else arrival.study
         return f"{arrival.called_ae} {uid}"
 
-    def arrived(self, transaction: Transaction, arrival: Arrival) -> None:
-        """Note an instance that has come, and move its period."""
+    def arrived(self, transaction: Transaction, arrival: Arrival) -> Put:
+        """Note an instance that has come, and move its period; see `Queue.put_in`."""
         key, now = self.key(arrival), self._queue.now()
         lane = {"lane": self._lane, "key": key, "now": now}
         ((expected,),) = transaction.run(
@@ -128,9 +128,10 @@ class Quiet:
         )
         transaction.run(_ARRIVED, **lane, sop_instance=arrival.sop_instance)
         period = NewJob(self._lane, self._lane, {}, key=key, delay=self._after)
-        self._queue.put_in(transaction, with_json([period]))
+        put = self._queue.put_in(transaction, with_json([period]))
         if expected != "[]":
             self._end_if_all_came(transaction, key)
+        return put
 
     def begin_anew(self, transaction: Transaction) -> None:
         """Give each open period its whole time: nobody has listened for a while."""

@@ -51,6 +51,8 @@ class Runner:
         function that an upgrade has taken away: its jobs wait.
     lost : callable
         Called when the other processes have taken this one for dead, and all that it had.
+    reaped : callable
+        Called when other processes are found to have ended.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Runner:
         queue: Queue,
         worker_of: Callable[[str], Worker | None],
         lost: Callable[[], object] = lambda: None,
+        reaped: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue = queue
         self._worker_of = worker_of
         self._lost = lost
+        self._reaped = reaped
         self._owner = queue.owner.id
         self._lock = threading.Lock()
         self._places: Counter[str] = Counter()
@@ -130,6 +134,7 @@ class Runner:
             self._lost()
         if dead := self._queue.reap():
             logger.info("jobs of %d processes that have ended wait again", len(dead))
+            self._reaped()
         with self._lock:
             failed = [lane for lane in self._failed if not self._places[lane]]
         for lane in failed:

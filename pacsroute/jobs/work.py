@@ -21,13 +21,12 @@ from pacsroute import uids
 from pacsroute.errors import DataSetError, Failure, PacsrouteError, SetupError
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import StoreRequest
-from pacsroute.framework.work import Lane, where
+from pacsroute.framework.work import Lane, current_priority, where
 from pacsroute.instances.instance import Instance
 from pacsroute.jobs.background import Background
 from pacsroute.jobs.collected import collected
 from pacsroute.jobs.commitment import (
     ASK,
-    FORWARD,
     GATHER,
     Commitments,
     Surroundings,
@@ -37,12 +36,13 @@ from pacsroute.jobs.commitment import (
 )
 from pacsroute.jobs.control import Control
 from pacsroute.jobs.database import Transaction
-from pacsroute.jobs.delivery import LINGER, Delivery, Outlet, delivery_arguments
+from pacsroute.jobs.delivery import LINGER, Delivery, Outlet
+from pacsroute.jobs.forwarding import delivery, end, names_of_files
 from pacsroute.jobs.functions import Functions, completing, plain
 from pacsroute.jobs.holding import Holding
 from pacsroute.jobs.opening import MadeTime, Opened, open_queue, shown
 from pacsroute.jobs.processes import in_process
-from pacsroute.jobs.queue import Job, NewJob, Queue
+from pacsroute.jobs.queue import Job, NewJob, Put, Queue
 from pacsroute.jobs.quiet import Arrival, Quiet, Reason
 from pacsroute.jobs.runner import Runner, Worker
 from pacsroute.net.client import Client
@@ -56,7 +56,6 @@ logger = logging.getLogger("pacsroute")
 _PATIENCE = 5.0  # seconds that a function of `@app.background` has to end
 _LATELY = 10.0  # seconds for which it is told that something could not be queued
 _IDLE = 3  # looks at the queue, in a test, after which what is left waits for something else
-_PRIORITIES = {0: 0, 1: 1, 2: -1}  # medium, high, low (PS3.7 §9.3.1.1)
 
 
 class Work:
@@ -102,17 +101,9 @@ class Work:
         with self._lock:
             if self._opened is None:
                 self._opened = self._opener()
-                if self._opened.first:
-                    self._sweep(self._opened)
                 if self._app.serving and self._runs:
                     self._run(self._opened)
             return self._opened
-
-    def _sweep(self, opened: Opened) -> None:
-        """Remove what was kept by calls that did not return: nobody else uses the files."""
-        known = {str(job.arguments.get("file")) for job in opened.queue.jobs(most=None)}
-        if count := opened.files.sweep(known):
-            logger.info("%d instances that were never queued removed", count)
 
     def lanes(self) -> list[Lane]:
         """See `WorkQueue.lanes`."""
@@ -164,12 +155,9 @@ class Work:
             collecting.append(job)
             return
         try:
-            opened = self.opened
-            replaced = opened.queue.put_instead(job)
+            self.opened.queue.put([job])
         except OSError as error:
             raise self._no_room(error) from error
-        if replaced is not None and job.function == FORWARD:
-            opened.files.remove(replaced["file"])
         self._wake()
 
     # ------------------------------------------------------------- what apps ask for
@@ -182,7 +170,7 @@ class Work:
         key: str | None,
         commit: bool,
         delete: bool,
-        priority: int,
+        priority: int | None,
         calling_ae: str | None,
     ) -> None:
         """See `App.forward`."""
@@ -194,27 +182,23 @@ class Work:
         instance = what if isinstance(what, Instance) else Instance(what)
         try:
             opened = self.opened
-            file = opened.files.keep(instance, instance.path)
+            file = opened.files.keep(instance)
         except OSError as error:
             raise self._no_room(error) from error
-        arguments = delivery_arguments(
-            instance,
-            file,
-            calling_ae=calling_ae or self._app.ae_title,
-            delete=str(instance.path) if delete and instance.path is not None else "",
-            commit=commit,
-        )
-        job = NewJob(
-            to,
-            FORWARD,
-            arguments,
-            key=key or f"{arguments['calling_ae']} {instance.sop_instance}",
-            study=_study_of(instance),
-            node=opened.queue.owner.node,
-            priority=_PRIORITIES.get(priority, 0),
-        )
         try:
-            self._put(job)
+            self._put(
+                delivery(
+                    instance,
+                    file,
+                    to,
+                    calling_ae=calling_ae or self._app.ae_title,
+                    node=opened.queue.owner.node,
+                    key=key,
+                    commit=commit,
+                    delete=delete,
+                    priority=current_priority.get() if priority is None else priority,
+                )
+            )
         except BaseException:
             with suppress(OSError):
                 opened.files.remove(file)
@@ -262,11 +246,11 @@ class Work:
             opened = self.opened
             periods = self._quiet(opened)
 
-            def work(transaction: Transaction) -> None:
-                for quiet in periods.values():
-                    quiet.arrived(transaction, arrival)
+            def work(transaction: Transaction) -> list[Put]:
+                return [quiet.arrived(transaction, arrival) for quiet in periods.values()]
 
-            opened.queue.database.write(work)
+            for put in opened.queue.database.write(work):
+                opened.queue.was_put(put)
         except OSError as error:
             raise self._no_room(error) from error
         if self._holding is not None and request.association is not None:
@@ -319,7 +303,8 @@ class Work:
         if opened.queue.serve():  # nobody has listened for a while
             for quiet in self._quiet(opened).values():
                 opened.queue.database.write(quiet.begin_anew)
-        self._runner = Runner(opened.queue, self.worker_of, self._lost)
+        self._sweep()
+        self._runner = Runner(opened.queue, self.worker_of, self._lost, self._sweep)
         self._runner.start()
         if self._declared.quiet:
             shortest = min(one.after for one in self._declared.quiet.values())
@@ -330,6 +315,13 @@ class Work:
         ]
         for background in self._background:
             background.start()
+
+    def _sweep(self) -> None:
+        """Remove what processes that have ended have kept, and not put into the queue."""
+        opened = self.opened
+        known = lambda: names_of_files(opened.queue.jobs(most=None))  # noqa: E731
+        if count := opened.files.sweep(known):
+            logger.info("%d instances that were never queued removed", count)
 
     def _lost(self) -> None:
         for background in self._background:
@@ -414,14 +406,9 @@ class Work:
             self._audit(job)
         if job.arguments.get("commit"):
             delay = GATHER - opened.queue.now() % GATHER  # those of a while become due together
-            replaced = opened.queue.move(job, lane_of(job.lane), ASK, delay)
-            if replaced is not None:
-                opened.files.remove(replaced.arguments["file"])
-            return
-        if original := job.arguments["delete"]:  # first: it is gone for sure when the job is
-            Path(original).unlink(missing_ok=True)
-        if opened.queue.done(job):
-            opened.files.remove(job.arguments["file"])
+            opened.queue.move(job, lane_of(job.lane), ASK, delay)
+        else:
+            end(job, opened.queue, opened.files)
 
     def _audit(self, job: Job) -> None:
         from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
@@ -453,13 +440,6 @@ def _lane_of(name: str) -> str:
 def _opened(app: BaseApp) -> Opened:
     folder = Path(app.config.spool or "") / "jobs.files"
     return open_queue(where(app.config), folder, app.ae_title)
-
-
-def _study_of(instance: Instance) -> str:
-    """Return the Study Instance UID of an instance; empty where it has none that can be read."""
-    with suppress(DataSetError, Failure):
-        return str(instance.dataset.get("StudyInstanceUID") or "")
-    return ""
 
 
 def _arrival(request: StoreRequest) -> Arrival | None:

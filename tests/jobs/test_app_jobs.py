@@ -1,9 +1,12 @@
 """Durable work as an app writes it: forward, jobs, quiet series, in the test client."""
 
+import gc
+
 import pytest
 from support.samples import FILES
 
 from pacsroute import App, Failure, Instance, RequestFailed, SetupError
+from pacsroute.storage import Folder, Objects
 
 SAMPLE = FILES / "CT_small.dcm"
 UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
@@ -218,14 +221,122 @@ def test_mistakes_are_errors_at_set_up(app, register, said):
 def lambda_without(): ...
 
 
-def test_a_handler_passes_on_the_priority_of_a_store(app, pacs):
+@pytest.mark.parametrize("options", [{}, {"priority": 0}], ids=["by default", "all alike"])
+def test_what_a_handler_forwards_has_the_priority_of_its_store(app, pacs, options):
     @app.store
     def store(request):
-        app.forward(request.instance, to="PACS", priority=request.priority)
+        app.forward(request.instance, to="PACS", **options)
 
     with app.test_client(peers={"PACS": pacs}) as client:
         for number, priority in enumerate((2, 0, 1)):
             dataset = Instance(SAMPLE).dataset
             dataset.SOPInstanceUID = f"1.2.3.{number}"
             client.store(dataset, priority=priority)
-    assert [uid for _, uid in pacs.state.came] == ["1.2.3.2", "1.2.3.1", "1.2.3.0"]
+        app.forward(SAMPLE, to="PACS", **options)  # outside of a handler: medium
+    came = [uid for _, uid in pacs.state.came]
+    order = ["1.2.3.0", "1.2.3.1", "1.2.3.2", UID] if options else ["1.2.3.2", "1.2.3.1", UID]
+    assert came == (order if options else [*order, "1.2.3.0"])
+
+
+# ------------------------------------------------------------- files and storages
+
+
+def version(name):
+    dataset = Instance(SAMPLE).dataset
+    dataset.PatientName = name
+    return Instance(dataset)
+
+
+@pytest.fixture(params=["folder", "objects"])
+def storage(request, tmp_path):
+    if request.param == "folder":
+        return Folder(tmp_path / "storage")
+    pytest.importorskip("obstore")
+    return Objects("memory:///")
+
+
+def test_what_is_in_a_storage_is_sent_from_there_and_removed_if_so_asked(app, pacs, storage):
+    kept, removed = (version(name).save(storage) for name in ("KEPT", "REMOVED"))
+    names = []
+    pacs.before_request(lambda request: names.append(str(request.dataset.PatientName)))
+    with app.test_client(peers={"PACS": pacs, "OTHER": pacs}) as client:
+        app.forward(kept, to="PACS")
+        app.forward(removed, to="OTHER", delete=True)
+        assert not app.work.opened.files.folder.exists()  # nothing was copied
+        client.run_jobs()
+        assert app.work.opened.queue.jobs() == []
+    assert names == ["KEPT", "REMOVED"]
+    assert [kept.stored.key] == list(storage.list())
+
+
+def test_what_is_in_a_storage_of_ones_own_is_copied(app, pacs, tmp_path):
+    class Mine:
+        """A storage that nobody can find again."""
+
+        put, open, list, delete = (
+            getattr(Folder(tmp_path / "mine"), name) for name in ("put", "open", "list", "delete")
+        )
+
+    kept = version("KEPT").save(Mine())
+    with app.test_client(peers={"PACS": pacs}):
+        with pytest.raises(SetupError, match="can be removed later"):
+            app.forward(kept, to="PACS", delete=True)
+        app.forward(kept, to="PACS")
+        assert len(list(app.work.opened.files.folder.iterdir())) == 1
+    assert len(pacs.state.came) == 1
+
+
+def test_a_storage_is_found_again_by_its_url(app, pacs, tmp_path):
+    version("KEPT").save(Folder(tmp_path / "storage"))
+    with app.test_client(peers={"PACS": pacs}):
+        storage = Folder(tmp_path / "storage")
+        (key,) = storage.list()
+        app.forward(Instance(storage.at(key)), to="PACS", delete=True)
+        del storage  # as after a restart
+        gc.collect()
+    assert len(pacs.state.came) == 1
+    assert list(Folder(tmp_path / "storage").list()) == []
+
+
+def test_the_older_versions_that_a_newer_one_replaces_are_removed_with_it(app, pacs, tmp_path):
+    old, new, other = (version(name).save(tmp_path / name) for name in ("OLD", "NEW", "OTHER"))
+    another = Instance(FILES / "MR_small.dcm").save(tmp_path)
+    with app.test_client(peers={"PACS": pacs}) as client:
+        app.forward(another, to="PACS", key="k", delete=True)
+        app.forward(other, to="PACS", key="k")  # of another instance: that was never delivered
+        app.forward(old, to="PACS", delete=True)
+        app.forward(new, to="PACS")
+        assert old.exists()
+        assert len(list(app.work.opened.files.folder.iterdir())) == 2
+        client.run_jobs()
+    assert (old.exists(), new.exists(), other.exists(), another.exists()) == (
+        False,
+        True,
+        True,
+        True,
+    )
+
+
+def test_a_file_is_found_from_another_working_folder(app, pacs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = version("A").save("queue")
+    (tmp_path / "elsewhere").mkdir()
+    with app.test_client(peers={"PACS": pacs}) as client:
+        app.forward(path, to="PACS", delete=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        client.run_jobs()
+    assert not (tmp_path / path).exists()
+
+
+def test_a_process_that_died_after_a_delivery_removes_what_was_left(app, pacs, storage):
+    kept = version("KEPT").save(storage)
+    with app.test_client(peers={"PACS": pacs}) as client:
+        app.forward(kept, to="PACS", delete=True)
+        queue = app.work.opened.queue
+        (job,) = queue.claim("PACS", 1)
+        queue.amend(job, delivered=True)
+        storage.delete(kept.stored.key)
+        queue.put_back(job, tried=False)
+        client.run_jobs()
+        assert queue.jobs() == []
+    assert pacs.state.came == []

@@ -332,7 +332,7 @@ def evt_role(sop_class):
 def test_a_report_is_taken_by_a_process_that_did_not_ask(tmp_path):
     where = str(tmp_path / "jobs.db")
     asking, other = (open_queue(where, tmp_path, "ROUTER") for _ in range(2))
-    arguments = {"sop_class": CTImageStorage, "sop_instance": "1.2.3", "delete": "", "file": "a"}
+    arguments = {"sop_class": CTImageStorage, "sop_instance": "1.2.3", "delete": [], "file": "a"}
     lane = commitment.lane_of("PACS")
     asking.queue.put([NewJob(lane, commitment.ASK, arguments, key="k")])
     (job,) = asking.queue.claim(lane, 1)

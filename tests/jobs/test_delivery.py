@@ -12,10 +12,11 @@ from support.samples import FILES
 from pacsroute import App, AssociationError, Failure, Instance, connect
 from pacsroute.jobs import delivery, schema
 from pacsroute.jobs.database import SQLite
-from pacsroute.jobs.delivery import Delivery, Outlet, Verdict, delivery_arguments, judge, rest
+from pacsroute.jobs.delivery import Delivery, Outlet, Verdict, judge, rest
 from pacsroute.jobs.files import Files
-from pacsroute.jobs.owners import LonelyOwner
-from pacsroute.jobs.queue import NewJob, Queue
+from pacsroute.jobs.forwarding import delivery as delivery_job
+from pacsroute.jobs.owners import LockedOwner, LonelyOwner
+from pacsroute.jobs.queue import Queue
 from pacsroute.jobs.runner import Runner
 from pacsroute.status import Status
 
@@ -33,7 +34,7 @@ class Router:
         self.database = SQLite(folder / "jobs.db")
         self.database.write(lambda transaction: schema.create(transaction, SQLite.identity))
         self.queue = Queue(self.database, LonelyOwner(), lambda: time.monotonic() + self.seconds)
-        self.files = Files(folder / "files")
+        self.files = Files(folder / "files", lambda: LockedOwner(folder / "files"))
         self.runner = Runner(self.queue, self.worker_of)
 
     def worker_of(self, lane):
@@ -55,19 +56,20 @@ class Router:
 
     def forward(self, to):
         instance = Instance(SAMPLE)
-        file = self.files.keep(instance, SAMPLE)
-        arguments = delivery_arguments(instance, file, calling_ae="ROUTER")
-        self.queue.put([NewJob(to, "deliver", arguments)])
+        self._put(to, instance)
         self.runner.wake()
 
     def forward_many(self, to, count):
         for number in range(count):
             instance = Instance(dataset := Instance(SAMPLE).dataset)
             dataset.SOPInstanceUID = f"1.2.3.{number}"
-            file = self.files.keep(instance, None)
-            arguments = delivery_arguments(instance, file, calling_ae="ROUTER")
-            self.queue.put([NewJob(to, "deliver", arguments)])
+            self._put(to, instance)
         self.runner.wake()
+
+    def _put(self, to, instance):
+        file = self.files.keep(instance)
+        job = delivery_job(instance, file, to, calling_ae="ROUTER", node="")
+        self.queue.put([job._replace(key=None)])
 
     def until(self, condition):
         deadline = time.monotonic() + WAIT
@@ -82,6 +84,7 @@ def router(tmp_path):
     router.runner.start()
     yield router
     router.runner.stop()
+    router.files.close()
     router.database.close()
 
 
@@ -117,7 +120,7 @@ def test_what_was_delivered_is_gone_with_its_file(router):
     with destination(router, "PACS", store):
         router.forward("PACS")
         router.until(lambda: router.queue.jobs() == [])
-        router.until(lambda: list(router.files.folder.iterdir()) == [])
+        router.until(lambda: list(router.files.folder.glob("*.dcm")) == [])
     assert came == ["1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"]
     assert SAMPLE.exists()
 
@@ -249,7 +252,7 @@ def test_a_file_that_cannot_be_read_is_the_instances_own(router, monkeypatch):
     monkeypatch.setattr(delivery, "RETRY", ())
     store, came = answers(None)
     router.forward("PACS")
-    for entry in router.files.folder.iterdir():
+    for entry in router.files.folder.glob("*.dcm"):
         entry.unlink()
     with destination(router, "PACS", store):
         router.until(lambda: router.given_up)
@@ -262,19 +265,23 @@ def test_a_file_that_cannot_be_read_is_the_instances_own(router, monkeypatch):
 def test_what_is_kept_stays_as_it_was_when_its_file_is_replaced(tmp_path):
     source = tmp_path / "one.dcm"
     shutil.copy(SAMPLE, source)
-    files = Files(tmp_path / "files")
-    name = files.keep(Instance(source), source)
+    files = Files(tmp_path / "files", LonelyOwner)
+    name = files.keep(Instance(source))
     (tmp_path / "new").write_bytes(b"another")
     (tmp_path / "new").replace(source)
     assert files.path(name).read_bytes() == SAMPLE.read_bytes()
 
 
-def test_a_sweep_removes_what_no_job_refers_to(tmp_path):
-    files = Files(tmp_path / "files")
-    kept, left = (files.keep(Instance(SAMPLE), None) for _ in range(2))
-    assert files.sweep({kept}) == 1
-    assert files.path(kept).exists()
-    assert not files.path(left).exists()
+def test_a_sweep_removes_what_no_job_refers_to_once_its_process_has_ended(tmp_path):
+    owners = [LockedOwner(tmp_path) for _ in range(2)]
+    ended, alive = (Files(tmp_path, lambda one=one: one) for one in owners)
+    known, left = (ended.keep(Instance(SAMPLE)) for _ in range(2))
+    new = alive.keep(Instance(SAMPLE))  # it is to be put into the queue
+    assert alive.sweep(lambda: {known}) == 0
+    ended.close()
+    assert alive.sweep(lambda: {known}) == 1
+    assert [alive.path(name).exists() for name in (known, left, new)] == [True, False, True]
+    alive.close()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections import deque
 from pathlib import Path
 
 import psycopg
@@ -52,7 +53,7 @@ def postgresql():
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def process(request, tmp_path, now):
     """Return what opens one queue as another process has it, and a way to end that process."""
-    opened_here = []
+    opened_here, gone = [], []
     if request.param == "postgresql":
         postgres = pytest.importorskip("pacsroute.jobs.postgres")
         running = request.getfixturevalue("postgresql")
@@ -68,7 +69,7 @@ def process(request, tmp_path, now):
             owner.node = "here"
             database.write(lambda transaction: schema.create(transaction, database.identity))
         opened_here.append((database, owner))
-        queue = Queue(database, owner, now)
+        queue = Queue(database, owner, now, lambda job: gone.append(job.arguments["name"]))
         queue.enter()
         return queue
 
@@ -78,7 +79,7 @@ def process(request, tmp_path, now):
         else:
             now.seconds += LEASE + 1
 
-    open_queue.end = end
+    open_queue.end, open_queue.gone = end, gone
     yield open_queue
     for database, owner in opened_here:
         owner.close()
@@ -175,6 +176,47 @@ def test_what_is_put_again_with_a_higher_priority_overtakes(queue):
     queue.put([job("urgent", key="b", priority=1)])
     queue.put([job("low", key="b", priority=-1)])
     assert names(queue.claim("PACS", 10)) == ["low", "a"]
+
+
+def test_what_was_replaced_is_told(queue, another, process):
+    """Its file goes with it: put again, put back, given back, retried, taken from the dead."""
+    queue.put([job("put again", key="k")])
+    queue.put([job("put back", key="k")])
+    (one,) = queue.claim("PACS", 1)
+    queue.put([job("retried", key="k")])
+    queue.put_back(one, tried=True)
+    (one,) = queue.claim("PACS", 1)
+    queue.give_up(one, "no")
+    queue.put([job("released", key="k")])
+    assert queue.retry(one.id)
+    queue.claim("PACS", 1)
+    queue.put([job("of the dead", key="k")])
+    queue.release("PACS")
+    another.claim("PACS", 1)
+    queue.put([job("newest", key="k")])
+    process.end(another)
+    queue.reap()
+    assert process.gone == ["put again", "put back", "retried", "released", "of the dead"]
+    assert names(queue.claim("PACS", 10)) == ["newest"]
+
+
+@pytest.mark.parametrize("how", ["put again", "put back"])
+def test_a_newer_version_takes_over_what_is_to_be_removed(queue, how):
+    def version(name, uid="1.2"):
+        arguments = {"name": name, "sop_instance": uid, "delete": [name]}
+        return NewJob("PACS", "deliver", arguments, key="k")
+
+    queue.put([version("a", "9.9")])
+    queue.put([version("b")])
+    if how == "put back":
+        (one,) = queue.claim("PACS", 1)
+        queue.put([version("c")])
+        queue.put_back(one, tried=True)
+    else:
+        queue.put([version("c")])
+    (newest,) = queue.claim("PACS", 10)
+    assert newest.arguments["name"] == "c"
+    assert sorted(newest.arguments["delete"]) == ["b", "c"]
 
 
 def test_a_key_that_is_under_way_can_wait_again(queue):
@@ -447,14 +489,22 @@ def test_work_that_fails_takes_none_with_it_that_shares_its_commit(tmp_path):
         except ZeroDivisionError as error:
             results[name] = error
 
+    both_wait = threading.Event()
+
+    class Waiting(deque):
+        def append(self, job):
+            super().append(job)
+            if len(self) == 2:
+                both_wait.set()
+
     threads = [threading.Thread(target=write, args=("first", first))]
     threads[0].start()
     assert begun.wait(30)
+    database._commits._jobs = Waiting()
     for name, work in (("insert", insert), ("fail", fail)):
         threads.append(threading.Thread(target=write, args=(name, work)))
         threads[-1].start()
-    while len(database._commits._jobs) < 2:
-        pass
+    assert both_wait.wait(30)
     go_on.set()
     for thread in threads:
         thread.join()

@@ -151,7 +151,7 @@ def test_a_queue_that_cannot_be_written_refuses_stores_and_is_not_ready(tmp_path
     with app.serve(port=0) as running, connect("127.0.0.1", running.port) as client:
         app.forward(SAMPLE, to="PACS")
         assert running.obstacle() == ""
-        app.work.opened.queue.put_instead = full
+        app.work.opened.queue.put = full
         with pytest.raises(RequestFailed) as refused:
             client.store(SAMPLE)
         assert refused.value.status.code == 0xA700
@@ -306,3 +306,19 @@ def test_threads_that_use_all_connections_do_not_wait_for_the_time(monkeypatch):
         assert len(queue.jobs()) == 20 * len(threads)
         assert time.monotonic() - began < postgres._PATIENCE
         database.close()
+
+
+@pytest.mark.slow
+def test_a_restart_within_a_lease_removes_what_was_kept_and_never_queued(tmp_path):
+    pytest.importorskip("pacsroute.jobs.postgres")
+    with server() as database:
+        killed, again = (App("ROUTER", jobs=database.url(), spool=str(tmp_path)) for _ in range(2))
+        killed.forward(SAMPLE, to="PACS")
+        files = killed.work.opened.files
+        files.keep(Instance(SAMPLE))  # and dies before the job is in the queue,
+        files.close()  # with its locks; its lease still stands
+        assert len(list(files.folder.glob("*.dcm"))) == 2
+        with again.serve(port=0):
+            (job,) = again.work.opened.queue.jobs()
+            assert [path.name for path in files.folder.glob("*.dcm")] == [job.arguments["file"]]
+        killed.work.close()

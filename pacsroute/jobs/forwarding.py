@@ -1,0 +1,116 @@
+"""What becomes of `App.forward`: an instance that is kept, and a job that delivers it.
+
+The job of a delivery knows where its instance is kept (``file``), and what is to be removed in the
+end (``delete``): the file that was given, and those of older versions of the same instance that it
+has replaced.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from pacsroute.errors import DataSetError, Failure
+from pacsroute.instances.instance import Instance
+from pacsroute.jobs.files import Files, Place, original_of, remove_original
+from pacsroute.jobs.queue import Job, NewJob, Queue
+
+FORWARD = "forward"
+"""The function of the jobs that deliver."""
+
+_PRIORITIES = {0: 0, 1: 1, 2: -1}  # medium, high, low (PS3.7 §9.3.1.1)
+_HINTS = ("sop_class", "sop_instance", "transfer_syntax")
+
+
+def delivery(
+    instance: Instance,
+    file: Place,
+    to: str,
+    *,
+    calling_ae: str,
+    node: str,
+    key: str | None = None,
+    commit: bool = False,
+    delete: bool = False,
+    priority: int = 0,
+) -> NewJob:
+    """Return the job that delivers an instance.
+
+    Parameters
+    ----------
+    instance : Instance
+        What is delivered.
+    file : Place
+        Where it is kept, from `Files.keep`.
+    node : str
+        The machine that alone can read a file.
+    to, calling_ae, key, commit, delete, priority
+        As for `App.forward`.
+    """
+    original = original_of(instance) if delete else None
+    arguments = {
+        "file": file,
+        **{name: getattr(instance, name) for name in _HINTS},
+        "calling_ae": calling_ae,
+        "delete": [] if original is None else [original],
+        "commit": commit,
+    }
+    return NewJob(
+        to,
+        FORWARD,
+        arguments,
+        key=key or f"{calling_ae} {instance.sop_instance}",
+        study=_study_of(instance),
+        node=node if _is_local(file) else "",
+        priority=_PRIORITIES.get(priority, 0),
+    )
+
+
+def instance_of(job: Job, files: Files) -> Instance:
+    """Return what a job delivers; it is not opened to tell what it is.
+
+    Raises
+    ------
+    OSError
+        If its storage cannot be opened.
+    """
+    known = {name: job.arguments[name] for name in _HINTS}
+    return Instance(files.source(job.arguments["file"]), **known)
+
+
+def is_delivered(job: Job) -> bool:
+    """Tell whether a process died after it had delivered this, and while it removed the file."""
+    return "delivered" in job.arguments
+
+
+def end(job: Job, queue: Queue, files: Files) -> None:
+    """Remove the files of a delivery that is done, and the job.
+
+    The files go first: so they are gone for sure once the job is. What is delivered from where it
+    was given, as from a storage, is noted as delivered before.
+    """
+    originals: list[Place] = job.arguments["delete"]
+    kept: Place = job.arguments["file"]
+    if kept in originals and not queue.amend(job, delivered=True):
+        return  # others have taken it over
+    for original in originals:
+        remove_original(original)
+    if queue.done(job):
+        files.remove(kept)
+
+
+def _is_local(file: Place) -> bool:
+    return isinstance(file, str) or file[0].startswith("file:")
+
+
+def _study_of(instance: Instance) -> str:
+    """Return the Study Instance UID of an instance; empty where it has none that can be read."""
+    with suppress(DataSetError, Failure, OSError):
+        return str(instance.dataset.get("StudyInstanceUID") or "")
+    return ""
+
+
+def names_of_files(jobs: list[Job]) -> set[Any]:
+    """Return which files of the queue's folder some jobs refer to."""
+    files = (job.arguments.get("file") for job in jobs)
+    return {file for file in files if isinstance(file, str)}
