@@ -8,8 +8,8 @@ import sys
 import threading
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pydicom import dcmread
+from support.buckets import bucket
 from support.names import CT, WAIT
 
 from pacsroute import App, Failure, Instance, SetupError, StoreRequest
@@ -19,26 +19,8 @@ from pacsroute.storage import Folder, Objects
 
 @pytest.fixture(scope="module")
 def s3():
-    """A server that speaks S3's protocol, and the variables that lead to it."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    names = {
-        "AWS_ENDPOINT": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
-        "AWS_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in names.items():
-            patch.setenv(name, value)
-        import boto3
-
-        client = boto3.client("s3", endpoint_url=names["AWS_ENDPOINT"])
-        client.create_bucket(Bucket="bucket")
-        client.close()
-        yield names
-    server.stop()
+    with bucket() as variables:
+        yield variables
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,17 +14,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydicom.filereader import read_file_meta_info
-
 from pacsroute import uids
 from pacsroute.archive import audited, corrections, queries
+from pacsroute.archive.bucket import Bucket
 from pacsroute.archive.commitment import NO_SUCH_INSTANCE, Commitment
 from pacsroute.archive.corrections import Corrected, Correction
 from pacsroute.archive.database import Database, UnavailableError
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.deletion import Deletion, duration
 from pacsroute.archive.entry import Entry, describe
-from pacsroute.archive.files import Files, locked
+from pacsroute.archive.files import Files
+from pacsroute.archive.journal import Journal, Lines, Notes
+from pacsroute.archive.keeper import Keeper
 from pacsroute.archive.layout import Layout
 from pacsroute.archive.model import LEVELS, Model
 from pacsroute.archive.settings import Issuers, check_choice, check_layout, free_space
@@ -38,7 +40,9 @@ from pacsroute.framework.requests import FindRequest, GetRequest, NActionRequest
 from pacsroute.instances.atomic_files import make_folder, sweep
 from pacsroute.instances.attributes import attributes_of
 from pacsroute.instances.instance import Instance
+from pacsroute.instances.stored import Storage
 from pacsroute.status import CANCEL, IDENTIFIER_MISMATCH, OUT_OF_RESOURCES, Status
+from pacsroute.storage import Objects
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -62,15 +66,17 @@ class Archive(Blueprint):
 
     Parameters
     ----------
-    folder : path
-        Where the files and the index are; made at the first start.
+    where : path, str or Storage
+        The folder of the files and the index, made at the first start; or a bucket, as
+        ``s3://bucket/prefix``, with the extra ``s3``; or a storage of `pacsroute.storage`.
     index : str or path, optional
         Another place for the index: a file of SQLite, or ``postgresql://user@host/database``, with
-        the extra ``postgres``. Then several machines may serve a folder that they share.
+        the extra ``postgres``. Then several machines may serve a folder that they share, or a
+        bucket. That of a bucket is by default a file in a folder that is called as the archive.
     name : str
         What it is called in lists and messages.
     layout : str
-        The folders of the files in it, such as ``{PatientID}/{StudyInstanceUID}``. Values are
+        The folders of the files in a folder, such as ``{PatientID}/{StudyInstanceUID}``. Values are
         made safe for file systems; a Patient ID includes who issued it.
     keys : mapping of str to iterable of str
         Further attributes to match and return, by level. An archive that has files already reads
@@ -86,7 +92,7 @@ class Archive(Blueprint):
         in the setting `allow`, such as ``{"CT1": "NORTH", "10.2.0.0/16": "SOUTH"}``.
     min_free : str or int
         Below how much free space stores are refused with 0xA700: ``5%`` of the file system, or
-        bytes. All else is answered.
+        bytes. All else is answered. With a bucket it is about the file of the index.
     retain : timedelta or str, optional
         How long a study cannot be deleted, from when its last instance came: ``10y``, ``6m``,
         ``2w`` or ``30d``.
@@ -107,7 +113,7 @@ class Archive(Blueprint):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        where: str | os.PathLike[str] | Storage,
         *,
         index: str | os.PathLike[str] = "",
         name: str = "archive",
@@ -120,7 +126,8 @@ class Archive(Blueprint):
         retain: timedelta | str | None = None,
     ) -> None:
         super().__init__(name)
-        self.folder = Path(folder)
+        self.folder, storage = _place(where, name)
+        self.where: object = storage or self.folder
         self._model = Model(keys)
         self._layout = Layout(layout)
         check_layout(self._layout, self._model)
@@ -133,8 +140,18 @@ class Archive(Blueprint):
 
         # Nothing is made here: the file of an app is imported to look at it, too.
         self._database = self._index(index)
-        self._files = Files(self.folder, self._layout, self._flush)
-        decisions = Decisions(self.folder, self._database)
+        self._has_folder = storage is None or isinstance(self._database, SQLite)
+        if storage is not None and index and self._has_folder:
+            self.folder = Path(index).parent
+        self._files: Keeper
+        journal: Journal
+        if storage is None:
+            self._files, journal = Files(self.folder, self._layout, self._flush), Lines(self.folder)
+        else:
+            self._files, journal = Bucket(storage, self._database), Notes(storage)
+            if layout:
+                raise SetupError("layout= is for folders: objects have keys of their own")
+        decisions = Decisions(journal, self._database)
         self._storing = Storing(self._files, self._database, decisions, conflict, mismatch)
         self._decisions = decisions
         self._deletion = Deletion(self._database, decisions, self._storing, duration(retain))
@@ -300,8 +317,8 @@ class Archive(Blueprint):
         return [self._instance(row, corrected.get(row["StudyInstanceUID"])) for row in rows]
 
     def _instance(self, row: Any, corrected: list[Correction] | None) -> Instance:
-        instance = Instance(
-            self._files.path(row["path"]),
+        instance = self._files.instance(
+            row["path"],
             sop_class=row["SOPClassUID"],
             sop_instance=row["SOPInstanceUID"],
             transfer_syntax=row["transfer_syntax"],
@@ -451,7 +468,7 @@ class Archive(Blueprint):
             they are read, too.
         """
         self._check_registered()
-        with self.opened(), self._locked(".reindex.lock"):
+        with self.opened(), self._files.locked("reindex.lock"):
             return self._upkeep.reindex(since, progress)
 
     @contextlib.contextmanager
@@ -491,7 +508,7 @@ class Archive(Blueprint):
     # ------------------------------------------------------------- open and closed
 
     def _lifespan(self, app: Any) -> Iterator[None]:
-        if app.config.spool is None:  # saving is a rename then
+        if app.config.spool is None and isinstance(self._files, Files):  # saving is a rename then
             app.config.spool = os.fspath(self.folder / ".spool")
             sweep(app.config.spool)
         with self.opened():
@@ -507,8 +524,9 @@ class Archive(Blueprint):
         """Hold the archive open, as its app does while it runs."""
         with self._opening:
             if not self._opened:
-                make_folder(os.fspath(self.folder))
-                with self._locked():  # one worker recovers, the others wait
+                if self._has_folder:
+                    make_folder(os.fspath(self.folder))
+                with self._files.locked("lock"):  # one worker recovers, the others wait
                     self._upkeep.start()
                 self._files.open()
             self._opened += 1
@@ -520,9 +538,6 @@ class Archive(Blueprint):
                 if not self._opened:
                     self._files.close()
                     self._database.close()
-
-    def _locked(self, name: str = ".lock") -> contextlib.AbstractContextManager[None]:
-        return locked(os.fspath(self.folder / name))
 
     def _flush(self) -> None:
         counted = "UPDATE fact SET value = value || '' WHERE name = 'flushed'"
@@ -564,16 +579,15 @@ class Archive(Blueprint):
         if not self._database.rows(_ISSUED, [study]):
             self._decisions.decide("issue", by="", reason="network", study=study, issuer=issuer)
 
-    def _entry_of_file(self, path: str) -> Entry:
+    def _entry_of_file(self, name: str) -> Entry:
         """Return the entry of a file, with what its head and its date tell."""
-        instance, head = Instance(path), read_file_meta_info(path)
-        sender = str(head.get("SendingApplicationEntityTitle") or "")
+        instance, sender = self._files.instance(name), self._files.sender(name)
         dataset = instance.dataset
         told = self._database.rows(_ISSUED, [str(dataset.get("StudyInstanceUID") or "")])
         issuer = told[0][0] if told else self._issuers.of(sender, "")
         entry = self._described(dataset, instance.transfer_syntax, sender, issuer)
         entry.image["SOPClassUID"] = entry.image["SOPClassUID"] or instance.sop_class
-        entry.received = os.stat(path).st_mtime_ns
+        entry.received = self._files.received(name)
         return entry
 
     def _check_room(self) -> None:
@@ -581,7 +595,7 @@ class Archive(Blueprint):
             raise Failure(OUT_OF_RESOURCES, _NO_ROOM)
 
     def _has_room(self) -> bool:
-        if not (self._least or self._least_share):
+        if not (self._least or self._least_share) or not self._has_folder:
             return True
         disk = shutil.disk_usage(self.folder)
         return disk.free >= max(self._least, disk.total * self._least_share)
@@ -591,6 +605,18 @@ class Archive(Blueprint):
         return None if self._has_room() else f"{self.name}: {_NO_ROOM}"
 
 
+def _place(where: str | os.PathLike[str] | Storage, name: str) -> tuple[Path, Storage | None]:
+    """Return the folder for what is on this machine, and the storage if the files are in one."""
+    if isinstance(where, str) and _URL.match(where):
+        return Path(name), Objects(where)
+    if isinstance(where, (str, os.PathLike)):
+        return Path(where), None
+    if isinstance(where, Storage):
+        return Path(name), where
+    raise SetupError(f"an Archive is in a folder or a bucket, not in {where!r:.40}")
+
+
+_URL = re.compile(r"[a-z][a-z0-9]*://")
 _STUDY_ROOT = frozenset(uids.QUERY_RETRIEVE[one]["StudyRoot"] for one in ("find", "get", "move"))
 
 

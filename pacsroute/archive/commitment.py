@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pacsroute import uids
 from pacsroute.archive.database import Database, Transaction, UnavailableError
-from pacsroute.archive.files import Files
+from pacsroute.archive.keeper import Keeper
 from pacsroute.errors import Failure, PacsrouteError
 from pacsroute.framework.requests import NActionRequest
-from pacsroute.instances.instance import Instance
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -40,11 +39,11 @@ class Commitment:
 
     Parameters
     ----------
-    files, database : Files and Database
+    files, database : Keeper and Database
         Of the archive.
     """
 
-    def __init__(self, files: Files, database: Database) -> None:
+    def __init__(self, files: Keeper, database: Database) -> None:
         self._files = files
         self._database = database
         self._app: Any = None
@@ -129,7 +128,7 @@ class Commitment:
 
     def _is_whole(self, row: Any) -> bool:
         """Tell whether the file of a row is there, and that instance's."""
-        found = Instance(self._files.path(row["path"]))
+        found = self._files.instance(row["path"])
         try:
             return (found.sop_class, found.sop_instance) == (row["SOPClassUID"], row["uid"])
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -48,6 +49,8 @@ class Database(Protocol):
         What joins tables in the order in which they are written.
     for_update : str
         What a SELECT ends with that takes a row from others.
+    lazily : str
+        What a transaction begins with that need not be on the disk; may be empty.
     """
 
     dialect: Name
@@ -56,6 +59,7 @@ class Database(Protocol):
     list_of: str
     ordered_join: str
     for_update: str
+    lazily: str
 
     def rows(
         self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
@@ -88,6 +92,12 @@ class Database(Protocol):
         alone : sequence of str, optional
             UIDs that no other transaction changes meanwhile; None is everything.
         """
+
+    def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a lock that all processes of the index share."""
+
+    def incarnation(self) -> str:
+        """Return a text that differs after the database was restored, or another took over."""
 
     def connect(self) -> Connection:
         """Return a new connection, to be closed by the caller; it commits each statement."""

@@ -1,30 +1,25 @@
 """Decisions about an archive: they are in no instance, and have to survive its index.
 
-The file ``decisions.jsonl`` has a line for each deletion, restoration, hold and correction, with
-who and when. It has one for each instance that went into the quarantine, and for each study whose
-Issuer of Patient ID was told by the network it came from, too: no file tells that.
-The index holds what follows from them, and how far it has read. So a decision that was written
-before a crash is carried out at the next start, and an index that is made anew knows all of them.
+The journal has one for each deletion, restoration, hold and correction, with who and when. It has
+one for each instance that went into the quarantine, and for each study whose Issuer of Patient ID
+was told by the network it came from, too: no file tells that.
+The index holds what follows from them, and which it knows. So a decision that was written before
+a crash is carried out at the next start, and an index that is made anew knows all of them.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pacsroute.archive import corrections
 from pacsroute.archive.database import Database, Transaction
-from pacsroute.archive.files import locked
 from pacsroute.archive.intake import known, take_out
-from pacsroute.archive.schema import LEAVES, SET_FACT
-from pacsroute.instances.atomic_files import sync, write_all
+from pacsroute.archive.journal import Journal
+from pacsroute.archive.schema import FORGET_ATTEMPT, LEAVES
 
 Decision = dict[str, Any]
-_READ = "decisions read"  # the name of the fact: bytes of the file
 
 
 class Decisions:
@@ -32,72 +27,37 @@ class Decisions:
 
     Parameters
     ----------
-    folder : Path
-        Of the archive.
+    journal : Journal
+        Where they are written.
     database : Database
-        Its index.
+        The index.
     """
 
-    def __init__(self, folder: Path, database: Database) -> None:
-        self._path = folder / "decisions.jsonl"
-        self._lock = os.fspath(folder / ".decisions.lock")
+    def __init__(self, journal: Journal, database: Database) -> None:
+        self._journal = journal
         self._database = database
 
     def decide(self, kind: str, by: str, reason: str, **details: Any) -> None:
         """Write a decision down, and carry it out in the index."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"decision": kind, "at": at, "by": by, "reason": reason, **details})
-        with locked(self._lock):
-            self._append(line.encode() + b"\n")
-            self._carry_out()
+        with self._journal.locked():
+            written = self._journal.append(line.encode())
+            self._journal.carry_out(self._database, _carry_out, written)
 
     def catch_up(self) -> None:
         """Carry out what is written and not yet in the index."""
-        with locked(self._lock):
-            self._carry_out()
-
-    def _append(self, line: bytes) -> None:
-        is_new = not self._path.exists()
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":  # a power cut has left a part of a line
-                line = b"\n" + line
-            write_all(fd, line)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        if is_new:
-            sync(os.path.dirname(self._path))
-
-    def _carry_out(self) -> None:
-        def work(db: Transaction) -> None:
-            read = _read_so_far(db)
-            for end, decision in self._since(read):
-                _CARRY_OUT[decision["decision"]](db, decision)
-                db.execute(SET_FACT, [_READ, str(end)])
-
-        self._database.write(work, flush=True, alone=None)
-
-    def _since(self, start: int) -> Iterator[tuple[int, Decision]]:
-        """Yield the decisions from a place in the file on, each with where it ends."""
-        if not self._path.exists():
-            return
-        with open(self._path, "rb") as file:
-            file.seek(start)
-            for line in file:
-                start += len(line)
-                try:
-                    decision = json.loads(line)
-                except ValueError:  # cut off, and never acknowledged
-                    continue
-                if decision.get("decision") in _CARRY_OUT:
-                    yield start, decision
+        with self._journal.locked():
+            self._journal.carry_out(self._database, _carry_out)
 
 
-def _read_so_far(db: Transaction) -> int:
-    row = db.execute("SELECT value FROM fact WHERE name = ?", [_READ]).fetchone()
-    return int(row[0]) if row else 0
+def _carry_out(db: Transaction, line: bytes) -> None:
+    try:
+        decision = json.loads(line)
+    except ValueError:  # cut off, and never acknowledged
+        return
+    if decision.get("decision") in _CARRY_OUT:
+        _CARRY_OUT[decision["decision"]](db, decision)
 
 
 def _delete(db: Transaction, decision: Decision) -> None:
@@ -139,6 +99,7 @@ def _quarantine(db: Transaction, decision: Decision) -> None:
         f" VALUES ({', '.join('?' * len(columns))}, ?) ON CONFLICT DO NOTHING",
         [*(decision[column] for column in columns), decision["reason"]],
     )
+    db.execute(FORGET_ATTEMPT, [decision["path"]])  # it stays
 
 
 _CARRY_OUT = {

@@ -18,8 +18,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pacsroute.archive.database import Transaction
 from pacsroute.archive.layout import Layout
 from pacsroute.errors import DataSetError
+from pacsroute.instances import part10
 from pacsroute.instances.atomic_files import make_folder, sync
 from pacsroute.instances.instance import Instance
 
@@ -36,7 +38,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES, errno.EN
 
 
 class Files:
-    """The files of an archive.
+    """The files of an archive in a folder; see `Keeper`.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class Files:
     flush_index : callable
         Has the index written to the disk.
     """
+
+    flushes_rows = False  # the drafts tell a start what rows there have been
 
     def __init__(self, root: Path, layout: Layout, flush_index: Callable[[], object]) -> None:
         self.root = root
@@ -79,9 +83,48 @@ class Files:
             os.close(self._held)
             self._held = -1
 
+    def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a lock that all processes of the archive share."""
+        return locked(os.fspath(self.root / f".{name}"))
+
     def path(self, name: str) -> str:
-        """Return the path of a file by its name in the index."""
+        """Return the path of a file by its name in the index; a draft is a path already."""
         return os.path.join(self.root, name)
+
+    def instance(
+        self,
+        name: str,
+        *,
+        sop_class: str | None = None,
+        sop_instance: str | None = None,
+        transfer_syntax: str | None = None,
+    ) -> Instance:
+        """Return the instance of a file; what is known of it is not read."""
+        return Instance(
+            self.path(name),
+            sop_class=sop_class,
+            sop_instance=sop_instance,
+            transfer_syntax=transfer_syntax,
+        )
+
+    def received(self, name: str) -> int:
+        """Return when a file was written, in nanoseconds since 1970."""
+        return os.stat(self.path(name)).st_mtime_ns
+
+    def sender(self, name: str) -> str:
+        """Return the AE title of who sent an instance, as its head tells."""
+        with open(self.path(name), "rb") as file:
+            return part10.head_of(file).sender
+
+    def has(self, name: str) -> bool:
+        """Tell whether a file is there."""
+        return os.path.exists(self.path(name))
+
+    def remove(self, names: list[str]) -> list[str]:
+        """Remove files; return the names of what is gone."""
+        for name in names:
+            remove(self.path(name))
+        return names
 
     def receive(self, instance: Instance) -> str:
         """Write an instance to the disk; return its path, which is not the one to stay.
@@ -110,6 +153,17 @@ class Files:
         """Give a draft the name under which it stays; return that name, within the folder."""
         folder = self._layout.folder_of(values)
         return self._link(draft, folder, sop_instance)
+
+    def keep(self, db: Transaction, name: str) -> None:
+        """Do nothing: a draft is a file until it is settled."""
+
+    def withdraw(self, name: str) -> None:
+        """Take its name from a draft."""
+        remove(self.path(name))
+
+    def discard(self, draft: str) -> None:
+        """Remove a draft."""
+        remove(draft)
 
     def quarantine(self, draft: str, sop_instance: str) -> str:
         """Give a draft a name in the quarantine; return it."""
@@ -173,8 +227,36 @@ class Files:
                     with contextlib.suppress(OSError):
                         os.rmdir(folder)
 
-    def found(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield the names of all files that are there to stay, and what is known of each."""
+    def is_whole(self, draft: str) -> bool:
+        """Tell whether a draft is as it was received; a power cut may leave a name without bytes.
+
+        That one was never acknowledged: its flush has not come to an end.
+        """
+        told = os.path.basename(draft).split("~")[2:]
+        if not told:
+            return True  # it got its name when all of it was on the disk
+        try:
+            with Instance(draft).open() as file:
+                return f"{zlib.crc32(file.read()):08x}" == told[0]
+        except (DataSetError, OSError):
+            return False
+
+    def bring_back(self, draft: str, name: str) -> None:
+        """Give a draft its name again, where a power cut has taken it."""
+        path = self.path(name)
+        if not os.path.exists(path):
+            make_folder(os.path.dirname(path))
+            os.link(draft, path)
+
+    def why_unswept(self) -> str:
+        """Return an empty text: a folder has the index beside it."""
+        return ""
+
+    def adopt(self) -> None:
+        """Do nothing."""
+
+    def found(self) -> Iterator[tuple[str, int]]:
+        """Yield the names of all files that are there to stay, and when each was written."""
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -187,22 +269,7 @@ class Files:
                         folders.append(name)
                     elif entry.name.endswith(".dcm"):
                         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                            yield name, entry.stat(follow_symlinks=False)
-
-
-def is_whole(draft: str) -> bool:
-    """Tell whether a draft is as it was received; a power cut may leave a name without bytes.
-
-    That one was never acknowledged: its flush has not come to an end.
-    """
-    told = os.path.basename(draft).split("~")[2:]
-    if not told:
-        return True  # it got its name when all of it was on the disk
-    try:
-        with Instance(draft).open() as file:
-            return f"{zlib.crc32(file.read()):08x}" == told[0]
-    except (DataSetError, OSError):
-        return False
+                            yield name, entry.stat(follow_symlinks=False).st_mtime_ns
 
 
 def _file_system_of(folder: str) -> str:

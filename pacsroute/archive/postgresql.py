@@ -26,6 +26,13 @@ _NAMES = (
 )
 
 
+# A dump that is restored has other tables.
+_INCARNATION = (
+    "SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+    " || '/' || 'attempt'::regclass::oid FROM pg_control_system()"
+)
+
+
 class PostgreSQL:
     """A database of PostgreSQL.
 
@@ -41,6 +48,7 @@ class PostgreSQL:
     identity = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
     text, list_of, ordered_join = 'TEXT COLLATE "C"', "string_agg", "JOIN"
     for_update = " FOR UPDATE SKIP LOCKED"
+    lazily = "SET LOCAL synchronous_commit TO off"
 
     def __init__(self, url: str, model: Model) -> None:
         self._url = url
@@ -79,6 +87,21 @@ class PostgreSQL:
             for uid in sorted(alone or ()):  # in one order, so that none waits for another for ever
                 db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [uid])
             return work(_Statements(db))
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold a lock that all machines share; it goes with the connection."""
+        own = self.connect()
+        try:
+            own.execute("SELECT pg_advisory_lock(hashtextextended(?, 0))", [f"archive {name}"])
+            yield
+        finally:
+            own.close()
+
+    def incarnation(self) -> str:
+        """Return which database it is: one that was promoted has another timeline."""
+        ((found,),) = self.rows(_INCARNATION)
+        return str(found)
 
     def connect(self) -> _Own:
         """Return a new connection."""

@@ -53,10 +53,13 @@ _LASTING = {
     "report": "id {identity}, calling_ae TEXT, called_ae TEXT, transaction_uid TEXT, "
     "refs TEXT, due DOUBLE PRECISION, begun DOUBLE PRECISION, UNIQUE (calling_ae, transaction_uid)",
     "fact": "name TEXT PRIMARY KEY, value TEXT",
+    "attempt": "path TEXT PRIMARY KEY, at BIGINT",
+    "decided": "key TEXT PRIMARY KEY",
 }
 
 
 SET_FACT = "INSERT INTO fact VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+FORGET_ATTEMPT = "DELETE FROM attempt WHERE path = ? RETURNING path"
 LEAVES = "INSERT INTO leaving VALUES (?) ON CONFLICT DO NOTHING"
 
 
@@ -71,6 +74,7 @@ def lasting(database: Database) -> Iterator[str]:
     for table, columns in _LASTING.items():
         yield f"CREATE TABLE IF NOT EXISTS {table} ({_typed(columns, database)})"
     yield "INSERT INTO fact VALUES ('flushed', '') ON CONFLICT DO NOTHING"
+    yield "CREATE INDEX IF NOT EXISTS attempt_at ON attempt (at)"
     yield "CREATE INDEX IF NOT EXISTS quarantine_uid ON quarantine (SOPInstanceUID)"
 
 

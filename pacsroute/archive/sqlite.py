@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pacsroute.archive.database import Transaction, UnavailableError
+from pacsroute.archive.files import locked
 from pacsroute.group_commit import GroupCommit
 from pacsroute.matching.dialects import Name
 
@@ -42,7 +44,7 @@ class SQLite:
 
     dialect: Name = "sqlite"
     identity, text, list_of = "INTEGER PRIMARY KEY", "TEXT", "group_concat"
-    ordered_join, for_update = "CROSS JOIN", ""
+    ordered_join, for_update, lazily = "CROSS JOIN", "", ""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -90,6 +92,14 @@ class SQLite:
         """
         with _available():
             return self._commits.write(work, flush=flush)
+
+    def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a lock that all processes of the index share."""
+        return locked(f"{self._path}.{name}")
+
+    def incarnation(self) -> str:
+        """Return which file it is: a copy is another one."""
+        return str(os.stat(self._path).st_ino)
 
     def connect(self) -> sqlite3.Connection:
         """Return a new connection, to be closed by the caller."""

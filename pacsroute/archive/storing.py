@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Literal
 
 from pacsroute.archive.database import Database, Transaction
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.entry import Entry
-from pacsroute.archive.files import Files, remove
 from pacsroute.archive.intake import (
     KNOWN,
     AnotherPatientError,
@@ -19,6 +17,7 @@ from pacsroute.archive.intake import (
     admit,
     take_out,
 )
+from pacsroute.archive.keeper import Keeper
 from pacsroute.archive.same import is_same
 from pacsroute.archive.schema import LEAVES
 from pacsroute.errors import DataSetError, Failure
@@ -40,7 +39,7 @@ class Storing:
 
     Parameters
     ----------
-    files, database, decisions : Files, Database and Decisions
+    files, database, decisions : Keeper, Database and Decisions
         Of the archive.
     conflict : {"refuse", "replace", "keep-both"}
         What becomes of another content with a SOP Instance UID that is there.
@@ -50,7 +49,7 @@ class Storing:
 
     def __init__(
         self,
-        files: Files,
+        files: Keeper,
         database: Database,
         decisions: Decisions,
         conflict: Conflict,
@@ -70,10 +69,10 @@ class Storing:
             return None
         draft = self._files.receive(instance)
         try:
-            entry.received = os.stat(draft).st_mtime_ns
+            entry.received = self._files.received(draft)
             return self.take_in(draft, entry)
         except BaseException:
-            remove(draft)
+            self._files.discard(draft)
             raise
 
     def take_in(self, draft: str, entry: Entry) -> Status | None:
@@ -82,23 +81,25 @@ class Storing:
         try:
             is_new = self._admit(draft, entry, name)
         except AnotherPatientError:
-            remove(self._files.path(name))
+            self._files.withdraw(name)
             return self._of_another_patient(draft, entry)
         except KnownError:
-            remove(self._files.path(name))
+            self._files.withdraw(name)
             self.set_aside(draft, entry, "conflict")
             raise Failure(
                 DUPLICATE_SOP_INSTANCE, "another version of this SOP instance is here"
             ) from None
         except DeletedError:
-            remove(self._files.path(name))
+            self._files.withdraw(name)
             raise Failure(UNABLE_TO_PROCESS, "this SOP instance was deleted") from None
         except BaseException:
-            remove(self._files.path(name))
+            self._files.withdraw(name)
             raise
-        if not is_new:
-            remove(self._files.path(name))
-        self._files.settle(draft)
+        if is_new:
+            self._files.settle(draft)
+        else:
+            self._files.withdraw(name)
+            self._files.discard(draft)
         return None
 
     def _admit(self, draft: str, entry: Entry, name: str) -> bool:
@@ -109,6 +110,7 @@ class Storing:
 
         def work(db: Transaction) -> list[str]:
             admit(db, entry, name, beside=beside, any_patient=any_patient)
+            self._files.keep(db, name)
             paths = take_out(db, replaced)
             db.executemany(LEAVES, [(path,) for path in paths])
             return paths
@@ -116,10 +118,12 @@ class Storing:
         while True:
             try:
                 leaving = self._database.write(
-                    work, alone=[entry.sop_instance, entry.study_instance]
+                    work,
+                    flush=self._files.flushes_rows,
+                    alone=[entry.sop_instance, entry.study_instance],
                 )
             except KnownError as error:
-                mine = Instance(draft, transfer_syntax=entry.transfer_syntax)
+                mine = self._files.instance(draft, transfer_syntax=entry.transfer_syntax)
                 if any(self._is_same(mine, one) for one in error.known):
                     return False
                 if not self._may_join(entry, error.known):
@@ -138,7 +142,7 @@ class Storing:
         return self._conflict == "keep-both"
 
     def _is_same(self, instance: Instance, one: Known) -> bool:
-        there = Instance(self._files.path(one.path), transfer_syntax=one.transfer_syntax)
+        there = self._files.instance(one.path, transfer_syntax=one.transfer_syntax)
         try:
             return is_same(instance, there)
         except (DataSetError, OSError, Failure) as error:
@@ -147,12 +151,11 @@ class Storing:
 
     def remove(self, paths: list[str]) -> None:
         """Remove the files of what has left the index."""
-        for path in paths:
-            remove(self._files.path(path))
-        if paths:
+        gone = self._files.remove(paths)
+        if gone:
             self._database.write(
                 lambda db: db.executemany(
-                    "DELETE FROM leaving WHERE path = ?", [(path,) for path in paths]
+                    "DELETE FROM leaving WHERE path = ?", [(path,) for path in gone]
                 )
             )
 
@@ -171,10 +174,10 @@ class Storing:
 
     def set_aside(self, draft: str, entry: Entry, reason: str) -> None:
         """Put a draft into the quarantine, unless the same is there already."""
-        mine = Instance(draft, transfer_syntax=entry.transfer_syntax)
+        mine = self._files.instance(draft, transfer_syntax=entry.transfer_syntax)
         there = self._database.rows(_ASIDE, [entry.sop_instance, entry.calling_ae])
         if any(self._is_same(mine, Known(row[0], row[1], row[2], "", "")) for row in there):
-            self._files.settle(draft)
+            self._files.discard(draft)
             return
         name = self._files.quarantine(draft, entry.sop_instance)
         self._decisions.decide(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -14,16 +13,22 @@ from pacsroute.archive import schema
 from pacsroute.archive.database import Database, Transaction, UnavailableError
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.entry import Entry
-from pacsroute.archive.files import Files, is_whole, remove
 from pacsroute.archive.intake import AnotherPatientError, DeletedError, KnownError, admit, take_out
+from pacsroute.archive.keeper import Keeper
 from pacsroute.archive.model import Model
+from pacsroute.archive.ownership import ANOTHER, UNCLAIMED
+from pacsroute.archive.schema import FORGET_ATTEMPT
 from pacsroute.archive.storing import Storing
 from pacsroute.errors import Failure
-from pacsroute.instances.instance import Instance
 
 logger = logging.getLogger("pacsroute")
 
 _SIGNATURE = "signature"
+_AND_OTHERS = "UNION ALL SELECT path FROM leaving UNION ALL SELECT path FROM quarantine"
+_NOT_THE_OTHERS = (
+    "EXCEPT SELECT path FROM attempt EXCEPT SELECT path FROM leaving"
+    " EXCEPT SELECT path FROM quarantine"
+)
 _BATCH = 500  # files between transactions
 
 
@@ -35,12 +40,13 @@ class Finding(NamedTuple):
     kind : str
         ``missing``: the index has it, the folder does not. ``unknown``: the folder has it, the
         index does not. ``quarantined``: it is kept aside, and a person has to decide.
+        ``unswept``: nothing is removed from the bucket until `reindex` has run.
     path : str
-        The file, within the archive's folder.
+        The file, within the archive's folder, or the key of the object.
     sop_instance : str
         The SOP Instance UID; empty where only the file knows it.
     reason : str
-        Why it is in quarantine: ``conflict`` or ``mismatch``; else empty.
+        Why it is in quarantine, ``conflict`` or ``mismatch``; or why nothing is removed.
     """
 
     kind: str
@@ -57,7 +63,7 @@ class Upkeep:
     model, files, database, decisions, storing
         The parts of the archive.
     read : callable
-        Returns the entry of a file, by its path.
+        Returns the entry of an instance, by its name.
     any_patient : bool
         Whether an instance may be of another patient than its study.
     """
@@ -65,7 +71,7 @@ class Upkeep:
     def __init__(
         self,
         model: Model,
-        files: Files,
+        files: Keeper,
         database: Database,
         decisions: Decisions,
         storing: Storing,
@@ -88,16 +94,20 @@ class Upkeep:
         self._database.write(lambda db: _run(db, schema.lasting(self._database)))
         facts = dict(map(tuple, self._database.rows("SELECT name, value FROM fact")))
         wanted = schema.signature(self._model)
+        why_unswept = self._files.why_unswept()
         if facts.get(_SIGNATURE) != wanted:
             self._database.write(
                 lambda db: _run(db, schema.attributes(self._model, self._database))
             )
             self._decisions.catch_up()
-            self.reindex()
+            if why_unswept != ANOTHER:
+                self.reindex()
             self._database.write(
                 lambda db: db.execute(schema.SET_FACT, [_SIGNATURE, wanted]),
                 flush=True,
             )
+        elif why_unswept == UNCLAIMED and next(self._files.found(), None) is None:
+            self._files.adopt()
         self._decisions.catch_up()
         self._storing.remove([row[0] for row in self._database.rows("SELECT path FROM leaving")])
         for draft in self._files.leftovers():
@@ -105,19 +115,19 @@ class Upkeep:
 
     def _settle(self, draft: str) -> None:
         """Bring what a process had under way when it died to its end."""
-        if not is_whole(draft):
+        if not self._files.is_whole(draft):
             logger.warning("%s was cut off before it was acknowledged: it is removed", draft)
-            remove(draft)
+            self._files.discard(draft)
             return
         try:
-            instance = Instance(draft)
+            instance = self._files.instance(draft)
             if not self._is_in(draft, instance.sop_instance):
                 self._storing.take_in(draft, self._read(draft))
                 logger.warning("%s was not in the index", instance.sop_instance)
-            remove(draft)
+            self._files.discard(draft)
         except Failure as error:  # of what was refused already, or would have been
             logger.warning("%s is not taken in: %s", draft, error)
-            remove(draft)
+            self._files.discard(draft)
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
@@ -126,11 +136,8 @@ class Upkeep:
     def _is_in(self, draft: str, sop_instance: str) -> bool:
         """Tell whether a draft is what the index has; its name may be lost to a power cut."""
         same = "SELECT path FROM image WHERE SOPInstanceUID = ? AND received = ?"
-        for (name,) in self._database.rows(same, [sop_instance, os.stat(draft).st_mtime_ns]):
-            path = self._files.path(name)
-            if not os.path.exists(path):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                os.link(draft, path)
+        for (name,) in self._database.rows(same, [sop_instance, self._files.received(draft)]):
+            self._files.bring_back(draft, name)
             return True
         return False
 
@@ -139,22 +146,22 @@ class Upkeep:
     def check(self, progress: Callable[[int], object] | None = None) -> Iterator[Finding]:
         """Yield what files and index do not agree on; nothing is changed."""
         tell = _counter(progress)
+        if why_unswept := self._files.why_unswept():
+            yield Finding("unswept", "", reason=why_unswept)
         with _Seen(self._database) as seen:
             for name, _ in self._files.found():
                 tell()
                 seen.add(name, 0)
             for (path,) in seen.rows(
-                "SELECT path FROM seen EXCEPT SELECT path FROM image ORDER BY 1"
+                f"SELECT path FROM seen EXCEPT SELECT path FROM image {_NOT_THE_OTHERS} ORDER BY 1"
             ):
                 known = self._database.rows("SELECT 1 FROM image WHERE path = ?", [path])
-                if not known and os.path.exists(
-                    self._files.path(path)
-                ):  # stored meanwhile, or gone
+                if not known and self._files.has(path):  # else stored meanwhile, or gone
                     yield Finding("unknown", path)
             sql = "SELECT path, SOPInstanceUID FROM image WHERE path NOT IN (SELECT path FROM seen)"
             for path, uid in seen.rows(sql):
                 known = self._database.rows("SELECT 1 FROM image WHERE path = ?", [path])
-                if known and not os.path.exists(self._files.path(path)):
+                if known and not self._files.has(path):
                     yield Finding("missing", path, uid)
         aside = "SELECT path, SOPInstanceUID, reason FROM quarantine ORDER BY id"
         for path, uid, reason in self._database.rows(aside):
@@ -170,13 +177,16 @@ class Upkeep:
         """
         count = 0
         tell = _counter(progress)
+        is_unswept = bool(self._files.why_unswept())
         earliest = 0 if since is None else int(since.timestamp() * 1e9)
         with _Seen(self._database) as seen:
-            for name, stat in self._files.found():
+            for name, at in self._files.found():
                 tell()
-                if stat.st_mtime_ns >= earliest:
-                    seen.add(name, stat.st_mtime_ns)
-            new = "SELECT path FROM seen WHERE path NOT IN (SELECT path FROM image)"
+                if at >= earliest:
+                    seen.add(name, at)
+            new = f"SELECT path FROM seen WHERE path NOT IN (SELECT path FROM image {_AND_OTHERS})"
+            if not is_unswept:  # what is noted has failed, unless the notes are old
+                new += " AND path NOT IN (SELECT path FROM attempt)"
             batch: list[tuple[str, Entry]] = []
             for (path,) in seen.rows(f"{new} ORDER BY at, path"):
                 tell()
@@ -189,11 +199,12 @@ class Upkeep:
             count += self._database.write(self._all_of(batch), flush=True)
             if since is None:
                 self._forget_missing(seen)
+                self._files.adopt()
         return count
 
     def _entry(self, path: str) -> Entry | None:
         try:
-            return self._read(self._files.path(path))
+            return self._read(path)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken in
             logger.error("%s cannot be put into the index: %r", path, error)
             return None
@@ -207,8 +218,9 @@ class Upkeep:
     def _admitted(self, db: Transaction, path: str, entry: Entry) -> bool:
         try:
             admit(db, entry, path, any_patient=self._any_patient)
+            db.execute(FORGET_ATTEMPT, [path])
         except KnownError as error:
-            gone = [o.id for o in error.known if not os.path.exists(self._files.path(o.path))]
+            gone = [o.id for o in error.known if not self._files.has(o.path)]
             if len(gone) < len(error.known):
                 logger.error("%s: another file of this SOP instance is in the index", path)
                 return False
@@ -226,7 +238,7 @@ class Upkeep:
     def _forget_missing(self, seen: _Seen) -> None:
         gone = "SELECT id, path FROM image WHERE path NOT IN (SELECT path FROM seen)"
         for number, path in seen.rows(gone):
-            if not os.path.exists(self._files.path(path)):
+            if not self._files.has(path):
                 logger.error("%s is gone: it is taken from the index", path)
                 self._database.write(partial(take_out, ids=[number]))
 

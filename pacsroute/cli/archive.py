@@ -25,6 +25,7 @@ def check(app: str | None) -> None:
     missing      the index has it, and the file is gone
     unknown      the file is there, and the index does not have it
     quarantined  it contradicts what is there, and a person has to decide
+    unswept      nothing is removed from a bucket until `reindex` has run
 
     Nothing is changed. It ends with 1 if there is anything.
     """  # noqa: D301 - click's mark is a backspace
@@ -55,7 +56,7 @@ def reindex(app: str | None, since: datetime | None) -> None:
     for one in _archives_of(app):
         with counting("{:,} files looked at") as tell:
             count = one.reindex(since, tell)
-        click.echo(f"{one.folder}: {count} instances taken into the index")
+        click.echo(f"{one.where}: {count} instances taken into the index")
 
 
 def _archives_of(spec: str | None) -> list[Archive]:

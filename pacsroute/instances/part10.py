@@ -83,6 +83,8 @@ class Head(NamedTuple):
     ----------
     sop_class, sop_instance, transfer_syntax : str
         UIDs; empty where it does not say.
+    sender : str
+        The AE title of who sent the instance (0002,0017); empty where it does not say.
     end : int
         Where the data set begins.
     is_whole : bool
@@ -92,11 +94,12 @@ class Head(NamedTuple):
     sop_class: str
     sop_instance: str
     transfer_syntax: str
+    sender: str
     end: int
     is_whole: bool
 
 
-_NAMES = {0x02: "sop_class", 0x03: "sop_instance", 0x10: "transfer_syntax"}
+_NAMES = {0x02: "sop_class", 0x03: "sop_instance", 0x10: "transfer_syntax", 0x17: "sender"}
 
 
 def read_head(data: bytes) -> Head:

@@ -62,8 +62,8 @@ def test_each_reference_is_in_one_sequence_with_its_reason(make, modality):
     with app.test_client(calling_ae="CT1", peers={"CT1": modality}) as client:
         for number in (1, 2, 3):
             client.store(image(number))
-        (app.state.archive.folder / "1.3.2.dcm").write_bytes(b"nothing")
-        (app.state.archive.folder / "1.3.3.dcm").unlink()
+        make.spoil(app, "1.3.2")
+        make.remove(app, "1.3.3")
         wanted = [
             *(CTS[1], CTS[1], CTS[2], CTS[3], CTS[4]),
             (MRImageStorage, "1.3.1"),

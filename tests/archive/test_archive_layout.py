@@ -5,12 +5,13 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.archives import fetched, image, uids_in
+from support.archives import fetched, image, only_folder, uids_in
 
 from pacsroute import SetupError
 from pacsroute.archive.layout import Layout
 
 
+@only_folder
 def test_files_are_where_the_layout_says(make):
     app = make(layout="{PatientID}/{StudyDate} {Modality}/{SeriesInstanceUID}")
     with app.test_client() as client:
@@ -52,6 +53,7 @@ def test_names_that_mean_something_to_a_system_are_made_others(value):
     assert name.upper() not in ("CON", "NUL.TXT")
 
 
+@only_folder
 @pytest.mark.parametrize(
     ("pattern", "why"),
     [
@@ -69,6 +71,7 @@ def test_a_layout_that_cannot_be_is_a_set_up_error(make, pattern, why):
         make(layout=pattern)
 
 
+@only_folder
 def test_a_layout_by_an_attribute_that_is_not_indexed_is_a_set_up_error(make):
     with pytest.raises(SetupError, match=r"keys=.*InstitutionalDepartmentName"):
         make(layout="{InstitutionalDepartmentName}")

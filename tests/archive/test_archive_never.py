@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from support.archives import fetched, found, image, uids_in
+from support.archives import fetched, found, image, only_folder, uids_in
 from support.names import CT
 
 from pacsroute import Failure, Instance, RequestFailed, SetupError, StoreRequest, connect
@@ -38,14 +38,13 @@ def test_equal_content_in_another_transfer_syntax_changes_nothing(make, syntax):
     app = make()
     with app.test_client() as client:
         client.store(image(Rows=2, PixelData=b"\1\2\3\4", BitsAllocated=16))
-        (path,) = app.state.archive.folder.glob("*.dcm")
-        before = path.read_bytes()
+        before = make.contents(app)
         again = encode(image(Rows=2, PixelData=b"\1\2\3\4", BitsAllocated=16), syntax)
         status = client.store(
             Instance(again, sop_class=CT, sop_instance="1.3.1", transfer_syntax=syntax)
         )
         assert status.category == "Success"
-        assert [one.read_bytes() for one in app.state.archive.folder.glob("*.dcm")] == [before]
+        assert make.contents(app) == before
         assert quarantined(app) == []
 
 
@@ -64,8 +63,8 @@ def test_other_content_with_a_known_uid_is_refused_and_kept_aside(make, caplog):
             )
         ]
         assert first.dataset.PatientComments == "first"
-        (kept,) = (app.state.archive.folder / ".quarantine").iterdir()
-        assert Instance(kept).dataset.PatientID == "888"
+        (kept,) = (one.path for one in app.state.archive.check())
+        assert app.state.archive._files.instance(kept).dataset.PatientID == "888"
         assert quarantined(app) == [("1.3.1", "conflict")]
     assert caplog.text.count("is in quarantine") == 1
     assert "Roe" not in caplog.text
@@ -79,7 +78,7 @@ def test_replace_never_crosses_a_patient_or_a_study(make):
         client.store(image(1, ContentDate="20240102"))
         (row,) = found(client, ContentDate="")
         assert row.ContentDate == "20240102"
-        assert len(list(app.state.archive.folder.rglob("1.3.1*.dcm"))) == 1
+        assert len(make.contents(app)) == 1
         for other in (image(1, PatientID="888"), image(1, study="1.9")):
             with pytest.raises(RequestFailed, match="0x0111"):
                 client.store(other)
@@ -106,12 +105,12 @@ import sys
 from pathlib import Path
 from pydicom import Dataset
 from pacsroute import App, Archive, Failure, Instance, StoreRequest
-from pacsroute.archive import storing
 
 app = App("ARCHIVE")
 archive = Archive(sys.argv[1], index=sys.argv[3])
 app.register_blueprint(archive)
-receive = storing.Files.receive
+Files = type(archive._files)
+receive = Files.receive
 
 def received(files, instance):
     path = receive(files, instance)
@@ -119,7 +118,7 @@ def received(files, instance):
     sys.stdin.readline()
     return path
 
-storing.Files.receive = received
+Files.receive = received
 with app.running():
     try:
         print(archive.add(StoreRequest(app=app, calling_ae="CT2", instance=Instance(sys.argv[2]))))
@@ -133,7 +132,7 @@ def test_of_two_workers_that_store_one_uid_at_once_the_first_has_it(make, tmp_pa
     app = make()
     path = Instance(image(PatientComments="the other worker's")).save(tmp_path / "source")
     other = subprocess.Popen(
-        [sys.executable, "-c", ANOTHER_WORKER, str(tmp_path / "archive"), str(path), make.index],
+        [sys.executable, "-c", ANOTHER_WORKER, make.where, str(path), make.index],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -318,7 +317,7 @@ def test_what_was_deleted_does_not_come_back_by_a_resend(make):
             client.store(image(number, series=f"1.2.{number}"))
         assert archive.delete(study="1.1", reason="wrong patient", by="doe") == 3
         assert found(client, "STUDY") == []
-        assert list(archive.folder.glob("*.dcm")) == []
+        assert make.contents(app) == {}
         with pytest.raises(RequestFailed, match="was deleted"):
             client.store(image(1, series="1.2.1"))
         assert archive.restore(series="1.2.1", reason="it was right", by="doe") == 1
@@ -368,6 +367,7 @@ def test_a_series_of_two_studies_is_deleted_by_its_study(make):
 # ------------------------------------------------------------- room
 
 
+@only_folder
 def test_a_full_disk_refuses_stores_and_answers_all_else(make):
     app = make()
     with app.test_client() as client:
@@ -420,8 +420,7 @@ def test_correction_is_found_and_sent_and_leaves_the_file(make):
     app = make()
     with app.test_client() as client:
         client.store(image(1, PixelData=b"\1\2", BitsAllocated=16))
-        (path,) = app.state.archive.folder.glob("*.dcm")
-        before = path.read_bytes()
+        before = make.contents(app)
         corrected(app, PatientID="778", PatientName="Müller^Jürgen")
         assert [row.PatientID for row in found(client, "STUDY", PatientName="müller*")] == ["778"]
         assert fetched(client, "PATIENT", PatientID="778") == {"1.3.1"}
@@ -434,7 +433,7 @@ def test_correction_is_found_and_sent_and_leaves_the_file(make):
         assert item.ReasonForTheAttributeModification == "CORRECT"
         assert item.ModifyingSystem == "archive"
         assert ds.PixelData == b"\1\2"
-        assert path.read_bytes() == before
+        assert make.contents(app) == before
 
 
 def test_more_of_a_corrected_study_is_still_of_it(make):
@@ -512,7 +511,7 @@ def test_data_set_that_was_cut_off_is_refused(make, cut):
         outcome = app.handle(StoreRequest(app=app, instance=one))
         assert outcome.status.category == "Failure"
         assert app.state.archive.count() == 0
-        assert list(app.state.archive.folder.glob("*.dcm")) == []
+        assert make.contents(app) == {}
 
 
 def test_data_set_of_another_instance_is_refused(make):

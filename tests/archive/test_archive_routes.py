@@ -1,7 +1,7 @@
 """The archive's routes are defaults: those of the user's take their place."""
 
 import pytest
-from support.archives import fetched, found, image, uids_in
+from support.archives import fetched, found, image, only_folder, uids_in
 from support.names import CT
 
 from pacsroute import (
@@ -141,6 +141,7 @@ def test_its_parts_serve_handlers_of_ones_own(make):
         assert {row["SOPInstanceUID"] for row in archive.matching(image(2), "IMAGE")} == {"1.3.2"}
 
 
+@only_folder
 def test_a_hook_refuses_what_is_not_to_be_kept(make):
     app = App("ARCHIVE")
     archive = make().state.archive

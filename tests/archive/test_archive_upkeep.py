@@ -10,13 +10,12 @@ from contextlib import closing
 from datetime import datetime, timedelta
 
 import pytest
-from support.archives import found, image, only_sqlite, uids_in
+from support.archives import found, image, only_folder, only_sqlite, uids_in
 from support.names import CT, EXPLICIT
 
 from pacsroute import App, Archive, Failure, Instance, RequestFailed
-from pacsroute.archive import files, storing, upkeep
+from pacsroute.archive import files, storing
 from pacsroute.archive.database import UnavailableError
-from pacsroute.archive.decisions import Decisions
 from pacsroute.dataset.encoding import encode
 
 pytestmark = pytest.mark.slow
@@ -27,7 +26,7 @@ import os, signal, sys
 sys.path[:0] = [sys.argv[1]]
 from support.archives import image
 from pacsroute import App, Archive, Instance
-from pacsroute.archive import files, storing
+from pacsroute.archive import storing
 
 app = App("ARCHIVE")
 archive = Archive(sys.argv[2], **eval(sys.argv[4]))
@@ -49,11 +48,12 @@ def around(owner, name):
     setattr(owner, name, wrapped)
 
 with app.running():
-    around(files.Files, "receive")
-    around(files.Files, "place")
+    Files = type(archive._files)
+    around(Files, "receive")
+    around(Files, "place")
     around(storing, "admit")
     around(type(archive._database), "write")
-    around(files.Files, "settle")
+    around(Files, "settle")
     for number in (1, 2, 3, 4):
         archive.add(Instance(image(number)))
         print(f"1.3.{number}", flush=True)
@@ -66,11 +66,19 @@ PLACES = [
 ]
 
 
-def killed(tmp_path, place, **options):
+def killed(make, place, **options):
     """Store until the process is killed; return what was acknowledged."""
     tests = os.path.join(os.path.dirname(__file__), "..")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, tests, str(tmp_path / "archive"), place, repr(options)],
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            tests,
+            make.where,
+            place,
+            repr(options | {"index": make.index}),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         timeout=60,
@@ -92,11 +100,12 @@ def in_step(app):
     return there
 
 
+@only_folder
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGKILL")
 @pytest.mark.parametrize("place", [*PLACES, "nowhere"])
 @pytest.mark.parametrize("layout", ["", "{PatientID}/{StudyInstanceUID}"])
 def test_files_and_index_are_in_step_after_kill_9(make, tmp_path, place, layout):
-    acknowledged = killed(tmp_path, place, layout=layout, index=make.index)
+    acknowledged = killed(make, place, layout=layout)
     there = in_step(make(layout=layout))
     assert acknowledged <= there <= {f"1.3.{number}" for number in (1, 2, 3, 4)}
     assert len(acknowledged) == (4 if place == "nowhere" else 2)
@@ -111,7 +120,7 @@ def test_what_a_power_cut_takes_from_the_index_and_the_folder_is_brought_back(ma
         client.store(image(9))
     before = tmp_path / "before"
     shutil.copytree(tmp_path / "archive", before)
-    acknowledged = killed(tmp_path, "nowhere", index=make.index)
+    acknowledged = killed(make, "nowhere")
     for name in os.listdir(tmp_path / "archive"):
         if name.startswith("index.db"):
             os.unlink(tmp_path / "archive" / name)
@@ -120,13 +129,15 @@ def test_what_a_power_cut_takes_from_the_index_and_the_folder_is_brought_back(ma
     assert in_step(make()) == acknowledged | {"1.3.9"}
 
 
+@only_folder
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGKILL")
 def test_a_name_that_a_power_cut_takes_while_its_row_stays_is_brought_back(make, tmp_path):
-    acknowledged = killed(tmp_path, "nowhere", index=make.index)
+    acknowledged = killed(make, "nowhere")
     (tmp_path / "archive" / "1.3.2.dcm").unlink()
     assert in_step(make()) == acknowledged
 
 
+@only_folder
 def test_what_another_process_has_under_way_is_left_alone(make, tmp_path):
     first, second = make(), make()
     with first.running():
@@ -148,12 +159,14 @@ def test_a_start_reads_no_file_that_is_known(make, monkeypatch):
     monkeypatch.setattr(
         Archive, "_entry_of_file", lambda self, path: read.append(path) or entry(self, path)
     )
-    monkeypatch.setattr(upkeep.Files, "found", lambda self: pytest.fail("it looks at all files"))
+    found_all = type(app.state.archive._files)
+    monkeypatch.setattr(found_all, "found", lambda self: pytest.fail("it looks at all files"))
     with make().test_client() as client:
         assert len(uids_in(client)) == 20
     assert read == []
 
 
+@only_folder
 def test_many_instances_are_settled_while_it_runs(make, monkeypatch):
 
     monkeypatch.setattr(files, "_MANY", 4)
@@ -167,6 +180,7 @@ def test_many_instances_are_settled_while_it_runs(make, monkeypatch):
     assert list((archive.folder / ".incoming").iterdir()) == []
 
 
+@only_folder
 def test_an_index_that_fails_leaves_no_file(make, monkeypatch, caplog):
 
     app = make()
@@ -185,6 +199,7 @@ def test_an_index_that_fails_leaves_no_file(make, monkeypatch, caplog):
     assert in_step(make()) == {"1.3.1", "1.3.3"}
 
 
+@only_folder
 def test_a_folder_that_cannot_be_written_is_out_of_resources(make, monkeypatch):
 
     app = make()
@@ -232,6 +247,7 @@ def test_an_index_that_is_older_than_the_files_is_brought_up_to_date(make, tmp_p
     assert in_step(make()) == {"1.3.1", "1.3.2", "1.3.3"}
 
 
+@only_folder
 def test_files_that_are_older_than_the_index_are_told(make, tmp_path):
     archive = restored(make, tmp_path)
     for path in archive.folder.glob("*.dcm"):
@@ -247,6 +263,7 @@ def test_files_that_are_older_than_the_index_are_told(make, tmp_path):
         assert [row.StudyInstanceUID for row in found(client, "STUDY")] == ["1.1"]
 
 
+@only_folder
 def test_reindex_keeps_the_rules_of_the_intake(make, tmp_path, caplog):
     """What contradicts is told, left where it is, and not taken in."""
     app = make()
@@ -281,6 +298,7 @@ def test_the_sender_and_the_date_of_a_file_survive_a_new_index(make):
     archive._database.close()
 
 
+@only_folder
 def test_an_archive_that_was_moved_is_the_same(make, tmp_path):
     app = make()
     with app.test_client() as client:
@@ -289,6 +307,7 @@ def test_an_archive_that_was_moved_is_the_same(make, tmp_path):
     assert in_step(make("moved")) == {"1.3.1"}
 
 
+@only_folder
 def test_a_decision_that_was_written_before_a_crash_is_carried_out(make, monkeypatch):
 
     app = make()
@@ -296,10 +315,10 @@ def test_a_decision_that_was_written_before_a_crash_is_carried_out(make, monkeyp
         client.store(image(1))
         with monkeypatch.context() as patch:
 
-            def killed(self):
+            def killed(*args):
                 raise KeyboardInterrupt
 
-            patch.setattr(Decisions, "_carry_out", killed)
+            patch.setattr(type(app.state.archive._decisions._journal), "carry_out", killed)
             with pytest.raises(KeyboardInterrupt):
                 app.state.archive.delete(study="1.1", reason="r", by="b")
         assert uids_in(client) == {"1.3.1"}
@@ -309,6 +328,7 @@ def test_a_decision_that_was_written_before_a_crash_is_carried_out(make, monkeyp
         app.state.archive.add(Instance(image(1)))
 
 
+@only_folder
 def test_a_line_that_a_power_cut_has_cut_off_is_no_decision(make):
     app = make()
     archive = app.state.archive
@@ -338,6 +358,7 @@ def test_an_archive_of_the_example_of_before_is_taken_in(tmp_path):
         assert uids_in(client) == {"1.3.1"}
 
 
+@only_folder
 @pytest.mark.parametrize("kind", ["ext4", "another"])
 def test_draft_whose_bytes_a_power_cut_has_taken_is_removed(make, monkeypatch, caplog, kind):
     """Its flush had not ended, so nobody was told that it is here."""
@@ -367,6 +388,7 @@ def test_draft_whose_bytes_a_power_cut_has_taken_is_removed(make, monkeypatch, c
     assert not os.path.exists(second)
 
 
+@only_folder
 def test_draft_without_anything_in_it_is_removed(make, monkeypatch):
     monkeypatch.setattr(files, "_file_system_of", lambda folder: "ext4")
     app = make()
@@ -378,6 +400,7 @@ def test_draft_without_anything_in_it_is_removed(make, monkeypatch):
     assert not os.path.exists(path)
 
 
+@only_folder
 def test_a_flush_that_fails_leaves_no_draft(make, monkeypatch):
     monkeypatch.setattr(files, "_file_system_of", lambda folder: "ext4")
     app = make()
@@ -395,6 +418,7 @@ def test_a_flush_that_fails_leaves_no_draft(make, monkeypatch):
         assert app.state.archive.add(Instance(image(1))) is None
 
 
+@only_folder
 def test_order_of_writing_and_flushing(make, monkeypatch):
     """What is acknowledged is on the disk: the file is flushed when it has its first name."""
     monkeypatch.setattr(files, "_file_system_of", lambda folder: "ext4")

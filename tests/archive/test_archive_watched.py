@@ -4,7 +4,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from support.archives import image
+from support.archives import image, only_folder
 
 from pacsroute import App, Blueprint, RequestFailed, SetupError, connect
 
@@ -19,6 +19,7 @@ def ask(server, path):
             return error.code, error.read().decode()
 
 
+@only_folder
 def test_archive_without_room_is_not_ready(make):
     with make(min_free=2**62).serve(port=0, metrics_port=0) as server:
         told = "archive: too little room is left in the archive\n"

@@ -36,6 +36,24 @@ def fetched(client, level, root="PatientRoot", **keys):
     return {one.sop_instance for one in client.get(asked, root, storage=[CT])}
 
 
+def only_folder(test):
+    """Mark a test that looks into the folder of the files."""
+    test.only_folder = True
+    return test
+
+
+def only_bucket(test):
+    """Mark a test of an archive in a bucket."""
+    test.only_bucket = True
+    return test
+
+
+def only_postgresql(test):
+    """Mark a test of an index in PostgreSQL."""
+    test.only_postgresql = True
+    return test
+
+
 def only_sqlite(test):
     """Mark a test that looks into SQLite's file, and has nothing to ask of another engine."""
     test.only_sqlite = True

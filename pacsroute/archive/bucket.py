@@ -1,0 +1,258 @@
+"""The objects of an archive: each attempt to store an instance has a key of its own.
+
+Its key is noted in the index first; then the object is put, and acknowledged; then one transaction
+writes the row and forgets the attempt, and only then the sender is told. So a crash leaves at
+worst an object without a row, whose attempt is noted. Such objects are removed when the attempt is
+over for sure, and so are those that have left the index. What neither knows stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+from pacsroute.archive.database import Database, Transaction, UnavailableError
+from pacsroute.archive.ownership import Ownership
+from pacsroute.archive.schema import FORGET_ATTEMPT, LEAVES
+from pacsroute.instances import part10
+from pacsroute.instances.instance import Instance
+from pacsroute.instances.stored import Storage, Stored
+
+logger = logging.getLogger("pacsroute")
+
+_EVERY = 60.0  # seconds between sweeps
+_OVER = 3600.0  # seconds after which an attempt is given up: it can have no row any more
+_STAMP = re.compile(r"/(\d{20})-")
+_OLDEST = "SELECT path FROM attempt WHERE at < ?"
+_GIVE_UP = "DELETE FROM attempt WHERE at < ? RETURNING path"
+_LEAVING = (
+    "SELECT leaving.path FROM leaving LEFT JOIN image ON image.path = leaving.path"
+    " WHERE image.path IS NULL LIMIT 1000"
+)
+
+
+class Bucket:
+    """The instances of an archive in a storage; see `Keeper`.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where they are.
+    database : Database
+        The index, which notes what is under way.
+    """
+
+    flushes_rows = True  # nothing else tells a start what was stored
+
+    def __init__(self, storage: Storage, database: Database) -> None:
+        self._storage = storage
+        self._database = database
+        self._ownership = Ownership(storage, database)
+        self._stores = self._told = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Begin to sweep."""
+        self._stop.clear()
+        self._thread = threading.Thread(
+            target=self._sweep_often, name="pacsroute-sweep", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Sweep no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a lock that all processes of the archive share, in its index."""
+        return self._database.locked(name)
+
+    def instance(
+        self,
+        name: str,
+        *,
+        sop_class: str | None = None,
+        sop_instance: str | None = None,
+        transfer_syntax: str | None = None,
+    ) -> Instance:
+        """Return the instance of an object; what is known of it is not read."""
+        return Instance(
+            Stored(self._storage, name),
+            sop_class=sop_class,
+            sop_instance=sop_instance,
+            transfer_syntax=transfer_syntax,
+        )
+
+    def received(self, name: str) -> int:
+        """Return when an object was put, in nanoseconds since 1970, as its key tells."""
+        found = _STAMP.search(name)
+        return int(found[1]) if found else 0
+
+    def sender(self, name: str) -> str:
+        """Return the AE title of who sent an instance, as its head tells."""
+        with Stored(self._storage, name).open() as file:
+            return part10.head_of(file).sender
+
+    def has(self, name: str) -> bool:
+        """Tell whether an object is there."""
+        try:
+            self._storage.open(name, 0, 1).close()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def found(self) -> Iterator[tuple[str, int]]:
+        """Yield the keys of all instances, and when each was put."""
+        for key in self._storage.list(""):
+            if key.endswith(".dcm") and not key.startswith(".") and "/." not in key:
+                yield key, self.received(key)
+
+    def remove(self, names: list[str]) -> list[str]:
+        """Remove objects; return the keys of what is gone. The others are swept later."""
+        gone: list[str] = []
+        if not names or self._ownership.why_not():
+            return gone
+        for name in names:
+            try:
+                self._storage.delete(name)
+            except OSError as error:
+                logger.warning("%s is removed later: %s", name, error)
+                break
+            gone.append(name)
+        return gone
+
+    # ------------------------------------------------------------- from attempt to instance
+
+    def receive(self, instance: Instance) -> str:
+        """Put an instance under a key of its own, which the index has noted; return the key."""
+        noting = _Noting(self._storage, self._database)
+        instance.save(noting)
+        self._stores += 1
+        return noting.key
+
+    def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
+        """Return the key: it stays."""
+        return draft
+
+    def keep(self, db: Transaction, name: str) -> None:
+        """Forget the attempt in the transaction that writes the row; see `Keeper`."""
+        if db.execute(FORGET_ATTEMPT, [name]).fetchone() is None:
+            raise UnavailableError("the attempt took too long, and was given up")
+
+    def settle(self, draft: str) -> None:
+        """Do nothing: all is done."""
+
+    def withdraw(self, name: str) -> None:
+        """Do nothing: an attempt is discarded, or swept."""
+
+    def discard(self, draft: str) -> None:
+        """Give up an attempt, unless its row is there: a commit may have no answer."""
+
+        def work(db: Transaction) -> bool:
+            is_over = db.execute(FORGET_ATTEMPT, [draft]).fetchone() is not None
+            if is_over:
+                db.execute(LEAVES, [draft])
+            return is_over
+
+        try:
+            if self._database.write(work):
+                self._removed([draft])
+        except UnavailableError:
+            logger.debug("%s is swept later", draft)
+
+    def quarantine(self, draft: str, sop_instance: str) -> str:
+        """Return the key: the index tells that it is in quarantine."""
+        return draft
+
+    def leftovers(self) -> Iterator[str]:
+        """Yield nothing: what was under way is swept in time."""
+        yield from ()
+
+    def is_whole(self, draft: str) -> bool:
+        """Tell whether an object is whole: a storage has no other ones."""
+        return True
+
+    def bring_back(self, draft: str, name: str) -> None:
+        """Do nothing."""
+
+    # ------------------------------------------------------------- what is removed
+
+    def why_unswept(self) -> str:
+        """Return why nothing is removed, or an empty text."""
+        return self._ownership.look()
+
+    def adopt(self) -> None:
+        """Take it that the index has all that is here: from now on it may be swept."""
+        self._ownership.adopt()
+
+    def sweep(self) -> None:
+        """Remove what attempts have left that are over, and what has left the index."""
+        if self._stores != self._told:
+            self._told = self._stores
+            self._ownership.go_on()
+        until = time.time_ns() - int(_OVER * 1e9)
+        over = self._database.rows(f"{_OLDEST} LIMIT 1", [until])
+        leaving = self._database.rows(_LEAVING)
+        if not (over or leaving) or self._ownership.look():
+            return
+        if over:
+            self._database.write(lambda db: _give_up(db, until), flush=True)
+        while leaving := [row[0] for row in self._database.rows(_LEAVING)]:
+            if len(self._removed(leaving)) < len(leaving) or self._stop.is_set():
+                return
+
+    def _removed(self, names: list[str]) -> list[str]:
+        gone = self.remove(names)
+        forget = "DELETE FROM leaving WHERE path = ?"
+        if gone:
+            self._database.write(lambda db: db.executemany(forget, [(one,) for one in gone]))
+        return gone
+
+    def _sweep_often(self) -> None:
+        while True:
+            try:
+                self.sweep()
+            except (OSError, UnavailableError) as error:
+                logger.warning("nothing was swept: %s", error)
+            except Exception:
+                logger.exception("a sweep failed")
+            if self._stop.wait(_EVERY):
+                return
+
+
+def _give_up(db: Transaction, until: int) -> None:
+    """Give up what is that old; a commit that comes later finds no attempt, and fails."""
+    over = [(row[0],) for row in db.execute(_GIVE_UP, [until]).fetchall()]
+    db.executemany(LEAVES, over)
+    logger.warning("%d objects of failed attempts are removed", len(over))
+
+
+class _Noting:
+    """A storage that notes the key of an attempt in the index before it puts the object."""
+
+    def __init__(self, storage: Storage, database: Database) -> None:
+        self.key = ""
+        self._database = database
+        self._put = storage.put
+        self.open, self.delete, self.list = storage.open, storage.delete, storage.list
+
+    def put(self, key: str, file: object, size: int) -> None:
+        """Note the key, and put the file there."""
+        self.key = key
+        lazily = self._database.lazily
+
+        def work(db: Transaction) -> None:
+            if lazily:  # a note that is lost leaves an object that nobody removes, and no worse
+                db.execute(lazily)
+            db.execute("INSERT INTO attempt VALUES (?, ?)", [key, time.time_ns()])
+
+        self._database.write(work)
+        self._put(key, file, size)  # type: ignore[arg-type]

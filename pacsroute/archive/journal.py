@@ -1,0 +1,141 @@
+"""Journals: the decisions about an archive, in the order in which they were made."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from pacsroute.archive.database import Database, Transaction
+from pacsroute.archive.files import locked
+from pacsroute.archive.schema import SET_FACT
+from pacsroute.instances.atomic_files import sync, write_all
+from pacsroute.instances.stored import Storage, new_key
+
+Apply = Callable[[Transaction, bytes], None]
+"""Carries a decision out in the index; what cannot be read was never acknowledged."""
+
+_NOTES = ".decisions"
+_READ = "decisions read"  # the name of the fact: bytes of the file
+
+
+class Journal(Protocol):
+    """Keeps decisions where the instances are, so that they survive the index."""
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold others back from deciding, where the order has to be one for all."""
+
+    def append(self, line: bytes) -> str:
+        """Write a decision down, durably; return what it can be found by."""
+
+    def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
+        """Carry out in the index what is written and not yet carried out.
+
+        Parameters
+        ----------
+        only : str
+            What `append` has returned, where nothing else has to be looked for.
+        """
+
+
+class Lines:
+    """A journal in a file, of which the index knows how far it was read.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the archive.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "decisions.jsonl"
+        self._lock = os.fspath(folder / ".decisions.lock")
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold others back from deciding."""
+        return locked(self._lock)
+
+    def append(self, line: bytes) -> str:
+        """Write a decision down; see `Journal`."""
+        line += b"\n"
+        is_new = not self._path.exists()
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":  # a power cut has left a part of a line
+                line = b"\n" + line
+            write_all(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if is_new:
+            sync(os.path.dirname(self._path))
+        return ""
+
+    def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
+        """Carry out what is written and not yet carried out, all in one transaction."""
+
+        def work(db: Transaction) -> None:
+            row = db.execute("SELECT value FROM fact WHERE name = ?", [_READ]).fetchone()
+            for end, line in self._since(int(row[0]) if row else 0):
+                apply(db, line)
+                db.execute(SET_FACT, [_READ, str(end)])
+
+        database.write(work, flush=True, alone=None)
+
+    def _since(self, start: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines from a place in the file on, each with where it ends."""
+        if not self._path.exists():
+            return
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            for line in file:
+                start += len(line)
+                yield start, line
+
+
+class Notes:
+    """A journal in a storage, with an object for each decision.
+
+    Parameters
+    ----------
+    storage : Storage
+        That of the archive.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold nobody back: each decision has a key of its own."""
+        return contextlib.nullcontext()
+
+    def append(self, line: bytes) -> str:
+        """Write a decision down; see `Journal`."""
+        key = new_key(_NOTES)
+        self._storage.put(key, io.BytesIO(line), len(line))
+        return key
+
+    def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
+        """Carry out what is written and not yet carried out, in a transaction for each."""
+        if only:
+            keys = [only]
+        else:
+            known = {row[0] for row in database.rows("SELECT key FROM decided")}
+            keys = sorted(key for key in self._storage.list(_NOTES) if key not in known)
+        for key in keys:
+            with self._storage.open(key) as file:
+                line = file.read()
+            database.write(partial(_once, key=key, line=line, apply=apply), flush=True, alone=None)
+
+
+def _once(db: Transaction, key: str, line: bytes, apply: Apply) -> None:
+    is_new = db.execute(
+        "INSERT INTO decided VALUES (?) ON CONFLICT DO NOTHING RETURNING key", [key]
+    ).fetchone()
+    if is_new is not None:
+        apply(db, line)
