@@ -75,7 +75,9 @@ class Config:
         11112, "The port it listens on; 0 picks a free one.", 0, 65535, scope="server"
     )
     spool: str | None = _setting(
-        None, "Folder for large data sets while they arrive; by default the system's.", path=True
+        None,
+        "Folder for large data sets while they arrive; by default, where the last was saved.",
+        path=True,
     )
     jobs: str | None = _setting(
         None,

@@ -30,6 +30,7 @@ from pacsroute.framework.routes import Route, name_of
 from pacsroute.framework.work import Declared, WorkQueue
 from pacsroute.instances.atomic_files import sweep
 from pacsroute.instances.decoding.wall import Decoders
+from pacsroute.instances.place import Place
 from pacsroute.instances.spool import Room
 from pacsroute.upper_layer.tap import TapFactory
 
@@ -101,6 +102,7 @@ class BaseApp(Scope):
         self._destinations = Destinations()
         self.reach = Reach()
         self.room = Room()
+        self.fetched_place = Place()  # of instances that its clients retrieve
         self.decoders = Decoders(self.config, self.room)
         self.observers: list[Observer] = []
         self.observer = Observer()  # all of them

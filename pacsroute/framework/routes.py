@@ -8,6 +8,7 @@ from typing import Any
 
 from pacsroute import uids
 from pacsroute.dimse.commands import NAMES
+from pacsroute.instances.place import Place
 
 Handler = Callable[[Any], Any]
 
@@ -53,6 +54,8 @@ class Route:
         and error handlers concern it.
     default : bool
         Whether any other route that covers a request takes its place, however general that is.
+    place : Place
+        Where its handler has saved instances.
     """
 
     command: str
@@ -68,6 +71,7 @@ class Route:
     called_ae: str | None = None
     scopes: tuple[Any, ...] = field(default=(), compare=False)
     default: bool = False
+    place: Place = field(default_factory=Place, repr=False, compare=False)
 
     @property
     def key(self) -> tuple[object, ...]:

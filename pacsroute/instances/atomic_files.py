@@ -57,6 +57,20 @@ def draft(folder: str | None) -> tuple[int, str]:
         return _open_draft(folder)
 
 
+def nameless(folder: str) -> int:
+    """Open a new file without a name, in a folder that is there: nothing of it stays behind.
+
+    Raises
+    ------
+    OSError
+        If the folder is not there, or if its file system has no such files.
+    """
+    if not _NAMELESS:
+        raise OSError(errno.EOPNOTSUPP, "files need a name here")
+    # Nobody finds it before it has its name, and then it may have the usual mode.
+    return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o666)
+
+
 def try_out(folder: str) -> None:
     """Make a folder for drafts if need be, and one draft in it, of which nothing stays behind.
 
@@ -74,8 +88,7 @@ def try_out(folder: str) -> None:
 def _open_draft(folder: str) -> tuple[int, str]:
     if _NAMELESS:
         try:
-            # Nobody finds it before it has its name, and then it may have the usual mode.
-            return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o666), ""
+            return nameless(folder), ""
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
@@ -239,6 +252,23 @@ def write_all(fd: int, *pieces: bytes | memoryview) -> None:
         rest = memoryview(b"".join(pieces))[written:]
         while rest:
             rest = rest[os.write(fd, rest) :]
+
+
+def copy(source: int, target: int, size: int) -> None:
+    """Write the first bytes of one open file to another one.
+
+    Raises
+    ------
+    OSError
+        If that is not possible, or if there are fewer bytes.
+    """
+    position = 0
+    while position < size:
+        data = os.pread(source, min(1 << 20, size - position), position)
+        if not data:
+            raise OSError(errno.EIO, "the file was made shorter under its name")
+        write_all(target, data)
+        position += len(data)
 
 
 def sync(path: str) -> None:

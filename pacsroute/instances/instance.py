@@ -505,6 +505,8 @@ class Instance:
             if durable:
                 os.fsync(fd)
             publish(fd, path, target, replace=replace)
+            if isinstance(self._source, Spool) and not path:
+                self._source.saved(folder, durable=durable)
         except BaseException:
             if path:
                 with contextlib.suppress(OSError):

@@ -1,4 +1,9 @@
-"""Where the bytes of a data set wait: in memory while few, in a temporary file beyond."""
+"""Where the bytes of a data set wait: in memory while few, in a temporary file beyond.
+
+A data set that comes whole in one large PDU stays in the buffer that it was received into, and
+is written once: when it is saved. Of others, what is beyond `THRESHOLD` goes to a file, which is
+made where the last instance of the route was saved; to save it is to give it a name then.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,27 @@ import errno
 import io
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from pacsroute.instances.atomic_files import draft, make_folder, publish, write_all
+from pacsroute import memory
+from pacsroute.config import Config
+from pacsroute.instances.atomic_files import copy, draft, make_folder, publish, write_all
 from pacsroute.instances.peek import LOOK
+from pacsroute.instances.place import Place
+from pacsroute.upper_layer.buffers import buffers
 
 THRESHOLD = 131_072
-"""How many bytes of one data set are held in memory, before they go to a file."""
+"""How many bytes of one data set are copied to memory, before they go to a file."""
+
+LONGEST_KEPT = 1_048_576
+"""How many bytes of one data set may stay in the buffer that they were received into."""
+
+Claim = Callable[[memoryview], memoryview | None]
+"""Asks for the buffer that a fragment is in; returns all of it, or None: it is used again."""
 
 _MANY = 1024  # fragments that are held apart
+_SHARE = 4  # the part of max_memory up to which buffers are kept
 
 
 class Room:
@@ -94,12 +111,18 @@ class Spool:
         Where a temporary file goes; None is the system's folder for them.
     threshold : int
         How many bytes are held in memory before that.
+    place : Place, optional
+        Where it goes instead, if something was saved there.
+    claim : callable, optional
+        As `Claim`; without it nothing stays in the buffer that it came in.
     most : int, optional
         How many bytes there may be.
     room : Room, optional
         What it shares with others.
     most_of_all : int, optional
         How many bytes they may have in files together.
+    max_memory : int
+        How many bytes the process may hold for all peers, buffers that were claimed among them.
 
     Attributes
     ----------
@@ -122,29 +145,40 @@ class Spool:
         folder: str | None = None,
         threshold: int = THRESHOLD,
         *,
+        place: Place | None = None,
+        claim: Claim | None = None,
         most: int | None = None,
         room: Room | None = None,
         most_of_all: int | None = None,
+        max_memory: int = memory.DEFAULT,
     ) -> None:
         self.head = head
         self.size = 0
         self.error: OSError | None = None
         self._folder = folder
         self._threshold = threshold
-        self._chunks: list[bytes] = []
+        self._place = place
+        self._claim = claim
+        self._chunks: list[bytes | memoryview] = []
+        self._buffer: memoryview | None = None  # which a peer's bytes were received into
+        self._held: memory.Holding | None = None
         self._first = b""
         self._fd = -1
         self._path = ""
         self._temporary = False
+        self._is_placed = False
         self._most = most
         self._room = room
         self._most_of_all = most_of_all
+        self._max_memory = max_memory
         self._taken = 0
 
     @property
     def in_memory(self) -> int:
-        """How many bytes of it are not in a file."""
-        return 0 if self._fd >= 0 or self.error is not None else self.size
+        """How many bytes are in memory that nobody else counts."""
+        if self._fd >= 0 or self.error is not None or self._held is not None:
+            return 0
+        return self.size
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next fragment; never raises, see `error`."""
@@ -156,14 +190,40 @@ class Spool:
                 self._chunks.append(bytes(data))
                 if len(self._chunks) == _MANY:  # of two bytes each take 20 times the memory
                     self._chunks = [b"".join(self._chunks)]
-                return
-            self._to_file(data)
+            elif self._claim is None or not self._keep(data):
+                self._to_file(data)
         elif self.error is None:
             try:
                 self._take(len(data))
-                write_all(self._fd, data)
+                self._append(data)
             except OSError as error:
                 self._fail(error)
+
+    def _keep(self, data: bytes | memoryview) -> bool:
+        """Leave the first fragment in the buffer that it was received into, if that is possible."""
+        longest = LONGEST_KEPT if self._most is None else min(LONGEST_KEPT, self._most)
+        if self.size > len(data) or len(data) > longest or not isinstance(data, memoryview):
+            return False
+        assert self._claim is not None
+        self._buffer = self._claim(data)
+        if self._buffer is None:
+            return False
+        # A handler that keeps its instances leaves memory for what others ask.
+        self._held = memory.Holding(self._max_memory // _SHARE)
+        if not self._held.grow(len(self._buffer)):
+            return False  # the buffer is given back when all of it is in a file
+        self._chunks.append(data)
+        return True
+
+    def _drop_chunks(self) -> None:
+        """Hold no bytes in memory; the buffer that they are in may be used again."""
+        self._chunks.clear()
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffers.give_back(buffer)
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _fail(self, error: OSError) -> None:
         """Make room at once: what came so far is of no use."""
@@ -185,7 +245,7 @@ class Spool:
 
     def close(self) -> None:
         """Drop what came, but for a file that has its final name."""
-        self._chunks.clear()
+        self._drop_chunks()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -196,17 +256,51 @@ class Spool:
 
     __del__ = close
 
+    # ------------------------------------------------------------- in a file
+
     def _to_file(self, data: bytes | memoryview) -> None:
         """Write what came so far, and the next fragment."""
         try:
-            self._fd, self._path = draft(self._folder)
-            self._temporary = True
+            self._open_file()
             self._take(self.size)
-            write_all(self._fd, self.head, *self._chunks, data)
+            self._append(*self._chunks, data)
             self._first = b"".join((*self._chunks, data[:LOOK]))[:LOOK]
-            self._chunks.clear()
+            self._drop_chunks()
         except OSError as error:
             self._fail(error)
+
+    def _open_file(self) -> None:
+        fd = None if self._place is None else self._place.open()
+        self._is_placed = fd is not None
+        self._fd, self._path = draft(self._folder) if fd is None else (fd, "")
+        self._temporary = True
+
+    def _append(self, *pieces: bytes | memoryview) -> None:
+        """Write the next bytes; somewhere else, where those before are on a disk that is full."""
+        size = sum(map(len, pieces))
+        if size == self.size:
+            pieces = self.head, *pieces
+        try:
+            write_all(self._fd, *pieces)
+        except OSError:
+            if not self._is_placed:
+                raise
+            before = 0 if size == self.size else len(self.head) + self.size - size
+            self._leave_place(before)
+            write_all(self._fd, *pieces)
+
+    def _leave_place(self, size: int) -> None:
+        """Go on in the folder that it would have without a place, with what was written."""
+        assert self._place is not None
+        self._place.forget()
+        old, self._is_placed = self._fd, False
+        self._fd, self._path = draft(self._folder)
+        try:
+            copy(old, self._fd, size)
+        finally:
+            os.close(old)
+
+    # ------------------------------------------------------------- what is done with it
 
     def first(self) -> bytes:
         """Return the beginning of the data set, for a look at its first elements."""
@@ -215,7 +309,7 @@ class Spool:
                 return os.pread(self._fd, LOOK, len(self.head))
             return self._first
         if self._chunks and len(self._chunks[0]) >= LOOK:
-            return self._chunks[0]
+            return bytes(self._chunks[0][:LOOK])
         return b"".join(self._chunks)[:LOOK]
 
     def open(self) -> BinaryIO:
@@ -229,14 +323,13 @@ class Spool:
         """Write the Part 10 file to an open one."""
         if self._fd < 0:
             write_all(fd, self.head, *self._chunks)
-            return
-        position, end = 0, len(self.head) + self.size
-        while position < end:
-            data = os.pread(self._fd, min(1 << 20, end - position), position)
-            if not data:
-                raise OSError(errno.EIO, "the file was made shorter under its name")
-            write_all(fd, data)
-            position += len(data)
+        else:
+            copy(self._fd, fd, len(self.head) + self.size)
+
+    def saved(self, folder: str, *, durable: bool) -> None:
+        """Take it that it was saved in a folder, in a file that had no name before."""
+        if self._place is not None:
+            self._place.learn(folder, durable=durable)
 
     def move_to(self, target: str, *, replace: bool, durable: bool) -> bool:
         """Give the temporary file its final name; return False where it has to be copied.
@@ -262,4 +355,40 @@ class Spool:
             return False  # another file system: copied instead, which tells what is wrong
         self._temporary = False
         self._give_back()
+        if not self._path:
+            self.saved(os.path.dirname(target), durable=durable)
         return True
+
+
+def spool_for(
+    head: bytes,
+    config: Config,
+    room: Room | None = None,
+    place: Place | None = None,
+    claim: Claim | None = None,
+) -> Spool:
+    """Return a spool as the settings have it.
+
+    Parameters
+    ----------
+    head : bytes
+        As for `Spool`.
+    config : Config
+        Its ``spool``, ``max_dataset_length``, ``max_spool`` and ``max_memory``.
+    room : Room, optional
+        What it shares with the other spools of the app.
+    place : Place, optional
+        Of the route; without a setting for the folder it is made there.
+    claim : callable, optional
+        As for `Spool`.
+    """
+    return Spool(
+        head,
+        config.spool,
+        place=place if config.spool is None else None,
+        claim=claim,
+        most=config.max_dataset_length,
+        room=room,
+        most_of_all=config.max_spool,
+        max_memory=config.max_memory,
+    )

@@ -493,7 +493,8 @@ class Association:
             expected = self._fetches or not isinstance(command, CStoreRQ)
         if not expected:
             return Memory(0)
-        return open_sink(self.app, self, context_id, command)
+        claim = self._channel.connection.hand_over
+        return open_sink(self.app, self, context_id, command, claim)
 
     # ------------------------------------------------------------- ending
 

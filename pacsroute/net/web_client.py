@@ -32,7 +32,7 @@ from pacsroute.framework.requests import Peer, Progress
 from pacsroute.instances import part10
 from pacsroute.instances.incoming import Incoming
 from pacsroute.instances.instance import Instance
-from pacsroute.instances.spool import Spool
+from pacsroute.instances.spool import Spool, spool_for
 from pacsroute.net.client import Client, Keys, Source
 from pacsroute.net.multipart import Parts
 from pacsroute.status import (
@@ -201,7 +201,7 @@ class WebClient(Client):
         config = self._app.config
 
         def open_spool(head: bytes) -> Spool:
-            return Spool(head, config.spool, most=config.max_dataset_length)
+            return spool_for(head, config, place=self._app.fetched_place)
 
         incoming = Incoming(open_spool, writer=self.calling_ae, sender=self.called_ae)
         for piece in part:

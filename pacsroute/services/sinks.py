@@ -7,7 +7,7 @@ from pacsroute.dimse.commands import Command, CStoreRQ, NSetRQ, RequestCommand
 from pacsroute.dimse.messages import Sink
 from pacsroute.framework.base import BaseApp
 from pacsroute.instances import part10
-from pacsroute.instances.spool import Spool
+from pacsroute.instances.spool import Claim, Spool, spool_for
 from pacsroute.services.exchange import Exchange
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
@@ -70,18 +70,34 @@ def limit_of(command: Command) -> str:
     return "max_set_length" if isinstance(command, NSetRQ) else "max_identifier_length"
 
 
-def open_sink(app: BaseApp, association: Exchange, context_id: int, command: Command) -> Sink:
-    """Return where the data set of a message goes."""
+def open_sink(
+    app: BaseApp,
+    association: Exchange,
+    context_id: int,
+    command: Command,
+    claim: Claim | None = None,
+) -> Sink:
+    """Return where the data set of a message goes.
+
+    Parameters
+    ----------
+    claim : callable, optional
+        Asks the carrier for the buffer of a fragment, as `pacsroute.instances.spool.Claim`.
+    """
     if isinstance(command, CStoreRQ):
         if app.declared.quiet:
             app.work.receiving(association)
-        return _open_spool(app, association, association.contexts[context_id], command)
+        return _open_spool(app, association, association.contexts[context_id], command, claim)
     setting = limit_of(command)
     return Memory(getattr(app.config, setting), setting, app.config.max_memory)
 
 
 def _open_spool(
-    app: BaseApp, association: Exchange, context: AcceptedContext, command: CStoreRQ
+    app: BaseApp,
+    association: Exchange,
+    context: AcceptedContext,
+    command: CStoreRQ,
+    claim: Claim | None,
 ) -> Spool:
     uid = uids.trim(command.affected_sop_instance)
     head = part10.head(
@@ -92,13 +108,12 @@ def _open_spool(
         sender=association.calling_ae,
         receiver=association.called_ae,
     )
-    return Spool(
-        head,
-        app.config.spool,
-        most=app.config.max_dataset_length,
-        room=app.room,
-        most_of_all=app.config.max_spool,
-    )
+    route = None
+    if association.role == "acceptor":
+        served = context.general or context.abstract_syntax
+        route = app.route("store", served, association.calling_ae, association.called_ae)
+    place = app.fetched_place if route is None else route.place
+    return spool_for(head, app.config, app.room, place, claim)
 
 
 def is_expected(app: BaseApp, association: Exchange, context_id: int, command: Command) -> bool:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from pacsroute.errors import AssociationError, ProtocolError, let_go
 from pacsroute.upper_layer import pdu as pdus
+from pacsroute.upper_layer.buffers import buffers
 from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, Buffer, Pdu
 from pacsroute.upper_layer.state_machine import ACTIONS, EVENTS, NEXT, RELEASE_COLLISION
 
@@ -23,6 +24,8 @@ _SLACK = 65_536  # room behind a large PDU, so that one read can bring the next 
 
 # The actions of table 9-10 that hand the PDU on to the user.
 _INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10", "AA-3"})
+
+_PARTS = 4  # a fragment that is handed over with its buffer is one of so many, at least
 
 _TLS = (0x15, 0x16)  # what a record of TLS begins with, where it cannot know us yet
 _TEXT = 40  # bytes that an error tells of what is text instead of a PDU
@@ -80,10 +83,11 @@ class Connection:
         self.error: ProtocolError | None = None
         self._data_limit = 2 * maximum_length
         self._associate_limit = maximum_associate_length
-        self._buffer = bytearray(_FIRST_BUFFER)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(bytearray(_FIRST_BUFFER))
         self._start = self._end = 0
         self._needed = 6
+        self._usual = 0  # bytes of a buffer in the place of one that was handed over
+        self._data_length = -1  # of the P-DATA-TF that was the last event
         self._lost_framing = False
         self._out: list[Buffer] = []
         self._request: bytes | None = None
@@ -102,8 +106,8 @@ class Connection:
             self._start = self._end = start = end = 0
         if len(self._view) - start < self._needed or end == len(self._view):
             held = self._view[start:end]
-            if len(self._view) < self._needed:
-                self._view = memoryview(bytearray(self._needed + _SLACK))
+            if len(self._view) < max(self._needed, self._usual):
+                self._view = buffers.take(max(self._needed + _SLACK, self._usual))
             self._view[: len(held)] = held
             self._start, self._end = 0, end - start
         return self._view[self._end :]
@@ -111,6 +115,29 @@ class Connection:
     def buffer_updated(self, count: int) -> None:
         """Say that so many bytes were read into what `get_buffer` returned."""
         self._end += count
+
+    def hand_over(self, fragment: memoryview) -> memoryview | None:
+        """Return the buffer that a fragment is in; it is the caller's, and used here no more.
+
+        The caller gives it to `pacsroute.upper_layer.buffers` when nothing of it is needed.
+
+        Parameters
+        ----------
+        fragment : memoryview
+            Of the event that was returned last.
+
+        Returns
+        -------
+        memoryview or None
+            All of the buffer; None if there is more in that event, or if the fragment is a small
+            part of the buffer.
+        """
+        if len(fragment) + 6 != self._data_length or _PARTS * len(fragment) < len(self._view):
+            return None
+        view, behind = self._view, self._view[self._start : self._end]
+        self._view = memoryview(bytearray(behind))
+        self._start, self._end, self._usual = 0, len(behind), len(view)
+        return view
 
     def receive_data(self, data: Buffer) -> None:
         """Take bytes that are already in hand, by copying them."""
@@ -151,6 +178,7 @@ class Connection:
                     return None
                 self._start = stop = start + 6 + length
                 if is_data:
+                    self._data_length = length
                     return pdus.decode_data(self._view[start + 6 : stop])
                 received = pdus.decode(self._view[start:stop])
             except ProtocolError as error:

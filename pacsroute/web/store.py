@@ -16,7 +16,8 @@ from pacsroute.framework.requests import StoreRequest
 from pacsroute.framework.results import Outcome
 from pacsroute.instances.incoming import Incoming
 from pacsroute.instances.instance import Instance
-from pacsroute.instances.spool import Spool
+from pacsroute.instances.place import Place
+from pacsroute.instances.spool import Spool, spool_for
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
     INVALID_SOP_INSTANCE,
@@ -151,13 +152,17 @@ class _Storing:
 
     def _open_spool(self, head: bytes) -> Spool:
         app = self._exchange.app
-        return Spool(
-            head,
-            app.config.spool,
-            most=app.config.max_dataset_length,
-            room=app.room,
-            most_of_all=app.config.max_spool,
+        return spool_for(head, app.config, app.room, self._place_of(self._incoming))
+
+    def _place_of(self, incoming: Incoming | None) -> Place | None:
+        """Return where the handler of a part has saved instances."""
+        if incoming is None:
+            return None
+        caller = self._exchange.caller
+        route = self._exchange.app.route(
+            "store", incoming.sop_class, caller.calling_ae, caller.called_ae
         )
+        return None if route is None else route.place
 
     def data(self, piece: memoryview) -> None:
         """Take a piece of it."""
@@ -170,9 +175,10 @@ class _Storing:
 
     def end(self) -> None:
         """Store an instance that is whole."""
-        incoming, self._incoming = self._incoming, None
+        incoming = self._incoming
         if incoming is not None:
             incoming.end()
+            self._incoming = None
             self._store_file(incoming)
         else:
             with _refused():

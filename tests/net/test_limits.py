@@ -67,11 +67,11 @@ def test_a_data_set_that_is_too_long_is_refused_and_the_association_lives(
 
 
 def test_the_spool_has_an_end_and_is_given_back(served, raw_peer, caplog):
-    server = served(max_spool=500_000)
+    server = served(max_spool=2_000_000)
     with raw_peer(server.port, [(CT, EXPLICIT)]) as peer:
         for _ in range(3):
-            assert peer.store(_image(600_000), CT, "1.2.3").status == 0xA700
-            assert peer.store(_image(400_000), CT, "1.2.3").status == 0
+            assert peer.store(_image(2_400_000), CT, "1.2.3").status == 0xA700
+            assert peer.store(_image(1_600_000), CT, "1.2.3").status == 0
     assert "max_spool" in caplog.text
     assert server.app.room.used == 0
 

@@ -236,7 +236,7 @@ def test_gauges_show_operations_under_way(served, raw_peer, tmp_path):
         assert go_on.wait(WAIT)
 
     server = served(app)
-    instance = encode({"PixelData": bytes(400_000)}, EXPLICIT)
+    instance = encode({"PixelData": bytes(2_400_000)}, EXPLICIT)
     with raw_peer(server.port, [(CT, EXPLICIT)]) as peer:
         answer = threading.Thread(target=peer.store, args=(instance, CT, "1.2.3"))
         answer.start()

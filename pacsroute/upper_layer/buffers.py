@@ -1,0 +1,40 @@
+"""Receive buffers that are used again: new memory costs as much as what is received into it."""
+
+from __future__ import annotations
+
+_MOST = 8  # that wait to be used again
+
+
+class Buffers:
+    """Buffers that nobody uses, for the next who needs one; the last that came goes first.
+
+    All threads share it: a list can be popped from and appended to without a lock.
+
+    Examples
+    --------
+    >>> spare = Buffers()
+    >>> one = spare.take(1000)
+    >>> spare.give_back(one)
+    >>> spare.take(500) is one
+    True
+    """
+
+    def __init__(self) -> None:
+        self._unused: list[memoryview] = []
+
+    def take(self, size: int) -> memoryview:
+        """Return a buffer of a size at least; what is in it has no meaning."""
+        try:
+            view = self._unused.pop()
+        except IndexError:
+            return memoryview(bytearray(size))
+        return view if len(view) >= size else memoryview(bytearray(size))
+
+    def give_back(self, view: memoryview) -> None:
+        """Let others use a buffer; nobody else may have it, or a part of it."""
+        if len(self._unused) < _MOST:
+            self._unused.append(view)
+
+
+buffers = Buffers()
+"""Those of this process."""
