@@ -28,7 +28,7 @@ from pacsroute.framework.admission import left
 from pacsroute.framework.base import BaseApp
 from pacsroute.web import viewer
 from pacsroute.web.caller import Caller, admitted
-from pacsroute.web.console.page import ROOT as CONSOLE
+from pacsroute.web.console.access import ROOT as CONSOLE
 from pacsroute.web.console.page import Console, to_console
 from pacsroute.web.dicomweb import DicomWeb, refusal
 from pacsroute.web.turns import Input, Output, Turn

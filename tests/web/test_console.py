@@ -185,7 +185,7 @@ def test_its_files_are_there(app):
 
 
 def test_a_failure_of_a_page_is_logged_and_says_nothing(app, caplog, monkeypatch):
-    monkeypatch.setattr("pacsroute.web.console.page.in_order", lambda app: 1 / 0)
+    monkeypatch.setattr("pacsroute.web.console.overview.in_order", lambda app: 1 / 0)
     found = app.web.test_client().get("/console")
     assert found.status_code == 500
     assert "ZeroDivisionError" not in found.text

@@ -6,43 +6,68 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Request, Response
 
+from pacsroute.audit.event import SERIOUS, SUCCESS
+from pacsroute.framework.auditing import accessed
 from pacsroute.framework.base import BaseApp
 from pacsroute.web.caller import Caller, is_local
 
+ROOT = "/console"
 EVERYBODY = "*"
 COOKIE = "pacsroute-console"
 FIELD = "token"
+
+Action = Literal["R", "C", "U", "D", "E"]
 
 _TOKEN = 32  # bytes
 
 
 @dataclass(frozen=True)
-class Viewer:
-    """Who sees the console.
+class Visit:
+    """A request for a page of the console, of somebody who may see it.
 
     Attributes
     ----------
+    app : App
+        Whose console it is.
+    http : werkzeug.Request
+        The request.
+    caller : Caller
+        Who has sent it.
     name : str
-        The user's, as `@app.authenticate` returns it; empty for somebody on this machine.
+        The user's name; empty for somebody on this machine.
     values : bool
         Whether patient data may be shown.
     token : str
         What the forms of the page carry, and the browser's cookie.
     """
 
+    app: BaseApp
+    http: Request
+    caller: Caller
     name: str
     values: bool
     token: str
 
+    @property
+    def root(self) -> str:
+        """The path of the console."""
+        return f"{self.http.environ.get('SCRIPT_NAME', '')}{ROOT}"
 
-def viewer_of(app: BaseApp, http: Request, caller: Caller) -> Viewer:
-    """Return who sees the console, of those who were admitted.
+    def tell(self, what: str, *, action: Action = "R", failed: bool = False) -> None:
+        """Tell `@app.audit` what was seen or done, unless `App.handle` does."""
+        if self.app.auditors:
+            outcome = SERIOUS if failed else SUCCESS
+            accessed(self.app, self.caller, what, action=action, outcome=outcome)
+
+
+def visit_of(app: BaseApp, http: Request, caller: Caller) -> Visit:
+    """Return the visit of somebody who was admitted, and may see the console.
 
     Somebody on this machine may, and users that the setting ``web_console`` names.
 
@@ -54,14 +79,15 @@ def viewer_of(app: BaseApp, http: Request, caller: Caller) -> Viewer:
     config, name = app.config, user_name(caller.user)
     if not is_local(app, http.environ) and not _is_named(config.web_console, name):
         raise Forbidden(
-            f"the setting web_console does not name {name or 'you'}"
+            f"the setting web_console does not name {name}"
             if name
             else "from other machines, the console is for users that web_console names"
         )
     token = http.cookies.get(COOKIE, "")
-    if len(token) != 2 * _TOKEN or not token.isalnum():
+    if len(token) != 2 * _TOKEN or not token.isalnum() or not token.isascii():
         token = secrets.token_hex(_TOKEN)
-    return Viewer(name, _is_named(config.web_console_values, name, anonymous=True), token)
+    values = _is_named(config.web_console_values, name, anonymous=True)
+    return Visit(app, http, caller, name, values, token)
 
 
 def user_name(user: Any) -> str:
@@ -85,19 +111,19 @@ def _is_named(names: tuple[str, ...], name: str, *, anonymous: bool = False) -> 
     return bool(name) and name in names
 
 
-def remember(response: Response, http: Request, viewer: Viewer) -> None:
+def remember(response: Response, visit: Visit) -> None:
     """Give the browser the token of its forms."""
     response.set_cookie(
         COOKIE,
-        viewer.token,
-        path=f"{http.environ.get('SCRIPT_NAME', '')}/console",
-        secure=http.is_secure,
+        visit.token,
+        path=visit.root,
+        secure=visit.http.is_secure,
         httponly=True,
         samesite="Strict",
     )
 
 
-def check_button(app: BaseApp, http: Request, viewer: Viewer) -> None:
+def check_button(visit: Visit) -> None:
     """Refuse a button that was not pressed on a page of the console.
 
     The browser says which page has sent the form, and the form repeats the token of the cookie:
@@ -108,12 +134,13 @@ def check_button(app: BaseApp, http: Request, viewer: Viewer) -> None:
     werkzeug.exceptions.Forbidden
         If it was not.
     """
-    origin = http.headers.get("Origin", "")
+    http = visit.http
     own = {f"{http.scheme}://{http.host}"}
-    if public := app.config.web_public_url:
+    if public := visit.app.config.web_public_url:
         parts = urlsplit(public)
         own.add(f"{parts.scheme}://{parts.netloc}")
     said, kept = http.form.get(FIELD, ""), http.cookies.get(COOKIE, "")
-    same = bool(kept) and hmac.compare_digest(said.encode(), viewer.token.encode())
-    if origin not in own or kept != viewer.token or not same:
+    same = hmac.compare_digest(said.encode(), visit.token.encode())
+    if http.headers.get("Origin", "") not in own or kept != visit.token or not same:
+        visit.tell("a button that was not pressed on a page of the console", failed=True)
         raise Forbidden("this button was not pressed on a page of this console: load it again")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +16,16 @@ from werkzeug.wrappers import Request, Response
 
 from pacsroute import uids
 from pacsroute.framework.base import BaseApp, ServerView
-from pacsroute.framework.route_table import HEADER, in_order, line_of
 from pacsroute.web.caller import Caller
-from pacsroute.web.console import charts, standing
-from pacsroute.web.console.access import FIELD, Viewer, check_button, remember, viewer_of
+from pacsroute.web.console import charts, queue
+from pacsroute.web.console.access import FIELD, ROOT, Visit, check_button, remember, visit_of
 from pacsroute.web.console.activity import KEPT, Activity
-from pacsroute.web.console.rates import together
+from pacsroute.web.console.destinations import Echoes
+from pacsroute.web.console.overview import overview
 from pacsroute.web.console.times import ago, clock
 from pacsroute.web.console.traces import explained
 
 logger = logging.getLogger("pacsroute")
-
-ROOT = "/console"
 
 _HERE = Path(__file__).parent
 _FILES = {
@@ -38,7 +34,6 @@ _FILES = {
     "icon.svg": "image/svg+xml",
 }
 _FORM = 65_536  # bytes of a form
-_SHOWN = 200  # associations
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -51,14 +46,13 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_TITLES = {title: title.capitalize().replace("Sop", "SOP") for title in HEADER}
 _MAP = Map(
     [
         Rule("/", methods=["GET"], endpoint="overview"),
         Rule("/troubles/<number>", methods=["GET"], endpoint="trouble"),
-        Rule(
-            "/<any('console.css', 'console.js', 'icon.svg'):name>", methods=["GET"], endpoint="file"
-        ),
+        Rule("/echo", methods=["POST"], endpoint="echo"),
+        Rule("/queue", methods=["POST"], endpoint="queue"),
+        *(Rule(f"/{name}", methods=["GET"], endpoint=f"file {name}") for name in _FILES),
     ],
     strict_slashes=False,
 )
@@ -87,6 +81,7 @@ class Console:
         self._app = app
         self._server: ServerView | None = None
         self._activity = Activity()
+        self._echoes = Echoes()
         self._began = time.time()
         app.observe(self._activity)
 
@@ -106,39 +101,42 @@ class Console:
         caller : Caller
             Who asks.
         """
-        viewer = None
+        http.max_content_length = _FORM
+        visit = None
         try:
-            viewer = viewer_of(self._app, http, caller)
-            response = self._respond(http, path, viewer)
+            visit = visit_of(self._app, http, caller)
+            response = self._respond(visit, path)
         except HTTPException as error:
             response = self._refused(http, error)
         except Exception:
             logger.exception("a page of the console failed")
             response = self._refused(http, InternalServerError("the log says why"))
         response.headers.update(_HEADERS)
-        if viewer is not None:
-            remember(response, http, viewer)
+        if visit is not None:
+            remember(response, visit)
         return response
 
-    def _respond(self, http: Request, path: str, viewer: Viewer) -> Response:
+    def _respond(self, visit: Visit, path: str) -> Response:
+        http = visit.http
         name, values = _MAP.bind(http.host, path_info=path or "/").match(method=http.method)
-        if name == "file":
-            return send_file(_HERE / values["name"], http.environ, mimetype=_FILES[values["name"]])
+        kind, _, file = name.partition(" ")
+        if kind == "file":
+            return send_file(_HERE / file, http.environ, mimetype=_FILES[file])
         if http.method == "POST":
-            http.max_content_length = _FORM
-            check_button(self._app, http, viewer)
+            check_button(visit)
         answers: dict[str, Callable[..., Response]] = {
             "overview": self._overview,
             "trouble": self._trouble,
+            "echo": self._echo,
+            "queue": self._change,
         }
-        return answers[name](http, viewer, **values)
+        return answers[kind](visit, **values)
 
     def _refused(self, http: Request, error: HTTPException) -> Response:
         if error.response is not None:
             return error.response  # type: ignore[return-value] # a redirection
-        page = self._page(
-            http, "refused.html", code=error.code, error=error.name, why=error.description
-        )
+        why = error.description
+        page = self._page(http, "refused.html", error=error.name, why=why)
         page.status_code = error.code or 500
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             page.headers["Allow"] = ", ".join(error.valid_methods)
@@ -150,67 +148,53 @@ class Console:
             "root": f"{http.environ.get('SCRIPT_NAME', '')}{ROOT}",
             "now": time.time(),
         }
-        return Response(
-            _PAGES.get_template(template).render(values), content_type="text/html; charset=utf-8"
-        )
+        html = _PAGES.get_template(template).render(values)
+        return Response(html, content_type="text/html; charset=utf-8")
 
     # ------------------------------------------------------------- pages
 
-    def _overview(self, http: Request, viewer: Viewer) -> Response:
-        snapshots = self._snapshots()
-        associations = [one for each in snapshots for one in each["associations"]]
-        troubles = [one for each in snapshots for one in each["troubles"]]
-        routes = _routes(self._app)
-        server = self._server
-        return self._page(
-            http,
-            "overview.html",
-            viewer=viewer,
-            host=socket.gethostname(),
-            process=os.getpid(),
-            began=min(each["began"] for each in snapshots),
-            obstacle="" if server is None else server.obstacle(),
-            serves=server is not None,
-            places=self._places(),
-            ports=[] if server is None else list(standing.ports(server)),
-            certificates=[] if server is None else list(standing.certificates(server)),
-            rooms=list(standing.rooms(self._app)),
-            associations=sorted(associations, key=lambda one: one["since"])[:_SHOWN],
-            count=len(associations),
-            troubles=sorted(troubles, key=lambda one: one["last"], reverse=True)[:KEPT],
-            charts=charts.charts(together(each["rates"] for each in snapshots)),
-            width=charts.WIDTH,
-            height=charts.HEIGHT,
-            columns=list(routes[0]),
-            routes=routes,
-        )
-
-    def _places(self) -> dict[str, int] | None:
-        if self._server is None:
-            return None
-        taken, most = self._server.associations, self._server.config.max_associations
-        return {"taken": taken, "most": most, "left": max(0, most - taken)}
+    def _overview(self, visit: Visit) -> Response:
+        values = overview(self._app, self._server, self._snapshots())
+        return self._page(visit.http, "overview.html", visit=visit, **values)
 
     def _snapshots(self) -> list[dict[str, Any]]:
-        """Return what each process of the server has seen."""
-        return [self._activity.snapshot() | {"began": self._began}]
+        """Return what each process of the server has seen, this one first."""
+        server = self._server
+        places = (0, 0)
+        if server is not None:
+            places = server.associations, server.config.max_associations
+        own = {"began": self._began, "echoes": self._echoes.snapshot(), "places": places}
+        return [self._activity.snapshot() | own]
 
-    def _trouble(self, http: Request, viewer: Viewer, number: str) -> Response:
+    def _trouble(self, visit: Visit, number: str) -> Response:
         """Show a failure with what a handler has said of it, and its trace."""
         troubles = [one for each in self._snapshots() for one in each["troubles"]]
         trouble = next((one for one in troubles if one["id"] == number), None)
         if trouble is None:
             raise NotFound(f"this is not among the last {KEPT} failures")
         recording = trouble["recording"]
-        trace = explained(recording, values=viewer.values) if recording else ""
-        return self._page(http, "trouble.html", viewer=viewer, trouble=trouble, trace=trace)
+        trace = explained(recording, values=visit.values) if recording else ""
+        if visit.values:
+            visit.tell(f"failure {number}, {trouble['what']}")
+        return self._page(visit.http, "trouble.html", visit=visit, trouble=trouble, trace=trace)
+
+    # ------------------------------------------------------------- buttons
+
+    def _echo(self, visit: Visit) -> Response:
+        title = visit.http.form.get("title", "").strip()
+        good = self._echoes.ask(self._app, title)
+        visit.tell(f"echo {title}", action="E", failed=not good)
+        return _back(visit, "destinations")
+
+    def _change(self, visit: Visit) -> Response:
+        queue.change(visit)
+        return _back(visit, "jobs")
 
 
-def _routes(app: BaseApp) -> list[dict[str, str]]:
-    """Return the routes by columns, without the columns that say nothing."""
-    lines = [line_of(route) for route in in_order(app)]
-    said = [at for at in range(len(HEADER)) if any(line[at] not in ("", "*") for line in lines)]
-    return [{_TITLES[HEADER[at]]: line[at] for at in said} for line in lines]
+def _back(visit: Visit, part: str) -> Response:
+    response: Any = redirect(f"{visit.root}#{part}", 303)
+    found: Response = response
+    return found
 
 
 def to_console(http: Request) -> Response:

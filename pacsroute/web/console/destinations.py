@@ -1,0 +1,129 @@
+"""Where an app sends to, and how the last C-ECHO to each went."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, NamedTuple
+
+from werkzeug.exceptions import NotFound
+
+from pacsroute.allow import ae_title
+from pacsroute.errors import PacsrouteError, SetupError
+from pacsroute.framework.base import BaseApp
+from pacsroute.framework.requests import Peer
+from pacsroute.trace.layout import printable
+
+_PATIENCE = 10.0  # seconds that a destination has
+_KEPT = 100
+_NOWHERE = "2.25.0"  # a study that no archive has
+
+
+class Destination(NamedTuple):
+    """A destination, and how the last C-ECHO went.
+
+    Parameters
+    ----------
+    title : str
+        Its AE title.
+    address : str
+        Where it is to be found, or who says so.
+    tls : bool
+        Whether TLS is spoken.
+    echo : dict or None
+        What `Echoes` has of it.
+    """
+
+    title: str
+    address: str
+    tls: bool
+    echo: dict[str, Any] | None
+
+
+class Echoes:
+    """How the last C-ECHO to each destination went, of those that were asked for here."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, dict[str, Any]] = {}
+        self._asked: set[str] = set()
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """Return them by AE title, as values that JSON has."""
+        with self._lock:
+            return dict(self._found)
+
+    def ask(self, app: Any, title: str) -> bool:
+        """Send a C-ECHO to a destination, and note how it went; return whether it answered.
+
+        A destination that is being asked is not asked again meanwhile. One at a URL, where
+        there is no C-ECHO, is asked for a study that it does not have.
+
+        Raises
+        ------
+        werkzeug.exceptions.NotFound
+            If the app knows no such destination.
+        """
+        try:
+            peer = app.resolve(ae_title(title))
+        except SetupError:
+            peer = None
+        if peer is None:
+            raise NotFound(f"the address of {printable(title)} is unknown")
+        with self._lock:
+            if title in self._asked:
+                return True
+            self._asked.add(title)
+        began = time.monotonic()
+        good, said = False, ""
+        try:
+            good, said = True, _echo(app, title, peer)
+        except PacsrouteError as error:
+            said = printable(str(error))
+        except OSError as error:
+            said = error.strerror or type(error).__name__
+        finally:
+            with self._lock:
+                self._asked.discard(title)
+                self._found.pop(title, None)
+                self._found[title] = {
+                    "at": time.time(),
+                    "good": good,
+                    "said": said,
+                    "seconds": time.monotonic() - began,
+                }
+                if len(self._found) > _KEPT:
+                    del self._found[next(iter(self._found))]
+        return good
+
+
+def _echo(app: Any, title: str, peer: Peer) -> str:
+    with app.connect(title, timeout=_PATIENCE) as client:
+        if not peer.url:
+            return str(client.echo())
+        for _ in client.find({"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": _NOWHERE}):
+            pass
+        return "it answers queries"
+
+
+def destinations(app: BaseApp, echoes: dict[str, dict[str, Any]]) -> list[Destination]:
+    """Return the destinations that an app has, and those that were asked besides."""
+    found = [
+        Destination(title, _address(peer), bool(peer.tls), echoes.get(title))
+        for title, peer in app.destinations.items()
+    ]
+    known = {one.title for one in found}
+    others = [title for title in echoes if title not in known]
+    found += [Destination(one, "@app.destination", False, echoes[one]) for one in others]
+    return sorted(found, key=lambda one: one.title)
+
+
+def knows_others(app: BaseApp) -> bool:
+    """Tell whether a function of the app's knows destinations, which it cannot list."""
+    scopes = {scope for family, _ in app.families for scope in family} | {app}
+    return any(scope.destinator is not None for scope in scopes)
+
+
+def _address(peer: Peer) -> str:
+    host = f"[{peer.host}]" if ":" in peer.host else peer.host
+    return peer.url or f"{host}:{peer.port}"

@@ -1,0 +1,79 @@
+"""The overview: all that a server does, on one page."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from pacsroute.framework.base import BaseApp, ServerView
+from pacsroute.framework.route_table import HEADER, in_order, line_of
+from pacsroute.web.console import charts, standing
+from pacsroute.web.console.activity import KEPT
+from pacsroute.web.console.destinations import destinations, knows_others
+from pacsroute.web.console.queue import instance_of, queue_of
+from pacsroute.web.console.rates import together
+
+_SHOWN = 200  # associations
+_TITLES = {title: title.capitalize().replace("Sop", "SOP") for title in HEADER}
+
+
+def overview(
+    app: BaseApp, server: ServerView | None, snapshots: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the values of the page.
+
+    Parameters
+    ----------
+    app : App
+        Of which it tells.
+    server : ServerView or None
+        The DICOM server of this process.
+    snapshots : sequence of dict
+        What each process of the server has seen; this one's is the first.
+    """
+    associations = [one for each in snapshots for one in each["associations"]]
+    troubles = [one for each in snapshots for one in each["troubles"]]
+    echoes: dict[str, dict[str, Any]] = {}
+    for each in snapshots:
+        for title, echo in each["echoes"].items():
+            if title not in echoes or echoes[title]["at"] < echo["at"]:
+                echoes[title] = echo
+    routes = _routes(app)
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "began": min(each["began"] for each in snapshots),
+        "serves": server is not None,
+        "obstacle": "" if server is None else server.obstacle(),
+        "places": _places(snapshots),
+        "ports": [] if server is None else list(standing.ports(server)),
+        "certificates": [] if server is None else list(standing.certificates(server)),
+        "rooms": list(standing.rooms(app)),
+        "associations": sorted(associations, key=lambda one: one["since"])[:_SHOWN],
+        "count": len(associations),
+        "troubles": sorted(troubles, key=lambda one: one["last"], reverse=True)[:KEPT],
+        "charts": charts.charts(together(each["rates"] for each in snapshots)),
+        "width": charts.WIDTH,
+        "height": charts.HEIGHT,
+        "columns": list(routes[0]),
+        "routes": routes,
+        "destinations": destinations(app, echoes),
+        "knows_others": knows_others(app),
+        "queue": queue_of(app),
+        "instance_of": instance_of,
+    }
+
+
+def _places(snapshots: Sequence[dict[str, Any]]) -> dict[str, int] | None:
+    """Return how many associations there are, and may be, in all processes."""
+    taken, most = (sum(each["places"][at] for each in snapshots) for at in (0, 1))
+    return {"taken": taken, "most": most, "left": max(0, most - taken)} if most else None
+
+
+def _routes(app: BaseApp) -> list[dict[str, str]]:
+    """Return the routes by columns, without the columns that say nothing."""
+    lines = [line_of(route) for route in in_order(app)]
+    said = [at for at in range(len(HEADER)) if any(line[at] not in ("", "*") for line in lines)]
+    return [{_TITLES[HEADER[at]]: line[at] for at in said} for line in lines]
