@@ -74,7 +74,7 @@ class Server:
             | {
                 "TCP_NODELAY": "1",  # DCMTK at its best
                 "BENCH_FOLDER": str(self.folder),
-                "BENCH_SINK": str(self.sink.port),
+                "BENCH_SINK": str(self.sink.port) if self.sink else "",
                 "BENCH_DURABLE": "1" if self.name == "pacsroute, durable" else "0",
             },
             stdout=subprocess.DEVNULL,
