@@ -21,6 +21,7 @@ from pacsroute.errors import (
     let_go,
 )
 from pacsroute.net import transport
+from pacsroute.net.at_work import ASSOCIATIONS
 from pacsroute.net.pace import Pace
 from pacsroute.net.tapped import TappedSocket
 from pacsroute.net.tls_socket import TLSSocket
@@ -220,6 +221,7 @@ class Channel:
             if count == 0:
                 self._closed()
                 return
+            ASSOCIATIONS.seen = True
             self.connection.buffer_updated(count)
             self._small = count < _SMALL_READ
             return
@@ -278,6 +280,7 @@ class Channel:
         except OSError:
             count = 0
         if count:
+            ASSOCIATIONS.seen = True
             self.connection.buffer_updated(count)
         else:
             self._closed()

@@ -120,6 +120,12 @@ class Exchange:
             host = f"{host}:{port}"  # some clients leave it out
         return f"{http.scheme}://{host}{environ.get('SCRIPT_NAME', '')}"
 
+    def pause(self) -> None:
+        """Let others work, too: between two steps of what takes long."""
+        pause: Callable[[], object] | None = self.http.environ.get("pacsroute.pause")
+        if pause is not None:
+            pause()
+
     # ------------------------------------------------------------- to the handler
 
     def route_of(self, command: str, *names: str) -> tuple[str, Route]:

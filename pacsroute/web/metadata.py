@@ -34,6 +34,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     try:
         shown, lost = [], 0
         for instance in found:
+            exchange.pause()
             try:
                 shown.append(exchange.written(_described(exchange, instance, unique)))
             except (DataSetError, OSError) as error:

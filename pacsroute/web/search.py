@@ -109,6 +109,7 @@ def _rows(
         if not request.paged:
             rows = itertools.islice(rows, asked.offset, None)
         for row in rows:
+            exchange.pause()
             if len(found) >= most:
                 return found, _left(request, asked.offset + most, rows)
             model = dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN)

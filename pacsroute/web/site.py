@@ -31,7 +31,7 @@ from pacsroute.web.caller import Caller, admitted
 from pacsroute.web.console.access import ROOT as CONSOLE
 from pacsroute.web.console.page import Console, to_console
 from pacsroute.web.dicomweb import DicomWeb, refusal
-from pacsroute.web.turns import Input, Output, Turn
+from pacsroute.web.turns import Input, Output, Turn, Turns
 
 logger = logging.getLogger("pacsroute")
 
@@ -65,7 +65,7 @@ class Site(Flask):
         super().__init__("pacsroute.web", static_folder=None, template_folder=None)
         self.dicom_app = app
         self._dicomweb = DicomWeb(app)
-        self._turns: threading.Semaphore | None = None
+        self._turns: Turns | None = None
         self._entering = threading.Lock()
         self._entered = False
 
@@ -94,8 +94,9 @@ class Site(Flask):
 
     def _in_turn(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if self._turns is None:
-            self._turns = threading.BoundedSemaphore(self.dicom_app.config.web_threads)
+            self._turns = Turns(self.dicom_app.config.web_threads)
         turn = Turn(self._turns)
+        environ["pacsroute.pause"] = turn.pause
         environ["wsgi.input"] = Input(environ["wsgi.input"], turn)
         with turn:
             chunks = self._answer(environ, start_response)

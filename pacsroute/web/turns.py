@@ -1,10 +1,92 @@
-"""Limit the HTTP requests handled at once; those that wait for their peers do not count."""
+"""Limit the HTTP requests handled at once, and leave associations their share of the interpreter.
+
+The interpreter runs one thread at a time. An association lets go of it with each system call,
+several times for each message, and would stand behind all HTTP requests each time. So while
+associations are at work, one HTTP request works at a time, and all of them together leave as much
+time free as they take.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from pacsroute.net.at_work import ASSOCIATIONS
+
+_LATELY = 0.05  # seconds for which an association counts as at work
+_LOOK = 0.002  # seconds after which it shows whether they use the time that is left to them
+_DEBT = 0.01  # the most that is left to them at a time
+_PATIENCE = 0.05  # seconds after which a turn begins beside another, which may wait for a disk
+_STEP = 0.005  # seconds of work after which another may have a turn
+
+
+class Turns:
+    """The turns of a process.
+
+    Parameters
+    ----------
+    most : int
+        How many requests work at once: the setting ``web_threads``.
+
+    Examples
+    --------
+    >>> turns = Turns(16)
+    >>> with Turn(turns) as turn:
+    ...     turn.pause()
+    """
+
+    def __init__(self, most: int) -> None:
+        self._places = threading.BoundedSemaphore(most)
+        self._alone = threading.Lock()
+        self._thread = threading.local()
+        self._debt = 0.0
+        self._at_work_until = 0.0
+
+    def take(self) -> bool:
+        """Begin to work, as soon as it is fair; return what `give_back` takes."""
+        self._places.acquire()
+        self.note()
+        if not self.are_associations_at_work():
+            self._debt = 0.0
+            return False
+        is_alone = self._alone.acquire(timeout=_PATIENCE)
+        self._leave_time()
+        return is_alone
+
+    def give_back(self, is_alone: bool) -> None:
+        """End a turn."""
+        self.note()
+        if is_alone:
+            self._alone.release()
+        self._places.release()
+
+    def note(self) -> float:
+        """Count the processor time of this thread; return how much it was since the last time."""
+        now = time.thread_time()
+        spent: float = now - getattr(self._thread, "noted", now)
+        self._thread.noted = now
+        self._debt = min(self._debt + spent, _DEBT)  # two threads at once may lose a little of it
+        return spent
+
+    def are_associations_at_work(self) -> bool:
+        """Tell whether an association has read something of late."""
+        if ASSOCIATIONS.seen:
+            ASSOCIATIONS.seen = False
+            self._at_work_until = time.monotonic() + _LATELY
+            return True
+        return time.monotonic() < self._at_work_until
+
+    def _leave_time(self) -> None:
+        """Wait as long as HTTP has worked, while associations make use of it."""
+        debt, self._debt = self._debt, 0.0
+        while debt > 0:
+            time.sleep(min(debt, _LOOK))
+            debt -= _LOOK
+            if not ASSOCIATIONS.seen:
+                return
+            self.are_associations_at_work()
 
 
 class Turn:
@@ -12,27 +94,37 @@ class Turn:
 
     Parameters
     ----------
-    turns : threading.Semaphore
-        How many there are.
+    turns : Turns
+        Those of the process.
     """
 
-    def __init__(self, turns: threading.Semaphore) -> None:
+    def __init__(self, turns: Turns) -> None:
         self._turns = turns
+        self._is_alone = False
+        self._worked = 0.0
 
     def __enter__(self) -> Turn:
-        self._turns.acquire()
+        self._is_alone = self._turns.take()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._turns.release()
+        self._turns.give_back(self._is_alone)
 
     def while_away(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call what waits for the peer, without a turn meanwhile."""
-        self._turns.release()
+        self._turns.give_back(self._is_alone)
         try:
             return function(*args)
         finally:
-            self._turns.acquire()
+            self._is_alone = self._turns.take()
+
+    def pause(self) -> None:
+        """Let others have a turn, if this one has worked for a while: between two steps."""
+        self._worked += self._turns.note()
+        if self._worked > _STEP:
+            self._worked = 0.0
+            if self._turns.are_associations_at_work():
+                self.while_away(lambda: None)
 
 
 class Input:

@@ -137,9 +137,7 @@ def _store(server, images, size):
     association = client.Association(server.port, client.CT_STORAGE)
     pixels = bytes(size)
     for number, (data, uid) in enumerate(images):
-        encoded = client.command(
-            client.C_STORE, number % 200 + 1, client.CT_STORAGE, uid.encode()
-        )
+        encoded = client.command(client.C_STORE, number % 200 + 1, client.CT_STORAGE, uid.encode())
         association.send(association.pdus(encoded, data + pixels))
         status, _ = association.status()
         assert status == 0, hex(status)
@@ -328,7 +326,10 @@ def _echoes(server, seconds):
 
 def share(scale, only, numbers, server, _):
     """Return the figures of one round: C-STORE and C-ECHO, alone and beside HTTP clients."""
-    seconds, (studies, instances) = max(0.3, 2 * scale), (max(8, int(n * scale)) for n in (1000, 500))
+    seconds, (studies, instances) = (
+        max(0.3, 2 * scale),
+        (max(8, int(n * scale)) for n in (1000, 500)),
+    )
     if server.unchecked("filled"):
         fill(server, studies, instances)
     found = {"C-STORE 40 KB alone": _stores(server, seconds, numbers)}
@@ -389,7 +390,9 @@ def table(results, goals=None):
         cells = [f"{medians[party][work]:,.4g}" for party in parties]
         if goals:
             ours, theirs = medians[parties[0]][work], medians.get(_ORTHANC, {}).get(work)
-            times = (theirs or 0) / ours if work.endswith((", s", "MB")) else ours / (theirs or ours)
+            times = (
+                (theirs or 0) / ours if work.endswith((", s", "MB")) else ours / (theirs or ours)
+            )
             cells += [f"{times:.2f}" if theirs else "", goals.get(work, "")]
         yield f"| {work} | {' | '.join(cells)} |"
 

@@ -1,4 +1,4 @@
-"""HTTP clients that never stop: ``python -m tests.benchmarks.http_load PORT CLIENTS SECONDS PATH…``.
+"""Saturating HTTP clients: ``python -m tests.benchmarks.http_load PORT CLIENTS SECONDS PATH…``.
 
 One thread serves all of them, so that they cost the same for every server, and next to nothing
 beside it. It prints how many responses have come a second.
@@ -105,10 +105,8 @@ def load(port, paths, clients=1, seconds=None, count=None, begun=None):
     (float, int)
         How many responses have come a second, and the bytes of the last one.
     """
-    requests = [
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: {accept_of(path)}\r\n\r\n".encode()
-        for path in paths
-    ]
+    head = "GET {} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAccept: {}\r\n\r\n"
+    requests = [head.format(path, port, accept_of(path)).encode() for path in paths]
     buffer = memoryview(bytearray(_BUFFER))
     poll = select.epoll()
     started = time.perf_counter()
@@ -132,8 +130,7 @@ def load(port, paths, clients=1, seconds=None, count=None, begun=None):
                 poll.unregister(client.socket)
                 client.socket.close()
                 continue
-            poll.unregister(client.socket) if client._closes else None
-            if client.again():
+            if client.again():  # a socket that is closed is not polled any more
                 asking[client.socket.fileno()] = asking.pop(number)
                 poll.register(client.socket, select.EPOLLIN)
     return done / (time.perf_counter() - started), size

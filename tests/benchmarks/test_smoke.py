@@ -35,6 +35,22 @@ def test_benchmark_runs_every_work_and_reports_it(tmp_path):
         assert f"| {work.name} | **pacsroute** |" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_dicomweb_benchmark_runs_every_work_and_reports_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.dicomweb", "--scale", "0.02", "--rounds", "1"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for work in ("QIDO of 1,000 studies", "frame 500 of 572", "C-STORE beside metadata"):
+        assert f"| {work}" in done.stdout
+
+
 def test_report_compares_medians():
     figures = {"pacsroute": [10.0, 30.0, 20.0], "storescp": [5.0, 5.0, 100.0]}
     work = WORKS["echo"]
