@@ -349,7 +349,7 @@ def test_recipe_answers_a_broken_database_with_a_status(recipe):
 
 
 def test_recipe_checks_user_and_passcode(recipe):
-    app = recipe("Who are you: user name and passcode").app
+    app = recipe("Log in with user name and passcode").app
     for wrong in (None, "doe", ("doe", "wrong"), ("nobody", "secret")):
         with app.test_client(identity=wrong) as client, pytest.raises(AssociationRejected):
             client.echo()
@@ -361,7 +361,7 @@ def test_recipe_checks_user_and_passcode(recipe):
 
 
 def test_recipe_takes_a_token_as_user(recipe):
-    names = recipe("Who are you: a JSON Web Token")
+    names = recipe("Log in with a JSON Web Token")
     seen = []
     names.app.echo(lambda request: seen.append(request.user))
     good = {"sub": "service", "aud": "archive", "exp": 4_000_000_000}
@@ -439,7 +439,7 @@ def test_recipe_gives_one_peer_its_own_character_set(recipe):
 
 
 def test_recipe_keeps_or_refuses_duplicates(recipe):
-    app = recipe("What came twice").app
+    app = recipe("Instances that arrive twice").app
     changed = image()
     changed.PatientName = "Other"
     with app.test_client() as client:
