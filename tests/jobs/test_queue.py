@@ -530,3 +530,18 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
 def test_names_of_values_are_found_and_casts_are_not(text):
     assert with_percent(f"{text}::text").endswith("::text")
     assert with_percent("a = :one AND b = :two_three") == "a = %(one)s AND b = %(two_three)s"
+
+
+def test_the_log_has_its_usual_length_from_the_start_and_nothing_in_it(tmp_path):
+    """A flush that has to note a new length of the file takes twice as long."""
+    database = opened(tmp_path / "jobs.db")
+    log = tmp_path / "jobs.db-wal"
+    before = log.stat().st_size
+    queue = Queue(database, LonelyOwner(), Time())
+    for number in range(50):
+        queue.put([job(number)])
+    assert log.stat().st_size == before >= 4_000_000
+    tables = database.read("SELECT name FROM sqlite_master WHERE type = 'table'")
+    assert ("room",) not in tables
+    database.close()
+    assert (tmp_path / "jobs.db").stat().st_size < 200_000
