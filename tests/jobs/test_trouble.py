@@ -288,6 +288,7 @@ def test_no_period_ends_while_an_http_request_brings_more_of_it(tmp_path):
 def test_threads_that_use_all_connections_do_not_wait_for_the_time(monkeypatch):
     postgres = pytest.importorskip("pacsroute.jobs.postgres")
     monkeypatch.setattr(postgres, "_ASKED_EACH", 0.0)
+    monkeypatch.setattr(postgres, "_PATIENCE", 60.0)  # a busy disk may take seconds for a commit
     with server() as running:
         database = postgres.PostgreSQL(running.url())
         database.write(lambda transaction: schema.create(transaction, database.identity))

@@ -84,11 +84,12 @@ def value(size):
 BOMBS = {"items": items(500_000), "elements": elements(300_000), "value": value(200 * MIB)}
 
 
-def bomb(data, expected=(0xA700,)):
-    """Return an attack with a C-STORE, which has to be refused within the time of a test."""
+def bomb(data, expected=(0xA700,), patience=WAIT):
+    """Return an attack with a C-STORE, which has to be refused within some seconds."""
 
     def attack(port):
         with RawPeer(port, [(CT, DEFLATED)]) as peer:
+            peer.socket.settimeout(patience)
             assert peer.store(data, CT, "1.2.3").status in expected
 
     return attack
@@ -127,7 +128,7 @@ def test_values_that_are_many_once_they_are_read_are_refused(serve, head, fillin
     assert slowest < 10
 
 
-def attribute_lists(megabytes):
+def attribute_lists(megabytes, patience=WAIT):
     """Return an attack with an N-SET that never ends."""
     command = commands.NSetRQ(
         message_id=1, requested_sop_class=FILM_BOX, requested_sop_instance="1.2.3"
@@ -135,6 +136,7 @@ def attribute_lists(megabytes):
 
     def attack(port):
         with RawPeer(port, [(META, IMPLICIT)]) as peer:
+            peer.socket.settimeout(patience)
             peer.send(1, command, bytes(megabytes * MIB))
             assert peer.receive()[0].status in (0x0110, 0x0213, 0x0122, 0x0211, 0x0112)
 
@@ -154,7 +156,11 @@ def test_attribute_lists_share_the_memory_of_the_process(serve):
 def test_250_hostile_associations_stay_below_a_gigabyte(serve, kind):
     server = serve()
     bombs = {"items": items(1_990_000), "elements": elements(990_000), "value": value(1000 * MIB)}
-    attack = attribute_lists(20) if kind == "attributes" else bomb(bombs[kind])
+    # All of them take turns: the last one waits for 249, beside whatever else the machine does.
+    if kind == "attributes":
+        attack = attribute_lists(20, patience=300)
+    else:
+        attack = bomb(bombs[kind], patience=300)
     memory, slowest = hostile(server, attack, 250)
     assert memory < 950 * MIB
-    assert slowest < 10
+    assert slowest < 60
