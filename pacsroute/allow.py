@@ -95,6 +95,37 @@ def allowed(rules: Iterable[str], ae_title: str, address: str) -> bool:
     )
 
 
+def within(address: str, network: str) -> bool:
+    """Tell whether an address is in a network.
+
+    Examples
+    --------
+    >>> within("::ffff:10.1.2.3", "10.0.0.0/8"), within("192.168.0.1", "10.0.0.0/8")
+    (True, False)
+    """
+    return _within(address, network_of(network))
+
+
+@functools.lru_cache(maxsize=64)
+def network_of(text: str) -> Network:
+    """Return the network that a text is.
+
+    Raises
+    ------
+    SetupError
+        If it is none.
+
+    Examples
+    --------
+    >>> network_of("10.1.2.3")
+    IPv4Network('10.1.2.3/32')
+    """
+    found = _network(text)
+    if found is None:
+        raise SetupError(f"{text!r} is not a network, as 10.1.0.0/16")
+    return found
+
+
 def _within(address: str, network: Network | None) -> bool:
     if network is None:
         return True

@@ -108,6 +108,11 @@ class Config:
     )
     require_called_ae: bool = _setting(False, "Reject called AE titles that are not the app's.")
     called_ae_titles: tuple[str, ...] = _setting((), "More AE titles that the app answers.")
+    proxy_from: tuple[str, ...] = _setting(
+        (),
+        "Networks of balancers: each connection, but to --metrics-port, must begin with PROXY.",
+        scope="server",
+    )
 
     # TLS (PS3.15 §B.12, §B.13); the files are PEM, and read again when they have changed.
     tls_certificate: str | None = _setting(
@@ -229,13 +234,19 @@ class Config:
 
     # Limits. Lengths are in bytes.
     max_associations: int = _setting(
-        500, "Associations at once; more are rejected.", 0, scope="server"
+        500,
+        "Associations at once, in each process of each node; more are rejected.",
+        0,
+        scope="server",
     )
     max_associations_per_host: int = _setting(
-        250, "Associations of one host at once.", 1, scope="server"
+        250, "Associations of one host at once, in each process of each node.", 1, scope="server"
     )
     max_associations_per_ae: int = _setting(
-        250, "Associations of one calling AE at once.", 1, scope="server"
+        250,
+        "Associations of one calling AE at once, in each process of each node.",
+        1,
+        scope="server",
     )
     max_associate_length: int = _setting(
         MIB, "Length of an association request.", 512, scope="server"
@@ -276,6 +287,12 @@ class Config:
         1000, "Least rate of a message, in bytes a second, after that time.", 1, scope="server"
     )
     connect_timeout: float = _setting(10.0, "Time to connect to a peer.", 0.01)
+    drain: float = _setting(
+        0.0,
+        "Time after SIGTERM in which it serves on with /ready at 503, for a balancer to see.",
+        0,
+        scope="server",
+    )
     grace: float = _setting(
         10.0, "Time that associations have to finish when the server stops.", 0, scope="server"
     )
@@ -396,6 +413,9 @@ def _checked(name: str, value: Any) -> Any:
     if name == "allow":
         for text in value:
             allow.rule(text)
+    if name == "proxy_from":
+        for text in value:
+            allow.network_of(text)
     return value
 
 

@@ -14,6 +14,7 @@ from typing import Literal, TypedDict
 class ServerSettings(TypedDict, total=False):
     """The settings that may differ between servers of the same app."""
 
+    proxy_from: Iterable[str]
     tls_certificate: str | os.PathLike[str] | None
     tls_key: str | os.PathLike[str] | None
     tls_key_passphrase: str | None
@@ -34,6 +35,7 @@ class ServerSettings(TypedDict, total=False):
     idle_timeout: float
     network_timeout: float
     min_rate: int
+    drain: float
     grace: float
 
 

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
+from mmap import mmap
 from multiprocessing.connection import Connection
 from socket import socket
 from types import FrameType
@@ -108,7 +109,7 @@ def run_workers(
     host, tls_port = listeners["port"].getsockname()[0], ports.get("tls_port", ports["port"])
     where = address(host, ports["port"], tls_port if first.tls_certificate else None)
     click.echo(f"listening on {where} with {count} workers, Ctrl-C stops")
-    Supervisor(make, look, listeners, count, account, counts, first.grace).run()
+    Supervisor(make, look, listeners, count, account, counts, first.drain + first.grace).run()
 
 
 def _count_together(account: Account | None) -> str | None:
@@ -227,8 +228,8 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         Who they run as, if not as this process.
     counts : str or None
         A folder to be removed at the end.
-    grace : float
-        Seconds that running associations have when a worker stops.
+    time : float
+        Seconds that a worker drains when all stop, and that running associations have then.
     """
 
     def __init__(
@@ -239,19 +240,20 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         count: int,
         account: Account | None,
         counts: str | None,
-        grace: float,
+        time: float,
     ) -> None:
         self.make = make
         self.look = look
         self.account = account
         self.names = tuple(listeners)  # gunicorn keeps the sockets in the order of "bind"
+        self.stops = mmap(-1, 1)  # shared with the workers: 1 when all are to stop
         self._settings = {
             "bind": [f"fd://{listener.detach()}" for listener in listeners.values()],
             "workers": count,
             "worker_class": DicomWorker,
             "logger_class": Log,
             "timeout": _SILENCE,
-            "graceful_timeout": int(grace) + _AFTERWARDS,
+            "graceful_timeout": int(time) + _AFTERWARDS,
             "on_exit": lambda arbiter: _ended(counts),
             "child_exit": lambda arbiter, worker: _uncount(worker),
             "control_socket_disable": True,
@@ -316,6 +318,8 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
 
     def stop(self, graceful: bool = True) -> None:
         """Stop, also while one worker after the other turns out not to have started."""
+        if graceful:
+            self.app.stops[0] = 1
         while True:
             with contextlib.suppress(HaltServer):
                 super().stop(graceful)
@@ -365,6 +369,8 @@ class DicomWorker(Worker):  # type: ignore[misc]
                 while self.alive and os.getppid() == self.ppid:
                     if select.select(self.PIPE[:1], [], [], _HEARTBEAT)[0]:
                         os.read(self.PIPE[0], 4096)  # there was a signal
+                if self.app.stops[0]:  # and not only for another one to take its place
+                    self.server.drain()
             logger.info("worker %d has ended", os.getpid())
         except Exception as error:
             if isinstance(error, click.ClickException):

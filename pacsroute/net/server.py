@@ -27,6 +27,7 @@ from pacsroute.net import transport
 from pacsroute.net.association import Association
 from pacsroute.net.listening import addresses, listen
 from pacsroute.net.places import REFUSALS, Places, Stay
+from pacsroute.net.proxied import Balancers
 from pacsroute.net.serving import serve
 from pacsroute.thread_pool import DaemonPool
 from pacsroute.tls import TLS, configured
@@ -138,11 +139,13 @@ class Server:
         # The threads that accept, and whoever stops the server, share these under the lock.
         self._threads: dict[threading.Thread, Association | None] = {}
         self._places = Places(self.config)
+        self._balancers = Balancers(self.config.proxy_from)
         self._lock = threading.Lock()
         self._logged: dict[str, float] = {}
         self._stop = threading.Event()
         self._over = False  # the grace period, and with it all associations
         self._hurried = False
+        self._draining = False
         self._signalled = False
         self._running = contextlib.ExitStack()
         self._after: DaemonPool | None = None
@@ -246,8 +249,20 @@ class Server:
         if stuck:
             logger.warning("stopped, although %d handlers have not ended", len(stuck))
 
+    def drain(self) -> None:
+        """Serve on for the time of the setting, while `obstacle` tells that it ends.
+
+        So a balancer takes it out before it stops.
+        """
+        self._draining = True
+        deadline = time.monotonic() + self.config.drain
+        if self.config.drain:
+            logger.info("draining: it serves on for %g s", self.config.drain)
+        while time.monotonic() < deadline and not self._hurried:
+            time.sleep(_SIGNAL_TICK)
+
     def hurry(self) -> None:
-        """Make `stop` wait no longer; a signal handler may call it."""
+        """Make `drain` and `stop` wait no longer; a signal handler may call it."""
         self._hurried = True
 
     def run(self, ready: Callable[[], object] | None = None) -> None:
@@ -267,6 +282,7 @@ class Server:
                 # Not one long wait: a signal that another thread receives does not end it.
                 while not self._signalled:
                     time.sleep(_SIGNAL_TICK)
+                self.drain()
         finally:
             self._signalled = False
             for number, handler in before.items():
@@ -282,6 +298,8 @@ class Server:
         """Return why no association should come now; an empty text if the server is ready."""
         if self._stop.is_set():
             return "it is stopping"
+        if self._draining:
+            return "it is draining"
         if self._after is None:
             return "it is starting"
         if self._places.associations >= self.config.max_associations:
@@ -339,8 +357,11 @@ class Server:
                     last = False
                     if door.spare == 0 and busy < self.config.max_associations + REFUSALS:
                         last = not self._begin(door)
+                host = None
                 try:
-                    self._serve(thread, *accepted, door.tls, last=last)
+                    host = self._host(*accepted)
+                    if host is not None:
+                        self._serve(thread, accepted[0], host, door.tls, last=last)
                 except BaseException:  # no memory, perhaps; the next peer is heard all the same
                     logger.exception("a peer could not be served")
                     accepted[0].close()
@@ -348,7 +369,8 @@ class Server:
                     with self._lock:
                         self._threads[thread] = None
                         door.spare += 1
-                    self._places.disconnect(accepted[1])
+                    if host is not None:
+                        self._places.disconnect(host)
                 with self._lock:
                     if door.spare > _SPARE:
                         self._leave(thread, door)
@@ -378,9 +400,22 @@ class Server:
                         self._complain("accept failed", error.strerror)
                     self._stop.wait(0.1)
                 continue
-            if self._places.connect(address[0]):
+            if self._balancers or self._places.connect(address[0]):
                 return sock, address[0]
             sock.close()
+        return None
+
+    def _host(self, sock: socket.socket, host: str) -> str | None:
+        """Return the host of a peer, as its balancer says where there is one.
+
+        None closes the connection: it is no peer's, or the peer has too many.
+        """
+        if not self._balancers:
+            return host
+        source = self._balancers.source(sock, host)
+        if source is not None and source.host and self._places.connect(source.host):
+            return source.host
+        sock.close()
         return None
 
     def _defer(self, function: Callable[[], object]) -> None:

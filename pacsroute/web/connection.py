@@ -159,6 +159,7 @@ class Gateway(Gateway_10):
         environ["pacsroute.served"] = True
         environ["pacsroute.socket"] = connection.socket
         environ["pacsroute.defer"] = server.defer
+        environ["pacsroute.obstacle"] = server.obstacle
         environ["pacsroute.certificate"] = connection.certificate
         environ["SERVER_NAME"] = server.bind_addr[0]
         found: dict[str, Any] = environ

@@ -21,6 +21,7 @@ from cheroot.wsgi import Server as CherootServer
 from pacsroute.errors import SetupError
 from pacsroute.framework.base import BaseApp, ServerView
 from pacsroute.net.pace import Pace
+from pacsroute.net.proxied import Balancers
 from pacsroute.thread_pool import DaemonPool
 from pacsroute.tls import TLS, explain
 from pacsroute.web import viewer
@@ -76,6 +77,8 @@ class WebServer(CherootServer):
         if self._tls is not None:
             self.ssl_adapter = True  # cheroot asks whether there is one
         self._config = config
+        self._balancers = Balancers(server.config.proxy_from)
+        self.obstacle = server.obstacle
         self._listener = listener
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -200,6 +203,12 @@ class WebServer(CherootServer):
         """Answer the requests of a connection, on a thread of its own."""
         sock: Any = raw
         try:
+            if self._balancers:
+                source = self._balancers.source(raw, address[0])
+                if source is None:
+                    return
+                if source.host:  # else the balancer itself asks, as its health checks do
+                    address = source
             if self._tls is not None:
                 raw.settimeout(self._config.artim)
                 sock = self._tls.server().wrap_socket(raw, server_side=True)

@@ -36,6 +36,7 @@ from pacsroute.web.turns import Input, Output, Turn, Turns
 logger = logging.getLogger("pacsroute")
 
 Environ = dict[str, Any]
+_READY = "/ready"
 _RESERVED = (CONSOLE, viewer.ROOT)
 _ALLOWED_HEADERS = "Accept, Authorization, Content-Type, Range, If-None-Match"
 _EXPOSED_HEADERS = "Content-Location, ETag, Location, Warning"
@@ -85,6 +86,8 @@ class Site(Flask):
         """Answer a request, as WSGI has it (PEP 3333)."""
         if "pacsroute.served" not in environ:
             self._enter_lifespan()
+        elif environ.get("PATH_INFO") == _READY and not self._has_rule(_READY):
+            return _readiness(environ)(environ, start_response)
         proxies = self.dicom_app.config.web_trust_proxy
         answer: Any = self._in_turn
         if proxies:
@@ -125,7 +128,7 @@ class Site(Flask):
             response = self._viewer(http, path, caller)
             return self._with_headers(http, response)(environ, start_response)
         if not is_dicom:
-            if path == "/" and not self._has_root:
+            if path == "/" and not self._has_rule("/"):
                 response = to_console(http)
                 response.call_on_close(lambda: left(self.dicom_app, caller, None))
                 return response(environ, start_response)
@@ -136,10 +139,9 @@ class Site(Flask):
         response.call_on_close(lambda: left(self.dicom_app, caller, None))
         return self._with_headers(http, response)(environ, start_response)
 
-    @property
-    def _has_root(self) -> bool:
-        """Whether the app has a route for the root of the site."""
-        return any(rule.rule == "/" for rule in self.url_map.iter_rules())
+    def _has_rule(self, path: str) -> bool:
+        """Tell whether the app has a route of its own for a path."""
+        return any(rule.rule == path for rule in self.url_map.iter_rules())
 
     def _viewer(self, http: Request, path: str, caller: Caller) -> Response:
         try:
@@ -207,6 +209,13 @@ class _Ending:
                 close()
         finally:
             left(self._app, self._caller, None)
+
+
+def _readiness(environ: Environ) -> Response:
+    """Tell a balancer whether the server is ready, as the metrics port does; anybody may ask."""
+    why = environ["pacsroute.obstacle"]()
+    headers = {"Cache-Control": "no-store"}
+    return Response(f"{why or 'ready'}\n", 503 if why else 200, headers, mimetype="text/plain")
 
 
 def _is_below(path: str, root: str) -> bool:

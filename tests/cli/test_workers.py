@@ -6,12 +6,14 @@ import pwd
 import signal
 import tempfile
 import threading
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import trustme
-from support.names import ALL_STUDIES, FIND
+from support.names import ALL_STUDIES, FIND, WAIT
 from support.processes import Running, pacsroute, without
 from support.raw_peer import RawPeer
 
@@ -219,6 +221,49 @@ def test_workers_speak_tls_at_a_port_of_its_own(folder):
         for port, tls in ((plain, None), (secure, TLS(ca=folder / "ca.pem"))):
             with connect("127.0.0.1", int(port), tls=tls) as client:
                 assert client.echo().code == 0
+
+
+@contextlib.contextmanager
+def draining(folder, *arguments):
+    options = ["--port", "0", "--drain", "600", "--metrics-port", "0", *arguments]
+    with Running(folder, "run", *options) as running:
+        running.monitor = running.until(r"at (http://127\.0\.0\.1:\d+)")[1]
+        running.number = running.port()
+        yield running
+
+
+def readiness(running):
+    try:
+        with urllib.request.urlopen(f"{running.monitor}/ready", timeout=WAIT) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")])
+def test_sigterm_drains_and_a_second_signal_ends_that(folder, arguments):
+    with draining(folder, *arguments) as running:
+        for _ in range(2 if arguments else 0):
+            running.until("serves$")
+        assert readiness(running) == (200, "ready\n")
+        running.signal(signal.SIGTERM)
+        running.until("draining: it serves on for 600 s")
+        assert readiness(running) == (503, "it is draining\n")
+        with Peer(running.number) as peer:
+            assert peer.who()[0] == 1
+            peer.release()
+        running.signal(signal.SIGQUIT if arguments else signal.SIGTERM)
+        assert running.ended() == 0
+
+
+def test_sighup_does_not_drain(folder):
+    with draining(folder, "--workers", "2") as running:
+        old = {int(running.until(r"worker (\d+) serves")[1]) for _ in range(2)}
+        running.signal(signal.SIGHUP)
+        gone = {int(found[1]) for found in running.all(r"worker (\d+) has ended", 2)}
+        assert gone == old
+        assert not any("draining" in line for line in running.lines)
 
 
 def test_number_of_workers_changes_at_signals(two):

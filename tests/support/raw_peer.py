@@ -20,8 +20,10 @@ class RawPeer:
         contexts=((uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN),),
         scp_of=(),
         window=None,
+        sock=None,
+        before=b"",
     ):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT)
+        self.socket = sock or socket.create_connection(("127.0.0.1", port), timeout=WAIT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         proposed = tuple(
             pdu.PresentationContext(2 * i + 1, abstract, (syntax,))
@@ -32,7 +34,8 @@ class RawPeer:
             16_384, "1.2.3.4", roles=roles, asynchronous_operations=window
         )
         try:
-            self.socket.sendall(pdu.encode(pdu.AssociateRQ("ANY", "RAW", proposed, information)))
+            request = pdu.encode(pdu.AssociateRQ("ANY", "RAW", proposed, information))
+            self.socket.sendall(before + request)
             self.answer = self.read_pdu()
         except BaseException:
             self.socket.close()
