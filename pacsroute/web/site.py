@@ -73,7 +73,7 @@ class Site(Flask):
     @functools.cached_property
     def console(self) -> Console:
         """The console; the app is observed for it from when it is first asked for."""
-        return Console(self.dicom_app)
+        return Console(self.dicom_app, self._dicomweb.answer)
 
     def add_url_rule(self, rule: str, *arguments: Any, **options: Any) -> None:
         """Register a route, which is not below a path that is taken already."""

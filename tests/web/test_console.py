@@ -2,15 +2,19 @@
 
 import base64
 import re
+import shutil
 import socket
 import time
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pytest
+import trustme
 from pydicom.data import get_testdata_file
 from support.names import WAIT
 
 from pacsroute import App, Failure, RequestFailed, SetupError, connect
+from pacsroute.tls import expires
 
 HOSTILE = "<b>&'\"x</b>"
 CT = get_testdata_file("CT_small.dcm")
@@ -346,3 +350,40 @@ def test_metrics_and_console_observe_the_same_app(app):
             until(app, "1 in the last hour")
         (metrics,) = (one for one in app.observers if hasattr(one, "render"))
         assert b'category="Success",command="C-ECHO"' in metrics.render()
+
+
+def test_certificates_are_shown_with_their_days(tmp_path):
+    def shown(**life):
+        made = trustme.CA().issue_cert("127.0.0.1", **life)
+        made.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
+        app = App("ARCHIVE", tls_certificate=str(tmp_path / "own.pem"))
+        with app.serve(port=0, tls_port=0, web_port=0) as server:
+            text = page(app.web.test_client()).text
+            assert f"127.0.0.1:{server.tls_port}" in text
+            (tmp_path / "own.pem").write_text("nothing")
+            assert "unreadable" in page(app.web.test_client()).text
+        return " ".join(text.split())
+
+    now = datetime.now(UTC)
+    assert "DICOM certificate 99 days until it expires" in shown(not_after=now + timedelta(99.5))
+    assert "DICOM certificate 9 days renew it now" in shown(not_after=now + timedelta(9.5))
+    past = {"not_before": now - timedelta(9), "not_after": now - timedelta(2.5)}
+    assert "DICOM certificate expired 2 d ago" in shown(**past)
+
+
+def test_the_room_of_spool_archive_and_jobs_is_shown(archive, tmp_path, monkeypatch):
+    archive.config.jobs = str(tmp_path / "jobs.db")
+    archive.forward(CT, "PACS")
+    disk = shutil.disk_usage(tmp_path)._replace(total=100 * 10**9, free=4 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk)
+    with archive.test_client() as client:
+        text = " ".join(page(client.web).text.split())
+    assert "Disk of spool, jobs, archive 4.0 GB free of 100 GB, which is little" in text
+    assert "Spool 69 GB free of 69 GB" in text
+
+
+def test_a_time_of_a_certificate_after_2049_is_read(tmp_path):
+    ends = datetime(2061, 5, 6, 7, 8, 9, tzinfo=UTC)
+    made = trustme.CA().issue_cert("pacs.example", not_after=ends)
+    made.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
+    assert expires(tmp_path / "own.pem") == ends.timestamp()

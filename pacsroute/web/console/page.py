@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from werkzeug.routing import Map, Rule
 from werkzeug.utils import redirect, send_file
 from werkzeug.wrappers import Request, Response
 
-from pacsroute import uids
 from pacsroute.framework.base import BaseApp, ServerView
 from pacsroute.web.caller import Caller
 from pacsroute.web.console import charts, queue
@@ -22,6 +22,7 @@ from pacsroute.web.console.access import FIELD, ROOT, Visit, check_button, remem
 from pacsroute.web.console.activity import KEPT, Activity
 from pacsroute.web.console.destinations import Echoes
 from pacsroute.web.console.overview import overview
+from pacsroute.web.console.studies import Ask, has_studies, studies, thumbnail
 from pacsroute.web.console.times import ago, clock
 from pacsroute.web.console.traces import explained
 
@@ -50,6 +51,8 @@ _MAP = Map(
     [
         Rule("/", methods=["GET"], endpoint="overview"),
         Rule("/troubles/<number>", methods=["GET"], endpoint="trouble"),
+        Rule("/studies", methods=["GET"], endpoint="studies"),
+        Rule("/thumbnails/<study>", methods=["GET"], endpoint="thumbnail"),
         Rule("/echo", methods=["POST"], endpoint="echo"),
         Rule("/queue", methods=["POST"], endpoint="queue"),
         *(Rule(f"/{name}", methods=["GET"], endpoint=f"file {name}") for name in _FILES),
@@ -65,7 +68,7 @@ _PAGES = Environment(
     lstrip_blocks=True,
 )
 _PAGES.filters |= {"clock": clock, "ago": ago, "number": charts.number, "size": charts.size}
-_PAGES.globals |= {"version": uids.IMPLEMENTATION_VERSION, "field": FIELD, "kept": KEPT}
+_PAGES.globals |= {"version": version("pacsroute"), "field": FIELD, "kept": KEPT}
 
 
 class Console:
@@ -75,10 +78,13 @@ class Console:
     ----------
     app : App
         Of which it tells.
+    ask : callable
+        Answers what the pages ask of DICOMweb.
     """
 
-    def __init__(self, app: BaseApp) -> None:
+    def __init__(self, app: BaseApp, ask: Ask) -> None:
         self._app = app
+        self._ask = ask
         self._server: ServerView | None = None
         self._activity = Activity()
         self._echoes = Echoes()
@@ -127,6 +133,8 @@ class Console:
         answers: dict[str, Callable[..., Response]] = {
             "overview": self._overview,
             "trouble": self._trouble,
+            "studies": self._studies,
+            "thumbnail": lambda visit, study: thumbnail(visit, self._ask, study),
             "echo": self._echo,
             "queue": self._change,
         }
@@ -136,17 +144,22 @@ class Console:
         if error.response is not None:
             return error.response  # type: ignore[return-value] # a redirection
         why = error.description
-        page = self._page(http, "refused.html", error=error.name, why=why)
+        page = self._page(http, None, "refused.html", error=error.name, why=why)
         page.status_code = error.code or 500
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             page.headers["Allow"] = ", ".join(error.valid_methods)
         return page
 
-    def _page(self, http: Request, template: str, **values: Any) -> Response:
+    def _page(self, http: Request, visit: Visit | None, template: str, **values: Any) -> Response:
+        site = http.environ.get("SCRIPT_NAME", "")
         values |= {
             "title": self._app.ae_title,
-            "root": f"{http.environ.get('SCRIPT_NAME', '')}{ROOT}",
+            "site": site,
+            "root": f"{site}{ROOT}",
             "now": time.time(),
+            "visit": visit,
+            "part": template.removesuffix(".html"),
+            "has_studies": visit is not None and has_studies(self._app),
         }
         html = _PAGES.get_template(template).render(values)
         return Response(html, content_type="text/html; charset=utf-8")
@@ -155,7 +168,7 @@ class Console:
 
     def _overview(self, visit: Visit) -> Response:
         values = overview(self._app, self._server, self._snapshots())
-        return self._page(visit.http, "overview.html", visit=visit, **values)
+        return self._page(visit.http, visit, "overview.html", **values)
 
     def _snapshots(self) -> list[dict[str, Any]]:
         """Return what each process of the server has seen, this one first."""
@@ -176,7 +189,12 @@ class Console:
         trace = explained(recording, values=visit.values) if recording else ""
         if visit.values:
             visit.tell(f"failure {number}, {trouble['what']}")
-        return self._page(visit.http, "trouble.html", visit=visit, trouble=trouble, trace=trace)
+        return self._page(visit.http, visit, "trouble.html", trouble=trouble, trace=trace)
+
+    def _studies(self, visit: Visit) -> Response:
+        if not has_studies(self._app):
+            raise NotFound("the app answers no searches for studies")
+        return self._page(visit.http, visit, "studies.html", **studies(visit, self._ask))
 
     # ------------------------------------------------------------- buttons
 

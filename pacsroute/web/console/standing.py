@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from pacsroute.archive.blueprint import Archive
@@ -91,27 +92,19 @@ def rooms(app: BaseApp) -> Iterator[Room]:
     config = app.config
     if config.max_spool:
         yield Room("spool", app.room.used, config.max_spool)
-    folders = {"disk of the spool": config.spool or tempfile.gettempdir()}
+    folders = {"spool": config.spool or tempfile.gettempdir()}
     if is_there(config):
-        folders["disk of the jobs"] = os.path.dirname(where(config)) or "."
-    scopes = {scope for family, _ in app.families for scope in family}
-    for scope in scopes:
+        folders["jobs"] = os.path.dirname(where(config)) or "."
+    for scope in dict.fromkeys(scope for family, _ in app.families for scope in family):
         if isinstance(scope, Archive):
-            folders[f"disk of {scope.name}"] = os.fspath(scope.folder)
-    seen: dict[int, tuple[str, str]] = {}
+            folders[scope.name] = os.fspath(scope.folder)
+    disks: dict[int, tuple[str, list[str]]] = {}
     for purpose, folder in folders.items():
-        try:
-            device = os.stat(folder).st_dev
-        except OSError:  # it is made when it is first needed
-            continue
-        names, _ = seen.get(device, ("", folder))
-        seen[device] = (
-            f"{names} and {purpose.removeprefix('disk of ')}" if names else purpose,
-            folder,
-        )
-    for purpose, folder in seen.values():
+        with suppress(OSError):  # it is made when it is first needed
+            disks.setdefault(os.stat(folder).st_dev, (folder, []))[1].append(purpose)
+    for folder, purposes in disks.values():
         disk = shutil.disk_usage(folder)
-        yield Room(purpose, disk.total - disk.free, disk.total)
+        yield Room(f"disk of {', '.join(purposes)}", disk.total - disk.free, disk.total)
 
 
 def _address(host: str, port: int) -> str:
