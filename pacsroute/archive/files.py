@@ -53,7 +53,7 @@ class Files:
     flushes_rows = False  # the drafts tell a start what rows there have been
 
     def __init__(self, root: Path, layout: Layout, flush_index: Callable[[], object]) -> None:
-        self.root = root
+        self.root = root.absolute()  # so that a draft, which is a path, stays one below it
         self._layout = layout
         self._flush_index = flush_index
         self._incoming = ""

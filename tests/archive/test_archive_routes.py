@@ -219,3 +219,13 @@ def test_a_name_that_no_database_takes_is_cleaned(make):
         client.store(image(1, PatientName="Doe\0^John"))
         (row,) = found(client, "STUDY", PatientName="doe*")
         assert row.PatientName == "Doe^John"
+
+
+def test_folder_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = App("ARCHIVE")
+    app.register_blueprint(Archive("archive"))
+    with app.test_client() as client:
+        client.store(image(1))
+        assert fetched(client, "STUDY", StudyInstanceUID="1.1") == {"1.3.1"}
+    assert [path.name for path in (tmp_path / "archive").glob("*.dcm")] == ["1.3.1.dcm"]
