@@ -67,7 +67,7 @@ class Files:
     def open(self) -> None:
         """Make the folder in which this process receives."""
         token = f"{os.getpid()}-{os.urandom(6).hex()}"
-        self._incoming = os.path.join(self.root, INCOMING, token)
+        self._incoming = os.path.abspath(os.path.join(self.root, INCOMING, token))
         make_folder(self._incoming)
         self._is_one_flush = _file_system_of(self._incoming) in _NAMES_WITH_FILES
         if fcntl is not None:

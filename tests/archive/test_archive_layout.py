@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.archives import fetched, image, only_folder, uids_in
 
-from pacsroute import SetupError
+from pacsroute import App, Archive, SetupError
 from pacsroute.archive.layout import Layout
 
 
@@ -30,6 +30,16 @@ def test_files_are_where_the_layout_says(make):
     make.lose_index(app)
     with make(layout="{Modality}").test_client() as client:  # the files stay where they are
         assert uids_in(client) == {"1.3.1", "1.3.2"}
+
+
+def test_a_relative_folder_is_where_the_app_begins_to_serve(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = App("ARCHIVE")
+    app.register_blueprint(Archive("archive"))
+    with app.test_client() as client:
+        assert client.store(image(1)).category == "Success"
+        assert fetched(client, "STUDY", StudyInstanceUID="1.1") == {"1.3.1"}
+    assert (tmp_path / "archive" / "1.3.1.dcm").is_file()
 
 
 VALUES = st.text(max_size=300)
