@@ -143,7 +143,7 @@ class Corrected(Instance):
         """The data set, corrected."""
         return correct(self._original.dataset, self._corrections, self._system)
 
-    def open(self) -> BinaryIO:
+    def open(self, *, whole: bool = True) -> BinaryIO:
         """Return a binary file to read the bytes of the corrected data set from."""
         return io.BytesIO(encode(self.dataset, self.transfer_syntax))
 

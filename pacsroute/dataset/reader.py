@@ -364,6 +364,23 @@ class Reader:
             self._reading.lost("less than a data element at the end")
         return at
 
+    def behind_items(self, at: int, end: int, implicit: bool) -> int:
+        """Return where what follows a sequence of undefined length begins.
+
+        Parameters
+        ----------
+        at, end : int
+            Where its items begin, and where the data end.
+        implicit : bool
+            Whether the VR is implicit in them.
+
+        Raises
+        ------
+        UnreadableDataSet
+            If it has no end.
+        """
+        return self._skip_items(at, end, implicit, 1)[1]
+
     # ------------------------------------------------------------- elements
 
     def _head(

@@ -156,7 +156,7 @@ class Instance:
         file.close()
         return _told(head, first)
 
-    def _part10(self) -> tuple[BinaryIO, part10.Head, bytes]:
+    def _part10(self, at_once: int = _AT_ONCE) -> tuple[BinaryIO, part10.Head, bytes]:
         """Open the Part 10 file at its data set; return its head and how the data set begins."""
         source = self._source
         assert isinstance(source, (str, os.PathLike, bytes, Stored))
@@ -171,7 +171,7 @@ class Instance:
             first = stored.read(peek.LOOK)
             stored.seek(head.end)
             return stored, head, first
-        return _opened(source)
+        return _opened(source, at_once)
 
     def opened(self) -> Instance:
         """Return the same instance with its file open or read, so that `open` does not wait for it.
@@ -201,8 +201,14 @@ class Instance:
             self._opened.close()
             self._opened = None
 
-    def open(self) -> BinaryIO:
-        """Return a binary file to read the bytes of the data set from, without its head."""
+    def open(self, *, whole: bool = True) -> BinaryIO:
+        """Return a binary file to read the bytes of the data set from, without its head.
+
+        Parameters
+        ----------
+        whole : bool
+            Whether all of it is going to be read: a file that is small is read at once then.
+        """
         if self._opened is not None:
             opened, self._opened = self._opened, None
             return opened
@@ -212,7 +218,7 @@ class Instance:
             return io.BytesIO(data_sets.encode(self._source, self.transfer_syntax))
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             return io.BytesIO(self._source)
-        file, head, _ = self._part10()
+        file, head, _ = self._part10(_AT_ONCE if whole else 0)
         self._check(head, file)
         return file
 
@@ -299,7 +305,7 @@ class Instance:
 
         own = self.transfer_syntax
         if own in uids.NATIVE and own not in uids.DEFLATED:
-            with self.open() as file:
+            with self.open(whole=False) as file:
                 frames = Frames(file, own)
                 if frames.image.frame_length <= _AT_ONCE:
                     return Frame(frames.image, io.BytesIO(frames.read(number)))
@@ -546,10 +552,10 @@ def _syntax_of(dataset: Dataset) -> str:
     return uids.EXPLICIT_VR_BIG_ENDIAN if is_big else uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
-def _opened(path: str | os.PathLike[str]) -> tuple[BinaryIO, part10.Head, bytes]:
+def _opened(path: str | os.PathLike[str], at_once: int) -> tuple[BinaryIO, part10.Head, bytes]:
     """Open a Part 10 file at its data set; return its head and how the data set begins.
 
-    A file that is small is read, and closed already.
+    A file of no more than `at_once` bytes is read, and closed already.
     """
     file: BinaryIO = open(path, "rb", 0)  # noqa: SIM115 - the caller closes it
     try:
@@ -560,7 +566,7 @@ def _opened(path: str | os.PathLike[str]) -> tuple[BinaryIO, part10.Head, bytes]
             head = part10.head_of(file)
             first = bytes(head.end) + file.read(peek.LOOK)
         start, rest = first[head.end : head.end + peek.LOOK], size - head.end
-        if rest > _AT_ONCE:
+        if rest > max(at_once, len(first) - head.end):
             file.seek(head.end)
             return io.BufferedReader(cast(io.RawIOBase, file), _BUFFER), head, start
         if rest > len(first) - head.end:

@@ -18,6 +18,7 @@ _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VALUE = 64  # bytes; what describes an image is shorter
 _DEPTH = 200
+_LOOK = 16_384  # bytes that are read at once
 
 _IMAGES = {
     0x7FE00008: "FloatPixelData",
@@ -36,6 +37,7 @@ _NUMBERS = {
 }
 _PHOTOMETRIC, _FRAMES = 0x00280004, 0x00280008
 _OFFSETS, _LENGTHS = 0x7FE00001, 0x7FE00002
+_TOLD = frozenset((*_IMAGES, *_NUMBERS, _PHOTOMETRIC, _FRAMES, _OFFSETS, _LENGTHS))
 
 
 class Element(NamedTuple):
@@ -121,7 +123,8 @@ def find_pixels(file: BinaryIO, transfer_syntax: str) -> PixelData | None:
     """
     values: dict[str, int | str] = {}
     tables: dict[int, Element] = {}
-    for element in _elements(file, transfer_syntax):
+    heads = _Heads(file, transfer_syntax)
+    for element in heads.at_the_top():
         if element.tag in _IMAGES:
             little = transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN
             values["keyword"] = _IMAGES[element.tag]
@@ -129,15 +132,13 @@ def find_pixels(file: BinaryIO, transfer_syntax: str) -> PixelData | None:
             return PixelData(image, element, little, tables.get(_OFFSETS), tables.get(_LENGTHS))
         if element.tag in (_OFFSETS, _LENGTHS):
             tables[element.tag] = element
-        elif element.tag in _NUMBERS or element.tag in (_PHOTOMETRIC, _FRAMES):
-            values |= _value(file, element, transfer_syntax)
+        else:
+            values |= _value(heads.value(element), element, transfer_syntax)
     return None
 
 
-def _value(file: BinaryIO, element: Element, transfer_syntax: str) -> dict[str, int | str]:
+def _value(value: bytes, element: Element, transfer_syntax: str) -> dict[str, int | str]:
     """Return what an element of the Image Pixel module says; nothing, if it is empty."""
-    file.seek(element.offset)
-    value = file.read(min(element.length or 0, _SHORT_VALUE))
     text = value.decode("latin-1").strip(" \0")
     if element.tag in _NUMBERS:
         order = ">H" if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN else "<H"
@@ -165,70 +166,93 @@ def _described(values: dict[str, int | str]) -> ImagePixel:
     return image._replace(bits_stored=image.bits_stored or image.bits_allocated)
 
 
-def _elements(file: BinaryIO, transfer_syntax: str) -> Iterator[Element]:
-    """Yield the elements at the top of a data set, and skip what is in its sequences."""
-    big = transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN
-    at = file.tell()
-    head = _Heads(file, big)
-    first = head.peek_vr(at)
-    implicit = not (first.isalpha() and first.isupper())
-    while (element := head.read(at, implicit)) is not None:
-        yield element
-        if element.length is None:
-            at = head.skip(element, implicit)
-        else:
-            at = element.offset + element.length
-
-
 class _Heads:
-    """Reads the heads of elements in a file."""
+    """Reads the heads of elements in a file, many of them at once.
 
-    def __init__(self, file: BinaryIO, big: bool) -> None:
+    Parameters
+    ----------
+    file : binary file
+        It stands at the data set.
+    transfer_syntax : str
+        The UID of its syntax.
+    """
+
+    def __init__(self, file: BinaryIO, transfer_syntax: str) -> None:
         self._file = file
-        order = ">" if big else "<"
-        self._tag_length = struct.Struct(order + "HHI").unpack
-        self._long = struct.Struct(order + "I").unpack
-        self._short = struct.Struct(order + "H").unpack
+        self._start = file.tell()
+        self._chunk = b""
+        self._chunk_at = self._start
+        order = ">" if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN else "<"
+        self._tag_length = struct.Struct(order + "HHI").unpack_from
+        self._long = struct.Struct(order + "I").unpack_from
+        self._short = struct.Struct(order + "H").unpack_from
 
-    def peek_vr(self, at: int) -> bytes:
-        self._file.seek(at)
-        return self._file.read(6)[4:]
-
-    def read(self, at: int, implicit: bool) -> Element | None:
-        """Return the element that begins here; None at the end of the file."""
-        self._file.seek(at)
-        head = self._file.read(8)
-        if len(head) < 8:
-            return None
-        group, number, length = self._tag_length(head)
-        tag, at, vr = group << 16 | number, at + 8, ""
-        if not implicit and group != 0xFFFE:
-            vr = head[4:6].decode("latin-1")
-            if head[4:6] in _LONG:
-                more = self._file.read(4)
-                if len(more) < 4:
-                    return None
-                at, (length,) = at + 4, self._long(more)
+    def at_the_top(self) -> Iterator[Element]:
+        """Yield what describes the pixels, up to them; what is in sequences is skipped."""
+        at = self._start
+        first = self._bytes(at, 6)[4:]
+        implicit = not (first.isalpha() and first.isupper())
+        while (head := self._read(at, implicit)) is not None:
+            tag, code, offset, length = head
+            if tag in _TOLD:
+                yield self._element(head)
+            if length == _UNDEFINED:
+                # What is in a sequence of VR UN is in implicit VR (PS3.5 §6.2.2).
+                at = self._skip(offset, implicit or code == b"UN")
             else:
-                (length,) = self._short(head[6:8])
-        return Element(tag, vr, at, None if length == _UNDEFINED else length)
+                at = offset + length
 
-    def skip(self, element: Element, implicit: bool) -> int:
+    def value(self, element: Element) -> bytes:
+        """Return a short value."""
+        return self._bytes(element.offset, min(element.length or 0, _SHORT_VALUE))
+
+    def _element(self, head: tuple[int, bytes, int, int]) -> Element:
+        tag, code, offset, length = head
+        return Element(
+            tag, code.decode("latin-1"), offset, None if length == _UNDEFINED else length
+        )
+
+    def _bytes(self, at: int, size: int) -> bytes:
+        """Return so many bytes from a place on, or those that there are."""
+        start = at - self._chunk_at
+        if start < 0 or start + size > len(self._chunk):
+            self._file.seek(at)
+            self._chunk, self._chunk_at, start = self._file.read(_LOOK), at, 0
+        return self._chunk[start : start + size]
+
+    def _read(self, at: int, implicit: bool) -> tuple[int, bytes, int, int] | None:
+        """Return the tag, the VR, the offset and the length of a value; None at the end."""
+        start = at - self._chunk_at
+        if start < 0 or start + 12 > len(self._chunk):
+            if len(self._bytes(at, 12)) < 8:
+                return None
+            start = at - self._chunk_at
+        chunk = self._chunk
+        group, number, length = self._tag_length(chunk, start)
+        tag = group << 16 | number
+        if implicit or group == 0xFFFE:
+            return tag, b"", at + 8, length
+        code = chunk[start + 4 : start + 6]
+        if code not in _LONG:
+            return tag, code, at + 8, self._short(chunk, start + 6)[0]
+        if start + 12 > len(chunk):
+            return None
+        return tag, code, at + 12, self._long(chunk, start + 8)[0]
+
+    def _skip(self, at: int, implicit: bool) -> int:
         """Return where what follows a value without a length begins."""
-        # What is in a sequence of VR UN is in implicit VR (PS3.5 §6.2.2).
-        inside = [implicit or element.vr == "UN"]
-        at = element.offset
+        inside = [implicit]
         while inside:
-            found = self.read(at, inside[-1])
+            found = self._read(at, inside[-1])
             if found is None:
                 raise DataSetError("a sequence or its pixels are cut off")
-            at = found.offset
-            if found.tag in (_ITEM_END, _SEQUENCE_END):
+            tag, code, at, length = found
+            if tag in (_ITEM_END, _SEQUENCE_END):
                 inside.pop()
-            elif found.length is not None:
-                at += found.length
+            elif length != _UNDEFINED:
+                at += length
             else:
-                inside.append(inside[-1] or found.vr == "UN")
+                inside.append(inside[-1] or code == b"UN")
                 if len(inside) > _DEPTH:
                     raise DataSetError("sequences are nested too deeply")
         return at

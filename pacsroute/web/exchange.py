@@ -231,9 +231,14 @@ class Exchange:
         """The media type of data sets in this response, and what has asked for it."""
         return self.negotiate(*MODELS)
 
+    @property
+    def is_json(self) -> bool:
+        """Whether data sets go in JSON."""
+        return self.model_type[0] != XML
+
     def written(self, model: Mapping[str, Any]) -> bytes:
         """Return a data set in the DICOM JSON Model as it is sent: in JSON, or in XML."""
-        return xml_of(model) if self.model_type[0] == XML else orjson.dumps(model)
+        return orjson.dumps(model) if self.is_json else xml_of(model)
 
     def models(
         self, items: list[bytes], ends: Answering | Found, *, is_one: bool = False

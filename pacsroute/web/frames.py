@@ -96,7 +96,7 @@ def _respond(exchange: Exchange, found: Found, numbers: list[int]) -> Response:
     label = f"{kind}; transfer-syntax={syntax}"
     take: Callable[[int], bytes] = functools.partial(_decoded, found, instance)
     if own not in uids.DEFLATED and (as_stored or len(numbers) > 1):
-        frames = Frames(found.held.enter_context(instance.open()), own)
+        frames = Frames(found.held.enter_context(instance.open(whole=False)), own)
         if max(numbers) > frames.image.number_of_frames:
             raise NotFound(f"it has {frames.image.number_of_frames} frames")
         take = frames.read if as_stored else take

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 from typing import Any
 
+import orjson
 from pydicom.encaps import generate_fragments
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import dataset as data_sets
 from pacsroute import uids
-from pacsroute.dataset.json_model import dicom_json
 from pacsroute.dataset.value_writer import swapped
 from pacsroute.dataset.vr import WORD_SIZES
 from pacsroute.errors import DataSetError
 from pacsroute.framework.results import DONE
 from pacsroute.instances.instance import DEFER_SIZE, Instance
 from pacsroute.web.exchange import Delivery, Exchange, tag_of
+from pacsroute.web.json_texts import JsonTexts
 from pacsroute.web.multipart import Multipart, Part
 
 logger = logging.getLogger("pacsroute")
 
 _OCTETS = "application/octet-stream"
-_UIDS = ("0020000D", "0020000E", "00080018")
+_SERIES, _AVAILABLE_SYNTAX = 0x0020000E, 0x00083002
 
 
 def answer(exchange: Exchange, **unique: str) -> Response:
@@ -33,10 +35,13 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     found = exchange.instances("WADO-RS metadata", **unique)
     try:
         shown, lost = [], 0
+        described = _Described(
+            exchange, unique["StudyInstanceUID"], unique.get("SeriesInstanceUID")
+        )
         for instance in found:
             exchange.pause()
             try:
-                shown.append(exchange.written(_described(exchange, instance, unique)))
+                shown.append(described.written(instance))
             except (DataSetError, OSError) as error:
                 uid = instance.sop_instance_if_known
                 logger.error("metadata: %s is left out: %s", uid or "an instance", error)
@@ -58,38 +63,44 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         raise
 
 
-def _described(exchange: Exchange, instance: Instance, unique: dict[str, str]) -> dict[str, Any]:
-    """Return the metadata of an instance; of large values only the heads are read."""
-    syntax = instance.transfer_syntax
-    study, series = unique["StudyInstanceUID"], unique.get("SeriesInstanceUID")
+class _Described:
+    """Metadata of the instances of one response, as they are sent."""
 
-    def uri(path: tuple[str, ...], vr: str, length: int) -> str:
-        return "/".join(path)
+    def __init__(self, exchange: Exchange, study: str, series: str | None) -> None:
+        self._exchange = exchange
+        self._study, self._series = study, series
+        self._place = secrets.token_hex(16)  # of what comes before the path of a value in its URL
+        self._texts = JsonTexts(exchange.limits, self._uri)
 
-    with instance.open() as file:
-        found = dicom_json(file, syntax, bulk_data=uri, limits=exchange.limits)
-    if series is None:
-        series = str(_first(found, "0020000E"))
-    # The path that was asked for holds, whatever a file says.
-    base = exchange.url(
-        "studies", study, "series", series, "instances", instance.sop_instance, "bulkdata"
-    )
-    _name_bulk_data(found, base)
-    found.setdefault("00083002", {"vr": "UI", "Value": [syntax]})  # Available Transfer Syntax UID
-    return dict(sorted(found.items()))
+    def _uri(self, path: tuple[str, ...], vr: str, length: int) -> str:
+        return "/".join((self._place, *path))
+
+    def written(self, instance: Instance) -> bytes:
+        """Return the metadata of an instance; of large values only the heads are read."""
+        exchange, syntax = self._exchange, instance.transfer_syntax
+        with instance.open(whole=False) as file:
+            texts = self._texts.of(file, syntax)
+        series = self._series
+        if series is None:
+            series = str(_value_of(texts.get(_SERIES)))
+        # The path that was asked for holds, whatever a file says.
+        path = ("studies", self._study, "series", series, "instances", instance.sop_instance)
+        base = exchange.url(*path, "bulkdata")
+        if _AVAILABLE_SYNTAX not in texts:
+            text = orjson.dumps({f"{_AVAILABLE_SYNTAX:08X}": {"vr": "UI", "Value": [syntax]}})
+            texts[_AVAILABLE_SYNTAX] = text[1:-1]
+            texts = dict(sorted(texts.items()))
+        written = b"{" + b",".join(texts.values()) + b"}"
+        written = written.replace(self._place.encode("ascii"), base.encode("utf-8"))
+        return written if exchange.is_json else exchange.written(orjson.loads(written))
 
 
-def _first(model: dict[str, Any], key: str) -> Any:
-    return (model.get(key, {}).get("Value") or [""])[0]
-
-
-def _name_bulk_data(model: dict[str, Any], base: str) -> None:
-    for element in model.values():
-        if "BulkDataURI" in element:
-            element["BulkDataURI"] = f"{base}/{element['BulkDataURI']}"
-        elif element["vr"] == "SQ":
-            for item in element["Value"]:
-                _name_bulk_data(item, base)
+def _value_of(text: bytes | None) -> Any:
+    """Return the first value of an element in JSON."""
+    if text is None:
+        return ""
+    ((_, element),) = orjson.loads(b"{" + text + b"}").items()
+    return (element.get("Value") or [""])[0]
 
 
 def bulk_data(exchange: Exchange, path: str, **unique: str) -> Response:
