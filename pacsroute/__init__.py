@@ -53,7 +53,8 @@ from pacsroute.tls import TLS
 if TYPE_CHECKING:
     from pacsroute import matching, mpps, testing, ups
     from pacsroute.archive.blueprint import Archive
-    from pacsroute.dataset.json_model import dicom_json, from_dicom_json
+    from pacsroute.dataset.from_json import from_dicom_json
+    from pacsroute.dataset.json_model import dicom_json
     from pacsroute.net.client import Client, Reply
     from pacsroute.net.connecting import connect
 

@@ -14,7 +14,8 @@ from pacsroute.dataset import late
 
 if TYPE_CHECKING:
     from pacsroute.dataset.encoding import RowEncoder, encode
-    from pacsroute.dataset.json_model import dicom_json, from_dicom_json, json_of
+    from pacsroute.dataset.from_json import from_dicom_json
+    from pacsroute.dataset.json_model import dicom_json, json_of
     from pacsroute.dataset.parsing import identifier, name_syntax, parse
     from pacsroute.dataset.received import is_edited
 
@@ -34,7 +35,7 @@ _HOMES = {
     "RowEncoder": "encoding",
     "dicom_json": "json_model",
     "encode": "encoding",
-    "from_dicom_json": "json_model",
+    "from_dicom_json": "from_json",
     "identifier": "parsing",
     "is_edited": "received",
     "json_of": "json_model",

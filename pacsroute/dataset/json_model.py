@@ -1,4 +1,4 @@
-"""The DICOM JSON Model: a data set as plain values, and back (PS3.18 Annex F).
+"""The DICOM JSON Model: a data set as plain values (PS3.18 Annex F).
 
 Values go from the bytes of a data set to JSON without pydicom's elements between, which takes a
 quarter of the time that `pydicom.Dataset.to_json_dict` does, and gives the same.
@@ -7,23 +7,20 @@ quarter of the time that `pydicom.Dataset.to_json_dict` does, and gives the same
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from pacsroute.dataset import charsets
-from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.dataset.parsing import Source, parse
 from pacsroute.dataset.received import Received
-from pacsroute.dataset.value_writer import pad, swapped, to_bytes
+from pacsroute.dataset.value_writer import swapped
 from pacsroute.dataset.vr import (
-    LONG_VRS,
     NUMBER_FORMATS,
     SINGLE_VRS,
     STRING_VRS,
@@ -33,7 +30,6 @@ from pacsroute.dataset.vr import (
 )
 from pacsroute.dataset.wanted import CHARACTER_SET, never_written
 from pacsroute.errors import DataSetError
-from pacsroute.uids import EXPLICIT_VR_LITTLE_ENDIAN
 
 BulkData = Callable[[tuple[str, ...], str, int], "str | None"]
 """Returns the URI of a value, or None to have it inline.
@@ -265,148 +261,3 @@ def _plain(vr: str, value: Any) -> Any:
     if isinstance(value, float):
         return _finite(value)
     return value if isinstance(value, int) else str(value)
-
-
-# ------------------------------------------------------------- and back
-
-
-def from_dicom_json(
-    model: Mapping[str, Any],
-    transfer_syntax: str = EXPLICIT_VR_LITTLE_ENDIAN,
-    *,
-    bulk_data: Callable[[str], bytes] | None = None,
-) -> bytes:
-    """Return the bytes of a data set, out of its DICOM JSON Model.
-
-    JSON is in UTF-8 whatever its Specific Character Set says: the data set is encoded in that
-    set where all of it fits, and otherwise the set becomes ``ISO_IR 192``.
-
-    Parameters
-    ----------
-    model : mapping
-        As `dicom_json` and `json.loads` return it. Group lengths and File Meta Information
-        in it are left out.
-    transfer_syntax : str
-        What to write in: a native one.
-    bulk_data : callable, optional
-        Returns the bytes behind a ``BulkDataURI``; without it, such a value is an error.
-
-    Raises
-    ------
-    DataSetError
-        If it is no such model, or a value does not fit its VR; it names no value.
-
-    Examples
-    --------
-    >>> from_dicom_json({"00200013": {"vr": "IS", "Value": [1]}}).hex()
-    '20001300495302003120'
-    """
-    written: bytes
-    try:
-        try:
-            written = _data_set(model, charsets.DEFAULT, bulk_data)
-        except UnicodeEncodeError:
-            model = {**model, _CHARSET: _UTF8}
-            written = _data_set(model, charsets.UTF8, bulk_data)
-    except RecursionError:
-        raise DataSetError("sequences are nested too deeply") from None
-    if transfer_syntax == EXPLICIT_VR_LITTLE_ENDIAN:
-        return written
-    return encode(parse(written, EXPLICIT_VR_LITTLE_ENDIAN), transfer_syntax)
-
-
-def _data_set(
-    model: Mapping[str, Any], names: tuple[str, ...], bulk_data: Callable[[str], bytes] | None
-) -> bytes:
-    if not isinstance(model, Mapping):
-        raise DataSetError("a data set in JSON is an object")
-    own = model.get(_CHARSET)
-    if isinstance(own, Mapping) and names == charsets.UTF8:
-        model = {**model, _CHARSET: _UTF8}
-    elif isinstance(own, Mapping) and isinstance(own.get("Value"), list):
-        names = charsets.terms([str(term or "") for term in own["Value"]])
-    parts: list[bytes] = []
-    for tag, key, element in sorted(_tagged(model)):
-        if not never_written(tag):
-            try:
-                parts += _element(tag, element, names, bulk_data)
-            except (DataSetError, UnicodeEncodeError):
-                raise
-            except (TypeError, ValueError, ArithmeticError, LookupError, struct.error):
-                raise DataSetError(f"({key[:4]},{key[4:]}): not a value of its VR") from None
-    return b"".join(parts)
-
-
-def _tagged(model: Mapping[str, Any]) -> Iterable[tuple[int, str, dict[str, Any]]]:
-    for key, element in model.items():
-        try:
-            tag = int(key, 16)
-        except (ValueError, TypeError):
-            tag = -1
-        if len(key) != 8 or tag < 0 or not isinstance(element, dict):
-            raise DataSetError("an attribute in JSON has a tag of eight digits, and is an object")
-        yield tag, key, element
-
-
-def _element(
-    tag: int,
-    element: dict[str, Any],
-    names: tuple[str, ...],
-    bulk_data: Callable[[str], bytes] | None,
-) -> tuple[bytes, bytes]:
-    """Return the head and the value of an element, in explicit VR little endian."""
-    vr = element.get("vr")
-    if vr not in STRING_VRS and vr not in WORD_SIZES and vr != "SQ":
-        raise DataSetError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no VR that is known")
-    values = element.get("Value") or []
-    if not isinstance(values, list):
-        raise TypeError
-    if vr == "SQ":
-        items = [_data_set(item or {}, names, bulk_data) for item in values]
-        data = b"".join(b"\xfe\xff\x00\xe0" + len(one).to_bytes(4, "little") + one for one in items)
-    elif "InlineBinary" in element:
-        data = _decoded(element["InlineBinary"])
-    elif "BulkDataURI" in element:
-        if bulk_data is None:
-            raise DataSetError("bulk data by a BulkDataURI, which is not fetched")
-        data = bulk_data(element["BulkDataURI"])
-    else:
-        data = to_bytes(vr, _values(vr, values), names, "<") if values else b""
-    if len(data) & 1:
-        data += pad(vr)
-    code, tags = vr.encode("ascii"), struct.pack("<HH", tag >> 16, tag & 0xFFFF)
-    if vr in LONG_VRS:
-        return tags + code + b"\0\0" + struct.pack("<I", len(data)), data
-    if len(data) > 0xFFFF:  # too long for its VR (PS3.5 §6.2.2)
-        return tags + b"UN\0\0" + struct.pack("<I", len(data)), data
-    return tags + code + struct.pack("<H", len(data)), data
-
-
-def _decoded(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, TypeError, ValueError):
-        raise ValueError from None
-
-
-def _values(vr: str, values: list[Any]) -> Any:
-    if vr == "PN":
-        return [_name(value) for value in values]
-    if vr in ("FD", "FL"):
-        return [float(value) for value in values]
-    if vr == "AT":
-        return [int(value, 16) for value in values]
-    if vr in NUMBER_FORMATS:
-        return [int(value) if isinstance(value, str) else value for value in values]
-    if vr in ("DS", "IS") or None in values:
-        return [value if value is None or not isinstance(value, bool) else None for value in values]
-    return values
-
-
-def _name(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    if not isinstance(value, Mapping):
-        raise TypeError
-    groups = [value.get(name) or "" for name in ("Alphabetic", "Ideographic", "Phonetic")]
-    return "=".join(groups).rstrip("=")

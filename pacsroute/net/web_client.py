@@ -17,7 +17,7 @@ from pydicom import Dataset
 
 from pacsroute import uids
 from pacsroute.dataset.encoding import encode
-from pacsroute.dataset.json_model import from_dicom_json
+from pacsroute.dataset.from_json import from_dicom_json
 from pacsroute.dataset.parsing import identifier, parse
 from pacsroute.errors import (
     AssociationAborted,

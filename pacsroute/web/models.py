@@ -1,27 +1,54 @@
-"""Instances that come as metadata in JSON and bulk data apart (PS3.18 §8.7.2, §10.5.1.2)."""
+"""Instances that come as metadata and bulk data apart (PS3.18 §8.7.2, §10.5.1.4).
+
+They become files in the spool; bulk data are in memory in pieces only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
-from pydicom import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from pacsroute import uids
-from pacsroute.dataset import parse
-from pacsroute.dataset.json_model import from_dicom_json
+from pacsroute.dataset.from_json import pieces
 from pacsroute.dataset.limits import Limits
 from pacsroute.errors import DataSetError, DataSetTooLarge
+from pacsroute.instances import part10
 from pacsroute.instances.spool import Spool
 from pacsroute.memory import Holding
+from pacsroute.web.compressed import LOOK, described
+from pacsroute.web.xml_model import XML, model_of
 
-_PIXELS = "7FE00010"
+_PIXELS, _FRAMES = "7FE00010", "00280008"
 _AVAILABLE_SYNTAX = "00083002"
 _OBJECT, _LIST, _TEXT, _VALUE = 240, 64, 56, 32  # bytes that each takes when it is read
-_COPIES = 3  # of bulk data, while they become a data set
+_PIECE = 1 << 18
+_ITEM = b"\xfe\xff\x00\xe0"
+_RLE = "1.2.840.10008.1.2.5"
+
+
+class Made(NamedTuple):
+    """An instance in the spool.
+
+    Parameters
+    ----------
+    spool : Spool or None
+        Its file; None where there is none.
+    sop_class, sop_instance, transfer_syntax : str
+        What it is; empty where that is not said.
+    error : DataSetError, optional
+        Why there is no file.
+    """
+
+    spool: Spool | None
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+    error: DataSetError | None = None
 
 
 class _Part(NamedTuple):
@@ -32,15 +59,47 @@ class _Part(NamedTuple):
     size: int
 
 
-class Models:
-    """Takes metadata and bulk data as they come; they become data sets once all are here.
+@dataclass
+class _Stored:
+    """A value in the spool: bulk data as they came, or as the items of compressed pixel data."""
 
-    The bulk data of a request share one spool, and what becomes of them draws on ``max_memory``.
+    spool: Spool
+    parts: list[_Part]
+    is_encapsulated: bool = False
+
+    def __len__(self) -> int:
+        if not self.is_encapsulated:
+            return sum(part.size for part in self.parts)
+        return 8 + sum(8 + part.size + part.size % 2 for part in self.parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self.is_encapsulated:
+            yield _ITEM + bytes(4)  # the table of offsets, empty
+        with self.spool.open() as file:
+            for part in self.parts:
+                if self.is_encapsulated:
+                    yield _ITEM + (part.size + part.size % 2).to_bytes(4, "little")
+                file.seek(part.start)
+                left = part.size
+                while left and (piece := file.read(min(left, _PIECE))):
+                    left -= len(piece)
+                    yield piece
+                if self.is_encapsulated and part.size % 2:
+                    yield b"\0"
+
+
+class Models:
+    """Takes metadata and bulk data as they come; they become instances once all are here.
+
+    The bulk data of a request share one spool, and what becomes of metadata draws on
+    ``max_memory``.
 
     Parameters
     ----------
-    spool : Spool
-        Where bulk data wait.
+    open_spool : callable
+        Called with the SOP class of an instance and the head of its file: returns its spool.
+    titles : dict of str to str
+        AE titles for that head, as in `pacsroute.instances.part10.head`.
     limits : Limits
         How much a data set may be made of, and how much memory the process has.
     longest : int
@@ -49,21 +108,32 @@ class Models:
         How many instances there may be: the setting ``max_web_parts``.
     """
 
-    def __init__(self, spool: Spool, limits: Limits, longest: int, most: int) -> None:
-        self._spool = spool
+    def __init__(
+        self,
+        open_spool: Callable[[str, bytes], Spool],
+        titles: dict[str, str],
+        limits: Limits,
+        longest: int,
+        most: int,
+    ) -> None:
+        self._open_spool = open_spool
+        self._titles = titles
+        self._spool = open_spool("", b"")
         self._limits = limits
         self._longest = longest
         self._most = most
         self._holding = Holding(limits.memory)
         self._text: bytearray | None = None
+        self._is_xml = False
         self._found: list[Any] = []
         self._parts: dict[str, list[_Part]] = {}
         self._current = ""
         self._size = 0
 
-    def begin_model(self) -> None:
-        """Take a part of metadata that begins."""
+    def begin_model(self, kind: str) -> None:
+        """Take a part of metadata that begins, of a media type."""
         self._text = bytearray()
+        self._is_xml = kind == XML
 
     def begin_bulk_data(self, location: str, content_type: str) -> None:
         """Take a part of bulk data that begins."""
@@ -89,11 +159,13 @@ class Models:
             parts[-1] = parts[-1]._replace(size=self._spool.size - parts[-1].start)
             return
         text, self._text = self._text, None
-        self._hold(_weight(text))
+        self._hold(_OBJECT * text.count(b"<") if self._is_xml else _weight(text))
         try:
-            found = orjson.loads(text)
+            found = model_of(text, self._limits.depth) if self._is_xml else orjson.loads(text)
         except orjson.JSONDecodeError:
             raise BadRequest("the metadata are not JSON") from None
+        except DataSetError as error:
+            raise BadRequest(str(error)) from None
         self._found += found if isinstance(found, list) else [found]
         if len(self._found) > self._most:
             raise RequestEntityTooLarge(f"more than {self._most} instances: max_web_parts")
@@ -108,69 +180,81 @@ class Models:
         self._holding.close()
         self._spool.close()
 
-    def __iter__(self) -> Iterator[Dataset | DataSetError]:
-        """Yield the data set of each instance, or why there is none; forget it then."""
+    def __iter__(self) -> Iterator[Made]:
+        """Yield each instance, or why there is none; forget it then."""
         self._found.reverse()
         while self._found:
-            before = self._holding.size
-            try:
-                yield self._dataset(self._found.pop())
-            except DataSetError as error:
-                yield error
-            finally:
-                self._holding.shrink(self._holding.size - before)
+            yield self._made(self._found.pop())
 
-    def _fetch(self, uri: str) -> bytes:
-        return b"".join(self._read(self._parts_at(uri)))
+    def _made(self, model: Any) -> Made:
+        if not isinstance(model, dict):
+            return Made(None, "", "", "", DataSetError("metadata are objects"))
+        sop_class, sop_instance = _uid(model, "00080016"), _uid(model, "00080018")
+        try:
+            model, syntax, values = self._with_pixels(model)
+            found: list[Any] = pieces(model, lambda uri: values.get(uri) or self._stored(uri))
+        except DataSetError as error:
+            return Made(None, sop_class, sop_instance, "", error)
+        first, second = (uid if uids.is_uid(uid) else "" for uid in (sop_class, sop_instance))
+        spool = self._open_spool(first, part10.head(first, second, syntax, **self._titles))
+        for piece in found:
+            for data in piece if isinstance(piece, _Stored) else [piece]:
+                spool.write(data)
+        return Made(spool, sop_class, sop_instance, syntax)
 
-    def _parts_at(self, uri: Any) -> list[_Part]:
+    def _stored(self, uri: Any) -> _Stored:
         parts = self._parts.get(uri) if isinstance(uri, str) else None
         if parts is None:
             raise DataSetError("bulk data that did not come")
         if self._spool.error is not None:
             raise DataSetTooLarge("the bulk data could not be kept")
-        return parts
+        return _Stored(self._spool, parts)
 
-    def _read(self, parts: list[_Part]) -> list[bytes]:
-        self._hold(_COPIES * sum(part.size for part in parts))
-        found = []
-        with self._spool.open() as file:
-            for part in parts:
-                file.seek(part.start)
-                found.append(file.read(part.size))
-        return found
-
-    def _dataset(self, model: Any) -> Dataset:
-        from pydicom import FileMetaDataset  # noqa: PLC0415 - pydicom, late
-        from pydicom.uid import UID  # noqa: PLC0415
-
-        if not isinstance(model, dict):
-            raise DataSetError("metadata are objects")
-        syntax, frames = self._frames(model)
-        if frames:
-            model = {key: value for key, value in model.items() if key != _PIXELS}
-        data = from_dicom_json(model, bulk_data=self._fetch)
-        dataset = parse(data, uids.EXPLICIT_VR_LITTLE_ENDIAN, limits=self._limits)
-        dataset.pop(int(_AVAILABLE_SYNTAX, 16), None)
-        whole = Dataset(dataset)
-        whole.set_original_encoding(False, True, dataset.original_character_set)
-        whole.file_meta = FileMetaDataset()
-        whole.file_meta.TransferSyntaxUID = UID(syntax)
-        if frames:
-            whole.PixelData = encapsulate(frames)
-            whole["PixelData"].VR = "OB"
-            whole["PixelData"].is_undefined_length = True
-        return whole
-
-    def _frames(self, model: dict[str, Any]) -> tuple[str, list[bytes]]:
-        """Return the transfer syntax, and the frames where they are compressed."""
+    def _with_pixels(self, model: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, _Stored]]:
+        """Return a model as it is stored, its transfer syntax, and its pixels, if compressed."""
+        model = {key: value for key, value in model.items() if key != _AVAILABLE_SYNTAX}
         pixels = model.get(_PIXELS)
         uri = pixels.get("BulkDataURI") if isinstance(pixels, dict) else None
-        if isinstance(uri, str) and uri in self._parts:
-            syntax = _syntax(self._parts[uri][0].content_type)
-            if syntax and syntax not in uids.NATIVE:
-                return syntax, self._read(self._parts_at(uri))
-        return uids.EXPLICIT_VR_LITTLE_ENDIAN, []
+        if not isinstance(uri, str) or uri not in self._parts:
+            return model, uids.EXPLICIT_VR_LITTLE_ENDIAN, {}
+        stored = self._stored(uri)
+        kind, syntax = _described(stored.parts[0].content_type)
+        if syntax in uids.NATIVE or (not syntax and kind in ("", "application/octet-stream")):
+            return model, uids.EXPLICIT_VR_LITTLE_ENDIAN, {}
+        if not syntax and kind == "image/dicom-rle":
+            syntax = _RLE
+        elif not syntax and kind.startswith("image/"):
+            syntax = self._describe(model, stored)
+        if not syntax:
+            raise DataSetError(f"pixel data as {kind!a:.40} that name no transfer syntax")
+        stored.is_encapsulated = True
+        where = f"{uri}\n"  # no header has a line feed: nothing else is meant by it
+        model[_PIXELS] = {"vr": "OB", "BulkDataURI": where}
+        return model, syntax, {where: stored}
+
+    def _describe(self, model: dict[str, Any], stored: _Stored) -> str:
+        """Return the transfer syntax of compressed frames; add what the metadata do not say."""
+        found = None
+        with self._spool.open() as file:
+            for number, part in enumerate(stored.parts):
+                file.seek(part.start)
+                one = described(file.read(min(LOOK, part.size)))
+                start, size = part.start + one.start, part.size - one.start
+                stored.parts[number] = part._replace(start=start, size=size)
+                found = found or one
+        assert found is not None
+        if len(stored.parts) > 1:
+            model.setdefault(_FRAMES, {"vr": "IS", "Value": [len(stored.parts)]})
+        for keyword, value in found.attributes.items():
+            tag = tag_for_keyword(keyword) or 0
+            model.setdefault(f"{tag:08X}", {"vr": dictionary_VR(tag)[:2], "Value": [value]})
+        return found.transfer_syntax
+
+
+def _uid(model: dict[str, Any], key: str) -> str:
+    element = model.get(key)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return uids.trim(values[0]) if values and isinstance(values[0], str) else ""
 
 
 def _weight(text: bytearray) -> int:
@@ -184,10 +268,11 @@ def _weight(text: bytearray) -> int:
     )
 
 
-def _syntax(content_type: str) -> str:
-    """Return the transfer syntax that the media type of bulk data names."""
-    for parameter in content_type.split(";")[1:]:
+def _described(content_type: str) -> tuple[str, str]:
+    """Return the media type of bulk data, and the transfer syntax that it names."""
+    kind, *parameters = content_type.split(";")
+    for parameter in parameters:
         name, _, value = parameter.strip().partition("=")
         if name.lower() == "transfer-syntax":
-            return value.strip('"')
-    return ""
+            return kind.strip().lower(), value.strip('"')
+    return kind.strip().lower(), ""

@@ -60,6 +60,8 @@ def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> st
             parser.write(piece)
     except FormParserError:
         raise BadRequest("the body is not multipart, or its parts are broken") from None
+    finally:
+        reader.callbacks.clear()  # they hold the reader, and what it has spooled
     if parser.state != MultipartState.END:
         raise BadRequest("the body is cut off")
     return kind

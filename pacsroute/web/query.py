@@ -148,18 +148,45 @@ def search(
     if level != "UPS":
         keys["QueryRetrieveLevel"] = level
     keys.pop("RetrieveURL", None)
-    try:
-        found = parsed(_written(keys), uids.EXPLICIT_VR_LITTLE_ENDIAN, limits)
-    except (DataSetError, struct.error, ValueError):
-        raise BadRequest("a key has no value that can be matched") from None
     return Search(
-        found,
+        _parsed(keys, limits),
         _number(arguments, "limit", None),
         _number(arguments, "offset", 0) or 0,
         arguments.get("fuzzymatching", "").lower() == "true",
         everything,
         ignored,
     )
+
+
+def _parsed(keys: Mapping[str, Any], limits: Limits) -> Dataset:
+    try:
+        return parsed(_written(keys), uids.EXPLICIT_VR_LITTLE_ENDIAN, limits)
+    except (DataSetError, struct.error, ValueError):
+        raise BadRequest("a key has no value that can be matched") from None
+
+
+def filter_of(text: str, limits: Limits) -> Dataset:
+    """Return the matching keys of a filtered subscription (PS3.18 §11.10.1.2).
+
+    Parameters
+    ----------
+    text : str
+        Attributes, each with ``=`` and its value, with commas between.
+    limits : Limits
+        How the keys are read.
+
+    Raises
+    ------
+    werkzeug.exceptions.BadRequest
+        If it is something else.
+    """
+    keys: dict[str, Any] = {}
+    for pair in text.split(","):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise BadRequest("a filter has attributes with values")
+        _add(keys, _path(name.strip(), limits.depth), value)
+    return _parsed(keys, limits)
 
 
 def _keys_of(level: str, above: Mapping[str, str]) -> dict[str, Any]:

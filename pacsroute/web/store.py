@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -11,12 +12,11 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
-from pacsroute.errors import DataSetError, DataSetTooLarge
+from pacsroute.errors import DataSetTooLarge
 from pacsroute.framework.requests import StoreRequest
 from pacsroute.framework.results import Outcome
 from pacsroute.instances.incoming import Incoming
 from pacsroute.instances.instance import Instance
-from pacsroute.instances.place import Place
 from pacsroute.instances.spool import Spool, spool_for
 from pacsroute.status import (
     IDENTIFIER_MISMATCH,
@@ -28,9 +28,10 @@ from pacsroute.status import (
     Status,
 )
 from pacsroute.web.exchange import Delivery, Exchange
-from pacsroute.web.models import Models
+from pacsroute.web.models import Made, Models
 from pacsroute.web.parts import receive
 from pacsroute.web.statuses import RETRY_AFTER, Failed
+from pacsroute.web.xml_model import XML
 
 logger = logging.getLogger("pacsroute")
 
@@ -38,6 +39,7 @@ _DICOM, _JSON = "application/dicom", "application/dicom+json"
 _NO_TRANSFER_SYNTAX = 0xC122
 _PIECE = 1 << 18
 _OPEN = 32  # answers that wait for the response, with their files; a body may have thousands
+_WAITING = 1000  # functions of `request.after` that do, which may hold files as well
 
 
 class _Result(NamedTuple):
@@ -110,6 +112,13 @@ def _is(content_type: str, kind: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == kind
 
 
+def _spool_of(exchange: Exchange, sop_class: str, head: bytes) -> Spool:
+    """Return a spool where the handler of a class has saved instances."""
+    app, caller = exchange.app, exchange.caller
+    route = sop_class and app.route("store", sop_class, caller.calling_ae, caller.called_ae)
+    return spool_for(head, app.config, app.room, route.place if route else None)
+
+
 class _Storing:
     """Takes the parts of a body, and lets the handler store each."""
 
@@ -118,8 +127,18 @@ class _Storing:
         self._study = study
         self._incoming: Incoming | None = None
         config = exchange.app.config
+        caller = exchange.caller
+        self._titles = {
+            "writer": exchange.app.ae_title,
+            "sender": caller.calling_ae,
+            "receiver": caller.called_ae,
+        }
         self._models = Models(
-            self._open_spool(b""), exchange.limits, config.max_set_length, config.max_web_parts
+            functools.partial(_spool_of, exchange),
+            self._titles,
+            exchange.limits,
+            config.max_set_length,
+            config.max_web_parts,
         )
         self.results: list[_Result] = []
         self.answerings: list[Any] = []
@@ -127,6 +146,7 @@ class _Storing:
 
     def close(self) -> None:
         """Hold nothing any more but the results."""
+        self._incoming = None  # which holds this
         self._models.close()
 
     def begin(self, headers: Mapping[str, str]) -> None:
@@ -134,35 +154,19 @@ class _Storing:
         content_type = headers.get("content-type", _DICOM)
         self._incoming = None
         if _is(content_type, _DICOM):
-            app, caller = self._exchange.app, self._exchange.caller
-            self._incoming = Incoming(
-                self._open_spool,
-                writer=app.ae_title,
-                sender=caller.calling_ae,
-                receiver=caller.called_ae,
-            )
-        elif _is(content_type, _JSON):
-            self._models.begin_model()
+            self._incoming = Incoming(self._open_spool, **self._titles)
+        elif _is(content_type, _JSON) or _is(content_type, XML):
+            self._models.begin_model(XML if _is(content_type, XML) else _JSON)
         elif headers.get("content-location"):
             self._models.begin_bulk_data(headers["content-location"], content_type)
         else:
             raise UnsupportedMediaType(
-                f"parts are {_DICOM}, or {_JSON} and bulk data with a Content-Location"
+                f"parts are {_DICOM}, or {_JSON} or {XML} and bulk data with a Content-Location"
             )
 
     def _open_spool(self, head: bytes) -> Spool:
-        app = self._exchange.app
-        return spool_for(head, app.config, app.room, self._place_of(self._incoming))
-
-    def _place_of(self, incoming: Incoming | None) -> Place | None:
-        """Return where the handler of a part has saved instances."""
-        if incoming is None:
-            return None
-        caller = self._exchange.caller
-        route = self._exchange.app.route(
-            "store", incoming.sop_class, caller.calling_ae, caller.called_ae
-        )
-        return None if route is None else route.place
+        sop_class = "" if self._incoming is None else self._incoming.sop_class
+        return _spool_of(self._exchange, sop_class, head)
 
     def data(self, piece: memoryview) -> None:
         """Take a piece of it."""
@@ -186,22 +190,22 @@ class _Storing:
 
     def finish(self) -> None:
         """Store the instances that came as metadata and bulk data: all parts are here now."""
-        for dataset in self._models:
-            if isinstance(dataset, DataSetError):
-                logger.warning("STOW-RS: metadata that are no instance: %s", dataset)
-                too_large = isinstance(dataset, DataSetTooLarge)
-                code = OUT_OF_RESOURCES if too_large else UNABLE_TO_PROCESS
-                self.results.append(_Result(Outcome(Status(code, str(dataset)))))
+        for made in self._models:
+            if made.error is None:
+                self._store_file(made)
                 continue
-            instance = Instance(dataset, limits=self._exchange.limits)
-            if not uids.is_uid(instance.sop_instance):
-                self.results.append(_Result(Outcome(Status(INVALID_SOP_INSTANCE))))
-                continue
-            self._handle(instance, None)
+            logger.warning("STOW-RS: metadata that are no instance: %s", made.error)
+            too_large = isinstance(made.error, DataSetTooLarge)
+            code = OUT_OF_RESOURCES if too_large else UNABLE_TO_PROCESS
+            self._refuse(made, Status(code, str(made.error)))
         if not self.results:
             raise BadRequest("there is no instance in the body")
 
-    def _store_file(self, incoming: Incoming) -> None:
+    def _refuse(self, incoming: Incoming | Made, why: Status) -> None:
+        named = incoming.sop_class, incoming.sop_instance
+        self.results.append(_Result(Outcome(why), *(named if all(map(uids.is_uid, named)) else ())))
+
+    def _store_file(self, incoming: Incoming | Made) -> None:
         spool = incoming.spool
         why = None
         if spool is None or not spool.size or not incoming.sop_instance:
@@ -213,10 +217,8 @@ class _Storing:
             why = Status(OUT_OF_RESOURCES, "the data set could not be kept")
         elif not incoming.transfer_syntax:
             why = Status(_NO_TRANSFER_SYNTAX, "it names no transfer syntax")
-        named = incoming.sop_class, incoming.sop_instance
         if why is not None or spool is None:
-            valid = uids.is_uid(incoming.sop_instance) and uids.is_uid(incoming.sop_class)
-            self.results.append(_Result(Outcome(why or Status(0)), *(named if valid else ())))
+            self._refuse(incoming, why or Status(UNABLE_TO_PROCESS))
             return
         instance = Instance(
             spool,
@@ -246,7 +248,16 @@ class _Storing:
             _Result(result, instance.sop_class, instance.sop_instance, study, series)
         )
         if len(self.answerings) > _OPEN:
-            self.answerings.pop(0).__exit__(None, None, None)
+            self._end_first()
+
+    def _end_first(self) -> None:
+        """End the answer to the first instance; what follows the response waits with the next."""
+        first, following = self.answerings.pop(0), self.answerings[0].request
+        functions = first.request.followers or []
+        if len(functions) < _WAITING:
+            following.followers = [*functions, *(following.followers or [])] or None
+            first.request.followers = None
+        first.__exit__(None, None, None)
 
 
 def _of(instance: Instance) -> tuple[str, str]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydicom import Dataset
 from pydicom.uid import generate_uid
-from werkzeug import exceptions
-from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, Forbidden, NotFound, UnsupportedMediaType
 from werkzeug.wrappers import Response
 
 from pacsroute import uids, ups
 from pacsroute.dataset.encoding import encode
-from pacsroute.dataset.json_model import dicom_json, from_dicom_json
+from pacsroute.dataset.from_json import from_dicom_json
+from pacsroute.dataset.json_model import dicom_json
 from pacsroute.dataset.parsing import identifier
 from pacsroute.errors import DataSetError
 from pacsroute.framework.requests import (
@@ -28,8 +28,10 @@ from pacsroute.framework.requests import (
 )
 from pacsroute.framework.results import Outcome
 from pacsroute.status import NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED
-from pacsroute.web.exchange import NOTHING, Delivery, Exchange
+from pacsroute.web.exchange import MODELS, NOTHING, Delivery, Exchange
+from pacsroute.web.query import filter_of
 from pacsroute.web.statuses import http_status
+from pacsroute.web.xml_model import XML, model_of
 
 if TYPE_CHECKING:
     from pacsroute.framework.answering import Answering
@@ -38,13 +40,28 @@ _TRANSACTION = "00081195"
 _EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 _STATUSES = {
     **dict.fromkeys((0x0105, 0x0106, 0x0107, 0x0114, 0x0115, 0x0117, 0x0120, 0x0121), 400),
-    **dict.fromkeys((0xC303, 0xC309), 400),
+    **dict.fromkeys((0xC301, 0xC303, 0xC309), 400),
     **dict.fromkeys((0x0112, 0xC307, 0xC308), 404),
-    **dict.fromkeys((0x0111, 0xC300, 0xC301, 0xC302, 0xC304, 0xC310, 0xC311), 409),
+    **dict.fromkeys((0x0111, 0xC300, 0xC302, 0xC304, 0xC310, 0xC311), 409),
     **dict.fromkeys((0xC312, 0xC313, 0xC314), 409),
+    0xC315: 403,
     **dict.fromkeys((SOP_CLASS_NOT_SUPPORTED, 0x0123, 0x0211), 501),
 }
 """Statuses of the UPS service class as those of HTTP (PS3.4 Annex CC, PS3.18 §11)."""
+
+_WRONG_TRANSACTION, _FINAL = 0xC301, 0xC300
+_INCONSISTENT = "The submitted request is inconsistent with the current state of the Workitem."
+_WARNINGS = {
+    0x0001: "Requested optional Attributes are not supported.",
+    0xB300: "The Workitem was created with modifications.",
+    0xB301: "Deletion Lock not granted.",
+    0xB304: "The UPS is already in the requested state of CANCELED.",
+    0xB305: "The Workitem was updated with modifications.",
+    0xB306: "The UPS is already in the requested state of COMPLETED.",
+    0xC310: "The target URI did not reference a claimed Workitem.",
+    **dict.fromkeys((_FINAL, 0xC302, 0xC304, 0xC311), _INCONSISTENT),
+}
+"""What the header Warning says of a status (PS3.18 Tables 11.4.3-2 to 11.10.3-2)."""
 
 
 def create(exchange: Exchange) -> Response:
@@ -91,18 +108,25 @@ def update(exchange: Exchange, workitem: str) -> Response:
     transaction = arguments.get("transaction") or bare
     if transaction:
         model[_TRANSACTION] = {"vr": "UI", "Value": [_uid(transaction)]}
+    is_missing = not model.get(_TRANSACTION, {}).get("Value")
     request = exchange.make(
         NSetRequest,
         sop_class=uids.UPS_PUSH,
         sop_instance=_uid(workitem),
         modification_list=_data_set(model),
     )
-    return _response(exchange, *_asked(exchange, "UPS-RS update", request), 200)
+    outcome, answering = _asked(exchange, "UPS-RS update", request)
+    response = _response(exchange, outcome, answering, 200, is_missing=is_missing)
+    if outcome.status.code == _FINAL:  # §11.6.2, unlike a change of its state
+        response.status_code = 400
+    return response
 
 
 def change_state(exchange: Exchange, workitem: str) -> Response:
     """Take a work item, complete or cancel it."""
-    return _act(exchange, workitem, ups.CHANGE_STATE, _data_set(_payload(exchange)), 200)
+    information = _data_set(_payload(exchange))
+    is_missing = not information.get("TransactionUID")
+    return _act(exchange, workitem, ups.CHANGE_STATE, information, 200, is_missing=is_missing)
 
 
 def request_cancel(exchange: Exchange, workitem: str) -> Response:
@@ -115,12 +139,18 @@ def request_cancel(exchange: Exchange, workitem: str) -> Response:
 def subscribe(exchange: Exchange, workitem: str, aetitle: str) -> Response:
     """Subscribe an AE title to events, which go there over DIMSE: 201."""
     if exchange.app.resolve(aetitle) is None:
-        raise exceptions.NotImplemented(
+        raise Forbidden(
             "there is no event channel, and nobody knows where that AE title is reached by DIMSE"
         )
-    information = _subscription(aetitle)
-    lock = exchange.http.args.get("deletionlock", "false").lower() == "true"
-    information.DeletionLock = "TRUE" if lock else "FALSE"
+    arguments, information = exchange.http.args, _subscription(aetitle)
+    lock = arguments.get("deletionlock", "false")
+    if lock not in ("true", "false"):
+        raise BadRequest("deletionlock is true or false")
+    information.DeletionLock = lock.upper()
+    if workitem == ups.FILTERED_GLOBAL:
+        if "filter" not in arguments:
+            raise BadRequest("a filtered subscription has a filter")
+        information.update(filter_of(arguments["filter"], exchange.limits))
     return _act(exchange, workitem, ups.SUBSCRIBE, information, 201)
 
 
@@ -141,7 +171,13 @@ def _subscription(aetitle: str) -> Dataset:
 
 
 def _act(
-    exchange: Exchange, workitem: str, action_type: int, information: Dataset, success: int
+    exchange: Exchange,
+    workitem: str,
+    action_type: int,
+    information: Dataset,
+    success: int,
+    *,
+    is_missing: bool = False,
 ) -> Response:
     request = exchange.make(
         NActionRequest,
@@ -150,7 +186,8 @@ def _act(
         action_type=action_type,
         action_information=information,
     )
-    return _response(exchange, *_asked(exchange, "UPS-RS action", request), success)
+    outcome, answering = _asked(exchange, "UPS-RS action", request)
+    return _response(exchange, outcome, answering, success, is_missing=is_missing)
 
 
 def _asked(exchange: Exchange, name: str, request: NormalizedRequest) -> tuple[Outcome, Answering]:
@@ -166,8 +203,27 @@ def _asked(exchange: Exchange, name: str, request: NormalizedRequest) -> tuple[O
     return outcome, answering
 
 
-def _response(exchange: Exchange, outcome: Outcome, answering: Answering, success: int) -> Response:
-    """Return a response without a data set."""
+def _response(
+    exchange: Exchange,
+    outcome: Outcome,
+    answering: Answering,
+    success: int,
+    *,
+    is_missing: bool = False,
+) -> Response:
+    """Return a response without a data set.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The request.
+    outcome, answering : Outcome, Answering
+        How it went, and what ends with the response.
+    success : int
+        The HTTP status of a success.
+    is_missing : bool
+        Whether the request has no Transaction UID.
+    """
     status = outcome.status
     failed = status.category == "Failure"
     code = (_STATUSES.get(status.code) or http_status(status)) if failed else success
@@ -176,9 +232,11 @@ def _response(exchange: Exchange, outcome: Outcome, answering: Answering, succes
     response = Response(status=code, content_type="text/plain; charset=utf-8")
     response.headers["Content-Length"] = str(len(body))
     response.response = Delivery([body] if body else [], answering)
-    if status.category == "Warning":
-        title = exchange.app.ae_title.replace(" ", "_")
-        response.headers["Warning"] = f'299 {title} "{status.name} (0x{status.code:04X})"'
+    warning = _WARNINGS.get(status.code, "" if failed else status.name)
+    if status.code == _WRONG_TRANSACTION:
+        warning = f"The Transaction UID is {'missing' if is_missing else 'incorrect'}."
+    if warning and (failed or status.category == "Warning"):
+        exchange.warn(response, warning)
     return response
 
 
@@ -186,15 +244,17 @@ def _payload(exchange: Exchange) -> dict[str, Any]:
     """Return the data set in the body of a request."""
     http, most = exchange.http, exchange.app.config.max_identifier_length
     kind = http.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind not in ("application/dicom+json", "application/json"):
-        raise UnsupportedMediaType("the body is application/dicom+json")
+    if kind not in MODELS:
+        raise UnsupportedMediaType(f"the body is {MODELS[0]}, or {XML}")
     data = http.stream.read(most + 1)
     if len(data) > most:
         raise BadRequest(f"a body of more than {most} bytes: max_identifier_length")
     if http.content_length is not None and len(data) != http.content_length:
         raise BadRequest("the body is cut off")
     try:
-        found = orjson.loads(data)
+        found = model_of(data, exchange.limits.depth) if kind == XML else orjson.loads(data)
+    except DataSetError as error:
+        raise BadRequest(str(error)) from None
     except orjson.JSONDecodeError:
         raise BadRequest("the body is not JSON") from None
     if isinstance(found, list) and len(found) == 1:

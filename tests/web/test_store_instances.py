@@ -1,17 +1,23 @@
 """STOW-RS (PS3.18 §10.5, Annex I)."""
 
+import gc
 import json
 import os
+import struct
 import sys
 from io import BytesIO
 
 import pydicom
 import pytest
+from pydicom import Dataset, FileMetaDataset
+from pydicom.datadict import keyword_for_tag
+from pydicom.encaps import generate_frames, get_frame
 from support.samples import FILES, SAMPLES
 from support.web import CT, MR_RLE, ROOT, content, data_set, multipart, parts, path_of, read, store
 
 from pacsroute import App, Failure
 from pacsroute.memory import PROCESS
+from pacsroute.web.xml_model import XML, xml_of
 
 REFERENCED, FAILED, OTHERS = "00081199", "00081198", "0008119A"
 REASON, URL, WARNING = "00081197", "00081190", "00081196"
@@ -249,6 +255,191 @@ def test_metadata_with_a_compressed_frame_become_a_compressed_instance(web):
     assert again.data == frame
 
 
+MODEL = {"Content-Type": "application/dicom+json"}
+IMAGE = {
+    "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.7"]},
+    "00080018": {"vr": "UI", "Value": ["1.2.3"]},
+}
+BULK = {"Content-Type": "application/octet-stream", "Content-Location": "bulk"}
+
+
+def stow_models(client, text, *more):
+    body, kind = multipart((MODEL, text), *more, kind="application/dicom+json")
+    return client.post(f"{ROOT}/studies", data=body, content_type=kind)
+
+
+MACRO = ["SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"]
+MACRO += ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
+UNSAID = {  # what the headers of some do not say, or say otherwise
+    "SC_rgb_dcmtk_+eb+cr.dcm": {},
+    "SC_rgb_dcmtk_+eb+cy+s2.dcm": {},
+    "SC_rgb_jpeg_gdcm.dcm": {},
+    "SC_jpeg_no_color_transform.dcm": {"PhotometricInterpretation": "YBR_FULL"},
+    "SC_rgb_small_odd_jpeg.dcm": {},
+    "JPEG-lossy.dcm": {"BitsAllocated": 16},
+    "MR_small_jpeg_ls_lossless.dcm": {"PixelRepresentation": 0},
+    "SC_rgb_jls_lossy_line.dcm": {},
+    "MR_small_jp2klossless.dcm": {},
+    "examples_jpeg2k.dcm": {},
+    "JPEG2000.dcm": {},
+}
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_compressed_pixels_say_what_they_are_where_metadata_do_not(web, name):
+    dataset = read(name)
+    dataset.StudyInstanceUID = dataset.SeriesInstanceUID = "1.2.3"
+    syntaxes = {"8": "image/jls", "9": "image/jp2"}
+    syntax, frame = (
+        dataset.file_meta.TransferSyntaxUID,
+        get_frame(dataset.PixelData, 0, number_of_frames=1),
+    )
+    model = {
+        key: element
+        for key, element in dataset.to_json_dict(bulk_data_threshold=1 << 30).items()
+        if keyword_for_tag(int(key, 16)) not in (*MACRO, "PixelData") and "Value" in element
+    }
+    model["7FE00010"] = {"vr": "OB", "BulkDataURI": "pixels"}
+    kind = syntaxes.get(syntax[-2], "image/jpeg")
+    pixels = {"Content-Type": kind, "Content-Location": "pixels"}
+    response = stow_models(web, json.dumps(model).encode(), (pixels, frame))
+    assert response.status_code == 200, response.data
+    data = web.get(
+        path_of(dataset), headers={"Accept": "application/dicom; transfer-syntax=*"}
+    ).data
+    found = pydicom.dcmread(BytesIO(data))
+    assert found.file_meta.TransferSyntaxUID == syntax
+    assert get_frame(found.PixelData, 0, number_of_frames=1).rstrip(b"\0") == frame.rstrip(b"\0")
+    wanted = {keyword: dataset.get(keyword) for keyword in MACRO} | UNSAID[name]
+    assert {keyword: found.get(keyword) for keyword in MACRO} == wanted
+
+
+def test_a_jpeg_2000_file_is_stored_without_its_boxes(web):
+    dataset = read("MR_small_jp2klossless.dcm")
+    frame = get_frame(dataset.PixelData, 0)
+    boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + struct.pack(">I4s", len(frame) + 8, b"jp2c")
+    pixels = {"Content-Type": "image/jp2", "Content-Location": "pixels"}
+    model = IMAGE | {"7FE00010": {"vr": "OB", "BulkDataURI": "pixels"}}
+    kept, app = [], App("KEEPER")
+
+    @app.store
+    def store(request):
+        kept.append(request.dataset.PixelData)
+
+    with app.test_client() as client:
+        text = json.dumps(model).encode()
+        assert stow_models(client.web, text, (pixels, boxes + frame)).status_code == 200
+    assert get_frame(kept[0], 0, number_of_frames=1).rstrip(b"\0") == frame.rstrip(b"\0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("image/png", b"\x89PNG\r\n\x1a\n" + bytes(100)),
+        ("image/jpeg", b"no picture"),
+        ("image/jpeg", b"\xff\xd8\xff\xc0\x00"),
+        ("image/jp2", b"\xff\x4f\xff\x51\x00"),
+        ("image/jp2", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100)),
+        ("video/mp4", b"no name of a transfer syntax"),
+    ],
+)
+def test_pixels_that_are_not_known_fail_their_instance(web, kind, data):
+    model = IMAGE | {"7FE00010": {"vr": "OB", "BulkDataURI": "pixels"}}
+    pixels = {"Content-Type": kind, "Content-Location": "pixels"}
+    response = stow_models(web, json.dumps(model).encode(), (pixels, data))
+    assert response.status_code == 409
+    (failed,) = response.json[FAILED]["Value"]
+    assert failed[REASON]["Value"] == [0xC000]
+
+
+def test_several_compressed_frames_are_one_instance():
+    dataset = read("SC_rgb_rle_2frame.dcm")
+    frames = [get_frame(dataset.PixelData, number, number_of_frames=2) for number in (0, 1)]
+    model = IMAGE | {"7FE00010": {"vr": "OB", "BulkDataURI": "pixels"}}
+    pixels = {"Content-Type": "image/dicom-rle", "Content-Location": "pixels"}
+    kept, app = [], App("KEEPER")
+    app.store(lambda request: kept.append((request.transfer_syntax, request.dataset.PixelData)))
+    with app.test_client() as client:
+        parts = [(pixels, frame) for frame in frames]
+        response = stow_models(client.web, json.dumps(model).encode(), *parts)
+    assert response.status_code == 200
+    ((syntax, data),) = kept
+    assert syntax == dataset.file_meta.TransferSyntaxUID
+    assert list(generate_frames(data, number_of_frames=2)) == frames
+
+
+def test_metadata_may_be_xml(web):
+    ct = read(CT)
+    store(web, CT)
+    (model,) = web.get(f"{path_of(ct)}/metadata").json
+    model = {key: one for key, one in model.items() if "BulkDataURI" not in one}
+    bulk = {"Content-Type": "application/octet-stream", "Content-Location": "pixels"}
+    models = []
+    for uid in ("1.2.3", "1.2.4"):
+        model["00080018"]["Value"] = [uid]
+        pixels = {"7FE00010": {"vr": "OW", "BulkDataURI": "pixels"}}
+        models.append(({"Content-Type": XML}, xml_of(model | pixels)))
+    body, kind = multipart(*models, (bulk, ct.PixelData), kind=XML)
+    response = web.post(f"{ROOT}/studies", data=body, content_type=kind, headers={"Accept": XML})
+    assert response.status_code == 200, response.data
+    assert response.content_type == XML
+    path = path_of(ct).rpartition("/")[0] + "/1.2.4"
+    found = pydicom.dcmread(BytesIO(web.get(path, headers={"Accept": "application/dicom"}).data))
+    assert (found.PixelData, found.PatientName) == (ct.PixelData, ct.PatientName)
+
+
+def test_xml_that_is_none_is_refused(web):
+    for text in (b"<a/>", b'<!DOCTYPE a [<!ENTITY b "c">]><NativeDicomModel/>'):
+        body, kind = multipart(({"Content-Type": XML}, text), kind=XML)
+        response = web.post(f"{ROOT}/studies", data=body, content_type=kind)
+        assert response.status_code == 400
+
+
+def test_functions_wait_for_the_response_however_many_instances_there_are():
+    app, called = App("KEEPER"), []
+
+    @app.store
+    def store(request):
+        request.after(called.append, len(called))
+        request.after(called.append, request.sop_instance)
+
+    with app.test_client() as client:
+        instances = []
+        for number in range(100):
+            dataset = Dataset()
+            dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", f"1.{number}"
+            file = BytesIO()
+            dataset.file_meta = FileMetaDataset()
+            dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+            pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+            instances.append(file.getvalue())
+        body, kind = multipart(*instances)
+        assert client.web.post(f"{ROOT}/studies", data=body, content_type=kind).status_code == 200
+    # None was called before the last instance had come, and they were called in their order.
+    assert called == [item for number in range(100) for item in (0, f"1.{number}")]
+
+
+def test_nothing_of_a_body_is_held_behind_its_response():
+    app = App("KEEPER")
+    app.store(lambda request: None)
+    ct = read(CT)
+    ct.PixelData = bytes(300_000)
+    file = BytesIO()
+    ct.save_as(file)
+    gc.collect()
+    gc.disable()  # nothing waits for it
+    try:
+        with app.test_client() as client:
+            body, kind = multipart(*[file.getvalue()] * 3)
+            client.web.post(f"{ROOT}/studies", data=body, content_type=kind)
+            assert app.room.used == 0
+            model = IMAGE | {"7FE00010": {"vr": "OB", "BulkDataURI": "bulk"}}
+            stow_models(client.web, json.dumps(model).encode(), (BULK, bytes(300_000)))
+            assert app.room.used == 0
+    finally:
+        gc.enable()
+
+
 def test_bulk_data_that_did_not_come_fails_its_instance(web):
     model = {
         "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.7"]},
@@ -261,20 +452,8 @@ def test_bulk_data_that_did_not_come_fails_its_instance(web):
     )
     response = web.post(f"{ROOT}/studies", data=body, content_type=kind)
     assert response.status_code == 409
-    assert response.json[OTHERS]["Value"] == [{REASON: {"vr": "US", "Value": [0xC000]}}]
-
-
-MODEL = {"Content-Type": "application/dicom+json"}
-IMAGE = {
-    "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.7"]},
-    "00080018": {"vr": "UI", "Value": ["1.2.3"]},
-}
-BULK = {"Content-Type": "application/octet-stream", "Content-Location": "bulk"}
-
-
-def stow_models(client, text, *more):
-    body, kind = multipart((MODEL, text), *more, kind="application/dicom+json")
-    return client.web.post(f"{ROOT}/studies", data=body, content_type=kind)
+    (failed,) = response.json[FAILED]["Value"]
+    assert (failed["00081155"]["Value"], failed[REASON]["Value"]) == (["1.2.3"], [0xC000])
 
 
 @pytest.mark.parametrize(
@@ -291,15 +470,15 @@ def test_metadata_that_take_much_memory_once_they_are_read_are_refused(archive, 
     archive.config.max_memory = 16 * MIB
     before = PROCESS.held
     with archive.test_client() as client:
-        assert stow_models(client, text).status_code == 503
+        assert stow_models(client.web, text).status_code == 503
         assert PROCESS.held <= before
         archive.config.max_web_parts = 10
-        assert stow_models(client, b"[" + b"{}," * 10 + b"{}]").status_code == 413
+        assert stow_models(client.web, b"[" + b"{}," * 10 + b"{}]").status_code == 413
 
 
 @pytest.mark.parametrize(("count", "status"), [(2, 200), (300, 503)])
-def test_bulk_data_that_many_elements_name_draw_on_the_memory_of_the_process(count, status):
-    app = App("KEEPER", max_memory=16 * MIB)
+def test_bulk_data_that_many_elements_name_draw_on_the_spool(count, status):
+    app = App("KEEPER", max_spool=16 * MIB)
     app.store(lambda request: None)
     before = PROCESS.held
     model = dict(IMAGE)
@@ -307,8 +486,9 @@ def test_bulk_data_that_many_elements_name_draw_on_the_memory_of_the_process(cou
         model[f"{0x00090010 + number:08X}"] = {"vr": "OB", "BulkDataURI": "bulk"}
     with app.test_client() as client:
         text = json.dumps(model).encode()
-        assert stow_models(client, text, (BULK, bytes(MIB))).status_code == status
+        assert stow_models(client.web, text, (BULK, bytes(MIB))).status_code == status
     assert PROCESS.held <= before
+    assert app.room.used == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
@@ -330,7 +510,7 @@ def test_a_body_of_many_parts_holds_few_files_open(kind):
             response = client.web.post(f"{ROOT}/studies", data=body, content_type=media_type)
         else:
             model = json.dumps(IMAGE).encode()
-            response = stow_models(client, model, *[(BULK, bytes(200_000))] * 100)
+            response = stow_models(client.web, model, *[(BULK, bytes(200_000))] * 100)
             numbers.insert(0, len(os.listdir("/proc/self/fd")))
     assert response.status_code == 200
     assert max(numbers) < numbers[0] + 50

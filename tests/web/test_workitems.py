@@ -7,10 +7,11 @@ import pytest
 from support.names import EXPLICIT
 from support.places import EXAMPLES
 from support.unified_steps import OTHER, OURS, performed, pushed
-from support.web import ROOT
+from support.web import ROOT, parts
 
-from pacsroute import App, Peer, dicom_json
+from pacsroute import App, Failure, Peer, dicom_json, ups
 from pacsroute.dataset import encode
+from pacsroute.web.xml_model import XML, model_of, xml_of
 
 UID = "1.2.3.4"
 ITEM = f"{ROOT}/workitems/{UID}"
@@ -44,6 +45,12 @@ def state(client, value, transaction=OURS):
     return sent(client, "PUT", f"{ITEM}/state", body)
 
 
+def warning(response):
+    head, _, text = response.headers["Warning"].partition(' "')
+    assert head == f"299 http://localhost{ROOT}"
+    return text.rstrip('"')
+
+
 @pytest.fixture
 def created(steps):
     response = sent(steps, "POST", f"{ROOT}/workitems?workitem={UID}", [model(pushed())])
@@ -56,7 +63,10 @@ def test_a_step_goes_through_its_life(created):
     assert state(created, "IN PROGRESS").status_code == 200
     body = {"UnifiedProcedureStepPerformedProcedureSequence": performed()}
     changes = model({**body, "ProcedureStepProgressInformationSequence": []})
-    assert sent(created, "POST", f"{ITEM}?transaction={OTHER}", changes).status_code == 409
+    for query, word in ((f"?transaction={OTHER}", "incorrect"), ("", "missing")):
+        refused = sent(created, "POST", f"{ITEM}{query}", changes)
+        assert refused.status_code == 400
+        assert warning(refused) == f"The Transaction UID is {word}."
     assert sent(created, "POST", f"{ITEM}?{OURS}", changes).status_code == 200
     assert state(created, "COMPLETED").status_code == 200
     (found,) = created.get(ITEM).json
@@ -64,7 +74,12 @@ def test_a_step_goes_through_its_life(created):
     assert found["00100010"]["Value"] == [{"Alphabetic": "Müller^Ute"}]
     assert TRANSACTION not in found
     again = state(created, "COMPLETED")
-    assert (again.status_code, "0xB306" in again.headers["Warning"]) == (200, True)
+    assert again.status_code == 200
+    assert warning(again) == "The UPS is already in the requested state of COMPLETED."
+    final = sent(created, "POST", f"{ITEM}?transaction={OURS}", changes)
+    assert final.status_code == 400  # PS3.18 §11.6.2
+    assert "inconsistent with the current state" in warning(final)
+    assert state(created, "CANCELED").status_code == 409
 
 
 def test_steps_are_found(created):
@@ -95,10 +110,80 @@ def test_subscriptions_are_of_titles_that_dimse_reaches(created):
     assert created.post(f"{path}?deletionlock=true").status_code == 201
     assert created.delete(path).status_code == 200
     refused = created.post(f"{ITEM}/subscribers/NOBODY")
-    assert (refused.status_code, "event channel" in refused.text) == (501, True)
+    assert (refused.status_code, "event channel" in refused.text) == (403, True)
+    assert created.post(f"{path}?deletionlock=maybe").status_code == 400
+    assert created.post(f"{ROOT}/workitems/1.9/subscribers/WATCHER").status_code == 404
     everything = f"{ROOT}/workitems/1.2.840.10008.5.1.4.34.5/subscribers/WATCHER"
     assert created.post(everything).status_code == 201
     assert created.post(f"{everything}/suspend").status_code == 200
+
+
+def test_a_filtered_subscription_has_the_keys_of_its_filter():
+    app, asked = App(), []
+    app.destinations["WATCHER"] = Peer("127.0.0.1", 1)
+
+    @app.n_action("UPS", action_type=ups.SUBSCRIBE)
+    def subscribe(request):
+        asked.append(request.action_information)
+        ups.check_subscription(None, request.sop_instance, 3, request.action_information)
+        return 0xB301
+
+    path = f"{ROOT}/workitems/{ups.FILTERED_GLOBAL}/subscribers/WATCHER"
+    keys = "PatientID=7,ScheduledWorkitemCodeSequence.CodeValue=C1"
+    with app.test_client() as client:
+        response = client.web.post(path, query_string={"filter": keys, "deletionlock": "true"})
+        assert (response.status_code, warning(response)) == (201, "Deletion Lock not granted.")
+        for query in ("", "?filter=", "?filter=PatientID", "?filter=NoSuch%3D1"):
+            assert client.web.post(path + query).status_code == 400
+    assert asked[0].PatientID == "7"
+    assert asked[0].ScheduledWorkitemCodeSequence[0].CodeValue == "C1"
+    assert (asked[0].ReceivingAE, asked[0].DeletionLock) == ("WATCHER", "TRUE")
+
+
+def test_steps_may_be_xml(steps):
+    text = xml_of(model(pushed()))
+    made = steps.post(f"{ROOT}/workitems?{UID}", data=text, content_type=XML)
+    assert made.status_code == 201, made.text
+    found = steps.get(ITEM, headers={"Accept": f'multipart/related; type="{XML}"'})
+    ((kind, shown),) = parts(found)
+    assert kind == XML
+    assert model_of(shown, 9)["00100010"]["Value"] == [{"Alphabetic": "Müller^Ute"}]
+    assert steps.get(ITEM, headers={"Accept": XML}).content_type == XML
+    assert steps.post(f"{ROOT}/workitems", data=b"<a/>", content_type=XML).status_code == 400
+    rows = steps.get(f"{ROOT}/workitems", headers={"Accept": XML})
+    assert len(parts(rows)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (0x0106, 400),
+        (0x0111, 409),
+        (0x0112, 404),
+        (0x0124, 403),
+        (0xA700, 503),
+        (0xC300, 409),
+        (0xC301, 400),
+        (0xC307, 404),
+        (0xC312, 409),
+        (0xC315, 403),
+        (0x0110, 500),
+    ],
+)
+def test_each_status_has_one_of_http(code, status):
+    app = App()
+
+    @app.n_action("UPS", action_type=ups.REQUEST_CANCEL)
+    @app.n_get("UPS")
+    def refuse(request):
+        raise Failure(code)
+
+    with app.test_client() as client:
+        response = client.web.post(f"{ITEM}/cancelrequest")
+        assert response.status_code == status
+        assert f"0x{code:04X}" in response.text
+        shown = client.web.get(ITEM).status_code
+    assert shown == (404 if code == 0x0124 else status)
 
 
 def test_conflicts_and_mistakes_are_told(created):

@@ -11,7 +11,7 @@ from support.web import CT, MR_RLE, ROOT, parts, path_of, read, store
 
 from pacsroute import dicom_json
 from pacsroute.dataset import encode
-from pacsroute.dataset.json_model import from_dicom_json
+from pacsroute.dataset.from_json import from_dicom_json
 from pacsroute.errors import DataSetError
 from pacsroute.instances.instance import Instance
 from pacsroute.web.xml_model import XML, model_of, xml_of
