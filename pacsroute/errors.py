@@ -120,7 +120,14 @@ class AssociationAborted(AssociationError):
         The provider's reason (PS3.8 §9.3.8); 0 without one.
     message : str
         What is known beyond that.
+
+    Attributes
+    ----------
+    began : bool
+        Whether there was an association; false where a client has got none.
     """
+
+    began = True
 
     def __init__(self, source: int | None, reason: int = 0, message: str = "") -> None:
         super().__init__(message or _aborted(source, reason))
@@ -140,6 +147,8 @@ class ConnectionRefused(AssociationAborted):
 
     Worth a retry: yes, after a while.
     """
+
+    began = False
 
 
 class ReadFailed(AssociationAborted):

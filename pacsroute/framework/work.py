@@ -160,6 +160,9 @@ class WorkQueue(Protocol):
     ) -> None:
         """Put a call of a job's function into the queue."""
 
+    def associated(self, calling_ae: str) -> None:
+        """Note that a peer is there: instances may wait for it."""
+
     def receiving(self, association: PeerView) -> None:
         """Note that an association has a C-STORE under way."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum
@@ -42,6 +43,7 @@ _BATCH = 20  # jobs that are claimed at a time
 _LOOKS = 10  # into the queue, while it is kept
 _LONGEST_REST = 60.0  # seconds: a peer that is back waits no longer for us
 _SUSPECTS = 3  # instances in a row that end the association: it is the peer then
+_HANGS = 5.0  # seconds after which a peer that has not answered is not asked again at once
 
 
 class Verdict(Enum):
@@ -92,7 +94,7 @@ def attempt(client: Client, instance: Instance) -> Attempt:
     except (ReadFailed, DataSetError, OSError) as error:
         return Attempt(Verdict.REFUSED, f"it cannot be read: {type(error).__name__}")
     except AssociationError as error:
-        ended = isinstance(error, AssociationAborted)
+        ended = isinstance(error, AssociationAborted) and error.began
         return Attempt(Verdict.SUSPECT if ended else Verdict.RESTS, str(error))
 
 
@@ -129,6 +131,8 @@ class Outlet(NamedTuple):
 class Delivery:
     """Delivers what waits in the lane of a destination.
 
+    It remembers which instances it suspects, from one turn to the next.
+
     Parameters
     ----------
     queue, files : Queue and Files
@@ -146,12 +150,36 @@ class Delivery:
         self._files = files
         self._outlet = outlet
         self._linger = linger
+        self._memory = _Memory()
 
     def work(self, lane: str, stop: threading.Event) -> None:
         """See `Worker.work`."""
         with ExitStack() as clients:
-            turn = _Turn(self._queue, self._files, self._outlet, lane, clients)
+            turn = _Turn(self._queue, self._files, self._outlet, lane, clients, self._memory)
             turn.run(stop, self._linger)
+
+
+class _Memory:
+    """What is remembered of a lane from one turn to the next: numbers of jobs.
+
+    Attributes
+    ----------
+    suspects : set of int
+        They go after all others.
+    on_probation : set of int
+        Suspects of a time after which the peer was well.
+    """
+
+    def __init__(self) -> None:
+        self.suspects: set[int] = set()
+        self.on_probation: set[int] = set()
+
+    def well(self, number: int) -> None:
+        """Note that a job was delivered."""
+        if self.suspects:
+            self.on_probation |= self.suspects
+            self.suspects.clear()
+        self.on_probation.discard(number)
 
 
 class _Turn:
@@ -159,11 +187,19 @@ class _Turn:
 
     An instance under which the association ended is suspected until another one is delivered:
     then the peer is well, and the instance has used up an attempt. Several in a row are the
-    peer's fault.
+    peer's fault, and so it is if the peer does not answer afterwards: the lane rests. But then
+    the others go before the suspects, so that one that ends each association holds up nobody.
+    Once one of them is delivered, a suspect gets one more chance; then it has used up an attempt.
     """
 
     def __init__(
-        self, queue: Queue, files: Files, outlet: Outlet, lane: str, open_clients: ExitStack
+        self,
+        queue: Queue,
+        files: Files,
+        outlet: Outlet,
+        lane: str,
+        open_clients: ExitStack,
+        memory: _Memory,
     ) -> None:
         self._queue = queue
         self._files = files
@@ -171,13 +207,17 @@ class _Turn:
         self._lane = lane
         self._open = open_clients
         self._clients: dict[str, Client] = {}
-        self._suspects: list[tuple[Job, str]] = []
+        self._suspects: list[tuple[Job, str]] = []  # this turn's, which are still claimed
+        self._memory = memory
         self._failures = queue.failures(lane)
 
     def run(self, stop: threading.Event, linger: float) -> None:
         while not stop.is_set():
-            jobs = self._queue.claim(self._lane, _BATCH)
+            jobs = self._next_jobs()
             if not jobs:
+                if self._suspects and len(self._suspects) + len(self._memory.suspects) >= _SUSPECTS:
+                    self._rest(self._suspects[-1][1])
+                    return
                 self._accuse_suspects()
                 jobs = self._last_jobs(stop, linger)
             if not jobs:
@@ -195,12 +235,17 @@ class _Turn:
                         return
         self._release_suspects()
 
+    def _next_jobs(self) -> list[Job]:
+        """Claim what is due; the suspects of earlier turns, one by one, only after all others."""
+        others = self._queue.claim(self._lane, _BATCH, but=self._memory.suspects)
+        return others or (self._queue.claim(self._lane, 1) if self._memory.suspects else [])
+
     def _last_jobs(self, stop: threading.Event, linger: float) -> list[Job]:
         """Return what comes while the associations are still kept."""
         for _ in range(_LOOKS if linger else 0):
             if stop.wait(linger / _LOOKS):
                 break
-            if jobs := self._queue.claim(self._lane, _BATCH):
+            if jobs := self._next_jobs():
                 return jobs
         return []
 
@@ -225,11 +270,10 @@ class _Turn:
         except Exception as error:
             logger.exception("where is %s?", self._lane)  # a function of @app.destination
             return Attempt(Verdict.RESTS, type(error).__name__)
-        outcome = attempt(client, instance)
-        if outcome.verdict is Verdict.SUSPECT:
-            outcome = attempt(client, instance)  # alone, on an association of its own
-        if outcome.verdict is Verdict.SUSPECT and not self._is_well(job):
-            return Attempt(Verdict.RESTS, outcome.said)
+        began, outcome = time.monotonic(), attempt(client, instance)
+        if outcome.verdict is Verdict.SUSPECT and time.monotonic() - began < _HANGS:
+            again = attempt(client, instance)  # alone, on an association of its own
+            outcome = outcome if again.verdict is Verdict.RESTS else again
         return outcome
 
     def _settle(self, job: Job, outcome: Attempt) -> bool:
@@ -239,8 +283,12 @@ class _Turn:
         elif outcome.verdict is Verdict.REFUSED:
             self._refused(job, outcome.said)
         elif outcome.verdict is Verdict.SUSPECT:
-            self._suspects.append((job, outcome.said))
-            if len(self._suspects) >= _SUSPECTS:
+            if job.id in self._memory.on_probation:
+                self._refused(job, outcome.said)
+            else:
+                self._memory.suspects.discard(job.id)
+                self._suspects.append((job, outcome.said))
+            if len(self._suspects) >= _SUSPECTS or not self._is_well(job):
                 self._rest(outcome.said)
                 return False
         else:
@@ -259,6 +307,7 @@ class _Turn:
     def _delivered(self, job: Job, said: str) -> None:
         if said:
             logger.warning("%s took %s with %s", self._lane, _named(job), said)
+        self._memory.well(job.id)
         self._outlet.delivered(job)
         if self._failures:
             self._queue.wake(self._lane)
@@ -266,6 +315,7 @@ class _Turn:
         self._accuse_suspects()
 
     def _refused(self, job: Job, said: str) -> None:
+        self._memory.on_probation.discard(job.id)
         if job.attempts < len(RETRY):
             logger.warning("%s did not take %s: %s", self._lane, _named(job), said)
             self._queue.put_back(job, delay=RETRY[job.attempts], error=said, tried=True)
@@ -297,6 +347,7 @@ class _Turn:
     def _release_suspects(self) -> None:
         suspects, self._suspects = self._suspects, []
         for job, said in suspects:
+            self._memory.suspects.add(job.id)
             self._queue.put_back(job, error=said, tried=False)
 
 

@@ -116,7 +116,7 @@ _COLUMNS = (
 _CLAIM = f"""
 UPDATE jobs SET owner = :owner WHERE id IN (
     SELECT id FROM jobs WHERE lane = :lane AND owner IS NULL AND failed = 0 AND due <= :now
-        AND node IN ('', :node)
+        AND node IN ('', :node) {{but}}
         AND EXISTS (SELECT 1 FROM lanes WHERE name = :lane AND paused = 0 AND retry_at <= :now)
     ORDER BY priority DESC, turn, id LIMIT :most {{skip}})
 RETURNING {_COLUMNS}, turn
@@ -291,11 +291,23 @@ class Queue:
             self.was_put(put)
         return put is not None
 
-    def claim(self, lane: str, most: int) -> list[Job]:
-        """Take the next jobs of a lane that are due, in their order; they are ours then."""
+    def claim(self, lane: str, most: int, *, but: Iterable[int] = ()) -> list[Job]:
+        """Take the next jobs of a lane that are due, in their order; they are ours then.
+
+        Parameters
+        ----------
+        lane : str
+            Its name.
+        most : int
+            How many.
+        but : iterable of int
+            The numbers of jobs that are left there.
+        """
+        skip = "FOR UPDATE SKIP LOCKED" if self.database.shared else ""
+        left = ", ".join(map(str, but))
         rows = self.database.write(
             lambda transaction: transaction.run(
-                _CLAIM.format(skip="FOR UPDATE SKIP LOCKED" if self.database.shared else ""),
+                _CLAIM.format(skip=skip, but=f"AND id NOT IN ({left})" if left else ""),
                 lane=lane,
                 most=most,
                 owner=self.owner.id,
@@ -306,21 +318,6 @@ class Queue:
         )
         rows.sort(key=lambda row: (-row[5], row[-1], row[0]))  # RETURNING has no order
         return [_job(row[:-1]) for row in rows]
-
-    def claim_waiting(self, numbers: Iterable[int]) -> list[Job]:
-        """Take certain jobs, those of them that wait, whether they are due or not."""
-
-        def work(transaction: Transaction) -> list[Job]:
-            statement = (
-                "UPDATE jobs SET owner = :owner WHERE id = :id AND owner IS NULL AND failed = 0 "
-                f"RETURNING {_COLUMNS}"
-            )
-            found = (
-                transaction.run(statement, id=number, owner=self.owner.id) for number in numbers
-            )
-            return [_job(row) for rows in found for row in rows]
-
-        return self.database.write(work, durable=False)
 
     def amend(self, job: Job, **arguments: Any) -> bool:
         """Change arguments of a job, durably; False if it is no longer ours."""
@@ -483,6 +480,13 @@ class Queue:
         """End the rest of a lane: its peer is there."""
         changes = "reason = CASE WHEN paused = 1 THEN reason ELSE '' END"
         self._set_lane(lane, f"failures = 0, retry_at = 0, {changes}")
+
+    def end_rests(self, lanes: Iterable[str]) -> None:
+        """Let lanes that rest try now; if that fails, they rest longer than before."""
+        now = self.now()
+        rows = self.database.read("SELECT name FROM lanes WHERE retry_at > :now", now=now)
+        for name in {name for (name,) in rows} & set(lanes):
+            self._set_lane(name, "retry_at = 0")
 
     def failures(self, lane: str) -> int:
         """Return how often a lane has backed off since its peer was last there."""

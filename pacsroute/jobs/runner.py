@@ -21,6 +21,7 @@ logger = logging.getLogger("pacsroute")
 
 _POLL = 0.25  # seconds between looks for what other processes have put in, or what is due by now
 _BEAT = 2.0  # seconds between signs of life
+_MOST_SEEN = 100  # titles that are looked for at a time: they come from the wire
 _PATIENCE = 10.0  # seconds that `stop` waits for work that is under way
 
 
@@ -74,6 +75,7 @@ class Runner:
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._beaten = 0.0
+        self._seen: set[str] = set()  # titles that have associated since the last look
         self.in_trouble = False
         self._thread = threading.Thread(target=self._run, name="pacsroute-jobs", daemon=True)
 
@@ -85,6 +87,11 @@ class Runner:
     def wake(self) -> None:
         """Look for jobs at once: one was put in."""
         self._woken.set()
+
+    def seen(self, title: str) -> None:
+        """Try the lane of a peer soon, if it rests: the peer has associated with us."""
+        if len(self._seen) < _MOST_SEEN:
+            self._seen.add(title)
 
     def stop(self) -> None:
         """Begin nothing new, wait a while for what is under way, and give the rest back."""
@@ -119,6 +126,9 @@ class Runner:
         if time.monotonic() - self._beaten > _BEAT:
             self._beat()
             self._beaten = time.monotonic()
+        seen, self._seen = self._seen, set()
+        if seen:
+            self._queue.end_rests(seen)
         for lane in self._queue.ready():
             if lane in self._failed:
                 continue

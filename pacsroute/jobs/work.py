@@ -90,6 +90,7 @@ class Work:
         self._opened: Opened | None = None
         self._runner: Runner | None = None
         self._background: list[Background] = []
+        self._deliveries: dict[str, Delivery] = {}
         self._holding: Holding | None = None
         self._refused = -math.inf  # when something could not be queued
 
@@ -148,6 +149,7 @@ class Work:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+                self._deliveries.clear()
 
     def _put(self, job: NewJob) -> None:
         """Put a job into the queue, or with the others of a quiet function at its end."""
@@ -216,6 +218,11 @@ class Work:
         """See `Job.later`."""
         arguments = {"args": args, "kwargs": kwargs}
         self._put(NewJob(_lane_of(name), name, arguments, key=key, delay=delay))
+
+    def associated(self, calling_ae: str) -> None:
+        """See `WorkQueue.associated`."""
+        if (runner := self._runner) is not None:
+            runner.seen(calling_ae)
 
     def receiving(self, association: Any) -> None:
         """Let no period end to which an association may be bringing another instance."""
@@ -363,8 +370,10 @@ class Work:
         if (title := title_of(lane)) is not None:
             return self._commitments(opened, listens=linger > 0) if title else None
         if not lane.endswith("()"):
-            outlet = Outlet(self._client, self._delivered, self._not_delivered)
-            return Delivery(opened.queue, opened.files, outlet, linger)
+            if lane not in self._deliveries:
+                outlet = Outlet(self._client, self._delivered, self._not_delivered)
+                self._deliveries[lane] = Delivery(opened.queue, opened.files, outlet, linger)
+            return self._deliveries[lane]
         name = lane.removesuffix("()")
         if (quiet := self._declared.quiet.get(name)) is not None:
             call = completing(opened.queue, self._quiet(opened)[name], quiet.function)

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pacsroute import uids
-from pacsroute.errors import AssociationError, NotAccepted, PacsrouteError, ProtocolError
+from pacsroute.errors import (
+    AssociationAborted,
+    AssociationError,
+    NotAccepted,
+    PacsrouteError,
+    ProtocolError,
+)
 from pacsroute.framework.base import BaseApp
 from pacsroute.services.exchange import Exchange
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext, propose
@@ -166,7 +172,12 @@ class Pool:
             user_identity=self._identity,
             maximum_length=self._app.config.maximum_length,
         )
-        one = _Open(self._opener(request, self._app), set(proposed), scp_of)
+        try:
+            association = self._opener(request, self._app)
+        except AssociationAborted as error:
+            error.began = False
+            raise
+        one = _Open(association, set(proposed), scp_of)
         with self._lock:
             if not self._closed:
                 self._busy.append(one)

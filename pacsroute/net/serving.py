@@ -56,6 +56,8 @@ def serve(
             )
         if len(association.contexts) < len(association.proposed):
             _tell_of_rejected(association)
+        if (work := app.work_under_way) is not None:
+            work.associated(association.calling_ae)
         overlapping.run(Dispatcher(app, association))
         if logger.isEnabledFor(logging.INFO):
             seconds = time.monotonic() - started

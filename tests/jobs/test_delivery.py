@@ -29,7 +29,7 @@ class Router:
     """A queue with a runner that delivers; what it gives up is in `given_up`."""
 
     def __init__(self, folder):
-        self.ports = {}
+        self.ports, self.deliveries, self.timeout = {}, {}, 30.0
         self.given_up, self.seconds = [], 0.0
         self.database = SQLite(folder / "jobs.db")
         self.database.write(lambda transaction: schema.create(transaction, SQLite.identity))
@@ -43,7 +43,7 @@ class Router:
             delivered=self.delivered,
             gave_up=lambda job, said: self.given_up.append((job.arguments["sop_instance"], said)),
         )
-        return Delivery(self.queue, self.files, outlet)
+        return self.deliveries.setdefault(lane, Delivery(self.queue, self.files, outlet))
 
     def delivered(self, job):
         assert self.queue.done(job)
@@ -52,7 +52,13 @@ class Router:
     def connect(self, title, calling_ae):
         if title not in self.ports:
             raise AssociationError(f"nobody knows {title}")
-        return connect("127.0.0.1", self.ports[title], called_ae=title, calling_ae=calling_ae)
+        return connect(
+            "127.0.0.1",
+            self.ports[title],
+            called_ae=title,
+            calling_ae=calling_ae,
+            timeout=self.timeout,
+        )
 
     def forward(self, to):
         instance = Instance(SAMPLE)
@@ -218,6 +224,50 @@ def test_an_instance_that_makes_the_peer_abort_is_set_aside_and_the_rest_arrives
         router.until(lambda: router.given_up and len(router.queue.jobs()) == 1)
     assert sorted(came) == ["1.2.3.0", "1.2.3.1", "1.2.3.3", "1.2.3.4"]
     assert [name for name, _ in router.given_up] == ["1.2.3.2"]
+
+
+def test_an_instance_on_which_the_peer_hangs_is_set_aside_and_the_rest_arrives(router, monkeypatch):
+    """The peer has one place: while it hangs, it does not even answer an echo."""
+    monkeypatch.setattr(delivery, "RETRY", ())
+    monkeypatch.setattr(delivery, "_HANGS", 0.1)
+    monkeypatch.setattr(delivery, "rest", lambda failures: 0.2)
+    router.timeout = 0.5
+    over, came = threading.Event(), []
+
+    def store(request):
+        if request.sop_instance in ("1.2.3.0", "1.2.3.1", "1.2.3.2", "1.2.3.4"):
+            over.wait(1.0)
+        else:
+            came.append(request.sop_instance)
+
+    app = App("PACS", max_associations=1)
+    app.store(store)
+    with app.serve(port=0) as server:
+        router.ports["PACS"] = server.port
+        router.forward_many("PACS", 6)
+        router.until(lambda: len(came) == 2 and len(router.given_up) == 4)
+        over.set()
+    assert sorted(came) == ["1.2.3.3", "1.2.3.5"]
+    assert {said for _, said in router.given_up} == {"no message came for 0.5 s"}
+
+
+def test_many_instances_in_a_row_that_make_the_peer_abort_hold_up_nobody(router, monkeypatch):
+    monkeypatch.setattr(delivery, "RETRY", ())
+    monkeypatch.setattr(delivery, "rest", lambda failures: 0.05)
+
+    def store(request):
+        if int(request.sop_instance.rpartition(".")[2]) < 7:
+            request.association.abort()
+        else:
+            came.append(request.sop_instance)
+
+    came = []
+    with destination(router, "PACS", store):
+        router.forward_many("PACS", 9)
+        router.until(lambda: len(came) == 2)
+        assert router.queue.failures("PACS") <= 4
+        router.until(lambda: len(router.given_up) == 7)
+    assert {name for name, _ in router.given_up} == {f"1.2.3.{number}" for number in range(7)}
 
 
 def test_a_peer_that_aborts_everything_is_taken_for_ill_and_nothing_is_given_up(

@@ -323,3 +323,23 @@ def test_a_restart_within_a_lease_removes_what_was_kept_and_never_queued(tmp_pat
             (job,) = again.work.opened.queue.jobs()
             assert [path.name for path in files.folder.glob("*.dcm")] == [job.arguments["file"]]
         killed.work.close()
+
+
+def test_a_lane_that_rests_is_tried_when_its_peer_associates(tmp_path):
+    app, pacs, came = App("ROUTER", jobs=str(tmp_path / "jobs.db")), App("PACS"), threading.Event()
+    pacs.store(lambda request: came.set())
+    with pacs.serve(port=0) as archive, app.serve(port=0) as running:
+        app.destinations["PACS"] = Peer("127.0.0.1", archive.port)
+        app.forward(SAMPLE, to="PACS", key="first")
+        assert came.wait(WAIT)
+        queue = app.work.opened.queue
+        until(lambda: queue.jobs() == [])
+        queue.back_off("PACS", 3600, "away")
+        came.clear()
+        app.forward(SAMPLE, to="PACS")
+        with connect("127.0.0.1", running.port, calling_ae="OTHER") as client:
+            client.echo()
+        assert not came.wait(1)
+        with connect("127.0.0.1", running.port, calling_ae="PACS") as client:
+            client.echo()
+        assert came.wait(WAIT)
