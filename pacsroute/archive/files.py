@@ -165,6 +165,11 @@ class Files:
         """Remove a draft."""
         remove(draft)
 
+    def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
+        """Tell whether there is a file of the name that an instance would get."""
+        name = os.path.join(self.root, self._layout.folder_of(values), f"{sop_instance}.dcm")
+        return os.path.lexists(name)
+
     def quarantine(self, draft: str, sop_instance: str) -> str:
         """Give a draft a name in the quarantine; return it."""
         return self._link(draft, QUARANTINE, sop_instance)

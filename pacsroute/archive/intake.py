@@ -85,11 +85,8 @@ def admit(
     AnotherPatientError
         If its study is another patient's.
     """
-    if _one(db, "SELECT 1 FROM tombstone WHERE SOPInstanceUID = ?", [entry.sop_instance]):
-        raise DeletedError
-    others = [one for one in known(db, entry.sop_instance) if one.id not in beside]
-    if others:
-        raise KnownError(others)
+    if _one(db, _HEARD_OF, [entry.sop_instance, entry.sop_instance]):
+        _check_unknown(db, entry.sop_instance, beside)
     study = _study(db, entry, any_patient)
     series = _series(db, entry, study)
     row = entry.image | {
@@ -102,11 +99,31 @@ def admit(
     _insert(db, "image", row)
 
 
+_HEARD_OF = (
+    "SELECT 1 FROM tombstone WHERE SOPInstanceUID = ?"
+    " UNION ALL SELECT 1 FROM image WHERE SOPInstanceUID = ?"
+)
+
+
+def _check_unknown(db: Transaction, sop_instance: str, beside: frozenset[int]) -> None:
+    if _one(db, "SELECT 1 FROM tombstone WHERE SOPInstanceUID = ?", [sop_instance]):
+        raise DeletedError
+    others = [one for one in known(db, sop_instance) if one.id not in beside]
+    if others:
+        raise KnownError(others)
+
+
+_STUDY = (
+    "SELECT study.*, EXISTS (SELECT 1 FROM correction WHERE correction.StudyInstanceUID ="
+    " study.StudyInstanceUID) AS is_corrected FROM study WHERE StudyInstanceUID = ?"
+)
+
+
 def _study(db: Transaction, entry: Entry, any_patient: bool) -> int:
-    there = _one(db, "SELECT * FROM study WHERE StudyInstanceUID = ?", [entry.study_instance])
+    there = _one(db, _STUDY, [entry.study_instance])
     if there is None:
         return _insert(db, "study", corrections.apply(db, entry.study))
-    corrected = corrections.of_study(db, entry.study_instance)
+    corrected = corrections.of_study(db, entry.study_instance) if there["is_corrected"] else []
     # What was corrected is still as before in the instances that come.
     as_sent = corrections.undone(db, dict(there)) if corrected else there
     if not contradicts(as_sent, entry.study):

@@ -62,6 +62,9 @@ class Keeper(Protocol):
 
     # ------------------------------------------------------------- from draft to name
 
+    def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
+        """Tell whether the index should be asked for an instance before it is kept once more."""
+
     def receive(self, instance: Instance) -> str:
         """Keep an instance durably; return the draft.
 

@@ -64,9 +64,11 @@ class Storing:
 
     def add(self, instance: Instance, entry: Entry) -> Status | None:
         """Store an instance that has come; return a warning, or None if all is well."""
-        there = self._database.rows(KNOWN, [entry.sop_instance])
-        if any(self._is_same(instance, Known(*row)) for row in there):
-            return None
+        # Only to do less where it is known: the transaction asks again.
+        if self._files.may_have(entry.sop_instance, entry.values):
+            there = self._database.rows(KNOWN, [entry.sop_instance])
+            if any(self._is_same(instance, Known(*row)) for row in there):
+                return None
         draft = self._files.receive(instance)
         try:
             entry.received = self._files.received(draft)

@@ -48,6 +48,14 @@ def test_equal_content_in_another_transfer_syntax_changes_nothing(make, syntax):
         assert quarantined(app) == []
 
 
+def test_equal_content_that_is_known_is_not_written_again(make, monkeypatch):
+    app = make()
+    with app.test_client() as client:
+        client.store(image())
+        monkeypatch.setattr(app.state.archive._files, "receive", lambda instance: 1 / 0)
+        assert client.store(image()).category == "Success"
+
+
 def test_other_content_with_a_known_uid_is_refused_and_kept_aside(make, caplog):
     app = make()
     with app.test_client(calling_ae="CT1") as client:

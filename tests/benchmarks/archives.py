@@ -178,13 +178,16 @@ def main():
     parties = [_ARCHIVE, _WORKERS, *([_ORTHANC] if shutil.which("Orthanc") else [])]
     parties = [party for party in parties if party not in options.without]
     results = {party: {} for party in parties}
-    with contextlib.closing(Sink()) as sink:
-        for _ in range(options.rounds):
+    # Nothing is removed before the end: ext4 looks for an inode beyond all that were freed lately.
+    with (
+        contextlib.closing(Sink()) as sink,
+        tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as top,
+    ):
+        for number in range(options.rounds):
             for party in parties:
-                with (
-                    tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as top,
-                    Archive(party, Path(top), sink) as server,
-                ):
+                folder = Path(top, f"{number}-{party}")
+                folder.mkdir()
+                with Archive(party, folder, sink) as server:
                     for work, rate in measure(server, options.scale).items():
                         results[party].setdefault(work, []).append(rate)
     print(*table(results), sep="\n")
