@@ -3,9 +3,9 @@
     pacsroute run examples/commitment.py --destination CT1=10.0.0.8:11112
 
 Instances are kept in the folder ``committed``, or in the one that the environment variable
-COMMITTED names. What became of a request is reported on an association of its own to the AE
-title that asked, from the app's: a durable job, which is tried again for a while and survives a
-restart. Where nobody knows its address, it is reported on the association of the request.
+COMMITTED names. The result of a request is reported on a new association to the AE title that
+asked: a durable job, which is tried again for a while and survives a restart. Where nobody knows
+its address, it is reported on the association of the request.
 """
 
 import os

@@ -2,9 +2,9 @@
 
     pacsroute run examples/ups.py --destination WATCHER=10.0.0.8:11112
 
-Steps are pushed, queried, pulled and watched. Who has subscribed is told of what happens on an
-association of its own; where a receiving AE title listens has to be known. The environment
-variable STEPS names the file; it is ``ups.db`` otherwise.
+Steps are pushed, queried, pulled and watched. Subscribers get event reports on an association of
+their own; the app must know the address of each receiving AE title. The environment variable STEPS
+names the file; it is ``ups.db`` otherwise.
 """
 
 import logging

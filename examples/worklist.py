@@ -3,8 +3,8 @@
     WORKLIST=today.csv pacsroute run examples/worklist.py
 
 The file is a list of objects (JSON), or has a row for each step under a line of names (CSV); the
-names are the keywords below, flat, and the values are as in DICOM, a date as ``20240131``. What
-cannot be a value is left out, with a line in the log. The file is read again when it has changed.
+names are the keywords below, flat, and the values are as in DICOM, a date as ``20240131``. An
+invalid value is left out, with a line in the log. The file is read again when it has changed.
 Without the variable it is ``worklist.json``.
 """
 

@@ -133,6 +133,6 @@ def _within(address: str, network: Network | None) -> bool:
         host = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    # What comes over IPv4 to a socket that listens for both looks like IPv6.
+    # A peer that connects over IPv4 to a socket for both has an address that looks like IPv6.
     mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
     return (mapped or host) in network

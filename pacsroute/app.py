@@ -83,8 +83,8 @@ class App(BaseApp):
     state : types.SimpleNamespace
         A place for what handlers share.
     destinations : mapping of str to Peer
-        Where AE titles are to be found that no `destination` function knows. What is set is
-        checked: an AE title, and a `Peer` with a host and a port.
+        The peers of AE titles that no `destination` function knows. Values are checked
+        when they are set: an AE title, and a `Peer` with a host and a port.
 
     serving : bool
         Whether it serves peers, or is about to: false in a shell, a test client, or a command.
@@ -110,7 +110,7 @@ class App(BaseApp):
 
     @functools.cached_property
     def web(self) -> Site:
-        """What it answers over HTTP: a Flask application, with DICOMweb in it.
+        """The app over HTTP: a Flask application, with DICOMweb in it.
 
         Routes of its own are added as to any other. It is also what another WSGI server, such as
         gunicorn, is given; the lifespan is held in each of its processes from the first request.
@@ -195,16 +195,16 @@ class App(BaseApp):
     ) -> None:
         """Put an instance into the queue for a destination; it is on the disk before this returns.
 
-        It is delivered at least once, after restarts and crashes, too. A destination that is away
-        or full is waited for, and holds up no other. What it refuses is tried again, then given
-        up: kept, listed, and told to the functions of `gave_up`.
+        It is delivered at least once, after restarts and crashes, too. The queue waits for a
+        destination that cannot be reached or is full, without delaying others. A refused instance
+        is tried again, then given up: kept, listed, and passed to the functions of `gave_up`.
 
         Parameters
         ----------
         what : Instance, pydicom.Dataset or path
-            What to send. The queue takes a hard link or a copy of it, so what becomes of the
-            file later changes nothing. What `request.save` has put into a `Folder` or `Objects`
-            of `pacsroute.storage` is sent from there, and has to stay until it was delivered.
+            The instance to send. The queue keeps a hard link or a copy of it, so later changes of
+            the file have no effect. An instance that `request.save` put into a `Folder` or
+            `Objects` of `pacsroute.storage` is sent from there, and must stay until delivered.
         to : str
             The AE title of the destination, as `destination` or `destinations` knows it.
         key : str, optional
@@ -483,7 +483,7 @@ class App(BaseApp):
         Parameters
         ----------
         ae_title : str
-            What `destination` or `destinations` knows.
+            An AE title that `destination` or `destinations` knows.
         calling_ae : str, optional
             Our AE title, where that is not the app's own.
         user, timeout
@@ -543,9 +543,9 @@ class App(BaseApp):
         calling_ae, called_ae : str
             The AE titles of the association; the app's own is called by default.
         user : object, optional
-            What `request.user` is, without asking `authenticate`.
+            The value of `request.user`, without calling `authenticate`.
         identity : str, (str, str) or UserIdentity, optional
-            What `authenticate` is asked of, as the `user` of `pacsroute.connect`.
+            The identity that `authenticate` gets, as the `user` of `pacsroute.connect`.
         peers : mapping of str to App, optional
             The apps that a C-MOVE reaches, and `connect`, by AE title.
 

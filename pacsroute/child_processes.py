@@ -52,7 +52,7 @@ def start_child(
     module : str
         The program. It calls `begin_child` first, which returns its end of the channel.
     channel : socket.socket
-        What it inherits.
+        The socket that it inherits.
     trusted : bool
         Whether it runs the user's own code, and not what peers' data goes through: it has the
         environment, the folder and the output of this process then.

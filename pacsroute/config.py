@@ -41,9 +41,9 @@ def _setting(
 
 @dataclass(kw_only=True)
 class Config:
-    """What can be set of an app and of the server around it.
+    """The settings of an app and of the server around it.
 
-    What is said later wins: the defaults, the arguments of `App`, then in the order of their
+    Later values win: the defaults, the arguments of `App`, then in the order of their
     calls `from_mapping`, `from_file` and `from_environment`. ``pacsroute run`` adds ``--config``,
     the environment and its own options, in this order.
 
@@ -349,7 +349,7 @@ class Config:
         Parameters
         ----------
         prefix : str
-            What their names begin with.
+            The beginning of their names.
         environment : mapping of str to str
             The variables.
         """

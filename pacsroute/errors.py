@@ -26,9 +26,9 @@ def nearest(text: str, names: Iterable[str], cutoff: float = 0.5, *, any_case: b
     Parameters
     ----------
     text : str
-        What was written.
+        The misspelt text.
     names : iterable of str
-        What there is.
+        The valid names.
     cutoff : float
         How near, from 0 to 1.
     any_case : bool
@@ -82,7 +82,7 @@ class ProtocolError(PacsrouteError):
     Parameters
     ----------
     message : str
-        What was wrong, for the log; never holds values of a data set.
+        The error, for the log; never contains values of a data set.
     reason : int
         The reason of the A-ABORT that answers it (PS3.8 §9.3.8).
     """
@@ -119,7 +119,7 @@ class AssociationAborted(AssociationError):
     reason : int
         The provider's reason (PS3.8 §9.3.8); 0 without one.
     message : str
-        What is known beyond that.
+        More about the cause.
 
     Attributes
     ----------

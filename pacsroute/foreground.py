@@ -1,4 +1,4 @@
-"""What every way of serving tells on the terminal."""
+"""The messages of a server in the terminal."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class JSONFormatter(logging.Formatter):
 class LineFormatter(logging.Formatter):
     r"""Formats each record as one line, and its traceback as lines behind a bar.
 
-    What a peer has sent may be in either, and may look like another record.
+    Both may contain text of a peer, which may look like another record.
 
     Examples
     --------

@@ -60,7 +60,7 @@ class Holding:
     most : int
         How many bytes all holdings of the process may have: the setting ``max_memory``.
     account : Account
-        What it draws on.
+        The account that it draws on.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What `App`, `serve` and `run` accept as settings; for type checkers only.
+"""The settings that `App`, `serve` and `run` accept, for type checkers only.
 
 At run time `Config` checks names and values. This file is generated from it:
 python tests/support/generate_settings.py

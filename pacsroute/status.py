@@ -111,7 +111,7 @@ _WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
 
 
 class Status(NamedTuple):
-    """What a response says of how a request went.
+    """The status of a response.
 
     Parameters
     ----------

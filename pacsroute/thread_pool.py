@@ -18,7 +18,7 @@ class DaemonPool:
     Parameters
     ----------
     name : str
-        What the threads are called.
+        The name of the threads.
     most : int
         How many there may be.
     """

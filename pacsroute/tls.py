@@ -65,13 +65,13 @@ class TLS:
     key : path, optional
         Its private key, where that has a file of its own.
     passphrase : str, optional
-        What the key is encrypted with.
+        The passphrase of the key.
     ca : path, optional
-        Whom to trust: CAs, or the certificates of the peers themselves. Without it, a
+        The trusted certificates: CAs, or the peers' own. Without it, a
         client trusts the CAs of the system.
     client_certificate : str, optional
-        What a server asks of clients: ``none``, ``optional`` or ``required``. Without it,
-        ``required`` where `ca` says whom to trust, else ``none``.
+        Whether a server requires certificates of clients: ``none``, ``optional`` or ``required``.
+        The default is ``required`` with `ca`, else ``none``.
     profile : str
         ``bcp195`` (§B.12), or ``modified`` (§B.13), which has a list of its own for TLS 1.2.
         Both have TLS 1.2 and 1.3, and nothing older.

@@ -247,7 +247,7 @@ def sop_instance(text: str) -> str:
     return uid
 
 
-# What hardly any archive holds: the last to be proposed where only some can be.
+# Rare classes: the last to be proposed if only some can be.
 _RARE = re.compile(
     "DICOS|Protocol|MPR|VolumeRendering|RT[A-Z]\\w*(Radiation|Prep|Intent|Position)|ArmRadiation|"
     "ArmPhoton|Tomotherap|Robotic|SurfaceScan|Eddy|gramWaveform|Measurements|Photoacoustic|"
@@ -325,7 +325,7 @@ def sop_class(text: str, command: str) -> str:
     text : str
         A UID, pydicom's keyword, or a short name such as ``StudyRoot``.
     command : str
-        What the class is registered for: ``store``, ``find``…
+        The command of the class: ``store``, ``find``…
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """The archive: instances in a folder, and an index of them that answers queries (PS3.4 §B, §C, §J).
 
-`Archive`, in `blueprint`, is a blueprint of default routes. What it is made of, in the order in
-which an instance passes through:
+`Archive`, in `blueprint`, is a blueprint of default routes. Its parts, in the order in which an
+instance passes through:
 
 - `model`: the attributes that are indexed, at which level; `entry`: those of one instance
 - `files`: where instances are while they are stored, and where they stay; `layout`: their names

@@ -1,4 +1,4 @@
-"""`Archive`: the blueprint, and its parts for handlers of one's own."""
+"""`Archive`: the blueprint, and its parts for handlers of the app's own."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Archive(Blueprint):
         the extra ``postgres``. Then several machines may serve a folder that they share, or a
         bucket. That of a bucket is by default a file in a folder that is called as the archive.
     name : str
-        What it is called in lists and messages.
+        Its name in lists and messages.
     layout : str
         The folders of the files in a folder, such as ``{PatientID}/{StudyInstanceUID}``. Values are
         made safe for file systems; a Patient ID includes who issued it.
@@ -82,11 +82,11 @@ class Archive(Blueprint):
         Further attributes to match and return, by level. An archive that has files already reads
         all of them at its next start.
     conflict : {"refuse", "replace", "keep-both"}
-        What becomes of another content with a SOP Instance UID that is there: it is refused and
+        The treatment of different content with a known SOP Instance UID: it is refused and
         kept in quarantine, takes the other's place within the same patient and study, or stands
         beside it. Equal content, in any transfer syntax, is Success and changes nothing.
     mismatch : {"quarantine", "refuse", "accept"}
-        What becomes of an instance whose patient is not that of its study.
+        The treatment of an instance whose patient differs from that of its study.
     default_issuer : str or mapping of str to str
         The Issuer of Patient ID of instances that have none: one for all, or one for each rule as
         in the setting `allow`, such as ``{"CT1": "NORTH", "10.2.0.0/16": "SOUTH"}``.
@@ -221,7 +221,7 @@ class Archive(Blueprint):
         Parameters
         ----------
         what : StoreRequest or Instance
-            What has come, or an instance of one's own.
+            The request, or an instance of the app's own.
 
         Returns
         -------
@@ -335,7 +335,7 @@ class Archive(Blueprint):
         identifier : pydicom.Dataset
             The keys; those that are in it are returned.
         level : {"PATIENT", "STUDY", "SERIES", "IMAGE"}
-            What is looked for.
+            The level of the rows.
         limit : int, optional
             How many are wanted.
         """
@@ -410,8 +410,8 @@ class Archive(Blueprint):
     def correct(self, study: str, *, reason: str, by: str, **values: str) -> None:
         """Correct attributes of a study and its patient.
 
-        What is found and sent has the corrected values, and tells in its Original Attributes
-        Sequence what it said before. The files stay as they came.
+        Query results and sent instances have the corrected values, with the old ones in the
+        Original Attributes Sequence. The files are not changed.
 
         Parameters
         ----------

@@ -3,7 +3,7 @@
 Its key is noted in the index first; then the object is put, and acknowledged; then one transaction
 writes the row and forgets the attempt, and only then the sender is told. So a crash leaves at
 worst an object without a row, whose attempt is noted. Such objects are removed when the attempt is
-over for sure, and so are those that have left the index. What neither knows stays where it is.
+over for sure, and so are those that have left the index. An object that neither knows is kept.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def correct(dataset: Dataset, corrections: list[Correction], system: str) -> Dat
     corrections : list of Correction
         Those of its study.
     system : str
-        What the item calls the modifying system.
+        The name of the modifying system in the item.
     """
     before = Dataset()
     for one in corrections:

@@ -46,11 +46,11 @@ class Database(Protocol):
     list_of : str
         The function that joins values with a separator.
     ordered_join : str
-        What joins tables in the order in which they are written.
+        The words that join tables in the order in which they are written.
     for_update : str
-        What a SELECT ends with that takes a row from others.
+        The end of a SELECT that takes a row from others.
     lazily : str
-        What a transaction begins with that need not be on the disk; may be empty.
+        The beginning of a transaction that need not be on the disk; may be empty.
     """
 
     dialect: Name

@@ -29,7 +29,7 @@ class Entry:
     transfer_syntax : str
         The UID of the syntax it is kept in.
     calling_ae : str
-        Who sent it.
+        The calling AE title.
     received : int
         When, in nanoseconds since 1970.
     """

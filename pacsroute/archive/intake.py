@@ -124,7 +124,7 @@ def _study(db: Transaction, entry: Entry, any_patient: bool) -> int:
     if there is None:
         return _insert(db, "study", corrections.apply(db, entry.study))
     corrected = corrections.of_study(db, entry.study_instance) if there["is_corrected"] else []
-    # What was corrected is still as before in the instances that come.
+    # Arriving instances still have the values from before a correction.
     as_sent = corrections.undone(db, dict(there)) if corrected else there
     if not contradicts(as_sent, entry.study):
         settled = {one.keyword for one in corrected}
@@ -146,7 +146,7 @@ def _series(db: Transaction, entry: Entry, study: int) -> int:
 def contradicts(there: Any, new: Row) -> bool:
     """Tell whether two rows of a study are of different patients.
 
-    What one of them leaves open contradicts nothing; without a Patient ID the names tell.
+    A missing value contradicts nothing; without a Patient ID, the names are compared.
     """
     for key in ("PatientID", "IssuerOfPatientID"):
         if there[key] and new[key] and there[key] != new[key]:

@@ -38,7 +38,7 @@ class Journal(Protocol):
         Parameters
         ----------
         only : str
-            What `append` has returned, where nothing else has to be looked for.
+            The result of `append`, if only that decision has to be carried out.
         """
 
 

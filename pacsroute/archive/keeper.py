@@ -13,7 +13,7 @@ from pacsroute.instances.instance import Instance
 class Keeper(Protocol):
     """Keeps instances by name.
 
-    What was received is a draft, until the index has a row of it.
+    A received instance is a draft until the index has a row of it.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Whose index belongs to the objects of a storage, and whether it is as new as they are.
+"""Tells which index belongs to the objects of a storage, and whether it is as new as they are.
 
 An object ``.index`` names the index, which database it is, and a number that grows while it is
 used. An index that was restored, or one that has taken over from another machine, may not know of
@@ -28,7 +28,7 @@ OLDER = "the index is older than the objects, or was restored"
 
 
 class _Mark(NamedTuple):
-    """What `.index` tells."""
+    """The content of `.index`."""
 
     identity: str
     database: str

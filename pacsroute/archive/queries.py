@@ -44,7 +44,7 @@ _OF_STUDY = "FROM series AS e {} WHERE e.study = study.id"
 _OF_SERIES = "FROM image AS i WHERE i.series = series.id"
 _VALUES = r"(SELECT @list({0}, '\') FROM (SELECT DISTINCT {0} {1} ORDER BY 1) AS v)"
 
-# What is computed, by a query within the query, only when it is asked for.
+# Computed attributes: each is a query within the query, made only on demand.
 _COMPUTED = {
     "PATIENT": {
         "NumberOfPatientRelatedStudies": f"(SELECT count(*) {_OF_PATIENT.format('')})",
@@ -64,7 +64,7 @@ _COMPUTED = {
 
 
 class Query:
-    """What an identifier asks for at a level, as SQL.
+    """The query of an identifier at a level, as SQL.
 
     Parameters
     ----------
@@ -205,7 +205,8 @@ def instances(
     unique = {UNIQUE[one]: f"{TABLE_OF[one]}.{UNIQUE[one]}" for one in levels}
     unique |= {"IssuerOfPatientID": "study.IssuerOfPatientID"}
     asked = {key: column for key, column in unique.items() if identifier.get(key)}
-    # What has no Patient ID is not of every patient, though a query finds it for any.
+    # A study without a Patient ID does not belong to every patient, though a query for any finds
+    # it.
     where = matching.where(identifier, asked, empty_matches=False, dialect=database.dialect)
     sql = (
         f"SELECT {_FOUND} FROM {_SOURCE['IMAGE']} WHERE {where.sql}"

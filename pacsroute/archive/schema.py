@@ -38,7 +38,7 @@ _INDEXES = {
     "image": ("SOPInstanceUID", "series", "path"),
 }
 
-# What no file tells: it stays when the index is made anew.
+# Facts that no file contains: they stay when the index is made again.
 _LASTING = {
     "quarantine": "id {identity}, SOPInstanceUID TEXT, SOPClassUID TEXT, "
     "StudyInstanceUID TEXT, transfer_syntax TEXT, calling_ae TEXT, received BIGINT, reason TEXT, "

@@ -42,9 +42,9 @@ class Storing:
     files, database, decisions : Keeper, Database and Decisions
         Of the archive.
     conflict : {"refuse", "replace", "keep-both"}
-        What becomes of another content with a SOP Instance UID that is there.
+        The treatment of different content with a known SOP Instance UID.
     mismatch : {"quarantine", "refuse", "accept"}
-        What becomes of an instance whose patient is not that of its study.
+        The treatment of an instance whose patient differs from that of its study.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What an audit trail is told: one event for each thing that was done (PS3.15 §A.5)."""
+"""The events of an audit trail: one for each action (PS3.15 §A.5)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Event:
     Parameters
     ----------
     kind : str
-        What was done: see `Kind`.
+        The action: see `Kind`.
     ae_title : str
         The app's own AE title.
     at : datetime.datetime
@@ -73,9 +73,9 @@ class Event:
     outcome : int
         0, 4 or 8: see `SUCCESS`, `MINOR` and `SERIOUS`.
     why : str
-        What was said of it: the status of a response, a reason.
+        The status of a response, or a reason.
     user : object
-        Who: what `@app.authenticate` has returned, or the `by` of a correction or deletion. Of an
+        The user: the result of `@app.authenticate`, or the `by` of a correction or deletion. Of an
         authentication that failed, the name that was claimed. None where nobody was named.
     proven_by : str
         How that was proven: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
@@ -97,7 +97,7 @@ class Event:
     identifier : pydicom.Dataset, optional
         The keys of a query.
     what : str
-        What a page shows, or which part of a study was deleted.
+        The content of a page, or the deleted part of a study.
     action : str
         ``C`` create, ``R`` read, ``U`` update, ``D`` delete or ``E`` execute, where that does not
         follow from the kind.

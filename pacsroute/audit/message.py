@@ -61,7 +61,7 @@ def xml(event: Event) -> bytes:
     Parameters
     ----------
     event : Event
-        What `@app.audit` was called with.
+        The argument of the function of `@app.audit`.
 
     Returns
     -------

@@ -36,8 +36,8 @@ def conformance(app: str | None, output: Path | None, file: str | None, date: st
     """Write the DICOM Conformance Statement of APP, as Markdown.
 
     It has the sections of PS3.2 Annex N, filled with what APP registers and with its settings,
-    those of the environment included. What only the vendor knows is marked: To be completed.
-    APP is named as in pacsroute run.
+    those of the environment included. Sections that only the vendor can write are marked: To be
+    completed. APP is named as in pacsroute run.
     """
     found = load(app)
     configure(found.config, file)

@@ -54,7 +54,7 @@ def run_reloading(load_app: Callable[[], App], spec: str | None) -> None:
         finally:
             session.tell()
         with explained():
-            # Whoever saves a file does not want to wait for a workstation to release.
+            # A programmer who saves a file does not want to wait for a workstation to release.
             server = Server(app, listeners=session.listen(app.config), grace=0)
         serve(server, ready=session.tell)
 
@@ -68,14 +68,14 @@ def run_reloading(load_app: Callable[[], App], spec: str | None) -> None:
 
 
 class Session:
-    """What a child knows of the process that it is a child of.
+    """The data that a child has from its parent process.
 
     Parameters
     ----------
     channel : socket
         Where it tells of itself.
     listeners : dict of str to Listener
-        What an earlier child has listened on.
+        The sockets on which an earlier child listened.
     """
 
     def __init__(self, channel: socket.socket, listeners: dict[str, Listener]) -> None:
@@ -176,7 +176,7 @@ class _Supervisor:
 def _child(serve: Callable[[Session], object], session: Session) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # What is saved twice within a second would be taken for what was compiled the first time.
+    # A file that is saved twice within a second would be taken for the version compiled first.
     sys.dont_write_bytecode = True
     # multiprocessing has closed it, and `breakpoint()` in a handler wants it.
     sys.stdin = open(0, closefd=False)  # noqa: SIM115

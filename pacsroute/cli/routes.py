@@ -55,8 +55,7 @@ def _width() -> int | None:
 def _table(lines: list[Line], width: int | None) -> list[str]:
     """Return the lines of a table that fits, without the columns that say nothing.
 
-    What is too wide is wrapped within its column; where that does not help, each route has
-    a paragraph of its own.
+    Wide cells are wrapped; if that does not help, each route has its own paragraph.
     """
     columns = [
         (title, [line[at] for line in lines])

@@ -127,7 +127,7 @@ def collect(
     counts : Counts
         Of the run.
     journal : Journal, optional
-        What is in it is left out.
+        Its files are left out.
     say : callable
         Told what cannot be read.
     """
@@ -189,7 +189,7 @@ class FileSender:
     client : Client
         Of the peer. The threads share it: what one has learnt to propose, all propose.
     files : iterable of File
-        What is to be sent.
+        The files to send.
     counts : Counts
         Kept up to date.
     journal : Journal, optional

@@ -25,8 +25,8 @@ from pacsroute.trace.text import Trace
 def explain(file: str, values: bool) -> None:
     """Tell what went over the associations in FILE.
 
-    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture. What is
-    damaged or cut is told as far as it goes; what is inside TLS cannot be told.
+    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture. Damaged or cut
+    parts are shown as far as possible; the content of TLS cannot be shown.
 
     \b
     Example:

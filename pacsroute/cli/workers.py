@@ -75,7 +75,7 @@ def run_workers(
     count : int
         How many workers there are.
     user, group : str or None
-        Who they run as, if not as this process.
+        Their account, if it is not that of this process.
     """
     account = Account.of(user, group) if user else None
     get_ready()  # once for all workers, and while every file can still be read
@@ -145,7 +145,7 @@ def _uncount(worker: Worker) -> None:
 
 
 class Account(NamedTuple):
-    """Who the workers run as, where root has started them."""
+    """The account of the workers, if root has started them."""
 
     name: str
     uid: int
@@ -221,11 +221,11 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     look : callable
         Loads the app, to see whether it can be.
     listeners : dict of str to socket
-        What the workers accept from, by the names of the ports' settings.
+        The listening sockets of the workers, by the names of the ports' settings.
     count : int
         How many workers there are.
     account : Account or None
-        Who they run as, if not as this process.
+        Their account, if it is not that of this process.
     counts : str or None
         A folder to be removed at the end.
     time : float

@@ -48,11 +48,11 @@ class Offer(NamedTuple):
     scp, scu : bool
         Which roles this AE can have where its peer has asked for the association.
     syntaxes : Syntaxes
-        What is accepted of what the peer proposes.
+        The transfer syntaxes that are accepted.
     commands : tuple of str
-        What peers may ask on its presentation context, as routes name it.
+        The commands that peers may send on its presentation context, as in routes.
     extended : tuple of (str, int)
-        What it says in extended negotiation, by name.
+        The response to extended negotiation, by name.
     calling_ae : str
         The one AE title that gets this; empty is everybody.
     """
@@ -96,9 +96,9 @@ class Entity:
     title : str
         Its AE title.
     routes : tuple of Route
-        What its peers can reach.
+        The routes that its peers can reach.
     offers : tuple of Offer
-        What it accepts, in the order of the UIDs.
+        Its offers, in the order of the UIDs.
     scopes : tuple of Scope
         The app and its blueprints, with their hooks.
     """
@@ -129,7 +129,7 @@ class Facts:
     entities : tuple of Entity
         Its application entities, that of its own title first.
     sets : dict of Syntaxes to str
-        What the tables call each set of transfer syntaxes.
+        The name of each set of transfer syntaxes in the tables.
     """
 
     app: BaseApp

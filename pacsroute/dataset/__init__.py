@@ -1,6 +1,6 @@
 """Data sets and their values: bytes to pydicom and back (PS3.5).
 
-What parses and writes them needs pydicom, which takes longer to import than all of pacsroute.
+Parsing and writing them needs pydicom, which takes longer to import than all of pacsroute.
 Here it is imported when it is first used: ``from pacsroute import dataset``, then
 ``dataset.parse(…)``.
 """

@@ -1,4 +1,4 @@
-"""What attributes an SOP instance has to have, as the tables of PS3.4 tell it (PS3.4 §5.4.2.1)."""
+"""The attributes that an SOP instance must have, by the tables of PS3.4 (PS3.4 §5.4.2.1)."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ UTF8: tuple[str, ...] = ("ISO_IR 192",)
 
 
 class _Set(NamedTuple):
-    """What an escape sequence designates (PS3.3 tables C.12-3 and C.12-4).
+    """The character set of an escape sequence (PS3.3 tables C.12-3 and C.12-4).
 
     The codec is Python's for the same bytes with the high bit set; a code word of it has
     `width` bytes after `prefix`, which is EUC's single shift and not part of the word.
@@ -140,8 +140,8 @@ def terms(value: str | Iterable[str | None] | None) -> tuple[str, ...]:
 
     Misspelt terms ("ISO-IR 100", "ISO_IR_192", "ISO 2022 100", "UTF-8", "ISO 8859-1")
     and pydicom's names of encodings are understood. A set without code extensions
-    (UTF-8, GB18030, GBK) stands alone: whatever is beside it goes. What cannot be
-    understood counts as the default repertoire (PS3.3 C.12.1.1.2).
+    (UTF-8, GB18030, GBK) stands alone: whatever is beside it goes. An unknown term counts as the
+    default repertoire (PS3.3 C.12.1.1.2).
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def terms(value: str | Iterable[str | None] | None) -> tuple[str, ...]:
     if not value:
         return DEFAULT
     if not isinstance(value, str):
-        # What a peer gives a VR of numbers is no list of terms.
+        # A value with a VR of numbers is not a list of terms.
         listed = value if isinstance(value, Iterable) and not isinstance(value, bytes) else ()
         value = "\\".join(str(v or "") for v in listed)
     # A peer decides how long it is; what is remembered does not grow with that.
@@ -263,7 +263,7 @@ _OTHER_DELIMITERS = frozenset(b"\r\n\f\t\\")
 
 
 def _initial(names: tuple[str, ...]) -> tuple[_Set, _Set | None]:
-    """What value 1 of the Specific Character Set puts into G0 and G1."""
+    """The contents of G0 and G1 by value 1 of the Specific Character Set."""
     g1 = _BY_NUMBER.get(names[0].rpartition(" ")[2]) if names else None
     if g1 is None or not g1.half:
         return _ASCII, None

@@ -39,7 +39,7 @@ def encode(
         Encapsulated ones are explicit VR little endian (PS3.5 §A.4).
     charset : str or iterable of str, optional
         The Specific Character Set to write text in that is not ASCII; the row's own
-        without. What it cannot encode turns the data set to ISO_IR 192.
+        without. If it cannot encode a value, the data set becomes ISO_IR 192.
 
     Raises
     ------
@@ -74,9 +74,9 @@ class RowEncoder:
     identifier : Dataset, optional
         The request's; all of a row is encoded without.
     always : mapping of str, optional
-        What every response has; values of the row win over these.
+        The elements of every response; values of the row win over these.
     kept : iterable of str, optional
-        What goes out of a row that has it, asked for or not.
+        Keywords that are sent if the row has them, requested or not.
     charset : str or iterable of str, optional
         The set of responses that are not ASCII; the identifier's own without. A row that
         it cannot encode goes as ISO_IR 192.
@@ -121,7 +121,7 @@ class RowEncoder:
         Parameters
         ----------
         row : mapping of str or Dataset
-            What matched.
+            The match.
 
         Returns
         -------
@@ -145,7 +145,7 @@ class RowEncoder:
         Parameters
         ----------
         row : mapping of str or Dataset
-            What `encode` has refused.
+            A row that `encode` has refused.
 
         Returns
         -------

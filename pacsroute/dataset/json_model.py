@@ -70,8 +70,9 @@ def dicom_json(
     Returns
     -------
     dict
-        What `pydicom.Dataset.to_json_dict` returns, but for group lengths, which have no place
-        in it (PS3.18 §F.2.2), and numbers that JSON has not: ``"NaN"``, ``"inf"``, ``"-inf"``.
+        The result of `pydicom.Dataset.to_json_dict`, except for group lengths, which are not
+        allowed (PS3.18 §F.2.2), and numbers that JSON does not have: ``"NaN"``, ``"inf"``,
+        ``"-inf"``.
 
     Raises
     ------

@@ -27,9 +27,9 @@ def what_fits(
     row : mapping of str or Dataset
         The row. It is not changed.
     how : Syntax
-        What it is to be written in.
+        The transfer syntax and character set to write.
     above : tuple of rows
-        What it is an item in, the innermost first.
+        The rows around it, the innermost first.
 
     Raises
     ------

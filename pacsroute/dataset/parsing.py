@@ -101,7 +101,7 @@ def name_syntax(dataset: Dataset, transfer_syntax: str) -> None:
 def parse_all(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
     r"""Return the Dataset that some bytes are, as `parse` does, with all of its sequences read.
 
-    What is broken within them shows here, and not when they are opened.
+    Errors inside them are raised here, not when they are opened.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
     Parameters
     ----------
     data : bytes-like or binary file
-        What the request holds.
+        The identifier of the request.
     transfer_syntax : str
         That of the presentation context.
     limits : Limits
@@ -156,7 +156,7 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
 def readable(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
     r"""Return the Dataset that some bytes are, as far as they go, for somebody to look at.
 
-    What is cut off ends where the bytes do. All of its values are converted as those of an
+    A data set that is cut off ends with its bytes. All of its values are converted as those of an
     `identifier` are, so that no access raises or warns of them.
 
     Parameters

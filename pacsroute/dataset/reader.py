@@ -96,7 +96,7 @@ class _Level:
 
 
 class Reading:
-    """What the reading of one data set, and later of its sequences, has in common.
+    """The state shared by the reading of a data set and later of its sequences.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ class Reading:
         data : bytes
             The value of the sequence, without its delimiter.
         frame : Frame
-            What is known around its items.
+            The context of its items.
         """
         self.hold(len(data))  # at the most: an item has a head of 8 bytes, and its place takes 8
         with Reader(data, self) as reader:
@@ -201,7 +201,7 @@ class Reader:
     data : bytes-like or File
         All of a data set, or of a sequence.
     reading : Reading
-        What is counted, and how lenient it is.
+        The counters, and how lenient the reader is.
     base : int
         Where the data begins in its file.
     defer_size : int or None
@@ -290,7 +290,7 @@ class Reader:
         at, end : int
             Where they are in the data.
         frame : Frame
-            What is known around them.
+            Their context.
 
         Raises
         ------
@@ -308,7 +308,7 @@ class Reader:
         return level.finished(self._reading), at
 
     def _elements(self, at: int, end: int, level: _Level) -> int:
-        """Read elements; return where they end. What is usual is read here, the rest elsewhere."""
+        """Read elements; return where they end. Usual elements are read here, others elsewhere."""
         data, base, little = self._data, self._base, self._reading.little
         elements, frame = level.elements, level.frame
         implicit = frame.implicit

@@ -26,7 +26,7 @@ _LONGEST_KNOWN = 0xFFFF  # bytes of a value whose UN pydicom takes for the VR of
 
 
 class Frame(NamedTuple):
-    """What is known around the elements of a data set or item.
+    """The context of the elements of a data set or item.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Frame(NamedTuple):
 
 
 class Reading(Protocol):
-    """What reads the rest of a data set when it is used: see `pacsroute.dataset.reader`."""
+    """The reader of the rest of a data set, called on use: see `pacsroute.dataset.reader`."""
 
     holding: Holding
 
@@ -282,7 +282,7 @@ def made(
     kind : type
         Dataset, or a kind of it.
     elements : dict of tags to elements
-        What it has from now on.
+        Its new elements.
     implicit, little : bool
         The encoding that it came in.
     names, around : tuple of str

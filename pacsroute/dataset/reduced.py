@@ -1,6 +1,6 @@
 """The bytes of a few elements of a data set, without reading the others (PS3.5 §7.1).
 
-An index wants forty elements of three hundred. What is passed over costs a tenth of what is read.
+An index wants forty elements of three hundred. Skipping an element costs a tenth of reading it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def reduced(data: bytes, transfer_syntax: str, tags: Container[int]) -> bytes | 
     transfer_syntax : str
         Its Transfer Syntax UID.
     tags : container of int
-        What is wanted of it.
+        The tags to read.
 
     Returns
     -------

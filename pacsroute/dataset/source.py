@@ -49,7 +49,7 @@ class File:
 class Pages(mmap.mmap):
     """Memory that is the system's again as soon as nobody needs it, as a file.
 
-    What the allocator of C gets back from many threads it keeps, a multiple of what was held.
+    The allocator of C keeps memory that many threads free: several times the amount in use.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def unpacker(data: Any, head: struct.Struct) -> Callable[[int], tuple[Any, ...]]
     data : bytes-like or File
         The bytes.
     head : struct.Struct
-        What is at the places that the function is given.
+        The layout of the bytes at the given offsets.
 
     Examples
     --------

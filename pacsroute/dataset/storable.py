@@ -20,13 +20,13 @@ _BYTES = {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"}
 def check_storable(dataset: Dataset, status: int = INVALID_ATTRIBUTE_VALUE) -> None:
     """Raise a `Failure` for values that could not be given back later.
 
-    What is kept has to go through JSON (PS3.18 Annex F) and through bytes in any transfer syntax:
+    A stored data set must survive JSON (PS3.18 Annex F) and any transfer syntax:
     a decimal string of ``nan``, for instance, can be read, but not be written again.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
-        What a peer wants kept. Its elements are decoded.
+        The data set of a peer. Its elements are decoded.
     status : int
         The status for those that cannot: invalid attribute value, or 0x0115 for an N-ACTION.
 

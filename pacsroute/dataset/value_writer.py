@@ -36,7 +36,7 @@ def to_bytes(
     vr : str
         Its VR, two letters; not SQ.
     value : object
-        What the user gave, or pydicom read.
+        The value that the user gave, or pydicom read.
     target : tuple of str
         The Specific Character Set, as `charsets.terms` gives it.
     order : str
@@ -88,7 +88,7 @@ def _name(value: Any) -> str:
 
 
 def _original(function: Callable[[Any], str]) -> Callable[[Any], str]:
-    """What pydicom read is written as it was."""
+    """Values that pydicom read are written as they were."""
 
     def formatted(value: Any) -> str:
         if isinstance(value, bool):

@@ -58,7 +58,7 @@ class Syntax(NamedTuple):
 def syntax(uid: str) -> Syntax:
     """How a transfer syntax encodes a data set.
 
-    What is not in the dictionary is taken for an encapsulated one, hence explicit VR
+    A UID that is not in the dictionary is taken for an encapsulated syntax, hence explicit VR
     little endian (PS3.5 §A.4), unless it was registered with pydicom.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What an identifier asks for (PS3.4 §C.2.2.1.3)."""
+"""The keys that an identifier requests (PS3.4 §C.2.2.1.3)."""
 
 from __future__ import annotations
 

@@ -80,11 +80,11 @@ class Encoder:
     how : Syntax
         The transfer syntax.
     wanted : Wanted, optional
-        What was asked for; all of a row without.
+        The requested keys; the whole row without.
     always : mapping of str, optional
-        What every row has; its own values win over these.
+        Elements of every row; its own values win over these.
     kept : iterable of str, optional
-        What goes out of a row that has it, asked for or not.
+        Keywords that are sent if the row has them, requested or not.
 
     Raises
     ------
@@ -127,13 +127,13 @@ class Encoder:
         Parameters
         ----------
         row : mapping of str or Dataset
-            What to write.
+            The data set to write.
         target : tuple of str
             The character set of its text, as `charsets.terms` gives it.
         specific : tuple of str
             Its (0008,0005); none when empty.
         above : tuple of rows
-            What it is an item in, the innermost first.
+            The rows around it, the innermost first.
 
         Raises
         ------

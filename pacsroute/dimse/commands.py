@@ -10,9 +10,9 @@ LOW, MEDIUM, HIGH = 2, 0, 1  # priorities (PS3.7 §E.1)
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class Command:
-    """What all messages have: their Command Field, and whether a data set follows.
+    """The base of all messages: their Command Field, and whether a data set follows.
 
-    What goes out many times as it is has its bytes in `encoded`, and is not changed any more.
+    A command that is sent many times has its bytes in `encoded`, and is not changed any more.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class Command:
     name : str
         The standard's name of the operation, the same for a request and its response.
     route : str
-        What routes and requests call the operation, as ``find``; empty in what no route answers.
+        The name of the operation in routes and requests, such as ``find``; empty without a route.
     """
 
     command_field: ClassVar[int] = 0

@@ -27,13 +27,13 @@ def admit(
     Parameters
     ----------
     app : App
-        Whose settings, functions and routes decide.
+        The app whose settings, functions and routes decide.
     association : PeerView
         Its titles and remote address are known already.
     request : AssociateRQ
-        What the peer wants.
+        The association request.
     user : object, optional
-        Who it is, where a test says so: nobody is asked then.
+        The user, if a test names one; then no function is called.
 
     Raises
     ------
@@ -80,11 +80,11 @@ def let_in(
     Parameters
     ----------
     app : App
-        Whose settings and functions decide.
+        The app whose settings and functions decide.
     caller : PeerView
         Its titles and remote address are known already.
     claimed : UserIdentity or None
-        Who it says it is.
+        The claimed identity.
     user : object, optional
         As for `admit`.
 

@@ -1,4 +1,4 @@
-"""What surrounds the answer to a request, whatever carries it: DIMSE, HTTP or a test."""
+"""The frame around the response to a request, over DIMSE, HTTP or in a test."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _AS_USUAL = SUCCESS, CANCEL
 
 
 class Answering:
-    """What surrounds the answer to a request: `App.handle` and the response stand inside it.
+    """The frame around the response to a request: `App.handle` and the response are inside it.
 
     At the beginning the app's observer is told. At the end, when the response is written or
     cannot be, the observer is told again, the hooks of `after_request` are called, one line is
-    logged, and the functions of `Request.after` are deferred. What the handler raised is kept
+    logged, and the functions of `Request.after` are deferred. The exception of the handler is kept
     until then, and not longer.
 
     Parameters
     ----------
     app : App
-        Whose handler answers.
+        The app whose handler answers.
     peer : object
-        Who asks: its `calling_ae`, `called_ae` and `remote_address` are logged. An association,
+        The peer: its `calling_ae`, `called_ae` and `remote_address` are logged. An association,
         or the request itself.
     command : str
         The operation by the standard's name, as ``C-STORE``.
@@ -52,8 +52,8 @@ class Answering:
     Attributes
     ----------
     request : Request or None
-        What reaches the handler; None where it is refused before. Whoever carries it sets it
-        as soon as there is one.
+        The request for the handler; None if it is refused before. The transport sets it as soon as
+        there is one.
     outcome : Outcome or None
         How it went; the transport sets it once the response is written.
 

@@ -1,4 +1,4 @@
-"""What the functions of `@app.audit` are told of requests, of peers and of pages.
+"""The events of requests, peers and pages for the functions of `@app.audit`.
 
 The parts of an app ask ``if app.auditors:`` before they import this, so that an app without an
 audit trail pays for that one look.
@@ -168,17 +168,17 @@ def accessed(
 ) -> None:
     """Tell that somebody has seen a page, or done something there.
 
-    What goes through `App.handle`, such as a search or a retrieval over DICOMweb, is told already.
+    Requests through `App.handle`, such as a search over DICOMweb, are reported already.
     This is for pages that ask the index or the queue themselves.
 
     Parameters
     ----------
     app : App
-        Whose page it is.
+        The app of the page.
     caller : PeerView
-        Who has asked for it: ``environ["pacsroute.caller"]`` of a WSGI request.
+        The client: ``environ["pacsroute.caller"]`` of a WSGI request.
     what : str
-        What was seen or done, such as ``/console/studies`` or ``retry job 17``.
+        The page or action, such as ``/console/studies`` or ``retry job 17``.
     action : str
         ``R`` for what was seen; ``C``, ``U``, ``D`` or ``E`` for what was done.
     subjects : tuple of Subject

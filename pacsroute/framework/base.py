@@ -89,7 +89,7 @@ ListenerFactory = Callable[[socket, "BaseApp", ServerView], Listening]
 
 
 class BaseApp(Scope):
-    """What every room above the framework knows of an app: see `pacsroute.App`, its only heir.
+    """The app as the rooms above the framework see it: see `pacsroute.App`, its only subclass.
 
     Nothing here opens a socket or imports a room above.
     """
@@ -127,7 +127,7 @@ class BaseApp(Scope):
 
     @property
     def destinations(self) -> Destinations:
-        """Where AE titles are to be found that no `destination` function knows."""
+        """The peers of AE titles that no `destination` function knows."""
         return self._destinations
 
     @destinations.setter
@@ -151,7 +151,7 @@ class BaseApp(Scope):
         Raises
         ------
         SetupError
-            If a setting cannot be used. What a lifespan raises is raised, too.
+            If a setting cannot be used. Exceptions of a lifespan are raised, too.
         """
         with self._held:
             yield self
@@ -247,8 +247,8 @@ class BaseApp(Scope):
         ----------
         function : callable
             Called with a `pacsroute.audit.Event`, on the thread that has done it, once it is
-            done; several threads call it at the same time. What it raises is logged by its type,
-            and changes no answer.
+            done; several threads call it at the same time. The type of an exception is logged; it
+            changes no response.
 
         Examples
         --------
@@ -312,7 +312,7 @@ class BaseApp(Scope):
     register_blueprint.__doc__ = Scope.register_blueprint.__doc__
 
     def resolve(self, ae_title: str, request: MoveRequest | None = None) -> Peer | None:
-        """Return where an AE title is to be found, or None."""
+        """Return the peer of an AE title, or None."""
         for scope in reversed(self.scopes_of("" if request is None else request.called_ae)):
             peer = None if scope.destinator is None else scope.destinator(ae_title, request)
             if peer is not None and not isinstance(peer, Peer):
@@ -406,8 +406,8 @@ class BaseApp(Scope):
         -------
         Outcome or iterator of Answer
             For a find, get or move the answers as the handler yields them, rows or
-            instances, and then the final one without. Whatever the handler raises is a
-            status in it.
+            instances, and then the final one without. An exception of the handler becomes a status
+            in it.
         """
         if request.app is not self:
             request.app, request.route = self, None

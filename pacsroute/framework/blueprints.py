@@ -34,7 +34,7 @@ Family = tuple[tuple["Scope", ...], str | None]
 
 
 class Scope(Router):
-    """What an app and a blueprint have in common: the decorators.
+    """The decorators that an app and a blueprint share.
 
     Hooks run in the order of their registration, those of the app first, then those of the
     blueprint around, then the blueprint's own; the ``after_`` hooks run in reverse order.
@@ -66,7 +66,7 @@ class Scope(Router):
             Called with the association, of which `user`, `calling_ae`, `called_ae`,
             `remote_address` and `contexts` are known. To reject it, it raises an
             `AssociationRejected` (PS3.8 §9.3.4); to narrow what was negotiated, it deletes
-            entries of `contexts`. What else it raises rejects as transient.
+            entries of `contexts`. Any other exception rejects as transient.
 
         Examples
         --------
@@ -85,8 +85,8 @@ class Scope(Router):
         Parameters
         ----------
         function : callable
-            Called with the association, and with the `AssociationAborted` that ended it or
-            None where it was released. What it raises is logged.
+            Called with the association, and with the `AssociationAborted` that ended it, or None if
+            it was released. Its exceptions are logged.
         """
         return self._hook("after_association", function, ("association", "error"))
 
@@ -117,8 +117,8 @@ class Scope(Router):
         ----------
         function : callable
             Called with the request, the `Status` of the final response, which is None if none
-            could be sent, and what the handler has raised, or None. The response is on its
-            way already. What it raises is logged.
+            could be sent, and what the handler has raised, or None. The response has been sent by
+            then. Its exceptions are logged.
 
         Examples
         --------
@@ -187,8 +187,8 @@ class Scope(Router):
         ----------
         function : callable
             Called for every association with the peer's `Identity`, which is None where it
-            has given none, and the association. What it returns is `request.user`; None,
-            False and what else is empty rejects. What it raises rejects, too.
+            has given none, and the association. The result becomes `request.user`; None, False or
+            anything empty rejects, and so does an exception.
 
         Examples
         --------
@@ -270,8 +270,8 @@ class Scope(Router):
         Parameters
         ----------
         function : callable
-            Called with the app; returns why no association should come now, or None. What it
-            raises is logged, and the node is not ready. It is to answer quickly.
+            Called with the app; returns why no association should come now, or None. An exception
+            is logged, and the node is not ready. The function must return quickly.
 
         Examples
         --------
@@ -345,7 +345,7 @@ class Blueprint(Scope):
     Parameters
     ----------
     name : str
-        What it is called in lists and messages.
+        Its name in lists and messages.
 
     Examples
     --------

@@ -36,7 +36,7 @@ def default_charset(config: Config, peer: str) -> str:
     Parameters
     ----------
     config : Config
-        Whose setting ``default_charset`` decides.
+        The settings, of which ``default_charset`` decides.
     peer : str
         The AE title that the data comes from.
 

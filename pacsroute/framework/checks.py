@@ -1,4 +1,4 @@
-"""What decorators refuse to register: what could not be called, or would never be run."""
+"""The checks of decorators: functions that could not be called, or would never run."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Router:
             Whether a handler without a class takes private and unknown classes too; True
             by default.
         extended : mapping of str to int, optional
-            What the response to extended negotiation says (PS3.4 §B.3.1): ``level`` 0 to 3,
+            The response to extended negotiation (PS3.4 §B.3.1): ``level`` 0 to 3,
             ``signature`` 0 to 3, ``coercion`` 0 to 2.
 
         Examples
@@ -130,9 +130,9 @@ class Router:
         calling_ae : str, optional
             Only for this calling AE title.
         extended : list of str, optional
-            What it supports of ``relational``, ``date_time``, ``fuzzy``, ``time_zone``,
-            ``enhanced_multi_frame``, ``empty_value`` and ``multiple_value`` (PS3.4
-            §C.5.1.1); `request.extended` tells what a peer has negotiated of it.
+            The supported ones of ``relational``, ``date_time``, ``fuzzy``, ``time_zone``,
+            ``enhanced_multi_frame``, ``empty_value`` and ``multiple_value`` (PS3.4 §C.5.1.1);
+            `request.extended` has those that a peer negotiated.
         charset : str, optional
             The Specific Character Set of its rows that are not ASCII, instead of the
             setting; a row that it cannot encode goes as ISO_IR 192.
@@ -168,7 +168,7 @@ class Router:
             Seconds between Pending responses; without it there is one for each
             sub-operation.
         extended : list of str, optional
-            What it supports of ``relational`` and ``enhanced_multi_frame`` (PS3.4 §C.5.3.1).
+            The supported ones of ``relational`` and ``enhanced_multi_frame`` (PS3.4 §C.5.3.1).
 
         Notes
         -----

@@ -1,4 +1,4 @@
-"""Who a peer says it is."""
+"""The identity that a peer claims."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMED = ("username", "passcode")
 
 
 class Identity:
-    """Who a peer says it is: what `@app.authenticate` judges (PS3.7 §D.3.3.7).
+    """The identity that a peer claims, for `@app.authenticate` (PS3.7 §D.3.3.7).
 
     Attributes
     ----------
@@ -31,9 +31,8 @@ class Identity:
         The Kerberos service ticket, SAML assertion or JSON Web Token, or what came of an
         unknown type; else empty.
     response : bytes
-        What the peer gets in return if it has asked for that: a Kerberos server ticket or
-        SAML response, to be set by the function that judges. Who has given a user name
-        gets an empty one (PS3.7 §D.3.3.7.2).
+        The response to a peer that requests one: a Kerberos server ticket or SAML response, set by
+        the function that authenticates. The response to a user name is empty (PS3.7 §D.3.3.7.2).
     """
 
     def __init__(self, identity: UserIdentity) -> None:

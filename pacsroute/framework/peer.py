@@ -1,4 +1,4 @@
-"""What handlers and hooks see of the association with a peer."""
+"""The association with a peer, as handlers and hooks see it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class PeerView(Protocol):
         The peer's certificate, as `ssl.SSLSocket.getpeercert` has it; None without TLS, and
         where the peer has shown none.
     user : object
-        What the authentication made of the peer's identity; None without one.
+        The result of `@app.authenticate`; None without an identity.
     proven_by : str
-        What has proven that: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
+        The proof of the identity: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
         ``username`` for a name without a proof; empty without an identity.
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted, by their IDs.

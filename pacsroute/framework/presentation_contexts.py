@@ -8,7 +8,7 @@ from pacsroute.upper_layer import extended
 
 
 class ContextPolicy:
-    """What may be negotiated, as `pacsroute.upper_layer.negotiation` asks it.
+    """The presentation contexts that may be negotiated, for `pacsroute.upper_layer.negotiation`.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class ContextPolicy:
             return choose_syntax(route, proposed)
         if sop_class == uids.VERIFICATION:
             return choose_syntax(ECHO, proposed)
-        # What a C-GET sends is in any syntax, and is converted if it can be.
+        # The instances of a C-GET are in any syntax, and are converted if possible.
         return storable(proposed) if self.uses(sop_class) else None
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Request:
-    """What every request has.
+    """The base of all requests.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Request:
     remote_address : str
         The peer's host.
     user : object
-        What the authentication made of the peer's identity; None without one.
+        The result of `@app.authenticate`; None without an identity.
     message_id : int
         The peer's Message ID.
     sop_class, sop_instance, transfer_syntax : str
@@ -49,7 +49,7 @@ class Request:
         The UID of the related general SOP class that it is served as, where the peer has
         negotiated one (PS3.7 §D.3.3.6) and its own has no route; else empty.
     extended : mapping of str to int
-        What extended negotiation has agreed for its SOP class, by name: see
+        The result of extended negotiation for its SOP class, by name: see
         `pacsroute.App.find` and its like.
     association : object
         The association it came over; None in a test, and where something else carries it.
@@ -61,9 +61,9 @@ class Request:
     Attributes
     ----------
     route : Route or None
-        What was registered for it, once it is being answered.
+        The route of its handler, once it is being answered.
     error : BaseException or None
-        What the handler has raised.
+        The exception of the handler.
     keep_failure : callable or None
         Called with an exception that the handler raised and did not mean, before it is answered:
         a test client raises it. Without one, it lets go of its frames afterwards.
@@ -126,8 +126,8 @@ class Request:
     def after(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function once the response is written; the call may be lost, as with a crash.
 
-        It runs once, on a small pool of threads that a server which stops works off. What must
-        not be lost is a durable job: see `App.job` and `App.forward`.
+        It runs once, on a small pool of threads that a server which stops works off. Work that must
+        not be lost needs a durable job: see `App.job` and `App.forward`.
 
         Examples
         --------
@@ -155,11 +155,11 @@ class StoreRequest(Request):
     Parameters
     ----------
     instance : Instance
-        What is to be stored.
+        The instance to store.
     priority : int
         That of the C-STORE: 0 medium, 1 high, 2 low (PS3.7 §9.3.1.1).
     move_originator_ae, move_originator_message_id : str and int, or None
-        Whose C-MOVE made the peer send it.
+        The AE title and Message ID of the C-MOVE that made the peer send it.
 
     Examples
     --------
@@ -219,7 +219,7 @@ LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class QueryRequest(Request):
-    """What requests with an identifier have in common.
+    """The base of requests with an identifier.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ class GetRequest(QueryRequest):
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The level, and the unique keys of what is to be sent (PS3.4 §C.4.3.1.3).
+        The level, and the unique keys of the instances to send (PS3.4 §C.4.3.1.3).
     count : int, optional
         How many instances there will be. A generator that sets it before its first
         yield is taken from one by one; one that does not is counted first.
@@ -328,7 +328,7 @@ class MoveRequest(GetRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NormalizedRequest(Request):
-    """What the requests of the N-services have in common (PS3.7 §10).
+    """The base of the requests of the N-services (PS3.7 §10).
 
     `sop_instance` is the affected or the requested one; in an N-CREATE it is made before
     the handler runs where the peer leaves it to us.
@@ -385,7 +385,7 @@ class NCreateRequest(NormalizedRequest):
     Parameters
     ----------
     attribute_list : pydicom.Dataset
-        The attributes it is to have.
+        Its attributes.
     """
 
     command: ClassVar[str] = "n_create"
@@ -430,9 +430,9 @@ class NActionRequest(NormalizedRequest):
     Parameters
     ----------
     action_type : int
-        What is to be done: the Action Type ID of the service class.
+        The Action Type ID of the service class.
     action_information : pydicom.Dataset
-        What there is to know of it; empty where the peer has sent nothing.
+        The data set of the request; empty if the peer sent none.
     """
 
     command: ClassVar[str] = "n_action"
@@ -455,9 +455,9 @@ class NEventReportRequest(NormalizedRequest):
     Parameters
     ----------
     event_type : int
-        What has happened: the Event Type ID of the service class.
+        The Event Type ID of the service class.
     event_information : pydicom.Dataset
-        What there is to know of it; empty where the peer has sent nothing.
+        The data set of the request; empty if the peer sent none.
     """
 
     command: ClassVar[str] = "n_event_report"
@@ -492,9 +492,9 @@ class Peer(NamedTuple):
     host, port : str and int
         Its address.
     ae_title : str, optional
-        What it is called, where that is not the title it was asked for by.
+        Its AE title, if it differs from the requested one.
     tls : TLS or ssl.SSLContext, optional
-        What to speak TLS with; without it, the connection is plain.
+        The TLS settings; without them, the connection is plain.
     url : str, optional
         The root of its DICOMweb, instead of a host and a port: ``https://pacs.example/dicom-web``.
 

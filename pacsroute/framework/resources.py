@@ -50,7 +50,7 @@ def resources(routes: Iterable[Route]) -> list[tuple[str, list[str]]]:
     Parameters
     ----------
     routes : iterable of Route
-        What is registered.
+        The registered routes.
 
     Examples
     --------

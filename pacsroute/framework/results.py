@@ -121,7 +121,7 @@ def find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answe
 
 
 class _Instances:
-    """What a handler yields, as instances; `result` is what it returns at its end."""
+    """The results of a handler, as instances; `result` is its return value."""
 
     def __init__(self, command: str, rows: Iterator[Any]) -> None:
         self._command = command

@@ -44,7 +44,7 @@ class Route:
     kind : int, optional
         The one action or event type it answers.
     extended : bytes
-        What it supports of extended negotiation.
+        The extended negotiation that it supports.
     charset : str, optional
         The Specific Character Set of its rows; None leaves it to the settings and the peer.
     called_ae : str, optional
@@ -75,7 +75,7 @@ class Route:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What no two routes have in common."""
+        """The key that no two routes share."""
         return (
             self.command,
             self.sop_class,

@@ -78,8 +78,8 @@ class JobView(NamedTuple):
     lane : str
         The AE title of its destination, or the name of its function and ``()``.
     key : str or None
-        What a later job replaces it by: for a delivery, the calling AE title and the SOP Instance
-        UID.
+        The key by which a later job replaces it: for a delivery, the calling AE title and the SOP
+        Instance UID.
     age : float
         Since it was put into the queue.
     due_in : float
@@ -87,7 +87,7 @@ class JobView(NamedTuple):
     attempts : int
         How many have failed.
     error : str
-        What the last one failed of, without patient data.
+        The error of the last one, without patient data.
     """
 
     id: int
@@ -101,7 +101,7 @@ class JobView(NamedTuple):
 
 
 class WorkControl(Protocol):
-    """What people look at and change in a queue; every process that uses it follows.
+    """The view of a queue for people, with changes that every process follows.
 
     All of it raises an `OSError` if the queue cannot be used.
     """
@@ -134,11 +134,11 @@ class WorkControl(Protocol):
 
 
 class WorkQueue(Protocol):
-    """What keeps the durable work of an app."""
+    """The keeper of the durable work of an app."""
 
     @property
     def control(self) -> WorkControl | None:
-        """What people look at and change; None where there is no queue yet.
+        """The view of the queue for people; None before there is a queue.
 
         The door for a console: ``app.work_under_way.control``.
         """

@@ -1,7 +1,7 @@
 """Files that are not whole yet: until they are, they have another name, or none.
 
-A draft gets its final name all at once, so that nobody finds a part of a file. What a process
-leaves behind that dies is removed by the next that comes to the folder.
+A draft gets its final name all at once, so that nobody finds a part of a file. Files that a process
+leaves behind when it dies are removed by the next one in the folder.
 """
 
 from __future__ import annotations

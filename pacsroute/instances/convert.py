@@ -47,9 +47,8 @@ def can_convert(source: str, target: str) -> bool:
     Parameters
     ----------
     source, target : str
-        Transfer Syntax UIDs. What is in a private one, of which nobody knows how it
-        encodes, can only be passed on as it is; so can video, and what has its pixels
-        elsewhere.
+        Transfer Syntax UIDs. Instances in a private syntax, whose encoding is unknown, can only be
+        passed on unchanged; so can video, and instances whose pixels are elsewhere.
 
     Examples
     --------

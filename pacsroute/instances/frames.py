@@ -30,7 +30,7 @@ class Frames:
     Attributes
     ----------
     image : ImagePixel
-        What the data set says of them.
+        Their description in the data set.
 
     Raises
     ------

@@ -26,7 +26,7 @@ class Incoming:
     Attributes
     ----------
     sop_class, sop_instance, transfer_syntax : str
-        What it says of itself, once `end` was called: the data set wins over the File Meta
+        Its UIDs, once `end` was called: the data set wins over the File Meta
         Information. Empty where it does not say so.
     spool : Spool or None
         The data set; None where it is no Part 10 file.

@@ -47,7 +47,7 @@ class Instance:
         The path of a Part 10 file, a data set, bytes: a Part 10 file's, or a data
         set's in the `transfer_syntax` given; or a Part 10 file in a storage.
     sop_class, sop_instance, transfer_syntax : str, optional
-        What is known of it already; with all three no file is opened to tell them.
+        UIDs that are known already; with all three, no file is opened to read them.
     limits : Limits, optional
         How deep and how large it may be when it is parsed.
 
@@ -176,8 +176,8 @@ class Instance:
     def opened(self) -> Instance:
         """Return the same instance with its file open or read, so that `open` does not wait for it.
 
-        It is of its own: others may be sending this one, too. What cannot be opened is returned
-        as it is, and `open` tells why.
+        It is of its own: others may be sending this one, too. An instance that cannot be opened is
+        returned unchanged, and `open` says why.
         """
         if type(self) is not Instance or not isinstance(self._source, (str, os.PathLike)):
             return self
@@ -420,8 +420,8 @@ class Instance:
         name : str, optional
             The name of the file; by default the SOP Instance UID and ``.dcm``.
         duplicate : {"replace", "keep", "refuse"}
-            What to do where a file has that name: put the new one in its place, let the
-            old one be, or raise a `Failure` with 0x0111.
+            The treatment of an existing file: replace it, keep it, or raise a `Failure` with
+            0x0111.
         durable : bool
             False returns before the bytes are on the disk: faster, and lost if the
             machine dies in the next seconds.

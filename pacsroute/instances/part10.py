@@ -77,7 +77,7 @@ def _around(
 
 
 class Head(NamedTuple):
-    """What the head of a Part 10 file says, and where it ends.
+    """The content of the head of a Part 10 file, and where it ends.
 
     Parameters
     ----------

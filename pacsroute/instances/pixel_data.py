@@ -50,7 +50,7 @@ class Element(NamedTuple):
 
 
 class ImagePixel(NamedTuple):
-    """What a data set says of its pixels (PS3.3 C.7.6.3.1).
+    """The description of its pixels in a data set (PS3.3 C.7.6.3.1).
 
     Attributes
     ----------
@@ -197,7 +197,7 @@ class _Heads:
             if tag in _TOLD:
                 yield self._element(head)
             if length == _UNDEFINED:
-                # What is in a sequence of VR UN is in implicit VR (PS3.5 §6.2.2).
+                # The items of a sequence of VR UN are in implicit VR (PS3.5 §6.2.2).
                 at = self._skip(offset, implicit or code == b"UN")
             else:
                 at = offset + length

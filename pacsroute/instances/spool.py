@@ -105,8 +105,7 @@ class Spool:
     Parameters
     ----------
     head : bytes
-        What stands before the data set in a Part 10 file, so that the temporary file is
-        one already.
+        The bytes before the data set in a Part 10 file, so that the temporary file is one already.
     folder : str or None
         Where a temporary file goes; None is the system's folder for them.
     threshold : int
@@ -118,7 +117,7 @@ class Spool:
     most : int, optional
         How many bytes there may be.
     room : Room, optional
-        What it shares with others.
+        The account that it shares with others.
     most_of_all : int, optional
         How many bytes they may have in files together.
     max_memory : int
@@ -376,7 +375,7 @@ def spool_for(
     config : Config
         Its ``spool``, ``max_dataset_length``, ``max_spool`` and ``max_memory``.
     room : Room, optional
-        What it shares with the other spools of the app.
+        The account that it shares with the other spools of the app.
     place : Place, optional
         Of the route; without a setting for the folder it is made there.
     claim : callable, optional

@@ -16,7 +16,7 @@ _AT_ONCE = 1 << 20  # bytes that are read ahead: a request to a bucket takes mil
 
 @runtime_checkable
 class Storage(Protocol):
-    """What `request.save` can save to: see `pacsroute.storage` for two of them."""
+    """A storage for `request.save`: see `pacsroute.storage` for two of them."""
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
         """Keep a file under a key, and return when it is durable.

@@ -20,9 +20,9 @@ class Background:
     Parameters
     ----------
     queue : Queue
-        What has the place: one for each function.
+        The queue that gives the place: one for each function.
     background : BackgroundFunction
-        What runs. If it raises, it is started again after a rest; if it returns, it is done.
+        The function. If it raises, it is started again after a rest; if it returns, it is done.
     """
 
     def __init__(self, queue: Queue, background: BackgroundFunction) -> None:

@@ -60,7 +60,7 @@ def title_of(lane: str) -> str | None:
 
 
 class Surroundings(NamedTuple):
-    """What commitments need of the app around them.
+    """The app as commitments see it.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Commitments:
     queue, files : Queue and Files
         Where the jobs and their instances are.
     surroundings : Surroundings
-        What is around.
+        The app around them.
     listens : bool
         Whether an association is kept for a while, for a report that comes on it.
     """

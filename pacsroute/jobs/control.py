@@ -1,4 +1,4 @@
-"""What people look at and change in a queue: ``pacsroute jobs`` and the console do it here."""
+"""The view of a queue for people, with its changes: for ``pacsroute jobs`` and the console."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Control:
     Parameters
     ----------
     queue, files : Queue and Files
-        What it is about.
+        The queue, and its files.
     changed : callable
         Called after each change, so that this process acts on it at once. Others look four times
         a second.

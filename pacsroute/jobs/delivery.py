@@ -1,7 +1,7 @@
 """Delivers instances to a destination, and judges what its answers mean for the queue.
 
 A peer that is away or full is no fault of an instance: the lane rests, and no attempt is used
-up. What a peer says of one instance is that instance's own, and the others go on.
+up. The response to one instance concerns that instance only; the others continue.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HANGS = 5.0  # seconds after which a peer that has not answered is not asked ag
 
 
 class Verdict(Enum):
-    """What an attempt means for the queue."""
+    """The meaning of an attempt for the queue."""
 
     DELIVERED = "delivered"
     REFUSED = "refused"  # the instance's own: it is tried again later, then given up
@@ -110,7 +110,7 @@ def rest(failures: int) -> float:
 
 
 class Outlet(NamedTuple):
-    """What deliveries need of the app around them.
+    """The app as deliveries see it.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Delivery:
     queue, files : Queue and Files
         Where the jobs and their instances are.
     outlet : Outlet
-        What is around.
+        The app around them.
     linger : float
         Seconds for which an association is kept for what may still come.
     """

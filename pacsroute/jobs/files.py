@@ -1,8 +1,8 @@
 """The files of a queue: what is forwarded is kept until it is delivered, whatever else happens.
 
 Each job has a file of its own, a hard link where the file system has them. So two lanes may
-have the same instance, and what is saved under its name later does not change what is sent. What
-is in a storage stays there: a key is never used twice.
+have the same instance, and a file saved under its name later does not change the sent one. An
+instance in a storage stays there: a key is never used twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of `App.forward`: an instance that is kept, and a job that delivers it.
+"""The result of `App.forward`: an instance that is kept, and a job that delivers it.
 
 The job of a delivery knows where its instance is kept (``file``), and what is to be removed in the
 end (``delete``): the file that was given, and those of older versions of the same instance that it
@@ -39,7 +39,7 @@ def delivery(
     Parameters
     ----------
     instance : Instance
-        What is delivered.
+        The instance to deliver.
     file : Place
         Where it is kept, from `Files.keep`.
     node : str
@@ -86,8 +86,8 @@ def is_delivered(job: Job) -> bool:
 def end(job: Job, queue: Queue, files: Files) -> None:
     """Remove the files of a delivery that is done, and the job.
 
-    The files go first: so they are gone for sure once the job is. What is delivered from where it
-    was given, as from a storage, is noted as delivered before.
+    The files go first: so they are gone for sure once the job is. An instance that is delivered
+    from its original place, as from a storage, is noted as delivered before.
     """
     originals: list[Place] = job.arguments["delete"]
     kept: Place = job.arguments["file"]

@@ -33,7 +33,7 @@ class Functions:
     queue : Queue
         Where they are.
     call : callable
-        Calls the function for a job. What it raises is an attempt that failed.
+        Calls the function for a job. An exception is a failed attempt.
     retry : sequence of float
         Seconds after which a job whose function has raised is tried again; then it is given up.
     gave_up : callable
@@ -98,7 +98,7 @@ def plain(queue: Queue, function: Callable[..., object]) -> Call:
 def completing(queue: Queue, quiet: Quiet, function: Callable[[Any], object]) -> Call:
     """Return what calls a function of `@app.quiet` for a period that has ended.
 
-    What the function puts into the queue is committed together with the end of the period, so
+    Jobs that the function queues are committed together with the end of the period, so
     there is exactly one such job for each period, even where the function ran twice.
     """
 

@@ -28,7 +28,7 @@ class NewJob(NamedTuple):
     function : str
         The name of what does it.
     arguments : mapping
-        What it is called with, as JSON has it.
+        Its arguments, as JSON values.
     key : str, optional
         There is one waiting job for a key: a later one takes its place, and its time.
     study : str, optional
@@ -52,7 +52,7 @@ class NewJob(NamedTuple):
 
 
 class Put(NamedTuple):
-    """What `Queue.put_in` has done in a transaction that is still to be committed."""
+    """The result of `Queue.put_in` in a transaction that is not committed yet."""
 
     numbers: list[int]
     replaced: list[Job]
@@ -139,7 +139,8 @@ SELECT name,
     paused, reason, retry_at
 FROM lanes ORDER BY name
 """
-# What is put back, or was a dead owner's, waits again, unless there is a newer one of its key.
+# A job that is put back, or was a dead owner's, waits again, unless there is a newer one with its
+# key.
 _REPLACED = """key IS NOT NULL AND EXISTS (
     SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.function = jobs.function
         AND newer.key = jobs.key AND newer.failed = 0 AND newer.id <> jobs.id
@@ -268,7 +269,7 @@ class Queue:
         job : Job
             One that was claimed.
         new : iterable of (NewJob, str)
-            What it leads to, from `with_json`.
+            The jobs that follow it, from `with_json`.
         also : callable
             Called with the transaction, for what else belongs into it.
 
@@ -342,7 +343,7 @@ class Queue:
         delay : float
             Seconds until it is due.
         error : str
-            What went wrong, without patient data.
+            The error, without patient data.
         tried : bool
             Whether this was one of its attempts.
         """

@@ -1,7 +1,8 @@
 """Series and studies of which nothing has come for a while, so that they may be complete.
 
 The period of a series is a job with its UID as the key: each instance that comes moves it. So it
-survives the process, and there is one for all processes. What has come is kept beside it.
+survives the process, and there is one for all processes. The UIDs that have arrived are kept beside
+it.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class Quiet:
         expected : iterable of str or None
             SOP Instance UIDs; None ends it with what there is.
         reason : str
-            Who says so.
+            The source of the list.
 
         Returns
         -------

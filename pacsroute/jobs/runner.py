@@ -2,8 +2,8 @@
 
 The thread of the runner looks for lanes that are ready, says that this process lives, and takes
 back what dead processes had. The threads of lanes only claim, work and report; what they share
-is the queue, and `_places`, which `_lock` guards. What a thread has not given back, because the
-database failed, the runner gives back as soon as it can.
+is the queue, and `_places`, which `_lock` guards. If a thread could not give back a job, because
+the database failed, the runner does so as soon as it can.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def create(transaction: Transaction, identity: str) -> None:
     Parameters
     ----------
     transaction : Transaction
-        What they are made in.
+        The transaction that makes them.
     identity : str
         The type of a number that the database gives to each new row.
     """

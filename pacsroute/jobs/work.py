@@ -64,7 +64,7 @@ class Work:
     Parameters
     ----------
     app : App
-        Whose it is.
+        The app.
     connect : callable
         `App.connect`.
     opener : callable
@@ -351,8 +351,8 @@ class Work:
     def drain(self, now: MadeTime) -> None:
         """Do all that waits, on this thread, and let the time pass that it waits for.
 
-        What fails is tried again until it is given up; what a destination that is away should
-        get waits on, and so does what nobody knows how to do.
+        A failed job is tried again until it is given up. Jobs for a destination that cannot be
+        reached, or without a function, keep waiting.
         """
         queue, over = self.opened.queue, threading.Event()
         idle = 0

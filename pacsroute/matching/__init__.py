@@ -28,7 +28,7 @@ row: ``connection.create_function("stored", 2, matching.stored, deterministic=Tr
 
 `where` has ``dialect="postgresql"``, too, for psycopg (``%s`` marks its parameters).
 
-What the standard leaves open is decided so:
+Decisions where the standard leaves a choice:
 
 - A key that is empty or only ``*`` matches everything. ``A\B`` matches either, whatever the VR.
 - A value that is not of its VR, such as a date with letters in it or a name of more than 1024
@@ -49,7 +49,7 @@ What the standard leaves open is decided so:
   date and time to the last (PS3.4 Table K.6-1): the night of a worklist is ``20240705-20240706``
   and ``1800-0600``.
 
-What an identifier may ask for is bounded, so that no row takes long: 10,000 values; 2,500 ranges
+The keys of an identifier are bounded, so that no row takes long: 10,000 values; 2,500 ranges
 and patterns, which have 10,000 characters in all; 16 items of sequences. More is an
 `IdentifierError`. The patterns of a key are compiled once, kept nowhere else, and look at each
 character of a value once.

@@ -47,7 +47,7 @@ class Dialect(Protocol):
         column, value : str
             The column, and what `condition` calls one of its values.
         condition : str
-            What is asked of it.
+            The condition for it.
         empty_matches : bool
             Whether no value at all will do, too.
         """

@@ -47,7 +47,7 @@ _MOST = {
 
 
 class Key:
-    """What one key asks for: a value that is one of these, in a range, or like a pattern.
+    """The condition of one key: a value that is one of these, in a range, or like a pattern.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Keys:
     identifier : pydicom.Dataset
         An identifier, or an item in one.
     room : Room, optional
-        What is left of the identifier that it is an item of.
+        The account of the identifier around it.
     """
 
     def __init__(self, identifier: Dataset, room: Room | None = None) -> None:

@@ -54,7 +54,7 @@ def where(
     empty_matches : bool
         As for `matches`. NULL and ``''`` are the empty values.
     dialect : {"sqlite", "postgresql"}
-        Whose words. PostgreSQL compares types: columns hold text where `stored` gives text, and
+        The database. PostgreSQL compares types: columns hold text where `stored` gives text, and
         numbers for attributes that are numbers and have one value. An index serves ranges and
         patterns if the column has ``COLLATE "C"``.
 

@@ -31,8 +31,8 @@ _ASCII = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
 # SQLite would end at a NUL, and cannot bind a surrogate.
 _UNBINDABLE = re.compile("[\0\ud800-\udfff]")
 MISFITS = (ValueError, ArithmeticError, TypeError)
-# What takes more than linear time is not done to what no attribute is: composing the characters
-# of a name. PS3.5 §6.2 has 64 characters, three times for PN.
+# Composing the characters of a name takes more than linear time, so values that are too long for an
+# attribute are left alone. PS3.5 §6.2 has 64 characters, three times for PN.
 LONGEST = 1024
 
 _MONTH, _DAY, _HOUR = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-4])"

@@ -54,7 +54,7 @@ def answers_to(
     Parameters
     ----------
     app : App
-        What answers requests of the peer.
+        The app that answers requests of the peer.
     association : Association
         Over which they go.
     context : AcceptedContext
@@ -169,7 +169,7 @@ def checked(what: str, status: Status, progress: Progress | None = None) -> Stat
     status : Status
         How it was answered.
     progress : Progress, optional
-        What it had come to.
+        The counts so far.
 
     Raises
     ------
@@ -201,7 +201,8 @@ def received(
 ) -> Generator[Instance, None, None]:
     """Yield the instance of a sub-operation, and acknowledge it afterwards.
 
-    What a server would not take as that instance is refused, and the others come all the same.
+    An instance that a server would not accept under that UID is refused; the others are still
+    fetched.
     """
     spool, context = message.data, association.contexts[message.context_id]
     sop_instance = uids.trim(command.affected_sop_instance)

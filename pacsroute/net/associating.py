@@ -68,7 +68,7 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
     channel : Channel
         Over which it goes.
     request : AssociateRQ
-        What is proposed.
+        The association request.
     who : str
         The peer, as errors name it.
     deadline : float

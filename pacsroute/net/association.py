@@ -73,7 +73,7 @@ class Association:
     remote_address : str
         The peer's host.
     user : object
-        What `@app.authenticate` has returned.
+        The result of `@app.authenticate`.
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted.
     peer_certificate : dict or None
@@ -142,7 +142,7 @@ class Association:
         sock : socket.socket
             It belongs to the association from now on.
         app : App
-            Whose routes say what is accepted.
+            The app whose routes decide.
         **options
             As the settings of `pacsroute.Server`.
 
@@ -180,7 +180,7 @@ class Association:
         peer : Peer
             Where it listens.
         request : AssociateRQ
-            What is proposed; see `pacsroute.upper_layer.negotiation.propose`.
+            The association request; see `pacsroute.upper_layer.negotiation.propose`.
         app : App
             Which answers what the peer asks in return.
         **options
@@ -295,7 +295,7 @@ class Association:
         except ProtocolError as error:
             self._channel.abort_for(error)
         except BaseException:
-            # What a hook raises is logged above; the peer may try again.
+            # The exception of a hook is logged above; the peer may try again.
             self._reject(AssociateRJ(2, 2, 1))
             raise
         if isinstance(answer, AssociateRJ):

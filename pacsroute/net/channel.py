@@ -56,13 +56,13 @@ class Channel:
     sock : socket.socket
         It belongs to the channel from now on.
     config : Config
-        Whose limits and times hold.
+        The limits and times.
     role : {"acceptor", "requestor"}
-        Who asks for the association.
+        Whether this side requests the association or accepts it.
     remote_address : str
         The peer's host.
     tls : ssl.SSLContext, optional
-        What to speak TLS with.
+        The TLS context.
     alone : callable, optional
         Tells whether no other association needs the processor: a quick peer is waited for
         without going to sleep then.
@@ -79,7 +79,7 @@ class Channel:
     ended : AssociationError or None
         How it has ended.
     lost : OSError or None
-        What the socket said when the peer was lost during negotiation.
+        The error of the socket when the peer was lost during negotiation.
     peer_certificate : dict or None
         As `ssl.SSLSocket.getpeercert` has it.
     sending : threading.RLock
@@ -148,7 +148,7 @@ class Channel:
             return
         acceptor = self.role == "acceptor"
         if acceptor:
-            # What is not TLS is said so, and not left to OpenSSL's many words for it.
+            # Bytes that are not TLS are reported as such, instead of in OpenSSL's many words.
             if not transport.readable(sock, deadline - time.monotonic()):
                 raise TimeoutError("nothing came")
             try:
@@ -438,7 +438,7 @@ class Channel:
         Closing first could destroy what was sent, on its way (PS3.8 §9.2.1, Sta13).
         """
         if self.connection.state == "Sta13" and not self._stopping:
-            # Who asked for the association and aborts it is not waiting for anything more.
+            # A requestor that aborts its association waits for nothing more.
             in_a_hurry = self.role == "requestor" and self.ended is not None
             patience = min(self.config.artim, _AFTER_ABORT) if in_a_hurry else self.config.artim
             deadline = time.monotonic() + patience

@@ -35,14 +35,14 @@ def connect(
     called_ae, calling_ae : str
         Its AE title, and ours.
     tls : TLS or ssl.SSLContext or bool, optional
-        What to speak TLS with; True trusts the system's CAs, for the host as it is called.
+        The TLS settings; True trusts the system's CAs and checks the host name.
     user : str, (str, str) or UserIdentity, optional
         A user name, or one with a passcode, or what else PS3.7 §D.3.3.7 has.
     timeout : float
         Seconds without an answer, after which a request is given up, whatever else the peer
         sends; and without a byte taken of what is sent.
     app : BaseApp, optional
-        What answers requests of the peer.
+        The app that answers requests of the peer.
 
     Raises
     ------

@@ -51,7 +51,7 @@ def listen(config: Config, kept: Mapping[str, Listener] | None = None) -> dict[s
     config : Config
         The settings.
     kept : mapping of str to Listener, optional
-        What an earlier call has returned. Where the settings ask for the same address, its
+        The result of an earlier call. Where the settings ask for the same address, its
         socket is used again.
 
     Returns

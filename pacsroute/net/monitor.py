@@ -1,4 +1,4 @@
-"""What watches a server asks over HTTP: /metrics, /health and /ready."""
+"""The HTTP server for monitoring: /metrics, /health and /ready."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Monitor(ThreadingMixIn, TCPServer):
     listener : socket
         Where they connect to; other processes may accept from it, too.
     app : App
-        Whose metrics they are.
+        The app of the metrics.
     obstacle : callable
         Returns why no association would be accepted now, or an empty text.
     """

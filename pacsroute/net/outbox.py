@@ -25,17 +25,17 @@ _PULSE = 0.9  # seconds after which a Pending is due, where one a second has to 
 class Outbox:
     """Sends messages over a channel.
 
-    Any thread may send. What is held back, and the pulses, belong to whoever holds the
-    channel's `sending`: the sending threads, and the flusher's for a moment at a time.
+    Any thread may send. Waiting messages and pulses belong to the holder of the channel's
+    `sending`: the sending threads, and the flusher's for a moment at a time.
 
     Parameters
     ----------
     channel : Channel
         Over which they go.
     app : App
-        Whose observer is told.
+        The app with the observer.
     peer : PeerView
-        What it is told of: the association.
+        The association, for the observer.
 
     Attributes
     ----------

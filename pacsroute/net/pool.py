@@ -25,7 +25,7 @@ Context = tuple[str, tuple[str, ...]]
 
 
 class Opener(Protocol):
-    """What associates: over a socket, or in memory."""
+    """The opener of associations: over a socket, or in memory."""
 
     def __call__(self, request: AssociateRQ, app: BaseApp, /) -> Exchange:
         """Ask for an association."""
@@ -46,11 +46,11 @@ class Pool:
     Parameters
     ----------
     opener : Opener
-        What makes another one.
+        The opener of another association.
     called_ae, calling_ae : str
         The peer's AE title, and ours.
     app : App
-        What answers requests of the peer.
+        The app that answers requests of the peer.
     user : str, (str, str) or UserIdentity, optional
         As `pacsroute.connect` has it.
     """

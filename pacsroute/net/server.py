@@ -62,7 +62,7 @@ class Server:
     Parameters
     ----------
     app : App
-        Whose handlers answer.
+        The app whose handlers answer.
     host, port : str and int, optional
         Where it listens, instead of what the app's settings say; port 0 is a free one.
     listeners : mapping of str to socket, optional

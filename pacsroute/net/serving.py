@@ -31,9 +31,9 @@ def serve(
     Parameters
     ----------
     app : App
-        Whose handlers answer.
+        The app whose handlers answer.
     association : Association
-        Whose request has not been read yet.
+        An association whose request has not been read yet.
     refuse : callable
         As for `Association.negotiate`.
     """

@@ -21,7 +21,7 @@ class TappedSocket:
     Parameters
     ----------
     sock : socket.socket or TLSSocket
-        What it behaves like.
+        The socket that it wraps.
     role : {"acceptor", "requestor"}
         Ours in the association.
     factories : sequence of TapFactory

@@ -20,7 +20,7 @@ _LINGER = 1.0  # seconds
 
 
 class Descriptor(Protocol):
-    """What can be waited for."""
+    """An object that can be waited for."""
 
     def fileno(self) -> int:
         """Return the number of its file descriptor."""
@@ -100,7 +100,7 @@ class TLSSocket:
     def send(self, data: Buffer, flags: int = 0) -> int:
         """Send the data; with `DONTWAIT`, what goes at once.
 
-        What is left then has to come again, at the beginning of the next data.
+        The rest must come again, at the beginning of the next data.
         """
         view, sent = memoryview(data), 0
         try:

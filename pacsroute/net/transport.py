@@ -1,4 +1,4 @@
-"""What an association needs of a socket beyond the standard library's, plain or TLS."""
+"""Sockets for associations, plain or TLS: functions beyond those of the standard library."""
 
 from __future__ import annotations
 

@@ -66,11 +66,11 @@ class WebClient(Client):
         A user name with its passcode (Basic); a JSON Web Token as a `UserIdentity` of type 5
         (Bearer).
     tls : TLS or ssl.SSLContext, optional
-        What to speak TLS with; without it, the CAs of the system are trusted.
+        The TLS settings; without them, the CAs of the system are trusted.
     timeout : float
         Seconds without a byte.
     app : BaseApp, optional
-        Whose spool takes what is fetched.
+        The app whose spool takes the fetched instances.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ class Call:
         Parameters
         ----------
         said : str, list of str or None
-            What it has said that it speaks.
+            The Specific Character Set of its identifier.
         """
         config = self.app.config
         return (self.route and self.route.charset) or config.charset or said or self._undeclared

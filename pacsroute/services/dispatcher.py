@@ -59,9 +59,9 @@ class Dispatcher:
     Parameters
     ----------
     app : App
-        Whose handlers answer.
+        The app whose handlers answer.
     association : Association
-        What the messages come over, such as `pacsroute.Association.accept(…)`.
+        The association of the messages, such as `pacsroute.Association.accept(…)`.
 
     Examples
     --------

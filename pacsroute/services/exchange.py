@@ -15,7 +15,7 @@ from pacsroute.upper_layer.pdu import AssociateRQ
 
 
 class Sending(Protocol):
-    """What messages can be sent over."""
+    """A connection for messages."""
 
     def send(
         self,
@@ -77,7 +77,7 @@ class Exchange(Carrier, Protocol):
 
     @property
     def keep_failure(self) -> Callable[[BaseException], object] | None:
-        """What its requests have as `keep_failure`."""
+        """The `keep_failure` of its requests."""
 
     @property
     def patience(self) -> float:

@@ -29,8 +29,8 @@ from pacsroute.status import (
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# What a response may have and a request may not ask for, or ask for in the place of the Retrieve
-# AE Title (PS3.4 §C.4.1.1.3.2).
+# Keys that a response may have unrequested, or instead of a requested Retrieve AE Title (PS3.4
+# §C.4.1.1.3.2).
 _KEPT = ("InstanceAvailability", "StorageMediaFileSetID", "StorageMediaFileSetUID")
 _LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow at once
 

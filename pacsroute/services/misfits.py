@@ -21,9 +21,9 @@ def without_misfits(encoder: RowEncoder, row: Any, request: Request, told: set[s
     encoder : RowEncoder
         It has refused the row.
     row : mapping of str or pydicom.Dataset
-        What the handler has given.
+        The row of the handler.
     request : Request
-        What it answers.
+        The request that the row answers.
     told : set of str
         The keywords that have been logged for the request. They are added to.
 

@@ -50,7 +50,7 @@ logger = logging.getLogger("pacsroute")
 
 _ELEMENTS = 200_000  # of a data set: a commitment for 30,000 instances has half as many
 
-# What becomes of each operation: its request, and the name there of the data set and the type.
+# Each operation's request class, and the names of its data set and type in there.
 _KINDS: dict[str, tuple[type[NormalizedRequest], str, str]] = {
     kind.command: (kind, data_name, type_name)
     for kind, data_name, type_name in (

@@ -233,7 +233,7 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
                     break
                 return _final(request, outcome, counts), counts
             if not known:
-                # What some databases call -1, an unsigned number does not hold.
+                # An unsigned number cannot hold the -1 of some databases.
                 known, counts.remaining = True, max(0, request.count or 0)
             if association.cancelled(request.message_id):
                 break

@@ -15,7 +15,7 @@ from pacsroute.upper_layer.negotiation import AcceptedContext
 class Memory(bytearray):
     """A sink for data sets that are read at once: all but those to be stored.
 
-    What goes beyond a limit is dropped, with all that came before it.
+    A data set beyond a limit is dropped, with everything that came before.
 
     Parameters
     ----------

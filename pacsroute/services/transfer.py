@@ -18,7 +18,7 @@ from pacsroute.services.responses import check_response
 from pacsroute.status import Status
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext
 
-# What is converted into, the best first: most peers know the first two.
+# The targets of a conversion, the best first: most peers know the first two.
 CONVERTED = (
     uids.EXPLICIT_VR_LITTLE_ENDIAN,
     uids.IMPLICIT_VR_LITTLE_ENDIAN,
@@ -121,7 +121,7 @@ def pick(
     contexts : collection of AcceptedContext
         Those of the association.
     instance : Instance
-        What is to be sent.
+        The instance to send.
     as_acceptor : bool
         Whether it goes to the requestor of the association, as in a C-GET; that has to
         have the SCP role then.

@@ -42,7 +42,7 @@ class Difference(NamedTuple):
     where : str
         The message and, if need be, the element.
     recorded, replayed : str
-        What it was, and what it is now.
+        The recorded value, and the new one.
     """
 
     where: str

@@ -54,8 +54,8 @@ _Pdu = TypeVar("_Pdu", AssociateRQ, AssociateAC | AssociateRJ)
 class MemoryAssociation:
     """One end of an association without a network; a `Dispatcher` serves it like any other.
 
-    What is negotiated and the commands go through their encoded form, so that what a socket
-    would not carry does not pass here either.
+    Negotiation and commands are encoded and decoded, so that values which a socket would not carry
+    fail here, too.
     """
 
     def __init__(
@@ -332,7 +332,7 @@ class _FrankPool(Pool):
 class TestClient(Client):
     """A `pacsroute.Client` of an app, with no socket between; made by `App.test_client`.
 
-    What a handler raises that is not meant is raised in the test, too.
+    An unintended exception of a handler is raised in the test, too.
     """
 
     __test__ = False  # pytest takes what is called Test… for tests
@@ -403,8 +403,8 @@ class TestClient(Client):
     def run_jobs(self) -> None:
         """Do all durable work that waits: deliveries, jobs, and functions of `App.quiet`.
 
-        The time that it waits for passes at once. What a destination among the `peers` refuses
-        is tried again until it is given up. The end of the ``with`` block does it, too.
+        Delays pass immediately. Instances that a destination among the `peers` refuses are tried
+        again until they are given up. The end of the ``with`` block does it, too.
         """
         self._do_jobs()
 

@@ -37,7 +37,7 @@ def replay(
     No network is used and no time passes. The app runs in its lifespan, and does what it
     does: an archive stores what was recorded.
 
-    What differs from one server to the next is not compared: implementation, maximum
+    Differences between servers are not compared: implementation, maximum
     length, Message IDs of the app's own requests, how messages are cut into PDUs, and the
     Pending responses of C-GET and C-MOVE, whose number depends on the time, as does that of
     the answers to a query that was cancelled.
@@ -49,10 +49,10 @@ def replay(
         another server: what is played is the requestor's part, and what is compared the
         acceptor's.
     app : App
-        What answers.
+        The app that answers.
     peers : mapping of str to BaseApp, optional
-        What is behind AE titles that the app sends to. A stand-in that takes everything is
-        behind the others.
+        The apps behind AE titles that the app sends to. Other titles get a stand-in that accepts
+        everything.
     ignore : collection of str
         Keywords of elements that may differ, in command sets and data sets, as
         ``ErrorComment`` or ``InstanceCreationTime``.
@@ -115,7 +115,7 @@ class _Played(Association):
 
 
 class _Peers(dict[str, BaseApp]):
-    """Who is behind each AE title; nobody is on the network."""
+    """The app behind each AE title; none is on the network."""
 
     def __missing__(self, title: str) -> BaseApp:
         return self.setdefault(title, _stand_in(title))

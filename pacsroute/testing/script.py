@@ -50,7 +50,7 @@ class Progress(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What the requestor sends, once the acceptor has come so far."""
+    """The bytes that the requestor sends, once the acceptor has reached this point."""
 
     data: bytes
     after: Progress
@@ -63,11 +63,11 @@ class Script:
     Attributes
     ----------
     turns : list of Turn
-        What the requestor has sent, a PDU each; the last, empty, is that it closed.
+        The PDUs of the requestor; the last one, empty, stands for closing.
     said : list
         The same, decoded.
     answers : list
-        What the acceptor has sent.
+        The PDUs of the acceptor.
     """
 
     conversation: Conversation
@@ -123,7 +123,7 @@ class Wire:
     Attributes
     ----------
     answers : list
-        What the association has sent.
+        The PDUs of the association.
     """
 
     def __init__(self, script: Script) -> None:

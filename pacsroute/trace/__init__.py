@@ -1,4 +1,4 @@
-"""What went over an association: recorded, read back, and told to a person.
+"""The bytes of an association: recorded, read back, and shown to a person.
 
 It observes bytes of both directions, whoever brings them: a live association (`tap`), a
 recording (`recording`) or a capture of a network (`capture`, `tcp`).

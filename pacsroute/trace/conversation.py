@@ -1,4 +1,4 @@
-"""What recordings and captures have in common: two ends, and the bytes between them."""
+"""The common form of recordings and captures: two ends, and the bytes between them."""
 
 from __future__ import annotations
 

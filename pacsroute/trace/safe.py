@@ -62,7 +62,7 @@ def is_safe(tag: BaseTag, values: Sequence[str]) -> bool:
     tag : BaseTag
         Of the element.
     values : sequence of str
-        What it holds, each value as a text.
+        Its values, each as a text.
 
     Examples
     --------

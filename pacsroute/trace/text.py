@@ -77,7 +77,7 @@ class Trace:
     write : callable
         Called with each block, a text of some lines.
     label : str
-        What each block begins with, where several associations are told of.
+        The beginning of each block, if several associations are shown.
     values : bool
         Whether values are shown that may hold patient data; see `pacsroute.trace.safe`.
     width : callable

@@ -1,7 +1,7 @@
 """Reads both directions of an association from the outside: bytes in, PDUs and messages out.
 
-Unlike `upper_layer.connection` it takes no side and answers nothing. What the standard does
-not allow is told as it comes; a direction is read until its bytes make no sense any more.
+Unlike `upper_layer.connection` it takes no side and answers nothing. Violations of the standard are
+reported as they come; a direction is read until its bytes make no sense any more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAMES = {
 
 
 class Trouble(str):
-    """What cannot be read, or is not as the standard has it; a text without values."""
+    """Bytes that cannot be read, or violate the standard; a text without values."""
 
     __slots__ = ()
 
@@ -68,9 +68,9 @@ class WireReader:
     Attributes
     ----------
     request : AssociateRQ or None
-        What was proposed.
+        The association request.
     contexts : dict of int to AcceptedContext
-        What was accepted.
+        The accepted presentation contexts.
 
     Examples
     --------
@@ -113,7 +113,7 @@ class Frames:
     lost : bool
         Whether its bytes make no sense any more.
     rest : bytearray
-        What has come of the next PDU.
+        The received part of the next PDU.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class Frames:
 
 
 class _Direction:
-    """What one end sends."""
+    """The bytes of one end."""
 
     def __init__(self, kept: int) -> None:
         self.frames = Frames()

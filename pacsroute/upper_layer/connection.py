@@ -46,8 +46,8 @@ class Connection:
     Parameters
     ----------
     role : {"acceptor", "requestor"}
-        Who requested the association. An acceptor begins in Sta2, its transport
-        connection being there; a requestor in Sta1.
+        The role of this side. An acceptor begins in Sta2, because it has its transport connection;
+        a requestor in Sta1.
     maximum_length : int
         The length of P-DATA-TF that was offered to the peer, in bytes. A peer that
         sends longer ones is tolerated up to twice that length, then aborted.
@@ -59,7 +59,7 @@ class Connection:
     state : str
         ``Sta1`` to ``Sta13`` (PS3.8 §9.2.1).
     error : ProtocolError or None
-        What the peer did, where this side ended the association for it.
+        The violation by the peer for which this side ended the association.
 
     Examples
     --------

@@ -44,7 +44,7 @@ class AcceptedContext(NamedTuple):
 
 
 class Policy(Protocol):
-    """What an acceptor is willing to do, for each SOP class."""
+    """The services that an acceptor offers, for each SOP class."""
 
     def serves(self, sop_class: str) -> bool:
         """Tell whether this side can be its SCP."""
@@ -117,9 +117,9 @@ class _Judge:
     Parameters
     ----------
     request : AssociateRQ
-        What the peer wants.
+        The association request.
     policy : Policy
-        What this side is willing to do.
+        The services of this side.
 
     Attributes
     ----------
@@ -221,7 +221,7 @@ def propose(
     extended : mapping of str to bytes, optional
         Application information by SOP class (PS3.7 §D.3.3.5).
     user_identity : UserIdentity, optional
-        Who asks.
+        The identity of the requestor.
     maximum_length : int
         Of P-DATA-TF, in bytes.
 

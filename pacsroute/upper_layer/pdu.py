@@ -71,7 +71,7 @@ class CommonExtendedNegotiation(NamedTuple):
 
 
 class UserIdentity(NamedTuple):
-    """Who the requestor says it is (PS3.7 §D.3.3.7).
+    """The identity that the requestor claims (PS3.7 §D.3.3.7).
 
     Type 1 is a user name, 2 a user name and passcode, 3 a Kerberos ticket, 4 a SAML
     assertion, 5 a JSON web token.

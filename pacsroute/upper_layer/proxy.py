@@ -27,11 +27,11 @@ _UNSPECIFIED = 0x00
 
 
 class ProxyHeaderError(PacsrouteError):
-    """What came is not a header of the PROXY protocol."""
+    """The bytes are not a header of the PROXY protocol."""
 
 
 class Source(NamedTuple):
-    """Who a connection is of.
+    """The peer of a connection.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def missing(data: bytes) -> int:
     Parameters
     ----------
     data : bytes
-        What was read so far: never more than the header.
+        The bytes read so far: never more than the header.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What an A-ASSOCIATE-RJ means, and what to try (PS3.8 §9.3.4)."""
+"""The meaning of an A-ASSOCIATE-RJ, and remedies (PS3.8 §9.3.4)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Link(NamedTuple):
 class Tap(Protocol):
     """Sees the bytes of one association, decrypted, in the order in which things happened.
 
-    Several threads may call it. What it raises ends the tap, and never the association.
+    Several threads may call it. An exception ends the tap, never the association.
     """
 
     def received(self, data: Buffer, /) -> object:

@@ -68,9 +68,9 @@ def cancel_requested(requesting_ae: str, action_information: Dataset) -> Event:
     Parameters
     ----------
     requesting_ae : str
-        Whose N-ACTION it was.
+        The AE title of the N-ACTION.
     action_information : pydicom.Dataset
-        What that says of reasons, and of whom to ask.
+        The reasons and contacts in it.
     """
     information = _part(action_information, [*REASONS, "ContactURI", "ContactDisplayName"])
     information.RequestingAE = requesting_ae

@@ -1,4 +1,4 @@
-"""What may be done with a Unified Procedure Step (PS3.4 §CC.1, §CC.2)."""
+"""The operations on a Unified Procedure Step (PS3.4 §CC.1, §CC.2)."""
 
 from __future__ import annotations
 

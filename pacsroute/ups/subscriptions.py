@@ -35,19 +35,19 @@ suspend-global        -          none       locked    unlocked
 
 
 class Subscription(NamedTuple):
-    """What an N-ACTION about subscriptions means (PS3.4 §CC.2.3).
+    """The meaning of an N-ACTION about subscriptions (PS3.4 §CC.2.3).
 
     Parameters
     ----------
     receiving_ae : str
-        Whom it is about.
+        The subscriber.
     everything : bool
         Whether it is about all UPS, those to come too, or about the one.
     globally : str
         The global subscription that the AE has from now on, ``none``, ``locked`` or ``unlocked``,
         where it is about everything.
     keys : pydicom.Dataset
-        What a UPS has to match to be meant; empty where all are.
+        The keys that a UPS has to match; empty for every UPS.
     becomes : mapping of str to (str, bool)
         By the subscription of the AE to a UPS, which it has from now on, and whether the UPS is to
         be reported to it; see `state_report`.

@@ -25,7 +25,7 @@ class MediaRange(NamedTuple):
     Parameters
     ----------
     type : str
-        What it is, or with ``*``; of the parts, where it is multipart.
+        The media type, possibly with ``*``; of the parts, if it is multipart.
     multipart : bool or None
         Whether it is to come in a multipart body; None leaves that open.
     transfer_syntax : str
@@ -106,7 +106,7 @@ def acceptable(accepted: list[MediaRange], offers: Iterable[str]) -> list[tuple[
     Parameters
     ----------
     accepted : list of MediaRange
-        What the client accepts.
+        The media ranges of the client.
     offers : iterable of str
         Media types that can be sent, the default first.
 

@@ -51,7 +51,7 @@ def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller
     Parameters
     ----------
     app : App
-        Whose settings, hooks and `@app.authenticate` decide.
+        The app whose settings, hooks and `@app.authenticate` decide.
     environ : mapping
         The WSGI environment.
     called_ae : str
@@ -142,9 +142,9 @@ def check_start(app: BaseApp, address: str) -> None:
     Parameters
     ----------
     app : App
-        Whose settings they are.
+        The app of the settings.
     address : str
-        What is listened at.
+        The address of the listener.
     """
     config = app.config
     if config.web_open or ipaddress.ip_address(address).is_loopback:

@@ -19,7 +19,7 @@ class Chunks(io.RawIOBase):
     Parameters
     ----------
     file : io.BufferedReader
-        What they come from.
+        The file that they come from.
 
     Attributes
     ----------

@@ -123,7 +123,7 @@ class Connection(HTTPConnection):
     Parameters
     ----------
     server : WebServer
-        Whose it is.
+        The server.
     sock : socket
         It speaks TLS already, where the server does.
     pace : Pace

@@ -108,7 +108,7 @@ class DicomWeb:
     Parameters
     ----------
     app : App
-        Whose handlers answer.
+        The app whose handlers answer.
     """
 
     def __init__(self, app: BaseApp) -> None:
@@ -144,9 +144,9 @@ class DicomWeb:
         http : werkzeug.Request
             The request.
         path : str
-            What is behind the root.
+            The path behind the root.
         caller : Caller
-            Who asks.
+            The client.
 
         Raises
         ------

@@ -57,11 +57,11 @@ class Exchange:
     Parameters
     ----------
     app : App
-        Whose handlers answer.
+        The app whose handlers answer.
     http : werkzeug.Request
         The request.
     caller : Caller
-        Who has sent it.
+        The client.
     root : str
         The path that it is below: that of DICOMweb, or of a called AE title.
     """
@@ -76,7 +76,7 @@ class Exchange:
 
     @cached_property
     def _accepted(self) -> list[list[MediaRange]]:
-        """What the client accepts: the query parameter wins over the header (PS3.18 §8.7.8.1)."""
+        """The client's media ranges: the query parameter wins over the header (PS3.18 §8.7.8.1)."""
         asked, header = self.http.args.getlist("accept"), self.http.headers.get("Accept", "")
         return [ranges(*asked), ranges(header)] if asked else [ranges(header)]
 
@@ -250,7 +250,7 @@ class Exchange:
         items : list of bytes
             As `written`: the collector of garbage goes through thousands of dicts in vain.
         ends : Answering or Found
-            What ends when it is written.
+            The answering that ends when it is written.
         is_one : bool
             Whether it is a resource of a single data set, which needs no parts around it.
         """
@@ -293,7 +293,7 @@ class Exchange:
         delivery : Delivery
             Its body.
         tag : str
-            What changes when the body does; if it is empty, the response is returned as it is.
+            The tag of the body; if it is empty, the response is returned unchanged.
         length : int, optional
             How many bytes the body has; a client may ask for a part of them then.
         """
@@ -394,7 +394,7 @@ class Delivery:
     chunks : iterable of bytes
         The body.
     ends : Answering or Found
-        What ends with it.
+        The answering that ends with it.
 
     Attributes
     ----------

@@ -17,7 +17,7 @@ class Part(NamedTuple):
     content_type : str
         Its media type.
     chunks : iterable of bytes
-        What it holds.
+        Its content.
     location : str
         Its URL, if it has one.
     """

@@ -42,7 +42,7 @@ def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> st
     content_type : str
         Its header, with the boundary.
     receiver : Receiver
-        What takes the parts.
+        The receiver of the parts.
     most : int
         How many parts there may be: the setting ``max_web_parts``.
 

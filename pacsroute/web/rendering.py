@@ -57,10 +57,10 @@ class Options(NamedTuple):
     quality : int
         Of JPEG, from 1 to 100.
     size : (int, int) or None
-        What it has to fit in: the width and height in pixels, 0 for whatever that comes to.
+        The size of the viewport: width and height in pixels, 0 for the matching one.
     region : (float, float, float, float) or None
-        What is shown of it: left, top, width and height in its own pixels; of a negative width or
-        height the picture is turned over.
+        The region to show: left, top, width and height in its own pixels; a negative width or
+        height flips the picture.
     is_relative : bool
         Whether the region is in fractions of the whole.
     window : (float, float, str) or None

@@ -63,7 +63,7 @@ def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
     found : Found
         The instance.
     ranges : list of MediaRange
-        What asks for it, the most welcome first.
+        The media ranges that ask for it, the preferred one first.
 
     Raises
     ------
@@ -153,15 +153,15 @@ def _opened(instance: Instance, ranges: list[MediaRange], found: Found) -> tuple
 def _syntaxes(own: str, asked: str) -> list[str]:
     """Return the transfer syntaxes that may be sent, in the order in which they are tried.
 
-    Where nothing is said, explicit VR little endian is the default (PS3.18 §8.7.3.4). What is
-    compressed with loss, or cannot be decoded, goes as it is.
+    Where nothing is said, explicit VR little endian is the default (PS3.18 §8.7.3.4). An instance
+    with lossy compression, or that cannot be decoded, is sent unchanged.
 
     Parameters
     ----------
     own : str
         That in which it is stored.
     asked : str
-        What is asked for: a UID, ``*`` for any, or empty where nothing is said.
+        The requested UID, ``*`` for any, or empty without one.
     """
     default = uids.EXPLICIT_VR_LITTLE_ENDIAN
     if asked in ("*", own):

@@ -129,7 +129,7 @@ def _left(request: FindRequest, before: int, rows: Iterator[Any]) -> str:
     Parameters
     ----------
     request : FindRequest
-        What its handler has said of paging.
+        The request, with the paging of its handler.
     before : int
         How many results the page and those before it have.
     rows : iterator

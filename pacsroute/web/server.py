@@ -49,7 +49,7 @@ class WebServer(CherootServer):
     listener : socket
         Where clients connect; other processes may accept from it, too.
     app : App
-        Whose site answers.
+        The app whose site answers.
     server : ServerView
         The DICOM server that it is beside, of which the console tells.
 

@@ -52,12 +52,12 @@ class _Client(FlaskClient):
 class Site(Flask):
     """The Flask application of an app: DICOMweb, and routes of the app's own.
 
-    It is made by `App.web`. Who may come in is decided for both.
+    It is made by `App.web`. Access is decided for both.
 
     Parameters
     ----------
     app : App
-        Whose handlers answer DICOMweb.
+        The app whose handlers answer DICOMweb.
     """
 
     test_client_class = _Client

@@ -133,9 +133,9 @@ class Input:
     Parameters
     ----------
     stream : binary file
-        What it is read from.
+        The file to read.
     turn : Turn
-        Whose turn it is.
+        Its turn.
     """
 
     def __init__(self, stream: Any, turn: Turn) -> None:

@@ -47,7 +47,7 @@ def answer(config: Config, http: Request, path: str) -> Response:
     http : werkzeug.Request
         The request.
     path : str
-        What is behind ``/viewer``. A path of the viewer's own, which is no file, is its page.
+        The path behind ``/viewer``. A path of the viewer that is not a file gets its page.
 
     Raises
     ------

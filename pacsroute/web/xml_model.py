@@ -152,7 +152,7 @@ class _Reader:
     Attributes
     ----------
     model : dict
-        What there is of it.
+        The elements read so far.
     """
 
     def __init__(self, depth: int) -> None:

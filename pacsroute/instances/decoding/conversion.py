@@ -60,12 +60,12 @@ class Time(Protocol):
 
 
 class Bounds(NamedTuple):
-    """What a conversion keeps within.
+    """The limits of a conversion.
 
     Parameters
     ----------
     limits : Limits
-        What a data set may be made of.
+        The limits of a data set.
     frame : int
         How many bytes a decoded frame may have.
     time : Time
@@ -125,7 +125,7 @@ def convert(
     out : binary file
         Where it goes.
     bounds : Bounds
-        What is kept within.
+        The limits.
     bare : bool
         Whether bulk data is left out, as in a retrieval without it.
 

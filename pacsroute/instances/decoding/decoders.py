@@ -27,7 +27,7 @@ def check_frame(image: ImagePixel, transfer_syntax: str, stored: int, most: int)
     Parameters
     ----------
     image : ImagePixel
-        What its data set says.
+        The description of its pixels in the data set.
     transfer_syntax : str
         How it is compressed. Of an empty image JPEG 2000 leaves a 55,000th and JPEG-LS a
         26,000th, so that only RLE has a ratio that nothing exceeds.
@@ -77,7 +77,7 @@ def decode_frame(data: bytes, image: ImagePixel, transfer_syntax: str) -> tuple[
     data : bytes
         The frame, from which `check_frame` has found nothing to keep it.
     image : ImagePixel
-        What its data set says.
+        The description of its pixels in the data set.
     transfer_syntax : str
         The UID of how it is compressed.
 

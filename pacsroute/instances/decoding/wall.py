@@ -28,7 +28,7 @@ class Frame(NamedTuple):
     Parameters
     ----------
     image : ImagePixel
-        What describes its pixels: colours are RGB by now, and their samples interleaved.
+        The description of its pixels: colours are RGB by now, and their samples interleaved.
     file : binary file
         Its pixels in little endian, to be closed.
     """
@@ -50,7 +50,7 @@ class Decoders:
     config : Config, optional
         Its ``decoders``, ``decode_memory``, ``decode_seconds``, ``spool`` and ``max_spool``.
     room : Room, optional
-        What decoded data takes in the spool.
+        The account of decoded data in the spool.
 
     Examples
     --------
@@ -112,7 +112,7 @@ class Decoders:
         source, target : str
             Transfer Syntax UIDs, between which `obstacle` finds nothing.
         limits : Limits
-            What the data set may be made of.
+            The limits of the data set.
         wanted : callable, optional
             Tells whether the result is still wanted; it is asked a few times a second.
         bare : bool

@@ -93,7 +93,7 @@ class _Connection:
 
 
 class _Stream:
-    """What one end sends."""
+    """The bytes of one end."""
 
     def __init__(self) -> None:
         self.first: int | None = None

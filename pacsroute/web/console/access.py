@@ -1,4 +1,4 @@
-"""Who may see the console, and who may see patient data on it; that buttons are not forged."""
+"""Access to the console, and to patient data on it; protection against forged buttons."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Visit:
     Attributes
     ----------
     app : App
-        Whose console it is.
+        The app of the console.
     http : werkzeug.Request
         The request.
     caller : Caller
-        Who has sent it.
+        The client.
     name : str
         The user's name; empty for somebody on this machine.
     values : bool
         Whether patient data may be shown.
     token : str
-        What the forms of the page carry, and the browser's cookie.
+        The token of the page's forms and of the browser's cookie.
     """
 
     app: BaseApp

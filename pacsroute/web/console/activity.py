@@ -1,4 +1,4 @@
-"""What an app does, as the console shows it: who is there, what failed, and how much is done."""
+"""The activity of an app, for the console: associations, failures, and rates."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Trouble:
     reason : str
         Why, in words that hold no patient data.
     comment : str
-        What a handler has said of it, which may.
+        The handler's comment, which may.
     recording : str
         The file in which its association is recorded; empty without one.
     """

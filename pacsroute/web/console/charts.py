@@ -18,7 +18,7 @@ class Chart(NamedTuple):
     Parameters
     ----------
     title : str
-        What is counted.
+        The counted command.
     total, most : str
         How much there was, and the most of a minute.
     bars : str

@@ -31,7 +31,7 @@ class Destination(NamedTuple):
     tls : bool
         Whether TLS is spoken.
     echo : dict or None
-        What `Echoes` has of it.
+        Its result in `Echoes`.
     """
 
     title: str

@@ -31,7 +31,7 @@ def overview(
     server : ServerView or None
         The DICOM server of this process.
     snapshots : sequence of dict
-        What each process of the server has seen; this one's is the first.
+        The activity of each process of the server; this one's is the first.
     """
     associations = [one for each in snapshots for one in each["associations"]]
     troubles = [one for each in snapshots for one in each["troubles"]]

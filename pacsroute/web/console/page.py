@@ -103,9 +103,9 @@ class Console:
         http : werkzeug.Request
             The request.
         path : str
-            What is behind ``/console``.
+            The path behind ``/console``.
         caller : Caller
-            Who asks.
+            The client.
         """
         http.max_content_length = _FORM
         visit = None

@@ -28,8 +28,8 @@ def kind_of(command: str) -> str:
 class Rates:
     """Counts of requests, bytes and failures in each minute of the last hour.
 
-    Minutes are those of the time of day, so that several processes have the same ones. Whoever
-    uses it holds a lock of its own.
+    Minutes are those of the time of day, so that several processes have the same ones. The caller
+    holds a lock.
 
     Parameters
     ----------

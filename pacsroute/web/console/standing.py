@@ -51,7 +51,7 @@ class Room(NamedTuple):
 
     @property
     def free(self) -> int:
-        """What is left."""
+        """The rest."""
         return max(0, self.size - self.used)
 
     @property

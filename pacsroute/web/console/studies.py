@@ -85,8 +85,8 @@ def studies(visit: Visit, ask: Ask) -> dict[str, Any]:
     Parameters
     ----------
     visit : Visit
-        Whose parameters say what is searched for. Somebody who may not see patient data may
-        not search for it either: the number of matches would tell it.
+        The visit with the parameters of the search. A user who may not see patient data may not
+        search for it either: the number of matches would tell it.
     ask : callable
         Answers the search.
     """

@@ -1,4 +1,4 @@
-"""What the app does, without a network: `dicom_client` is pacsroute's own fixture."""
+"""Tests of the app without a network: `dicom_client` is pacsroute's own fixture."""
 
 import importlib
 
