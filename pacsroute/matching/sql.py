@@ -25,6 +25,36 @@ class Where(NamedTuple):
     sql: str
     parameters: tuple[Any, ...]
 
+    def named(self, prefix: str = "key") -> tuple[str, dict[str, Any]]:
+        """Return the condition with names instead of marks, and the values by name.
+
+        This is what SQLAlchemy's ``text`` takes, and `sqlite3`, too.
+
+        Parameters
+        ----------
+        prefix : str
+            What the names begin with: conditions of one statement have different ones.
+
+        Raises
+        ------
+        ValueError
+            If a column has a mark of its own.
+
+        Examples
+        --------
+        >>> Where("study.id = ? OR study.id IS NULL", ("1",)).named()
+        ('study.id = :key0 OR study.id IS NULL', {'key0': '1'})
+        """
+        for mark in ("?", "%s"):
+            first, *rest = self.sql.split(mark)
+            if len(rest) == len(self.parameters):
+                break
+        else:
+            raise ValueError("a column has a mark of a parameter in it")
+        names = [f"{prefix}{number}" for number in range(len(rest))]
+        sql = first + "".join(f":{name}{part}" for name, part in zip(names, rest, strict=True))
+        return sql, dict(zip(names, self.parameters, strict=True))
+
 
 def where(
     identifier: Dataset,
