@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from mmap import mmap
 from multiprocessing.connection import Connection
@@ -93,30 +93,31 @@ def run_workers(
 
     def make(listeners: dict[str, socket]) -> Server:
         with explained():
-            return Server(load_app(), listeners=listeners)
+            return Server(load_app(), listeners=listeners, neighbours=shared.get("console"))
 
     first = try_out(look, account)
     with explained():
         listeners = {name: one.socket for name, one in listen(first).items()}
     ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
-    counts = None
+    shared: dict[str, str] = {}
     if "metrics_port" in ports:
         announce_monitor(first.metrics_host, ports["metrics_port"])
-        counts = _count_together(account)
+        if _COUNTS not in os.environ:
+            os.environ[_COUNTS] = shared["counts"] = _share(account)
         _get_monitor_ready()
     if "web_port" in ports:
+        shared["console"] = _share(account)
         announce_web(first, ports["web_port"])
     host, tls_port = listeners["port"].getsockname()[0], ports.get("tls_port", ports["port"])
     where = address(host, ports["port"], tls_port if first.tls_certificate else None)
     click.echo(f"listening on {where} with {count} workers, Ctrl-C stops")
-    Supervisor(make, look, listeners, count, account, counts, first.drain + first.grace).run()
+    folders = list(shared.values())
+    Supervisor(make, look, listeners, count, account, folders, first.drain + first.grace).run()
 
 
-def _count_together(account: Account | None) -> str | None:
-    """Make the workers count in a shared folder; return it if it must be removed afterwards."""
-    if _COUNTS in os.environ:
-        return None
-    folder = os.environ[_COUNTS] = tempfile.mkdtemp(prefix="pacsroute-")
+def _share(account: Account | None) -> str:
+    """Make a folder that the workers share, and nobody else."""
+    folder = tempfile.mkdtemp(prefix="pacsroute-")
     if account is not None:
         os.chown(folder, account.uid, account.gid)
     return folder
@@ -129,9 +130,9 @@ def _get_monitor_ready() -> None:
         import_module("pacsroute.net.metrics")
 
 
-def _ended(counts: str | None) -> None:
-    if counts is not None:
-        shutil.rmtree(counts, ignore_errors=True)
+def _ended(folders: Iterable[str]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     click.echo("stopped")
 
 
@@ -226,8 +227,8 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         How many workers there are.
     account : Account or None
         Their account, if it is not that of this process.
-    counts : str or None
-        A folder to be removed at the end.
+    folders : list of str
+        What they share, to be removed at the end.
     time : float
         Seconds that a worker drains when all stop, and that running associations have then.
     """
@@ -239,7 +240,7 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         listeners: dict[str, socket],
         count: int,
         account: Account | None,
-        counts: str | None,
+        folders: list[str],
         time: float,
     ) -> None:
         self.make = make
@@ -254,7 +255,7 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
             "logger_class": Log,
             "timeout": _SILENCE,
             "graceful_timeout": int(time) + _AFTERWARDS,
-            "on_exit": lambda arbiter: _ended(counts),
+            "on_exit": lambda arbiter: _ended(folders),
             "child_exit": lambda arbiter, worker: _uncount(worker),
             "control_socket_disable": True,
         }
@@ -287,7 +288,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
     _reloading = False
 
     def handle_hup(self) -> None:
-        """Replace the workers with new ones, which load the app again."""
+        """Have workers that load the app anew take the place of those that are there."""
         try:
             try_out(self.app.look, self.app.account)
         except click.exceptions.Exit:
@@ -327,7 +328,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
 
     def handle_usr2(self) -> None:
         """Do nothing: the command line would have to listen on its port once more."""
-        logger.warning("SIGUSR2 does nothing here; SIGHUP loads the app again")
+        logger.warning("SIGUSR2 does nothing here; SIGHUP loads the app anew")
 
 
 def _serves(worker: Worker) -> bool:

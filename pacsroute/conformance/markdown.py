@@ -1,4 +1,4 @@
-"""The Markdown of the statement: tables, sub-sections, and sections for the vendor."""
+"""Markdown as the statement has it: tables, sub-sections, and what is left to the vendor."""
 
 from __future__ import annotations
 

@@ -68,6 +68,8 @@ class ServerView(Protocol):
         Where else it does.
     associations : int
         How many associations there are.
+    neighbours : str or None
+        A folder in which the processes that share its listeners meet.
     """
 
     config: Config
@@ -76,6 +78,7 @@ class ServerView(Protocol):
     tls_port: int | None
     metrics_port: int | None
     web_port: int | None
+    neighbours: str | None
 
     @property
     def associations(self) -> int: ...
@@ -241,7 +244,7 @@ class BaseApp(Scope):
         return ""
 
     def audit(self, function: Auditor) -> Auditor:
-        """Register a function for each store, query, retrieval, deletion and the like.
+        """Register what is told of each store, query, retrieval, deletion and the like.
 
         Parameters
         ----------

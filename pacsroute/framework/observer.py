@@ -56,7 +56,7 @@ class Observers(Observer):
     Parameters
     ----------
     *each : Observer
-        The observers.
+        Those that are told.
     """
 
     def __init__(self, *each: Observer) -> None:

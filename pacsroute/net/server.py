@@ -68,6 +68,8 @@ class Server:
     listeners : mapping of str to socket, optional
         Sockets that listen already, by the name of the port's setting, such as ``tls_port``:
         those that other processes accept from, too.
+    neighbours : str, optional
+        A folder of their own, in which these processes meet.
     **settings
         Settings of `pacsroute.Config` instead of the app's, of those that are about
         listening, TLS, times, and how many associations there are.
@@ -105,9 +107,11 @@ class Server:
         port: int | None = None,
         *,
         listeners: Mapping[str, socket.socket] | None = None,
+        neighbours: str | None = None,
         **settings: Unpack[ServerSettings],
     ) -> None:
         self.app = app
+        self.neighbours = neighbours
         given = {"host": host, "port": port} | settings
         chosen = {name: value for name, value in given.items() if value is not None}
         check_own(chosen)

@@ -27,6 +27,7 @@ from pacsroute.tls import TLS, explain
 from pacsroute.web import viewer
 from pacsroute.web.caller import check_start
 from pacsroute.web.connection import Connection, Gateway
+from pacsroute.web.console.page import Console
 from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
@@ -65,7 +66,8 @@ class WebServer(CherootServer):
         config = app.config
         address = listener.getsockname()
         check_start(app, address[0])
-        app.web.console.attend(server)
+        self._console: Console = app.web.console
+        self._console.attend(server)
         viewer.check(config)
         super().__init__(address[:2], app.web, numthreads=1, server_name="pacsroute")
         self.software = "pacsroute"
@@ -96,6 +98,7 @@ class WebServer(CherootServer):
 
     def start(self) -> None:
         """Begin to answer."""
+        self._console.start()
         self._listener.setblocking(False)  # another process may be the one that accepts
         self._after = DaemonPool("pacsroute-web-after", _AFTER_THREADS)
         self._acceptor = threading.Thread(target=self._accept, name="pacsroute-web", daemon=True)
@@ -104,6 +107,7 @@ class WebServer(CherootServer):
     def stop(self) -> None:
         """Take no more connections; requests that are worked on have their time to end."""
         self._stop.set()
+        self._console.stop()
         if self._acceptor is not None:
             self._acceptor.join(4 * _TICK)
         self._listener.close()
@@ -249,9 +253,11 @@ class WebServer(CherootServer):
             return True
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        while not self._stop.is_set() and time.monotonic() < deadline:
-            if poll.poll(_TICK * 1000):
+        while time.monotonic() < deadline:
+            if poll.poll(_TICK * 1000):  # also once after a stop: a client may have just come
                 return True
+            if self._stop.is_set():
+                break
         return False
 
     def begun(self, sock: Any) -> None:

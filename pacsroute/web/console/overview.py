@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -43,10 +42,10 @@ def overview(
     routes = _routes(app)
     return {
         "host": socket.gethostname(),
-        "process": os.getpid(),
+        "processes": [each["process"] for each in snapshots],
         "began": min(each["began"] for each in snapshots),
         "serves": server is not None,
-        "obstacle": "" if server is None else server.obstacle(),
+        "obstacles": _obstacles(snapshots),
         "places": _places(snapshots),
         "ports": [] if server is None else list(standing.ports(server)),
         "certificates": [] if server is None else list(standing.certificates(server)),
@@ -64,6 +63,11 @@ def overview(
         "queue": queue_of(app),
         "instance_of": instance_of,
     }
+
+
+def _obstacles(snapshots: Sequence[dict[str, Any]]) -> list[str]:
+    """Return why processes are not ready, each reason once."""
+    return list(dict.fromkeys(each["obstacle"] for each in snapshots if each["obstacle"]))
 
 
 def _places(snapshots: Sequence[dict[str, Any]]) -> dict[str, int] | None:

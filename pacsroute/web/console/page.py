@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from pacsroute.web.console import charts, queue
 from pacsroute.web.console.access import FIELD, ROOT, Visit, check_button, remember, visit_of
 from pacsroute.web.console.activity import KEPT, Activity
 from pacsroute.web.console.destinations import Echoes
+from pacsroute.web.console.neighbours import Neighbours
 from pacsroute.web.console.overview import overview
 from pacsroute.web.console.studies import Ask, has_studies, studies, thumbnail
 from pacsroute.web.console.times import ago, clock
@@ -89,11 +91,25 @@ class Console:
         self._activity = Activity()
         self._echoes = Echoes()
         self._began = time.time()
+        self._neighbours: Neighbours | None = None
         app.observe(self._activity)
 
     def attend(self, server: ServerView) -> None:
         """Tell of a DICOM server from now on, too."""
         self._server = server
+        self._neighbours = None
+        if server.neighbours is not None:
+            self._neighbours = Neighbours(server.neighbours, self._snapshot)
+
+    def start(self) -> None:
+        """Tell the other processes of the server what this one sees."""
+        if self._neighbours is not None:
+            self._neighbours.start()
+
+    def stop(self) -> None:
+        """Tell them no more."""
+        if self._neighbours is not None:
+            self._neighbours.stop()
 
     def answer(self, http: Request, path: str, caller: Caller) -> Response:
         """Answer a request that was admitted.
@@ -167,21 +183,29 @@ class Console:
     # ------------------------------------------------------------- pages
 
     def _overview(self, visit: Visit) -> Response:
-        values = overview(self._app, self._server, self._snapshots())
-        return self._page(visit.http, visit, "overview.html", **values)
+        snapshots, silent = self._snapshots()
+        values = overview(self._app, self._server, snapshots)
+        return self._page(visit.http, visit, "overview.html", silent=silent, **values)
 
-    def _snapshots(self) -> list[dict[str, Any]]:
-        """Return what each process of the server has seen, this one first."""
+    def _snapshot(self) -> dict[str, Any]:
+        """Return what this process has seen."""
         server = self._server
-        places = (0, 0)
+        facts: dict[str, Any] = {"places": (0, 0), "obstacle": ""}
         if server is not None:
             places = server.associations, server.config.max_associations
-        own = {"began": self._began, "echoes": self._echoes.snapshot(), "places": places}
-        return [self._activity.snapshot() | own]
+            facts = {"places": places, "obstacle": server.obstacle()}
+        facts |= {"process": os.getpid(), "began": self._began, "echoes": self._echoes.snapshot()}
+        return self._activity.snapshot() | facts
+
+    def _snapshots(self) -> tuple[list[dict[str, Any]], int]:
+        """Return what each process of the server has seen, and how many have not told."""
+        others, silent = ([], 0) if self._neighbours is None else self._neighbours.others()
+        return [self._snapshot(), *others], silent
 
     def _trouble(self, visit: Visit, number: str) -> Response:
         """Show a failure with what a handler has said of it, and its trace."""
-        troubles = [one for each in self._snapshots() for one in each["troubles"]]
+        snapshots, _ = self._snapshots()
+        troubles = [one for each in snapshots for one in each["troubles"]]
         trouble = next((one for one in troubles if one["id"] == number), None)
         if trouble is None:
             raise NotFound(f"this is not among the last {KEPT} failures")
