@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import subprocess
 import threading
 import time
@@ -18,11 +19,17 @@ def uid(number):
     return b"1.2.826.0.1.3680043.1%08d" % number
 
 
-def images(size, count, first=0):
-    """Return UIDs and data sets of images that differ in nothing else."""
-    template = client.image(size, uid(0))
+_NOISE = random.Random(0).randbytes(1 << 20)
+
+
+def images(size, count, first=0, study=b"1.2.3"):
+    """Return UIDs and data sets of images; no two of them have the same pixels."""
+    head = client.image(0, uid(0)).replace(b"1.2.3\0", study + b"\0")
+    head = head[:-4] + size.to_bytes(4, "little")
+    noise = _NOISE * (size // len(_NOISE) + 2)
     for number in range(first, first + count):
-        yield uid(number), template.replace(uid(0), uid(number)) if number else template
+        at = number * 4098 % len(_NOISE)
+        yield uid(number), head.replace(uid(0), uid(number)) + noise[at : at + size]
 
 
 # ------------------------------------------------------------------ C-ECHO
@@ -56,28 +63,13 @@ def associate(server, count):
 
 
 def raw_ping_pong(server, count, times=1):
-    with client.connect(server.port) as sock:
-        sock.sendall(b"P")
-        return _ping_pongs(sock, count * times)
-
-
-def _ping_pongs(sock, count):
     message = bytes(74)
-    started = time.perf_counter()
-    for _ in range(count):
-        sock.sendall(message)
-        sock.recv(4096)
-    return count / (time.perf_counter() - started)
-
-
-def raw_associate(server, count):
-    """As many bytes and turns as an association with one echo."""
-    started = time.perf_counter()
-    for _ in range(count):
-        with client.connect(server.port) as sock:
-            sock.sendall(b"P")
-            _ping_pongs(sock, 3)
-    return count / (time.perf_counter() - started)
+    with client.connect(server.port) as sock:
+        started = time.perf_counter()
+        for _ in range(count * times):
+            sock.sendall(message)
+            sock.recv(4096)
+        return count * times / (time.perf_counter() - started)
 
 
 # ------------------------------------------------------------------ C-STORE
@@ -86,22 +78,28 @@ def raw_associate(server, count):
 def store(server, count, size):
     """Store instances one after the other; they are compared with what was sent by hash."""
     association = client.Association(server.port, client.CT_STORAGE)
-    messages, digests, length = _stores(association, size, count)
+    messages, digests, length = _stores(association, size, count, _numbers(server, count))
     started = time.perf_counter()
     _send_all(association, messages)
     seconds = time.perf_counter() - started
     association.release()
-    check(server.folder, digests, length)
+    check(server, digests, length)
     return count * length / seconds / 1e6
+
+
+def _numbers(server, count):
+    """Return the first of as many numbers that no instance had at this server."""
+    server.sent += count
+    return server.sent - count
 
 
 def store_parallel(server, count, size=512_000, associations=8):
     """Store instances over several associations at once."""
     each = max(1, count // associations)
     all_of_them, digests = [], []
-    for number in range(associations):
+    for _ in range(associations):
         association = client.Association(server.port, client.CT_STORAGE)
-        messages, hashes, length = _stores(association, size, each, number * each)
+        messages, hashes, length = _stores(association, size, each, _numbers(server, each))
         all_of_them.append((association, messages))
         digests += hashes
 
@@ -110,7 +108,7 @@ def store_parallel(server, count, size=512_000, associations=8):
         association.release()
 
     seconds = _at_once(send, all_of_them)
-    check(server.folder, digests, length)
+    check(server, digests, length)
     return associations * each * length / seconds / 1e6
 
 
@@ -149,27 +147,15 @@ def _send_all(association, messages):
         assert association.status() == (0, False)
 
 
-def raw_to_file(server, count, size):
-    sent = list(images(size, count))
-    with client.connect(server.port) as sock:
-        sock.sendall(b"F")
-        started = time.perf_counter()
-        for _, data in sent:
-            sock.sendall(len(data).to_bytes(8))
-            sock.sendall(data)
-            assert sock.recv(1) == b"\0"
-        seconds = time.perf_counter() - started
-    check(server.folder, [hashlib.sha256(data).hexdigest() for _, data in sent], len(data))
-    return count * len(data) / seconds / 1e6
-
-
-def check(folder, digests, length):
-    """Compare the files of a folder with what was sent, and remove them.
+def check(server, digests, length):
+    """Compare the files of a server with what was sent, and remove them.
 
     Each server writes a head of its own; the data sets behind it are the same.
     """
+    if not server.keeps_files:
+        return
     found = []
-    for path in folder.iterdir():
+    for path in server.folder.iterdir():
         if path.is_file():
             with path.open("rb") as file:
                 file.seek(-length, os.SEEK_END)
@@ -207,7 +193,7 @@ def storescu(server, count, no_delay=False):
     for path in paths:
         os.unlink(path)
     sent.rmdir()
-    check(server.folder, [hashlib.sha256(image).hexdigest() for image in data], len(data[0]))
+    check(server, [hashlib.sha256(image).hexdigest() for image in data], len(data[0]))
     return count / (seconds[1] - seconds[0])
 
 
@@ -256,12 +242,18 @@ def find_datasets_parallel(server, count, associations=4):
 _TIMES = 3  # that the same instances are fetched in one round
 
 
-def prepare(server, count, size=512_000):
+_STUDIES = {512_000: b"1.2.3", 40_000: b"1.2.4"}  # by the size of their instances
+_FIRSTS = {512_000: 0, 40_000: 1_000_000}  # their numbers: an instance is in one study only
+
+
+def prepare(server, count, size):
     """Give a server what it is to send: dcmqrscp by C-STORE, the others as files."""
-    if server.kept.exists():
+    study = _STUDIES[size]
+    folder = server.kept / study.decode()
+    if folder.exists():
         return
-    server.kept.mkdir()
-    sent = images(size, count)
+    folder.mkdir(parents=True)
+    sent = images(size, count, _FIRSTS[size], study)
     if server.name == "dcmqrscp":
         association = client.Association(server.port, client.CT_STORAGE)
         for number, (name, data) in enumerate(sent):
@@ -271,31 +263,32 @@ def prepare(server, count, size=512_000):
         return
     for name, data in sent:
         head = part10.head(client.CT_STORAGE.decode(), name.decode(), client.EXPLICIT.decode())
-        server.kept.joinpath(f"{name.decode()}.dcm").write_bytes(head + data)
+        folder.joinpath(f"{name.decode()}.dcm").write_bytes(head + data)
 
 
-def get(server, count):
+def get(server, count, size=512_000):
     """Fetch instances; a second time, untimed, they are compared by hash the first time."""
-    prepare(server, count)
-    return _fetched(server, "get", _get, count)
+    prepare(server, count, size)
+    return _fetched(server, _get, count, size)
 
 
-def _fetched(server, work, fetch, count):
-    if server.unchecked(work):
-        _, receiver = fetch(server, hashing=True)
-        _compare(receiver, count)
-    seconds = size = 0
+def _fetched(server, fetch, count, size):
+    study = _STUDIES[size].decode()
+    if server.unchecked((fetch, study)):
+        _, receiver = fetch(server, hashing=True, study=study)
+        _compare(receiver, count, size)
+    seconds = length = 0
     for _ in range(_TIMES):
-        took, receiver = fetch(server)
+        took, receiver = fetch(server, study=study)
         assert receiver.count == count
         seconds += took
-        size += receiver.size
-    return size / seconds / 1e6
+        length += receiver.size
+    return length / seconds / 1e6
 
 
-def _get(server, hashing=False):
+def _get(server, hashing=False, study="1.2.3"):
     association = client.Association(server.port, client.STUDY_GET, fetched=client.CT_STORAGE)
-    message = _study(association, client.command(client.C_GET, 1, client.STUDY_GET))
+    message = _study(association, client.command(client.C_GET, 1, client.STUDY_GET), study)
     receiver = sink.Receiver(association.socket, association.file, hashing)
     started = time.perf_counter()
     association.socket.sendall(message)
@@ -306,23 +299,23 @@ def _get(server, hashing=False):
     return seconds, receiver
 
 
-def _study(association, encoded):
+def _study(association, encoded, study="1.2.3"):
     keys = Dataset()
-    keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", "1.2.3"
+    keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", study
     return b"".join(association.pdus(encoded, client.encode(keys)))
 
 
-def move(server, count):
+def move(server, count, size=512_000):
     """Have instances sent to a receiver that keeps nothing."""
-    prepare(server, count)
-    return _fetched(server, "move", _move, count)
+    prepare(server, count, size)
+    return _fetched(server, _move, count, size)
 
 
-def _move(server, hashing=False):
+def _move(server, hashing=False, study="1.2.3"):
     server.sink.hashing = hashing
     association = client.Association(server.port, client.STUDY_MOVE)
     encoded = client.command(client.C_MOVE, 1, client.STUDY_MOVE, destination=b"SINK")
-    message = _study(association, encoded)
+    message = _study(association, encoded, study)
     started = time.perf_counter()
     association.socket.sendall(message)
     _, status = association.answers()
@@ -332,6 +325,7 @@ def _move(server, hashing=False):
     return seconds, server.sink.take()
 
 
-def _compare(receiver, count):
-    expected = [hashlib.sha256(data).hexdigest() for _, data in images(512_000, count)]
+def _compare(receiver, count, size):
+    sent = images(size, count, _FIRSTS[size], _STUDIES[size])
+    expected = [hashlib.sha256(data).hexdigest() for _, data in sent]
     assert sorted(receiver.digests) == sorted(expected)

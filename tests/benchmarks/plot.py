@@ -4,12 +4,20 @@ import math
 
 from tests.benchmarks import report
 
-_COLOURS = {"DCMTK": "#4878a8", "pynetdicom": "#d8a24a", "raw sockets": "#999999"}
+_COLOURS = {
+    "DCMTK": "#4878a8",
+    "the limit": "#999999",
+    "pynetdicom": "#d8a24a",
+    "pydcm": "#8a6aa8",
+    "Orthanc": "#5a9a6a",
+}
 
 
 def _kind(party):
-    if party.server in ("pynetdicom", "raw sockets"):
+    if party.server in _COLOURS:
         return party.server
+    if party.server.startswith(("bare", "raw")):
+        return "the limit"
     return None if party.server.startswith("pacsroute") else "DCMTK"
 
 
@@ -21,7 +29,7 @@ def plot(works, results, growth, path):
     except ImportError:
         raise SystemExit("a plot needs matplotlib: pip install 'pacsroute[bench]'") from None
 
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure = Figure(figsize=(12, 14), layout="constrained")
     grid = figure.add_gridspec(3, 2, width_ratios=(3, 2))
     _ratios(figure.add_subplot(grid[:, 0]), works, results)
     for row, (name, figures) in enumerate((growth or {}).items()):

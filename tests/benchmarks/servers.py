@@ -1,7 +1,11 @@
-"""The servers that are measured, each at its best and with the same work to do."""
+"""The servers that are measured, each at its best and with the same work to do.
+
+`pydcm` may be in another interpreter: the variable ``BENCH_PYDCM`` names that.
+"""
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -35,6 +39,7 @@ class Server:
         self.name, self.folder, self.sink = name, Path(folder), sink
         self.port = 0
         self.process = None
+        self.sent = 0  # instances, which have their numbers in their UIDs and in their pixels
         self._checked = set()
 
     def another(self):
@@ -49,8 +54,13 @@ class Server:
 
     @property
     def kept(self):
-        """Where what a C-GET sends is."""
+        """Where what a C-GET sends is, in a folder for each study."""
         return self.folder / "kept"
+
+    @property
+    def keeps_files(self):
+        """Whether what it stores is in its folder, as it came."""
+        return self.name != "Orthanc"
 
     def __enter__(self):
         self.folder.mkdir(exist_ok=True)
@@ -75,7 +85,8 @@ class Server:
                 "TCP_NODELAY": "1",  # DCMTK at its best
                 "BENCH_FOLDER": str(self.folder),
                 "BENCH_SINK": str(self.sink.port) if self.sink else "",
-                "BENCH_DURABLE": "1" if self.name == "pacsroute, durable" else "0",
+                "BENCH_DURABLE": "1" if self.name.endswith(", durable") else "0",
+                "BENCH_PDU": "0" if "without limit" in self.name else "131072",
             },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -91,11 +102,12 @@ class Server:
         raise RuntimeError(f"{self.name} did not start")
 
     def _command(self):
-        port = str(self.port)
-        match self.name:
-            case "pacsroute" | "pacsroute, durable" | "pacsroute --workers 2":
+        port, folder = str(self.port), str(self.folder)
+        match self.name.split(",")[0]:
+            case "pacsroute" | "pacsroute --workers 2":
                 app = str(_APPS / "pacsroute_app.py")
-                options = ["--log-level", "warning"]
+                level = "info" if "INFO" in self.name else "warning"
+                options = ["--log-level", level]
                 for limit in ("", "-per-host", "-per-ae"):
                     options += (f"--max-associations{limit}", "2000")
                 if "--workers" in self.name:
@@ -103,17 +115,51 @@ class Server:
                 return [sys.executable, "-m", "pacsroute", "run", app, "--port", port, *options]
             case "pynetdicom":
                 return [sys.executable, str(_APPS / "pynetdicom_app.py"), port]
+            case "pydcm":
+                return [_pydcm(), str(_APPS / "pydcm_app.py"), port]
+            case "bare server":
+                return [sys.executable, str(_APPS / "bare.py"), port]
             case "raw sockets":
                 return [sys.executable, str(_APPS / "raw.py"), port]
             case "storescp":
-                return [dcmtk("storescp"), *_PDU, "-od", str(self.folder), port]
+                fork = ["--fork"] if "on disk" in self.name else []
+                return [dcmtk("storescp"), *fork, *_PDU, "-od", folder, port]
             case "storescp --fork":
-                return [dcmtk("storescp"), "--fork", *_PDU, "-od", str(self.folder), port]
+                return [dcmtk("storescp"), "--fork", *_PDU, "-od", folder, port]
             case "dcmqrscp":
                 config = self.folder.with_suffix(".cfg")
                 config.write_text(_QRSCP.format(folder=self.folder, sink=self.sink.port))
                 return [dcmtk("dcmqrscp"), "-c", str(config), port]
+            case "Orthanc":
+                path = self.folder.with_suffix(".json")
+                path.write_text(json.dumps(_orthanc(self.folder, self.port)))
+                return [shutil.which("Orthanc"), str(path)]
         raise ValueError(self.name)
+
+
+def on_disk(name):
+    """Tell whether a server's folder has to be on a disk, for what it flushes."""
+    return name.endswith((", durable", ", on disk"))
+
+
+def _orthanc(folder, port):
+    return {
+        "StorageDirectory": str(folder / "files"),
+        "IndexDirectory": str(folder / "files"),
+        "HttpServerEnabled": False,
+        "DicomAet": "BENCH",
+        "DicomPort": port,
+        "DicomCheckCalledAet": False,
+        "DicomCheckModalityHost": False,
+        "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowStore": True,
+    }
+
+
+def _pydcm():
+    """Return the interpreter that has pydcm, or None."""
+    own = sys.executable if importlib.util.find_spec("pydcm") else None
+    return os.environ.get("BENCH_PYDCM", own)
 
 
 def environment():
@@ -125,13 +171,17 @@ def environment():
 
 def installed(name):
     """Tell whether a server can be started here."""
-    if name == "pynetdicom":
+    if name.startswith("pynetdicom"):
         return importlib.util.find_spec("pynetdicom") is not None
+    if name == "pydcm":
+        return _pydcm() is not None
+    if name == "Orthanc":
+        return shutil.which(name) is not None
     if "--workers" in name:
         return importlib.util.find_spec("gunicorn") is not None
-    if name.startswith(("pacsroute", "raw")):
+    if name.startswith(("pacsroute", "raw", "bare")):
         return True
-    return dcmtk(name.split()[0]) is not None
+    return dcmtk(name.split(",")[0].split()[0]) is not None
 
 
 def dcmtk(tool):

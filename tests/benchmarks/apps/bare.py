@@ -17,8 +17,9 @@ import time
 FOLDER = os.environ["BENCH_FOLDER"]
 DURABLE = os.environ.get("BENCH_DURABLE") == "1"
 SINK = int(os.environ["BENCH_SINK"])
-STORE, GET, MOVE, FIND, ECHO = 0x01, 0x10, 0x21, 0x20, 0x30
+STORE, GET, MOVE, ECHO = 0x01, 0x10, 0x21, 0x30
 ROOM = (1 << 20) + 65_536 + 6
+LONGEST = 131_072  # bytes of a PDU that is sent: what dcmqrscp sends, and the sink takes
 SOON = 100e-6
 HEAD = bytes(128) + b"DICM" + bytes(332)  # as long as ours
 _PDU = struct.Struct(">BxI")
@@ -147,11 +148,12 @@ class Association:
                 self.store()
                 self.socket.sendall(response(context, request, field))
             else:
-                self.next()
+                _, body = self.next()
+                study = bytes(body).partition(b"\x20\0\x0d\0UI\6\0")[2][:5].decode()
                 if field == GET:
-                    send_kept(self, 3)
+                    send_kept(self, 3, study)
                 else:
-                    move()
+                    move(study)
                 self.socket.sendall(response(context, request, field))
 
     def store(self):
@@ -177,10 +179,11 @@ class Association:
 numbers = itertools.count()
 
 
-def send_kept(association, context, limit=131_072):
-    """Send each kept file in one call, and wait for the response."""
-    for number, name in enumerate(os.listdir(f"{FOLDER}/kept")):
-        fd = os.open(f"{FOLDER}/kept/{name}", os.O_RDONLY)
+def send_kept(association, context, study):
+    """Send each kept file of a study in one call, and wait for the response."""
+    folder = f"{FOLDER}/kept/{study}"
+    for number, name in enumerate(os.listdir(folder)):
+        fd = os.open(f"{folder}/{name}", os.O_RDONLY)
         data = os.read(fd, os.fstat(fd).st_size)
         os.close(fd)
         start = 132 + 12 + int.from_bytes(data[140:144], "little")
@@ -193,7 +196,7 @@ def send_kept(association, context, limit=131_072):
             (0x1000, name[:-4].encode()),
         )
         pieces, view = [pdu(context, 3, encoded)], memoryview(data)
-        room = limit - 6
+        room = LONGEST - 6
         for at in range(start, len(data), room):
             piece = view[at : at + room]
             last = 2 if at + room >= len(data) else 0
@@ -207,7 +210,7 @@ def send_kept(association, context, limit=131_072):
         association.next()
 
 
-def move():
+def move(study):
     with socket.create_connection(("127.0.0.1", SINK)) as sock:
         sink = Association(sock)
         context = bytes((1, 0, 0, 0)) + item(0x30, b"1.2.840.10008.5.1.4.1.1.2")
@@ -217,7 +220,7 @@ def move():
         body += item(0x50, item(0x51, struct.pack(">I", 1 << 20)))
         sock.sendall(struct.pack(">BxI", 1, len(body)) + body)
         sink.next()
-        send_kept(sink, 1)
+        send_kept(sink, 1, study)
         sock.sendall(struct.pack(">BxI4x", 5, 4))
         sink.next()
 

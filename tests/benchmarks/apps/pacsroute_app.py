@@ -7,7 +7,7 @@ from pacsroute import App, Instance, Peer
 
 FOLDER = os.environ["BENCH_FOLDER"]
 DURABLE = os.environ.get("BENCH_DURABLE") == "1"
-app = App("BENCH", spool=FOLDER)
+app = App("BENCH")  # with all defaults, as the one for the spool
 app.destinations["SINK"] = Peer("127.0.0.1", int(os.environ["BENCH_SINK"]))
 
 
@@ -56,5 +56,5 @@ def retrieve(request):
             sop_instance=path.stem,
             transfer_syntax="1.2.840.10008.1.2.1",
         )
-        for path in Path(FOLDER, "kept").iterdir()
+        for path in Path(FOLDER, "kept", request.identifier.StudyInstanceUID).iterdir()
     ]

@@ -41,7 +41,7 @@ def find(event):
 
 
 def get(event):
-    paths = list(Path(FOLDER, "kept").iterdir())
+    paths = list(Path(FOLDER, "kept", event.identifier.StudyInstanceUID).iterdir())
     yield len(paths)
     for path in paths:
         yield 0xFF00, dcmread(path)
@@ -54,7 +54,7 @@ def move(event):
 
 
 ae = AE("BENCH")
-ae.maximum_pdu_size = 0
+ae.maximum_pdu_size = int(os.environ["BENCH_PDU"])
 ae.maximum_associations = 2000
 for context in AllStoragePresentationContexts:
     ae.add_supported_context(context.abstract_syntax, scu_role=True, scp_role=True)
