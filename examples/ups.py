@@ -254,7 +254,7 @@ def subscribe_to(asked, steps):
 
 
 def tell(request, events):
-    """Have events of the request's step told to all who have subscribed to it."""
+    """Send events of the request's step to all its subscribers."""
     for ae in subscribers(request.sop_instance) if events else ():
         remember(ae, request.sop_instance, events)
         request.after(send, ae)

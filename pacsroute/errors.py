@@ -252,7 +252,7 @@ class RequestFailed(PacsrouteError):
     Worth a retry: by `status`: later for 0xA7xx and 0x0213, no for others.
 
     Raised by the methods of a `Client`. In a handler it is an exception like any other:
-    what failed elsewhere is not passed on as one's own status.
+    a failure of another peer does not become your status.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class Commitment:
     def _remember(
         self, request: NActionRequest, transaction: str, references: list[Reference]
     ) -> bool:
-        """Note what is to be reported; return False where that is noted already."""
+        """Note a report; return False if it is noted already."""
         refs = json.dumps(references)
         row = [request.calling_ae, _title(request), transaction, refs, time.time(), time.time()]
 
@@ -169,7 +169,7 @@ class Commitment:
             self._wake.wait(pause)
 
     def _due(self) -> Iterator[Any]:
-        """Yield what is to be reported now, each to one process only."""
+        """Yield the reports that are due, each to one process only."""
 
         def take(db: Transaction) -> Any | None:
             now = time.time()

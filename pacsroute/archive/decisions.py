@@ -4,7 +4,7 @@ The journal has one for each deletion, restoration, hold and correction, with wh
 one for each instance that went into the quarantine, and for each study whose Issuer of Patient ID
 was told by the network it came from, too: no file tells that.
 The index holds what follows from them, and which it knows. So a decision that was written before
-a crash is carried out at the next start, and an index that is made anew knows all of them.
+a crash is carried out at the next start, and a new index knows all of them.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Storing:
                 return True
 
     def _may_join(self, entry: Entry, others: list[Known]) -> bool:
-        """Tell whether an instance may stand beside others of its UID, or in their place."""
+        """Tell whether an instance may be stored beside others with its UID, or instead of them."""
         if self._conflict == "replace":
             place = entry.study["patient"], entry.study_instance
             return all((one.patient, one.study_instance) == place for one in others)

@@ -89,7 +89,7 @@ class Upkeep:
     def start(self) -> None:
         """Do what has to be done before anything is answered; it reads what was under way.
 
-        Only an index that was made for other attributes is made anew, from all files.
+        Only an index that was made for other attributes is made again, from all files.
         """
         self._database.write(lambda db: _run(db, schema.lasting(self._database)))
         facts = dict(map(tuple, self._database.rows("SELECT name, value FROM fact")))

@@ -76,7 +76,7 @@ class Event:
         The status of a response, or a reason.
     user : object
         The user: the result of `@app.authenticate`, or the `by` of a correction or deletion. Of an
-        authentication that failed, the name that was claimed. None where nobody was named.
+        authentication that failed, the name that was claimed. None without a name.
     proven_by : str
         How that was proven: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
         ``username`` was claimed without a proof; empty if there is none.

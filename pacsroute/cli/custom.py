@@ -16,7 +16,7 @@ from pacsroute.cli.loading import load
 class Commands(click.Group):
     """The commands of pacsroute, and after them those that the app has in `App.cli`.
 
-    The app is loaded only for the help and for a name that is none of pacsroute's own.
+    The app is loaded only for the help and for a name that is not a command of pacsroute.
     """
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

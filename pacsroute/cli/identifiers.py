@@ -49,7 +49,7 @@ def read_keys(texts: Iterable[str]) -> tuple[dict[str, Any], list[Path]]:
     columns: dict[Path, None] = {}
     for text in texts:
         columns[_add(keys, text)] = None
-    encode(keys, uids.EXPLICIT_VR_LITTLE_ENDIAN)  # a value that does not fit is told here
+    encode(keys, uids.EXPLICIT_VR_LITTLE_ENDIAN)  # a value that does not fit is reported here
     return keys, list(columns)
 
 

@@ -124,7 +124,7 @@ def json_array() -> Iterator[Callable[[Any], None]]:
 
     def write(row: Any) -> None:
         nonlocal before
-        # A value that is none of its VR has no JSON; the rest of the row has.
+        # A value that is invalid for its VR has no JSON; the rest of the row has.
         text = json.dumps(row.to_json_dict(suppress_invalid_tags=True), ensure_ascii=False)
         text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as those below 20H
         click.echo(before + text, nl=False)

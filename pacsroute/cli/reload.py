@@ -38,7 +38,7 @@ _wanted = PythonFilter(extra_extensions=[".toml"])
 
 
 def run_reloading(load_app: Callable[[], App], spec: str | None) -> None:
-    """Serve until SIGINT or SIGTERM, and anew whenever a file is saved.
+    """Serve until SIGINT or SIGTERM; restart whenever a file is saved.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Session:
     Parameters
     ----------
     channel : socket
-        Where it tells of itself.
+        The path of its messages.
     listeners : dict of str to Listener
         The sockets on which an earlier child listened.
     """
@@ -190,7 +190,7 @@ def _child(serve: Callable[[Session], object], session: Session) -> None:
 
 
 def _first_folders(spec: str | None) -> set[str]:
-    """Return where the app is to be found, as far as its name tells."""
+    """Return the place of the app, as far as its name tells."""
     source = (spec or "app.py").partition(":")[0]
     is_path = source.endswith(".py")
     folders = [Path(source).parent] if is_path else Path(*source.split(".")).parents

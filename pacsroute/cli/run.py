@@ -153,7 +153,7 @@ def run(
 
 @contextlib.contextmanager
 def _extra(name: str) -> Iterator[None]:
-    """Tell what is to be installed where an import fails."""
+    """Say what to install if an import fails."""
     if os.name != "posix":
         raise click.ClickException(f"--{name} forks processes, which this system does not")
     try:

@@ -181,7 +181,7 @@ def _is_part_10(path: str) -> bool:
 class FileSender:
     """Sends files over several associations at once.
 
-    A file that fails is told, and the others go on. When a peer takes no more
+    A failing file is reported, and the others continue. When a peer takes no more
     associations, those that there are do the rest.
 
     Parameters

@@ -288,7 +288,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
     _reloading = False
 
     def handle_hup(self) -> None:
-        """Have workers that load the app anew take the place of those that are there."""
+        """Replace the workers with new ones, which load the app again."""
         try:
             try_out(self.app.look, self.app.account)
         except click.exceptions.Exit:
@@ -328,7 +328,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
 
     def handle_usr2(self) -> None:
         """Do nothing: the command line would have to listen on its port once more."""
-        logger.warning("SIGUSR2 does nothing here; SIGHUP loads the app anew")
+        logger.warning("SIGUSR2 does nothing here; SIGHUP loads the app again")
 
 
 def _serves(worker: Worker) -> bool:

@@ -78,7 +78,7 @@ class Offer(NamedTuple):
 
     @property
     def uid(self) -> str:
-        """The UID of the SOP class, as a table has it."""
+        """The UID of the SOP class, as in a table."""
         return "any other" if self.sop_class == UNKNOWN else self.sop_class
 
     @property
@@ -142,7 +142,7 @@ class Facts:
 
 
 def gather(app: BaseApp) -> Facts:
-    """Return what there is to be said of an app."""
+    """Return the facts of an app."""
     owned = [title for _, title in app.families if title is not None]
     titles = dict.fromkeys((app.ae_title, *owned))
     entities = tuple(_entity(app, title) for title in titles)

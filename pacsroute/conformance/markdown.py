@@ -1,4 +1,4 @@
-"""Markdown as the statement has it: tables, sub-sections, and what is left to the vendor."""
+"""The Markdown of the statement: tables, sub-sections, and sections for the vendor."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def assemble(bodies: Mapping[str, str]) -> str:
 
 
 def with_contents(document: str) -> str:
-    """Return a document with the list of its headings in the place for it."""
+    """Return a document with the list of its headings inserted."""
     found = re.findall(r"^(##+) (.+)$", document, re.MULTILINE)
     lines = [f"{'  ' * (len(marks) - 2)}- [{title}](#{_anchor(title)})" for marks, title in found]
     return document.replace(_CONTENTS, "\n".join(lines))

@@ -195,7 +195,7 @@ def _person(text: str) -> dict[str, str]:
 
 
 def _number(vr: str, text: str) -> Any:
-    """Return an integer or decimal string as a number; a text that is none stays what it is."""
+    """Return an integer or decimal string as a number; a text that is not a number is unchanged."""
     text = text.strip("\0 ")
     if not text:
         return None
@@ -229,7 +229,7 @@ def _with_values(vr: str, values: list[Any]) -> dict[str, Any]:
 
 
 def _of_element(element: Any, bulk_data: BulkData | None, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return the JSON of an element as pydicom has it."""
+    """Return the JSON of an element as pydicom writes it."""
     vr, value = str(element.VR), element.value
     if vr == "SQ":
         items = value.passing() if hasattr(value, "passing") else value or ()

@@ -491,7 +491,7 @@ class Reader:
         return after
 
     def _defined(self, head: _Head, end: int, level: _Level) -> int:
-        """Read an element whose length is told."""
+        """Read an element of defined length."""
         tag, vr, length, start, implicit, odd = head
         if start + length > end:
             self._reading.lost("a value is longer than the data set")

@@ -63,7 +63,7 @@ def character_set(data: bytes, around: tuple[str, ...] = charsets.DEFAULT) -> tu
 def read_value(
     vr: str, data: bytes, little: bool, names: tuple[str, ...], *, strip: bool = False
 ) -> Any:
-    r"""Return a value as pydicom has it, without its warnings, which quote values.
+    r"""Return a value as pydicom would, without its warnings, which quote values.
 
     Parameters
     ----------

@@ -310,7 +310,7 @@ class NDeleteRSP(InstanceResponse):
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class UnknownRQ(RequestCommand):
-    """A request whose Command Field is none of PS3.7's; it is answered all the same."""
+    """A request with an unknown Command Field; it is answered as well."""
 
     received_field: int = 0
 

@@ -28,8 +28,8 @@ _AS_USUAL = SUCCESS, CANCEL
 class Answering:
     """The frame around the response to a request: `App.handle` and the response are inside it.
 
-    At the beginning the app's observer is told. At the end, when the response is written or
-    cannot be, the observer is told again, the hooks of `after_request` are called, one line is
+    At the beginning the app's observer is notified. At the end, when the response is written or
+    cannot be, the observer is notified again, the hooks of `after_request` are called, one line is
     logged, and the functions of `Request.after` are deferred. The exception of the handler is kept
     until then, and not longer.
 

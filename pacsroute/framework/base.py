@@ -244,7 +244,7 @@ class BaseApp(Scope):
         return ""
 
     def audit(self, function: Auditor) -> Auditor:
-        """Register what is told of each store, query, retrieval, deletion and the like.
+        """Register a function for each store, query, retrieval, deletion and the like.
 
         Parameters
         ----------

@@ -56,7 +56,7 @@ class Observers(Observer):
     Parameters
     ----------
     *each : Observer
-        Those that are told.
+        The observers.
     """
 
     def __init__(self, *each: Observer) -> None:

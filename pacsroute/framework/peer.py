@@ -18,8 +18,8 @@ class PeerView(Protocol):
     remote_address : str
         The peer's host.
     peer_certificate : dict or None
-        The peer's certificate, as `ssl.SSLSocket.getpeercert` has it; None without TLS, and
-        where the peer has shown none.
+        The peer's certificate, as `ssl.SSLSocket.getpeercert` returns it; None without TLS or
+        certificate.
     user : object
         The result of `@app.authenticate`; None without an identity.
     proven_by : str

@@ -24,7 +24,7 @@ logger = logging.getLogger("pacsroute")
 
 
 class Outcome(NamedTuple):
-    """How a request went: its status, what else the response is to say, and a note for the log.
+    """How a request went: its status, more elements of the response, and a note for the log.
 
     `is_logged` tells that a warning has said already why it is refused, and `number` how many
     answers or instances there were.

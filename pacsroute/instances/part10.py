@@ -103,7 +103,7 @@ _NAMES = {0x02: "sop_class", 0x03: "sop_instance", 0x10: "transfer_syntax", 0x17
 
 
 def read_head(data: bytes) -> Head:
-    """Read the head of a file, whatever length of it is told.
+    """Read the head of a file, whatever its length says.
 
     Parameters
     ----------

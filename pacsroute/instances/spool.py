@@ -243,7 +243,7 @@ class Spool:
             self._taken = 0
 
     def close(self) -> None:
-        """Drop what came, but for a file that has its final name."""
+        """Drop the data, except for a file that has its final name."""
         self._drop_chunks()
         fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -10,7 +10,7 @@ from pacsroute.jobs.queue import Queue
 
 logger = logging.getLogger("pacsroute")
 
-_LOOK = 1.0  # seconds between tries to take the place of a process that has ended
+_LOOK = 1.0  # seconds between tries to take over from a process that has ended
 _LONGEST_REST = 60.0
 
 

@@ -103,7 +103,7 @@ def open_queue(where: str, folder: Path, ae_title: str) -> Opened:
 
 
 class MadeTime:
-    """A clock that passes when it is told to, for tests."""
+    """A clock that moves only on demand, for tests."""
 
     def __init__(self) -> None:
         self.seconds = time.time()

@@ -19,7 +19,7 @@ from pacsroute.jobs.owners import LEASE
 
 
 class NewJob(NamedTuple):
-    """A job that is to be put into the queue.
+    """A job for the queue.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class Queue:
         return json.dumps(job.arguments, allow_nan=False)
 
     def move(self, job: Job, lane: str, function: str, delay: float) -> None:
-        """Let a job go on in another lane, as another function; it takes the place of its twin."""
+        """Let a job go on in another lane, as another function; it replaces its twin."""
 
         def work(transaction: Transaction) -> list[Job]:
             arguments, twins = job.arguments, self.waiting(transaction, lane, function, job.key)

@@ -349,7 +349,7 @@ class Work:
         self.close()
 
     def drain(self, now: MadeTime) -> None:
-        """Do all that waits, on this thread, and let the time pass that it waits for.
+        """Run all waiting jobs, on this thread, and let their delays pass.
 
         A failed job is tried again until it is given up. Jobs for a destination that cannot be
         reached, or without a function, keep waiting.

@@ -105,7 +105,7 @@ class PostgreSQL:
         return f"{self.text(operand)} LIKE %s", [escaped.replace("*", "%").replace("?", "_")]
 
     def any_of(self, column: str, value: str, condition: str, empty_matches: bool) -> str:
-        """Ask it of the elements of an array; of nothing there is none."""
+        """Ask it of the elements of an array; an empty array has no element."""
         array = rf"string_to_array(CAST({column} AS TEXT), E'\\')"
         sql = f"EXISTS (SELECT 1 FROM unnest({array}) AS {value}(value) WHERE {condition})"
         return f"{sql} OR coalesce(CAST({column} AS TEXT), '') = ''" if empty_matches else sql

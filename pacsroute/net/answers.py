@@ -111,7 +111,7 @@ def answer_to(
 ) -> Message:
     """Return the next message for a request; what else the peer asks, the app answers.
 
-    Not for ever: an answer has to come in time, whatever else does.
+    Not endlessly: a response must arrive in time, whatever else does.
 
     Parameters
     ----------

@@ -134,7 +134,7 @@ class Channel:
         return self._tls is not None
 
     def secure(self, deadline: float) -> None:
-        """Begin to speak TLS, where that is to be spoken, before a deadline.
+        """Begin TLS, if the port has it, before a deadline.
 
         Raises
         ------

@@ -30,7 +30,7 @@ _END = (b"\r\n\r\n", b"\n\n")
 class Monitor(ThreadingMixIn, TCPServer):
     """Tells over HTTP how a server is.
 
-    Clients have few seconds and few places: the newest one takes the place of the oldest.
+    Clients have few seconds and few places: the newest one replaces the oldest.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ class TappedSocket:
         return count
 
     def sending(self, data: Buffer) -> socket.socket | TLSSocket:
-        """Tell of data, and return over what it is to go: no answer to it is told earlier."""
+        """Tell of data, and return the socket for it: no response is shown earlier."""
         self._tell(lambda tap: tap.sent(data))
         return self._socket
 

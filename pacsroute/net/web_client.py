@@ -239,7 +239,7 @@ class WebClient(Client):
         *,
         missing: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request; yield the response, if it is none of a failure."""
+        """Send a request; yield the response, unless it is a failure."""
         connection = self._connection()
         try:
             try:

@@ -192,7 +192,7 @@ def _asked(request: NGetRequest, data: Mapping[str, Any] | Dataset) -> Dataset |
 def _report(call: Call, report: EventReport) -> None:
     """Send an N-EVENT-REPORT on the association of the request, and wait for its answer.
 
-    Not for ever: a peer that goes on without having answered does not look at events.
+    Not endlessly: a peer that goes on without having answered does not look at events.
     """
     association = call.association
     for context in (call.context, *association.contexts.values()):

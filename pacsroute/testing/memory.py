@@ -213,7 +213,7 @@ class MemoryAssociation:
         """Send nothing: nobody here gets impatient."""
 
     def connect(self, peer: Peer, request: AssociateRQ) -> MemoryAssociation | Association:
-        """Ask another app, or a real peer where it is none of the test's, for an association."""
+        """Ask another app, or a real peer if the test has no such app, for an association."""
         app = self.peers.get(request.called_ae)
         if app is None:
             return Association.request(peer, request, self.app)

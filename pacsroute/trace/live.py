@@ -1,4 +1,4 @@
-"""Associations told of while they happen."""
+"""Live traces of associations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tracer(
     values: bool = False,
     width: Callable[[], int] = lambda: 100,
 ) -> TapFactory:
-    """Return what tells of each association, for `App.taps`.
+    """Return the tracer of each association, for `App.taps`.
 
     Parameters
     ----------

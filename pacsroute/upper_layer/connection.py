@@ -310,7 +310,7 @@ class Connection:
         self._apply("Evt18")
 
     def data_to_send(self) -> list[Buffer]:
-        """Return what is to be written to the peer, and forget it."""
+        """Return the bytes for the peer, and forget them."""
         out, self._out = self._out, []
         return out
 

@@ -29,7 +29,7 @@ class Event(NamedTuple):
 
 
 def events(before: Dataset | None, after: Dataset) -> list[Event]:
-    """Return what is to be reported of a step that has been made or changed (PS3.4 §CC.2.4.3).
+    """Return the reports of a step that was made or changed (PS3.4 §CC.2.4.3).
 
     Parameters
     ----------

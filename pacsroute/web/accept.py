@@ -27,7 +27,7 @@ class MediaRange(NamedTuple):
     type : str
         The media type, possibly with ``*``; of the parts, if it is multipart.
     multipart : bool or None
-        Whether it is to come in a multipart body; None leaves that open.
+        Whether it must come in a multipart body; None leaves that open.
     transfer_syntax : str
         A UID, ``*`` for any, or empty where nothing is said.
     quality : float

@@ -73,7 +73,7 @@ def uri(exchange: Exchange) -> Response:
             ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), names, strict=True
         )
     }
-    if "anonymize" in arguments:  # what names the patient never goes out in its place
+    if "anonymize" in arguments:  # what names the patient never goes out instead
         raise exceptions.NotImplemented("instances are not anonymized here")
     text = arguments.get("contentType", "image/jpeg")
     if ";" in text:

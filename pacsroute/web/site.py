@@ -83,7 +83,7 @@ class Site(Flask):
         super().add_url_rule(rule, *arguments, **options)
 
     def wsgi_app(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        """Answer a request, as WSGI has it (PEP 3333)."""
+        """Answer a WSGI request (PEP 3333)."""
         if "pacsroute.served" not in environ:
             self._enter_lifespan()
         elif environ.get("PATH_INFO") == _READY and not self._has_rule(_READY):

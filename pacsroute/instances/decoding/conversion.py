@@ -69,7 +69,7 @@ class Bounds(NamedTuple):
     frame : int
         How many bytes a decoded frame may have.
     time : Time
-        Is told of each frame.
+        The deadline of each frame.
     announce : callable
         Is told how many bytes come at most, before any is written.
     folder : str or None

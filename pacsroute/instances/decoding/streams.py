@@ -30,7 +30,7 @@ class Stream(NamedTuple):
 
 
 def write(dataset: Dataset, streams: dict[int, Stream], target: str, out: BinaryIO) -> None:
-    """Write a data set, in which streams take the place of some values."""
+    """Write a data set, in which streams replace some values."""
     how = syntax(target)
     places = {tag: os.urandom(32) for tag in sorted(streams)}
     for tag, place in places.items():
