@@ -117,7 +117,7 @@ class Commitments:
     def _asks(self, lane: str) -> dict[int, int]:
         """Return for each of our jobs of a lane how often the peer has promised a report."""
         rows = self._queue.database.read(
-            "SELECT job, SUM(asked) FROM commitments JOIN jobs ON jobs.id = job "
+            "SELECT job, SUM(asked) FROM jobs_commitments JOIN jobs ON jobs.id = job "
             "WHERE owner = :owner AND lane = :lane GROUP BY job",
             owner=self._queue.owner.id,
             lane=lane,
@@ -166,7 +166,7 @@ class Commitments:
             self._queue.wake(lane)
         self._queue.database.write(
             lambda transaction: transaction.run(
-                "UPDATE commitments SET asked = 1 WHERE transaction_uid = :uid AND EXISTS ("
+                "UPDATE jobs_commitments SET asked = 1 WHERE transaction_uid = :uid AND EXISTS ("
                 "SELECT 1 FROM jobs WHERE jobs.id = job AND jobs.owner = :owner)",
                 uid=transaction_uid,
                 owner=self._queue.owner.id,
@@ -192,7 +192,7 @@ class Commitments:
         if unheard:
             self._queue.database.write(
                 lambda transaction: transaction.run(
-                    "DELETE FROM commitments WHERE transaction_uid = :uid", uid=unheard
+                    "DELETE FROM jobs_commitments WHERE transaction_uid = :uid", uid=unheard
                 ),
                 durable=False,
             )
@@ -233,7 +233,7 @@ def _information(transaction_uid: str, jobs: list[Job]) -> dict[str, Any]:
 def _note(transaction: Transaction, transaction_uid: str, jobs: list[Job]) -> None:
     for job in jobs:
         transaction.run(
-            "INSERT INTO commitments (transaction_uid, sop_instance, job) "
+            "INSERT INTO jobs_commitments (transaction_uid, sop_instance, job) "
             "VALUES (:uid, :sop, :job)",
             uid=transaction_uid,
             sop=job.arguments["sop_instance"],
@@ -244,19 +244,19 @@ def _note(transaction: Transaction, transaction_uid: str, jobs: list[Job]) -> No
 def _forget(transaction: Transaction) -> None:
     """Remove what was asked for jobs that are gone."""
     transaction.run(
-        "DELETE FROM commitments WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job)"
+        "DELETE FROM jobs_commitments WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job)"
     )
 
 
 def _count_anew(transaction: Transaction, job: Job) -> None:
     """Forget the requests that got no report: now there is one, or somebody may retry the job."""
-    transaction.run("UPDATE commitments SET asked = 0 WHERE job = :job", job=job.id)
+    transaction.run("UPDATE jobs_commitments SET asked = 0 WHERE job = :job", job=job.id)
 
 
 def _is_awaited(queue: Queue, transaction_uid: str) -> bool:
     return bool(
         queue.database.read(
-            "SELECT 1 FROM commitments JOIN jobs ON jobs.id = job "
+            "SELECT 1 FROM jobs_commitments JOIN jobs ON jobs.id = job "
             "WHERE transaction_uid = :uid AND function = :ask AND failed = 0 LIMIT 1",
             uid=transaction_uid,
             ask=ASK,
@@ -310,7 +310,7 @@ def _named(
         sop_class = str(item.get("ReferencedSOPClassUID") or "")
         for job in queue.select(
             transaction,
-            "function = :ask AND id IN (SELECT job FROM commitments "
+            "function = :ask AND id IN (SELECT job FROM jobs_commitments "
             "WHERE transaction_uid = :uid AND sop_instance = :sop)",
             ask=ASK,
             uid=transaction_uid,

@@ -168,15 +168,15 @@ def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) ->
     if not queue.database.shared or not _is_made(transaction):
         schema.create(transaction, queue.database.identity)
     transaction.run(
-        "INSERT INTO meta (name, value) VALUES ('app', :title) ON CONFLICT (name) DO NOTHING",
+        "INSERT INTO jobs_meta (name, value) VALUES ('app', :title) ON CONFLICT (name) DO NOTHING",
         title=ae_title,
     )
-    ((title,),) = transaction.run("SELECT value FROM meta WHERE name = 'app'")
+    ((title,),) = transaction.run("SELECT value FROM jobs_meta WHERE name = 'app'")
     if title != ae_title:
         raise SetupError(f"the queue {where} is that of {title}: give {ae_title} one of its own")
-    dead = queue.owner.dead(transaction.run("SELECT id, seen FROM owners"), queue.now())
+    dead = queue.owner.dead(transaction.run("SELECT id, seen FROM jobs_owners"), queue.now())
     replaced = queue.bury(transaction, dead)
-    return _Entered(not transaction.run("SELECT 1 FROM owners"), replaced)
+    return _Entered(not transaction.run("SELECT 1 FROM jobs_owners"), replaced)
 
 
 def _is_made(transaction: Transaction) -> bool:
@@ -185,7 +185,7 @@ def _is_made(transaction: Transaction) -> bool:
     Statements that make them would wait for the transactions of others, and those for them.
     """
     transaction.run("SELECT pg_advisory_xact_lock(:lock)", lock=_LOCK)
-    ((there,),) = transaction.run("SELECT to_regclass('commitments') IS NOT NULL")
+    ((there,),) = transaction.run("SELECT to_regclass('jobs_commitments') IS NOT NULL")
     return bool(there)
 
 
@@ -199,9 +199,9 @@ def _offset(transaction: Transaction, *, anew: bool) -> float:
         ((newest,),) = transaction.run("SELECT MAX(created) FROM jobs")
         begins = max(time.time(), newest or 0.0)
         transaction.run(
-            "INSERT INTO meta (name, value) VALUES ('offset', :offset) "
+            "INSERT INTO jobs_meta (name, value) VALUES ('offset', :offset) "
             "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             offset=repr(begins - time.monotonic()),
         )
-    ((offset,),) = transaction.run("SELECT value FROM meta WHERE name = 'offset'")
+    ((offset,),) = transaction.run("SELECT value FROM jobs_meta WHERE name = 'offset'")
     return float(offset)

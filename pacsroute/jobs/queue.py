@@ -109,7 +109,7 @@ DO UPDATE SET arguments = excluded.arguments, due = excluded.due, node = exclude
 RETURNING id
 """
 _WAITS = "lane = :lane AND function = :function AND key = :key AND owner IS NULL AND failed = 0"
-_OPEN_LANE = "INSERT INTO lanes (name) VALUES (:lane) ON CONFLICT (name) DO NOTHING"
+_OPEN_LANE = "INSERT INTO jobs_lanes (name) VALUES (:lane) ON CONFLICT (name) DO NOTHING"
 _COLUMNS = (
     "id, lane, function, key, arguments, priority, created, due, attempts, failed, error, owner"
 )
@@ -117,16 +117,16 @@ _CLAIM = f"""
 UPDATE jobs SET owner = :owner WHERE id IN (
     SELECT id FROM jobs WHERE lane = :lane AND owner IS NULL AND failed = 0 AND due <= :now
         AND node IN ('', :node) {{but}}
-        AND EXISTS (SELECT 1 FROM lanes WHERE name = :lane AND paused = 0 AND retry_at <= :now)
+        AND EXISTS (SELECT 1 FROM jobs_lanes WHERE name = :lane AND paused = 0 AND retry_at <= :now)
     ORDER BY priority DESC, turn, id LIMIT :most {{skip}})
 RETURNING {_COLUMNS}, turn
 """
 _TAKE_PLACE = """
-INSERT INTO slots (lane, slot, owner) VALUES (:lane, :slot, :owner)
+INSERT INTO jobs_slots (lane, slot, owner) VALUES (:lane, :slot, :owner)
 ON CONFLICT (lane, slot) DO NOTHING RETURNING slot
 """
 _READY = """
-SELECT name FROM lanes WHERE paused = 0 AND retry_at <= :now AND EXISTS (
+SELECT name FROM jobs_lanes WHERE paused = 0 AND retry_at <= :now AND EXISTS (
     SELECT 1 FROM jobs WHERE lane = name AND owner IS NULL AND failed = 0 AND due <= :now
         AND node IN ('', :node))
 """
@@ -137,7 +137,7 @@ SELECT name,
     (SELECT COUNT(*) FROM jobs WHERE lane = name AND failed = 1),
     (SELECT MIN(created) FROM jobs WHERE lane = name AND failed = 0),
     paused, reason, retry_at
-FROM lanes ORDER BY name
+FROM jobs_lanes ORDER BY name
 """
 # A job that is put back, or was a dead owner's, waits again, unless there is a newer one with its
 # key.
@@ -148,7 +148,7 @@ _REPLACED = """key IS NOT NULL AND EXISTS (
 """
 _RELEASE = (
     "UPDATE jobs SET owner = NULL WHERE owner = :owner AND lane = :lane",
-    "DELETE FROM slots WHERE owner = :owner AND lane = :lane",
+    "DELETE FROM jobs_slots WHERE owner = :owner AND lane = :lane",
 )
 
 
@@ -441,7 +441,7 @@ class Queue:
         """Return when the next job of a lane that is not paused is due; None if none waits."""
         ((due,),) = self.database.read(
             "SELECT MIN(CASE WHEN due > retry_at THEN due ELSE retry_at END) FROM jobs "
-            "JOIN lanes ON name = lane WHERE owner IS NULL AND failed = 0 AND paused = 0"
+            "JOIN jobs_lanes ON name = lane WHERE owner IS NULL AND failed = 0 AND paused = 0"
         )
         return None if due is None else float(due)
 
@@ -461,7 +461,7 @@ class Queue:
         """Give a place back."""
         self.database.write(
             lambda transaction: transaction.run(
-                "DELETE FROM slots WHERE lane = :lane AND slot = :slot AND owner = :owner",
+                "DELETE FROM jobs_slots WHERE lane = :lane AND slot = :slot AND owner = :owner",
                 lane=lane,
                 slot=place,
                 owner=self.owner.id,
@@ -485,13 +485,13 @@ class Queue:
     def end_rests(self, lanes: Iterable[str]) -> None:
         """Let lanes that rest try now; if that fails, they rest longer than before."""
         now = self.now()
-        rows = self.database.read("SELECT name FROM lanes WHERE retry_at > :now", now=now)
+        rows = self.database.read("SELECT name FROM jobs_lanes WHERE retry_at > :now", now=now)
         for name in {name for (name,) in rows} & set(lanes):
             self._set_lane(name, "retry_at = 0")
 
     def failures(self, lane: str) -> int:
         """Return how often a lane has backed off since its peer was last there."""
-        rows = self.database.read("SELECT failures FROM lanes WHERE name = :lane", lane=lane)
+        rows = self.database.read("SELECT failures FROM jobs_lanes WHERE name = :lane", lane=lane)
         return rows[0][0] if rows else 0
 
     def pause(self, lane: str, reason: str = "") -> bool:
@@ -504,7 +504,7 @@ class Queue:
         return self._set_lane(lane, changes, durable=True)
 
     def _set_lane(self, lane: str, changes: str, *, durable: bool = False, **values: Any) -> bool:
-        statement = f"UPDATE lanes SET {changes} WHERE name = :lane RETURNING name"
+        statement = f"UPDATE jobs_lanes SET {changes} WHERE name = :lane RETURNING name"
         return bool(
             self.database.write(
                 lambda transaction: transaction.run(statement, lane=lane, **values),
@@ -591,12 +591,12 @@ class Queue:
         return not lost
 
     def _renewed(self, transaction: Transaction) -> bool:
-        statement = "UPDATE owners SET seen = :now WHERE id = :id RETURNING id"
+        statement = "UPDATE jobs_owners SET seen = :now WHERE id = :id RETURNING id"
         return bool(transaction.run(statement, id=self.owner.id, now=self.now()))
 
     def _register(self, transaction: Transaction) -> None:
         transaction.run(
-            "INSERT INTO owners (id, node, seen, serving) VALUES (:id, :node, :now, :serving)",
+            "INSERT INTO jobs_owners (id, node, seen, serving) VALUES (:id, :node, :now, :serving)",
             id=self.owner.id,
             node=self.owner.node,
             now=self.now(),
@@ -609,9 +609,10 @@ class Queue:
 
         def work(transaction: Transaction) -> bool:
             others = transaction.run(
-                "SELECT id, seen FROM owners WHERE id <> :own AND serving = 1", own=self.owner.id
+                "SELECT id, seen FROM jobs_owners WHERE id <> :own AND serving = 1",
+                own=self.owner.id,
             )
-            transaction.run("UPDATE owners SET serving = 1 WHERE id = :own", own=self.owner.id)
+            transaction.run("UPDATE jobs_owners SET serving = 1 WHERE id = :own", own=self.owner.id)
             return len(self.owner.dead(others, self.now())) == len(others)
 
         first = self.database.write(work, durable=False)
@@ -640,12 +641,12 @@ class Queue:
 
         def work(transaction: Transaction) -> tuple[list[str], list[Job]]:
             others = transaction.run(
-                "SELECT id, seen FROM owners WHERE id <> :own", own=self.owner.id
+                "SELECT id, seen FROM jobs_owners WHERE id <> :own", own=self.owner.id
             )
             dead = self.owner.dead(others, self.now())
             return dead, self.bury(transaction, dead)
 
-        if not self.database.read("SELECT 1 FROM owners WHERE id <> :own", own=self.owner.id):
+        if not self.database.read("SELECT 1 FROM jobs_owners WHERE id <> :own", own=self.owner.id):
             return []
         dead, replaced = self.database.write(work, durable=False)
         self._told(replaced)
@@ -663,7 +664,7 @@ class Queue:
         for owner in owners:
             replaced += self._give_way(transaction, "owner = :owner", owner=owner)
             transaction.run("UPDATE jobs SET owner = NULL WHERE owner = :owner", owner=owner)
-            transaction.run("DELETE FROM owners WHERE id = :owner", owner=owner)
+            transaction.run("DELETE FROM jobs_owners WHERE id = :owner", owner=owner)
         return replaced
 
 

@@ -74,17 +74,17 @@ class Series:
 
 
 _ARRIVED = """
-INSERT INTO arrivals (lane, key, sop_instance, at) VALUES (:lane, :key, :sop_instance, :now)
+INSERT INTO jobs_arrivals (lane, key, sop_instance, at) VALUES (:lane, :key, :sop_instance, :now)
 ON CONFLICT (lane, key, sop_instance) DO UPDATE SET at = excluded.at
 """
 _SEEN = """
-INSERT INTO series (lane, key, uid, study, calling_ae, called_ae, changed)
+INSERT INTO jobs_series (lane, key, uid, study, calling_ae, called_ae, changed)
 VALUES (:lane, :key, :uid, :study, :calling_ae, :called_ae, :now)
 ON CONFLICT (lane, key) DO UPDATE SET changed = excluded.changed
 RETURNING expected
 """
 _COMPLETED = """
-UPDATE series SET completions = completions + 1, expected = '[]', reason = 'quiet'
+UPDATE jobs_series SET completions = completions + 1, expected = '[]', reason = 'quiet'
 WHERE lane = :lane AND key = :key
 """
 
@@ -175,7 +175,7 @@ class Quiet:
         def work(transaction: Transaction) -> bool:
             where = {"lane": self._lane, "key": key}
             known = transaction.run(
-                "UPDATE series SET expected = :expected, reason = :reason "
+                "UPDATE jobs_series SET expected = :expected, reason = :reason "
                 "WHERE lane = :lane AND key = :key RETURNING uid",
                 **where,
                 expected=json.dumps(sorted(expected or ())),
@@ -192,7 +192,7 @@ class Quiet:
     ) -> bool:
         where = {"lane": self._lane, "key": key}
         ((expected,),) = transaction.run(
-            "SELECT expected FROM series WHERE lane = :lane AND key = :key", **where
+            "SELECT expected FROM jobs_series WHERE lane = :lane AND key = :key", **where
         )
         awaited = set(json.loads(expected))
         if not awaited and not none_expected:
@@ -210,7 +210,7 @@ class Quiet:
 
     def _came(self, transaction: Transaction, key: str) -> set[str]:
         rows = transaction.run(
-            "SELECT sop_instance FROM arrivals WHERE lane = :lane AND key = :key",
+            "SELECT sop_instance FROM jobs_arrivals WHERE lane = :lane AND key = :key",
             lane=self._lane,
             key=key,
         )
@@ -221,13 +221,14 @@ class Quiet:
         where = {"lane": self._lane, "key": job.key}
         (known,) = self._queue.database.read(
             "SELECT uid, study, calling_ae, called_ae, completions, expected, reason "
-            "FROM series WHERE lane = :lane AND key = :key",
+            "FROM jobs_series WHERE lane = :lane AND key = :key",
             **where,
         )
         uid, study, calling_ae, called_ae, completions, expected, reason = known
         came: dict[str, float] = dict(
             self._queue.database.read(
-                "SELECT sop_instance, at FROM arrivals WHERE lane = :lane AND key = :key", **where
+                "SELECT sop_instance, at FROM jobs_arrivals WHERE lane = :lane AND key = :key",
+                **where,
             )
         )
         awaited = tuple(json.loads(expected))
@@ -252,13 +253,13 @@ class Quiet:
         where = {"lane": self._lane, "key": job.key}
         transaction.run(_COMPLETED, **where)
         transaction.run(
-            "DELETE FROM arrivals WHERE lane = :lane AND key = :key AND at <= :last",
+            "DELETE FROM jobs_arrivals WHERE lane = :lane AND key = :key AND at <= :last",
             **where,
             last=last,
         )
         transaction.run(
-            "DELETE FROM series WHERE lane = :lane AND changed < :then AND NOT EXISTS ("
-            "SELECT 1 FROM jobs WHERE jobs.lane = series.lane AND jobs.key = series.key)",
+            "DELETE FROM jobs_series WHERE lane = :lane AND changed < :then AND NOT EXISTS ("
+            "SELECT 1 FROM jobs WHERE jobs.lane = jobs_series.lane AND jobs.key = jobs_series.key)",
             lane=self._lane,
             then=self._queue.now() - _REMEMBERED,
         )

@@ -7,16 +7,16 @@ from pacsroute.jobs.database import Transaction
 VERSION = 1
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS jobs_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
-CREATE TABLE IF NOT EXISTS owners (
+CREATE TABLE IF NOT EXISTS jobs_owners (
     id TEXT PRIMARY KEY,
     node TEXT NOT NULL,
     seen DOUBLE PRECISION NOT NULL,
     serving INTEGER NOT NULL DEFAULT 0
 );
 
-CREATE TABLE IF NOT EXISTS lanes (
+CREATE TABLE IF NOT EXISTS jobs_lanes (
     name TEXT PRIMARY KEY,
     paused INTEGER NOT NULL DEFAULT 0,
     reason TEXT NOT NULL DEFAULT '',
@@ -24,10 +24,10 @@ CREATE TABLE IF NOT EXISTS lanes (
     retry_at DOUBLE PRECISION NOT NULL DEFAULT 0
 );
 
-CREATE TABLE IF NOT EXISTS slots (
+CREATE TABLE IF NOT EXISTS jobs_slots (
     lane TEXT NOT NULL,
     slot INTEGER NOT NULL,
-    owner TEXT NOT NULL REFERENCES owners (id) ON DELETE CASCADE,
+    owner TEXT NOT NULL REFERENCES jobs_owners (id) ON DELETE CASCADE,
     PRIMARY KEY (lane, slot)
 );
 
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     attempts INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
     error TEXT NOT NULL DEFAULT '',
-    owner TEXT REFERENCES owners (id)
+    owner TEXT REFERENCES jobs_owners (id)
 );
 
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (lane, function, key)
@@ -57,7 +57,7 @@ CREATE INDEX IF NOT EXISTS jobs_by_study ON jobs (lane, study, turn)
     WHERE study <> '' AND failed = 0;
 CREATE INDEX IF NOT EXISTS jobs_under_way ON jobs (owner) WHERE owner IS NOT NULL;
 
-CREATE TABLE IF NOT EXISTS series (
+CREATE TABLE IF NOT EXISTS jobs_series (
     lane TEXT NOT NULL,
     key TEXT NOT NULL,
     uid TEXT NOT NULL,
@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS series (
     PRIMARY KEY (lane, key)
 );
 
-CREATE TABLE IF NOT EXISTS arrivals (
+CREATE TABLE IF NOT EXISTS jobs_arrivals (
     lane TEXT NOT NULL,
     key TEXT NOT NULL,
     sop_instance TEXT NOT NULL,
@@ -79,15 +79,16 @@ CREATE TABLE IF NOT EXISTS arrivals (
     PRIMARY KEY (lane, key, sop_instance)
 );
 
-CREATE TABLE IF NOT EXISTS commitments (
+CREATE TABLE IF NOT EXISTS jobs_commitments (
     transaction_uid TEXT NOT NULL,
     job BIGINT NOT NULL,
     sop_instance TEXT NOT NULL,
     asked INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (transaction_uid, job)
 );
-CREATE INDEX IF NOT EXISTS commitments_by_instance ON commitments (transaction_uid, sop_instance);
-CREATE INDEX IF NOT EXISTS commitments_by_job ON commitments (job);
+CREATE INDEX IF NOT EXISTS jobs_commitments_by_instance
+    ON jobs_commitments (transaction_uid, sop_instance);
+CREATE INDEX IF NOT EXISTS jobs_commitments_by_job ON jobs_commitments (job);
 """
 
 

@@ -477,10 +477,10 @@ def test_work_that_fails_takes_none_with_it_that_shares_its_commit(tmp_path):
         go_on.wait(30)
 
     def insert(transaction):
-        transaction.run("INSERT INTO meta VALUES ('kept', '1')")
+        transaction.run("INSERT INTO jobs_meta VALUES ('kept', '1')")
 
     def fail(transaction):
-        transaction.run("INSERT INTO meta VALUES ('lost', '1')")
+        transaction.run("INSERT INTO jobs_meta VALUES ('lost', '1')")
         raise ZeroDivisionError
 
     def write(name, work):
@@ -509,7 +509,7 @@ def test_work_that_fails_takes_none_with_it_that_shares_its_commit(tmp_path):
     for thread in threads:
         thread.join()
     assert isinstance(results["fail"], ZeroDivisionError)
-    assert database.read("SELECT name FROM meta") == [("kept",)]
+    assert database.read("SELECT name FROM jobs_meta") == [("kept",)]
     database.close()
 
 
@@ -517,12 +517,12 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
     database = opened(tmp_path / "jobs.db")
 
     def work(transaction):
-        transaction.run("INSERT INTO meta VALUES ('a', '1')")
-        transaction.run("INSERT INTO meta VALUES ('a', '2')")
+        transaction.run("INSERT INTO jobs_meta VALUES ('a', '1')")
+        transaction.run("INSERT INTO jobs_meta VALUES ('a', '2')")
 
     with pytest.raises(Exception, match="UNIQUE"):
         database.write(work)
-    assert database.read("SELECT * FROM meta") == []
+    assert database.read("SELECT * FROM jobs_meta") == []
     database.close()
 
 

@@ -9,7 +9,7 @@ from support.names import WAIT
 from support.postgresql import server
 from support.samples import FILES
 
-from pacsroute import App, Failure, Instance, Peer, RequestFailed, connect
+from pacsroute import App, Archive, Failure, Instance, Peer, RequestFailed, connect
 from pacsroute.framework.work import BackgroundFunction
 from pacsroute.jobs import opening, runner, schema
 from pacsroute.jobs.background import Background
@@ -343,3 +343,21 @@ def test_a_lane_that_rests_is_tried_when_its_peer_associates(tmp_path):
         with connect("127.0.0.1", running.port, calling_ae="PACS") as client:
             client.echo()
         assert came.wait(WAIT)
+
+
+@pytest.mark.slow
+def test_a_queue_shares_its_database_with_the_index_of_an_archive(tmp_path):
+    pytest.importorskip("pacsroute.jobs.postgres")
+    with server() as database:
+        app, ended = App("ROUTER", jobs=database.url(), spool=str(tmp_path)), threading.Event()
+        archive = Archive(tmp_path / "archive", index=database.url())
+        app.register_blueprint(archive)
+
+        @app.quiet("SERIES", after=1.0)
+        def complete(series):
+            ended.set()
+
+        with app.serve(port=0) as running, connect("127.0.0.1", running.port) as client:
+            client.store(SAMPLE)
+            assert archive.count() == 1
+            assert ended.wait(WAIT)
