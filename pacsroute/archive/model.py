@@ -20,7 +20,7 @@ UNIQUE = {
 _KEYS = {
     "PATIENT": "PatientID IssuerOfPatientID PatientName PatientBirthDate PatientSex",
     "STUDY": "StudyInstanceUID StudyDate StudyTime AccessionNumber StudyID StudyDescription "
-    "ReferringPhysicianName PatientAge",
+    "ReferringPhysicianName PatientAge TimezoneOffsetFromUTC",
     "SERIES": "SeriesInstanceUID Modality SeriesNumber SeriesDescription SeriesDate SeriesTime "
     "BodyPartExamined ProtocolName InstitutionName StationName Manufacturer "
     "PerformedProcedureStepStartDate PerformedProcedureStepStartTime",

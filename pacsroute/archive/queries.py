@@ -53,6 +53,7 @@ _COMPUTED = {
         f"{_OF_PATIENT.format(f'{_SERIES} {_IMAGES}')})",
     },
     "STUDY": {
+        "InstanceAvailability": "'ONLINE'",
         "NumberOfStudyRelatedSeries": f"(SELECT count(*) {_OF_STUDY.format('')})",
         "NumberOfStudyRelatedInstances": f"(SELECT count(*) {_OF_STUDY.format(_IMAGES)})",
         "ModalitiesInStudy": _VALUES.format("Modality", _OF_STUDY.format("")),
@@ -95,6 +96,7 @@ class Query:
             computed = {key: sql for key, sql in _COMPUTED[above].items() if key in identifier}
             self._selected |= computed
             matched |= computed
+        matched.pop("TimezoneOffsetFromUTC", None)  # it says how others are meant (§C.4.1.1.3.1)
         multiple = {"Modality"} if level == "STUDY" else ()
         for key in multiple:  # many ask a study for it, and mean those of its series
             matched[key] = _COMPUTED["STUDY"]["ModalitiesInStudy"]

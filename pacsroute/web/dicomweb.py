@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed
+from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
@@ -126,9 +126,12 @@ class DicomWeb:
         try:
             name, values = adapter.match(path or "/", method=http.method)
             return str(name), dict(values)
+        except NotFound:
+            raise NotFound(f"there is no such resource below {self._app.config.web_root}") from None
         except MethodNotAllowed as error:
             if http.method != "OPTIONS":
-                raise
+                methods = ", ".join(sorted({*(error.valid_methods or ()), "OPTIONS"}))
+                raise MethodNotAllowed(error.valid_methods, f"it takes {methods}") from None
             return "options", {"methods": error.valid_methods}
 
     def title(self, path: str) -> str:

@@ -106,6 +106,26 @@ class Exchange:
         """Return the URL of something below the root, as the client reaches it."""
         return "/".join((f"{self._base}{self.root}", *path))
 
+    def url_of(self, unique: Mapping[str, str], instance: Instance, *below: str) -> str:
+        """Return the URL of an instance that a retrieval has found, or of what is below it.
+
+        It is empty where the path that was asked for names no series.
+
+        Parameters
+        ----------
+        unique : mapping of str to str
+            The unique keys that the path names.
+        instance : Instance
+            One of those that it has found.
+        *below : str
+            What follows.
+        """
+        study, series = unique["StudyInstanceUID"], unique.get("SeriesInstanceUID")
+        if series is None:
+            return ""
+        uid = unique.get("SOPInstanceUID") or instance.sop_instance
+        return self.url("studies", study, "series", series, "instances", uid, *below)
+
     @cached_property
     def _base(self) -> str:
         public = self.app.config.web_public_url

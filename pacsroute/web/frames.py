@@ -57,7 +57,7 @@ def answer(exchange: Exchange, numbers: str, **unique: str) -> Response:
     wanted = numbers_of(numbers)
     found = exchange.instances("WADO-RS frames", **unique)
     try:
-        return _respond(exchange, found, wanted)
+        return _respond(exchange, found, wanted, unique)
     except DataSetError as error:
         found.close()
         raise NotFound(str(error)) from None
@@ -88,7 +88,9 @@ def numbers_of(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _respond(exchange: Exchange, found: Found, numbers: list[int]) -> Response:
+def _respond(
+    exchange: Exchange, found: Found, numbers: list[int], unique: dict[str, str]
+) -> Response:
     instance = found.only()
     own = instance.transfer_syntax
     as_stored, kind, wanted = _negotiated(exchange, own)
@@ -104,7 +106,10 @@ def _respond(exchange: Exchange, found: Found, numbers: list[int]) -> Response:
     coming = itertools.chain([first], map(take, numbers[1:]))
     if wanted.multipart is not False or len(numbers) > 1:
         body = Multipart(kind)
-        parts = (Part(label, [data]) for data in coming)
+        parts = (
+            Part(label, [data], exchange.url_of(unique, instance, "frames", str(number)))
+            for number, data in zip(numbers, coming, strict=False)
+        )
         return Response(Delivery(body.body(parts), found), content_type=body.content_type)
     delivery = Delivery(coming, found)
     response = Response(delivery, content_type=label)

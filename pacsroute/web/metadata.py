@@ -121,7 +121,8 @@ def bulk_data(exchange: Exchange, path: str, **unique: str) -> Response:
         data = _value(found.only(), path, exchange)
         if wanted.multipart is True:
             body = Multipart(_OCTETS)
-            parts = [Part(_OCTETS, [data], exchange.http.url)]
+            where = exchange.url_of(unique, found.only(), "bulkdata", path)
+            parts = [Part(_OCTETS, [data], where)]
             return Response(Delivery(body.body(parts), found), content_type=body.content_type)
         delivery = Delivery([data], found)
         response = Response(delivery, content_type=_OCTETS)

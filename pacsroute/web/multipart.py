@@ -20,11 +20,23 @@ class Part(NamedTuple):
         Its content.
     location : str
         Its URL, if it has one.
+    size : int, optional
+        How many bytes it has, if that is known; of a list, it is.
     """
 
     content_type: str
     chunks: Iterable[bytes]
     location: str = ""
+    size: int | None = None
+
+    def head(self) -> str:
+        """Return its headers (PS3.18 Table 8.6.1-1)."""
+        found, size = f"Content-Type: {self.content_type}\r\n", self.size
+        if isinstance(self.chunks, list):
+            size = sum(map(len, self.chunks))
+        if size is not None:
+            found += f"Content-Length: {size}\r\n"
+        return found + (f"Content-Location: {self.location}\r\n" if self.location else "")
 
 
 class Multipart:
@@ -43,10 +55,7 @@ class Multipart:
     def body(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Yield the body. Where a part breaks off, the closing boundary is never sent."""
         for part in parts:
-            location = f"Content-Location: {part.location}\r\n" if part.location else ""
-            yield (
-                f"\r\n--{self.boundary}\r\nContent-Type: {part.content_type}\r\n{location}\r\n"
-            ).encode("latin-1")
+            yield f"\r\n--{self.boundary}\r\n{part.head()}\r\n".encode("latin-1")
             yield from part.chunks
         yield f"\r\n--{self.boundary}--\r\n".encode("ascii")
 

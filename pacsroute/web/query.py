@@ -90,6 +90,8 @@ class Search(NamedTuple):
         Whether all attributes that are known are wanted.
     ignored : list of str
         Parameters that change nothing.
+    returned : list of str
+        The attributes of a response, which are empty where they are not known.
     """
 
     identifier: Dataset
@@ -98,6 +100,7 @@ class Search(NamedTuple):
     fuzzy: bool
     everything: bool
     ignored: list[str]
+    returned: list[str]
 
 
 def search(
@@ -155,6 +158,7 @@ def search(
         arguments.get("fuzzymatching", "").lower() == "true",
         everything,
         ignored,
+        [keyword for one in _levels(level, above) for keyword in RETURNED[one]],
     )
 
 

@@ -150,15 +150,14 @@ def _shown(
         if multipart is None:
             head = list(itertools.islice(frames, 2))
             multipart, frames = len(head) > 1, itertools.chain(head, frames)
-        pictures = _pictures(exchange, found, frames, options)
+        pictures = _pictures(exchange, found, frames, options, unique)
         first = next(pictures)  # a status can be sent before it only
         if multipart:
             body = Multipart(options.media_type)
             coming = [first] if only_one else itertools.chain([first], pictures)
-            parts = (Part(options.media_type, [data]) for data in coming)
-            return Response(Delivery(body.body(parts), found), content_type=body.content_type)
-        response = Response(Delivery([first], found), content_type=options.media_type)
-        response.headers["Content-Length"] = str(len(first))
+            return Response(Delivery(body.body(coming), found), content_type=body.content_type)
+        response = Response(Delivery(first.chunks, found), content_type=options.media_type)
+        response.headers["Content-Length"] = str(first.size)
         return response
     except BaseException as error:
         found.close(None if isinstance(error, HTTPException) else error)
@@ -191,8 +190,12 @@ def _count(instance: Instance) -> int:
 
 
 def _pictures(
-    exchange: Exchange, found: Found, frames: Iterable[tuple[Instance, int]], options: Options
-) -> Iterator[bytes]:
+    exchange: Exchange,
+    found: Found,
+    frames: Iterable[tuple[Instance, int]],
+    options: Options,
+    unique: dict[str, str],
+) -> Iterator[Part]:
     """Yield a picture of each frame that can be shown, then raise if there were others.
 
     Raises
@@ -216,7 +219,8 @@ def _pictures(
             lost, why = lost + 1, str(error) if isinstance(error, DataSetError) else why
             continue
         sent += 1
-        yield data
+        where = exchange.url_of(unique, instance, "frames", str(number), "rendered")
+        yield Part(options.media_type, [data], where, len(data))
     if not sent:
         raise NotFound(why)
     if lost:

@@ -44,7 +44,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         if "SOPInstanceUID" in unique and ranges[0].multipart is False:
             return one(exchange, found, ranges)
         body = Multipart(DICOM)
-        parts = _parts(exchange, found, ranges)
+        parts = _parts(exchange, found, ranges, unique)
         first = next(parts)  # a status can be sent before it only
         chunks = body.body(itertools.chain([first], parts))
         return Response(Delivery(chunks, found), content_type=body.content_type)
@@ -77,9 +77,7 @@ def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
         raise NotAcceptable(str(error)) from None
     found.held.enter_context(file)
     head = _head(exchange, instance, syntax)
-    at = file.tell()
-    size = file.seek(0, os.SEEK_END) - at
-    file.seek(at)
+    size = _size(file)
     delivery = Delivery(pieces(lambda: file, head), found)
     response = Response(delivery, content_type=f"{DICOM}; transfer-syntax={syntax}")
     response.headers["Content-Length"] = str(size + len(head))
@@ -87,7 +85,9 @@ def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
     return exchange.conditional(response, delivery, tag, size + len(head))
 
 
-def _parts(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Iterator[Part]:
+def _parts(
+    exchange: Exchange, found: Found, ranges: list[MediaRange], unique: dict[str, str]
+) -> Iterator[Part]:
     """Yield a part for each instance that can be read, then raise if there were others.
 
     The others are logged. Behind parts, an exception ends the body without its closing boundary:
@@ -112,7 +112,8 @@ def _parts(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Iterat
             lost, last = lost + 1, error
             continue
         sent += 1
-        yield Part(f"{DICOM}; transfer-syntax={syntax}", _closing(file, head))
+        kind, where = f"{DICOM}; transfer-syntax={syntax}", exchange.url_of(unique, instance)
+        yield Part(kind, _closing(file, head), where, len(head) + _size(file))
     if lost and sent:
         why = f"left out: {lost} of {lost + sent} instances"
         raise Failed(Outcome(Status(SUB_OPERATIONS_WARNING, why)))
@@ -120,6 +121,14 @@ def _parts(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Iterat
         raise last
     if lost:
         raise NotFound("nothing of that can be read")
+
+
+def _size(file: BinaryIO) -> int:
+    """Return how many bytes there are from where a file stands."""
+    at = file.tell()
+    size = file.seek(0, os.SEEK_END) - at
+    file.seek(at)
+    return size
 
 
 def _closing(file: BinaryIO, head: bytes) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import FindRequest
 from pacsroute.framework.results import DONE, Answer, Outcome
 from pacsroute.web.exchange import Exchange
-from pacsroute.web.query import RETURNED, Search, search
+from pacsroute.web.query import Search, search
 from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
@@ -113,7 +113,7 @@ def _rows(
             if len(found) >= most:
                 return found, _left(request, asked.offset + most, rows)
             model = dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN)
-            found.append(exchange.written(_shown(exchange, model, level, above)))
+            found.append(exchange.written(_shown(exchange, model, asked, level, above)))
         return found, ""
     except Failed:
         raise
@@ -166,7 +166,7 @@ def _encoded(encoder: RowEncoder, row: Any) -> bytes:
 
 
 def _shown(
-    exchange: Exchange, row: dict[str, Any], level: str, above: Mapping[str, str]
+    exchange: Exchange, row: dict[str, Any], asked: Search, level: str, above: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return a row with its URL, and empty values for missing attributes that are required."""
     row.pop(_LEVEL, None)
@@ -181,7 +181,7 @@ def _shown(
             break
     if level != "UPS":
         row[_URL] = {"vr": "UR", "Value": [exchange.url(*path)]}
-    for keyword in RETURNED[level]:
+    for keyword in asked.returned:
         tag = tag_for_keyword(keyword)
         key = f"{tag:08X}"
         if key not in row and tag is not None:

@@ -37,6 +37,7 @@ logger = logging.getLogger("pacsroute")
 
 _DICOM, _JSON = "application/dicom", "application/dicom+json"
 _NO_TRANSFER_SYNTAX = 0xC122
+_URL = "00081190"
 _PIECE = 1 << 18
 _OPEN = 32  # answers that wait for the response, with their files; a body may have thousands
 _WAITING = 1000  # functions of `request.after` that do, which may hold files as well
@@ -289,10 +290,10 @@ def _response(exchange: Exchange, storing: _Storing, kind: str, study: str) -> R
     results = storing.results
     good = [one for one in results if one.is_stored]
     bad = [one for one in results if not one.is_stored]
-    model: dict[str, Any] = {"00081190": {"vr": "UR"}}  # empty, if they are of several studies
+    model: dict[str, Any] = {_URL: {"vr": "UR"}}  # empty, if they are of several studies
     studies = {one.study for one in good if one.study}
     if study or len(studies) == 1:
-        model["00081190"] = _url(exchange.url("studies", study or studies.pop()))
+        model[_URL] = _url(exchange.url("studies", study or studies.pop()))
     if good:
         model["00081199"] = {"vr": "SQ", "Value": [_stored(exchange, one) for one in good]}
     named = [one for one in bad if one.sop_instance]
@@ -306,6 +307,8 @@ def _response(exchange: Exchange, storing: _Storing, kind: str, study: str) -> R
     response = Response(status=status, content_type=kind)
     response.headers["Content-Length"] = str(len(body))
     response.response = Delivery([body], _All(storing.answerings))  # type: ignore[arg-type]
+    if good and "Value" in model[_URL]:
+        response.headers["Content-Location"] = model[_URL]["Value"][0]
     if status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
@@ -349,7 +352,7 @@ def _stored(exchange: Exchange, result: _Result) -> dict[str, Any]:
     found = _named(result)
     if result.study and result.series:
         path = "studies", result.study, "series", result.series, "instances", result.sop_instance
-        found["00081190"] = _url(exchange.url(*path))
+        found[_URL] = _url(exchange.url(*path))
     status = result.outcome.status
     if status.category == "Warning":
         found["00081196"] = {"vr": "US", "Value": [status.code]}

@@ -48,6 +48,17 @@ def test_pages_of_any_size_tell_every_row_once_and_in_order(make, monkeypatch, p
         assert images == [f"1.3.{one[4:]}.{number}" for one in series for number in (0, 1)]
 
 
+def test_a_time_zone_is_told_and_matches_everything(make):
+    app = make()
+    with app.test_client() as client:
+        app.state.archive.add(Instance(image("1", TimezoneOffsetFromUTC="+0100")))
+        app.state.archive.add(Instance(image("2", study="1.1.9", series="1.2.9")))
+        for asked in ("", "-0500"):  # dates are meant in that zone; it is no key (PS3.4 §C.4.1.1)
+            rows = found(client, "STUDY", TimezoneOffsetFromUTC=asked, InstanceAvailability="")
+            assert {row.get("TimezoneOffsetFromUTC") for row in rows} == {"+0100", ""}
+            assert {row.InstanceAvailability for row in rows} == {"ONLINE"}
+
+
 @pytest.mark.parametrize(
     ("level", "keys", "count"),
     [

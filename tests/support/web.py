@@ -42,6 +42,11 @@ def multipart(*parts, kind="application/dicom", boundary="b"):
 
 def parts(response):
     """Return the parts of a response as pairs of media type and bytes."""
+    return [(head["Content-Type"], data) for head, data in whole_parts(response)]
+
+
+def whole_parts(response):
+    """Return the parts of a response as pairs of headers and bytes."""
     head = f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode()
     message = message_from_bytes(head + response.data)
     boundary = message.get_boundary().encode()
@@ -49,7 +54,7 @@ def parts(response):
     found = []
     for part in response.data.split(b"\r\n--" + boundary)[1:-1]:
         headers, _, data = part.lstrip(b"\r\n").partition(b"\r\n\r\n")
-        found.append((message_from_bytes(headers + b"\r\n\r\n")["Content-Type"], data))
+        found.append((message_from_bytes(headers + b"\r\n\r\n"), data))
     return found
 
 

@@ -5,12 +5,25 @@ from io import BytesIO
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from support.web import BIG_ENDIAN, CT, MR_RLE, ROOT, content, parts, path_of, read, store
+from support.web import (
+    BIG_ENDIAN,
+    CT,
+    MR_RLE,
+    ROOT,
+    content,
+    parts,
+    path_of,
+    read,
+    store,
+    whole_parts,
+)
 
 from pacsroute import App, Failure, Instance, dicom_json, uids
 from pacsroute.dataset import encode
 from pacsroute.web.statuses import Failed
 
+RAW = "multipart/related; type=application/octet-stream"
+OWN = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 RLE, EXPLICIT = "1.2.840.10008.1.2.5", uids.EXPLICIT_VR_LITTLE_ENDIAN
 JPEG = "SC_rgb_jpeg_gdcm.dcm"
 
@@ -34,6 +47,25 @@ def test_a_single_part_has_its_length(stored):
     assert response.headers["Content-Type"] == f"application/dicom; transfer-syntax={EXPLICIT}"
     assert int(response.headers["Content-Length"]) == len(response.data)
     assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("asked", "below", "accept"),
+    [
+        ("", "", OWN),
+        ("/..", "", OWN),
+        ("/frames/1", "/frames/1", RAW),
+        ("/bulkdata/7FE00010", "/bulkdata/7FE00010", RAW),
+        ("/rendered", "/frames/1/rendered", 'multipart/related; type="image/png"'),
+    ],
+)
+def test_each_part_has_its_length_and_url(stored, asked, below, accept):
+    path = path_of(read(MR_RLE))
+    shown = path.rpartition("/instances")[0] if asked == "/.." else path + asked
+    response = stored.get(f"{shown}?token=secret", headers={"Accept": accept})
+    ((head, data),) = whole_parts(response)
+    assert int(head["Content-Length"]) == len(data)
+    assert head["Content-Location"] == f"http://localhost{path}{below}"
 
 
 def test_boundaries_differ(stored):
@@ -144,9 +176,6 @@ def test_big_endian_values_are_turned_round(web):
     assert frame.content_type == f"application/octet-stream; transfer-syntax={EXPLICIT}"
 
 
-RAW = "multipart/related; type=application/octet-stream"
-
-
 def test_frames_are_those_of_the_file(stored):
     mr = read(MR_RLE)
     path = f"{path_of(mr)}/frames/1"
@@ -178,6 +207,12 @@ def test_several_frames_come_in_the_order_of_the_list(tmp_path):
         found = parts(client.web.get(path, headers={"Accept": RAW}))
     pixels = pydicom.dcmread(file).pixel_array
     assert [data for _, data in found] == [pixels[1].tobytes(), pixels[0].tobytes()]
+
+
+def test_a_path_that_is_none_says_so(web):
+    assert web.get(f"{ROOT}/nonsense").text == "there is no such resource below /dicom-web\n"
+    refused = web.delete(f"{ROOT}/studies")
+    assert (refused.status_code, refused.text) == (405, "it takes GET, HEAD, OPTIONS, POST\n")
 
 
 @pytest.mark.parametrize("rest", ["", "/metadata", "/series/1.3", "/series/1.3/metadata"])

@@ -55,6 +55,8 @@ def test_the_response_names_what_was_stored(web):
     response = store(web, CT)
     ct = read(CT)
     assert response.status_code == 200
+    study = f"http://localhost{ROOT}/studies/{ct.StudyInstanceUID}"
+    assert response.headers["Content-Location"] == study
     assert response.json == {
         URL: {"vr": "UR", "Value": [f"http://localhost{ROOT}/studies/{ct.StudyInstanceUID}"]},
         REFERENCED: {
