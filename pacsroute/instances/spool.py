@@ -17,7 +17,14 @@ from typing import Any, BinaryIO
 
 from pacsroute import memory
 from pacsroute.config import Config
-from pacsroute.instances.atomic_files import copy, draft, make_folder, publish, write_all
+from pacsroute.instances.atomic_files import (
+    copy,
+    draft,
+    make_folder,
+    publish,
+    start_write_back,
+    write_all,
+)
 from pacsroute.instances.peek import LOOK
 from pacsroute.instances.place import Place
 from pacsroute.upper_layer.buffers import buffers
@@ -32,6 +39,7 @@ Claim = Callable[[memoryview], memoryview | None]
 """Asks for the buffer that a fragment is in; returns all of it, or None: it is used again."""
 
 _MANY = 1024  # fragments that are held apart
+_WRITE_BACK = 8 << 20  # bytes of a file that the disk begins with, while the rest comes
 _SHARE = 4  # the part of max_memory up to which buffers are kept
 
 
@@ -111,7 +119,7 @@ class Spool:
     threshold : int
         How many bytes are held in memory before that.
     place : Place, optional
-        Where it goes instead, if something was saved there.
+        Where it goes without a folder, if something was saved there.
     claim : callable, optional
         As `Claim`; without it nothing stays in the buffer that it came in.
     most : int, optional
@@ -166,6 +174,7 @@ class Spool:
         self._path = ""
         self._temporary = False
         self._is_placed = False
+        self._begun = 0  # bytes of the file that the disk has begun with
         self._most = most
         self._room = room
         self._most_of_all = most_of_all
@@ -269,7 +278,7 @@ class Spool:
             self._fail(error)
 
     def _open_file(self) -> None:
-        fd = None if self._place is None else self._place.open()
+        fd = self._place.open() if self._place is not None and self._folder is None else None
         self._is_placed = fd is not None
         self._fd, self._path = draft(self._folder) if fd is None else (fd, "")
         self._temporary = True
@@ -287,12 +296,21 @@ class Spool:
             before = 0 if size == self.size else len(self.head) + self.size - size
             self._leave_place(before)
             write_all(self._fd, *pieces)
+        if self._place is not None and self._place.is_durable:
+            self._write_back()
+
+    def _write_back(self) -> None:
+        """Let the disk begin with what came, for the last instance of the route was flushed."""
+        waiting = self.size - self._begun
+        if waiting >= _WRITE_BACK:
+            start_write_back(self._fd, self._begun, waiting)
+            self._begun += waiting
 
     def _leave_place(self, size: int) -> None:
         """Go on in the folder that it would have without a place, with what was written."""
         assert self._place is not None
         self._place.forget()
-        old, self._is_placed = self._fd, False
+        old, self._is_placed, self._begun = self._fd, False, 0
         self._fd, self._path = draft(self._folder)
         try:
             copy(old, self._fd, size)
@@ -377,14 +395,14 @@ def spool_for(
     room : Room, optional
         The account that it shares with the other spools of the app.
     place : Place, optional
-        Of the route; without a setting for the folder it is made there.
+        Of the route.
     claim : callable, optional
         As for `Spool`.
     """
     return Spool(
         head,
         config.spool,
-        place=place if config.spool is None else None,
+        place=place,
         claim=claim,
         most=config.max_dataset_length,
         room=room,

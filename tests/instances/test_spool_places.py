@@ -151,7 +151,7 @@ def test_a_full_disk_where_others_were_saved_is_left(tmp_path, monkeypatch, at):
 
     monkeypatch.setattr(spool, "write_all", write)
     data = os.urandom(50_000)
-    one = Spool(b"head", str(tmp_path / "spool"), 1000, place=place)
+    one = Spool(b"head", None, 1000, place=place)
     for start in range(0, len(data), 5000):
         one.write(memoryview(data)[start : start + 5000])
     assert one.error is None
@@ -163,11 +163,27 @@ def test_a_full_disk_where_others_were_saved_is_left(tmp_path, monkeypatch, at):
     assert (tmp_path / "1.2.3.dcm").read_bytes() == b"head" + data
 
 
+@nameless_only
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_disk_begins_while_a_durable_instance_comes(tmp_path, monkeypatch, durable):
+    place, begun = Place(), []
+    place.learn(str(tmp_path), durable=durable)
+    real = atomic_files.start_write_back
+    monkeypatch.setattr(
+        spool, "start_write_back", lambda fd, *range_: begun.append(range_) or real(fd, *range_)
+    )
+    one = Spool(b"head", None, place=place)
+    for _ in range(20):
+        one.write(memoryview(bytes(1 << 20)))
+    assert begun == ([(0, 8 << 20), (8 << 20, 8 << 20)] if durable else [])
+    assert one.error is None
+
+
 def test_nothing_is_learned_where_files_need_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic_files, "_NAMELESS", False)
     place = Place()
     for threshold in (10, 100_000):
-        one = Spool(b"head", str(tmp_path / "spool"), threshold, place=place)
+        one = Spool(b"head", None, threshold, place=place)
         one.write(b"x" * 1000)
         Instance(one, sop_class=CT, sop_instance="1.2.3", transfer_syntax=EXPLICIT).save(tmp_path)
     monkeypatch.undo()
