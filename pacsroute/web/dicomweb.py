@@ -100,6 +100,7 @@ def _rules() -> Iterable[Rule]:
 
 
 _MAP = Map(list(_rules()), merge_slashes=False)
+_PATHS_OF_ANY_HOST = _MAP.bind("localhost")  # to bind it encodes the name, which takes a while
 
 
 class DicomWeb:
@@ -122,9 +123,8 @@ class DicomWeb:
         werkzeug.exceptions.HTTPException
             If there is none.
         """
-        adapter = _MAP.bind(http.host, path_info=path)
         try:
-            name, values = adapter.match(path or "/", method=http.method)
+            name, values = _PATHS_OF_ANY_HOST.match(path or "/", method=http.method)
             return str(name), dict(values)
         except NotFound:
             raise NotFound(f"there is no such resource below {self._app.config.web_root}") from None

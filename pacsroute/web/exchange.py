@@ -140,6 +140,11 @@ class Exchange:
             host = f"{host}:{port}"  # some clients leave it out
         return f"{http.scheme}://{host}{environ.get('SCRIPT_NAME', '')}"
 
+    @property
+    def sends_files(self) -> bool:
+        """Whether the server sends parts of files without reading them: a `Region`."""
+        return bool(self.http.environ.get("pacsroute.sends_files"))
+
     def pause(self) -> None:
         """Let others work, too: between two steps of what takes long."""
         pause: Callable[[], object] | None = self.http.environ.get("pacsroute.pause")
@@ -411,7 +416,7 @@ class Delivery:
 
     Parameters
     ----------
-    chunks : iterable of bytes
+    chunks : iterable of bytes or Region
         The body.
     ends : Answering or Found
         The answering that ends with it.

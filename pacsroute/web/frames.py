@@ -107,10 +107,15 @@ def _respond(
     if wanted.multipart is not False or len(numbers) > 1:
         body = Multipart(kind)
         parts = (
-            Part(label, [data], exchange.url_of(unique, instance, "frames", str(number)))
+            Part(label, [data], exchange.url_of(unique, instance, "frames", str(number)), len(data))
             for number, data in zip(numbers, coming, strict=False)
         )
-        return Response(Delivery(body.body(parts), found), content_type=body.content_type)
+        first_part = next(parts)
+        chunks = body.body(itertools.chain([first_part], parts))
+        response = Response(Delivery(chunks, found), content_type=body.content_type)
+        if len(numbers) == 1:
+            response.content_length = body.length(first_part)
+        return response
     delivery = Delivery(coming, found)
     response = Response(delivery, content_type=label)
     response.headers["Content-Length"] = str(len(first))

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import io
+import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 _PIECE = 1 << 18
+
+
+class Region:
+    """A part of a file, in a response of a server that sends it without reading it.
+
+    What stands between takes it for bytes that it does not look into.
+
+    Parameters
+    ----------
+    file : binary file
+        It has to stay open until it is sent.
+    offset, size : int
+        Where the part begins, and how many bytes it has.
+
+    Examples
+    --------
+    >>> with open(__file__, "rb") as file:
+    ...     len(Region(file, offset=100, size=20))
+    20
+    """
+
+    __slots__ = ("_size", "file", "offset")
+
+    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
+        self.file, self.offset, self._size = file, offset, size
+
+    def __len__(self) -> int:
+        """Return how many bytes it has."""
+        return self._size
 
 
 class Part(NamedTuple):
@@ -16,7 +47,7 @@ class Part(NamedTuple):
     ----------
     content_type : str
         Its media type.
-    chunks : iterable of bytes
+    chunks : iterable of bytes or Region
         Its content.
     location : str
         Its URL, if it has one.
@@ -55,15 +86,55 @@ class Multipart:
     def body(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Yield the body. Where a part breaks off, the closing boundary is never sent."""
         for part in parts:
-            yield f"\r\n--{self.boundary}\r\n{part.head()}\r\n".encode("latin-1")
+            yield self._head(part)
             yield from part.chunks
-        yield f"\r\n--{self.boundary}--\r\n".encode("ascii")
+        yield self._end()
+
+    def length(self, part: Part) -> int:
+        """Return how many bytes the body has if this is its only part, whose size is known."""
+        assert part.size is not None
+        return len(self._head(part)) + part.size + len(self._end())
+
+    def _head(self, part: Part) -> bytes:
+        return f"\r\n--{self.boundary}\r\n{part.head()}\r\n".encode("latin-1")
+
+    def _end(self) -> bytes:
+        return f"\r\n--{self.boundary}--\r\n".encode("ascii")
 
 
-def pieces(open_it: Callable[[], BinaryIO], head: bytes = b"") -> Iterator[bytes]:
-    """Yield a head and then a file in pieces; the file is closed behind its end."""
-    with open_it() as file:
+def size_of(file: BinaryIO) -> int:
+    """Return how many bytes of a file are left."""
+    at = file.tell()
+    size = file.seek(0, os.SEEK_END) - at
+    file.seek(at)
+    return size
+
+
+def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Iterator[bytes]:
+    """Yield a head and then a file in pieces; the file is closed behind its end.
+
+    Parameters
+    ----------
+    file : binary file
+        It is read from where it stands.
+    head : bytes
+        What comes before.
+    as_region : bool
+        Whether a file of the system is left to a server that sends it.
+    """
+    with file:
+        if as_region and _is_plain(file):
+            yield head
+            region: Any = Region(file, file.tell(), size_of(file))
+            yield region
+            return
         first = file.read(_PIECE)
         yield head + first
         while len(first) == _PIECE and (piece := file.read(_PIECE)):
             yield piece
+
+
+def _is_plain(file: BinaryIO) -> bool:
+    """Tell whether a file is one of the system, and nothing that reads from others."""
+    raw = getattr(file, "raw", file)
+    return isinstance(raw, io.FileIO)

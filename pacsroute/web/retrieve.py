@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -20,7 +19,7 @@ from pacsroute.instances.instance import Instance
 from pacsroute.status import SUB_OPERATIONS_WARNING, Status
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
-from pacsroute.web.multipart import Multipart, Part, pieces
+from pacsroute.web.multipart import Multipart, Part, pieces, size_of
 from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
@@ -47,7 +46,10 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         parts = _parts(exchange, found, ranges, unique)
         first = next(parts)  # a status can be sent before it only
         chunks = body.body(itertools.chain([first], parts))
-        return Response(Delivery(chunks, found), content_type=body.content_type)
+        response = Response(Delivery(chunks, found), content_type=body.content_type)
+        if found.request.count == 1:
+            response.content_length = body.length(first)
+        return response
     except BaseException as error:
         found.close(None if isinstance(error, HTTPException) else error)
         raise
@@ -72,13 +74,14 @@ def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
     """
     instance = found.only()
     try:
-        syntax, file = _opened(instance, ranges, found)
+        syntax, file = _opened(instance, ranges, found, exchange.sends_files)
     except DataSetError as error:
         raise NotAcceptable(str(error)) from None
     found.held.enter_context(file)
     head = _head(exchange, instance, syntax)
-    size = _size(file)
-    delivery = Delivery(pieces(lambda: file, head), found)
+    size = size_of(file)
+    whole = exchange.sends_files and "Range" not in exchange.http.headers
+    delivery = Delivery(pieces(file, head, as_region=whole), found)
     response = Response(delivery, content_type=f"{DICOM}; transfer-syntax={syntax}")
     response.headers["Content-Length"] = str(size + len(head))
     tag = tag_of(instance, syntax)
@@ -104,7 +107,7 @@ def _parts(
     last: Exception | None = None
     for instance in found:
         try:
-            syntax, file = _opened(instance, ranges, found)
+            syntax, file = _opened(instance, ranges, found, exchange.sends_files)
             head = _head(exchange, instance, syntax)
         except (DataSetError, OSError, NotAcceptable) as error:
             uid = instance.sop_instance_if_known
@@ -113,7 +116,8 @@ def _parts(
             continue
         sent += 1
         kind, where = f"{DICOM}; transfer-syntax={syntax}", exchange.url_of(unique, instance)
-        yield Part(kind, _closing(file, head), where, len(head) + _size(file))
+        chunks = pieces(file, head, as_region=exchange.sends_files)
+        yield Part(kind, chunks, where, len(head) + size_of(file))
     if lost and sent:
         why = f"left out: {lost} of {lost + sent} instances"
         raise Failed(Outcome(Status(SUB_OPERATIONS_WARNING, why)))
@@ -123,25 +127,15 @@ def _parts(
         raise NotFound("nothing of that can be read")
 
 
-def _size(file: BinaryIO) -> int:
-    """Return how many bytes there are from where a file stands."""
-    at = file.tell()
-    size = file.seek(0, os.SEEK_END) - at
-    file.seek(at)
-    return size
-
-
-def _closing(file: BinaryIO, head: bytes) -> Iterator[bytes]:
-    return pieces(lambda: file, head)
-
-
 def _head(exchange: Exchange, instance: Instance, syntax: str) -> bytes:
     return part10.head(
         instance.sop_class, instance.sop_instance, syntax, writer=exchange.app.ae_title
     )
 
 
-def _opened(instance: Instance, ranges: list[MediaRange], found: Found) -> tuple[str, BinaryIO]:
+def _opened(
+    instance: Instance, ranges: list[MediaRange], found: Found, in_place: bool
+) -> tuple[str, BinaryIO]:
     """Return the transfer syntax in which an instance is sent, and its data set in that.
 
     Raises
@@ -153,6 +147,8 @@ def _opened(instance: Instance, ranges: list[MediaRange], found: Found) -> tuple
     for one in ranges:
         for syntax in _syntaxes(own, one.transfer_syntax):
             try:
+                if syntax == own:
+                    return syntax, instance.open(whole=not in_place)
                 return syntax, instance.open_as(syntax, wanted=found.request.is_wanted)
             except DataSetError as error:
                 last = error

@@ -47,17 +47,18 @@ class Turns:
     def take(self) -> bool:
         """Begin to work, as soon as it is fair; return what `give_back` takes."""
         self._places.acquire()
-        self.note()
         if not self.are_associations_at_work():
             self._debt = 0.0
             return False
+        self.note()
         is_alone = self._alone.acquire(timeout=_PATIENCE)
         self._leave_time()
         return is_alone
 
     def give_back(self, is_alone: bool) -> None:
         """End a turn."""
-        self.note()
+        if time.monotonic() < self._at_work_until:
+            self.note()
         if is_alone:
             self._alone.release()
         self._places.release()
@@ -120,11 +121,12 @@ class Turn:
 
     def pause(self) -> None:
         """Let others have a turn, if this one has worked for a while: between two steps."""
+        if not self._turns.are_associations_at_work():
+            return
         self._worked += self._turns.note()
         if self._worked > _STEP:
             self._worked = 0.0
-            if self._turns.are_associations_at_work():
-                self.while_away(lambda: None)
+            self.while_away(lambda: None)
 
 
 class Input:

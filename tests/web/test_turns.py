@@ -56,6 +56,7 @@ def test_a_long_turn_is_interrupted(clock):
         turn.pause()
         assert clock.slept == []  # no association is at work
         ASSOCIATIONS.seen = True
+        turn.pause()  # from now on it counts
         clock.worked += 0.006
         turn.pause()
         assert sum(clock.slept) > 0.005
