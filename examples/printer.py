@@ -5,8 +5,8 @@
 
 Films come out in the folder ``films``, or in the one that the environment variable FILMS names,
 a file for each copy; DPI says how many dots an inch of film has, 300 otherwise. A film is
-there when the request to print it is answered. A peer that has asked for the Print Job class
-as well is told of it by events, and one that has not, of a failure by the answer.
+there when the request to print it is answered. A peer that negotiated the Print Job class gets
+events for it; another peer gets a failure as the response.
 """
 
 import io
@@ -137,7 +137,7 @@ def referred(request, attributes, keyword, sop_class):
         uid = item.get("ReferencedSOPInstanceUID")
         thing = created.get(request.association, {}).get(uid)
         if thing is None or thing.sop_class != sop_class:
-            raise Failure(INVALID_VALUE, f"{keyword}: there is none of that UID")
+            raise Failure(INVALID_VALUE, f"{keyword}: no such UID")
         return thing
     return None
 
@@ -304,7 +304,7 @@ def set_image(request):
     for keyword in ("BasicGrayscaleImageSequence", "BasicColorImageSequence"):
         if keyword in attributes:
             images = attributes[keyword].value
-            changed.image = images[0] if images else None  # none: the box is to be empty
+            changed.image = images[0] if images else None  # none: the box stays empty
             changed.pixels = read_pixels(images[0], request.transfer_syntax) if images else None
             del attributes[keyword]
     status = 0 if changed.pixels is None else size_of(changed)[1]
@@ -436,7 +436,7 @@ def magnification(box):
 
 
 def scaled(box):
-    """Return the image of a box as it is printed, or its middle if it is to be cropped."""
+    """Return the image of a box as it is printed, or its middle if it is cropped."""
     left, top, right, bottom = area(box)
     size, _ = size_of(box)
     width, height = min(size[0], right - left), min(size[1], bottom - top)

@@ -283,4 +283,4 @@ def send(ae):
                             "UPS", uid, kind, event, meta="UnifiedProcedureStepEvent"
                         )
         except (PacsrouteError, OSError) as error:
-            logger.warning("%s was not told of %d events: %s", ae, len(rows), error)
+            logger.warning("%s did not get %d events: %s", ae, len(rows), error)

@@ -113,7 +113,7 @@ def network_of(text: str) -> Network:
     Raises
     ------
     SetupError
-        If it is none.
+        If it is not valid.
 
     Examples
     --------

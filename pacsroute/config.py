@@ -212,7 +212,7 @@ class Config:
         None, "CA certificates; HTTPS clients need a certificate from one of them.", path=True
     )
     web_console: tuple[str, ...] = _setting(
-        (), "Users that may see /console from other machines; * names all that are authenticated."
+        (), "Users that may see /console from other machines; * names every authenticated user."
     )
     web_console_values: tuple[str, ...] = _setting(
         (), "Users that may see patient data at /console; * names all that may see it."
@@ -324,7 +324,7 @@ class Config:
         Raises
         ------
         SetupError
-            Also if there is no such file, or it is no TOML.
+            Also if the file does not exist, or is not TOML.
         """
         import tomllib  # noqa: PLC0415 - only for those who have such a file
 

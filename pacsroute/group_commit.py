@@ -67,7 +67,7 @@ class GroupCommit:
         work : callable
             Called with the connection; an exception of it undoes what it did, and is raised.
         flush : bool
-            Whether it has to survive a power cut, too, with all that was written before it.
+            Whether it must survive a power cut, with everything written before it.
         """
         job = _Job(work, flush)
         self._jobs.append(job)

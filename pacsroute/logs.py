@@ -65,7 +65,7 @@ class LineFormatter(logging.Formatter):
             self._second = number, text
         return f"{text},{int(record.msecs):03}"
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging has it
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
         """Return the record's line."""
         return _printable(super().formatMessage(record))
 

@@ -36,8 +36,8 @@ _STATUS = "PerformedProcedureStepStatus"
 _CREATE, _SET, _FINAL = 0, 1, 2
 
 # PS3.4 Table F.7.2-1 without its optional rows: the type that an attribute has in an N-CREATE, in
-# an N-SET ("-" is not allowed there) and in the final state. The codes' own attributes are left
-# to whoever reads them.
+# an N-SET ("-" is not allowed there) and in the final state. The codes' own attributes are left to
+# their reader.
 _TABLE = """
 ScheduledStepAttributesSequence         1 - 3
 >StudyInstanceUID                       1 - 3

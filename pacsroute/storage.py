@@ -152,7 +152,7 @@ class Objects:
         try:
             self._store: Any = from_url(url, **(defaults | options))
         except Exception as error:  # noqa: BLE001 - obstore's own, of Rust
-            raise SetupError(f"{self.url} is no bucket: {_first_line(error)}") from None
+            raise SetupError(f"{self.url} is not a bucket: {_first_line(error)}") from None
         _made[self.url] = self
 
     def __repr__(self) -> str:

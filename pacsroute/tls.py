@@ -78,10 +78,9 @@ class TLS:
     verify : bool
         Whether a client looks at the server's certificate at all.
     check_hostname : bool, optional
-        Whether a client wants the certificate to be for the host that it has called. Those
-        of DICOM devices often name an application entity or a device and no host, and whoever
-        hands out a `ca` knows what it signs: so without this only where the CAs are the
-        system's, which sign for anybody.
+        Whether a client checks that the certificate is for the host that it called. Certificates of
+        DICOM devices often name an application entity or a device instead of a host. By default a
+        client checks the host only if it trusts the system's CAs, which sign for anybody.
 
     Raises
     ------
@@ -111,7 +110,7 @@ class TLS:
         if self.client_certificate not in (None, *get_args(ClientCertificate)):
             raise SetupError(f"{self.client_certificate!r}: none, optional or required")
         if self.profile not in _CIPHERS:
-            raise SetupError(f"{self.profile!r} is no TLS profile: bcp195 or modified")
+            raise SetupError(f"{self.profile!r} is not a TLS profile: use bcp195 or modified")
         if self.client_certificate in ("optional", "required") and not self.ca:
             raise SetupError("client certificates need a CA file to be verified with")
         self._made: dict[str, tuple[object, ssl.SSLContext]] = {}

@@ -247,7 +247,7 @@ def test_many_threads_share_a_storage(storage):
 
 
 def test_url_that_is_none_is_a_set_up_error():
-    with pytest.raises(SetupError, match="is no bucket"):
+    with pytest.raises(SetupError, match="is not a bucket"):
         Objects("nonsense")
 
 

@@ -194,7 +194,7 @@ class Bucket:
         return self._ownership.look()
 
     def adopt(self) -> None:
-        """Take it that the index has all that is here: from now on it may be swept."""
+        """Record that the index has everything here: from now on it may be swept."""
         self._ownership.adopt()
 
     def sweep(self) -> None:

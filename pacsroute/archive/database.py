@@ -88,7 +88,7 @@ class Database(Protocol):
         work : callable
             Called with the transaction; what it raises undoes what it did, and is raised.
         flush : bool
-            Whether it has to survive a power cut, too, with all that was written before it.
+            Whether it must survive a power cut, with everything written before it.
         alone : sequence of str, optional
             UIDs that no other transaction changes meanwhile; None is everything.
         """

@@ -115,4 +115,4 @@ class Keeper(Protocol):
         """Return why nothing is removed: the index is another one, or older; empty if it is not."""
 
     def adopt(self) -> None:
-        """Take it that the index has all that is here."""
+        """Record that the index has everything here."""

@@ -51,7 +51,7 @@ class Model:
     Raises
     ------
     SetupError
-        If that is no level, or no attribute that can be matched.
+        If the level is unknown, or the attribute cannot be matched.
 
     Examples
     --------

@@ -84,7 +84,7 @@ class PostgreSQL:
         with self._connection() as db:
             if alone is None:
                 db.execute("LOCK TABLE image IN EXCLUSIVE MODE")
-            for uid in sorted(alone or ()):  # in one order, so that none waits for another for ever
+            for uid in sorted(alone or ()):  # in one order, so that there is no deadlock
                 db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [uid])
             return work(_Statements(db))
 

@@ -79,7 +79,7 @@ def lasting(database: Database) -> Iterator[str]:
 
 
 def attributes(model: Model, database: Database) -> Iterator[str]:
-    """Yield the statements that make the tables of studies, series and instances anew."""
+    """Yield the statements that make the tables of studies, series and instances again."""
     for table in TABLES:
         yield f"DROP TABLE IF EXISTS {table}"
         columns = [*_MORE[table], *(f"{key} {kind}" for key, kind in model.columns(table).items())]

@@ -86,7 +86,7 @@ class SQLite:
         work : callable
             Called with a connection; an exception of it undoes what it did, and is raised.
         flush : bool
-            Whether it has to survive a power cut, too, with all that was written before it.
+            Whether it must survive a power cut, with everything written before it.
         alone : sequence of str, optional
             Nothing that SQLite needs: it has one transaction that writes at a time.
         """

@@ -263,7 +263,7 @@ class PeerCommand(click.Command):
 
 
 def asks_a_peer(function: Command) -> Command:
-    """Give a command the options of a peer; it is called with a `Client` in their place."""
+    """Give a command the options of a peer; it is called with a `Client` instead of them."""
 
     @functools.wraps(function)
     def command(

@@ -51,4 +51,4 @@ def conformance(app: str | None, output: Path | None, file: str | None, date: st
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.ClickException(f"{output}: {error.strerror}") from None
-    click.echo(f"{output}: {text.count(BLANK)} places are to be completed")
+    click.echo(f"{output}: {text.count(BLANK)} places must be completed")

@@ -107,7 +107,7 @@ def _items(row: Dataset, name: str) -> Iterable[Dataset]:
 def _text(row: Dataset, keyword: str) -> str:
     try:
         value = row.get(keyword)
-    except Exception:  # noqa: BLE001 - pydicom raises many kinds for values that are none
+    except Exception:  # noqa: BLE001 - pydicom raises many kinds for invalid values
         return "?"
     if value is None:
         return ""

@@ -131,7 +131,7 @@ class _Supervisor:
                 self._hear(ours)
 
     def _saved(self, since: float, child: BaseProcess, channel: socket.socket) -> bool:
-        """Wait for a file to be saved; return False early if more folders are to be watched."""
+        """Wait for a file to be saved; return False early if there are more folders to watch."""
         watched, seen = _present(self._folders), frozenset[tuple[str, int]]()
         for changes in watch(
             *dict(watched),
@@ -211,7 +211,7 @@ def _imported() -> set[str]:
 
 
 def _present(folders: Iterable[str]) -> frozenset[tuple[str, int]]:
-    """Return the folders that are there, with what tells one from another made in its place."""
+    """Return the existing folders with their inodes, which a new folder of that name changes."""
     found = set()
     for folder in folders:
         with contextlib.suppress(OSError):

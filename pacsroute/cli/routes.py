@@ -86,7 +86,7 @@ def _table(lines: list[Line], width: int | None) -> list[str]:
 
 
 def _paragraphs(lines: list[Line], width: int) -> list[str]:
-    """Return each route as a line, and what else there is to say indented below it."""
+    """Return each route as a line, with its options indented below."""
     indent = " " * (max(len(line.command) for line in lines) + len(_GAP))
     shown = []
     for line in lines:

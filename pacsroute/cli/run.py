@@ -93,7 +93,7 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--reload",
     is_flag=True,
     envvar="PACSROUTE_RELOAD",
-    help="Serve anew whenever a file of the app is saved.",
+    help="Restart whenever a file of the app is saved.",
 )
 @_setting_options
 @observes(err=False)
@@ -114,9 +114,8 @@ def run(
     folder. Each option is also an environment variable: --port is PACSROUTE_PORT. An option
     wins over the environment, that over --config, and that over what APP itself says.
 
-    With --workers, SIGTERM stops gracefully and Ctrl-C at once; SIGHUP has new workers, which
-    load APP anew, take the place of the others, and SIGTTIN and SIGTTOU make them one more or
-    one fewer.
+    With --workers, SIGTERM stops gracefully and Ctrl-C at once; SIGHUP replaces the workers with
+    new ones, which load APP again, and SIGTTIN and SIGTTOU make them one more or one fewer.
     """
     log = logging.StreamHandler()
     logging.basicConfig(handlers=[log])

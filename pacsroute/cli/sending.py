@@ -97,7 +97,7 @@ class Journal:
             if last[:1] not in ("", "["):
                 raise ValueError
         except (ValueError, TypeError):
-            raise DataSetError(f"{path} is no list of files that were sent") from None
+            raise DataSetError(f"{path} is not a list of sent files") from None
         if last:  # a run was killed while it wrote: the line is worth nothing
             self._file.truncate(len("\n".join([*whole, ""]).encode()))
         return known
@@ -123,7 +123,7 @@ def collect(
     Parameters
     ----------
     paths : iterable of str
-        Files, and folders with all that is in them.
+        Files, and folders with their contents.
     counts : Counts
         Of the run.
     journal : Journal, optional
@@ -173,7 +173,7 @@ def _walk(
 
 def _is_part_10(path: str) -> bool:
     if os.path.basename(path) == "DICOMDIR":
-        return False  # it lists instances, and is none
+        return False  # it lists instances, but is not one itself
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -266,7 +266,7 @@ class FileSender:
         try:
             instance = Instance(file.path)
             if not (uids.is_uid(instance.sop_class) and uids.is_uid(instance.transfer_syntax)):
-                raise DataSetError("its SOP class or transfer syntax is no UID")
+                raise DataSetError("its SOP class or transfer syntax is not a UID")
             status = self._client.store(instance)
         except AssociationRejected:
             raise
@@ -342,7 +342,7 @@ class FileSender:
 def store(
     client: Client, paths: tuple[str, ...], jobs: int, resume: str | None, quiet: bool
 ) -> None:
-    """Send files, and folders with all that is in them.
+    """Send files, and folders with their contents.
 
     \b
     Examples:
@@ -387,7 +387,7 @@ def _journal(path: str) -> Journal:
 
 @contextlib.contextmanager
 def _bar(files: list[File], counts: Counts, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar; yield what is to be told the size of each file done with."""
+    """Show a progress bar; yield the function that takes the size of each finished file."""
     if not (shown and files):
         yield lambda size: None
         return

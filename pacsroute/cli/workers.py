@@ -159,7 +159,7 @@ class Account(NamedTuple):
         Raises
         ------
         click.UsageError
-            If there is none, or whoever asks is not root.
+            If there is no such account, or this process is not root's.
         """
         try:
             uid, gid = pwd.getpwnam(user)[2:4]
@@ -171,7 +171,7 @@ class Account(NamedTuple):
         return cls(user, uid, gid)
 
     def take(self) -> None:
-        """Have this process run as the account, with its groups and none of root's."""
+        """Switch this process to the account, with its groups and none of root's."""
         os.initgroups(self.name, self.gid)  # gunicorn does either this or the next
         os.setgid(self.gid)
         os.setuid(self.uid)
@@ -337,7 +337,7 @@ def _serves(worker: Worker) -> bool:
 
 
 class Log(glogging.Logger):  # type: ignore[misc]
-    """gunicorn's log within ours: what it tells of its daily work is for debugging."""
+    """gunicorn's log within ours: its messages about daily work are for debugging."""
 
     def setup(self, cfg: Any) -> None:
         """Send everything where our own log goes."""

@@ -22,7 +22,7 @@ def blank(what: str) -> str:
 
 
 def heading(number: str, title: str, *, applies: bool = True) -> str:
-    """Return the heading of a section, marked as PS3.2 Annex N has it where it does not apply.
+    """Return the heading of a section, marked as in PS3.2 Annex N if it does not apply.
 
     Examples
     --------

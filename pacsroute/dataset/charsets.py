@@ -110,7 +110,7 @@ _ALIASES = {
     "LATIN1": "ISO_IR 100",
     "WINDOWS1252": "ISO_IR 100",
     "CP1252": "ISO_IR 100",
-    # pydicom's name for the default repertoire, not Latin-1 as Python has it
+    # pydicom's name for the default repertoire, not Latin-1 as in Python
     "ISO8859": "ISO_IR 6",
     "ASCII": "ISO_IR 6",
     "USASCII": "ISO_IR 6",
@@ -335,8 +335,8 @@ def encode(text: str, charset: str | Iterable[str | None] | None = None, vr: str
     Raises
     ------
     UnicodeEncodeError
-        A character is not in the set. UTF-8 has them all; only a lone surrogate, which
-        is no character, becomes a question mark there.
+        A character is not in the set. UTF-8 has them all; only a lone surrogate, which is not a
+        character, becomes a question mark there.
 
     Examples
     --------

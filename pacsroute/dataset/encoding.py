@@ -116,7 +116,7 @@ class RowEncoder:
         self._encoder = Encoder(how, wanted, always, kept)
 
     def encode(self, row: Row) -> tuple[bytes, bool]:
-        """The data set of one row, and whether the row has all that was asked for.
+        """The data set of one row, and whether the row has all requested keys.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class RowEncoder:
         Raises
         ------
         DataSetError
-            An unknown keyword, or what is no row.
+            An unknown keyword, or an object that is not a row.
 
         Examples
         --------

@@ -40,7 +40,7 @@ def from_dicom_json(
         As `dicom_json` and `json.loads` return it. Group lengths and File Meta Information
         in it are left out.
     transfer_syntax : str
-        What to write in: a native one.
+        The transfer syntax to write: an uncompressed one.
     bulk_data : callable, optional
         Returns the bytes behind a ``BulkDataURI``; without it, such a value is an error.
 

@@ -77,7 +77,7 @@ def dicom_json(
     Raises
     ------
     DataSetError
-        If it is no data set, or beyond a limit.
+        If it is not a data set, or beyond a limit.
 
     Examples
     --------
@@ -209,7 +209,7 @@ def _number(vr: str, text: str) -> Any:
 
 
 def _finite(number: float) -> float | str:
-    """Return a number as JSON can have it."""
+    """Return a number in a form that JSON allows."""
     if math.isfinite(number):
         return number
     return "NaN" if math.isnan(number) else ("inf" if number > 0 else "-inf")

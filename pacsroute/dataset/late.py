@@ -1,11 +1,11 @@
 """pydicom, late: importing it takes most of what a server needs to start.
 
-With NumPy behind it that is several times as long as all else together, so importing pacsroute
-does not import it, and a server listens before that is done: peers that connect wait in the
-queue of its socket for the fifth of a second that it takes. But it is done on one thread,
-before any other can ask for it: the modules of pydicom import each other in a circle, and two
-threads that enter this at different places break each other's import. So `BaseApp.running`
-calls `load` before lifespans run and threads begin, and so does what else imports late.
+With NumPy that takes several times as long as everything else, so importing pacsroute does not
+import it. A server listens before that is done: peers that connect wait in the queue of its socket
+for a fifth of a second. But it is done on one thread, before any other can ask for it: the modules
+of pydicom import each other in a circle, and two threads that enter this at different places break
+each other's import. So `BaseApp.running` calls `load` before lifespans run and threads begin, and
+so do other late imports.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def what_fits(
     Raises
     ------
     DataSetError
-        An unknown keyword, or what is no row.
+        An unknown keyword, or an object that is not a row.
     """
     if not isinstance(row, (Mapping, Dataset)):
         raise DataSetError(f"a row is a mapping or a Dataset, not {type(row).__name__}")

@@ -59,7 +59,7 @@ interpreter from all others, and all of them would fail where one after the othe
 class _Head(NamedTuple):
     """The head of an element: its tag, VR and length, where its value is, and how it was read.
 
-    `odd` is one whose VR is none of explicit VR, in explicit VR.
+    `odd` is one whose VR is unknown, in explicit VR.
     """
 
     tag: int
@@ -411,7 +411,7 @@ class Reader:
         return _Head(tag, implicit_vr_of(tag, elements, length, signed), length, start, True, odd)
 
     def _odd(self, at: int, end: int) -> _Head:
-        """Read the head of an element with a VR that is none, such as two spaces or ``??``.
+        """Read the head of an element with an invalid VR, such as two spaces or ``??``.
 
         New VRs have 32-bit lengths (PS3.5 §6.2), those that peers make up 16-bit ones, and some
         elements are in implicit VR: it is what lets the next element begin behind it.

@@ -275,7 +275,7 @@ def made(
     """Return a Dataset of some elements, as it was read.
 
     pydicom looks each attribute that is set up in the dictionary of keywords, which takes as long
-    as all else that is done for an identifier.
+    as the rest of the work for an identifier.
 
     Parameters
     ----------

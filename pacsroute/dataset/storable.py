@@ -57,7 +57,7 @@ def _misfits(dataset: Dataset) -> Iterator[int]:
         part = Dataset()
         try:
             part.add(dataset[tag])
-        except Exception:  # noqa: BLE001 - pydicom raises many kinds for values that are none
+        except Exception:  # noqa: BLE001 - pydicom raises many kinds for invalid values
             yield int(tag)
         else:
             if not _can_be_kept(part):

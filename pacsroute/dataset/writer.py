@@ -1,6 +1,6 @@
 """Elements, rows and Datasets to bytes, in one character set and one syntax (PS3.5 §7.1).
 
-Each set of keys gets a plan, which all rows that have it share. Rows and Datasets are in
+Each set of keys gets a plan, which its rows share. Rows and Datasets are in
 one class since each may have the other among its items.
 """
 
@@ -54,9 +54,9 @@ _Entry: TypeAlias = (
 class _Plan(NamedTuple):
     """How rows of one set of keys are written.
 
-    An entry has its keyword, the bytes up to the length (with the constant elements that
-    come before), the table of lengths, the padding, the codec of a str that needs no
-    conversion, and the conversion of anything else: None where that depends on the row.
+    An entry has its keyword, the bytes up to the length (with the constant elements before it), the
+    table of lengths, and the padding. It also has the codec of a str that needs no conversion, and
+    the conversion of anything else: None if that depends on the row.
     """
 
     entries: list[_Entry]
@@ -122,7 +122,7 @@ class Encoder:
         specific: tuple[str, ...],
         above: tuple[Row, ...],
     ) -> tuple[bytes, bool]:
-        """The bytes of a row, and whether it has all that was asked for.
+        """The bytes of a row, and whether it has all requested keys.
 
         Parameters
         ----------

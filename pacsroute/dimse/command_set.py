@@ -207,9 +207,9 @@ def _body(command: Command) -> bytes:
 
 
 class _Usual(NamedTuple):
-    """How a message is written of which many are alike, but for their ID and second half.
+    """The writing of messages that differ only in their ID and second half.
 
-    They are sent over and over; this takes a third of the time of putting them together anew.
+    They are sent over and over; this takes a third of the time of building them again.
     """
 
     number: Callable[[Any], int]  # fetches the Message ID
@@ -258,7 +258,7 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
     Raises
     ------
     ProtocolError
-        If they are no command set.
+        If they are not a command set.
     """
     data = bytes(data)
     known: dict[str, Any] = {}

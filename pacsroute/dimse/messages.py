@@ -107,8 +107,8 @@ class Assembler:
     def add(self, pdv: PDV) -> list[Message]:
         """Take the next fragment; return the messages that it completes.
 
-        These are one at most, but for a peer that announced a data set and sent the next
-        command instead: its data set was empty.
+        These are one at most, except if a peer announced a data set and sent the next command
+        instead: its data set was empty.
 
         Raises
         ------

@@ -296,7 +296,7 @@ class BaseApp(Scope):
         return called_ae if any(title == called_ae for _, title in self.families) else None
 
     def register_blueprint(self, blueprint: Blueprint, *, called_ae: str | None = None) -> None:
-        """Take all that was registered with a blueprint; see `Blueprint`."""
+        """Add everything that was registered with a blueprint; see `Blueprint`."""
         super().register_blueprint(blueprint, called_ae=called_ae)
         self._found.clear()
         innermost: dict[str | None, Scope] = {}

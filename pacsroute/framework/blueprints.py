@@ -293,7 +293,7 @@ class Scope(Router):
     # ------------------------------------------------------------- blueprints
 
     def register_blueprint(self, blueprint: Blueprint, *, called_ae: str | None = None) -> None:
-        """Take all that was registered with a blueprint.
+        """Add everything that was registered with a blueprint.
 
         Parameters
         ----------

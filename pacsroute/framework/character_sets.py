@@ -8,12 +8,12 @@ from pacsroute.errors import SetupError, nearest
 
 
 def check_charset(text: str) -> None:
-    r"""Raise a `SetupError` if a text is no Specific Character Set (PS3.3 §C.12.1.1.2)."""
+    r"""Raise a `SetupError` if a text is not a Specific Character Set (PS3.3 §C.12.1.1.2)."""
     from pacsroute.dataset.charsets import SUPPORTED  # noqa: PLC0415 - over 1 ms, seldom asked
 
     for term in text.split("\\"):
         if term and term not in SUPPORTED:
-            raise SetupError(f"{term!r} is no Specific Character Set{nearest(term, SUPPORTED)}")
+            raise SetupError(f"{term!r} is not a Specific Character Set{nearest(term, SUPPORTED)}")
 
 
 def check_charsets(config: Config) -> None:

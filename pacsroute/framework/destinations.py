@@ -1,4 +1,4 @@
-"""Where AE titles are to be found that no `@app.destination` knows."""
+"""The peers of AE titles that no `@app.destination` knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Destinations(UserDict[str, Peer]):
     Raises
     ------
     SetupError
-        If it is no AE title, or no `Peer` that could be connected to.
+        If it is not an AE title, or not a `Peer` with an address.
 
     Examples
     --------

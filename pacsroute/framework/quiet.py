@@ -29,7 +29,7 @@ def _quieted() -> Iterator[None]:
         for logger, level in before.items():
             logger.setLevel(level)
         for one in ours:
-            with contextlib.suppress(ValueError):  # whoever sets them anew has dropped it
+            with contextlib.suppress(ValueError):  # a program that sets them again has dropped it
                 warnings.filters.remove(one)  # type: ignore[attr-defined]
 
 

@@ -11,7 +11,7 @@ class Reach:
     """How an app reaches other AE titles: over the network. A test client puts its own in place."""
 
     def settle(self, ae_title: str, peer: Peer) -> Peer:
-        """Return where a title is to be found, for which `@app.destination` has found a peer."""
+        """Return the address of a title, for which `@app.destination` has found a peer."""
         return peer
 
     def opener(self, ae_title: str) -> Any:

@@ -1,4 +1,4 @@
-"""The resources of DICOMweb that an app's handlers stand behind (PS3.18 §10)."""
+"""The resources of DICOMweb that an app's handlers answer (PS3.18 §10)."""
 
 from __future__ import annotations
 

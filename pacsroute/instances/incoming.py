@@ -29,7 +29,7 @@ class Incoming:
         Its UIDs, once `end` was called: the data set wins over the File Meta
         Information. Empty where it does not say so.
     spool : Spool or None
-        The data set; None where it is no Part 10 file.
+        The data set; None if it is not a Part 10 file.
 
     Examples
     --------

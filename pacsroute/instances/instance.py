@@ -437,7 +437,7 @@ class Instance:
             With a storage, for a `name` or another `duplicate` than ``replace``: what is there
             already, an index knows.
         Failure
-            With 0x0117 if the SOP Instance UID is no UID: it never becomes a file name.
+            With 0x0117 if the SOP Instance UID is not valid: it never becomes a file name.
         DataSetError
             If `dataset` was edited, which the bytes do not show.
         OSError
@@ -603,7 +603,7 @@ def _told(head: part10.Head, first: bytes) -> dict[str, str]:
 
 
 def _occupied(folder: str, target: str, duplicate: str, durable: bool) -> Path:
-    if durable:  # which whoever wrote it may not have waited for, or not yet
+    if durable:  # which its writer may not have waited for, or not yet
         sync(target)
         sync(folder)
     if duplicate == "refuse":

@@ -158,7 +158,7 @@ def head_of(file: BinaryIO) -> Head:
         found = read_head(first)
         if found.is_whole or len(first) < look:
             break
-        look *= 8  # somebody's own information in the head, which may be long
+        look *= 8  # private information in the head, which may be long
     if found.end > len(first):
         raise DataSetError("not a Part 10 file: its head is longer than the file")
     file.seek(found.end)

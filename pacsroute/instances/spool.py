@@ -384,7 +384,7 @@ def spool_for(
     place: Place | None = None,
     claim: Claim | None = None,
 ) -> Spool:
-    """Return a spool as the settings have it.
+    """Return a spool by the settings.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 A job of `App.forward` with ``commit=True`` moves to another lane once its instance is delivered.
 There it is asked for, with others of the same destination, and waits for the report. The report
 may come on any association and to any process, even before its request was answered: what was
-asked for is in the database, and a report changes the jobs there, whoever has them.
+asked for is in the database, and a report changes the jobs there, whichever process has them.
 """
 
 from __future__ import annotations

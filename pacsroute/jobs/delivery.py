@@ -1,7 +1,7 @@
 """Delivers instances to a destination, and judges what its answers mean for the queue.
 
-A peer that is away or full is no fault of an instance: the lane rests, and no attempt is used
-up. The response to one instance concerns that instance only; the others continue.
+If a peer cannot be reached or is full, the instance is not at fault: the lane rests, and no attempt
+is used up. The response to one instance concerns that instance only; the others continue.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Delivery:
 
 
 class _Memory:
-    """What is remembered of a lane from one turn to the next: numbers of jobs.
+    """The memory of a lane from one turn to the next: numbers of jobs.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """The result of `App.forward`: an instance that is kept, and a job that delivers it.
 
-The job of a delivery knows where its instance is kept (``file``), and what is to be removed in the
+The job of a delivery knows where its instance is kept (``file``), and which files to remove in the
 end (``delete``): the file that was given, and those of older versions of the same instance that it
 has replaced.
 """

@@ -271,7 +271,7 @@ class Queue:
         new : iterable of (NewJob, str)
             The jobs that follow it, from `with_json`.
         also : callable
-            Called with the transaction, for what else belongs into it.
+            Called with the transaction, for further changes in it.
 
         Returns
         -------
@@ -669,9 +669,9 @@ class Queue:
 
 
 def _with_what_it_inherits(arguments: Mapping[str, Any], old: Job) -> str:
-    """Return the arguments of a job that takes the place of an older one, as JSON.
+    """Return the arguments of a job that replaces an older one, as JSON.
 
-    It takes over the files that are to be removed once an instance was delivered, if it is the
+    It takes over the files to remove once an instance was delivered, if it is the
     same instance: they are versions of it.
     """
     left = old.arguments.get("delete")

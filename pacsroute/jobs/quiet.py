@@ -155,7 +155,7 @@ class Quiet:
             )
 
     def expect(self, key: str, expected: Iterable[str] | None, reason: Reason) -> bool:
-        """End a period as soon as all that is expected has come; at once where all has.
+        """End a period as soon as all expected instances have arrived; immediately if they have.
 
         Parameters
         ----------

@@ -51,7 +51,7 @@ class Runner:
         Returns what works in a lane; None where this process does not know how, as for a
         function that an upgrade has taken away: its jobs wait.
     lost : callable
-        Called when the other processes have taken this one for dead, and all that it had.
+        Called when the other processes have taken this one for dead, and its jobs.
     reaped : callable
         Called when other processes are found to have ended.
     """

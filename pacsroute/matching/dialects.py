@@ -75,7 +75,7 @@ class SQLite:
 
     def any_of(self, column: str, value: str, condition: str, empty_matches: bool) -> str:
         """Ask it of the elements of an array: nothing at all is one of them, which is null."""
-        # JSON writes a backslash as \\; with "," in its place the string is an array's inside.
+        # JSON writes a backslash as \\; with "," instead, the string is an array's inside.
         array = rf"""'[' || replace(json_quote(CAST({column} AS TEXT)), '\\', '","') || ']'"""
         return f"EXISTS (SELECT 1 FROM json_each({array}) AS {value} WHERE {condition})"
 

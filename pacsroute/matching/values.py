@@ -191,7 +191,7 @@ def read(dataset: Dataset, keyword: str) -> Any:
         raise DataSetError(f"{keyword}: the value cannot be decoded") from None
     if value and vr_of(keyword) == "SQ" and not isinstance(value, Sequence):
         # explicit VR may say that it is anything
-        raise IdentifierError(f"{keyword}: the value is no sequence")
+        raise IdentifierError(f"{keyword}: the value is not a sequence")
     return value
 
 

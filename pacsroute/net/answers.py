@@ -76,7 +76,7 @@ def answers_to(
     except GeneratorExit:
         if final:
             return
-        if sys.is_finalizing():  # no thread begins any more, and to start one may take for ever
+        if sys.is_finalizing():  # no thread begins any more, and starting one may never end
             association.abort()
             raise
         patience = threading.Timer(_AFTER_CANCEL, association.stop)
@@ -109,7 +109,7 @@ def _cancel(
 def answer_to(
     app: BaseApp, association: Exchange, command: RequestCommand, *, fetches: bool = False
 ) -> Message:
-    """Return the next message for a request; what else the peer asks, the app answers.
+    """Return the next message for a request; the app answers other requests of the peer.
 
     Not endlessly: a response must arrive in time, whatever else does.
 

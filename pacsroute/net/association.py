@@ -461,7 +461,7 @@ class Association:
                 channel.abort_for(error)
         elif isinstance(event, ReleaseRQ):
             if self._vacate is not None and self._idle and not self._outbox.owes:
-                self._vacate()  # the peer may associate anew as soon as it has the response
+                self._vacate()  # the peer may associate again as soon as it has the response
             channel.respond_release()
         elif isinstance(event, Abort):
             channel.aborted(event)

@@ -72,8 +72,8 @@ class Channel:
     Attributes
     ----------
     coming : Pace
-        How fast a message has to come; used by the thread that reads, which begins it anew with
-        each message.
+        How fast a message has to come; used by the thread that reads, which restarts it with each
+        message.
     connection : Connection
         The upper layer.
     ended : AssociationError or None
@@ -373,7 +373,7 @@ class Channel:
                 self._on_end()
 
     def release(self) -> None:
-        """Release the association in good order (PS3.8 §7.2); it is to be closed then."""
+        """Release the association in good order (PS3.8 §7.2); the caller closes it then."""
         if self.ended is not None:
             return
         self.end(AssociationReleased("released by this side"))

@@ -79,10 +79,10 @@ class Reply(NamedTuple):
 class Client:
     """Asks a peer for its services; made by `connect`, `App.connect` and `App.test_client`.
 
-    It associates with what each request needs, and anew when a context or role is
-    missing. As a context manager it releases at the end, or aborts when an exception
-    leaves it. Threads may share it: each request has an association to itself, so an
-    iterator that is not exhausted and another request go over two.
+    It associates with what each request needs, and associates again when a context or role is
+    missing. As a context manager it releases at the end, or aborts when an exception leaves it.
+    Threads may share it: each request has an association to itself, so an iterator that is not
+    exhausted and another request go over two.
 
     Examples
     --------

@@ -37,7 +37,7 @@ def connect(
     tls : TLS or ssl.SSLContext or bool, optional
         The TLS settings; True trusts the system's CAs and checks the host name.
     user : str, (str, str) or UserIdentity, optional
-        A user name, or one with a passcode, or what else PS3.7 §D.3.3.7 has.
+        A user name, or one with a passcode, or another identity of PS3.7 §D.3.3.7.
     timeout : float
         Seconds without an answer, after which a request is given up, whatever else the peer
         sends; and without a byte taken of what is sent.

@@ -14,7 +14,7 @@ from pacsroute.upper_layer.pdu import UNEXPECTED_PARAMETER, PDataTF
 
 _BUSY = 4  # requests that are read ahead of the one being answered
 _UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
-_AHEAD = 1_048_576  # bytes of memory that they may take, but for the first one
+_AHEAD = 1_048_576  # bytes of memory that they may take, not counting the first one
 
 
 class Inbox:

@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _head(client: socket.socket) -> bytes:
     """Return a request without its body; empty where it does not come in time.
 
-    A timeout of the socket alone would begin anew with every byte that a client sends.
+    A timeout of the socket alone would restart with every byte that a client sends.
     """
     deadline = time.monotonic() + _PATIENCE
     head = b""

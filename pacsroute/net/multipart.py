@@ -25,7 +25,7 @@ class Parts:
     Raises
     ------
     DataSetError
-        If it is no multipart body; while iterating, if it is cut off.
+        If it is not a multipart body; while iterating, if it is cut off.
 
     Examples
     --------

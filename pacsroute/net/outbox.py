@@ -88,7 +88,7 @@ class Outbox:
                 channel.connection.send_data(buffers)
                 channel.write_out()
                 return
-            if not more:  # before it goes: the peer may release as soon as it has it
+            if not more:  # before it goes: the peer may release after this response
                 self._owed.discard(getattr(command, "message_id_responded_to", 0))
             self._held += buffers
             if more:

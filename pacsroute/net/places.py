@@ -12,8 +12,8 @@ from pacsroute.upper_layer.pdu import AssociateRJ
 
 logger = logging.getLogger("pacsroute")
 
-REFUSALS = 50  # peers that are being told of the limit at the same time
-_TELL = 10.0  # seconds without connections that are too many, before the next is told of
+REFUSALS = 50  # peers that are being rejected for the limit at the same time
+_TELL = 10.0  # seconds without connections that are too many, before the next is logged
 _ALL = ""  # counts them all
 _LIMITS = ("max_associations", "max_associations_per_host", "max_associations_per_ae")
 

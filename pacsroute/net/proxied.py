@@ -38,7 +38,7 @@ class Balancers:
         return bool(self._networks)
 
     def source(self, sock: socket.socket, host: str) -> Source | None:
-        """Read who a connection is of; None if it is to be closed.
+        """Read the peer of a connection; None if it must be closed.
 
         Parameters
         ----------

@@ -140,7 +140,7 @@ class Server:
             for listener in listeners.values():
                 listener.close()
             raise
-        # The threads that accept, and whoever stops the server, share these under the lock.
+        # The accepting threads, and the one that stops the server, share these under the lock.
         self._threads: dict[threading.Thread, Association | None] = {}
         self._places = Places(self.config)
         self._balancers = Balancers(self.config.proxy_from)
@@ -225,7 +225,7 @@ class Server:
     def _end_associations(self) -> None:
         """Take no more associations; those that there are have their time to end."""
         if self._shared:  # to shut them down would be to shut them down for the others, too
-            _stop_all(self._monitors)  # the others answer; that this one stops is nobody's concern
+            _stop_all(self._monitors)  # the others answer; that this one stops is irrelevant
             deadline = time.monotonic() + 2 * _ACCEPT_TICK
             while self._spare and time.monotonic() < deadline and not self._hurried:
                 time.sleep(_STOP_TICK)
@@ -238,7 +238,7 @@ class Server:
         if count:
             logger.info("stopping: %d associations have %g s to finish", count, self.config.grace)
         deadline = time.monotonic() + self.config.grace
-        # One that has accepted a peer just now is no association yet.
+        # One that has just accepted a peer is not an association yet.
         while self._busy() and time.monotonic() < deadline and not self._hurried:
             time.sleep(_STOP_TICK)
         self._over = True  # for those that are not among these yet
@@ -412,7 +412,7 @@ class Server:
     def _host(self, sock: socket.socket, host: str) -> str | None:
         """Return the host of a peer, as its balancer says where there is one.
 
-        None closes the connection: it is no peer's, or the peer has too many.
+        None closes the connection: it has no peer, or the peer has too many.
         """
         if not self._balancers:
             return host

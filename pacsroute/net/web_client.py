@@ -91,7 +91,7 @@ class WebClient(Client):
         self._timeout = timeout
         self._headers = _credentials(user)
         if not self._url.hostname:
-            raise AssociationError(f"{url!r} is no URL, as https://pacs.example/dicom-web")
+            raise AssociationError(f"{url!r} is not a URL such as https://pacs.example/dicom-web")
 
     def close(self, *, abort: bool = False) -> None:
         """Do nothing: each request has a connection of its own."""

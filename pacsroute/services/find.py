@@ -83,7 +83,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
             sent += 1
     except AssociationError:
         raise
-    except BaseException as error:  # noqa: BLE001 - what is no row
+    except BaseException as error:  # noqa: BLE001 - not a row
         return failed(request, error)
     finally:
         answers.close()  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ def without_misfits(encoder: RowEncoder, row: Any, request: Request, told: set[s
     Raises
     ------
     DataSetError
-        An unknown keyword, or what is no row.
+        An unknown keyword, or an object that is not a row.
     """
     try:
         data, lost = encoder.encode_what_fits(row)

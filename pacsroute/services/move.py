@@ -49,7 +49,7 @@ def answer(call: Call) -> Outcome:
 def _destination(call: Call, request: MoveRequest) -> _Destination | _WebDestination | Outcome:
     """Return where the instances go, or the outcome that refuses the request."""
     title, peer = request.move_destination, None
-    if len(title) <= 16 and title.isprintable():  # else it is no AE title
+    if len(title) <= 16 and title.isprintable():  # else it is not an AE title
         try:
             peer = call.app.resolve(title, request)
         except BaseException as error:  # noqa: BLE001 - the user's function
@@ -91,8 +91,8 @@ class _Destination:
     """The association to where a C-MOVE sends, from its first instance to its last.
 
     It proposes what the instances so far have needed, and what those of a list will need
-    that have their hints. One that needs more makes it associate anew, with all of that
-    while it fits into 128 contexts.
+    that have their hints. One that needs more makes it associate again, with all of that while it
+    fits into 128 contexts.
 
     An association that breaks is made again. The instance on which it broke is sent once
     more, unless it was the first one there: then that one fails, and the rest is tried. It

@@ -89,7 +89,7 @@ def answer(call: Call) -> Outcome:
         reply.event_type = command.event_type
     call.association.send(call.context.id, reply, data)
     if request is not None and request.reports:
-        # The response has gone: what ends the association now is for whoever receives next.
+        # The response has gone: the end of the association now is for the next receiver.
         with contextlib.suppress(AssociationError):
             for report in request.reports:
                 _report(call, report)

@@ -279,7 +279,7 @@ def _sent(
     """Send an instance; log a failure with its reason, but not of thousands alike."""
     try:
         status = send(instance, meanwhile)
-    except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also a path that is none
+    except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also an invalid path
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
         # A path may be made of a patient's name.

@@ -107,7 +107,7 @@ def contexts_ahead(request: GetRequest) -> Iterator[tuple[str, tuple[str, ...]]]
     kinds = (one.kind_if_known for one in request.ahead if isinstance(one, Instance))
     for kind in dict.fromkeys(kinds):
         if kind is not None:
-            with contextlib.suppress(DataSetError):  # it is said when that one is to be sent
+            with contextlib.suppress(DataSetError):  # it is reported when that one is sent
                 yield from contexts_for(*kind)
 
 

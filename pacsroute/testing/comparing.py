@@ -85,7 +85,7 @@ def compare(
         for number, (one, other) in enumerate(pairs, 1):
             label = f"{where}, number {number}" if len(pairs) > 1 else where
             if one is None or other is None:
-                # A recording that was cut does not tell what else there was.
+                # A recording that was cut does not show the rest.
                 if one is not None or not script.conversation.trouble:
                     yield Difference(label, _text(one), _text(other))
             elif isinstance(one, Message) and isinstance(other, Message):

@@ -287,7 +287,7 @@ class InMemory(Reach):
     Parameters
     ----------
     peers : mapping of str to BaseApp
-        The apps behind AE titles; what else is asked for is on the network.
+        The apps behind AE titles; other titles are on the network.
     """
 
     def __init__(self, peers: Mapping[str, BaseApp]) -> None:

@@ -37,10 +37,9 @@ def replay(
     No network is used and no time passes. The app runs in its lifespan, and does what it
     does: an archive stores what was recorded.
 
-    Differences between servers are not compared: implementation, maximum
-    length, Message IDs of the app's own requests, how messages are cut into PDUs, and the
-    Pending responses of C-GET and C-MOVE, whose number depends on the time, as does that of
-    the answers to a query that was cancelled.
+    Differences between servers are not compared: implementation, maximum length, Message IDs of the
+    app's own requests, and how messages are cut into PDUs. Neither are the Pending responses of
+    C-GET and C-MOVE, and the responses to a cancelled query: their number depends on the time.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ def value(element: DataElement, width: int, *, values: bool) -> str:
 
 
 def _value(element: DataElement, *, values: bool) -> tuple[str, bool]:
-    """Return a value, or what is said in its place; and which of them it is."""
+    """Return a value, or the text instead of it; and which of them it is."""
     if element.VR == "SQ":
         count = len(element.value)
         return "1 item" if count == 1 else f"{count} items", False

@@ -24,7 +24,7 @@ class Cell(NamedTuple):
 
 
 def printable(text: str) -> str:
-    r"""Return a text that cannot steer a terminal, whoever wrote it.
+    r"""Return a text without control codes for a terminal.
 
     Examples
     --------

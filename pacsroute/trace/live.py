@@ -55,7 +55,7 @@ def tracer(
 
 
 class _Live:
-    """A `Tap` that tells of an association."""
+    """A `Tap` that shows an association."""
 
     def __init__(self, trace: Trace, *, we_request: bool) -> None:
         self._trace = trace

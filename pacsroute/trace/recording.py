@@ -139,7 +139,7 @@ def read(file: BinaryIO) -> Iterator[tuple[Conversation, Chunk | None]]:
     Parameters
     ----------
     file : binary file
-        It stands behind `MAGIC`.
+        It is behind `MAGIC`.
 
     Raises
     ------

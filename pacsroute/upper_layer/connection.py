@@ -28,7 +28,7 @@ _INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8"
 _PARTS = 4  # a fragment that is handed over with its buffer is one of so many, at least
 
 _TLS = (0x15, 0x16)  # what a record of TLS begins with, where it cannot know us yet
-_TEXT = 40  # bytes that an error tells of what is text instead of a PDU
+_TEXT = 40  # bytes of text instead of a PDU that an error shows
 
 _RECEIVED = {1: "Evt6", 2: "Evt3", 3: "Evt4", 4: "Evt10", 5: "Evt12", 6: "Evt13", 7: "Evt16"}
 
@@ -86,7 +86,7 @@ class Connection:
         self._view = memoryview(bytearray(_FIRST_BUFFER))
         self._start = self._end = 0
         self._needed = 6
-        self._usual = 0  # bytes of a buffer in the place of one that was handed over
+        self._usual = 0  # bytes of a buffer instead of one that was handed over
         self._data_length = -1  # of the P-DATA-TF that was the last event
         self._lost_framing = False
         self._out: list[Buffer] = []
@@ -302,7 +302,7 @@ class Connection:
 
     @property
     def artim_running(self) -> bool:
-        """Whether ARTIM runs: it starts anew with each change into Sta2 or Sta13."""
+        """Whether ARTIM runs: it restarts with each change into Sta2 or Sta13."""
         return self.state in ("Sta2", "Sta13")
 
     def artim_expired(self) -> None:

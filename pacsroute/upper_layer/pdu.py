@@ -305,7 +305,7 @@ def decode(data: bytes | memoryview) -> Pdu:
     Raises
     ------
     ProtocolError
-        If they are no PDU, with the reason of the A-ABORT that answers it.
+        If they are not a PDU, with the reason of the A-ABORT that answers it.
 
     Examples
     --------

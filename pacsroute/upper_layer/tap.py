@@ -11,7 +11,7 @@ from pacsroute.upper_layer.pdu import Buffer
 class Link(NamedTuple):
     """The ends of a connection: our role in the association, and both addresses.
 
-    An address is ``HOST:PORT`` as the system has it; empty where there is none.
+    An address is ``HOST:PORT`` as the system returns it; empty if unknown.
     """
 
     role: Literal["acceptor", "requestor"]

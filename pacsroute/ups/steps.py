@@ -18,7 +18,7 @@ SCHEDULED, IN_PROGRESS = "SCHEDULED", "IN PROGRESS"
 COMPLETED, CANCELED = "COMPLETED", "CANCELED"
 CHANGE_STATE, REQUEST_CANCEL = 1, 2
 
-# The attributes that what is to be done hangs on.
+# The attributes that decide what to do.
 STATE, TRANSACTION, READINESS = "ProcedureStepState", "TransactionUID", "InputReadinessState"
 PROGRESS = "ProcedureStepProgressInformationSequence"
 REASONS = ("ReasonForCancellation", "ProcedureStepDiscontinuationReasonCodeSequence")
@@ -46,7 +46,7 @@ _ANSWERS = {
 # PS3.4 Table CC.2.5-3 without its optional rows: the type that an attribute has for the SCU in an
 # N-CREATE and in an N-SET ("-" is not allowed there), and its final state code. Conditions nobody
 # can check make a 3 of a 1C or 2C, and an O of an RC; so is an R of what the performer cannot
-# set. Codes and content items are left to whoever reads them.
+# set. Codes and content items are left to their reader.
 _CREATE, _SET, _FINAL = 0, 1, 2
 _TABLE = """
 SOPClassUID                                     3 - O
@@ -268,10 +268,10 @@ def check_state(
 def check_cancel(stored: Dataset | None, action_information: Dataset | None = None) -> None:
     """Raise a `Failure` if a cancellation may not be requested by N-ACTION (PS3.4 §CC.2.2).
 
-    Where it may, a step that is SCHEDULED is to become IN PROGRESS and then CANCELED (see
-    `discontinue`); of one that is IN PROGRESS, `cancel_requested` is to be reported. Where nobody
-    would hear of that, the handler may refuse with 0xC312; where it is itself the performer, and
-    does not want to, with 0xC313.
+    Where it may, a step that is SCHEDULED must become IN PROGRESS and then CANCELED (see
+    `discontinue`); for one that is IN PROGRESS, report `cancel_requested`. The handler may refuse
+    with 0xC312 if there is no subscriber for that, and with 0xC313 if it is itself the performer
+    and does not want to.
 
     Parameters
     ----------

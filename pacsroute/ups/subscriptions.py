@@ -49,7 +49,7 @@ class Subscription(NamedTuple):
     keys : pydicom.Dataset
         The keys that a UPS has to match; empty for every UPS.
     becomes : mapping of str to (str, bool)
-        By the subscription of the AE to a UPS, which it has from now on, and whether the UPS is to
+        By the subscription of the AE to a UPS, which it has from now on, and whether the UPS must
         be reported to it; see `state_report`.
     """
 

@@ -48,7 +48,7 @@ class Chunks(io.RawIOBase):
         Raises
         ------
         OSError
-            If the body ends before its last chunk, or what comes is no chunk.
+            If the body ends before its last chunk, or a chunk is not valid.
         """
         if not self._left and not self.is_whole:
             self._begin()

@@ -1,4 +1,4 @@
-"""What compressed pixels say of themselves, where nobody else does (PS3.18 §10.5.2)."""
+"""Attributes read from compressed pixels, if nothing else has them (PS3.18 §10.5.2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Compressed(NamedTuple):
     start : int
         Where the code stream begins: a file of JPEG 2000 has boxes before it.
     transfer_syntax : str
-        What it is encoded in.
+        Its transfer syntax.
     attributes : dict
         Those of the Image Pixel Description Macro, by keyword (PS3.3 §C.7.6.3).
     """

@@ -283,7 +283,7 @@ class Exchange:
         tag = hashlib.blake2b(b",".join(items), digest_size=12).hexdigest()
         if kind != XML:
             body = b"[" + b",".join(items) + b"]"
-        elif not items:  # no parts are no multipart body (RFC 2046 §5.1.1)
+        elif not items:  # a multipart body has parts (RFC 2046 §5.1.1)
             return Response(Delivery([], ends), status=204)
         elif is_one and not wanted.multipart:
             (body,) = items
@@ -368,7 +368,7 @@ class Found:
         except BaseException as error:
             self.close(None if isinstance(error, HTTPException) else error)
             if isinstance(error, Failed) and error.outcome.status.code == NOT_AUTHORIZED:
-                raise NotFound(NOTHING) from None  # that it exists is nobody's business, either
+                raise NotFound(NOTHING) from None  # that it exists is confidential, too
             raise
         if self._first is None:
             self.close()

@@ -2,7 +2,7 @@
 
 Most elements of an instance have the bytes that they have in the instance before. Their heads are
 read, and their text is found by their bytes; what is new goes through `dicom_json`, in one small
-data set. Whatever is unusual makes all of its data set go that way.
+data set. An unusual value makes its whole data set go that way.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class JsonTexts:
         Raises
         ------
         DataSetError
-            If it is no data set, or beyond a limit.
+            If it is not a data set, or beyond a limit.
         """
         how, start = syntax(transfer_syntax), file.tell()
         if how.little and not how.deflated and self._bulk_data is not None:

@@ -39,7 +39,7 @@ class Made(NamedTuple):
     spool : Spool or None
         Its file; None where there is none.
     sop_class, sop_instance, transfer_syntax : str
-        What it is; empty where that is not said.
+        Its media type; empty if unknown.
     error : DataSetError, optional
         Why there is no file.
     """

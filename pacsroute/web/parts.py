@@ -49,7 +49,7 @@ def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> st
     Raises
     ------
     werkzeug.exceptions.HTTPException
-        If it is no multipart body, is cut off, or has too many parts.
+        If it is not a multipart body, is cut off, or has too many parts.
     """
     kind, boundary = _described(content_type)
     reader = _Reader(receiver, most)

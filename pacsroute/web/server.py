@@ -133,7 +133,7 @@ class WebServer(CherootServer):
             return len(self._connections_)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        """Pass on a log message of cheroot; an answer that broke off is no mistake of ours."""
+        """Pass on a log message of cheroot; a broken response is not our error."""
         error = sys.exception()
         if isinstance(error, Failed):
             logger.warning("HTTP: an answer has broken off: %s", error.description)

@@ -195,7 +195,7 @@ class _Storing:
             if made.error is None:
                 self._store_file(made)
                 continue
-            logger.warning("STOW-RS: metadata that are no instance: %s", made.error)
+            logger.warning("STOW-RS: metadata that are not an instance: %s", made.error)
             too_large = isinstance(made.error, DataSetTooLarge)
             code = OUT_OF_RESOURCES if too_large else UNABLE_TO_PROCESS
             self._refuse(made, Status(code, str(made.error)))

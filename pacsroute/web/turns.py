@@ -1,7 +1,7 @@
 """Limit the HTTP requests handled at once, and leave associations their share of the interpreter.
 
 The interpreter runs one thread at a time. An association lets go of it with each system call,
-several times for each message, and would stand behind all HTTP requests each time. So while
+several times for each message, and would wait for all HTTP requests each time. So while
 associations are at work, one HTTP request works at a time, and all of them together leave as much
 time free as they take.
 """

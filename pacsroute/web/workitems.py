@@ -130,7 +130,7 @@ def change_state(exchange: Exchange, workitem: str) -> Response:
 
 
 def request_cancel(exchange: Exchange, workitem: str) -> Response:
-    """Ask whoever performs a work item to cancel it: 202."""
+    """Ask the performer of a work item to cancel it: 202."""
     has_body = bool(exchange.http.content_length)
     information = _data_set(_payload(exchange)) if has_body else Dataset()
     return _act(exchange, workitem, ups.REQUEST_CANCEL, information, 202)

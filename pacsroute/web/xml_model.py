@@ -137,7 +137,7 @@ def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
     except expat.ExpatError:
         raise DataSetError("the metadata are not XML") from None
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise DataSetError("the metadata are no Native DICOM Model") from None
+        raise DataSetError("the metadata are not in the Native DICOM Model") from None
     return reader.model
 
 

@@ -423,7 +423,7 @@ def test_resume_leaves_a_file_alone_that_is_not_a_list(server, folder):
     for name in ("notes.txt", "ct", "rows.json"):
         before = (folder / name).read_bytes()
         done = run("store", server, folder, "--resume", folder / name, code=2)
-        assert "is no list of files that were sent" in done.stderr
+        assert "is not a list of sent files" in done.stderr
         assert (folder / name).read_bytes() == before
 
 

@@ -391,7 +391,7 @@ def test_conformance_command_prints_or_writes_the_statement(tmp_path):
     written = command(tmp_path, "app.py", "--output", "here.md")
     text = (tmp_path / "here.md").read_text()
     assert text == printed.stdout
-    assert written.stdout == f"here.md: {text.count(BLANK)} places are to be completed\n"
+    assert written.stdout == f"here.md: {text.count(BLANK)} places must be completed\n"
     dated = command(tmp_path, "--config", "site.toml", "--date", "2026-11-24")
     assert "| Date | 2026-11-24 |" in dated.stdout
     assert "| 104 | 127.0.0.1 | in |" in dated.stdout

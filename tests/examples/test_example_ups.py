@@ -414,5 +414,5 @@ def test_unreachable_subscriber_stops_no_other(client, watcher, example, caplog)
     assert told(watcher, 1) == [("1.2.9", 1, "SCHEDULED")]
     assert claim(client, "1.2.9").status.code == 0
     assert told(watcher, 1) == [("1.2.9", 1, "IN PROGRESS")]
-    assert "GONE was not told of 1 events" in caplog.text
+    assert "GONE did not get 1 events" in caplog.text
     assert isinstance(client.n_get("UPS", "1.2.9").dataset, Dataset)

@@ -218,7 +218,7 @@ def test_invalid_options_are_set_up_errors():
     for decorator, name in ((app.n_action, "action_type"), (app.n_event_report, "event_type")):
         with pytest.raises(SetupError, match=f"{name} is a whole number, not '1'"):
             decorator("StorageCommitment", **{name: "1"})(lambda request: None)
-    with pytest.raises(SetupError, match=r"@app\.find: 'ISO_IR 1' is no Specific Character Set"):
+    with pytest.raises(SetupError, match=r"@app\.find: 'ISO_IR 1' is not a Specific Character Set"):
         app.find(charset="ISO_IR 1")(lambda request: [])
     assert not app.routes
 

@@ -189,7 +189,7 @@ def test_a_socket_that_speaks_tls_already(pki):
         ({"key": "a.key"}, "needs its certificate"),
         ({"client_certificate": "required"}, "need a CA file"),
         ({"client_certificate": "maybe"}, "'maybe'"),
-        ({"profile": "basic"}, "'basic' is no TLS profile"),
+        ({"profile": "basic"}, "'basic' is not a TLS profile"),
     ],
 )
 def test_contradictory_tls_settings_are_set_up_errors(arguments, words):

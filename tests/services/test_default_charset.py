@@ -210,9 +210,9 @@ def test_without_the_setting_undeclared_bytes_are_not_lost(served, seen):
     [
         (
             "GB1803",
-            "default_charset: 'GB1803' is no Specific .*; did you mean 'GB18030'",
+            "default_charset: 'GB1803' is not a Specific .*; did you mean 'GB18030'",
         ),
-        ("CT1=latin1", "default_charset: 'latin1' is no Specific Character Set"),
+        ("CT1=latin1", "default_charset: 'latin1' is not a Specific Character Set"),
         ("=GB18030", "default_charset: .* is not a valid AE title"),
     ],
 )

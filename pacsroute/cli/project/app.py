@@ -13,7 +13,7 @@ archive = Archive("archive")
 
 @archive.accept
 def accept(request, dataset):
-    """Refuse what nobody could find again; what else is not to be kept, say here."""
+    """Refuse instances that could not be found again; add your own rules here."""
     if not dataset.get("PatientID"):
         raise Failure(0xA900, "PatientID is missing")
 

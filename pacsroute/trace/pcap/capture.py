@@ -60,7 +60,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 def _records(file: BinaryIO, order: str, unit: float) -> Iterator[Packet]:
     """Return the packets of a pcap file."""
     (link_type,) = struct.unpack(f"{order}16xI", _exactly(file, 20))
-    link_type &= 0x0FFF_FFFF  # what is above tells of a checksum
+    link_type &= 0x0FFF_FFFF  # the bits above tell the checksum
     head = struct.Struct(f"{order}IIII")
     while first := file.read(1):
         seconds, fraction, size, _ = head.unpack(first + _exactly(file, head.size - 1))
@@ -75,7 +75,7 @@ class _Interface(NamedTuple):
 
 
 def _blocks(file: BinaryIO) -> Iterator[Packet]:
-    """Return the packets of a pcapng file; it stands behind the first block's type."""
+    """Return the packets of a pcapng file; the file is behind the first block's type."""
     order, interfaces = "<", list[_Interface]()
     kind = struct.pack("<I", _SECTION)
     while kind:

@@ -27,7 +27,7 @@ class Destination(NamedTuple):
     title : str
         Its AE title.
     address : str
-        Where it is to be found, or who says so.
+        Its address, or the source of it.
     tls : bool
         Whether TLS is spoken.
     echo : dict or None
