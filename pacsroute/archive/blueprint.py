@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.deletion import Deletion, duration
 from pacsroute.archive.entry import Entry, describe
 from pacsroute.archive.files import Files
+from pacsroute.archive.following import Following
 from pacsroute.archive.journal import Journal, Lines, Notes
 from pacsroute.archive.keeper import Keeper
 from pacsroute.archive.layout import Layout
@@ -136,6 +138,8 @@ class Archive(Blueprint):
         self._issuers = Issuers(default_issuer)
         self._least, self._least_share = free_space(min_free)
         self._acceptor: Callable[[StoreRequest, Dataset], object] | None = None
+        self._on_stored: Callable[[StoreRequest | Instance, Instance], object] | None = None
+        self._app: Any = None  # once it runs
         self._any_patient = mismatch == "accept"
 
         # Nothing is made here: the file of an app is imported to look at it, too.
@@ -215,6 +219,38 @@ class Archive(Blueprint):
         self._acceptor = function
         return function
 
+    def stored(self, function: F) -> F:
+        """Register what puts jobs into the queue for an instance that is stored.
+
+        Where queue and index are in the same database of PostgreSQL, its jobs are put in the
+        transaction of the instance's row: neither is there without the other. Elsewhere it is
+        called once the row is there, before Success, and again if the same instance comes again.
+
+        Parameters
+        ----------
+        function : callable
+            Called with the request, or what else was given to `add`, and the instance in the
+            archive; it may call `App.forward`, and `later` of a job. It may run more than once.
+
+        Examples
+        --------
+        >>> from pacsroute import App
+        >>> app, archive = App("ARCHIVE"), Archive("archive")
+        >>> @archive.stored
+        ... def forward(request, instance):
+        ...     app.forward(instance, to="RESEARCH")
+        """
+        check_callable("stored", function, ("request", "instance"))
+        self._still_open("stored")
+        self._on_stored = function
+        return function
+
+    def _following(self, what: StoreRequest | Instance) -> Following | None:
+        if self._on_stored is None:
+            return None
+        function = functools.partial(self._on_stored, what)
+        return Following(function, self._app.work, self._database.url)
+
     def add(self, what: StoreRequest | Instance) -> Status | None:
         """Store an instance: first the file, on the disk, then the row in the index.
 
@@ -251,7 +287,7 @@ class Archive(Blueprint):
         try:
             if self._issuers.is_by_address(calling_ae, address):
                 self._remember_issuer(entry.study_instance, issuer)
-            return self._storing.add(instance, entry)
+            return self._storing.add(instance, entry, self._following(what))
         except (UnavailableError, OSError) as error:
             logger.error("%s cannot be stored: %s", instance.sop_instance, error)
             raise Failure(OUT_OF_RESOURCES, "the archive is not available") from None
@@ -512,7 +548,7 @@ class Archive(Blueprint):
             app.config.spool = os.fspath(self.folder / ".spool")
             sweep(app.config.spool)
         with self.opened():
-            self._storing.observer = app.observer
+            self._app, self._storing.observer = app, app.observer
             self._commitment.start(app)
             try:
                 yield

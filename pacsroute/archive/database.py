@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pacsroute.matching.dialects import Name
@@ -18,7 +18,7 @@ class UnavailableError(Exception):
 class Transaction(Protocol):
     """Executes statements; parameters are marked with ``?``."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+    def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
         """Execute a statement; return what its rows can be fetched from."""
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Any:
@@ -59,6 +59,7 @@ class Database(Protocol):
     list_of: str
     ordered_join: str
     for_update: str
+    url: str
     lazily: str
 
     def rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -51,7 +51,7 @@ class PostgreSQL:
     lazily = "SET LOCAL synchronous_commit TO off"
 
     def __init__(self, url: str, model: Model) -> None:
-        self._url = url
+        self.url = url
         names = [*_NAMES.split(), *(name for table in TABLES for name in model.columns(table))]
         self._names = {name.lower(): name for name in names}
         self._pool: ConnectionPool[Any] | None = None
@@ -106,14 +106,14 @@ class PostgreSQL:
     def connect(self) -> _Own:
         """Return a new connection."""
         with _available():
-            return _Own(psycopg.connect(self._url, autocommit=True, row_factory=self._row))
+            return _Own(psycopg.connect(self.url, autocommit=True, row_factory=self._row))
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[Any]]:
         with self._opening:
             if self._pool is None:
                 self._pool = ConnectionPool(
-                    self._url,
+                    self.url,
                     kwargs={"row_factory": self._row},
                     min_size=1,
                     max_size=_CONNECTIONS,
@@ -157,7 +157,7 @@ class _Statements:
     def __init__(self, db: psycopg.Connection[Any]) -> None:
         self._db = db
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+    def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
         return self._db.execute(_marked(sql), parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Any:
@@ -168,7 +168,7 @@ class _Statements:
 class _Own(_Statements):
     """A separate connection."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+    def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
         with _available():
             return super().execute(sql, parameters)
 

@@ -44,7 +44,7 @@ class SQLite:
 
     dialect: Name = "sqlite"
     identity, text, list_of = "INTEGER PRIMARY KEY", "TEXT", "group_concat"
-    ordered_join, for_update, lazily = "CROSS JOIN", "", ""
+    ordered_join, for_update, lazily, url = "CROSS JOIN", "", "", ""
 
     def __init__(self, path: Path) -> None:
         self._path = path

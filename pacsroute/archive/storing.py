@@ -8,6 +8,7 @@ from typing import Literal
 from pacsroute.archive.database import Database, Transaction
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.entry import Entry
+from pacsroute.archive.following import Following
 from pacsroute.archive.intake import (
     KNOWN,
     AnotherPatientError,
@@ -22,6 +23,7 @@ from pacsroute.archive.same import is_same
 from pacsroute.archive.schema import LEAVES
 from pacsroute.errors import DataSetError, Failure
 from pacsroute.framework.observer import Observer
+from pacsroute.framework.work import Together
 from pacsroute.instances.instance import Instance
 from pacsroute.status import SUB_OPERATIONS_WARNING, UNABLE_TO_PROCESS, Status
 
@@ -62,26 +64,49 @@ class Storing:
         self._conflict = conflict
         self._mismatch = mismatch
 
-    def add(self, instance: Instance, entry: Entry) -> Status | None:
+    def add(
+        self, instance: Instance, entry: Entry, following: Following | None = None
+    ) -> Status | None:
         """Store an instance that has come; return a warning, or None if all is well."""
         # Only to do less where it is known: the transaction asks again.
         if self._files.may_have(entry.sop_instance, entry.values):
             there = self._database.rows(KNOWN, [entry.sop_instance])
             if any(self._is_same(instance, Known(*row)) for row in there):
+                self._follow(following, entry)
                 return None
         draft = self._files.receive(instance)
         try:
             entry.received = self._files.received(draft)
-            return self.take_in(draft, entry)
+            return self.take_in(draft, entry, following)
         except BaseException:
             self._files.discard(draft)
             raise
 
-    def take_in(self, draft: str, entry: Entry) -> Status | None:
+    def _follow(self, following: Following | None, entry: Entry) -> None:
+        """Put the jobs of an instance that is in the index, where they did not come with it."""
+        if following is not None and not following.is_shared:
+            *_, row = self._database.rows(KNOWN, [entry.sop_instance])
+            following.after(self._instance(Known(*row).path, entry))
+
+    def _instance(self, name: str, entry: Entry) -> Instance:
+        return self._files.instance(
+            name,
+            sop_class=entry.image["SOPClassUID"],
+            sop_instance=entry.sop_instance,
+            transfer_syntax=entry.transfer_syntax,
+        )
+
+    def take_in(
+        self, draft: str, entry: Entry, following: Following | None = None
+    ) -> Status | None:
         """Put a draft where it belongs: into the archive, or into the quarantine."""
         name = self._files.place(draft, entry.sop_instance, entry.values)
         try:
-            is_new = self._admit(draft, entry, name)
+            if following is None:
+                is_new = self._admit(draft, entry, name)
+            else:
+                with following.with_row(self._instance(name, entry)) as jobs:
+                    is_new = self._admit(draft, entry, name, jobs)
         except AnotherPatientError:
             self._files.withdraw(name)
             return self._of_another_patient(draft, entry)
@@ -102,9 +127,10 @@ class Storing:
         else:
             self._files.withdraw(name)
             self._files.discard(draft)
+        self._follow(following, entry)
         return None
 
-    def _admit(self, draft: str, entry: Entry, name: str) -> bool:
+    def _admit(self, draft: str, entry: Entry, name: str, jobs: Together | None = None) -> bool:
         """Put it into the index; return whether it was not there."""
         beside: frozenset[int] = frozenset()
         replaced: list[int] = []
@@ -115,6 +141,8 @@ class Storing:
             self._files.keep(db, name)
             paths = take_out(db, replaced)
             db.executemany(LEAVES, [(path,) for path in paths])
+            if jobs is not None:
+                jobs.put_in(db.execute)
             return paths
 
         while True:
@@ -133,6 +161,8 @@ class Storing:
                 beside |= {one.id for one in error.known}
                 replaced = sorted(beside) if self._conflict == "replace" else []
             else:
+                if jobs is not None:
+                    jobs.committed()
                 self.remove(leaving)
                 return True
 

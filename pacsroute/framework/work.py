@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import (
@@ -133,8 +134,34 @@ class WorkControl(Protocol):
         """Let a lane go on, also one that rests; False if there is no such lane."""
 
 
+class Together(Protocol):
+    """Jobs that are committed with something else; see `WorkQueue.together`."""
+
+    def put_in(self, execute: Callable[[str, Mapping[str, Any]], Any]) -> None:
+        """Put what was collected into the queue, in a transaction of its database.
+
+        Parameters
+        ----------
+        execute : callable
+            Runs a statement with values by name, as psycopg marks them, and returns its cursor.
+            A transaction that is tried again may put its jobs again.
+        """
+
+    def committed(self) -> None:
+        """Let the jobs begin: the transaction was committed."""
+
+
 class WorkQueue(Protocol):
     """The keeper of the durable work of an app."""
+
+    def is_in(self, url: str) -> bool:
+        """Tell whether the queue is in the database of a URL."""
+
+    def together(self) -> AbstractContextManager[Together]:
+        """Collect what this thread puts into the queue, to be committed with something else.
+
+        What is not committed at the end of the block is not put.
+        """
 
     @property
     def control(self) -> WorkControl | None:

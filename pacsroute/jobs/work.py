@@ -7,13 +7,13 @@ several threads may do.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from pacsroute.framework.requests import StoreRequest
 from pacsroute.framework.work import Lane, current_priority, where
 from pacsroute.instances.instance import Instance
 from pacsroute.jobs.background import Background
-from pacsroute.jobs.collected import collected
+from pacsroute.jobs.collected import collected, collecting
 from pacsroute.jobs.commitment import (
     ASK,
     GATHER,
@@ -45,6 +45,7 @@ from pacsroute.jobs.processes import in_process
 from pacsroute.jobs.queue import Job, NewJob, Put, Queue
 from pacsroute.jobs.quiet import Arrival, Quiet, Reason
 from pacsroute.jobs.runner import Runner, Worker
+from pacsroute.jobs.together import Together
 from pacsroute.net.client import Client
 from pacsroute.status import OUT_OF_RESOURCES, PROCESSING_FAILURE
 
@@ -162,6 +163,20 @@ class Work:
             raise self._no_room(error) from error
         self._wake()
 
+    def is_in(self, url: str) -> bool:
+        """See `WorkQueue.is_in`."""
+        return self.opened.queue.database.shared and where(self._app.config) == url
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[Together]:
+        """See `WorkQueue.together`."""
+        with collecting() as jobs:
+            made = Together(self.opened, jobs, self._wake)
+            try:
+                yield made
+            finally:
+                made.forget()
+
     # ------------------------------------------------------------- what apps ask for
 
     def forward(
@@ -202,7 +217,7 @@ class Work:
                 )
             )
         except BaseException:
-            with suppress(OSError):
+            with contextlib.suppress(OSError):
                 opened.files.remove(file)
             raise
 
@@ -453,7 +468,7 @@ def _opened(app: BaseApp) -> Opened:
 
 def _arrival(request: StoreRequest) -> Arrival | None:
     """Return what a C-STORE belongs to; None where it does not say."""
-    with suppress(DataSetError, Failure):
+    with contextlib.suppress(DataSetError, Failure):
         dataset = request.dataset
         study, series = dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")
         if study and series:
