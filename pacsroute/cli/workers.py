@@ -228,7 +228,7 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     account : Account or None
         Their account, if it is not that of this process.
     folders : list of str
-        What they share, to be removed at the end.
+        Their shared folders, which are removed at the end.
     time : float
         Seconds that a worker drains when all stop, and that running associations have then.
     """

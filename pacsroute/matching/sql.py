@@ -33,7 +33,7 @@ class Where(NamedTuple):
         Parameters
         ----------
         prefix : str
-            What the names begin with: conditions of one statement have different ones.
+            The beginning of the names: conditions of one statement have different ones.
 
         Raises
         ------

@@ -118,7 +118,7 @@ class Exchange:
         instance : Instance
             One of those that it has found.
         *below : str
-            What follows.
+            The path below it.
         """
         study, series = unique["StudyInstanceUID"], unique.get("SeriesInstanceUID")
         if series is None:

@@ -14,7 +14,7 @@ _PIECE = 1 << 18
 class Region:
     """A part of a file, in a response of a server that sends it without reading it.
 
-    What stands between takes it for bytes that it does not look into.
+    The code in between takes it for opaque bytes.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Ite
     file : binary file
         It is read from where it stands.
     head : bytes
-        What comes before.
+        The head of the part.
     as_region : bool
         Whether a file of the system is left to a server that sends it.
     """
