@@ -15,6 +15,7 @@ from cheroot.wsgi import Gateway_10
 
 from pacsroute.net.pace import Pace
 from pacsroute.web.chunked import Chunks
+from pacsroute.web.headers import fault, read_headers
 from pacsroute.web.multipart import Region
 
 _BUFFER = 65_536
@@ -127,6 +128,7 @@ class _Output:
 class StrictRequest(HTTPRequest):
     """A request whose length is stated once, so that another one cannot hide behind it."""
 
+    header_reader = staticmethod(read_headers)
     chunks: Chunks | None = None
 
     def read_request_line(self) -> bool:
@@ -140,16 +142,8 @@ class StrictRequest(HTTPRequest):
         """Read the headers; refuse what two programs may read in two ways (RFC 9112 §6.3)."""
         if not super().read_request_headers():  # type: ignore[no-untyped-call]
             return False
-        headers = self.inheaders
-        length = headers.get(b"Content-Length")
-        encoded = headers.get(b"Transfer-Encoding")
-        if encoded is not None and length is not None:
-            return self._refuse("400 Bad Request", "Content-Length and Transfer-Encoding")
-        if length is not None and not length.strip().isdigit():
-            return self._refuse("400 Bad Request", "Malformed Content-Length")
-        if self.response_protocol == "HTTP/1.1" and not headers.get(b"Host"):
-            return self._refuse("400 Bad Request", "there is no Host")
-        return True
+        status, why = fault(self.inheaders, self.response_protocol)
+        return self._refuse(status, why) if status else True
 
     def _refuse(self, status: str, why: str) -> bool:
         self.close_connection = True

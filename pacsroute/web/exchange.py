@@ -30,6 +30,7 @@ from pacsroute.instances.instance import Instance
 from pacsroute.status import NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, Status
 from pacsroute.web.accept import MediaRange, acceptable, ranges
 from pacsroute.web.caller import Caller
+from pacsroute.web.coded_body import decoded
 from pacsroute.web.multipart import Multipart, Part
 from pacsroute.web.statuses import Failed
 from pacsroute.web.xml_model import XML, xml_of
@@ -101,6 +102,23 @@ class Exchange:
     def negotiate(self, *offers: str) -> tuple[str, MediaRange]:
         """Return the most welcome media type, and what has asked for it: see `acceptable`."""
         return self.acceptable(*offers)[0]
+
+    @cached_property
+    def body(self) -> Any:
+        """The body of the request, without its content coding: a file that is read in pieces.
+
+        Raises
+        ------
+        werkzeug.exceptions.UnsupportedMediaType
+            If the coding is not known.
+        """
+        coding = self.http.headers.get("Content-Encoding", "")
+        return decoded(self.http.stream, coding, self.app.config.max_web_body)
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes `body` has, if that is known."""
+        return self.http.content_length if self.body is self.http.stream else None
 
     def url(self, *path: str) -> str:
         """Return the URL of something below the root, as the client reaches it."""

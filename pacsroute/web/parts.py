@@ -56,8 +56,10 @@ def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> st
     parser = MultipartParser(boundary, reader.callbacks)
     parser.logger = _SILENT  # what it tells quotes bytes
     try:
-        while piece := stream.read(_PIECE):
+        piece = _without_preamble(stream.read(_PIECE), boundary)
+        while piece:
             parser.write(piece)
+            piece = stream.read(_PIECE)
     except FormParserError:
         raise BadRequest("the body is not multipart, or its parts are broken") from None
     finally:
@@ -65,6 +67,15 @@ def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> st
     if parser.state != MultipartState.END:
         raise BadRequest("the body is cut off")
     return kind
+
+
+def _without_preamble(piece: bytes, boundary: bytes) -> bytes:
+    """Return the beginning of a body from its first boundary on (RFC 2046 §5.1.1)."""
+    first = b"--" + boundary
+    if piece.startswith((first, b"\r\n" + first)):
+        return piece
+    at = piece.find(b"\r\n" + first)
+    return piece[at:] if at >= 0 else piece
 
 
 def _described(content_type: str) -> tuple[str, bytes]:

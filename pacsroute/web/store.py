@@ -97,14 +97,14 @@ def _under_way(exchange: Exchange) -> Iterator[None]:
 
 
 def _receive(exchange: Exchange, content_type: str, storing: _Storing) -> None:
-    http = exchange.http
     if not _is(content_type, _DICOM):
-        receive(http.stream, content_type, storing, exchange.app.config.max_web_parts)
+        receive(exchange.body, content_type, storing, exchange.app.config.max_web_parts)
         return
+    body = exchange.body
     storing.begin({"content-type": _DICOM})
-    while piece := http.stream.read(_PIECE):
+    while piece := body.read(_PIECE):
         storing.data(memoryview(piece))
-    if http.content_length is not None and storing.size != http.content_length:
+    if exchange.length is not None and storing.size != exchange.length:
         raise BadRequest("the body is cut off")
     storing.end()
 

@@ -131,7 +131,8 @@ def change_state(exchange: Exchange, workitem: str) -> Response:
 
 def request_cancel(exchange: Exchange, workitem: str) -> Response:
     """Ask the performer of a work item to cancel it: 202."""
-    has_body = bool(exchange.http.content_length)
+    headers = exchange.http.headers
+    has_body = bool(exchange.http.content_length) or "Transfer-Encoding" in headers
     information = _data_set(_payload(exchange)) if has_body else Dataset()
     return _act(exchange, workitem, ups.REQUEST_CANCEL, information, 202)
 
@@ -246,10 +247,12 @@ def _payload(exchange: Exchange) -> dict[str, Any]:
     kind = http.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind not in MODELS:
         raise UnsupportedMediaType(f"the body is {MODELS[0]}, or {XML}")
-    data = http.stream.read(most + 1)
+    data = b""
+    while len(data) <= most and (piece := exchange.body.read(most + 1 - len(data))):
+        data += piece
     if len(data) > most:
         raise BadRequest(f"a body of more than {most} bytes: max_identifier_length")
-    if http.content_length is not None and len(data) != http.content_length:
+    if exchange.length is not None and len(data) != exchange.length:
         raise BadRequest("the body is cut off")
     try:
         found = model_of(data, exchange.limits.depth) if kind == XML else orjson.loads(data)

@@ -1,0 +1,86 @@
+"""The body of a request in a content coding (RFC 9110 §8.4, PS3.18 Table 10.5.1-2)."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
+
+_PIECE = 1 << 16
+_EITHER = zlib.MAX_WBITS | 32  # gzip or zlib, whichever it is
+_CODINGS = ("gzip", "x-gzip", "deflate")
+
+
+class Inflated:
+    """Reads a body out of gzip or deflate, in constant memory.
+
+    Parameters
+    ----------
+    stream : binary file
+        The body as it comes.
+    most : int
+        How many bytes it may have when it is inflated: the setting ``max_web_body``; 0 for any.
+    """
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self._stream = stream
+        self._most = most
+        self._decoder = zlib.decompressobj(_EITHER)
+        self._size = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read some bytes, or all.
+
+        Raises
+        ------
+        werkzeug.exceptions.HTTPException
+            If it is broken, cut off or too long.
+        """
+        if size < 0:
+            return b"".join(iter(lambda: self.read(_PIECE), b""))
+        while not self._decoder.eof:
+            data = self._decoder.unconsumed_tail or self._stream.read(_PIECE)
+            if not data:
+                raise BadRequest("the body is cut off")
+            try:
+                found = self._decoder.decompress(data, size)
+            except zlib.error:
+                raise BadRequest("the body is not in its content coding") from None
+            self._size += len(found)
+            if self._most and self._size > self._most:
+                raise RequestEntityTooLarge(f"longer than {self._most}: max_web_body")
+            if found:
+                return found
+        if self._decoder.unused_data or self._stream.read(1):
+            raise BadRequest("there is something behind the end of the body")
+        return b""
+
+
+def decoded(stream: Any, coding: str, most: int) -> Any:
+    """Return a body without its content coding.
+
+    Parameters
+    ----------
+    stream, most : binary file, int
+        As for `Inflated`.
+    coding : str
+        The header Content-Encoding.
+
+    Raises
+    ------
+    werkzeug.exceptions.UnsupportedMediaType
+        If the coding is not known.
+
+    Examples
+    --------
+    >>> import gzip, io
+    >>> decoded(io.BytesIO(gzip.compress(b"abc")), "gzip", 0).read()
+    b'abc'
+    """
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        return stream
+    if coding not in _CODINGS:
+        raise UnsupportedMediaType("the codings of a body are gzip and deflate")
+    return Inflated(stream, most)

@@ -1,0 +1,86 @@
+"""The headers of a request, read so that no two programs take them for different ones (RFC 9112).
+
+cheroot's own reader takes blanks before a colon, lines that go on, control characters, and the
+last of several lengths or hosts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*)\r\n")
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?")
+_ONCE = frozenset(
+    (b"Authorization", b"Content-Length", b"Content-Type", b"Host", b"Range", b"Transfer-Encoding")
+)
+
+
+def read_headers(file: Any, found: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    r"""Read headers up to the empty line behind them.
+
+    Parameters
+    ----------
+    file : binary file
+        It stands behind the first line of a request.
+    found : dict
+        Takes the values by name. Names with an underscore are left out: WSGI cannot tell them
+        from those with a hyphen, which a proxy may have checked.
+
+    Raises
+    ------
+    ValueError
+        If a line is no header, or there is a second one of a kind that is read once.
+
+    Examples
+    --------
+    >>> import io
+    >>> read_headers(io.BytesIO(b"accept: a/b \r\nAccept:c/d\r\n\r\n"), {})
+    {b'Accept': b'a/b, c/d'}
+    """
+    while (line := file.readline()) != b"\r\n":
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError("Illegal header line")
+        name, value = match[1].title(), match[2].rstrip(b" \t")
+        if b"_" in name:
+            continue
+        if name in found:
+            if name in _ONCE:
+                raise ValueError(f"More than one {name.decode('ascii')}")
+            value = found[name] + (b"; " if name == b"Cookie" else b", ") + value
+        found[name] = value
+    return found
+
+
+def fault(headers: dict[bytes, bytes], version: str) -> tuple[str, str]:
+    """Return the status, and what is wrong with headers; empty, if nothing is.
+
+    Parameters
+    ----------
+    headers : dict
+        As `read_headers` returns them.
+    version : str
+        The version of HTTP that is answered in, as ``HTTP/1.1``.
+
+    Examples
+    --------
+    >>> fault({b"Host": b"a", b"Content-Length": b"+5"}, "HTTP/1.1")
+    ('400 Bad Request', 'Malformed Content-Length')
+    """
+    length, encoded = headers.get(b"Content-Length"), headers.get(b"Transfer-Encoding")
+    host, expected = headers.get(b"Host"), headers.get(b"Expect", b"100-continue")
+    why = ""
+    if encoded is not None and length is not None:
+        why = "Content-Length and Transfer-Encoding"
+    elif encoded is not None and (encoded.lower() != b"chunked" or version != "HTTP/1.1"):
+        why = "Malformed Transfer-Encoding"  # one that is not known, cheroot refuses
+    elif length is not None and not length.isdigit():
+        why = "Malformed Content-Length"
+    elif host is None and version == "HTTP/1.1":
+        why = "there is no Host"
+    elif host is not None and not _HOST.fullmatch(host):
+        why = "Malformed Host"
+    elif expected.lower() != b"100-continue":
+        return "417 Expectation Failed", "only 100-continue is expected"
+    return ("400 Bad Request" if why else ""), why
