@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import Any
 
 from werkzeug import exceptions
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest
 
-if TYPE_CHECKING:
-    from pacsroute.web.rendering import Options
+from pacsroute.instances.pictures import Options
 
+_NEEDED = ("numpy", "PIL")
 _ANNOTATIONS = {"patient", "technique"}
 _FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 
@@ -59,12 +60,11 @@ def uri_options(arguments: MultiDict[str, str], media_type: str) -> Options:
 
 def usual(media_type: str) -> Options:
     """Return how a frame is shown when nothing is said."""
-    try:
-        from pacsroute.web.rendering import Options  # noqa: PLC0415 - NumPy and Pillow, if asked for
-    except ModuleNotFoundError as error:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
         raise exceptions.NotImplemented(
-            f"pictures need {error.name}: pip install 'pacsroute[web,pixels]'"
-        ) from None
+            f"pictures need {missing[0]}: pip install 'pacsroute[web,pixels]'"
+        )
     return Options(media_type)
 
 

@@ -5,28 +5,26 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from werkzeug import exceptions
 from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
-from pacsroute.errors import DataSetError, DataSetTooLarge
+from pacsroute.errors import DataSetError
 from pacsroute.framework.results import Outcome
+from pacsroute.instances.decoding.wall import decoders
 from pacsroute.instances.frames import Frames
 from pacsroute.instances.instance import Instance
-from pacsroute.status import OUT_OF_RESOURCES, SUB_OPERATIONS_WARNING, Status
+from pacsroute.instances.pictures import Options
+from pacsroute.status import SUB_OPERATIONS_WARNING, Status
 from pacsroute.web import retrieve
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found
 from pacsroute.web.frames import numbers_of
-from pacsroute.web.multipart import Multipart, Part
+from pacsroute.web.multipart import Multipart, Part, pieces, size_of
 from pacsroute.web.picture_options import options_of, uri_options, usual, viewport_of
 from pacsroute.web.statuses import Failed
-
-if TYPE_CHECKING:
-    from pacsroute.web.rendering import Options
 
 logger = logging.getLogger("pacsroute")
 
@@ -185,7 +183,7 @@ def _count(instance: Instance) -> int:
         image, file = instance.frame(1)
         file.close()
         return image.number_of_frames
-    with instance.open() as file:
+    with instance.open(whole=False) as file:
         return Frames(file, instance.transfer_syntax).image.number_of_frames
 
 
@@ -203,16 +201,19 @@ def _pictures(
     werkzeug.exceptions.NotFound
         If there is no picture at all.
     Failed
-        If the process has no memory for one; or behind the last picture, if any are missing.
+        Behind the last picture, if any are missing.
     """
-    from pacsroute.web.rendering import rendered  # noqa: PLC0415 - `usual` has imported it
-
     sent, lost, why = 0, 0, "nothing of that can be shown"
     for instance, number in frames:
         try:
-            data = rendered(instance, number, options, exchange.limits, found.request.is_wanted)
-        except DataSetTooLarge as error:
-            raise Failed(Outcome(Status(OUT_OF_RESOURCES, str(error)))) from None
+            file = decoders().picture(
+                instance.open(whole=False),
+                instance.transfer_syntax,
+                number,
+                options,
+                limits=exchange.limits,
+                wanted=found.request.is_wanted,
+            )
         except (DataSetError, OSError) as error:
             uid = instance.sop_instance_if_known
             logger.error("rendered: frame %d of %s is left out: %s", number, uid, error)
@@ -220,7 +221,9 @@ def _pictures(
             continue
         sent += 1
         where = exchange.url_of(unique, instance, "frames", str(number), "rendered")
-        yield Part(options.media_type, [data], where, len(data))
+        size = size_of(file)
+        chunks = pieces(file, as_region=exchange.sends_files)
+        yield Part(options.media_type, chunks, where, size)
     if not sent:
         raise NotFound(why)
     if lost:

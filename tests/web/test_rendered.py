@@ -11,7 +11,6 @@ from pydicom.data import get_testdata_file
 from support.web import CT, MR_RLE, ROOT, parts, path_of, read, store
 
 from pacsroute import App, Instance
-from pacsroute.memory import PROCESS
 from pacsroute.web.statuses import Failed
 
 PALETTE = "examples_palette.dcm"
@@ -86,17 +85,29 @@ def test_a_region_ends_where_the_image_does(stored):
     assert (beside.status_code, beside.data) == (404, b"the region is outside the image\n")
 
 
-def test_a_picture_draws_on_the_memory_of_the_process(archive):
-    archive.config.max_memory = 64 * 1_048_576
-    before = PROCESS.held
+def test_a_picture_is_drawn_in_a_child_within_its_memory(archive):
+    archive.config.decode_memory = 200 * 1_048_576
     with archive.test_client() as client:
         store(client.web, CT)
         path = f"{path_of(read(CT))}/rendered"
-        assert client.web.get(f"{path}?viewport=1000,1000", headers=PNG).status_code == 200
         refused = client.web.get(f"{path}?viewport=8000,8000", headers=PNG)
-        assert refused.status_code == 503
-        assert refused.headers["Retry-After"]
-    assert PROCESS.held < before + 1_048_576
+        assert refused.status_code == 404
+        assert "too much for decode_memory" in refused.text
+        shown = pixels(client.web.get(f"{path}?viewport=1000,1000", headers=PNG))
+        assert shown.shape == (1000, 1000)
+    assert "pacsroute.instances.decoding.rendering" not in sys.modules
+
+
+def test_a_palette_that_is_none_harms_nobody(tmp_path):
+    dataset = pydicom.dcmread(get_testdata_file(PALETTE))
+    for descriptor in ([0, 0, 16], [65535, 65535, 64], [1, 0, 8]):
+        dataset.RedPaletteColorLookupTableDescriptor = descriptor
+        path = tmp_path / f"{descriptor[0]}.dcm"
+        dataset.save_as(path)
+        with showing(path).test_client() as client:
+            response = client.web.get(f"{IMAGE}/rendered", headers=PNG)
+            assert response.status_code == 404, descriptor
+            assert "cannot be" in response.text
 
 
 @pytest.mark.parametrize("levels", [2, 4, 6])
@@ -319,7 +330,6 @@ def test_wado_uri_refuses_what_it_has_not(stored, values, status):
 
 
 def test_without_pillow_it_names_the_extra(stored, monkeypatch):
-    monkeypatch.delitem(sys.modules, "pacsroute.web.rendering")
     monkeypatch.setitem(sys.modules, "PIL", None)
     response = stored.get(f"{path_of(read(CT))}/rendered")
     assert (response.status_code, "pacsroute[web,pixels]" in response.text) == (501, True)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from pacsroute import uids
 from pacsroute.child_processes import begin_child
 from pacsroute.dataset.limits import Limits
+from pacsroute.dataset.parsing import parse
 from pacsroute.errors import DataSetError
 from pacsroute.instances.decoding.channel import hear, tell
 from pacsroute.instances.decoding.conversion import Bounds, convert, inflated
@@ -20,9 +21,13 @@ from pacsroute.instances.decoding.decoders import (
 )
 from pacsroute.instances.decoding.watch import Watch, limit_memory, memory
 from pacsroute.instances.frames import Frames
+from pacsroute.instances.pictures import Options
+from pacsroute.instances.pixel_data import ImagePixel
 from pacsroute.instances.spool import reader
 
 _LARGEST = 8  # times a frame has to fit into the memory: decoders have several copies of it
+_COPIES = 2  # times the picture has to fit
+_LARGE = 1_048_576  # bytes of a value that stays in the file
 _LEAK = 4  # the part of the memory that may be gone when a job is done
 
 
@@ -36,28 +41,67 @@ def _convert(
 
 def _frame(job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds) -> dict[str, Any]:
     """Write the pixels of one frame, in little endian; return what describes them."""
-    syntax = job["source"]
-    if syntax in uids.DEFLATED:
-        source, syntax = inflated(source, bounds), uids.EXPLICIT_VR_LITTLE_ENDIAN
-    bounds.time.allow(0, times=10)  # to find it
-    frames = Frames(source, syntax)
-    image, data = frames.image, frames.read(job["number"])
-    if frames.is_encapsulated:
-        check_frame(image, syntax, len(data), bounds.frame)
-        check_decoder(syntax)
-        bounds.announce(image.frame_length)
-        bounds.time.allow(image.frame_length)
-        packer = Packer(image.bits_allocated)
-        pixels, image = decode_frame(data, image, syntax)
-        out.write(packer.pack(pixels))
-        out.write(packer.rest())
-    else:
-        bounds.announce(len(data))
-        out.write(data)
+    image, pieces = _decoded(*_inflated(job, source, bounds), job["number"], bounds)
+    bounds.announce(sum(map(len, pieces)))
+    for piece in pieces:
+        out.write(piece)
     return image._asdict()
 
 
-_JOBS: dict[str, Callable[..., dict[str, Any]]] = {"convert": _convert, "frame": _frame}
+def _picture(
+    job: dict[str, Any], source: BinaryIO, out: BinaryIO, bounds: Bounds
+) -> dict[str, Any]:
+    """Write one frame as a picture."""
+    from pacsroute.instances.decoding.rendering import draw, weight  # noqa: PLC0415 - with Pillow
+
+    source, syntax = _inflated(job, source, bounds)
+    start = source.tell()
+    dataset = parse(source, syntax, defer_size=_LARGE, limits=bounds.limits)
+    source.seek(start)
+    image, pieces = _decoded(source, syntax, job["number"], bounds)
+    options = Options(**{name: _frozen(value) for name, value in job["options"].items()})
+    if (size := weight(image, options)) > job["memory"] // _COPIES:
+        raise DataSetError(f"a picture of about {size} bytes is too much for decode_memory")
+    bounds.time.allow(size)
+    picture = draw(dataset, job["number"], image, b"".join(pieces), options)
+    bounds.announce(len(picture))
+    out.write(picture)
+    return {}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _inflated(job: dict[str, Any], source: BinaryIO, bounds: Bounds) -> tuple[BinaryIO, str]:
+    """Return a data set that is not deflated, and its transfer syntax."""
+    if job["source"] in uids.DEFLATED:
+        return inflated(source, bounds), uids.EXPLICIT_VR_LITTLE_ENDIAN
+    return source, job["source"]
+
+
+def _decoded(
+    source: BinaryIO, syntax: str, number: int, bounds: Bounds
+) -> tuple[ImagePixel, list[Any]]:
+    """Return a frame out of its compression, in pieces, and what describes its pixels."""
+    bounds.time.allow(0, times=10)  # to find it
+    frames = Frames(source, syntax)
+    image, data = frames.image, frames.read(number)
+    if not frames.is_encapsulated:
+        return image, [data]
+    check_frame(image, syntax, len(data), bounds.frame)
+    check_decoder(syntax)
+    bounds.time.allow(image.frame_length)
+    packer = Packer(image.bits_allocated)
+    pixels, image = decode_frame(data, image, syntax)
+    return image, [packer.pack(pixels), packer.rest()]
+
+
+_JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "convert": _convert,
+    "frame": _frame,
+    "picture": _picture,
+}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pacsroute.dataset.limits import LIMITS, Limits
 from pacsroute.errors import DataSetError
 from pacsroute.instances.decoding.child import TICK, Child, Wanted, check_wanted
 from pacsroute.instances.decoding.files import Result, descriptor, temporary
+from pacsroute.instances.pictures import Options
 from pacsroute.instances.pixel_data import ImagePixel
 from pacsroute.instances.spool import Room
 
@@ -154,6 +155,35 @@ class Decoders:
         job = {"do": "frame", "number": number}
         found, pixels = self._done(job, file, source, limits, wanted)
         return Frame(ImagePixel(**found), pixels)
+
+    def picture(
+        self,
+        file: BinaryIO,
+        source: str,
+        number: int,
+        options: Options,
+        *,
+        limits: Limits = LIMITS,
+        wanted: Wanted | None = None,
+    ) -> BinaryIO:
+        """Return a file with one frame of a data set as a picture.
+
+        Parameters
+        ----------
+        file, source, limits, wanted
+            As for `convert`.
+        number : int
+            From 1.
+        options : Options
+            How it is shown.
+
+        Raises
+        ------
+        DataSetError, OSError
+            As for `frame`, and if it cannot be shown.
+        """
+        job = {"do": "picture", "number": number, "options": options._asdict()}
+        return self._done(job, file, source, limits, wanted)[1]
 
     def _done(
         self,

@@ -1,15 +1,13 @@
 """Frames as pictures that any browser shows (PS3.18 §8.3.5, §10.4.1.1.3).
 
-Decoders run behind the wall; what is left here are windows, palettes, regions and sizes.
+It runs in child processes only, see `pacsroute.instances.decoding.wall`: a palette, a window or a
+size that takes all memory or time takes it from nobody else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,22 +21,12 @@ from pydicom.pixels.processing import (
 )
 from pydicom.pixels.utils import expand_ybr422
 
-from pacsroute import dataset as data_sets
-from pacsroute.dataset.limits import Limits
-from pacsroute.errors import DataSetError, DataSetTooLarge
-from pacsroute.instances.instance import DEFER_SIZE, Instance
-from pacsroute.memory import Holding
-
-if TYPE_CHECKING:
-    from pacsroute.instances.pixel_data import ImagePixel
-
-FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}
-"""Pillow's names of the media types."""
+from pacsroute.errors import DataSetError
+from pacsroute.instances.pictures import FORMATS, Options
+from pacsroute.instances.pixel_data import ImagePixel
 
 _MOST = 8192  # pixels of a side that is asked for
 _GREY_PIXEL = 16  # bytes that a grey value takes on its way through the window
-_SMALL = 32 * 1_048_576  # bytes of a picture that is shown at the same time as others
-_LARGE = threading.Lock()
 _GROUPS = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
 _GREY = (
     *("RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence"),
@@ -47,76 +35,16 @@ _GREY = (
 _KINDS = {8: "u1", 16: "<u2", 32: "<u4", 64: "<u8"}
 
 
-class Options(NamedTuple):
-    """How a frame is shown.
+def weight(image: ImagePixel, options: Options) -> int:
+    """Return about how many bytes it takes to show a frame.
 
     Parameters
     ----------
-    media_type : str
-        ``image/jpeg``, ``image/png`` or ``image/gif``.
-    quality : int
-        Of JPEG, from 1 to 100.
-    size : (int, int) or None
-        The size of the viewport: width and height in pixels, 0 for the matching one.
-    region : (float, float, float, float) or None
-        The region to show: left, top, width and height in its own pixels; a negative width or
-        height flips the picture.
-    is_relative : bool
-        Whether the region is in fractions of the whole.
-    window : (float, float, str) or None
-        The centre and width of the window, and its function as in VOI LUT Function.
-    """
-
-    media_type: str = "image/jpeg"
-    quality: int = 90
-    size: tuple[int, int] | None = None
-    region: tuple[float, float, float, float] | None = None
-    is_relative: bool = False
-    window: tuple[float, float, str] | None = None
-
-
-def rendered(
-    instance: Instance,
-    number: int,
-    options: Options,
-    limits: Limits,
-    wanted: Callable[[], bool] | None = None,
-) -> bytes:
-    """Return a frame as a picture.
-
-    Parameters
-    ----------
-    instance : Instance
-        The image.
-    number : int
-        Of the frame, from 1.
+    image : ImagePixel
+        The description of its pixels.
     options : Options
         How it is shown.
-    limits : Limits
-        How its data set is read.
-    wanted : callable, optional
-        As for `Instance.open_as`.
-
-    Raises
-    ------
-    DataSetError
-        If it has no such frame, or that cannot be shown.
     """
-    image, file = instance.frame(number, wanted=wanted)
-    weight = _weight(image, options)
-    # Large ones wait for each other instead of being refused: together they would take gigabytes.
-    with file, _LARGE if weight > _SMALL else contextlib.nullcontext():
-        holding = Holding(limits.memory)
-        if not holding.grow(weight):
-            raise DataSetTooLarge(f"max_memory reached, {limits.memory} bytes of all peers")
-        try:
-            return _drawn(instance, number, image, file.read(), options, limits)
-        finally:
-            holding.close()
-
-
-def _weight(image: ImagePixel, options: Options) -> int:
-    """Return about how many bytes it takes to show a frame."""
     samples = image.samples_per_pixel
     size = image.rows * image.columns
     found = size * (image.bits_allocated // 8 * samples + (_GREY_PIXEL if samples == 1 else 6))
@@ -126,28 +54,34 @@ def _weight(image: ImagePixel, options: Options) -> int:
     return found
 
 
-def _drawn(
-    instance: Instance,
-    number: int,
-    image: ImagePixel,
-    data: bytes,
-    options: Options,
-    limits: Limits,
-) -> bytes:
-    try:
-        with instance.open() as head:
-            dataset = data_sets.parse(
-                head, instance.transfer_syntax, defer_size=DEFER_SIZE, limits=limits
-            )
-            pixels = _shown(_array(data, image), image, _grey(dataset, number), options)
-        picture = _placed(Image.fromarray(pixels), options)
-        out = io.BytesIO()
-        picture.save(out, FORMATS[options.media_type], quality=options.quality)
-    except DataSetError:
-        raise
-    except Exception as error:  # noqa: BLE001 - NumPy and pydicom raise many kinds for odd values
-        raise DataSetError(f"it cannot be shown: {type(error).__name__}") from None
-    return out.getvalue()
+def draw(
+    dataset: Dataset, number: int, image: ImagePixel, data: bytes, options: Options
+) -> memoryview:
+    """Return a frame as a picture.
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        The image.
+    number : int
+        Of the frame, from 1.
+    image : ImagePixel
+        The description of its pixels.
+    data : bytes
+        Those, out of their compression.
+    options : Options
+        How it is shown.
+
+    Raises
+    ------
+    DataSetError
+        If it cannot be shown.
+    """
+    pixels = _shown(_array(data, image), image, _grey(dataset, number), options)
+    picture = _placed(Image.fromarray(pixels), options)
+    out = io.BytesIO()
+    picture.save(out, FORMATS[options.media_type], quality=options.quality)
+    return out.getbuffer()
 
 
 def _array(data: bytes, image: ImagePixel) -> Any:
