@@ -38,6 +38,7 @@ from pacsroute.audit.event import SERIOUS
 from pacsroute.errors import Failure, SetupError
 from pacsroute.framework.blueprints import Blueprint
 from pacsroute.framework.checks import check_callable
+from pacsroute.framework.observer import Gauge
 from pacsroute.framework.requests import FindRequest, GetRequest, NActionRequest, StoreRequest
 from pacsroute.instances.atomic_files import make_folder, sweep
 from pacsroute.instances.attributes import attributes_of
@@ -56,6 +57,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ISSUED = "SELECT issuer FROM issued WHERE StudyInstanceUID = ?"
 _NO_ROOM = "too little room is left in the archive"
+_FREE = "Free space of the file system that an archive is on."
+_LEAST = "Below this free space an archive refuses stores: min_free."
 _NO_MATCHES = 0xA701  # refused: out of resources, unable to calculate the number of matches
 
 
@@ -194,6 +197,7 @@ class Archive(Blueprint):
         self.routes = [replace(route, default=True) for route in self.routes]
         self.lifespan(self._lifespan)
         self.ready(self._why_not_ready)
+        self.gauges.append(self._room_gauges)
 
     # ------------------------------------------------------------- hooks and parts
 
@@ -633,12 +637,32 @@ class Archive(Blueprint):
     def _has_room(self) -> bool:
         if not (self._least or self._least_share) or not self._has_folder:
             return True
+        free, least = self._room()
+        return free >= least
+
+    def _room(self) -> tuple[int, float]:
+        """Return how much space is free, and below how much stores are refused."""
         disk = shutil.disk_usage(self.folder)
-        return disk.free >= max(self._least, disk.total * self._least_share)
+        return disk.free, max(self._least, disk.total * self._least_share)
+
+    def _room_gauges(self) -> Iterator[Gauge]:
+        if not (self._opened and self._has_folder):
+            return
+        with contextlib.suppress(OSError):
+            free, least = self._room()
+            yield Gauge("archive_free_bytes", _FREE, "archive", self.name, free)
+            yield Gauge("archive_min_free_bytes", _LEAST, "archive", self.name, least)
 
     def _why_not_ready(self, app: Any) -> str | None:
         """Tell a balancer where a store would be refused."""
-        return None if self._has_room() else f"{self.name}: {_NO_ROOM}"
+        if self._has_room():
+            return None
+        free, least = self._room()
+        return f"{self.name}: {_NO_ROOM}: {_gib(free)} are free, and {_gib(least)} are to stay"
+
+
+def _gib(size: float) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
 
 
 def _place(where: str | os.PathLike[str] | Storage, name: str) -> tuple[Path, Storage | None]:

@@ -86,6 +86,7 @@ class Query:
         self._database = database
         self._level = level
         self._selected: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
         matched: dict[str, str] = {}
         unique = set(UNIQUE.values())
         for key, table in model.down_to(level):
@@ -96,6 +97,10 @@ class Query:
             computed = {key: sql for key, sql in _COMPUTED[above].items() if key in identifier}
             self._selected |= computed
             matched |= computed
+            # Series and instances of a page are of few studies: it is computed for each study once.
+            if level in ("SERIES", "IMAGE") and TABLE_OF[above] == "study":
+                self._shared |= computed
+                self._selected |= {key: f"shared.{key}" for key in computed}
         matched.pop("TimezoneOffsetFromUTC", None)  # it says how others are meant (§C.4.1.1.3.1)
         multiple = {"Modality"} if level == "STUDY" else ()
         for key in multiple:  # many ask a study for it, and mean those of its series
@@ -163,10 +168,21 @@ class Query:
         if self._level == "PATIENT":  # what is known of a patient is what the last study says
             group, one = "GROUP BY study.patient", "max(study.id)"
         names = ", ".join([*self._selected.values(), *(column for column, _ in order)])
+        page = (
+            f"SELECT {one} AS id FROM {self._looked_in} WHERE {where} {group}"
+            f" ORDER BY {by} LIMIT ? OFFSET ?"
+        )
+        is_of_page = f"{table}.id IN (SELECT id FROM page)"
+        tables, joined = [f"page AS MATERIALIZED ({page})"], source
+        if self._shared:
+            computed = ", ".join(f"{one} AS {key}" for key, one in self._shared.items())
+            studies = f"SELECT study.id FROM {source} WHERE {is_of_page}"
+            shared = f"SELECT study.id AS id, {computed} FROM study WHERE study.id IN ({studies})"
+            tables.append(f"shared AS MATERIALIZED ({shared})")
+            joined = f"{source} JOIN shared ON shared.id = study.id"
         sql = (
-            f"SELECT {names} FROM {source} WHERE {table}.id IN (SELECT {one}"
-            f" FROM {self._looked_in} WHERE {where} {group} ORDER BY {by} LIMIT ? OFFSET ?)"
-            f" ORDER BY {by}"
+            f"WITH {', '.join(tables)} SELECT {names} FROM {joined}"
+            f" WHERE {is_of_page} ORDER BY {by}"
         )
         return self._database.rows(self._expanded(sql), [*parameters, size, offset], stop)
 

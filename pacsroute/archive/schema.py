@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pacsroute.archive.database import Database
 from pacsroute.archive.model import TABLES, Model
 
-_VERSION = 1
+_VERSION = 2
 
 _MORE = {
     "study": ("id {identity}", "patient TEXT NOT NULL"),
@@ -35,7 +35,7 @@ _INDEXES = {
         "StudyDate DESC, StudyTime DESC, StudyInstanceUID",
     ),
     "series": ("UNIQUE study, SeriesInstanceUID", "SeriesInstanceUID"),
-    "image": ("SOPInstanceUID", "series", "path"),
+    "image": ("SOPInstanceUID", "series, SOPClassUID", "path"),
 }
 
 # Facts that no file contains: they stay when the index is made again.

@@ -200,6 +200,8 @@ class Upkeep:
             if since is None:
                 self._forget_missing(seen)
                 self._files.adopt()
+        if count:
+            logger.warning("%d instances were not in the index, and are now", count)
         return count
 
     def _entry(self, path: str) -> Entry | None:
@@ -232,7 +234,7 @@ class Upkeep:
         except DeletedError:
             logger.error("%s: this SOP instance was deleted", path)
             return False
-        logger.warning("%s was not in the index", path)
+        logger.debug("%s was not in the index", path)
         return True
 
     def _forget_missing(self, seen: _Seen) -> None:

@@ -21,7 +21,7 @@ from pacsroute.framework.checks import check_callable
 from pacsroute.framework.counted import Counted
 from pacsroute.framework.destinations import Destinations
 from pacsroute.framework.handling import after_store, handle
-from pacsroute.framework.observer import Observer, Observers
+from pacsroute.framework.observer import Gauge, Observer, Observers
 from pacsroute.framework.presentation_contexts import ECHO, ContextPolicy
 from pacsroute.framework.quiet import quiet_libraries
 from pacsroute.framework.reach import Reach
@@ -242,6 +242,12 @@ class BaseApp(Scope):
                 if why:
                     return str(why)
         return ""
+
+    def measured(self) -> Iterator[Gauge]:
+        """Yield what the app and its blueprints measure when they are asked."""
+        for scope in self._scopes:
+            for gauges in scope.gauges:
+                yield from gauges()
 
     def audit(self, function: Auditor) -> Auditor:
         """Register a function for each store, query, retrieval, deletion and the like.

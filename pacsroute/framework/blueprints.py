@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +11,7 @@ from pacsroute.allow import ae_title
 from pacsroute.errors import Failure, SetupError
 from pacsroute.framework.checks import check_callable
 from pacsroute.framework.decorators import Router
+from pacsroute.framework.observer import Gauge
 
 if TYPE_CHECKING:
     from pacsroute.audit.event import Kind
@@ -52,6 +53,7 @@ class Scope(Router):
         self.authenticator: Callable[[Any, Any], Any] | None = None
         self.destinator: Callable[[str, Any], Peer | None] | None = None
         self.ready_checks: list[Callable[[Any], str | None]] = []
+        self.gauges: list[Callable[[], Iterable[Gauge]]] = []
         self.lifespans: list[Callable[[Any], Iterator[None]]] = []
         self.families: list[Family] = [((self,), None)]
 

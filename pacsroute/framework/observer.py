@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pacsroute.dimse.commands import Command
@@ -10,6 +10,26 @@ if TYPE_CHECKING:
     from pacsroute.framework.peer import PeerView
     from pacsroute.status import Status
     from pacsroute.upper_layer.pdu import AssociateRJ
+
+
+class Gauge(NamedTuple):
+    """A number that goes up and down, which is measured when it is asked for.
+
+    Parameters
+    ----------
+    name, purpose : str
+        What it is called in the metrics, without a prefix, and what it tells.
+    label, of : str
+        What several of the same name are told apart by, and which of them it is.
+    value : float
+        The number, in the unit that ends the name.
+    """
+
+    name: str
+    purpose: str
+    label: str
+    of: str
+    value: float
 
 
 class Observer:

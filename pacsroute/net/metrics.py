@@ -169,17 +169,42 @@ class Metrics(Observer):
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             shared = CollectorRegistry()
             MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-            return generate_latest(shared) + self._lanes()
-        return generate_latest(self._registry) + generate_latest(REGISTRY) + self._lanes()
+            counted = generate_latest(shared)
+        else:
+            counted = generate_latest(self._registry) + generate_latest(REGISTRY)
+        return counted + self._lanes() + self._gauges()
 
     def _lanes(self) -> bytes:
         """Return how it stands with the lanes of the queue, which all processes share."""
         work = self._app.work_under_way
         if work is None:
             return b""
-        registry = CollectorRegistry()
-        registry.register(_Lanes(work))
-        return generate_latest(registry)
+        return _rendered(_Lanes(work))
+
+    def _gauges(self) -> bytes:
+        return _rendered(_Gauges(self._app))
+
+
+def _rendered(collector: Collector) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry)
+
+
+class _Gauges(Collector):
+    """Asks the app and its blueprints for their gauges at each scrape."""
+
+    def __init__(self, app: BaseApp) -> None:
+        self._app = app
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return a family for each name."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for one in self._app.measured():
+            name = f"pacsroute_{one.name}"
+            family = GaugeMetricFamily(name, one.purpose, labels=[one.label])
+            families.setdefault(name, family).add_metric([one.of], one.value)
+        return families.values()
 
 
 class _Lanes(Collector):

@@ -1,5 +1,7 @@
 """What watches an archive learns: whether it is ready, and what it has set aside."""
 
+import re
+import shutil
 import urllib.error
 import urllib.request
 
@@ -22,11 +24,25 @@ def ask(server, path):
 @only_folder
 def test_archive_without_room_is_not_ready(make):
     with make(min_free=2**62).serve(port=0, metrics_port=0) as server:
-        told = "archive: too little room is left in the archive\n"
-        assert ask(server, "/ready") == (503, told)
+        status, told = ask(server, "/ready")
+        assert status == 503
+        assert told.startswith("archive: too little room is left in the archive: ")
+        assert told.endswith(" GiB are free, and 4294967296.0 GiB are to stay\n")
         assert ask(server, "/health")[0] == 200
     with make(min_free=0).serve(port=0, metrics_port=0) as server:
         assert ask(server, "/ready") == (200, "ready\n")
+
+
+@only_folder
+def test_free_room_and_what_has_to_stay_are_metrics(make):
+    pytest.importorskip("prometheus_client")
+    app = make(min_free=12345)
+    with app.serve(port=0, metrics_port=0) as server:
+        _, text = ask(server, "/metrics")
+        (free,) = re.findall(r'^pacsroute_archive_free_bytes{archive="archive"} (\S+)$', text, re.M)
+        disk = shutil.disk_usage(app.state.archive.folder)
+        assert 0.5 < float(free) / disk.free < 2
+        assert 'pacsroute_archive_min_free_bytes{archive="archive"} 12345.0' in text
 
 
 def test_what_is_set_aside_is_counted_by_reason(make):
