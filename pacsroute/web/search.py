@@ -68,7 +68,7 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
         answering.outcome = error.outcome if isinstance(error, Failed) else None
         answering.__exit__(None, None if isinstance(error, Failed) else error, None)
         raise
-    answering.outcome = DONE._replace(note=f"{len(shown)} answers")
+    answering.outcome = DONE._replace(note=f"{len(shown)} answers", number=len(shown))
     response = exchange.models(shown, answering)
     if left:
         exchange.warn(response, f"There are {left} additional results that can be requested")
