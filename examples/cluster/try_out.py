@@ -175,7 +175,7 @@ class Swift:
         urllib.request.urlopen(make).close()
 
     def refuse(self) -> None:
-        """Have it answer all with 503, as where its disks are gone."""
+        """Make it answer every request with 503, as if its disks were gone."""
         self._programs[3].kill()
 
     def resume(self) -> None:

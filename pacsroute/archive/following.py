@@ -33,7 +33,7 @@ class Following:
 
     @contextlib.contextmanager
     def with_row(self, instance: Instance) -> Iterator[Together | None]:
-        """Collect the jobs of an instance whose row is to be written; None if they come later."""
+        """Collect the jobs of an instance before its row is written; None if they come later."""
         if not self.is_shared:
             yield None
             return

@@ -160,7 +160,7 @@ class WorkQueue(Protocol):
     def together(self) -> AbstractContextManager[Together]:
         """Collect what this thread puts into the queue, to be committed with something else.
 
-        What is not committed at the end of the block is not put.
+        Jobs that are not committed at the end of the block are dropped.
         """
 
     @property

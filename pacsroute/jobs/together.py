@@ -20,7 +20,7 @@ class Together:
     opened : Opened
         The queue.
     jobs : list of NewJob
-        What is collected.
+        The collected jobs.
     wake : callable
         Called when the jobs may begin.
     """

@@ -22,7 +22,7 @@ def read_headers(file: Any, found: dict[bytes, bytes]) -> dict[bytes, bytes]:
     Parameters
     ----------
     file : binary file
-        It stands behind the first line of a request.
+        It is behind the first line of a request.
     found : dict
         Takes the values by name. Names with an underscore are left out: WSGI cannot tell them
         from those with a hyphen, which a proxy may have checked.
