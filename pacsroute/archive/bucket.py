@@ -52,7 +52,8 @@ class Bucket:
         self._storage = storage
         self._database = database
         self._ownership = Ownership(storage, database)
-        self._stores = self._told = 0
+        self._stores = 0
+        self._told = -1  # so that a start counts on, too
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -65,11 +66,13 @@ class Bucket:
         self._thread.start()
 
     def close(self) -> None:
-        """Sweep no more."""
+        """Sweep no more; what was stored is counted."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        with contextlib.suppress(OSError, UnavailableError):
+            self._count_on()
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold a lock that all processes of the archive share, in its index."""
@@ -199,9 +202,7 @@ class Bucket:
 
     def sweep(self) -> None:
         """Remove what attempts have left that are over, and what has left the index."""
-        if self._stores != self._told:
-            self._told = self._stores
-            self._ownership.go_on()
+        self._count_on()
         until = time.time_ns() - int(_OVER * 1e9)
         over = self._database.rows(f"{_OLDEST} LIMIT 1", [until])
         leaving = self._database.rows(_LEAVING)
@@ -212,6 +213,16 @@ class Bucket:
         while leaving := [row[0] for row in self._database.rows(_LEAVING)]:
             if len(self._removed(leaving)) < len(leaving) or self._stop.is_set():
                 return
+
+    def _count_on(self) -> None:
+        """Let an index that is restored later be seen to be older than what was stored now."""
+        if self._stores != self._told:
+            told, self._told = self._stores, self._stores
+            try:
+                self._ownership.go_on()
+            except BaseException:
+                self._told = told - 1
+                raise
 
     def _removed(self, names: list[str]) -> list[str]:
         gone = self.remove(names)
