@@ -243,7 +243,7 @@ def test_a_router_that_is_killed_at_a_step_loses_nothing(
     finally:
         router.stop()
     assert (tmp_path / "died").exists()
-    assert router.starts == (1 if workers else 2)
+    assert router.starts >= (1 if workers else 2)
     assert not list((tmp_path / "queue").glob("*.dcm"))  # `delete=True`
     assert app.state.came.total() <= INSTANCES + 1 + again
     jobs = {tuple(line) for line in told(tmp_path)}  # one of them may have run twice

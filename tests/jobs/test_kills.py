@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes there"),
 ]
 
-SERIES, INSTANCES, KILLS = 4, 25, 3
+SERIES, INSTANCES, KILLS = 8, 15, 3  # eight senders, a series each
 
 ROUTER = """
 import os
