@@ -90,13 +90,14 @@ def test_a_storescp_that_fails_gets_everything_when_it_is_well(router, tmp_path,
     assert len(list(came.iterdir())) >= 5
 
 
-def test_a_storescp_that_is_slow_holds_up_no_other_lane(router, tmp_path):
+@pytest.mark.parametrize("option", ["--sleep-during", "--sleep-after"])
+def test_a_storescp_that_is_slow_holds_up_no_other_lane(router, tmp_path, option):
     slow, quick = free_port(), free_port()
     router.destinations["SLOW"] = Peer("127.0.0.1", slow, "STORESCP")
     router.destinations["PACS"] = Peer("127.0.0.1", quick, "STORESCP")
     with (
         router.serve(port=0),
-        storescp(tmp_path / "slow", slow, "--sleep-during", "30"),
+        storescp(tmp_path / "slow", slow, option, "30"),
         storescp(tmp_path / "quick", quick),
     ):
         for number in range(5):
