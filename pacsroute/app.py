@@ -508,7 +508,7 @@ class App(BaseApp):
         from pacsroute.net.client import Client  # noqa: PLC0415 - upstairs, only when asked
         from pacsroute.net.connecting import client_of  # noqa: PLC0415
 
-        peer = self.resolve(ae_title)
+        peer = self.resolve(ae_title, called_ae=calling_ae or "")
         if peer is None:
             raise AssociationError(
                 f"the address of {ae_title!r} is unknown: return it from @app.destination, or pass "

@@ -62,7 +62,7 @@ class Commitment:
             if not asked.get(keyword):
                 raise Failure(0x0115, f"{keyword} is missing")
         transaction, references = str(asked.TransactionUID), _references(asked)
-        if request.app.resolve(request.calling_ae) is None:
+        if request.app.resolve(request.calling_ae, called_ae=_title(request)) is None:
             kind, information = self.outcome(request.calling_ae, transaction, references)
             request.report(kind, information | {"RetrieveAETitle": _title(request)})
             return
@@ -197,7 +197,7 @@ class Commitment:
         try:
             kind, information = self.outcome(row["calling_ae"], row["transaction_uid"], references)
             information["RetrieveAETitle"] = row["called_ae"]
-            with self._app.connect(row["calling_ae"]) as client:
+            with self._app.connect(row["calling_ae"], calling_ae=row["called_ae"]) as client:
                 client.n_event_report(
                     "StorageCommitment", "StorageCommitmentPushModel", kind, information
                 )

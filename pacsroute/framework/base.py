@@ -320,9 +320,15 @@ class BaseApp(Scope):
 
     register_blueprint.__doc__ = Scope.register_blueprint.__doc__
 
-    def resolve(self, ae_title: str, request: MoveRequest | None = None) -> Peer | None:
-        """Return the peer of an AE title, or None."""
-        for scope in reversed(self.scopes_of("" if request is None else request.called_ae)):
+    def resolve(
+        self, ae_title: str, request: MoveRequest | None = None, *, called_ae: str = ""
+    ) -> Peer | None:
+        """Return the peer of an AE title, or None.
+
+        Without a request, `called_ae` is our own title that calls the peer: the function of the
+        blueprint that owns it is asked first.
+        """
+        for scope in reversed(self.scopes_of(called_ae if request is None else request.called_ae)):
             peer = None if scope.destinator is None else scope.destinator(ae_title, request)
             if peer is not None and not isinstance(peer, Peer):
                 kind = type(peer).__name__

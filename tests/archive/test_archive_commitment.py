@@ -9,7 +9,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage
 from support.archives import image
 from support.names import WAIT
 
-from pacsroute import App, Peer, RequestFailed, Status, connect
+from pacsroute import App, Archive, Peer, RequestFailed, Status, connect
 from pacsroute.archive import commitment
 from pacsroute.archive.database import UnavailableError
 
@@ -168,6 +168,29 @@ def test_a_report_survives_a_restart(make, modality, monkeypatch):
         app.destinations["CT1"] = Peer("127.0.0.1", peer.port)
         with app.running():
             assert reasons(modality.state.events.get(timeout=WAIT)) == (1, ["1.3.1"], {})
+
+
+def test_report_of_a_blueprint_leaves_from_its_title_to_where_it_says(make, modality, tmp_path):
+    research = Archive(tmp_path / "research", name="research")
+    app = make()
+    app.destinations["CT1"] = Peer("127.0.0.1", 1)  # nobody listens there
+    with modality.serve(port=0) as peer:
+
+        @research.destination
+        def destination(ae_title, request):
+            return Peer("127.0.0.1", peer.port)
+
+        app.register_blueprint(research, called_ae="RESEARCH")
+        with app.serve(port=0) as server:
+            with connect(
+                "127.0.0.1", server.port, calling_ae="CT1", called_ae="RESEARCH"
+            ) as client:
+                client.store(image(1))
+                commit(client, CTS[1])
+            event = modality.state.events.get(timeout=WAIT)
+    assert reasons(event) == (1, ["1.3.1"], {})
+    assert event.calling_ae == "RESEARCH"
+    assert event.event_information.RetrieveAETitle == "RESEARCH"
 
 
 def test_a_report_is_given_up_after_days(make, modality, monkeypatch, caplog):
