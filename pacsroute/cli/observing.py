@@ -32,8 +32,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
         "--trace",
         is_flag=True,
         envvar="PACSROUTE_TRACE",
-        help="Print each association: negotiation, messages and data sets. Values that may "
-        "hold patient data are masked.",
+        help="Print each association, and each request over HTTP: negotiation, messages and data "
+        "sets. Values that may hold patient data are masked.",
     ),
     click.option(
         "--trace-values",
@@ -44,19 +44,22 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
 )
 
 
-def observes(*, err: bool) -> Callable[[Command], Command]:
+def observes(*, err: bool, http: bool = False) -> Callable[[Command], Command]:
     """Give a command ``--record`` and ``--trace``; it is called with the `taps` they mean.
 
     Parameters
     ----------
     err : bool
         Whether a trace goes to stderr, where stdout has something else on it.
+    http : bool
+        Whether requests over HTTP are shown, too: by the `http_taps` that it is called with.
     """
 
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
         def command(record: str | None, trace: bool, trace_values: bool, **others: Any) -> None:
             taps: list[TapFactory] = []
+            http_taps: list[Any] = []
             if record:
                 from pacsroute.trace.recording import recorder  # noqa: PLC0415 - only if asked
 
@@ -70,7 +73,11 @@ def observes(*, err: bool) -> Callable[[Command], Command]:
                 from pacsroute.trace.live import tracer  # noqa: PLC0415 - pydicom, late
 
                 taps.append(tracer(writer(err=err), values=trace_values, width=width))
-            function(taps=taps, **others)
+                if http:
+                    from pacsroute.trace.http import http_tracer  # noqa: PLC0415 - pydicom, late
+
+                    http_taps.append(http_tracer(writer(err=err), values=trace_values))
+            function(taps=taps, **({"http_taps": http_taps} if http else {}), **others)
 
         wrapped: Command = command
         for option in reversed(_OPTIONS):

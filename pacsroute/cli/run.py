@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from pacsroute.foreground import explained, serve, set_up
 from pacsroute.framework.requests import Peer
 from pacsroute.net.server import Server
 from pacsroute.upper_layer.tap import TapFactory
+
+if TYPE_CHECKING:
+    from pacsroute.trace.http import HttpExchange
 
 
 def _destinations(
@@ -96,12 +99,13 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Restart whenever a file of the app is saved.",
 )
 @_setting_options
-@observes(err=False)
+@observes(err=False, http=True)
 def run(
     app: str | None,
     file: str | None,
     destinations: dict[str, Peer],
     taps: list[TapFactory],
+    http_taps: list[Callable[[HttpExchange], object]],
     workers: int | None,
     user: str | None,
     group: str | None,
@@ -128,6 +132,7 @@ def run(
         found = load(app)
         found.destinations |= destinations
         found.taps += taps
+        found.http_taps += http_taps
         settle(found.config)
         return found
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pacsroute.framework.handlers import Auditor
     from pacsroute.framework.peer import PeerView
     from pacsroute.settings import Settings
+    from pacsroute.trace.http import HttpExchange
 
 logger = logging.getLogger("pacsroute")
 
@@ -117,6 +118,7 @@ class BaseApp(Scope):
         self.declared = Declared()  # its durable work
         self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
         self.taps: list[TapFactory] = []  # what observes the bytes of associations
+        self.http_taps: list[Callable[[HttpExchange], object]] = []  # and what requests over HTTP
         self.auditors: list[Callable[[Event], object]] = []
 
     def __repr__(self) -> str:

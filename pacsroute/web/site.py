@@ -31,6 +31,7 @@ from pacsroute.web.caller import Caller, admitted
 from pacsroute.web.console.access import ROOT as CONSOLE
 from pacsroute.web.console.page import Console, to_console
 from pacsroute.web.dicomweb import DicomWeb, refusal
+from pacsroute.web.tapped import Tapped
 from pacsroute.web.turns import Input, Output, Turn, Turns
 
 logger = logging.getLogger("pacsroute")
@@ -92,6 +93,8 @@ class Site(Flask):
         answer: Any = self._in_turn
         if proxies:
             answer = ProxyFix(answer, proxies, proxies, proxies, proxies, proxies)
+        if self.dicom_app.http_taps:
+            answer = Tapped(answer, self.dicom_app.http_taps, self.dicom_app.config.web_root)
         found: Iterable[bytes] = answer(environ, start_response)
         return found
 
