@@ -302,10 +302,10 @@ class Association:
             self._reject(answer)
             raise AssociationRejected(*answer)
         self._admitted = True
-        self.app.observer.accepted(self)
         self.proposed = [context.abstract_syntax for context in request.contexts]
         self._limit(request.user_information)
         self._overlap(answer.user_information)
+        self.app.observer.accepted(self)
         self._channel.connection.accept(answer)
         self._channel.write_out()
 

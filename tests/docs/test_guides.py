@@ -91,6 +91,24 @@ def test_archive_guide_does_what_it_says(work):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_guide_to_the_console_does_what_it_says(work):
+    with Reader(work) as reader:
+        for block in blocks(GUIDES / "console.md"):
+            text = block.text
+            for port in ("11112", "11113") if block.language == "python" else ():
+                text = text.replace(port, reader.ports.get(port, port))
+            reader.read(block._replace(text=text))
+    assert list((work / "recordings").glob("*.rec"))
+    events = []
+    code = "from audited import app; app.tell_auditors('access', what='echo PACS', action='E')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "None E echo PACS\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_guide_to_dicomweb_does_what_it_says(work, monkeypatch):
     monkeypatch.chdir(work)
     monkeypatch.syspath_prepend(work)

@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,16 +26,19 @@ from pacsroute.web.console.rates import FAILURES, RECEIVED, SENT, Rates, kind_of
 KEPT = 200
 """How many failures are kept; those that are alike are one, with a count."""
 
+_COLLECTED = 1_000_000  # requests between two times that they are counted
 _LONGEST = 300  # characters of a text
 _RETRIEVALS = ("C-GET", "C-MOVE")
 
 
-@dataclass
+@dataclass(slots=True)
 class Open:
     """An association that is open; times are in seconds since 1970.
 
     Attributes
     ----------
+    overlaps : bool
+        Whether several threads answer its requests.
     busy : int
         How many of its requests are being answered.
     asked : str
@@ -47,12 +50,21 @@ class Open:
     called_ae: str
     certificate: str
     since: float
+    overlaps: bool = False
     busy: int = 0
     asked: str = ""
     asked_since: float = 0.0
     requests: int = 0
     received: int = 0
     sent: int = 0
+
+    def begin(self, command: str, size: int | None, now: float) -> None:
+        """Note a request that is about to be answered."""
+        self.busy += 1
+        self.requests += 1
+        self.asked, self.asked_since = command, now
+        if size:
+            self.received += size
 
 
 @dataclass
@@ -90,7 +102,10 @@ class Trouble:
 
 
 class Activity(Observer):
-    """Observes an app for the console: a lock and a few additions for each request.
+    """Observes an app for the console.
+
+    A request costs half a microsecond. What is to be counted is only collected, which needs no
+    lock, and `settle` counts it: that is called once a second, and before anybody looks.
 
     Parameters
     ----------
@@ -100,8 +115,12 @@ class Activity(Observer):
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._lock = threading.Lock()  # guards all that follows
+        # Nothing of these is lost while they are settled in time, and they never grow further.
+        self._answered: deque[str] = deque(maxlen=_COLLECTED)
+        self._received: deque[int] = deque(maxlen=_COLLECTED)
+        self._sent: deque[int] = deque(maxlen=_COLLECTED)
         self._open: dict[int, Open] = {}  # by the association's identity
+        self._lock = threading.Lock()  # guards what follows, and an association that overlaps
         self._rates = Rates(now)
         self._troubles: OrderedDict[tuple[str, ...], Trouble] = OrderedDict()
         self._numbers = itertools.count(1)
@@ -115,9 +134,9 @@ class Activity(Observer):
             printable(association.called_ae),
             printable(subject(certificate)) if certificate else "",
             self._now(),
+            getattr(association, "window", 1) > 1,
         )
-        with self._lock:
-            self._open[id(association)] = one
+        self._open[id(association)] = one
         if not association.contexts:
             self._note(association, "rejected", "association", "nothing it proposes is served")
 
@@ -132,49 +151,65 @@ class Activity(Observer):
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """Note that it is gone, and why, unless it was released."""
-        with self._lock:
-            self._open.pop(id(association), None)
+        self._open.pop(id(association), None)
         if error is not None:
             self._note(association, "aborted", "association", str(error))
 
     def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
         """Note what is asked, and its bytes."""
+        if size:
+            self._received.append(size)
         one = self._open.get(id(peer))
-        if one is None and not size:
+        if one is None:
             return
-        with self._lock:
-            if one is not None:
-                one.busy += 1
-                one.requests += 1
-                one.asked, one.asked_since = command, self._now()
-                one.received += size or 0
-            if size:
-                self._rates.add(RECEIVED, size)
+        if one.overlaps:
+            with self._lock:
+                one.begin(command, size, self._now())
+        else:
+            one.begin(command, size, self._now())
 
     def answered(
         self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
     ) -> None:
         """Count it, and note a failure."""
+        self._answered.append(command)
         one = self._open.get(id(peer))
-        with self._lock:
-            self._rates.add(kind_of(command))
-            if one is not None:
+        if one is not None and one.overlaps:
+            with self._lock:
                 one.busy -= 1
-        if status is not None and status.code:
-            category = status.category
-            if category == "Failure" or (category == "Warning" and command in _RETRIEVALS):
-                kind = "refused" if status.name.startswith("Refused") else "failed"
-                what = f"{command}, {uids.name(sop_class)}" if sop_class else command
-                reason = f"0x{status.code:04X} {status.name}"
-                self._note(peer, kind, what, reason, status.comment)
+        elif one is not None:
+            one.busy -= 1
+        if status is not None and status[0]:
+            self._look_at(peer, command, sop_class, status)
 
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
         """Count the bytes."""
+        self._sent.append(size)
         one = self._open.get(id(peer))
-        with self._lock:
-            self._rates.add(SENT, size)
-            if one is not None:
+        if one is None:
+            return
+        if one.overlaps:
+            with self._lock:
                 one.sent += size
+        else:
+            one.sent += size
+
+    def settle(self) -> None:
+        """Count what was collected, for the minute that it is."""
+        with self._lock:
+            for command, count in Counter(_taken(self._answered)).items():
+                self._rates.add(kind_of(command), count)
+            self._rates.add(RECEIVED, sum(_taken(self._received)))
+            self._rates.add(SENT, sum(_taken(self._sent)))
+
+    def _look_at(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
+        """Note a request that has failed, or that has failed in part."""
+        category = status.category
+        if category == "Failure" or (category == "Warning" and command in _RETRIEVALS):
+            kind = "refused" if status.name.startswith("Refused") else "failed"
+            what = f"{command}, {uids.name(sop_class)}" if sop_class else command
+            reason = f"0x{status.code:04X} {status.name}"
+            self._note(peer, kind, what, reason, status.comment)
 
     def _note(self, peer: PeerView, kind: str, what: str, reason: str, comment: str = "") -> None:
         calling, called = map(printable, (peer.calling_ae, peer.called_ae))
@@ -195,9 +230,15 @@ class Activity(Observer):
 
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as values that JSON has."""
+        self.settle()
         with self._lock:
             return {
-                "associations": [asdict(one) for one in self._open.values()],
+                "associations": [asdict(one) for one in list(self._open.values())],
                 "troubles": [asdict(one) for one in self._troubles.values()],
                 "rates": self._rates.all(),
             }
+
+
+def _taken(collected: deque[Any]) -> list[Any]:
+    """Return what was collected, and forget it; others go on collecting."""
+    return [collected.popleft() for _ in range(len(collected))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -36,6 +37,7 @@ _FILES = {
     "console.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
+_TICK = 1.0  # seconds between two times that requests are counted
 _FORM = 65_536  # bytes of a form
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -92,6 +94,7 @@ class Console:
         self._echoes = Echoes()
         self._began = time.time()
         self._neighbours: Neighbours | None = None
+        self._over = threading.Event()
         app.observe(self._activity)
 
     def attend(self, server: ServerView) -> None:
@@ -102,14 +105,23 @@ class Console:
             self._neighbours = Neighbours(server.neighbours, self._snapshot)
 
     def start(self) -> None:
-        """Tell the other processes of the server what this one sees."""
+        """Count what happens, and tell the other processes of the server what this one sees."""
+        self._over = over = threading.Event()
+        threading.Thread(
+            target=self._settle, args=(over,), name="pacsroute-console-counts", daemon=True
+        ).start()
         if self._neighbours is not None:
             self._neighbours.start()
 
     def stop(self) -> None:
-        """Tell them no more."""
+        """Count no more, and tell them no more."""
+        self._over.set()
         if self._neighbours is not None:
             self._neighbours.stop()
+
+    def _settle(self, over: threading.Event) -> None:
+        while not over.wait(_TICK):
+            self._activity.settle()
 
     def answer(self, http: Request, path: str, caller: Caller) -> Response:
         """Answer a request that was admitted.

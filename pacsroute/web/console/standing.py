@@ -66,7 +66,7 @@ def ports(server: ServerView) -> Iterator[Port]:
     if server.tls_port != server.port:
         yield Port("DICOM", _address(server.host, server.port))
     if server.tls_port is not None:
-        yield Port("DICOM, TLS", _address(server.host, server.tls_port))
+        yield Port("TLS", _address(server.host, server.tls_port))
     if server.web_port is not None:
         kind = "HTTPS" if config.web_certificate else "HTTP"
         yield Port(kind, _address(config.web_host, server.web_port))
