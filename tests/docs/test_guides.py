@@ -99,7 +99,6 @@ def test_guide_to_the_console_does_what_it_says(work):
                 text = text.replace(port, reader.ports.get(port, port))
             reader.read(block._replace(text=text))
     assert list((work / "recordings").glob("*.rec"))
-    events = []
     code = "from audited import app; app.tell_auditors('access', what='echo PACS', action='E')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=True
