@@ -66,6 +66,9 @@ class Observer:
     def quarantined(self, reason: str) -> None:
         """An archive has set an instance aside: ``conflict`` or ``mismatch``."""
 
+    def delivered(self, lane: str, category: str) -> None:
+        """A destination has taken an instance of the queue, with Success or a Warning."""
+
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
         """A data set of so many bytes has been sent."""
 
@@ -123,6 +126,11 @@ class Observers(Observer):
         """Tell each."""
         for one in self._each:
             one.quarantined(reason)
+
+    def delivered(self, lane: str, category: str) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.delivered(lane, category)
 
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
         """Tell each."""

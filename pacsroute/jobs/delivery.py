@@ -118,13 +118,14 @@ class Outlet(NamedTuple):
         Returns a client of a destination for the AE title that calls; raises
         `AssociationError` where nobody knows the destination.
     delivered : callable
-        Called with a job whose instance was delivered: it takes that out of the lane.
+        Called with the category of the status and a job that was delivered: it takes that out of
+        the lane.
     gave_up : callable
         Called with a job that has failed for good, and what was said of it.
     """
 
     connect: Callable[[str, str], Client]
-    delivered: Callable[[Job], object]
+    delivered: Callable[[str, Job], object]
     gave_up: Callable[[Job, str], object]
 
 
@@ -308,7 +309,7 @@ class _Turn:
         if said:
             logger.warning("%s took %s with %s", self._lane, _named(job), said)
         self._memory.well(job.id)
-        self._outlet.delivered(job)
+        self._outlet.delivered("Warning" if said else "Success", job)
         if self._failures:
             self._queue.wake(self._lane)
             self._failures = 0

@@ -424,7 +424,8 @@ class Work:
             self._not_delivered(job, said)
         self._wake()
 
-    def _delivered(self, job: Job) -> None:
+    def _delivered(self, category: str, job: Job) -> None:
+        self._app.observer.delivered(job.lane, category)
         opened = self.opened
         if self._app.auditors:
             self._audit(job)

@@ -98,6 +98,12 @@ class Metrics(Observer):
         self._quarantined = make(
             Counter, "archive_quarantined", "Instances that an archive has set aside.", "reason"
         )
+        self._delivered = make(
+            Counter,
+            "jobs_delivered",
+            "Instances of the queue that destinations have taken, by their status.",
+            *("lane", "category"),
+        )
         self._spool = make(Gauge, "spool_bytes", "Length of the data sets in files of the spool.")
         app.observe(self)
 
@@ -158,6 +164,10 @@ class Metrics(Observer):
     def quarantined(self, reason: str) -> None:
         """Count it by reason."""
         self._quarantined(reason).inc()
+
+    def delivered(self, lane: str, category: str) -> None:
+        """Count it by destination."""
+        self._delivered(lane, category).inc()
 
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
         """Count the bytes."""

@@ -30,7 +30,7 @@ class Router:
 
     def __init__(self, folder):
         self.ports, self.deliveries, self.timeout = {}, {}, 30.0
-        self.given_up, self.seconds = [], 0.0
+        self.given_up, self.seconds, self.categories = [], 0.0, []
         self.database = SQLite(folder / "jobs.db")
         self.database.write(lambda transaction: schema.create(transaction, SQLite.identity))
         self.queue = Queue(self.database, LonelyOwner(), lambda: time.monotonic() + self.seconds)
@@ -45,7 +45,8 @@ class Router:
         )
         return self.deliveries.setdefault(lane, Delivery(self.queue, self.files, outlet))
 
-    def delivered(self, job):
+    def delivered(self, category, job):
+        self.categories.append(category)
         assert self.queue.done(job)
         self.files.remove(job.arguments["file"])
 
@@ -139,6 +140,40 @@ def test_a_warning_is_a_delivery(router, status):
         router.until(lambda: router.queue.jobs() == [])
     assert len(came) == 1
     assert router.given_up == []
+
+
+def test_what_arrives_is_counted_with_its_category(router):
+    store, _ = answers(None, 0xB000)
+    with destination(router, "PACS", store):
+        router.forward_many("PACS", 2)
+        router.until(lambda: router.queue.jobs() == [])
+    assert router.categories == ["Success", "Warning"]
+
+
+def test_many_instances_go_over_one_association(router):
+    associations, stored = set(), []
+
+    def store(request):
+        associations.add(id(request.association))
+        stored.append(request.association)  # so that no other one has its address
+
+    with destination(router, "PACS", store):
+        router.forward_many("PACS", 50)
+        router.until(lambda: router.queue.jobs() == [])
+    assert len(stored) == 50
+    assert len(associations) == 1
+
+
+def test_a_class_that_the_peer_does_not_accept_is_the_instances_own(router, monkeypatch):
+    monkeypatch.setattr(delivery, "RETRY", ())
+    app = App("PACS")
+    app.store(sop_class="MRImageStorage")(lambda request: None)
+    with app.serve(port=0) as server:
+        router.ports["PACS"] = server.port
+        router.forward("PACS")
+        router.until(lambda: router.given_up)
+        assert lane(router, "PACS").retry_in == 0
+    assert "does not accept CT Image Storage" in router.given_up[0][1]
 
 
 def test_a_full_peer_uses_up_no_attempt(router, monkeypatch):

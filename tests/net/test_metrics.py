@@ -23,13 +23,23 @@ from support.serving import Serving, fails
 from support.unharmed import until
 
 import pacsroute
-from pacsroute import App, AssociationRejected, Failure, uids
+from pacsroute import App, AssociationRejected, Failure, Peer, uids
 from pacsroute.dataset.encoding import encode
 from pacsroute.dimse import commands
 from pacsroute.net import monitor
 from pacsroute.upper_layer import pdu
 
-LABELS = ("command", "sop_class", "category", "status", "reason", "how", "le", "implementation")
+LABELS = (
+    "command",
+    "sop_class",
+    "category",
+    "lane",
+    "status",
+    "reason",
+    "how",
+    "le",
+    "implementation",
+)
 PRIVATE = "1.2.3.4.5.6.7"
 VERIFICATION = (uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN)
 APP = "from pacsroute import App\n\napp = App('WATCHED')\n"
@@ -119,6 +129,19 @@ def test_the_lanes_of_the_queue_are_told(served, tmp_path):
         'pacsroute_jobs_running{lane="analyse()"}': "0.0",
         'pacsroute_jobs_failed{lane="analyse()"}': "0.0",
     }
+
+
+def test_what_destinations_take_is_counted(served, tmp_path, sample):
+    app, pacs, came = App("WATCHED", jobs=str(tmp_path / "jobs.db")), App("PACS"), threading.Event()
+    pacs.after_request(lambda request, status, error: came.set())
+    pacs.store(lambda request: 0xB000)
+    server = served(app)
+    with pacs.serve(port=0) as archive:
+        app.destinations["PACS"] = Peer("127.0.0.1", archive.port)
+        app.forward(sample("CT_small.dcm"), to="PACS")
+        assert came.wait(WAIT)
+        wanted = 'pacsroute_jobs_delivered_total{category="Warning",lane="PACS"} 1.0'
+        assert until(lambda: wanted in ask(server.metrics_port, "/metrics")[1])
 
 
 def test_requests_of_dcmtk_are_counted(served, app, dcmtk, sample, tmp_path):
