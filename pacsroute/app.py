@@ -1,4 +1,4 @@
-"""The app: what a user makes one of; the only place with doors to the upper floors."""
+"""The class `App`; the only module that opens doors to the upper floors."""
 
 from __future__ import annotations
 
@@ -69,19 +69,18 @@ class App(BaseApp):
     Parameters
     ----------
     ae_title : str
-        Its own title, 1 to 16 characters. Other called AE titles are answered too, unless
+        Its AE title, 1 to 16 characters. Other called AE titles are answered, too, unless
         ``require_called_ae=True``.
     **settings
-        Any setting of `pacsroute.Config`, such as ``spool``: the folder for data sets that are
-        too large for memory while they come, which makes saving a rename where it is on the
-        archive's file system.
+        Any setting of `pacsroute.Config`, such as ``spool``: the folder for large data sets while
+        they arrive. On the archive's file system it makes saving a rename.
 
     Attributes
     ----------
     config : Config
         The settings.
     state : types.SimpleNamespace
-        A place for what handlers share.
+        A place for objects that handlers share.
     destinations : mapping of str to Peer
         The peers of AE titles that no `destination` function knows. Values are checked
         when they are set: an AE title, and a `Peer` with a host and a port.
@@ -92,7 +91,7 @@ class App(BaseApp):
     Raises
     ------
     SetupError
-        If there is no such setting, or it has no such value.
+        If a setting is unknown, or its value is not valid.
 
     Examples
     --------
@@ -112,8 +111,8 @@ class App(BaseApp):
     def web(self) -> Site:
         """The app over HTTP: a Flask application, with DICOMweb in it.
 
-        Routes of its own are added as to any other. It is also what another WSGI server, such as
-        gunicorn, is given; the lifespan is held in each of its processes from the first request.
+        Add your own routes to it. It is also the WSGI application for another server, such as
+        gunicorn; each of its processes enters the lifespan with its first request.
 
         Raises
         ------
@@ -136,9 +135,9 @@ class App(BaseApp):
 
     @functools.cached_property
     def cli(self) -> click.Group:
-        """Commands of the app's own, for ``pacsroute NAME``: a click group.
+        """Commands of the app, for ``pacsroute NAME``: a click group.
 
-        A command that needs what the lifespan makes holds it, ``with app.running():``.
+        A command that needs the lifespan enters it, ``with app.running():``.
 
         Examples
         --------
@@ -159,7 +158,7 @@ class App(BaseApp):
 
     @functools.cached_property
     def work(self) -> Work:
-        """The queue of what is forwarded, of jobs, and of series that may be complete."""
+        """The queue of deliveries, of jobs, and of series that may be complete."""
         from pacsroute.jobs.work import Work  # noqa: PLC0415 - only for those who have jobs
 
         return Work(self, self.connect)
@@ -193,9 +192,9 @@ class App(BaseApp):
         priority: int | None = None,
         calling_ae: str | None = None,
     ) -> None:
-        """Put an instance into the queue for a destination; it is on the disk before this returns.
+        """Queue an instance for a destination; it is on the disk when this returns.
 
-        It is delivered at least once, after restarts and crashes, too. The queue waits for a
+        It is delivered at least once, also after restarts and crashes. The queue waits for a
         destination that cannot be reached or is full, without delaying others. A refused instance
         is tried again, then given up: kept, listed, and passed to the functions of `gave_up`.
 
@@ -211,16 +210,16 @@ class App(BaseApp):
             One delivery waits for each key: a later one replaces it. By default, the SOP Instance
             UID is the key.
         commit : bool
-            Whether it is done only when the destination has committed to the instance (PS3.4
-            Annex J), for which the app says `commitment`.
+            Whether the delivery ends only when the destination has committed to the instance (PS3.4
+            Annex J); call `commitment` for that.
         delete : bool
-            Whether the file, or the object in a storage, is removed once it was delivered, or was
-            named as committed.
+            Whether the file, or the object in a storage, is removed after its delivery or
+            commitment.
         priority : int, optional
             0 medium, 1 high, 2 low: a higher one overtakes within its lane (PS3.7 §9.3.1.1). By
             default, that of the C-STORE whose handler forwards it; else medium.
         calling_ae : str, optional
-            The AE title that calls, for a transparent router; by default, the app's own.
+            The calling AE title, for a transparent router; by default, that of the app.
 
         Raises
         ------
@@ -248,13 +247,13 @@ class App(BaseApp):
     def commitment(self, *, timeout: float = 86_400.0) -> None:
         """Accept reports of storage commitment, for which `forward` asks with ``commit=True``.
 
-        It adds a route for N-EVENT-REPORT of the Storage Commitment Push Model (PS3.4 §J.3.3). A
-        handler of your own takes its place, and calls `answer_commitment`.
+        It adds a route for N-EVENT-REPORT of the Storage Commitment Push Model (PS3.4 §J.3.3). Your
+        own handler replaces it, and calls `answer_commitment`.
 
         Parameters
         ----------
         timeout : float
-            Seconds in which a report has to come. Then it is asked for once more, and given up.
+            Seconds to wait for a report. Then commitment is requested once more, and given up.
 
         Examples
         --------
@@ -274,7 +273,7 @@ class App(BaseApp):
             self.add_route(Route(*what, scopes=(self,), default=True))
 
     def answer_commitment(self, request: NEventReportRequest) -> None:
-        """Answer a report of storage commitment: what the default route of `commitment` does."""
+        """Answer a report of storage commitment, as the default route of `commitment` does."""
         self.work.report(request.event_information)
 
     def complete(
@@ -287,24 +286,24 @@ class App(BaseApp):
     ) -> bool:
         """End the period of a series or study for the functions of `quiet`.
 
-        To be called where something is known, as from the handler of an MPPS.
+        Call it when more is known, such as in the handler of an MPPS.
 
         Parameters
         ----------
         uid : str
             Its Series or Study Instance UID.
         expected : iterable of str, optional
-            The SOP Instance UIDs that belong to it: the period ends once all of them have come.
-            Without, it ends at once.
+            The SOP Instance UIDs that belong to it: the period ends when all of them have arrived.
+            Without them, it ends immediately.
         called_ae : str, optional
-            The AE title that it was sent to; by default, the app's own.
+            The AE title that it was sent to; by default, that of the app.
         reason : str
             ``mpps``, ``commitment`` or ``discontinued``.
 
         Returns
         -------
         bool
-            False if nothing of it has come, or it is complete already.
+            False if no instance of it has arrived, or it is complete already.
         """
         return self.work.complete(uid, expected, called_ae=called_ae, reason=reason)
 
@@ -338,14 +337,14 @@ class App(BaseApp):
         Parameters
         ----------
         retry : sequence of float
-            Seconds after which a call that has raised is tried again; then it is given up.
+            Seconds after which a failed call is tried again; then it is given up.
         timeout : float, optional
-            Seconds after which its process is ended: the call has failed then. It needs `process`.
+            Seconds after which its process is ended, and the call fails. It needs `process`.
         process : bool
-            Whether each call has a process of its own, so that what crashes, hangs or leaks takes
-            nothing else with it. The process imports the app's file, and holds its lifespan.
+            Whether each call runs in its own process, so that a crash, a hang or a leak affects
+            nothing else. The process imports the app's file, and enters its lifespan.
         places : int
-            How many calls may run at the same time, in all processes.
+            The number of calls that may run at the same time, in all processes.
 
         Returns
         -------
@@ -373,10 +372,10 @@ class App(BaseApp):
     def quiet(
         self, level: Level = "SERIES", *, after: float = 60.0, retry: Sequence[float] = RETRY
     ) -> Callable[[QuietHandler], QuietHandler]:
-        """Register what is called once nothing of a series has come for a while.
+        """Register a function for series of which nothing has arrived for a while.
 
         This is a guess: nothing in DICOM says that a series is complete. The function is called
-        again, with `again` true, if more comes later.
+        again, with `again` true, if more arrives later.
 
         Parameters
         ----------
@@ -385,7 +384,7 @@ class App(BaseApp):
         after : float
             Seconds without a new instance. Only time in which the app serves counts.
         retry : sequence of float
-            Seconds after which it is called again if it has raised.
+            Seconds after which it is called again if it fails.
 
         Examples
         --------
@@ -404,9 +403,9 @@ class App(BaseApp):
         return decorate
 
     def background(self, function: BackgroundHandler) -> BackgroundHandler:
-        """Register what runs on a thread while the app serves, in one process of all workers.
+        """Register a function that runs on a thread while the app serves, in one of all processes.
 
-        It is called with a `threading.Event`, which is set when it is to end. If it raises, it is
+        It is called with a `threading.Event`, which is set when it must end. If it raises, it is
         started again.
 
         Examples
@@ -423,10 +422,10 @@ class App(BaseApp):
         return function
 
     def gave_up(self, function: GaveUpHandler) -> GaveUpHandler:
-        """Register what is called when the retries of a job have ended.
+        """Register a function for jobs that were given up after their retries.
 
-        It is called with the job, which has `id`, `lane`, `function` and `arguments`, and the
-        exception. The job is kept until it is retried or dropped.
+        It is called with the job (`id`, `lane`, `function`, `arguments`) and the exception. The job
+        is kept until it is retried or dropped.
 
         Examples
         --------
@@ -447,13 +446,13 @@ class App(BaseApp):
         port: int | None = None,
         **settings: Unpack[ServerSettings],
     ) -> Server:
-        """Return a server of this app that listens already, to be used with ``with``.
+        """Return a server of this app that listens already; use it with ``with``.
 
         Parameters
         ----------
         host, port : str and int, optional
-            Where it listens, instead of what `config` says; port 0 picks a free one, see
-            the server's `port`.
+            The address, instead of that in `config`; port 0 picks a free one, see the server's
+            `port`.
         **settings
             As in `pacsroute.Server`.
 
@@ -475,17 +474,17 @@ class App(BaseApp):
         user: str | tuple[str, str] | UserIdentity | None = None,
         timeout: float = RESPONSE_TIMEOUT,
     ) -> Client:
-        """Return a client of an AE title, which is resolved as a C-MOVE does it.
+        """Return a client of an AE title, which is resolved as in a C-MOVE.
 
-        The app's own handlers answer what the peer asks in return: for an echo, with reports
-        of events, and as the SCU of what it was given that role for.
+        The app's handlers answer requests of the peer: C-ECHO, N-EVENT-REPORT, and requests for
+        which the peer has the SCU role.
 
         Parameters
         ----------
         ae_title : str
             An AE title that `destination` or `destinations` knows.
         calling_ae : str, optional
-            Our AE title, where that is not the app's own.
+            The calling AE title, if it is not that of the app.
         user, timeout
             As in `pacsroute.connect`.
 
@@ -522,7 +521,7 @@ class App(BaseApp):
         return client_of(peer, title, user=user, timeout=timeout, app=self)
 
     def client_of(self, peer: Peer, calling_ae: str) -> Client:
-        """Return a client of a peer that was resolved: what a C-MOVE sends to a URL with."""
+        """Return a client of a resolved peer, for a C-MOVE to a URL."""
         from pacsroute.net.connecting import client_of  # noqa: PLC0415 - upstairs, only when asked
 
         return client_of(peer, calling_ae, app=self)
@@ -536,18 +535,18 @@ class App(BaseApp):
         identity: str | tuple[str, str] | UserIdentity | None = None,
         peers: Mapping[str, App] | None = None,
     ) -> TestClient:
-        """Return a client that speaks to this app in memory, for tests; to be used with ``with``.
+        """Return a client of this app in memory, for tests; use it with ``with``.
 
         Parameters
         ----------
         calling_ae, called_ae : str
-            The AE titles of the association; the app's own is called by default.
+            The AE titles of the association; that of the app is called by default.
         user : object, optional
             The value of `request.user`, without calling `authenticate`.
         identity : str, (str, str) or UserIdentity, optional
             The identity that `authenticate` gets, as the `user` of `pacsroute.connect`.
         peers : mapping of str to App, optional
-            The apps that a C-MOVE reaches, and `connect`, by AE title.
+            The apps that a C-MOVE and `connect` reach, by AE title.
 
         Examples
         --------
@@ -575,9 +574,9 @@ class App(BaseApp):
     ) -> None:
         """Serve until SIGINT or SIGTERM, as ``pacsroute run`` does; for the end of a script.
 
-        It prints what is served and where, logs to stderr unless the script has set up a log,
-        and exits with a line where it cannot serve. A file that does this where it is imported
-        can be served by ``pacsroute run`` all the same, which leaves the call out.
+        It prints the services and the address, and logs to stderr unless the script has set up
+        logging. If it cannot serve, it exits with an error message. ``pacsroute run`` can serve a
+        file that calls this at import; it skips the call.
 
         Parameters
         ----------

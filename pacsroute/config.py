@@ -76,7 +76,7 @@ class Config:
     )
     spool: str | None = _setting(
         None,
-        "Folder for large data sets while they arrive; by default, where the last was saved.",
+        "Folder for large data sets while they arrive; by default, that of the last saved one.",
         path=True,
     )
     jobs: str | None = _setting(
@@ -100,7 +100,7 @@ class Config:
     get_without_role: bool = _setting(
         False, "Answer a C-GET of peers that do not select the SCP role for storage."
     )
-    debug: bool = _setting(False, "Tell peers in the Error Comment what a handler raised.")
+    debug: bool = _setting(False, "Send exceptions of handlers to peers, in the Error Comment.")
 
     # Access: which peers may associate.
     allow: tuple[str, ...] = _setting(
@@ -110,7 +110,7 @@ class Config:
     called_ae_titles: tuple[str, ...] = _setting((), "More AE titles that the app answers.")
     proxy_from: tuple[str, ...] = _setting(
         (),
-        "Networks of balancers: each connection, but to --metrics-port, must begin with PROXY.",
+        "Networks of balancers: each connection, except to --metrics-port, must begin with PROXY.",
         scope="server",
     )
 
@@ -215,13 +215,13 @@ class Config:
         (), "Users that may see /console from other machines; * names every authenticated user."
     )
     web_console_values: tuple[str, ...] = _setting(
-        (), "Users that may see patient data at /console; * names all that may see it."
+        (), "Users that may see patient data at /console; * names every user who may see it."
     )
     web_threads: int = _setting(16, "HTTP requests handled at once.", 1, 1000)
     web_connections: int = _setting(200, "HTTP connections at once.", 1, 100_000)
     web_idle: float = _setting(60.0, "Time that an idle HTTP connection is kept open.", 0.01)
     web_viewer: str | None = _setting(
-        None, "Folder of a built viewer, such as OHIF's dist, to be had at /viewer.", path=True
+        None, "Folder of a built viewer, such as OHIF's dist, served at /viewer.", path=True
     )
     web_jobs: bool = _setting(
         False, "Run durable jobs in the processes of another WSGI server, too."
@@ -258,7 +258,7 @@ class Config:
     max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
     max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
     max_memory: int = _setting(
-        memory.DEFAULT, "Memory for what peers send, for all associations of a process.", MIB
+        memory.DEFAULT, "Memory for data of peers, for all associations of a process.", MIB
     )
     max_depth: int = _setting(64, "Depth to which sequences may be nested.", 1, 200)
     max_elements: int = _setting(20_000_000, "Elements and items read of a data set.", 1000)
@@ -284,12 +284,12 @@ class Config:
         60.0, "Time without a byte received within a message, or sent.", 0.01, scope="server"
     )
     min_rate: int = _setting(
-        1000, "Least rate of a message, in bytes a second, after that time.", 1, scope="server"
+        1000, "Minimum rate of a message, in bytes a second, after that time.", 1, scope="server"
     )
     connect_timeout: float = _setting(10.0, "Time to connect to a peer.", 0.01)
     drain: float = _setting(
         0.0,
-        "Time after SIGTERM in which it serves on with /ready at 503, for a balancer to see.",
+        "Time after SIGTERM in which it still serves, with /ready at 503 for balancers.",
         0,
         scope="server",
     )

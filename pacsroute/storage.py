@@ -1,4 +1,4 @@
-"""Storages: where instances can be kept beside a folder of files, by a key for each attempt.
+"""Storages for instances: a folder, or a bucket, with a new key for each attempt.
 
 >>> from tempfile import TemporaryDirectory
 >>> from pydicom import Dataset
@@ -42,7 +42,7 @@ class Folder:
     Parameters
     ----------
     folder : path
-        Where they are; made when the first is put there.
+        The folder, created with the first file.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -54,7 +54,7 @@ class Folder:
         return f"Folder({self._folder!r})"
 
     def at(self, key: str) -> Stored:
-        """Return what an `Instance` of a file here is made of."""
+        """Return the source of an `Instance` for a file here."""
         return Stored(self, key)
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
@@ -92,7 +92,7 @@ class Folder:
             sync(os.path.dirname(self._path(key)))
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys, those that begin with some whole parts of a path."""
+        """Yield the keys below a path."""
         start = self._path(prefix) if prefix else self._folder
         if os.path.isfile(start):
             yield prefix
@@ -115,7 +115,7 @@ class _File(io.FileIO):
 
 
 class Objects:
-    """A storage of objects in a bucket, of S3 or of what speaks its protocol.
+    """A storage of objects in a bucket of S3, or of a server with its protocol.
 
     It needs the extra ``s3``. Credentials and region come from the usual variables:
     ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT`` and the like.
@@ -159,11 +159,11 @@ class Objects:
         return f"Objects({self.url!r})"
 
     def at(self, key: str) -> Stored:
-        """Return what an `Instance` of an object here is made of."""
+        """Return the source of an `Instance` for an object here."""
         return Stored(self, key)
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Keep an object: it is durable, and there for everybody, when this returns."""
+        """Keep an object: it is durable, and visible to all, when this returns."""
         with _as_os_errors(key):
             if size <= _PIECE:
                 self._obstore.put(self._store, _key(key), file.read(), use_multipart=False)
@@ -195,7 +195,7 @@ class Objects:
             self._obstore.delete(self._store, _key(key))
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys, those that begin with some whole parts of a path."""
+        """Yield the keys below a path."""
         with _as_os_errors(prefix):
             for batch in self._obstore.list(self._store, _key(prefix) if prefix else None):
                 for one in batch:
@@ -203,7 +203,7 @@ class Objects:
 
 
 def url_of(storage: Storage) -> str | None:
-    """Return the URL by which `at_url` finds a storage; None for a storage of somebody else's."""
+    """Return the URL by which `at_url` finds a storage; None for a storage of another class."""
     return storage.url if isinstance(storage, (Folder, Objects)) else None
 
 

@@ -52,18 +52,17 @@ _CIPHERS = {
 
 @dataclass(eq=False)
 class TLS:
-    """The certificate, key and trust that one side of TLS has (PS3.15 §B.12, §B.13).
+    """The certificate, key and trusted CAs of one side of TLS (PS3.15 §B.12, §B.13).
 
-    The files are PEM. They are read again when they have changed, for the next association;
-    while what they hold cannot be used, what was read before stays in use. So make one, and
-    keep it.
+    The files are PEM. Changed files are read again for the next association; if they cannot be
+    used, the previous content stays in use. So create one object, and keep it.
 
     Parameters
     ----------
     certificate : path, optional
-        Ours, with the intermediate ones behind it; a server has to have one.
+        The own certificate, followed by intermediate ones; a server needs one.
     key : path, optional
-        Its private key, where that has a file of its own.
+        The file of its private key, if that is another file.
     passphrase : str, optional
         The passphrase of the key.
     ca : path, optional
@@ -73,10 +72,10 @@ class TLS:
         Whether a server requires certificates of clients: ``none``, ``optional`` or ``required``.
         The default is ``required`` with `ca`, else ``none``.
     profile : str
-        ``bcp195`` (§B.12), or ``modified`` (§B.13), which has a list of its own for TLS 1.2.
-        Both have TLS 1.2 and 1.3, and nothing older.
+        ``bcp195`` (§B.12), or ``modified`` (§B.13), with another list of cipher suites for TLS 1.2.
+        Both allow TLS 1.2 and 1.3 only.
     verify : bool
-        Whether a client looks at the server's certificate at all.
+        Whether a client checks the server's certificate at all.
     check_hostname : bool, optional
         Whether a client checks that the certificate is for the host that it called. Certificates of
         DICOM devices often name an application entity or a device instead of a host. By default a
@@ -85,7 +84,7 @@ class TLS:
     Raises
     ------
     SetupError
-        If the parts do not go together; from `server` and `client`, if a file cannot be used.
+        If the parameters do not fit together; from `server` and `client`, if a file cannot be used.
 
     Examples
     --------
@@ -117,11 +116,11 @@ class TLS:
         self._lock = threading.Lock()
 
     def server(self) -> ssl.SSLContext:
-        """Return what a server speaks TLS with, from the files as they are now."""
+        """Return the TLS context of a server, from the current files."""
         return self._context("server", self._server)
 
     def client(self) -> ssl.SSLContext:
-        """Return what a client speaks TLS with, from the files as they are now."""
+        """Return the TLS context of a client, from the current files."""
         return self._context("client", self._client)
 
     def _context(self, side: str, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
@@ -197,7 +196,7 @@ def _state(name: File) -> object:
 
 
 def configured(config: Config) -> TLS | None:
-    """Return what a server's settings say of TLS, with files that can be used."""
+    """Return the TLS settings of a server, with files that can be used."""
     names = ("certificate", "key", "ca", "client_certificate", "port")
     if all(getattr(config, f"tls_{name}") is None for name in names):
         return None
@@ -214,7 +213,7 @@ def configured(config: Config) -> TLS | None:
 
 
 def subject(certificate: Mapping[str, Any]) -> str:
-    """Return whose certificate it is, for people.
+    """Return the subject of a certificate, for people.
 
     Examples
     --------

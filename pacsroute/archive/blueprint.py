@@ -66,46 +66,47 @@ class Archive(Blueprint):
     """An archive: it stores, answers queries, sends, and commits to what it has.
 
     Registered with an app, it answers C-STORE of every storage class, C-FIND, C-GET and C-MOVE
-    of Patient Root and Study Root at all levels, and storage commitment (PS3.4 §B, §C, §J). A
-    route of the app's own that covers a request takes its place; its parts serve such handlers.
+    of Patient Root and Study Root at all levels, and storage commitment (PS3.4 §B, §C, §J). A route
+    of the app that covers a request replaces the archive's, and may use the archive's methods.
 
     Parameters
     ----------
     where : path, str or Storage
-        The folder of the files and the index, made at the first start; or a bucket, as
+        The folder of the files and the index, created at the first start; or a bucket, such as
         ``s3://bucket/prefix``, with the extra ``s3``; or a storage of `pacsroute.storage`.
     index : str or path, optional
         Another place for the index: a file of SQLite, or ``postgresql://user@host/database``, with
         the extra ``postgres``. Then several machines may serve a folder that they share, or a
-        bucket. That of a bucket is by default a file in a folder that is called as the archive.
+        bucket. By default, the index of a bucket is a file in a folder with the name of the
+        archive.
     name : str
         Its name in lists and messages.
     layout : str
         The folders of the files in a folder, such as ``{PatientID}/{StudyInstanceUID}``. Values are
-        made safe for file systems; a Patient ID includes who issued it.
+        made safe for file systems; a Patient ID includes its issuer.
     keys : mapping of str to iterable of str
-        Further attributes to match and return, by level. An archive that has files already reads
-        all of them at its next start.
+        More attributes to match and return, by level. An archive with files reads all of them at
+        its next start.
     conflict : {"refuse", "replace", "keep-both"}
-        The treatment of different content with a known SOP Instance UID: it is refused and
-        kept in quarantine, takes the other's place within the same patient and study, or stands
-        beside it. Equal content, in any transfer syntax, is Success and changes nothing.
+        The treatment of different content with a known SOP Instance UID: it is refused and kept in
+        quarantine, replaces the other within the same patient and study, or is kept beside it.
+        Equal content, in any transfer syntax, is Success and changes nothing.
     mismatch : {"quarantine", "refuse", "accept"}
         The treatment of an instance whose patient differs from that of its study.
     default_issuer : str or mapping of str to str
-        The Issuer of Patient ID of instances that have none: one for all, or one for each rule as
-        in the setting `allow`, such as ``{"CT1": "NORTH", "10.2.0.0/16": "SOUTH"}``.
+        The Issuer of Patient ID of instances without one: one for all, or one for each rule as in
+        the setting `allow`, such as ``{"CT1": "NORTH", "10.2.0.0/16": "SOUTH"}``.
     min_free : str or int
-        Below how much free space stores are refused with 0xA700: ``5%`` of the file system, or
-        bytes. All else is answered. With a bucket it is about the file of the index.
+        The free space below which stores are refused with 0xA700: ``5%`` of the file system, or
+        bytes. Other requests are answered. With a bucket it concerns the file of the index.
     retain : timedelta or str, optional
-        How long a study cannot be deleted, from when its last instance came: ``10y``, ``6m``,
-        ``2w`` or ``30d``.
+        The time after the arrival of its last instance in which a study cannot be deleted: ``10y``,
+        ``6m``, ``2w`` or ``30d``.
 
     Raises
     ------
     SetupError
-        If one of them has no such value.
+        If a value is not valid.
 
     Examples
     --------
@@ -202,7 +203,7 @@ class Archive(Blueprint):
     # ------------------------------------------------------------- hooks and parts
 
     def accept(self, function: F) -> F:
-        """Register what is asked before an instance is stored.
+        """Register a check that runs before an instance is stored.
 
         Parameters
         ----------
@@ -266,12 +267,12 @@ class Archive(Blueprint):
         Returns
         -------
         Status or None
-            A warning, to be returned by the handler, where it is kept in quarantine.
+            A warning for the handler to return, if the instance is kept in quarantine.
 
         Raises
         ------
         Failure
-            If it is refused; with 0xA700 where files or index are not available.
+            If it is refused; with 0xA700 if files or index are not available.
         """
         self._check_open()
         self._check_room()
@@ -299,15 +300,15 @@ class Archive(Blueprint):
     def find(self, *args: Any, **options: Any) -> Any:
         """Register a handler of C-FIND, or return the answers to a `FindRequest`.
 
-        With a request it returns its rows, the newest study first, read page by page: nothing of
-        the index is held while they are sent, and the query ends when the peer cancels.
+        With a request it returns the rows, the newest study first. They are read in pages, so no
+        lock of the index is held while they are sent, and the query ends when the peer cancels.
         `request.limit` and `request.offset` are applied.
 
         Raises
         ------
         Failure
-            With 0xA900 for a level that the model does not have, and 0xA700 where the index is
-            not available.
+            With 0xA900 for a level that the model does not have, and 0xA700 if the index is not
+            available.
         """
         if len(args) == 1 and isinstance(args[0], FindRequest):
             return self._rows(args[0])
@@ -329,13 +330,13 @@ class Archive(Blueprint):
                 raise Failure(OUT_OF_RESOURCES, "the index is not available") from None
 
     def instances(self, request: GetRequest) -> list[Instance]:
-        """Return what a C-GET or C-MOVE sends.
+        """Return the instances of a C-GET or C-MOVE.
 
         Raises
         ------
         Failure
-            With 0xA900 for a level that the model does not have, and for a Patient ID that several
-            have issued, with 0xA701 where the index is not available.
+            With 0xA900 for a level that the model does not have, and for a Patient ID of several
+            issuers; with 0xA701 if the index is not available.
         """
         self._check_open()
         level = self._level(request)
@@ -368,16 +369,16 @@ class Archive(Blueprint):
     def matching(
         self, identifier: Dataset, level: str = "STUDY", *, limit: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Yield what is in the index and matches an identifier, as `find` does.
+        """Yield the rows of the index that match an identifier, as `find` does.
 
         Parameters
         ----------
         identifier : pydicom.Dataset
-            The keys; those that are in it are returned.
+            The keys to match and to return.
         level : {"PATIENT", "STUDY", "SERIES", "IMAGE"}
             The level of the rows.
         limit : int, optional
-            How many are wanted.
+            The maximum number of rows.
         """
         self._check_registered()
         if level not in LEVELS:
@@ -387,7 +388,7 @@ class Archive(Blueprint):
             yield from query.rows(limit=limit)
 
     def count(self) -> int:
-        """Return how many instances are in the index."""
+        """Return the number of instances in the index."""
         self._check_registered()
         with self.opened():
             ((number,),) = self._database.rows("SELECT count(*) FROM image")
@@ -402,22 +403,21 @@ class Archive(Blueprint):
         reason: str,
         by: str,
     ) -> int:
-        """Delete a study, a series or an instance; return how many instances that were.
+        """Delete a study, a series or an instance; return the number of instances.
 
-        A resend fails from then on, until `restore`.
+        Storing them again fails from then on, until `restore`.
 
         Parameters
         ----------
         study, series, instance : str
-            The UID of what goes, one of them. A series is named with its study, where its UID
-            occurs in several.
+            One of these UIDs. Name a series with its study if its UID occurs in several.
         reason, by : str
-            Why, and who has decided so.
+            The reason, and the user who decided.
 
         Raises
         ------
         Failure
-            With 0x0124 if its study is held, and 0x0112 if there is no such thing.
+            With 0x0124 if its study is held, and 0x0112 if the UID is unknown.
         """
         self._check_registered()
         with self.opened():
@@ -430,19 +430,19 @@ class Archive(Blueprint):
     def restore(
         self, *, study: str = "", series: str = "", instance: str = "", reason: str, by: str
     ) -> int:
-        """Let what was deleted be stored again; return how many instances that were."""
+        """Allow deleted instances to be stored again; return their number."""
         self._check_registered()
         with self.opened():
             return self._deletion.restore(study, series, instance, reason, by)
 
     def hold(self, study: str, *, reason: str, by: str) -> None:
-        """Keep a study from being deleted, until `release`."""
+        """Protect a study from deletion, until `release`."""
         self._check_registered()
         with self.opened():
             self._deletion.hold(study, reason, by)
 
     def release(self, study: str, *, reason: str, by: str) -> None:
-        """Let a study be deleted again that was held."""
+        """End the protection of a study by `hold`."""
         self._check_registered()
         with self.opened():
             self._deletion.release(study, reason, by)
@@ -458,7 +458,7 @@ class Archive(Blueprint):
         study : str
             Its Study Instance UID.
         reason, by : str
-            Why, and who has decided so.
+            The reason, and the user who decided.
         **values : str
             The values by keyword, such as ``PatientID="777"``; an empty one removes it.
 
@@ -467,7 +467,7 @@ class Archive(Blueprint):
         Failure
             With 0x0112 if there is no such study.
         ValueError
-            For an attribute that the index does not have of a study or a patient.
+            For an attribute of a study or patient that the index does not have.
         """
         self._check_registered()
         corrections.check_values(self._model, values)
@@ -483,12 +483,12 @@ class Archive(Blueprint):
                 )
 
     def check(self, progress: Callable[[int], object] | None = None) -> Iterator[Finding]:
-        """Yield what files and index do not agree on, and what is in quarantine.
+        """Yield differences between files and index, and the files in quarantine.
 
         Parameters
         ----------
         progress : callable, optional
-            Called with the number of files looked at so far.
+            Called with the number of checked files.
         """
         self._check_registered()
         with self.opened():
@@ -497,12 +497,12 @@ class Archive(Blueprint):
     def reindex(
         self, since: datetime | None = None, progress: Callable[[int], object] | None = None
     ) -> int:
-        """Take in the files that the index does not know; return how many those were.
+        """Add files that the index does not know; return their number.
 
         Parameters
         ----------
         since : datetime, optional
-            Only files written since then. Without it rows without a file leave the index, too.
+            Only files written since then. Without it, rows without a file are removed, too.
         progress : callable, optional
             Called with the number of files looked at so far; those to take in count twice, as
             they are read, too.
@@ -561,7 +561,7 @@ class Archive(Blueprint):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Hold the archive open, as its app does while it runs."""
+        """Open the archive, as its app does while it runs."""
         with self._opening:
             if not self._opened:
                 if self._has_folder:

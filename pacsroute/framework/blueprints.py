@@ -1,4 +1,4 @@
-"""Blueprints: handlers, hooks and error handlers that are registered with an app as one."""
+"""Blueprints: handlers, hooks and error handlers that are registered with an app together."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ Family = tuple[tuple["Scope", ...], str | None]
 class Scope(Router):
     """The decorators that an app and a blueprint share.
 
-    Hooks run in the order of their registration, those of the app first, then those of the
-    blueprint around, then the blueprint's own; the ``after_`` hooks run in reverse order.
+    Hooks run in the order of their registration: those of the app first, then those of outer
+    blueprints, then the blueprint's own. The ``after_`` hooks run in reverse order.
     """
 
     def __init__(self) -> None:
@@ -60,15 +60,15 @@ class Scope(Router):
     # ------------------------------------------------------------- hooks
 
     def before_association(self, function: BeforeAssociation) -> BeforeAssociation:
-        """Register what is asked before an association is accepted.
+        """Register a hook that runs before an association is accepted.
 
         Parameters
         ----------
         function : callable
-            Called with the association, of which `user`, `calling_ae`, `called_ae`,
-            `remote_address` and `contexts` are known. To reject it, it raises an
-            `AssociationRejected` (PS3.8 §9.3.4); to narrow what was negotiated, it deletes
-            entries of `contexts`. Any other exception rejects as transient.
+            Called with the association, which has `user`, `calling_ae`, `called_ae`,
+            `remote_address` and `contexts`. To reject it, it raises an `AssociationRejected` (PS3.8
+            §9.3.4); to narrow what was negotiated, it deletes entries of `contexts`. Any other
+            exception rejects as transient.
 
         Examples
         --------
@@ -82,7 +82,7 @@ class Scope(Router):
         return self._hook("before_association", function, ("association",))
 
     def after_association(self, function: AfterAssociation) -> AfterAssociation:
-        """Register what is done when an association that was accepted has ended.
+        """Register a hook that runs when an accepted association has ended.
 
         Parameters
         ----------
@@ -93,7 +93,7 @@ class Scope(Router):
         return self._hook("after_association", function, ("association", "error"))
 
     def before_request(self, function: BeforeRequest) -> BeforeRequest:
-        """Register what is done before the handler of each request is called.
+        """Register a hook that runs before the handler of each request.
 
         Parameters
         ----------
@@ -113,14 +113,14 @@ class Scope(Router):
         return self._hook("before_request", function, ("request",))
 
     def after_request(self, function: AfterRequest) -> AfterRequest:
-        """Register what is done when a request was answered, however that went.
+        """Register a hook that runs after each request, whether it succeeded or not.
 
         Parameters
         ----------
         function : callable
-            Called with the request, the `Status` of the final response, which is None if none
-            could be sent, and what the handler has raised, or None. The response has been sent by
-            then. Its exceptions are logged.
+            Called with the request, the `Status` of the final response (None if it could not be
+            sent), and the handler's exception or None. The response has been sent by then. Its
+            exceptions are logged.
 
         Examples
         --------
@@ -139,17 +139,17 @@ class Scope(Router):
         return function
 
     def error_handler(self, kind: type[BaseException]) -> Callable[[ErrorHandler], ErrorHandler]:
-        """Register what answers a request whose handler raised an exception of a class.
+        """Register a function that answers requests whose handler raised a class of exception.
 
-        The nearest class of the exception is looked for, first in the blueprint of the route,
-        then outwards. A `Failure` is an answer and goes to a handler of `Failure` only.
+        The most specific class counts, first in the blueprint of the route, then outwards. A
+        `Failure` is already a response, and goes to an error handler of `Failure` only.
 
         Parameters
         ----------
         kind : exception class
-            The decorated function is called with the exception and the request. It returns
-            a status or raises a `Failure`, and what is behind that is logged; where it returns
-            None, the answer is what it would have been without it.
+            The decorated function is called with the exception and the request. It returns a status
+            or raises a `Failure`, and the original exception is logged. If it returns None, the
+            response is as without an error handler.
 
         Examples
         --------
@@ -174,7 +174,7 @@ class Scope(Router):
         return decorator
 
     def error_handler_of(self, error: BaseException) -> Callable[[Any, Any], Any] | None:
-        """Return what was registered for the nearest class of an exception."""
+        """Return the error handler of the most specific class of an exception."""
         for kind in type(error).__mro__:
             if kind in self.error_handlers:
                 return self.error_handlers[kind]
@@ -183,14 +183,14 @@ class Scope(Router):
         return None
 
     def authenticate(self, function: Authenticator) -> Authenticator:
-        """Register who may come in (PS3.7 §D.3.3.7).
+        """Register the function that authenticates peers (PS3.7 §D.3.3.7).
 
         Parameters
         ----------
         function : callable
-            Called for every association with the peer's `Identity`, which is None where it
-            has given none, and the association. The result becomes `request.user`; None, False or
-            anything empty rejects, and so does an exception.
+            Called for every association with the peer's `Identity`, or None without one, and the
+            association. The result becomes `request.user`; None, False or anything empty rejects,
+            and so does an exception.
 
         Examples
         --------
@@ -209,14 +209,14 @@ class Scope(Router):
         return function
 
     def destination(self, function: Destinator) -> Destinator:
-        """Register where a C-MOVE sends, and what `App.connect` connects to.
+        """Register the function that resolves AE titles for C-MOVE and `App.connect`.
 
         Parameters
         ----------
         function : callable
             Called with an AE title and the `MoveRequest`, which is None for `connect`;
-            returns a `Peer`, or None where it knows none: 0xA801, move destination
-            unknown. `App.destinations` is asked then.
+            returns a `Peer`, or None for an unknown title. Then `App.destinations` is used, or the
+            response is 0xA801, move destination unknown.
 
         Examples
         --------
@@ -236,7 +236,7 @@ class Scope(Router):
         return function
 
     def lifespan(self, function: Lifespan) -> Lifespan:
-        """Register what is made before the first association and put away after the last.
+        """Register a generator that runs before the first association and after the last.
 
         Parameters
         ----------
@@ -265,9 +265,10 @@ class Scope(Router):
         return function
 
     def ready(self, function: ReadyCheck) -> ReadyCheck:
-        """Register what ``/ready`` asks, beside what the server knows itself.
+        """Register a check for ``/ready``, in addition to the server's own.
 
-        A balancer sends no associations to a node that is not ready; those that come are served.
+        A balancer sends no associations to a node that is not ready; if any arrive, they are
+        served.
 
         Parameters
         ----------
@@ -300,17 +301,16 @@ class Scope(Router):
         Parameters
         ----------
         blueprint : Blueprint
-            It is complete: nothing can be registered with it any more.
+            The blueprint; nothing can be registered with it after this.
         called_ae : str, optional
-            The called AE title that it owns: an association to that title reaches this
-            blueprint, and nothing else does. Without it, its routes stand beside those of
-            the app, or of the blueprint around. Of two blueprints, one in the other, the
-            inner one's title counts for it.
+            The called AE title that it owns: only associations to that title reach this blueprint,
+            and they reach nothing else. Without it, its routes are added to those of the app, or of
+            the outer blueprint. For nested blueprints, the inner title counts.
 
         Raises
         ------
         SetupError
-            If it answers what is answered already.
+            If there is a route for the same requests already.
 
         Examples
         --------
@@ -342,7 +342,7 @@ class Scope(Router):
 
 
 class Blueprint(Scope):
-    """A part of an app: the same decorators, for a file of its own.
+    """A part of an app, with the same decorators, for another file.
 
     Parameters
     ----------
@@ -378,7 +378,7 @@ class Blueprint(Scope):
             self.parent.tell_auditors(kind, peer, **values)
 
     def add_route(self, route: Any) -> None:
-        """Take a route, unless there is one for the same, or it is too late."""
+        """Add a route, unless there is one for the same requests, or it is too late."""
         self._still_open(route.command)
         super().add_route(route)
 

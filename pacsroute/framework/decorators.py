@@ -135,7 +135,7 @@ class Router:
             `request.extended` has those that a peer negotiated.
         charset : str, optional
             The Specific Character Set of its rows that are not ASCII, instead of the
-            setting; a row that it cannot encode goes as ISO_IR 192.
+            setting; a row that it cannot encode is sent as ISO_IR 192.
 
         Examples
         --------
@@ -172,7 +172,7 @@ class Router:
 
         Notes
         -----
-        A generator goes on when the peer has answered what it yielded last. A handler that
+        A generator continues when the peer has answered its last instance. A handler that
         returns a list is faster: the next instance is opened while the peer stores the current one.
 
         Examples
@@ -259,7 +259,7 @@ class Router:
     ) -> Callable[[GetAttributesHandler], GetAttributesHandler]:
         """Register a handler of N-GET (PS3.7 §10.1.2).
 
-        It returns the attributes, as for `n_create`; what was not asked for is left out.
+        It returns the attributes, as for `n_create`; those that were not requested are left out.
 
         Parameters
         ----------

@@ -18,9 +18,9 @@ class Gauge(NamedTuple):
     Parameters
     ----------
     name, purpose : str
-        What it is called in the metrics, without a prefix, and what it tells.
+        Its name in the metrics, without a prefix, and its meaning.
     label, of : str
-        What several of the same name are told apart by, and which of them it is.
+        The label that distinguishes several of the same name, and its value here.
     value : float
         The number, in the unit that ends the name.
     """

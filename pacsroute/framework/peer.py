@@ -28,7 +28,7 @@ class PeerView(Protocol):
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted, by their IDs.
     state : types.SimpleNamespace
-        A place for what hooks and handlers of this association share.
+        A place for objects that hooks and handlers of this association share.
     """
 
     calling_ae: str

@@ -52,7 +52,7 @@ class Request:
         The result of extended negotiation for its SOP class, by name: see
         `pacsroute.App.find` and its like.
     association : object
-        The association it came over; None in a test, and where something else carries it.
+        Its association; None in a test, and over HTTP.
     transport : str
         ``dimse`` or ``web``: whether an association carries it, or HTTP.
     is_cancelled : callable, optional
@@ -109,7 +109,7 @@ class Request:
 
     @property
     def state(self) -> SimpleNamespace:
-        """A place for what hooks and handlers of this request share."""
+        """A place for objects that hooks and handlers of this request share."""
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
@@ -120,13 +120,13 @@ class Request:
         return self.is_cancelled is not None and self.is_cancelled()
 
     def is_wanted(self) -> bool:
-        """Tell whether the peer still waits for it: what takes long asks now and then."""
+        """Tell whether the peer still waits for it; slow functions check this now and then."""
         return not self.cancelled
 
     def after(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function once the response is written; the call may be lost, as with a crash.
 
-        It runs once, on a small pool of threads that a server which stops works off. Work that must
+        It runs once, on a small pool of threads, which a stopping server finishes. Work that must
         not be lost needs a durable job: see `App.job` and `App.forward`.
 
         Examples
@@ -185,7 +185,7 @@ class StoreRequest(Request):
 
     @property
     def dataset(self) -> Dataset:
-        """The data set, parsed when it is first asked for."""
+        """The data set, parsed on first use."""
         return self.instance.dataset
 
     @overload
@@ -291,7 +291,7 @@ class GetRequest(QueryRequest):
     Attributes
     ----------
     ahead : sequence
-        All of them, where they are known and nothing of the handler waits for what comes of one.
+        All instances, if they are known before the first is sent.
     subjects : tuple of pacsroute.audit.Subject
         The patients and studies that they are of, where the handler tells them for `App.audit`.
     """

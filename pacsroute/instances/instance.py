@@ -1,4 +1,4 @@
-"""A composite instance wherever it lives: in a file, in memory, or as it was received."""
+"""A composite instance: in a file, in memory, or as it was received."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Instance:
     Parameters
     ----------
     source : str, os.PathLike, pydicom.Dataset, bytes or Stored
-        The path of a Part 10 file, a data set, bytes: a Part 10 file's, or a data
-        set's in the `transfer_syntax` given; or a Part 10 file in a storage.
+        The path of a Part 10 file, a data set, or bytes: those of a Part 10 file, or of a data set
+        in the given `transfer_syntax`; or a Part 10 file in a storage.
     sop_class, sop_instance, transfer_syntax : str, optional
         UIDs that are known already; with all three, no file is opened to read them.
     limits : Limits, optional
-        How deep and how large it may be when it is parsed.
+        The depth and size to which it is parsed.
 
     Examples
     --------
@@ -91,13 +91,13 @@ class Instance:
 
     @property
     def path(self) -> Path | None:
-        """The Part 10 file that it is in; None if it is in memory, or was received just now."""
+        """The path of its Part 10 file; None if it is in memory, or was just received."""
         is_file = isinstance(self._source, (str, os.PathLike))
         return Path(self._source) if is_file else None  # type: ignore[arg-type]
 
     @property
     def stored(self) -> Stored | None:
-        """The storage and the key that it is in; None if it is in none."""
+        """Its storage and key; None without a storage."""
         return self._source if isinstance(self._source, Stored) else None
 
     @property
@@ -112,7 +112,7 @@ class Instance:
 
     @property
     def sop_instance_if_known(self) -> str:
-        """The SOP Instance UID, where no file has to be read for it; else empty."""
+        """The SOP Instance UID if it is known without reading a file, else empty."""
         try:
             return self._hints["sop_instance"] or (
                 self.sop_instance if is_dataset(self._source) else ""
@@ -122,13 +122,13 @@ class Instance:
 
     @property
     def kind_if_known(self) -> tuple[str, str] | None:
-        """The SOP Class and Transfer Syntax UIDs, where both were given; else None."""
+        """The SOP Class and Transfer Syntax UIDs if both were given, else None."""
         sop_class, syntax = self._hints["sop_class"], self._hints["transfer_syntax"]
         return (sop_class, syntax) if sop_class and syntax else None
 
     @property
     def transfer_syntax(self) -> str:
-        """The Transfer Syntax UID in which its bytes are."""
+        """The Transfer Syntax UID of its bytes."""
         return self._hint("transfer_syntax")
 
     def _hint(self, name: str) -> str:
@@ -176,8 +176,8 @@ class Instance:
     def opened(self) -> Instance:
         """Return the same instance with its file open or read, so that `open` does not wait for it.
 
-        It is of its own: others may be sending this one, too. An instance that cannot be opened is
-        returned unchanged, and `open` says why.
+        The copy is independent: others may be sending this one, too. An instance that cannot be
+        opened is returned unchanged, and `open` says why.
         """
         if type(self) is not Instance or not isinstance(self._source, (str, os.PathLike)):
             return self
@@ -196,18 +196,18 @@ class Instance:
         return self
 
     def forget(self) -> None:
-        """Close what `opened` has opened, if nobody has asked for it."""
+        """Close the file of `opened`, if it was not used."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
     def open(self, *, whole: bool = True) -> BinaryIO:
-        """Return a binary file to read the bytes of the data set from, without its head.
+        """Return a binary file with the bytes of the data set, without the file head.
 
         Parameters
         ----------
         whole : bool
-            Whether all of it is going to be read: a file that is small is read at once then.
+            Whether all of it will be read: then a small file is read immediately.
         """
         if self._opened is not None:
             opened, self._opened = self._opened, None
@@ -234,10 +234,10 @@ class Instance:
     ) -> BinaryIO:
         """Return a binary file with the data set in a transfer syntax, as `open`.
 
-        Bytes that are in that syntax already are not parsed. Between uncompressed
-        syntaxes it is converted, and out of compressed ones where pydicom has a decoder.
-        Decoders, and what is large or deflated, are left to child processes: see the
-        settings ``decoders``, ``decode_memory`` and ``decode_seconds``.
+        Bytes that are in that syntax already are not parsed. Others are converted: between
+        uncompressed syntaxes always, from a compressed one if pydicom has a decoder. Decoding, and
+        the conversion of large or deflated data sets, is done in child processes: see the settings
+        ``decoders``, ``decode_memory`` and ``decode_seconds``.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class Instance:
         DataSetError
             If it cannot be parsed or converted; the message says why.
         OSError
-            If it cannot be read, or there is no room in the spool.
+            If it cannot be read, or the spool is full.
         """
         if is_dataset(self._source) and transfer_syntax in uids.NATIVE:
             native = self.transfer_syntax in uids.NATIVE
@@ -272,10 +272,10 @@ class Instance:
         return decoders().convert(file, own, transfer_syntax, limits=self._limits, wanted=wanted)
 
     def frame(self, number: int, *, wanted: Callable[[], bool] | None = None) -> Frame:
-        """Return one frame as raw pixels in little endian, and what describes them.
+        """Return one frame as raw pixels in little endian, and their description.
 
-        The data set is not parsed for it. A frame that is compressed is decoded in a child
-        process, as in `open_as`; limits are those of this frame, however many there are.
+        The data set is not parsed. A compressed frame is decoded in a child process, as in
+        `open_as`; the limits apply to this frame only.
 
         Parameters
         ----------
@@ -289,7 +289,7 @@ class Instance:
         DataSetError
             If there is no such frame, or it cannot be decoded; the message says why.
         OSError
-            If it cannot be read, or there is no room in the spool.
+            If it cannot be read, or the spool is full.
 
         Examples
         --------
@@ -313,14 +313,14 @@ class Instance:
 
     @property
     def dataset(self) -> Dataset:
-        """The data set, parsed when it is first asked for; large values when they are.
+        """The data set, parsed on first use, and large values when they are used.
 
         Raises
         ------
         DataSetError
             If the bytes cannot be parsed.
         Failure
-            With 0xA900 if it was received as another instance than it is.
+            With 0xA900 if its UIDs differ from those of the command.
         """
         if self._dataset is None:
             dataset = self._parse()
@@ -371,7 +371,7 @@ class Instance:
         Parameters
         ----------
         folder, name : str
-            Where that goes.
+            The folder and name of the file.
         """
         if not is_dataset(self._source):
             return self
@@ -409,39 +409,39 @@ class Instance:
     ) -> Path | Instance:
         """Write a Part 10 file, with the bytes of the data set as they are.
 
-        It appears under its name only when it is whole. On return it is on the disk, and
-        stays there if the machine dies (PS3.10 §7).
+        The file appears under its name only when it is complete. On return it is on the disk, and
+        survives a crash of the machine (PS3.10 §7).
 
         Parameters
         ----------
         folder : path or Storage
-            Where it goes; made if it is not there. In a storage each call has a key of its own,
-            which begins with the SOP Instance UID.
+            The folder, which is created if needed. In a storage each call gets a new key, which
+            begins with the SOP Instance UID.
         name : str, optional
             The name of the file; by default the SOP Instance UID and ``.dcm``.
         duplicate : {"replace", "keep", "refuse"}
             The treatment of an existing file: replace it, keep it, or raise a `Failure` with
             0x0111.
         durable : bool
-            False returns before the bytes are on the disk: faster, and lost if the
-            machine dies in the next seconds.
+            False returns before the bytes are on the disk: it is faster, but a crash of the machine
+            in the next seconds loses them.
 
         Returns
         -------
         pathlib.Path or Instance
-            The file; in a storage, the instance that is there now.
+            The path of the file, or the instance in the storage.
 
         Raises
         ------
         SetupError
-            With a storage, for a `name` or another `duplicate` than ``replace``: what is there
-            already, an index knows.
+            With a storage, for a `name` or a `duplicate` other than ``replace``, because keys are
+            never reused.
         Failure
             With 0x0117 if the SOP Instance UID is not valid: it never becomes a file name.
         DataSetError
-            If `dataset` was edited, which the bytes do not show.
+            If `dataset` was edited: the bytes do not have the changes.
         OSError
-            If the file cannot be written; nothing of it stays behind.
+            If the file cannot be written; no part of it remains.
         """
         if duplicate not in ("replace", "keep", "refuse"):
             raise ValueError(f"duplicate is 'replace', 'keep' or 'refuse', not {duplicate!r}")

@@ -59,14 +59,14 @@ _USUAL = transfer.CONVERTED[:2]
 
 
 class Reply(NamedTuple):
-    """How a peer answered a request of an N-service.
+    """The response to a request of an N-service.
 
     Parameters
     ----------
     status : Status
         Success or a warning.
     sop_instance : str
-        The UID of the instance that it was about; made by the peer in an N-CREATE without.
+        The UID of the instance; in an N-CREATE without one, that of the peer.
     dataset : pydicom.Dataset or None
         The attribute list, action reply or event reply.
     """
@@ -79,10 +79,10 @@ class Reply(NamedTuple):
 class Client:
     """Asks a peer for its services; made by `connect`, `App.connect` and `App.test_client`.
 
-    It associates with what each request needs, and associates again when a context or role is
-    missing. As a context manager it releases at the end, or aborts when an exception leaves it.
-    Threads may share it: each request has an association to itself, so an iterator that is not
-    exhausted and another request go over two.
+    It associates with the contexts that a request needs, and again when a context or role is
+    missing. As a context manager it releases at the end, or aborts after an exception. Threads may
+    share it: each request has its own association while it runs, so a request beside an open
+    iterator uses a second one.
 
     Examples
     --------
@@ -143,7 +143,7 @@ class Client:
         AssociationError
             If there is no association, or it ends; this holds for all methods.
         NotAccepted
-            If the peer does not accept what the request needs; this too.
+            If the peer does not accept the presentation context; this too.
         RequestFailed
             If the peer answers with a failure; this too.
         """
@@ -159,7 +159,7 @@ class Client:
         Parameters
         ----------
         source : Instance, path, pydicom.Dataset or bytes
-            It is sent as it is stored, or converted where the peer wants another transfer
+            It is sent as it is stored, or converted if the peer accepts only another transfer
             syntax. Bytes are those of a Part 10 file.
         priority : int
             0 medium, 1 high, 2 low.
@@ -193,8 +193,8 @@ class Client:
         Parameters
         ----------
         keys : mapping of str or pydicom.Dataset
-            The identifier: keywords and what they have to match; an empty value or None
-            is asked for only.
+            The identifier: keywords with the values to match; keys with an empty value or None are
+            only returned.
         sop_class : str
             ``StudyRoot``, ``PatientRoot``, ``Worklist``, a UID or a keyword.
         priority : int
@@ -203,7 +203,7 @@ class Client:
         Yields
         ------
         pydicom.Dataset
-            What matches. Closing the iterator sends a C-CANCEL.
+            A match. Closing the iterator sends a C-CANCEL.
 
         Returns
         -------
@@ -252,12 +252,12 @@ class Client:
         sop_class : str
             ``StudyRoot``, ``PatientRoot``, a UID or a keyword.
         storage : iterable of str, optional
-            The storage classes that may come, as UIDs or keywords: 127 contexts at most.
-            Each transfer syntax has a context of its own while they fit, so that the peer
-            can send what it has. Without it, the most usual classes; images have a second
-            context if compressed ones may come.
+            The expected storage classes, as UIDs or keywords: 127 contexts at most. Each transfer
+            syntax has its own context while they fit, so that the peer can send instances
+            unchanged. By default, the most usual classes; images have a second context if
+            compressed ones are accepted.
         transfer_syntaxes : sequence of str
-            Those that instances may come in, as UIDs or keywords, the best first.
+            The accepted transfer syntaxes, as UIDs or keywords, the best first.
         priority : int
             As for `store`.
         progress : callable, optional
@@ -266,9 +266,9 @@ class Client:
         Yields
         ------
         Instance
-            As it was received. Its Success is answered when the next one is asked for:
-            what was not dealt with is not acknowledged. One that names itself otherwise
-            than its command is refused. Closing the iterator sends a C-CANCEL.
+            An instance, as it was received. Its Success is sent when you ask for the next one, so
+            an instance that you did not process is not acknowledged. An instance whose UIDs differ
+            from those of its command is refused. Closing the iterator sends a C-CANCEL.
 
         Returns
         -------
@@ -318,7 +318,7 @@ class Client:
         keys : mapping of str or pydicom.Dataset
             The identifier: the level, and the unique keys down to it.
         destination : str
-            The AE title to send to, which the peer has to know.
+            The AE title to send to, which the peer must know.
         sop_class : str
             ``StudyRoot``, ``PatientRoot``, a UID or a keyword.
         priority : int
@@ -327,7 +327,7 @@ class Client:
         Yields
         ------
         Progress
-            The counts, as the peer tells them, the final ones last. Closing the iterator
+            The counts in the peer's responses, the final ones last. Closing the iterator
             sends a C-CANCEL.
 
         Returns
@@ -372,15 +372,15 @@ class Client:
         attributes : mapping of str or Dataset, optional
             Its attribute list.
         sop_instance : str, optional
-            Its UID; the peer makes one without.
+            Its UID; by default, the peer makes one.
         meta : str, optional
-            The SOP class of the presentation context, where that is another one: a print
-            management meta class, or a class of UPS. This holds for all N-services.
+            The SOP class of the presentation context, if it is another one: a print management meta
+            class, or a class of UPS. This holds for all N-services.
 
         Returns
         -------
         Reply
-            Success or a warning, with what the peer answered. This holds for all of them.
+            Success or a warning, with the data set of the response. This holds for all of them.
         """
         command = NCreateRQ(affected_sop_class="", affected_sop_instance=sop_instance)
         return self._managed("n_create", sop_class, meta, command, attributes)
@@ -400,7 +400,7 @@ class Client:
         *,
         meta: str | None = None,
     ) -> Reply:
-        """Ask for attributes of an SOP instance, by keyword; for all of them without (§10.1.2)."""
+        """Get attributes of an SOP instance by keyword, or all of them (§10.1.2)."""
         tags = tuple(keyword_tag(keyword) for keyword in attributes)
         command = NGetRQ(
             requested_sop_instance=uids.sop_instance(sop_instance),

@@ -25,13 +25,13 @@ def connect(
     timeout: float = RESPONSE_TIMEOUT,
     app: BaseApp | None = None,
 ) -> Client:
-    """Return a client of a peer; it associates when it is first asked for something.
+    """Return a client of a peer; it associates with the first request.
 
     Parameters
     ----------
     host, port : str and int
-        Where the peer listens; or the URL of its DICOMweb, and no port: `find`, `get` and `store`
-        go over HTTP then.
+        The address of the peer; or the URL of its DICOMweb, without a port: then `find`, `get` and
+        `store` use HTTP.
     called_ae, calling_ae : str
         Its AE title, and ours.
     tls : TLS or ssl.SSLContext or bool, optional
@@ -39,8 +39,8 @@ def connect(
     user : str, (str, str) or UserIdentity, optional
         A user name, or one with a passcode, or another identity of PS3.7 §D.3.3.7.
     timeout : float
-        Seconds without an answer, after which a request is given up, whatever else the peer
-        sends; and without a byte taken of what is sent.
+        Seconds without a response, or in which the peer reads no byte, after which a request is
+        given up, whatever else the peer sends.
     app : BaseApp, optional
         The app that answers requests of the peer.
 

@@ -1,9 +1,9 @@
-"""The server: a thread for each association, and no thread between accept and handler.
+"""The server: one thread for each association, from accept to handler.
 
-A few threads wait in `accept` at the same time; the one that gets a peer serves it itself
-and goes back. Nothing is handed over and no thread begins for it, which for short
-associations costs more than what they do; a peer on the same machine is also woken up
-faster (echoes 1.8 times, associations 2 times as many a second as with a thread each).
+A few threads wait in `accept` at the same time; the one that gets a peer serves it itself and goes
+back. No thread is started for it, which would cost more than a short association itself. A peer on
+the same machine is also woken up faster (1.8 times as many echoes and 2 times as many associations
+a second as with a thread each).
 """
 
 from __future__ import annotations
@@ -57,40 +57,40 @@ class _Door:
 
 
 class Server:
-    """A DICOM server for one app, which listens from when it is made.
+    """A DICOM server for an app; it listens from its creation on.
 
     Parameters
     ----------
     app : App
         The app whose handlers answer.
     host, port : str and int, optional
-        Where it listens, instead of what the app's settings say; port 0 is a free one.
+        The address, instead of that in the app's settings; port 0 picks a free one.
     listeners : mapping of str to socket, optional
-        Sockets that listen already, by the name of the port's setting, such as ``tls_port``:
-        those that other processes accept from, too.
+        Listening sockets by the name of the port's setting, such as ``tls_port``; other processes
+        may accept from them, too.
     neighbours : str, optional
-        A folder of their own, in which these processes meet.
+        A folder that these processes share.
     **settings
-        Settings of `pacsroute.Config` instead of the app's, of those that are about
-        listening, TLS, times, and how many associations there are.
+        Settings of `pacsroute.Config` instead of the app's: those for listening, TLS, times, and
+        numbers of associations.
 
     Attributes
     ----------
     host, port : str and int
         Where it listens.
     tls_port : int or None
-        Where it speaks TLS: at `port` itself, if the settings have no port for it.
+        The port for TLS: `port` itself, if the settings have no other.
     metrics_port : int or None
-        Where it answers over HTTP how it is, if it does.
+        The port for health and metrics over HTTP, if any.
     web_port : int or None
-        Where it answers DICOMweb, if it does.
+        The port for DICOMweb, if any.
 
     Raises
     ------
     OSError
         If it cannot listen there.
     SetupError
-        If the TLS files or the spool cannot be used, or a setting is one of the app's own.
+        If the TLS files or the spool cannot be used, or a setting belongs to the app.
 
     Examples
     --------
@@ -188,8 +188,8 @@ class Server:
     def stop(self) -> None:
         """Stop: no new associations, a grace period for the running ones, then A-ABORT.
 
-        Functions that `request.after` has waiting are run to their end, and the app's
-        lifespan ends last, also where a second Ctrl-C interrupts the rest.
+        Waiting functions of `request.after` run to their end, and the app's lifespan ends last,
+        even if a second Ctrl-C interrupts the rest.
         """
         try:
             self._wind_down()
@@ -254,9 +254,9 @@ class Server:
             logger.warning("stopped, although %d handlers have not ended", len(stuck))
 
     def drain(self) -> None:
-        """Serve on for the time of the setting, while `obstacle` tells that it ends.
+        """Continue to serve for the time of the setting, while `obstacle` reports the end.
 
-        So a balancer takes it out before it stops.
+        So a balancer stops using the server before it ends.
         """
         self._draining = True
         deadline = time.monotonic() + self.config.drain
@@ -299,7 +299,7 @@ class Server:
         self._signalled = True
 
     def obstacle(self) -> str:
-        """Return why no association should come now; an empty text if the server is ready."""
+        """Return why the server is not ready, or an empty text."""
         if self._stop.is_set():
             return "it is stopping"
         if self._draining:
@@ -479,7 +479,7 @@ def _close(doors: Iterable[_Door]) -> None:
 
 
 def check_spool(spool: str | None) -> None:
-    """Refuse a spool now that could only refuse every large instance later."""
+    """Refuse a spool that cannot be written."""
     if spool is not None:
         try:
             try_out(spool)

@@ -102,7 +102,7 @@ class MemoryAssociation:
         Raises
         ------
         AssociationRejected
-            If the app does not want it.
+            If the app rejects it.
         """
         request = _carried(request)
         theirs = cls(app, request, {}, "acceptor")
@@ -189,7 +189,7 @@ class MemoryAssociation:
             self._ended = what
 
     def keep_failure(self, error: BaseException) -> None:
-        """Keep what a handler has raised and did not mean: the test raises it."""
+        """Keep an unintended exception of a handler: the test raises it."""
         self.failure = error
 
     def cancelled(self, message_id: int) -> bool:
@@ -210,7 +210,7 @@ class MemoryAssociation:
         function()
 
     def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
-        """Send nothing: nobody here gets impatient."""
+        """Send nothing: in memory there is no timeout."""
 
     def connect(self, peer: Peer, request: AssociateRQ) -> MemoryAssociation | Association:
         """Ask another app, or a real peer if the test has no such app, for an association."""
@@ -282,7 +282,7 @@ def associate(
 
 
 class InMemory(Reach):
-    """How an app reaches the peers of a test.
+    """The connection of an app to the peers of a test.
 
     Parameters
     ----------
@@ -298,7 +298,7 @@ class InMemory(Reach):
         return peer._replace(ae_title=ae_title) if ae_title in self._peers else peer
 
     def opener(self, ae_title: str) -> Opener | None:
-        """Return what opens associations in memory with the peers of the test."""
+        """Return the opener of associations in memory with the peers of the test."""
         if ae_title not in self._peers:
             return None
 
@@ -386,7 +386,7 @@ class TestClient(Client):
 
     @property
     def web(self) -> FlaskClient:
-        """A test client of Flask's for `App.web`, of somebody on this machine.
+        """Flask's test client for `App.web`, as a client on this machine.
 
         Examples
         --------
@@ -401,7 +401,7 @@ class TestClient(Client):
         return client
 
     def run_jobs(self) -> None:
-        """Do all durable work that waits: deliveries, jobs, and functions of `App.quiet`.
+        """Run all waiting durable work: deliveries, jobs, and functions of `App.quiet`.
 
         Delays pass immediately. Instances that a destination among the `peers` refuses are tried
         again until they are given up. The end of the ``with`` block does it, too.

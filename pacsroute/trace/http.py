@@ -44,7 +44,7 @@ class HttpExchange(NamedTuple):
     peer : str
         The address of the client.
     method, path, query : str
-        What was asked; the path is decoded, and the query is not.
+        The request line; the path is decoded, and the query is not.
     is_dicomweb : bool
         Whether the path is below the root of DICOMweb.
     asked, answered : sequence of (str, str)

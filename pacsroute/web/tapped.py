@@ -1,4 +1,4 @@
-"""What shows requests and answers to observers: ``--trace``."""
+"""HTTP requests and responses for observers: ``--trace``."""
 
 from __future__ import annotations
 

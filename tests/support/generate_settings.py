@@ -7,7 +7,7 @@ from pacsroute.config import SETTINGS, Config
 
 TARGET = Path(__file__).parents[2] / "pacsroute" / "settings.py"
 HEAD = '''\
-"""What `App`, `serve` and `run` accept as settings; for type checkers only.
+"""The settings that `App`, `serve` and `run` accept, for type checkers only.
 
 At run time `Config` checks names and values. This file is generated from it:
 python tests/support/generate_settings.py
