@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ _NOT_THE_OTHERS = (
     "EXCEPT SELECT path FROM attempt EXCEPT SELECT path FROM leaving"
     " EXCEPT SELECT path FROM quarantine"
 )
+_READERS = 8  # threads that read files: a bucket takes its time for each
 _BATCH = 500  # files between transactions
 
 
@@ -178,8 +180,10 @@ class Upkeep:
         count = 0
         tell = _counter(progress)
         is_unswept = bool(self._files.why_unswept())
+        if is_unswept and since is None:  # old notes name what was acknowledged later
+            self._database.write(lambda db: db.execute("DELETE FROM attempt"), flush=True)
         earliest = 0 if since is None else int(since.timestamp() * 1e9)
-        with _Seen(self._database) as seen:
+        with _Seen(self._database) as seen, ThreadPoolExecutor(_READERS) as readers:
             for name, at in self._files.found():
                 tell()
                 if at >= earliest:
@@ -187,16 +191,15 @@ class Upkeep:
             new = f"SELECT path FROM seen WHERE path NOT IN (SELECT path FROM image {_AND_OTHERS})"
             if not is_unswept:  # what is noted has failed, unless the notes are old
                 new += " AND path NOT IN (SELECT path FROM attempt)"
-            batch: list[tuple[str, Entry]] = []
-            for (path,) in seen.rows(f"{new} ORDER BY at, path"):
-                tell()
-                entry = self._entry(path)
-                if entry is not None:
-                    batch.append((path, entry))
-                if len(batch) == _BATCH:
-                    count += self._database.write(self._all_of(batch))
-                    batch = []
-            count += self._database.write(self._all_of(batch), flush=True)
+            rows = seen.rows(f"{new} ORDER BY at, path")
+            while paths := [path for (path,) in itertools.islice(rows, _BATCH)]:
+                batch = []
+                for path, entry in zip(paths, readers.map(self._entry, paths), strict=True):
+                    tell()
+                    if entry is not None:
+                        batch.append((path, entry))
+                count += self._database.write(self._all_of(batch))
+            self._database.write(self._all_of([]), flush=True)
             if since is None:
                 self._forget_missing(seen)
                 self._files.adopt()

@@ -215,6 +215,31 @@ def test_another_index_removes_nothing_until_it_knows_all(make, monkeypatch, cap
     assert "nothing is removed until `pacsroute archive reindex` has run" in caplog.text
 
 
+@only_bucket
+def test_object_that_reindex_cannot_read_is_not_removed_after_it(make, monkeypatch):
+    """It may be an instance that was acknowledged, and of which an old index has a note only."""
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1))
+        key = attempt(app, 2)
+        database = type(app.state.archive._database)
+        monkeypatch.setattr(database, "incarnation", lambda self: "another")
+        sender = type(app.state.archive._files).sender
+
+        def broken(files, name):
+            if name == key:
+                raise OSError(5, "the bucket failed: 503")
+            return sender(files, name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(app.state.archive._files), "sender", broken)
+            assert app.state.archive.reindex() == 0
+        sweep(app, monkeypatch)
+        assert key in objects(make)
+        assert kinds(app) == [("unknown", "")]
+        assert app.state.archive.reindex() == 1
+
+
 def restored_sqlite(make, app, backup):
     path = app.state.archive._database._path
     for name in os.listdir(path.parent):
