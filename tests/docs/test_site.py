@@ -10,7 +10,7 @@ from click import Group, Option
 from support.places import EXAMPLES, GUIDES, ROOT
 
 import pacsroute
-from pacsroute import App, errors, uids
+from pacsroute import App, Archive, errors, uids
 from pacsroute.cli.homes import HOMES
 from pacsroute.config import SETTINGS
 from pacsroute.net.metrics import Metrics
@@ -61,12 +61,19 @@ def test_every_short_name_is_on_its_page(reference):
     assert set(first_cells(reference.short_names())) == names
 
 
-def test_every_metric_is_on_its_page(reference):
-    told = re.findall(r"^# TYPE (pacsroute_\w+) ", Metrics(App()).render().decode(), re.M)
+def test_every_metric_is_on_its_page(reference, tmp_path):
+    app = App(jobs=str(tmp_path / "jobs.db"))
+    app.register_blueprint(Archive(tmp_path / "archive"))
+
+    @app.job
+    def work(): ...
+
+    with app.serve(port=0, grace=0):
+        told = re.findall(r"^# TYPE (pacsroute_\w+) ", Metrics(app).render().decode(), re.M)
     told = {name for name in told if not name.endswith("_created")}
-    listed = {name for name in first_cells(reference.metrics()) if "_jobs_" not in name}
-    assert listed == told
-    assert "pacsroute_jobs_waiting" in reference.metrics()
+    assert "pacsroute_jobs_waiting" in told
+    assert "pacsroute_archive_free_bytes" in told
+    assert set(first_cells(reference.metrics())) == told
 
 
 def test_every_command_is_on_its_page_with_its_options(reference):

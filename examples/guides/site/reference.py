@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import click
 
 import pacsroute
-from pacsroute import App, Status, errors, uids
+from pacsroute import App, Archive, Status, errors, uids
 from pacsroute.cli import main
 from pacsroute.config import SETTINGS, Config
 from pacsroute.jobs.delivery import Verdict, judge
@@ -244,6 +245,12 @@ def _families() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
             yield f"{family.name}{suffix}", family.type, labels, family.documentation
     for family in _Lanes(SimpleNamespace(lanes=list)).collect():
         yield family.name, family.type, family._labelnames, family.documentation
+    with TemporaryDirectory() as folder:
+        app = App()
+        app.register_blueprint(Archive(folder))
+        with app.running():
+            for gauge in app.measured():
+                yield f"pacsroute_{gauge.name}", "gauge", (gauge.label,), gauge.purpose
 
 
 def _api(title: str) -> Callable[[], str]:

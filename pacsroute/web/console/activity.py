@@ -104,8 +104,8 @@ class Trouble:
 class Activity(Observer):
     """Observes an app for the console.
 
-    A request costs half a microsecond. What is to be counted is only collected, which needs no
-    lock, and `settle` counts it: that is called once a second, and before anybody looks.
+    A request costs half a microsecond. Counts are only collected, which needs no lock, and `settle`
+    counts it: that is called once a second, and before anybody looks.
 
     Parameters
     ----------
