@@ -8,6 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pydicom
 import pytest
 from support.names import WAIT
 from support.programs import program
@@ -107,3 +108,69 @@ def test_orthanc_stores_and_finds_and_retrieves(orthanc, server):
         {"Resources": [{"Study": uid} for uid in sorted(uids)], "Synchronous": True},
     )
     assert sorted(orthanc.ask("/studies")) == sorted(studies)
+
+
+COUNT = 500
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Return the study of 500 instances, and their files."""
+    folder, ct = tmp_path_factory.mktemp("many"), read(CT)
+    ct.StudyInstanceUID, ct.PatientID = "1.2.500", "MANY"
+    ct.file_meta.MediaStorageSOPInstanceUID = None
+    files = []
+    for number in range(COUNT):
+        ct.SeriesInstanceUID = f"1.2.500.{1 + number % 3}"
+        ct.SOPInstanceUID = ct.file_meta.MediaStorageSOPInstanceUID = f"1.2.500.{number}.7"
+        ct.InstanceNumber = number
+        ct.PixelData = number.to_bytes(2, "little") * (len(ct.PixelData) // 2)
+        files.append(folder / f"{number}.dcm")
+        ct.save_as(files[-1])
+    return ct.StudyInstanceUID, files
+
+
+def held(orthanc):
+    return orthanc.ask("/statistics")["CountInstances"]
+
+
+def emptied(orthanc):
+    for study in orthanc.ask("/studies"):
+        request = urllib.request.Request(f"{orthanc.base}/studies/{study}", method="DELETE")
+        urllib.request.urlopen(request, timeout=WAIT).close()
+    assert held(orthanc) == 0
+
+
+@pytest.mark.slow
+def test_orthanc_stores_500_instances_and_retrieves_them_again(orthanc, server, many):
+    uid, files = many
+    emptied(orthanc)
+    for file in files:
+        orthanc.ask("/instances", file.read_bytes())
+    (study,) = orthanc.ask("/studies")
+    sent = {"Resources": [study], "Synchronous": True}
+    assert orthanc.ask("/dicom-web/servers/ours/stow", sent)["InstancesCount"] == str(COUNT)
+    with connect(f"http://127.0.0.1:{server.web_port}{ROOT}") as client:
+        (row,) = client.find({"QueryRetrieveLevel": "STUDY", "PatientID": "MANY"})
+        assert row.NumberOfStudyRelatedInstances == COUNT
+        assert row.NumberOfStudyRelatedSeries == 3
+    emptied(orthanc)
+    wanted = {"Resources": [{"Study": uid}], "Synchronous": True}
+    orthanc.ask("/dicom-web/servers/ours/retrieve", wanted)
+    assert held(orthanc) == COUNT
+
+
+@pytest.mark.slow
+def test_our_client_gets_500_instances_from_orthanc_and_stores_them_there(orthanc, many):
+    uid, files = many
+    emptied(orthanc)
+    keys = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": uid}
+    with connect(f"{orthanc.base}{ROOT}") as client:
+        for file in files:
+            assert client.store(file).code == 0
+        assert held(orthanc) == COUNT
+        (row,) = client.find(keys | {"NumberOfStudyRelatedInstances": ""})
+        assert row.NumberOfStudyRelatedInstances == COUNT
+        got = {instance.sop_instance: instance.dataset.PixelData for instance in client.get(keys)}
+    assert len(got) == COUNT
+    assert got["1.2.500.7.7"] == pydicom.dcmread(files[7]).PixelData
