@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import select
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -38,6 +39,7 @@ from pacsroute.web.xml_model import XML, xml_of
 MODELS = ("application/dicom+json", "application/json", XML)
 """The media types of data sets (PS3.18 Table 8.7.3-3), the default first."""
 
+_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-\d{1,18})", re.ASCII)
 NOTHING = "there is nothing of that"
 """What is said of what is not there, and of what one may not see."""
 
@@ -343,11 +345,22 @@ class Exchange:
         if not tag:
             return response
         response.set_etag(tag)
+        if length is not None:
+            response.headers["Accept-Ranges"] = "bytes"
+        takes_part = length is not None and _is_one_range(self.http.headers.get("Range", ""))
         response.make_conditional(
-            self.http.environ, accept_ranges=length is not None, complete_length=length
+            self.http.environ, accept_ranges=takes_part, complete_length=length
         )
         delivery.is_part = response.status_code == 206
         return response
+
+
+def _is_one_range(text: str) -> bool:
+    """Tell whether a header Range is read; others are passed over (RFC 9110 §14.2)."""
+    match = _RANGE.fullmatch(text.strip())
+    if match is None:
+        return False
+    return not (match[1] and match[2] and int(match[1]) > int(match[2]))
 
 
 def tag_of(instance: Instance, *what: object) -> str:

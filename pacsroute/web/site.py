@@ -39,7 +39,8 @@ logger = logging.getLogger("pacsroute")
 Environ = dict[str, Any]
 _READY = "/ready"
 _RESERVED = (CONSOLE, viewer.ROOT)
-_ALLOWED_HEADERS = "Accept, Authorization, Content-Type, Range, If-None-Match"
+_ALLOWED_HEADERS = "Accept, Authorization, Content-Encoding, Content-Type, Range, If-None-Match"
+_ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 _EXPOSED_HEADERS = "Content-Location, ETag, Location, Warning"
 
 
@@ -179,7 +180,9 @@ class Site(Flask):
         if origin and (origin in origins or "*" in origins):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
-            response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, PUT, OPTIONS"
+            response.headers["Access-Control-Allow-Methods"] = (
+                "GET, HEAD, POST, PUT, DELETE, OPTIONS"
+            )
             response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
             response.headers.add("Vary", "Origin")
         return response

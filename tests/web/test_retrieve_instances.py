@@ -371,6 +371,47 @@ def test_what_a_client_has_already_is_not_sent_again(stored):
         assert (other.status_code, other.data) == (200, first.data)
 
 
+@pytest.mark.parametrize(
+    ("below", "accept"),
+    [
+        ("", "application/dicom"),
+        ("/frames/1", "application/octet-stream"),
+        ("/bulkdata/7FE00010", "application/octet-stream"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("bytes=0-3", 0, 4),
+        ("bytes=32000-", 32000, None),
+        ("bytes=-4", -4, None),
+        ("bytes=5-99999999", 5, None),
+        ("bytes=0-1,4-5", None, None),  # of several ranges the whole is sent
+        ("bytes=4-2", None, None),
+        ("bytes=x", None, None),
+        ("lines=1-2", None, None),
+    ],
+)
+def test_a_range_is_sent_or_the_whole(stored, below, accept, asked, start, stop):
+    path, headers = path_of(read(CT)) + below, {"Accept": accept}
+    whole = stored.get(path, headers=headers)
+    assert whole.headers["Accept-Ranges"] == "bytes"
+    found = stored.get(path, headers=headers | {"Range": asked})
+    assert found.data == whole.data[start:stop]
+    assert found.status_code == (200 if start is None else 206)
+    other = headers | {"Range": asked, "If-Range": '"other"'}
+    assert stored.get(path, headers=other).data == whole.data
+    same = headers | {"Range": asked, "If-Range": whole.headers["ETag"]}
+    assert stored.get(path, headers=same).data == found.data
+
+
+def test_a_range_behind_the_end_is_refused_with_the_length(stored):
+    headers = {"Accept": "application/dicom", "Range": "bytes=99999999-"}
+    found = stored.get(path_of(read(CT)), headers=headers)
+    length = len(stored.get(path_of(read(CT)), headers={"Accept": "application/dicom"}).data)
+    assert (found.status_code, found.headers["Content-Range"]) == (416, f"bytes */{length}")
+
+
 def test_a_part_of_an_instance_may_be_asked_for(stored):
     path = path_of(read(CT))
     whole = stored.get(path, headers=DICOM).data

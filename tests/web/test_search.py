@@ -1,5 +1,7 @@
 """QIDO-RS (PS3.18 §10.6)."""
 
+from io import BytesIO
+
 import pytest
 from pydicom.datadict import tag_for_keyword
 from support.web import CT, MR_RLE, ROOT, path_of, read, store
@@ -72,6 +74,32 @@ def test_keys_match_as_in_a_c_find(stored, query):
     ct = read(CT)
     found = stored.get(f"{ROOT}/studies?{query.format(ct)}")
     assert uids(found) == [ct.StudyInstanceUID]
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192", r"\ISO 2022 IR 100"])
+def test_names_are_matched_and_told_in_unicode(web, charset):
+    ct = read(CT)
+    ct.SpecificCharacterSet, ct.PatientName = charset.split("\\"), "Müller^Ute"
+    file = BytesIO()
+    ct.save_as(file)
+    web.post(f"{ROOT}/studies", data=file.getvalue(), content_type="application/dicom")
+    for query in ("PatientName=M%C3%BCller*", "00100010=m%C3%BCller%5Eute"):
+        (row,) = web.get(f"{ROOT}/studies?{query}&charset=utf-8").json
+        assert row[PATIENT_NAME]["Value"] == [{"Alphabetic": "Müller^Ute"}]
+    (row,) = web.get(f"{ROOT}/studies?includefield=SpecificCharacterSet").json
+    assert row["00080005"]["Value"] == ["ISO_IR 192"]
+    (model,) = web.get(f"{path_of(ct)}/metadata").json
+    assert model[PATIENT_NAME]["Value"] == [{"Alphabetic": "Müller^Ute"}]
+    assert model["00080005"]["Value"] == charset.split("\\")
+
+
+def test_the_retrieve_url_is_whole_whatever_is_included(stored):
+    ct = read(CT)
+    for path in ("studies", "series", "instances"):
+        (row,) = stored.get(f"{ROOT}/{path}?PatientID=1CT1&includefield=StudyDescription").json
+        (url,) = row["00081190"]["Value"]
+        assert path_of(ct).startswith(url.removeprefix("http://localhost"))
+        assert stored.get(url).status_code == 200
 
 
 def test_nothing_that_matches_is_an_empty_list(stored):
