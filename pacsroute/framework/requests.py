@@ -290,6 +290,9 @@ class GetRequest(QueryRequest):
 
     Attributes
     ----------
+    read_ahead : bool
+        Set by a generator, before its first yield, that may go on before the instance that it
+        yielded last was sent: the next one is read meanwhile.
     ahead : sequence
         All instances, if they are known before the first is sent.
     subjects : tuple of pacsroute.audit.Subject
@@ -299,6 +302,7 @@ class GetRequest(QueryRequest):
     command: ClassVar[str] = "get"
 
     count: int | None = None
+    read_ahead: bool = field(default=False, init=False, repr=False, compare=False)
     ahead: Sequence[object] = field(default=(), init=False, repr=False, compare=False)
     subjects: tuple[Subject, ...] = field(default=(), init=False, repr=False, compare=False)
 

@@ -52,8 +52,8 @@ class _Ahead:
     """A handler's answers, with a look-ahead of one.
 
     While a peer stores an instance, the next one is opened, and read if it is small: a fifth
-    more of them a second. This never resumes the handler, which may still need what was sent
-    last: it is done only where all instances are known.
+    more of them a second. The handler is not resumed for it, which may still need what was sent
+    last, unless it has set `GetRequest.read_ahead`: else all instances have to be known.
     """
 
     def __init__(self, request: GetRequest, answers: Iterator[Answer]) -> None:
@@ -71,7 +71,8 @@ class _Ahead:
 
     def look(self) -> None:
         """Fetch the next one, if that is possible."""
-        if self._request.ahead and self._fetched is None:
+        request = self._request
+        if (request.ahead or request.read_ahead) and self._fetched is None:
             answer = next(self._answers)  # the last one is never looked beyond
             if isinstance(answer.row, Instance):
                 self._ready = answer.row.opened()

@@ -16,6 +16,7 @@ from support.retrieval import CANCEL, PENDING, Requestor, counts, files, receivi
 
 from pacsroute import (
     App,
+    Failure,
     Instance,
 )
 from pacsroute.dimse import commands
@@ -57,6 +58,45 @@ def test_the_next_of_a_list_is_opened_while_a_peer_stores_one(service, tmp_path,
                 _, final, _, _ = peer.all(store)
                 peer.release()
     assert (final.status, counts(final)) == (0, (None, 2, 0, 0))
+
+
+@pytest.mark.parametrize("service", ["get", "move"])
+def test_a_generator_that_reads_ahead_goes_on_while_a_peer_stores(service, tmp_path):
+    went_on = queue.Queue()
+
+    def handler(request):
+        request.count, request.read_ahead = 3, True
+        for number, instance in enumerate(files(tmp_path, 3)):
+            yield instance
+            went_on.put(number)
+        return 0xB000
+
+    seen = []
+
+    def store(*_):
+        seen.append(went_on.get(timeout=WAIT))
+        return 0
+
+    with receiving(store) as destination, serving(handler, DEST=destination.port) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            getattr(peer, service)()
+            _, final, _, _ = peer.all(store)
+            peer.release()
+    assert (final.status, counts(final)) == (0xB000, (None, 3, 0, 0))
+    assert seen == [0, 1, 2]
+
+
+def test_a_generator_that_fails_while_it_reads_ahead_fails_after_what_it_yielded(tmp_path):
+    def handler(request):
+        request.count, request.read_ahead = 2, True
+        yield from files(tmp_path, 1)
+        raise Failure(0xA701, "no more")
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get()
+        _, final, _, came = peer.all()
+        peer.release()
+    assert (final.status, len(came)) == (0xA701, 1)
 
 
 def test_files_opened_ahead_are_closed_after_a_cancel(tmp_path, opened):
