@@ -34,22 +34,21 @@ class _Commands(Commands):
     expose_value=False,
     callback=choose_app,
     metavar="APP",
-    help="The app of the commands that work with one, and of those that it has itself: "
-    "module:app or path/to/file.py. Else PACSROUTE_APP, or app.py in this folder.",
+    help="The app for a command, and for commands of its own: module:app or path/to/file.py. "
+    "The default is PACSROUTE_APP, or app.py in this folder.",
 )
 @click.version_option(package_name="pacsroute")
 def main() -> None:
     """Flask for DICOM: serve an app of decorated functions, or ask a peer for its services.
 
     \b
-    echo, store, find, get and move end with
-      0    all right
+    Exit codes of echo, store, find, get and move:
+      0    success
       1    some instances failed
-      2    the command line is not understood
+      2    wrong usage
       3    no association: unreachable, rejected, not accepted, or aborted
       4    the peer answered with a failure
-      130  Ctrl-C: cancelled and released; a second one does not wait
+      130  Ctrl-C: cancelled and released; a second Ctrl-C does not wait
 
-    Each of their options for the peer is an environment variable, too: --calling-ae is
-    PACSROUTE_CALLING_AE.
+    Their options for the peer can be environment variables: PACSROUTE_CALLING_AE is --calling-ae.
     """  # noqa: D301 - click's mark is a backspace

@@ -13,21 +13,21 @@ from pacsroute.cli.progress import counting
 
 @click.group()
 def archive() -> None:
-    """Look after the archives of an app, also while it is served."""
+    """Check and repair the archives of an app, also while it serves."""
 
 
 @archive.command()
 @click.argument("app", required=False, envvar="PACSROUTE_APP")
 def check(app: str | None) -> None:
-    """List what the files and the index of APP's archives do not agree on.
+    """List differences between files and index of APP's archives.
 
     \b
-    missing      the index has it, and the file is gone
-    unknown      the file is there, and the index does not have it
-    quarantined  it contradicts what is there, and a person has to decide
+    missing      the index has it, but there is no file
+    unknown      there is a file, but the index does not have it
+    quarantined  it contradicts stored instances: a person must decide
     unswept      nothing is removed from a bucket until `reindex` has run
 
-    Nothing is changed. It ends with 1 if there is anything.
+    It changes nothing, and exits with 1 if it lists anything.
     """  # noqa: D301 - click's mark is a backspace
     count = 0
     for one in _archives_of(app):
@@ -46,12 +46,12 @@ def check(app: str | None) -> None:
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Only files written since then; nothing is taken from the index.",
+    help="Only files written since then; nothing is removed from the index.",
 )
 def reindex(app: str | None, since: datetime | None) -> None:
-    """Take the files that the index does not know into it, as after a backup was restored.
+    """Add unknown files to the index, such as after restoring a backup.
 
-    Without --since, what has no file any more is taken from the index.
+    Without --since, rows without a file are removed from the index.
     """
     for one in _archives_of(app):
         with counting("{:,} files looked at") as tell:

@@ -219,9 +219,9 @@ _PEER_OPTIONS = (
         default="PACSROUTE",
         callback=_ae_title,
         show_default=True,
-        help="Ours.",
+        help="Our AE title.",
     ),
-    _option("--tls", is_flag=True, help="Speak TLS; the other options of TLS imply it."),
+    _option("--tls", is_flag=True, help="Use TLS; the other TLS options imply it."),
     _option("--tls-certificate", type=_FILE, help="Our certificate, as PEM."),
     _option("--tls-key", type=_FILE, help="The certificate's key, if it is in another file."),
     _option(
@@ -235,7 +235,7 @@ _PEER_OPTIONS = (
         default=None,
         help="Check that the certificate names HOST; by default only without --tls-ca.",
     ),
-    _option("--tls-no-verify", is_flag=True, help="Take any certificate: for tests only."),
+    _option("--tls-no-verify", is_flag=True, help="Accept any certificate: for tests only."),
     _option("--user", help="A user name to authenticate with."),
     _option(
         "--passcode", help="The user's passcode; PACSROUTE_PASSCODE keeps it out of process lists."
@@ -245,7 +245,7 @@ _PEER_OPTIONS = (
         type=click.FloatRange(0.01, 1e6),
         default=RESPONSE_TIMEOUT,
         show_default=True,
-        help="Seconds in which the peer has to answer.",
+        help="Seconds to wait for a response.",
     ),
 )
 
@@ -336,7 +336,7 @@ def _syntaxes(
 @click.command()
 @asks_a_peer
 def echo(client: Client) -> None:
-    """Ask whether a peer answers.
+    """Test whether a peer answers (C-ECHO).
 
     \b
     Example:
@@ -351,8 +351,8 @@ def echo(client: Client) -> None:
 @click.command(cls=PeerCommand)
 @asks_a_peer
 @asks_for("find", "StudyRoot|PatientRoot|Worklist")
-@click.option("--json", "as_json", is_flag=True, help="A DICOM JSON array, written as it comes.")
-@click.option("--wide", is_flag=True, help="A table as wide as its values, in any terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print a DICOM JSON array, match by match.")
+@click.option("--wide", is_flag=True, help="Print a table as wide as its values.")
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help="Cancel after this many matches."
 )
@@ -365,10 +365,10 @@ def find(
     wide: bool,
     limit: int | None,
 ) -> None:
-    """Query, and show what matches, in the order of the values.
+    """Query a peer and show the matches, sorted by value.
 
-    Where a table is too wide for the terminal, long texts are cut, but never a UID: each match has
-    lines of its own then.
+    If a table is too wide for the terminal, long texts are cut, but UIDs are not: then each match
+    has its own lines.
 
     \b
     Examples:
@@ -416,7 +416,7 @@ def find(
     multiple=True,
     metavar="KEYWORD",
     callback=_storage,
-    help="A storage class to accept, as CTImageStorage; by default the usual ones.",
+    help="A storage class to accept, such as CTImageStorage; by default the usual ones.",
 )
 @click.option(
     "--transfer-syntax",
@@ -424,7 +424,7 @@ def find(
     multiple=True,
     metavar="KEYWORD",
     callback=_syntaxes,
-    help="A transfer syntax to accept, as JPEG2000Lossless, the best first; by default any.",
+    help="A transfer syntax to accept, such as JPEG2000Lossless, the best first.",
 )
 def get(
     client: Client,
@@ -434,7 +434,7 @@ def get(
     storage: list[str] | None,
     syntaxes: Sequence[str],
 ) -> None:
-    """Fetch instances into a folder, as <SOP Instance UID>.dcm.
+    """Retrieve instances into a folder, as <SOP Instance UID>.dcm.
 
     \b
     Example:
@@ -486,9 +486,9 @@ def get(
 @click.argument("destination", callback=_ae_title)
 @asks_for("move", "StudyRoot|PatientRoot")
 def move(client: Client, destination: str, identifier: dict[str, Any], sop_class: str) -> None:
-    """Tell a peer to send instances to another AE (C-MOVE).
+    """Make a peer send instances to another AE (C-MOVE).
 
-    DESTINATION is an AE title, which the peer has to know.
+    DESTINATION is an AE title that the peer knows.
 
     \b
     Example:

@@ -35,9 +35,9 @@ from pacsroute.conformance import BLANK, statement
 def conformance(app: str | None, output: Path | None, file: str | None, date: str | None) -> None:
     """Write the DICOM Conformance Statement of APP, as Markdown.
 
-    It has the sections of PS3.2 Annex N, filled with what APP registers and with its settings,
-    those of the environment included. Sections that only the vendor can write are marked: To be
-    completed. APP is named as in pacsroute run.
+    It has the sections of PS3.2 Annex N, filled from the routes and settings of APP, including
+    those of the environment. Sections that only the vendor can write are marked: To be completed.
+    APP is named as in pacsroute run.
     """
     found = load(app)
     configure(found.config, file)

@@ -30,10 +30,10 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
     envvar="PACSROUTE_CONFIG",
     help="A TOML file with settings, as for pacsroute run.",
 )
-@click.option("--retry", type=int, multiple=True, metavar="ID", help="Try a job again at once.")
-@click.option("--drop", type=int, multiple=True, metavar="ID", help="Remove a job for good.")
+@click.option("--retry", type=int, multiple=True, metavar="ID", help="Try a job again now.")
+@click.option("--drop", type=int, multiple=True, metavar="ID", help="Remove a job.")
 @click.option("--pause", multiple=True, metavar="LANE", help="Stop a lane until it is resumed.")
-@click.option("--resume", multiple=True, metavar="LANE", help="Let a lane go on.")
+@click.option("--resume", multiple=True, metavar="LANE", help="Start a paused lane again.")
 @click.option("--json", "as_json", is_flag=True, help="Print lanes and jobs as JSON.")
 def jobs(
     app: str | None,
@@ -44,10 +44,10 @@ def jobs(
     resume: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """List what waits in the queue of APP, and what has failed; change some of it.
+    """List the waiting and failed jobs of APP; retry, drop or pause them.
 
-    APP is named as in pacsroute run. It need not be running: what is changed here holds for the
-    processes that serve it, too.
+    APP is named as in pacsroute run. It need not be running; processes that serve it follow the
+    changes.
     """
     found = load(app)
     configure(found.config, file)

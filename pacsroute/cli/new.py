@@ -25,9 +25,9 @@ def _name(context: click.Context, argument: click.Parameter, text: str) -> str:
 @click.command()
 @click.argument("name", callback=_name)
 def new(name: str) -> None:
-    """Write a project to begin with into the new folder NAME.
+    """Write a new project into the folder NAME.
 
-    It has an app, its tests, and what runs it under systemd and in a container.
+    It has an app with tests, a systemd unit and a Dockerfile.
     """
     folder = Path(name)
     try:

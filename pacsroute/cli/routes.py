@@ -22,10 +22,10 @@ _WRAPPED = ("SOP CLASS", "TRANSFER SYNTAX")
 @click.argument("app", required=False, envvar="PACSROUTE_APP")
 @click.option("--json", "as_json", is_flag=True, help="As a list of objects, with all UIDs.")
 def routes(app: str | None, as_json: bool) -> None:
-    """List what APP answers, and the function that does it.
+    """List the services of APP with their handlers.
 
-    The routes of a called AE title and command stand in the order in which they are tried:
-    the first that covers a request has it. APP is named as in pacsroute run.
+    The routes of a called AE title and command are listed in the order in which they are tried: the
+    first one that covers a request answers it. APP is named as in pacsroute run.
     """
     found = load(app)
     ordered = in_order(found)

@@ -76,7 +76,7 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="AE=HOST:PORT",
     callback=_destinations,
     envvar="PACSROUTE_DESTINATION",
-    help="Where a C-MOVE to that AE title goes; may be given several times.",
+    help="The address of an AE title for C-MOVE; may be given several times.",
 )
 @click.option(
     "--workers",
@@ -115,11 +115,11 @@ def run(
     """Serve APP until Ctrl-C.
 
     APP is module:app, path/to/file.py, module:create_app(), or nothing for app.py in this
-    folder. Each option is also an environment variable: --port is PACSROUTE_PORT. An option
-    wins over the environment, that over --config, and that over what APP itself says.
+    folder. Each option is also an environment variable: --port is PACSROUTE_PORT. Options win over
+    the environment, the environment over --config, and --config over the settings of APP.
 
-    With --workers, SIGTERM stops gracefully and Ctrl-C at once; SIGHUP replaces the workers with
-    new ones, which load APP again, and SIGTTIN and SIGTTOU make them one more or one fewer.
+    With --workers, SIGTERM stops gracefully and Ctrl-C immediately; SIGHUP replaces the workers
+    with new ones, which load APP again; SIGTTIN adds a worker and SIGTTOU removes one.
     """
     log = logging.StreamHandler()
     logging.basicConfig(handlers=[log])

@@ -342,7 +342,7 @@ class FileSender:
 def store(
     client: Client, paths: tuple[str, ...], jobs: int, resume: str | None, quiet: bool
 ) -> None:
-    """Send files, and folders with their contents.
+    """Send files, and the files in folders.
 
     \b
     Examples:

@@ -20,10 +20,10 @@ from pacsroute.testing import TestClient
 @click.command()
 @click.argument("app", required=False, envvar="PACSROUTE_APP")
 def shell(app: str | None) -> None:
-    """Open an interactive Python with APP and a client of it.
+    """Open a Python prompt with APP and a client of it.
 
-    APP is named as in `pacsroute run`. It is within its lifespan, as when it serves, and the
-    client speaks to it in memory. IPython is used where it is installed.
+    APP is named as in `pacsroute run`. Its lifespan is active, as when it serves, and the client
+    speaks to it in memory. IPython is used if it is installed.
     """
     found = load(app)
     # Its jobs are those of the app itself: the shell puts some into the queue, and does none.

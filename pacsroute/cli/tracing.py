@@ -23,7 +23,7 @@ from pacsroute.trace.text import Trace
     "--values", is_flag=True, help="Show all values, also those that may hold patient data."
 )
 def explain(file: str, values: bool) -> None:
-    """Tell what went over the associations in FILE.
+    """Show the associations in FILE, message by message.
 
     FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture. Damaged or cut
     parts are shown as far as possible; the content of TLS cannot be shown.
@@ -66,19 +66,19 @@ def explain(file: str, values: bool) -> None:
     "--ignore",
     multiple=True,
     metavar="KEYWORD",
-    help="An element that may differ, as ErrorComment; may be given several times.",
+    help="An element that may differ, such as ErrorComment; may be given several times.",
 )
 @click.option(
     "--values", is_flag=True, help="Show all values, also those that may hold patient data."
 )
 def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) -> None:
-    """Play FILE back to APP, and compare the answers.
+    """Play FILE back to APP, and compare the responses.
 
-    Where APP answers otherwise is printed, and the exit code is 1.
+    Different responses are printed, and then the exit code is 1.
 
-    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture, be it of
-    another server. No network is used, but APP does what it does: an archive stores what
-    was recorded. APP is given as to `pacsroute run`.
+    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture, also of another
+    server. No network is used, but APP does its work: an archive stores the recorded instances. APP
+    is named as in `pacsroute run`.
 
     \b
     Example:
