@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-from pacsroute.jobs.queue import NewJob
+from pacsroute.jobs.rows import NewJob
 
 _collected: ContextVar[list[NewJob] | None] = ContextVar("collected", default=None)
 

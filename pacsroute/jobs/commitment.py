@@ -20,7 +20,9 @@ from pacsroute.jobs.database import Transaction
 from pacsroute.jobs.delivery import RETRY, Attempt, Verdict, judge, rest
 from pacsroute.jobs.files import Files
 from pacsroute.jobs.forwarding import FORWARD, end
-from pacsroute.jobs.queue import Job, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.replacing import inherit
+from pacsroute.jobs.rows import Job, select
 from pacsroute.net.client import Client
 
 if TYPE_CHECKING:
@@ -308,7 +310,7 @@ def _named(
     items = information.get("ReferencedSOPSequence" if committed else "FailedSOPSequence")
     for item in items or ():
         sop_class = str(item.get("ReferencedSOPClassUID") or "")
-        for job in queue.select(
+        for job in select(
             transaction,
             "function = :ask AND id IN (SELECT job FROM jobs_commitments "
             "WHERE transaction_uid = :uid AND sop_instance = :sop)",
@@ -338,7 +340,7 @@ def _failed(queue: Queue, transaction: Transaction, job: Job, reason: int) -> st
     assert title is not None
     newer = queue.waiting(transaction, title, FORWARD, job.key)
     if newer:  # it is sent anyway
-        queue.inherit(transaction, newer[0], job)
+        inherit(transaction, newer[0], job)
         again.arguments["delete"] = []
         _set(transaction, again, "arguments = :arguments, function = :over, key = NULL", queue)
     else:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from pacsroute.framework.work import JobView, Lane
 from pacsroute.jobs.files import Files
-from pacsroute.jobs.queue import Job, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import Job
 
 
 class Control:

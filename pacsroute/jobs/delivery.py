@@ -27,7 +27,8 @@ from pacsroute.errors import (
 from pacsroute.instances.instance import Instance
 from pacsroute.jobs.files import Files
 from pacsroute.jobs.forwarding import instance_of, is_delivered
-from pacsroute.jobs.queue import Job, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import Job
 from pacsroute.net.client import Client
 from pacsroute.status import Status
 

@@ -13,7 +13,8 @@ from typing import Any
 from pacsroute.errors import DataSetError, Failure
 from pacsroute.instances.instance import Instance
 from pacsroute.jobs.files import Files, Place, original_of, remove_original
-from pacsroute.jobs.queue import Job, NewJob, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import Job, NewJob
 
 FORWARD = "forward"
 """The function of the jobs that deliver."""

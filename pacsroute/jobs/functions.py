@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pacsroute.jobs.collected import collecting
-from pacsroute.jobs.queue import Job, Queue, with_json
+from pacsroute.jobs.queue import Queue
 from pacsroute.jobs.quiet import Quiet
+from pacsroute.jobs.rows import Job, with_json
 
 logger = logging.getLogger("pacsroute")
 

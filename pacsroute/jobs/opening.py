@@ -13,7 +13,8 @@ from pacsroute.jobs import schema
 from pacsroute.jobs.database import SQLite, Transaction
 from pacsroute.jobs.files import Files
 from pacsroute.jobs.owners import LeasedOwner, LockedOwner, LonelyOwner
-from pacsroute.jobs.queue import Job, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import Job
 
 _LOCK = 50_412_010  # of those who make the tables: any number that nobody else takes
 _SCHEMES = ("postgresql://", "postgres://")

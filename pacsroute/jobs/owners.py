@@ -8,6 +8,7 @@ import socket
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 try:
     import fcntl
@@ -16,6 +17,25 @@ except ImportError:  # Windows
 
 LEASE = 10.0
 """Seconds after which an owner on another machine that says nothing counts as ended."""
+
+
+class Owner(Protocol):
+    """The process for which a queue is used, among others that use the same one.
+
+    Attributes
+    ----------
+    id, node : str
+        Its name, no other process's ever, and its machine's.
+    """
+
+    id: str
+    node: str
+
+    def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
+        """Return which of other owners, given with when each was last seen, have ended."""
+
+    def renew(self) -> None:
+        """Take another name, where the others have taken this owner for dead."""
 
 
 class LockedOwner:

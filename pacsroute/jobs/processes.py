@@ -18,7 +18,8 @@ from pacsroute.framework.base import BaseApp
 from pacsroute.framework.work import Job as JobFunction
 from pacsroute.instances.decoding.channel import hear, tell
 from pacsroute.jobs.functions import Call, Interrupted, ProcessFailed
-from pacsroute.jobs.queue import Job, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import Job
 
 _PROGRAM = "pacsroute.cli.job_process"
 _TICK = 0.25  # seconds after which is looked whether it takes too long, or the app stops

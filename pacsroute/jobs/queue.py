@@ -10,90 +10,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from pacsroute.framework.work import Lane
 from pacsroute.jobs.database import Database, Transaction
-from pacsroute.jobs.owners import LEASE
-
-
-class NewJob(NamedTuple):
-    """A job for the queue.
-
-    Parameters
-    ----------
-    lane : str
-        Jobs of one lane run one after the other, unless it has several places.
-    function : str
-        The name of what does it.
-    arguments : mapping
-        Its arguments, as JSON values.
-    key : str, optional
-        There is one waiting job for a key: a later one takes its place, and its time.
-    study : str, optional
-        Jobs of equal priority and the same study stay together.
-    node : str, optional
-        The machine that alone can do it; empty where every machine can.
-    priority : int
-        A higher one overtakes within the lane.
-    delay : float
-        Seconds from now until it may run.
-    """
-
-    lane: str
-    function: str
-    arguments: Mapping[str, Any]
-    key: str | None = None
-    study: str = ""
-    node: str = ""
-    priority: int = 0
-    delay: float = 0.0
-
-
-class Put(NamedTuple):
-    """The result of `Queue.put_in` in a transaction that is not committed yet."""
-
-    numbers: list[int]
-    replaced: list[Job]
-    lanes: set[str]
-
-
-class Job(NamedTuple):
-    """A job of the queue."""
-
-    id: int
-    lane: str
-    function: str
-    key: str | None
-    arguments: dict[str, Any]
-    priority: int
-    created: float
-    due: float
-    attempts: int
-    failed: bool
-    error: str
-    owner: str | None
-
-
-class Owner(Protocol):
-    """The process for which a queue is used, among others that use the same one.
-
-    Attributes
-    ----------
-    id, node : str
-        Its name, no other process's ever, and its machine's.
-    """
-
-    id: str
-    node: str
-
-    def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
-        """Return which of other owners, given with when each was last seen, have ended."""
-
-    def renew(self) -> None:
-        """Take another name, where the others have taken this owner for dead."""
-
+from pacsroute.jobs.owners import LEASE, Owner
+from pacsroute.jobs.replacing import give_way, with_inheritance
+from pacsroute.jobs.rows import COLUMNS, Job, NewJob, Put, job_of, select, with_json
 
 # A job's turn is that of its study, if that has one already, so that they stay together.
 _PUT = """
@@ -110,16 +34,13 @@ RETURNING id
 """
 _WAITS = "lane = :lane AND function = :function AND key = :key AND owner IS NULL AND failed = 0"
 _OPEN_LANE = "INSERT INTO jobs_lanes (name) VALUES (:lane) ON CONFLICT (name) DO NOTHING"
-_COLUMNS = (
-    "id, lane, function, key, arguments, priority, created, due, attempts, failed, error, owner"
-)
 _CLAIM = f"""
 UPDATE jobs SET owner = :owner WHERE id IN (
     SELECT id FROM jobs WHERE lane = :lane AND owner IS NULL AND failed = 0 AND due <= :now
         AND node IN ('', :node) {{but}}
         AND EXISTS (SELECT 1 FROM jobs_lanes WHERE name = :lane AND paused = 0 AND retry_at <= :now)
     ORDER BY priority DESC, turn, id LIMIT :most {{skip}})
-RETURNING {_COLUMNS}, turn
+RETURNING {COLUMNS}, turn
 """
 _TAKE_PLACE = """
 INSERT INTO jobs_slots (lane, slot, owner) VALUES (:lane, :slot, :owner)
@@ -138,13 +59,6 @@ SELECT name,
     (SELECT MIN(created) FROM jobs WHERE lane = name AND failed = 0),
     paused, reason, retry_at
 FROM jobs_lanes ORDER BY name
-"""
-# A job that is put back, or was a dead owner's, waits again, unless there is a newer one with its
-# key.
-_REPLACED = """key IS NOT NULL AND EXISTS (
-    SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.function = jobs.function
-        AND newer.key = jobs.key AND newer.failed = 0 AND newer.id <> jobs.id
-        AND (newer.owner IS NULL OR newer.owner = :owner AND newer.id > jobs.id))
 """
 _RELEASE = (
     "UPDATE jobs SET owner = NULL WHERE owner = :owner AND lane = :lane",
@@ -204,7 +118,7 @@ class Queue:
                 put.lanes.add(job.lane)
             values = job._asdict() | {"arguments": arguments, "now": self.now()}
             for old in self.waiting(transaction, job.lane, job.function, job.key):
-                values["arguments"] = _with_what_it_inherits(job.arguments, old)
+                values["arguments"] = with_inheritance(job.arguments, old)
                 put.replaced.append(old)
             ((number,),) = transaction.run(_PUT, **values)
             put.numbers.append(number)
@@ -225,12 +139,7 @@ class Queue:
         """Return the job that a new one of the same key would replace, or none."""
         if key is None:
             return []
-        return self.select(transaction, _WAITS, lane=lane, function=function, key=key)
-
-    def select(self, transaction: Transaction, condition: str, **values: Any) -> list[Job]:
-        """Return the jobs for which a condition in SQL holds."""
-        statement = f"SELECT {_COLUMNS} FROM jobs WHERE {condition}"
-        return [_job(row) for row in transaction.run(statement, **values)]
+        return select(transaction, _WAITS, lane=lane, function=function, key=key)
 
     @staticmethod
     def as_json(job: Job) -> str:
@@ -244,7 +153,7 @@ class Queue:
             arguments, twins = job.arguments, self.waiting(transaction, lane, function, job.key)
             for twin in twins:
                 transaction.run("DELETE FROM jobs WHERE id = :id", id=twin.id)
-                arguments = json.loads(_with_what_it_inherits(arguments, twin))
+                arguments = json.loads(with_inheritance(arguments, twin))
             transaction.run(_OPEN_LANE, lane=lane)
             transaction.run(
                 "UPDATE jobs SET lane = :lane, function = :function, owner = NULL, attempts = 0, "
@@ -318,7 +227,7 @@ class Queue:
             durable=False,
         )
         rows.sort(key=lambda row: (-row[5], row[-1], row[0]))  # RETURNING has no order
-        return [_job(row[:-1]) for row in rows]
+        return [job_of(row[:-1]) for row in rows]
 
     def amend(self, job: Job, **arguments: Any) -> bool:
         """Change arguments of a job, durably; False if it is no longer ours."""
@@ -349,7 +258,7 @@ class Queue:
         """
 
         def work(transaction: Transaction) -> tuple[bool, list[Job]]:
-            if replaced := self._give_way(transaction, "id = :id", **self._mine(job)):
+            if replaced := give_way(transaction, "id = :id", **self._mine(job)):
                 return True, replaced
             rows = transaction.run(
                 "UPDATE jobs SET owner = NULL, due = :now + :delay, error = :error, "
@@ -365,39 +274,6 @@ class Queue:
         is_back, replaced = self.database.write(work, durable=False)
         self._told(replaced)
         return is_back
-
-    def _give_way(self, transaction: Transaction, condition: str, **values: Any) -> list[Job]:
-        """Remove jobs that cannot wait again because a newer one of their key does; return them.
-
-        Several of a key that are to wait again give way to the newest of them.
-        """
-        gone = []
-        while older := self.select(
-            transaction, f"{condition} AND {_REPLACED} ORDER BY id LIMIT 1", **values
-        ):
-            (old,) = older
-            (newer,) = self.select(
-                transaction,
-                "lane = :lane AND function = :function AND key = :key AND id <> :id AND failed = 0 "
-                "ORDER BY (owner IS NULL) DESC, id DESC LIMIT 1",
-                lane=old.lane,
-                function=old.function,
-                key=old.key,
-                id=old.id,
-            )
-            transaction.run("DELETE FROM jobs WHERE id = :id", id=old.id)
-            self.inherit(transaction, newer, old)
-            gone.append(old)
-        return gone
-
-    @staticmethod
-    def inherit(transaction: Transaction, newer: Job, old: Job) -> None:
-        """Let a job take over what an older one of its key was still to do."""
-        transaction.run(
-            "UPDATE jobs SET arguments = :arguments WHERE id = :id",
-            id=newer.id,
-            arguments=_with_what_it_inherits(newer.arguments, old),
-        )
 
     def give_up(self, job: Job, error: str) -> bool:
         """Keep a job as failed for good; False if it is no longer ours."""
@@ -537,15 +413,15 @@ class Queue:
         """Return the jobs, of one lane or of all, those that were put in first, first."""
         limit = "" if most is None else f" LIMIT {most:d}"
         where = "" if lane is None else "WHERE lane = :lane"
-        statement = f"SELECT {_COLUMNS} FROM jobs {where} ORDER BY id{limit}"
+        statement = f"SELECT {COLUMNS} FROM jobs {where} ORDER BY id{limit}"
         rows = self.database.read(statement, **({} if lane is None else {"lane": lane}))
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     def retry(self, number: int) -> bool:
         """Try a job that has failed again, or one that waits at once; False if there is none."""
 
         def work(transaction: Transaction) -> tuple[bool, list[Job]]:
-            if twins := self._give_way(transaction, "id = :id AND failed = 1", id=number, owner=""):
+            if twins := give_way(transaction, "id = :id AND failed = 1", id=number, owner=""):
                 return True, twins
             rows = transaction.run(
                 "UPDATE jobs SET failed = 0, attempts = 0, due = :now "
@@ -563,11 +439,11 @@ class Queue:
         """Remove a job that is not under way, and return it; None if there is none."""
         rows = self.database.write(
             lambda transaction: transaction.run(
-                f"DELETE FROM jobs WHERE id = :id AND owner IS NULL RETURNING {_COLUMNS}",
+                f"DELETE FROM jobs WHERE id = :id AND owner IS NULL RETURNING {COLUMNS}",
                 id=number,
             )
         )
-        return _job(rows[0]) if rows else None
+        return job_of(rows[0]) if rows else None
 
     # ------------------------------------------------------------- owners
 
@@ -629,7 +505,7 @@ class Queue:
 
         def work(transaction: Transaction) -> list[Job]:
             values = {"owner": self.owner.id, "lane": lane}
-            replaced = self._give_way(transaction, "owner = :owner AND lane = :lane", **values)
+            replaced = give_way(transaction, "owner = :owner AND lane = :lane", **values)
             for statement in _RELEASE:
                 transaction.run(statement, **values)
             return replaced
@@ -662,50 +538,7 @@ class Queue:
         """
         replaced = []
         for owner in owners:
-            replaced += self._give_way(transaction, "owner = :owner", owner=owner)
+            replaced += give_way(transaction, "owner = :owner", owner=owner)
             transaction.run("UPDATE jobs SET owner = NULL WHERE owner = :owner", owner=owner)
             transaction.run("DELETE FROM jobs_owners WHERE id = :owner", owner=owner)
         return replaced
-
-
-def _with_what_it_inherits(arguments: Mapping[str, Any], old: Job) -> str:
-    """Return the arguments of a job that replaces an older one, as JSON.
-
-    It takes over the files to remove once an instance was delivered, if it is the
-    same instance: they are versions of it.
-    """
-    left = old.arguments.get("delete")
-    if left and old.arguments["sop_instance"] == arguments.get("sop_instance"):
-        own = arguments["delete"]
-        arguments = {**arguments, "delete": own + [one for one in left if one not in own]}
-    return json.dumps(arguments, allow_nan=False)
-
-
-def with_json(jobs: Iterable[NewJob]) -> list[tuple[NewJob, str]]:
-    """Return jobs with their arguments as JSON.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has no JSON.
-    """
-    return [(job, json.dumps(job.arguments, allow_nan=False)) for job in jobs]
-
-
-def _job(row: tuple[Any, ...]) -> Job:
-    number, lane, function, key, arguments, *others = row
-    priority, created, due, attempts, failed, error, owner = others
-    return Job(
-        number,
-        lane,
-        function,
-        key,
-        json.loads(arguments),
-        priority,
-        created,
-        due,
-        attempts,
-        bool(failed),
-        error,
-        owner,
-    )

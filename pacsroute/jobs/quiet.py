@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from pacsroute.framework.work import Level
 from pacsroute.jobs.database import Transaction
-from pacsroute.jobs.queue import Job, NewJob, Put, Queue, with_json
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import Job, NewJob, Put, with_json
 
 Reason = Literal["quiet", "mpps", "commitment", "discontinued"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pacsroute.jobs.database import Row, with_percent
 from pacsroute.jobs.opening import Opened
-from pacsroute.jobs.queue import NewJob, Put, with_json
+from pacsroute.jobs.rows import NewJob, Put, with_json
 
 Execute = Callable[[str, Mapping[str, Any]], Any]
 

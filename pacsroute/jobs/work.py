@@ -42,8 +42,9 @@ from pacsroute.jobs.functions import Functions, completing, plain
 from pacsroute.jobs.holding import Holding
 from pacsroute.jobs.opening import MadeTime, Opened, open_queue, shown
 from pacsroute.jobs.processes import in_process
-from pacsroute.jobs.queue import Job, NewJob, Put, Queue
+from pacsroute.jobs.queue import Queue
 from pacsroute.jobs.quiet import Arrival, Quiet, Reason
+from pacsroute.jobs.rows import Job, NewJob, Put
 from pacsroute.jobs.runner import Runner, Worker
 from pacsroute.jobs.together import Together
 from pacsroute.net.client import Client

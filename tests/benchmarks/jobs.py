@@ -27,7 +27,7 @@ from pydicom.data import get_testdata_file
 from pacsroute import App, Instance, Peer
 from pacsroute.cli import main as command
 from pacsroute.jobs.opening import open_queue
-from pacsroute.jobs.queue import NewJob
+from pacsroute.jobs.rows import NewJob
 
 _BYTES = 800  # of a job with its arguments, as it is in the database
 _DEAD = 1000  # jobs that wait for a destination that is away

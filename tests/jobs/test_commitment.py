@@ -17,7 +17,7 @@ from support.samples import FILES
 from pacsroute import App, Instance, Peer, SetupError
 from pacsroute.jobs import commitment
 from pacsroute.jobs.opening import open_queue
-from pacsroute.jobs.queue import NewJob
+from pacsroute.jobs.rows import NewJob
 
 SAMPLE = FILES / "CT_small.dcm"
 PUSH = ("StorageCommitment", "StorageCommitmentPushModel")

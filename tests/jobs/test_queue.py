@@ -18,7 +18,8 @@ from support.postgresql import server
 from pacsroute.jobs import schema
 from pacsroute.jobs.database import SQLite, with_percent
 from pacsroute.jobs.owners import LEASE, LeasedOwner, LockedOwner, LonelyOwner
-from pacsroute.jobs.queue import NewJob, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import NewJob
 
 ROOT = Path(__file__).parents[2]
 

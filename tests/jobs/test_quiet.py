@@ -9,8 +9,9 @@ from pacsroute.jobs.collected import collected
 from pacsroute.jobs.database import SQLite
 from pacsroute.jobs.functions import Functions, completing
 from pacsroute.jobs.owners import LonelyOwner
-from pacsroute.jobs.queue import NewJob, Queue
+from pacsroute.jobs.queue import Queue
 from pacsroute.jobs.quiet import Arrival, Quiet
+from pacsroute.jobs.rows import NewJob
 
 
 class Bench:

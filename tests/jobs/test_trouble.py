@@ -15,7 +15,8 @@ from pacsroute.jobs import opening, runner, schema
 from pacsroute.jobs.background import Background
 from pacsroute.jobs.database import DatabaseFailed, SQLite
 from pacsroute.jobs.owners import LonelyOwner
-from pacsroute.jobs.queue import NewJob, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import NewJob
 from pacsroute.jobs.runner import Runner
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ from pacsroute.framework.work import where
 from pacsroute.jobs.database import SQLite
 from pacsroute.jobs.opening import open_queue
 from pacsroute.jobs.owners import LonelyOwner
-from pacsroute.jobs.queue import NewJob, Queue
+from pacsroute.jobs.queue import Queue
+from pacsroute.jobs.rows import NewJob
 
 SAMPLE = FILES / "CT_small.dcm"
 

@@ -1,0 +1,65 @@
+"""One waiting job for each key: what becomes of older ones, and what the newest takes over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pacsroute.jobs.database import Transaction
+from pacsroute.jobs.rows import Job, select
+
+# A job that is put back, or was a dead owner's, waits again, unless there is a newer one with its
+# key.
+_REPLACED = """key IS NOT NULL AND EXISTS (
+    SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.function = jobs.function
+        AND newer.key = jobs.key AND newer.failed = 0 AND newer.id <> jobs.id
+        AND (newer.owner IS NULL OR newer.owner = :owner AND newer.id > jobs.id))
+"""
+
+
+def give_way(transaction: Transaction, condition: str, **values: Any) -> list[Job]:
+    """Remove jobs that cannot wait again because a newer one of their key does; return them.
+
+    Several of a key that are to wait again give way to the newest of them.
+    """
+    gone = []
+    while older := select(
+        transaction, f"{condition} AND {_REPLACED} ORDER BY id LIMIT 1", **values
+    ):
+        (old,) = older
+        (newer,) = select(
+            transaction,
+            "lane = :lane AND function = :function AND key = :key AND id <> :id AND failed = 0 "
+            "ORDER BY (owner IS NULL) DESC, id DESC LIMIT 1",
+            lane=old.lane,
+            function=old.function,
+            key=old.key,
+            id=old.id,
+        )
+        transaction.run("DELETE FROM jobs WHERE id = :id", id=old.id)
+        inherit(transaction, newer, old)
+        gone.append(old)
+    return gone
+
+
+def inherit(transaction: Transaction, newer: Job, old: Job) -> None:
+    """Let a job take over what an older one of its key was still to do."""
+    transaction.run(
+        "UPDATE jobs SET arguments = :arguments WHERE id = :id",
+        id=newer.id,
+        arguments=with_inheritance(newer.arguments, old),
+    )
+
+
+def with_inheritance(arguments: Mapping[str, Any], old: Job) -> str:
+    """Return the arguments of a job that replaces an older one, as JSON.
+
+    It takes over the files to remove once an instance was delivered, if it is the
+    same instance: they are versions of it.
+    """
+    left = old.arguments.get("delete")
+    if left and old.arguments["sop_instance"] == arguments.get("sop_instance"):
+        own = arguments["delete"]
+        arguments = {**arguments, "delete": own + [one for one in left if one not in own]}
+    return json.dumps(arguments, allow_nan=False)
