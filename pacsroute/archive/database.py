@@ -15,6 +15,10 @@ class UnavailableError(Exception):
     """The database cannot be asked or changed now."""
 
 
+class UnknownCommitError(UnavailableError):
+    """The database was lost while a transaction was committed: it may be, or not."""
+
+
 class Transaction(Protocol):
     """Executes statements; parameters are marked with ``?``."""
 

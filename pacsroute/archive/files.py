@@ -121,9 +121,13 @@ class Files:
         return os.path.exists(self.path(name))
 
     def remove(self, names: list[str]) -> list[str]:
-        """Remove files; return the names of what is gone."""
-        for name in names:
-            remove(self.path(name))
+        """Remove files; return the names of what is gone, after a power cut, too."""
+        paths = [self.path(name) for name in names]
+        for path in paths:
+            remove(path)
+        for folder in {os.path.dirname(path) for path in paths}:
+            with contextlib.suppress(FileNotFoundError):
+                sync(folder)
         return names
 
     def receive(self, instance: Instance) -> str:

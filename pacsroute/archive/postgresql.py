@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from pacsroute.archive.database import Transaction, UnavailableError
+from pacsroute.archive.database import Transaction, UnavailableError, UnknownCommitError
 from pacsroute.archive.model import TABLES, Model
 from pacsroute.matching.dialects import Name
 
@@ -86,7 +86,12 @@ class PostgreSQL:
                 db.execute("LOCK TABLE image IN EXCLUSIVE MODE")
             for uid in sorted(alone or ()):  # in one order, so that there is no deadlock
                 db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [uid])
-            return work(_Statements(db))
+            result = work(_Statements(db))
+            try:
+                db.commit()
+            except psycopg.OperationalError as error:  # the connection is lost, and the answer
+                raise UnknownCommitError(f"PostgreSQL: {type(error).__name__}") from error
+            return result
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from pacsroute.archive.database import Database, Transaction
+from pacsroute.archive.database import (
+    Database,
+    Transaction,
+    UnknownCommitError,
+)
 from pacsroute.archive.decisions import Decisions
 from pacsroute.archive.entry import Entry
 from pacsroute.archive.following import Following
@@ -78,6 +82,8 @@ class Storing:
         try:
             entry.received = self._files.received(draft)
             return self.take_in(draft, entry, following)
+        except UnknownCommitError:
+            raise  # a start finds out
         except BaseException:
             self._files.discard(draft)
             raise
@@ -97,9 +103,17 @@ class Storing:
         )
 
     def take_in(
-        self, draft: str, entry: Entry, following: Following | None = None
+        self,
+        draft: str,
+        entry: Entry,
+        following: Following | None = None,
+        *,
+        is_new_name: bool = True,
     ) -> Status | None:
-        """Put a draft where it belongs: into the archive, or into the quarantine."""
+        """Put a draft where it belongs: into the archive, or into the quarantine.
+
+        A draft of an earlier run may have its name already, and a row, too.
+        """
         name = self._files.place(draft, entry.sop_instance, entry.values)
         try:
             if following is None:
@@ -108,27 +122,34 @@ class Storing:
                 with following.with_row(self._instance(name, entry)) as jobs:
                     is_new = self._admit(draft, entry, name, jobs)
         except AnotherPatientError:
-            self._files.withdraw(name)
+            self._withdraw(name, is_new_name)
             return self._of_another_patient(draft, entry)
         except KnownError:
-            self._files.withdraw(name)
+            self._withdraw(name, is_new_name)
             self.set_aside(draft, entry, "conflict")
             raise Failure(
                 DUPLICATE_SOP_INSTANCE, "another version of this SOP instance is here"
             ) from None
         except DeletedError:
-            self._files.withdraw(name)
+            self._withdraw(name, is_new_name)
             raise Failure(UNABLE_TO_PROCESS, "this SOP instance was deleted") from None
+        except UnknownCommitError:
+            raise
         except BaseException:
-            self._files.withdraw(name)
+            self._withdraw(name, is_new_name)
             raise
         if is_new:
             self._files.settle(draft)
         else:
-            self._files.withdraw(name)
+            self._withdraw(name, is_new_name)
             self._files.discard(draft)
         self._follow(following, entry)
         return None
+
+    def _withdraw(self, name: str, is_new: bool) -> None:
+        """Take a name from a draft, unless the index has it from before."""
+        if is_new or not self._database.rows("SELECT 1 FROM image WHERE path = ?", [name]):
+            self._files.withdraw(name)
 
     def _admit(self, draft: str, entry: Entry, name: str, jobs: Together | None = None) -> bool:
         """Put it into the index; return whether it was not there."""

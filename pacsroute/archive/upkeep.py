@@ -124,7 +124,7 @@ class Upkeep:
         try:
             instance = self._files.instance(draft)
             if not self._is_in(draft, instance.sop_instance):
-                self._storing.take_in(draft, self._read(draft))
+                self._storing.take_in(draft, self._read(draft), is_new_name=False)
                 logger.warning("%s was not in the index", instance.sop_instance)
             self._files.discard(draft)
         except Failure as error:  # of what was refused already, or would have been

@@ -10,12 +10,12 @@ from contextlib import closing
 from datetime import datetime, timedelta
 
 import pytest
-from support.archives import found, image, only_folder, only_sqlite, uids_in
+from support.archives import fetched, found, image, only_folder, only_sqlite, uids_in
 from support.names import CT, EXPLICIT
 
 from pacsroute import App, Archive, Failure, Instance, RequestFailed
 from pacsroute.archive import files, storing
-from pacsroute.archive.database import UnavailableError
+from pacsroute.archive.database import UnavailableError, UnknownCommitError
 from pacsroute.dataset.encoding import encode
 
 pytestmark = pytest.mark.slow
@@ -197,6 +197,40 @@ def test_an_index_that_fails_leaves_no_file(make, monkeypatch, caplog):
         assert "database or disk is full" in caplog.text
         client.store(image(3))
     assert in_step(make()) == {"1.3.1", "1.3.3"}
+
+
+@only_folder
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_commit_without_an_answer_loses_no_file(make, monkeypatch, committed):
+    app = make()
+    database = app.state.archive._database
+    write = database.write
+
+    def lost(work, **options):
+        if committed or "alone" not in options:
+            write(work, **options)
+        raise UnknownCommitError("the connection was lost")
+
+    with app.test_client() as client:
+        client.store(image(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "write", lost)
+            with pytest.raises(RequestFailed, match="0xA700"):
+                client.store(image(2))
+        assert [one.kind for one in app.state.archive.check()] == ["unknown"] * (not committed)
+        if committed:
+            assert fetched(client, "IMAGE", SOPInstanceUID="1.3.2") == {"1.3.2"}
+    assert in_step(make()) == {"1.3.1", "1.3.2"}
+
+
+@only_folder
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGKILL")
+def test_a_draft_whose_date_is_not_what_it_was_takes_no_file_with_it(make):
+    """Some file systems round dates once the file is on the disk, and so do backups."""
+    killed(make, "before settle")
+    for draft in (make.folder / "archive" / ".incoming").rglob("1.3.*"):
+        os.utime(draft, (10**9, 10**9))
+    assert in_step(make()) >= {"1.3.1", "1.3.2", "1.3.3"}
 
 
 @only_folder

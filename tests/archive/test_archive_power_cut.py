@@ -1,0 +1,119 @@
+"""A power cut at any moment takes nothing that was acknowledged, and brings nothing back."""
+
+import pytest
+from pydicom import Dataset
+from support.archives import image
+from support.power_cut import Recorder, disks, lay_out
+
+from pacsroute import App, Archive, Failure, Instance
+from pacsroute.archive import files
+from pacsroute.dataset.encoding import encode
+
+pytestmark = pytest.mark.slow
+SYNTAX = "1.2.840.10008.1.2"
+
+
+def archive_in(folder, **options):
+    app = App("ARCHIVE")
+    archive = Archive(folder, min_free=0, **options)
+    app.register_blueprint(archive)
+    return app, archive
+
+
+def kept(archive):
+    """Return the content of each instance in the index, by its UID."""
+    contents = {}
+    for row in archive._database.rows("SELECT SOPInstanceUID, path FROM image"):
+        with archive._files.instance(row["path"]).open() as file:
+            contents[row["SOPInstanceUID"]] = file.read()
+    return contents
+
+
+def aside(archive):
+    return {(one.sop_instance, one.reason) for one in archive.check() if one.kind == "quarantined"}
+
+
+def patients(archive):
+    asked = Dataset()
+    asked.PatientID = asked.StudyInstanceUID = None
+    return {row["StudyInstanceUID"]: row["PatientID"] for row in archive.matching(asked)}
+
+
+def use(archive, done):
+    """Store, set aside, correct and delete; note each thing when it is acknowledged."""
+
+    def store(number, **values):
+        archive.add(Instance(image(number, **values), transfer_syntax=SYNTAX))
+        done.append(("stored", number))
+
+    store(1)
+    store(2)
+    with pytest.raises(Failure, match="another version"):
+        archive.add(Instance(image(1, Rows=9)))
+    done.append(("set aside", "1.3.1", "conflict"))
+    archive.add(Instance(image(5, PatientID="888")))
+    done.append(("set aside", "1.3.5", "mismatch"))
+    archive._files.flush()
+    done.append(("deleting", 2))
+    archive.delete(instance="1.3.2", reason="blurred", by="doe")
+    done.append(("deleted", 2))
+    store(3, study="1.9", series="1.9.1")
+    archive.correct("1.1", PatientID="778", reason="mistyped", by="doe")
+    done.append(("corrected",))
+    archive._files.flush()
+    store(4)
+
+
+def check(folder, done, **options):
+    """Start on a disk, and look for all that was acknowledged."""
+    app, archive = archive_in(folder, **options)
+    with app.running():
+        there = kept(archive)
+        going = {event[1] for event in done if event[0] == "deleting"}
+        deleted = {event[1] for event in done if event[0] == "deleted"}
+        for event in done:
+            if event[0] == "stored" and event[1] not in going:
+                study = {"study": "1.9", "series": "1.9.1"} if event[1] == 3 else {}
+                assert there[f"1.3.{event[1]}"] == encode(image(event[1], **study), SYNTAX)
+            elif event[0] == "set aside":
+                assert event[1:] in aside(archive)
+            elif event[0] == "corrected":
+                assert patients(archive)["1.1"] == "778"
+        for number in deleted:
+            assert f"1.3.{number}" not in there
+            with pytest.raises(Failure, match="was deleted"):
+                archive.add(Instance(image(number)))
+        assert {one.kind for one in archive.check()} <= {"quarantined"}
+        assert list((folder / ".incoming").iterdir()), "what is under way now"
+        for own in (folder / ".incoming").iterdir():
+            assert list(own.iterdir()) == [], "what was under way has come to its end"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("system", ["ext4", "another"])
+@pytest.mark.parametrize("layout", ["", "{PatientID}/{StudyInstanceUID}"])
+def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
+    tmp_path, monkeypatch, system, layout
+):
+    monkeypatch.setattr(files, "_file_system_of", lambda folder: system)
+    app, archive = archive_in(tmp_path / "archive", layout=layout)
+    with app.running():
+        pass  # its folder and the tables of its index are there
+    with monkeypatch.context() as patch, app.running():
+        recorder = Recorder(patch, tmp_path / "archive", system == "ext4")
+        archive._flush()
+        use(archive, recorder.done)
+    assert len(recorder.moments) > 40
+    seen = set()
+    for number, moment in enumerate(recorder.moments):
+        for what, *disk in disks(moment):
+            if (key := repr((disk, moment.done))) in seen:
+                continue
+            seen.add(key)
+            lay_out(tmp_path / "after", *disk)
+            try:
+                check(tmp_path / "after", moment.done, layout=layout)
+            except BaseException:
+                print(f"moment {number} of {len(recorder.moments)}, {what}: {moment.done}")
+                raise
+    print(f"{len(recorder.moments)} moments, {len(seen)} disks")
