@@ -7,9 +7,11 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterator
 
 import click
 
+from pacsroute.app import App
 from pacsroute.cli.loading import load
 from pacsroute.framework.resources import resources
 from pacsroute.framework.route_table import HEADER, Line, described, in_order, line_of
@@ -38,8 +40,29 @@ def routes(app: str | None, as_json: bool) -> None:
         click.echo(line, color=color)
     if found.config.web_port is not None:
         click.echo(f"\nBelow {found.config.web_root}, over HTTP:")
-        for path, methods in resources(found.routes):
+        for path, methods in _resources(found):
             click.echo(f"{_GAP}{', '.join(methods):<10}{path}")
+        _show_own(found)
+
+
+def _resources(app: App) -> Iterator[tuple[str, list[str]]]:
+    """Yield the resources of DICOMweb: those of a called AE title have a path of their own."""
+    titles = sorted({route.called_ae or "" for route in app.routes})
+    for title in titles:
+        routes = [route for route in app.routes if (route.called_ae or "") == title]
+        for path, methods in resources(routes):
+            yield (f"aets/{title}/{path}" if title else path), methods
+
+
+def _show_own(app: App) -> None:
+    """Print the routes of `app.web` that are the app's own, if it has any."""
+    site = app.__dict__.get("web")  # made when it is first asked for
+    rules = sorted(site.url_map.iter_rules(), key=str) if site is not None else []
+    if rules:
+        click.echo("\nOf its own, over HTTP:")
+    for rule in rules:
+        methods = sorted(rule.methods - {"HEAD", "OPTIONS"})
+        click.echo(f"{_GAP}{', '.join(methods):<10}{rule.rule}")
 
 
 # ---- columns

@@ -7,19 +7,52 @@ from pacsroute.conformance.markdown import table, text
 from pacsroute.framework.resources import resources
 
 _STATUSES = [
-    ["200", "Success"],
-    ["202", "Some instances were not stored, or with a warning"],
+    ["200", "Success; of a search without results, too, with an empty list"],
+    ["201", "A work item or subscription was created"],
+    ["202", "Some instances were not stored, or with a warning; a cancellation was requested"],
+    ["204", "A search in XML without results"],
+    ["206", "A part that was asked for with Range; metadata without those that cannot be read"],
     ["304", "The client has it already"],
     ["400", "A parameter, path or body that is not one; the handler's 0xA9xx"],
     ["401, 403", "Who asks may not, or has not said who they are; 0x0124 of a search or store"],
-    ["404", "There is nothing of that"],
+    ["404", "There is nothing of that, or it may not be seen: 0x0124 of a retrieval"],
+    ["405", "Not a method of this resource; Allow names those"],
     ["406", "Not in a media type or transfer syntax that is accepted"],
-    ["409", "No instance was stored"],
-    ["413, 415", "A body that is too large, or of a media type that is not taken"],
+    ["409", "No instance was stored; a work item is in another state"],
+    ["413, 415", "A body that is too large, or of a media type or coding that is not taken"],
+    ["416", "A range behind the end"],
     ["500", "Other failures of the handler"],
     ["501", "There is no handler"],
     ["503", "No room; Retry-After tells when to try again. The handler's 0xA7xx"],
 ]
+
+
+_RETRIEVED = [
+    ["Studies, series, instances", "multipart/related; type=application/dicom (default)"],
+    ["Instances", "application/dicom"],
+    [
+        "Metadata",
+        "application/dicom+json (default), application/json, "
+        "multipart/related; type=application/dicom+xml; of one instance application/dicom+xml, too",
+    ],
+    [
+        "Frames",
+        "application/octet-stream (default), and the media type of the stored transfer syntax "
+        "(PS3.18 Table 8.7.3-5); each in parts or, for one frame, without",
+    ],
+    ["Bulk data", "application/octet-stream, in parts or without"],
+    [
+        "Rendered",
+        "image/jpeg (default), image/png, image/gif; in parts where there are several frames, "
+        "unless the client takes none: then the first",
+    ],
+    ["Thumbnails", "image/jpeg (default), image/png, image/gif"],
+]
+_RENDERING = (
+    "Parameters of rendered resources: `quality` is that of JPEG, `viewport` and `window` are "
+    "those of PS3.18 §8.3.5.1. `annotation` and `iccprofile` are ignored, and a Warning says so. "
+    "Reports and other documents are not rendered."
+)
 
 
 def sections(facts: Facts) -> dict[str, str]:
@@ -28,8 +61,9 @@ def sections(facts: Facts) -> dict[str, str]:
     if config.web_port is None:
         return {}
     found = resources(facts.app.routes)
-    studies = [(path, methods) for path, methods in found if path != "wado"]
-    has_uri = len(studies) < len(found)
+    steps = [(path, methods) for path, methods in found if path.startswith("workitems")]
+    has_uri = any(path == "wado" for path, _ in found)
+    studies = [pair for pair in found if pair not in steps and pair[0] != "wado"]
     root = config.web_root
     bodies = {
         "1.3": table(
@@ -37,11 +71,18 @@ def sections(facts: Facts) -> dict[str, str]:
             [
                 ["URI Service", "Yes" if has_uri else "No", "No"],
                 ["Studies Service", "Yes" if studies else "No", "Yes"],
+                ["Worklist Service", "Yes" if steps else "No", "No"],
             ],
         ),
-        "5.3": f"The origin server is below `{root}`; a called AE title that handlers own has a "
-        f"path of its own, `{root}/aets/{{title}}`.",
-        "6.3": "The settings that begin with `web_` in section 6.1.",
+        "5.3": text(
+            f"The origin server is below `{root}`; a called AE title that handlers own has a "
+            f"path of its own, `{root}/aets/{{title}}`. Capabilities are at `{root}/`, as "
+            "application/vnd.sun.wadl+xml or application/json.",
+            "HTTP/1.1 and HTTP/1.0; bodies of requests with a length or in chunks, as they are or "
+            "in gzip or deflate; data sets are sent in gzip where that is accepted. Text is in "
+            "UTF-8. A request without Accept gets the default media type.",
+        ),
+        "6.3": "The settings that begin with `web_` or `max_web_` in section 6.1.",
         "7.3.3": table(["Status", "Meaning"], _STATUSES),
         "8.6": text(
             "HTTPS, if `web_certificate` is set; certificates of clients, if `web_ca` is.",
@@ -54,11 +95,55 @@ def sections(facts: Facts) -> dict[str, str]:
     if has_uri:
         bodies["5.3.1"] = (
             f"`GET {root}/wado` with the parameters of PS3.18 §9: instances as application/dicom, "
-            "frames as image/jpeg, image/png or image/gif."
+            "frames as image/jpeg, image/png or image/gif. `anonymize` is refused; annotations and "
+            "presentation states are ignored, and a Warning says so."
         )
     if studies:
-        bodies["5.3.2"] = table(
-            ["Resource", "Methods"],
-            [[f"`{root}/{path}`", ", ".join(methods)] for path, methods in studies],
+        bodies["5.3.2"] = _studies(facts, studies)
+    if steps:
+        bodies["5.3.3"] = text(
+            _resources(root, steps),
+            "Work items are application/dicom+json (default), application/json or "
+            "application/dicom+xml; searches in XML come in parts. There is no notification "
+            "connection: a subscription is accepted for AE titles that DIMSE reaches, and refused "
+            "with 403 for others.",
         )
     return bodies
+
+
+def _resources(root: str, found: list[tuple[str, list[str]]]) -> str:
+    rows = [[f"`{root}/{path}`", ", ".join(methods)] for path, methods in found]
+    return table(["Resource", "Methods"], rows)
+
+
+def _studies(facts: Facts, found: list[tuple[str, list[str]]]) -> str:
+    """Return the section on the Studies Service: its transactions, as far as they are routed."""
+    config = facts.app.config
+    methods = dict(found)
+    parts = [_resources(config.web_root, found)]
+    if "studies/{study}/metadata" in methods:
+        parts += [
+            "Retrieve:",
+            table(["Resource", "Media types"], _RETRIEVED),
+            "Without a transfer syntax in Accept, explicit VR little endian is sent; what was "
+            "compressed with loss, or cannot be decoded, goes as it is stored. With `*` everything "
+            "goes as it is stored. Any native transfer syntax and that in which an instance is "
+            "stored can be asked for.",
+            _RENDERING,
+        ]
+    if "POST" in methods.get("studies", ()):
+        parts.append(
+            "Store: application/dicom, in parts or as the body; metadata as application/dicom+json "
+            "or application/dicom+xml with bulk data in parts. Compressed pixel data are taken as "
+            "image/jpeg, image/jls, image/jp2, image/jpx, image/jphc, image/dicom-rle and video "
+            "media types, and never changed; of the first three, the attributes of the Image Pixel "
+            "Description Macro may be left out. image/png and image/gif are refused."
+        )
+    if "GET" in methods.get("studies", ()):
+        parts.append(
+            "Search: the attributes of PS3.18 Tables 10.6.3-3 to 10.6.3-5, relational searches, "
+            f"paging with `limit` and `offset`, at most {config.max_results} results at once. "
+            "Fuzzy matching is not supported: a Warning says so. Without results the answer is 200 "
+            "with an empty list."
+        )
+    return text(*parts)
