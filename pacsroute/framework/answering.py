@@ -120,6 +120,8 @@ class Answering:
         request, outcome = self.request, self.outcome
         status = None if outcome is None else outcome.status
         self._app.observer.answered(self._peer, self._command, self._sop_class, status, seconds)
+        if status is not None and status.code:
+            self._app.observer.unsuccessful(self._peer, self._command, self._sop_class, status)
         if self._app.auditors:
             self._audit()
         if request is not None:

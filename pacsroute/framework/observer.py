@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,6 +33,33 @@ class Gauge(NamedTuple):
     value: float
 
 
+@dataclass(slots=True, eq=False)
+class Traffic:
+    """The requests that have come over an association, counted by the thread that reads.
+
+    An observer that looks at it from time to time costs a request less than one that is told.
+
+    Attributes
+    ----------
+    asked : str
+        The last request, by the standard's name.
+    requests : dict of str to int
+        How many there were of each.
+    received : int
+        The bytes of their data sets.
+    """
+
+    asked: str = ""
+    requests: dict[str, int] = field(default_factory=dict)
+    received: int = 0
+
+    def take(self, command: str, size: int) -> None:
+        """Count a request with so many bytes."""
+        self.asked = command
+        self.requests[command] = self.requests.get(command, 0) + 1
+        self.received += size
+
+
 class Observer:
     """An observer that does nothing; the default of `App.observer`.
 
@@ -40,8 +68,9 @@ class Observer:
     is an association, or the sender of an HTTP request.
     """
 
-    def accepted(self, association: PeerView) -> None:
-        """An association has been accepted."""
+    def accepted(self, association: PeerView) -> Traffic | None:
+        """An association has been accepted; return what its requests are to be counted in."""
+        return None
 
     def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
         """An association has been rejected."""
@@ -59,6 +88,9 @@ class Observer:
         self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
     ) -> None:
         """A request that began has been answered; None where no final response could be sent."""
+
+    def unsuccessful(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
+        """A request has been answered with another final status than Success."""
 
     def sub_operation(self, command: str, status: Status) -> None:
         """A sub-operation of a C-GET or C-MOVE has ended."""
@@ -85,10 +117,12 @@ class Observers(Observer):
     def __init__(self, *each: Observer) -> None:
         self._each = each
 
-    def accepted(self, association: PeerView) -> None:
-        """Tell each."""
+    def accepted(self, association: PeerView) -> Traffic | None:
+        """Tell each; the last that counts requests has them."""
+        traffic = None
         for one in self._each:
-            one.accepted(association)
+            traffic = one.accepted(association) or traffic
+        return traffic
 
     def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
         """Tell each."""
@@ -116,6 +150,11 @@ class Observers(Observer):
         """Tell each."""
         for one in self._each:
             one.answered(peer, command, sop_class, status, seconds)
+
+    def unsuccessful(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
+        """Tell each."""
+        for one in self._each:
+            one.unsuccessful(peer, command, sop_class, status)
 
     def sub_operation(self, command: str, status: Status) -> None:
         """Tell each."""

@@ -241,6 +241,11 @@ class Association:
         return self.config.idle_timeout
 
     @property
+    def is_answering(self) -> bool:
+        """Whether a request of the peer is being answered."""
+        return not self._idle or self._outbox.owes
+
+    @property
     def recording(self) -> str:
         """The file that the association is recorded in; empty where it is not."""
         return self._channel.recording
@@ -305,7 +310,7 @@ class Association:
         self.proposed = [context.abstract_syntax for context in request.contexts]
         self._limit(request.user_information)
         self._overlap(answer.user_information)
-        self.app.observer.accepted(self)
+        self._inbox.traffic = self.app.observer.accepted(self)
         self._channel.connection.accept(answer)
         self._channel.write_out()
 

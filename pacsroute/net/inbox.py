@@ -10,6 +10,7 @@ from collections.abc import Callable, Container
 from pacsroute.dimse.commands import CCancelRQ, Command, Response
 from pacsroute.dimse.messages import Assembler, Message, Sink
 from pacsroute.errors import ProtocolError
+from pacsroute.framework.observer import Traffic
 from pacsroute.upper_layer.pdu import UNEXPECTED_PARAMETER, PDataTF
 
 _BUSY = 4  # requests that are read ahead of the one being answered
@@ -38,6 +39,8 @@ class Inbox:
         Those that have come and were not taken; only to be looked at from outside.
     window : int
         How many operations may overlap (PS3.7 §D.3.3.3).
+    traffic : Traffic or None
+        Counts the requests that come, where somebody looks at it.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Inbox:
         max_response_length: int = 4_194_304,
     ) -> None:
         self.window = 1
+        self.traffic: Traffic | None = None
         self._longest = 2 * max_response_length
         self._assembler = Assembler(open_sink, max_command_length)
         self.waiting: deque[Message] = deque()
@@ -129,6 +133,8 @@ class Inbox:
         if self._cancelled:
             # A cancel that came too late is not for a request of the same ID.
             self._cancelled.discard(getattr(command, "message_id", -1))
+        if self.traffic is not None and not isinstance(command, Response):
+            self.traffic.take(command.name, 0 if message.data is None else message.size or 0)
         with self._lock:
             self.waiting.append(message)
             if self._sleepers:

@@ -139,6 +139,7 @@ class Site(Flask):
             environ["pacsroute.caller"] = caller
             ended = _Ending(super().wsgi_app(environ, start_response), self.dicom_app, caller)
             return ended
+        self.console.over_http(http)
         response = self._respond(http, below, caller)
         response.call_on_close(lambda: left(self.dicom_app, caller, None))
         return self._with_headers(http, response)(environ, start_response)

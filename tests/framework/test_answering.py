@@ -20,6 +20,9 @@ class Watch(Observer):
     def answered(self, peer, command, sop_class, status, seconds):
         self.seen.append(("answered", command, sop_class, status and status.code))
 
+    def unsuccessful(self, peer, command, sop_class, status):
+        self.seen.append(("unsuccessful", command, sop_class, status.code))
+
 
 @pytest.fixture
 def app():
@@ -142,3 +145,17 @@ def test_carrier_of_a_request_tells_whether_it_is_cancelled(app):
     request = FindRequest(sop_class=FIND, is_cancelled=lambda: len(left) == 2)
     assert len(list(app.handle(request))) == 3
     assert not FindRequest().cancelled
+
+
+def test_an_observer_learns_of_each_status_but_success(app):
+    @app.echo
+    def verify(request):
+        return 0x0110 if request.calling_ae == "OTHER" else None
+
+    for title in ("TEST", "OTHER"):
+        request = EchoRequest(app=app, calling_ae=title, sop_class=uids.VERIFICATION)
+        with Answering(app, request, "C-ECHO", uids.VERIFICATION) as answering:
+            answering.request = request
+            answering.outcome = app.handle(request)
+    told = [event for event in app.observer.seen if event[0] == "unsuccessful"]
+    assert told == [("unsuccessful", "C-ECHO", uids.VERIFICATION, 0x0110)]

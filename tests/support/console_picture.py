@@ -37,9 +37,11 @@ def peer(title, host, called="ARCHIVE", contexts=(1,)):
     )
 
 
-def ask(activity, who, command, size=None, status=0, sop_class=CT, comment=""):
-    activity.began(who, command, sop_class, size)
-    activity.answered(who, command, sop_class, Status(status, comment), 0.01)
+def ask(activity, who, command, size=0, status=0, sop_class=CT):
+    who.traffic.take(command, size)
+    activity.settle()
+    if status:
+        activity.unsuccessful(who, command, sop_class, Status(status))
 
 
 def an_hour(activity, clock):
@@ -47,6 +49,8 @@ def an_hour(activity, clock):
     chance = random.Random(7)
     ct, mr, us = peer("CT1", "10.1.4.21"), peer("MR2", "10.1.4.32"), peer("US4", "10.1.4.44")
     station = peer("WORKSTATION", "10.1.9.7")
+    for who in (ct, mr, us, station):
+        who.traffic = activity.accepted(who)
     end = clock.seconds
     for minute in range(60):
         clock.seconds = end - (59 - minute) * 60
@@ -62,7 +66,7 @@ def an_hour(activity, clock):
             activity.sent(station, None, chance.randrange(9_000_000, 40_000_000))
         ask(activity, station, "C-ECHO")
         if chance.random() < 0.5:
-            ask(activity, peer("DICOMWEB", "10.1.9.8"), "QIDO-RS")
+            activity.over_http(0)
         if minute == 12:
             ask(activity, us, "C-STORE", 1_900_000, 0xA700, US)
         if minute in (31, 32, 47):
@@ -71,14 +75,17 @@ def an_hour(activity, clock):
             ask(activity, station, "C-MOVE", 120, 0xA801, uids.sop_class("StudyRoot", "move"))
     for who, before in ((ct, 340), (mr, 62), (station, 9)):
         clock.seconds = end - before
-        activity.accepted(who)
+        activity.ended(who, None)
+        who.traffic = activity.accepted(who)
         for _ in range(before // 7):
             if who is not station:
                 ask(activity, who, "C-STORE", SIZES[who.calling_ae])
     ask(activity, station, "C-FIND", 180)
+    activity.ended(us, None)
     clock.seconds = end - 1
-    activity.began(ct, "C-STORE", CT, 526_000)
-    activity.began(station, "C-MOVE", CT, 120)
+    ask(activity, ct, "C-STORE", 526_000)
+    ask(activity, station, "C-MOVE", 120)
+    ct.is_answering = station.is_answering = True
     activity.sent(station, None, 23_400_000)
     clock.seconds = end
 

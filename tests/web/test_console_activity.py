@@ -74,38 +74,57 @@ def test_the_tallest_bar_fills_its_chart_and_the_least_can_be_seen():
 def test_failures_are_bounded_and_the_oldest_go_first(clock):
     activity = Activity(clock)
     for number in range(KEPT + 10):
-        activity.answered(peer(f"CT{number}"), "C-STORE", "", Status(0xA700), 0.0)
-    activity.answered(peer("CT10"), "C-STORE", "", Status(0xA700), 0.0)
+        activity.unsuccessful(peer(f"CT{number}"), "C-STORE", "", Status(0xA700))
+    activity.unsuccessful(peer("CT10"), "C-STORE", "", Status(0xA700))
     troubles = activity.snapshot()["troubles"]
     assert len(troubles) == KEPT
     assert (troubles[0]["calling_ae"], troubles[-1]["calling_ae"]) == ("CT11", "CT10")
     assert troubles[-1]["count"] == 2
 
 
-def test_success_and_pending_are_no_failures_but_lost_suboperations_are(clock):
+def test_warnings_and_cancels_are_no_failures_but_lost_suboperations_are(clock):
     activity = Activity(clock)
-    for command, code in [("C-STORE", 0), ("C-STORE", 0xB000), ("C-FIND", 0xFE00)]:
-        activity.answered(peer(), command, "", Status(code), 0.0)
+    for command, code in [("C-STORE", 0xB000), ("C-FIND", 0xFE00), ("C-GET", 0xFE00)]:
+        activity.unsuccessful(peer(), command, "", Status(code))
     assert activity.snapshot()["troubles"] == []
-    activity.answered(peer(), "C-MOVE", "", Status(0xB000), 0.0)
+    activity.unsuccessful(peer(), "C-MOVE", "", Status(0xB000))
     assert len(activity.snapshot()["troubles"]) == 1
 
 
-def test_overlapping_requests_of_an_association_are_counted(clock):
+def test_requests_of_an_association_are_counted_also_when_it_ends_before_anybody_looks(clock):
     activity, one = Activity(clock), peer()
-    activity.accepted(one)
-    activity.began(one, "C-FIND", "", 10)
-    activity.began(one, "C-ECHO", "", None)
-    activity.answered(one, "C-ECHO", "", Status(0), 0.0)
+    traffic = activity.accepted(one)
+    traffic.take("C-FIND", 10)
+    traffic.take("N-ACTION", 5)
     (shown,) = activity.snapshot()["associations"]
-    assert (shown["busy"], shown["requests"], shown["received"]) == (1, 2, 10)
+    assert (shown["requests"], shown["received"], shown["asked"]) == (2, 15, "N-ACTION")
+    assert not shown["busy"]
+    traffic.take("C-FIND", 1)
     activity.ended(one, None)
-    assert activity.snapshot()["associations"] == []
+    snapshot = activity.snapshot()
+    assert snapshot["associations"] == []
+    _, counts = snapshot["rates"]
+    assert (counts["C-FIND"][-1], counts["N-services"][-1], counts["received"][-1]) == (2, 1, 16)
+
+
+def test_how_long_something_takes_is_seen_by_those_who_look_again(clock):
+    activity, one = Activity(clock), peer()
+    traffic = activity.accepted(one)
+    traffic.take("C-STORE", 10)
+    one.is_answering = True
+    activity.settle()
+    began = clock.seconds
+    clock.seconds += 90
+    (shown,) = activity.snapshot()["associations"]
+    assert (shown["busy"], shown["asked_since"]) == (True, began)
+    assert activity.snapshot()["rates"][1]["C-STORE"][-2:] == [1, 0]
+    one.is_answering = False
+    assert not activity.snapshot()["associations"][0]["busy"]
 
 
 def test_what_peers_say_is_cut_and_cannot_steer_a_terminal(clock):
     activity = Activity(clock)
-    activity.answered(peer("A\x1b[2J"), "C-STORE", "", Status(0xA700, "x" * 5000), 0.0)
+    activity.unsuccessful(peer("A\x1b[2J"), "C-STORE", "", Status(0xA700, "x" * 5000))
     (trouble,) = activity.snapshot()["troubles"]
     assert trouble["calling_ae"] == "A?[2J"
     assert len(trouble["comment"]) <= 300

@@ -6,43 +6,42 @@ import itertools
 import os
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pacsroute import uids
 from pacsroute.dimse.commands import Command
 from pacsroute.errors import AssociationAborted
-from pacsroute.framework.observer import Observer
+from pacsroute.framework.observer import Observer, Traffic
 from pacsroute.framework.peer import PeerView
 from pacsroute.status import Status
 from pacsroute.tls import subject
 from pacsroute.trace.layout import printable
 from pacsroute.upper_layer.pdu import AssociateRJ
 from pacsroute.upper_layer.rejections import reason_of
-from pacsroute.web.console.rates import FAILURES, RECEIVED, SENT, Rates, kind_of
+from pacsroute.web.console.rates import DICOMWEB, FAILURES, RECEIVED, SENT, Rates, kind_of
 
 KEPT = 200
 """How many failures are kept; those that are alike are one, with a count."""
 
-_COLLECTED = 1_000_000  # requests between two times that they are counted
 _LONGEST = 300  # characters of a text
 _RETRIEVALS = ("C-GET", "C-MOVE")
 
 
-@dataclass(slots=True)
+@dataclass
 class Open:
     """An association that is open; times are in seconds since 1970.
 
     Attributes
     ----------
-    overlaps : bool
-        Whether several threads answer its requests.
-    busy : int
-        How many of its requests are being answered.
+    busy : bool
+        Whether one of its requests is being answered.
     asked : str
-        The last one of these.
+        The last request.
+    asked_since : float
+        When that was noticed.
     """
 
     address: str
@@ -50,21 +49,22 @@ class Open:
     called_ae: str
     certificate: str
     since: float
-    overlaps: bool = False
-    busy: int = 0
+    busy: bool = False
     asked: str = ""
     asked_since: float = 0.0
     requests: int = 0
     received: int = 0
     sent: int = 0
 
-    def begin(self, command: str, size: int | None, now: float) -> None:
-        """Note a request that is about to be answered."""
-        self.busy += 1
-        self.requests += 1
-        self.asked, self.asked_since = command, now
-        if size:
-            self.received += size
+
+@dataclass
+class _Watched:
+    """An association that is open, and what has been counted of its traffic so far."""
+
+    association: PeerView
+    shown: Open
+    traffic: Traffic = field(default_factory=Traffic)
+    counted: Traffic = field(default_factory=Traffic)
 
 
 @dataclass
@@ -104,8 +104,8 @@ class Trouble:
 class Activity(Observer):
     """Observes an app for the console.
 
-    A request costs half a microsecond. Counts are only collected, which needs no lock, and `settle`
-    counts it: that is called once a second, and before anybody looks.
+    Successful requests are counted by their associations; `settle` looks at these once a second,
+    and before anybody sees the numbers.
 
     Parameters
     ----------
@@ -115,18 +115,14 @@ class Activity(Observer):
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        # Nothing of these is lost while they are settled in time, and they never grow further.
-        self._answered: deque[str] = deque(maxlen=_COLLECTED)
-        self._received: deque[int] = deque(maxlen=_COLLECTED)
-        self._sent: deque[int] = deque(maxlen=_COLLECTED)
-        self._open: dict[int, Open] = {}  # by the association's identity
-        self._lock = threading.Lock()  # guards what follows, and an association that overlaps
+        self._lock = threading.Lock()  # guards all that follows
+        self._open: dict[int, _Watched] = {}  # by the association's identity
         self._rates = Rates(now)
         self._troubles: OrderedDict[tuple[str, ...], Trouble] = OrderedDict()
         self._numbers = itertools.count(1)
 
-    def accepted(self, association: PeerView) -> None:
-        """Note who is there."""
+    def accepted(self, association: PeerView) -> Traffic:
+        """Note who is there, and count its requests."""
         certificate = association.peer_certificate
         one = Open(
             association.remote_address,
@@ -134,11 +130,13 @@ class Activity(Observer):
             printable(association.called_ae),
             printable(subject(certificate)) if certificate else "",
             self._now(),
-            getattr(association, "window", 1) > 1,
         )
-        self._open[id(association)] = one
+        watched = _Watched(association, one)
+        with self._lock:
+            self._open[id(association)] = watched
         if not association.contexts:
             self._note(association, "rejected", "association", "nothing it proposes is served")
+        return watched.traffic
 
     def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
         """Note why."""
@@ -151,58 +149,14 @@ class Activity(Observer):
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """Note that it is gone, and why, unless it was released."""
-        self._open.pop(id(association), None)
+        with self._lock:
+            watched = self._open.pop(id(association), None)
+            if watched is not None:
+                self._settle(watched)
         if error is not None:
             self._note(association, "aborted", "association", str(error))
 
-    def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
-        """Note what is asked, and its bytes."""
-        if size:
-            self._received.append(size)
-        one = self._open.get(id(peer))
-        if one is None:
-            return
-        if one.overlaps:
-            with self._lock:
-                one.begin(command, size, self._now())
-        else:
-            one.begin(command, size, self._now())
-
-    def answered(
-        self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
-    ) -> None:
-        """Count it, and note a failure."""
-        self._answered.append(command)
-        one = self._open.get(id(peer))
-        if one is not None and one.overlaps:
-            with self._lock:
-                one.busy -= 1
-        elif one is not None:
-            one.busy -= 1
-        if status is not None and status[0]:
-            self._look_at(peer, command, sop_class, status)
-
-    def sent(self, peer: PeerView, command: Command, size: int) -> None:
-        """Count the bytes."""
-        self._sent.append(size)
-        one = self._open.get(id(peer))
-        if one is None:
-            return
-        if one.overlaps:
-            with self._lock:
-                one.sent += size
-        else:
-            one.sent += size
-
-    def settle(self) -> None:
-        """Count what was collected, for the minute that it is."""
-        with self._lock:
-            for command, count in Counter(_taken(self._answered)).items():
-                self._rates.add(kind_of(command), count)
-            self._rates.add(RECEIVED, sum(_taken(self._received)))
-            self._rates.add(SENT, sum(_taken(self._sent)))
-
-    def _look_at(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
+    def unsuccessful(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
         """Note a request that has failed, or that has failed in part."""
         category = status.category
         if category == "Failure" or (category == "Warning" and command in _RETRIEVALS):
@@ -210,6 +164,42 @@ class Activity(Observer):
             what = f"{command}, {uids.name(sop_class)}" if sop_class else command
             reason = f"0x{status.code:04X} {status.name}"
             self._note(peer, kind, what, reason, status.comment)
+
+    def sent(self, peer: PeerView, command: Command, size: int) -> None:
+        """Count the bytes."""
+        with self._lock:
+            self._rates.add(SENT, size)
+            watched = self._open.get(id(peer))
+            if watched is not None:
+                watched.shown.sent += size
+
+    def over_http(self, size: int) -> None:
+        """Count a request for DICOMweb, with a body of so many bytes."""
+        with self._lock:
+            self._rates.add(DICOMWEB)
+            self._rates.add(RECEIVED, size)
+
+    def settle(self) -> None:
+        """Count what has come since the last time, for the minute that it is."""
+        with self._lock:
+            for watched in self._open.values():
+                self._settle(watched)
+
+    def _settle(self, watched: _Watched) -> None:
+        """Count what has come over an association since the last time; the caller has the lock."""
+        traffic, counted, shown = watched.traffic, watched.counted, watched.shown
+        for command, count in tuple(traffic.requests.items()):
+            new = count - counted.requests.get(command, 0)
+            if new:
+                counted.requests[command] = count
+                shown.requests += new
+                shown.asked, shown.asked_since = traffic.asked, self._now()
+                self._rates.add(kind_of(command), new)
+        received = traffic.received
+        self._rates.add(RECEIVED, received - counted.received)
+        shown.received = counted.received = received
+        is_answering = getattr(watched.association, "is_answering", False)
+        shown.busy = bool(is_answering and shown.asked)
 
     def _note(self, peer: PeerView, kind: str, what: str, reason: str, comment: str = "") -> None:
         calling, called = map(printable, (peer.calling_ae, peer.called_ae))
@@ -233,12 +223,7 @@ class Activity(Observer):
         self.settle()
         with self._lock:
             return {
-                "associations": [asdict(one) for one in list(self._open.values())],
+                "associations": [asdict(one.shown) for one in self._open.values()],
                 "troubles": [asdict(one) for one in self._troubles.values()],
                 "rates": self._rates.all(),
             }
-
-
-def _taken(collected: deque[Any]) -> list[Any]:
-    """Return what was collected, and forget it; others go on collecting."""
-    return [collected.popleft() for _ in range(len(collected))]

@@ -119,6 +119,10 @@ class Console:
         if self._neighbours is not None:
             self._neighbours.stop()
 
+    def over_http(self, http: Request) -> None:
+        """Count a request for DICOMweb."""
+        self._activity.over_http(http.content_length or 0)
+
     def _settle(self, over: threading.Event) -> None:
         while not over.wait(_TICK):
             self._activity.settle()

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 
 MINUTES = 60
-REQUESTS = ("C-ECHO", "C-STORE", "C-FIND", "C-GET", "C-MOVE", "N-services", "DICOMweb")
+DICOMWEB, _N_SERVICES = "DICOMweb", "N-services"
+REQUESTS = ("C-ECHO", "C-STORE", "C-FIND", "C-GET", "C-MOVE", _N_SERVICES, DICOMWEB)
 RECEIVED, SENT, FAILURES = "received", "sent", "failures"
 
 _NAMES = (*REQUESTS, RECEIVED, SENT, FAILURES)
@@ -17,12 +18,10 @@ def kind_of(command: str) -> str:
 
     Examples
     --------
-    >>> kind_of("C-STORE"), kind_of("N-ACTION"), kind_of("WADO-RS metadata")
-    ('C-STORE', 'N-services', 'DICOMweb')
+    >>> kind_of("C-STORE"), kind_of("N-ACTION")
+    ('C-STORE', 'N-services')
     """
-    if command.startswith("C-"):
-        return command
-    return "N-services" if command.startswith("N-") else "DICOMweb"
+    return _N_SERVICES if command.startswith("N-") else command
 
 
 class Rates:
