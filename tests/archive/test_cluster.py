@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -18,12 +19,15 @@ import pytest
 from support.archives import found, image
 from support.balancers import line
 from support.certificates import gone
+from support.guides import blocks
 from support.names import WAIT
-from support.places import ROOT
-from support.programs import missing
+from support.places import GUIDES, ROOT
+from support.processes import Running
+from support.programs import missing, program
 from support.raw_peer import RawPeer
 
 from pacsroute import PacsrouteError, connect
+from pacsroute.config import SETTINGS
 from pacsroute.storage import Objects
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -42,9 +46,9 @@ def _module():
 
 @pytest.fixture(scope="module")
 def cluster():
-    for program in ("haproxy", "swift-proxy-server", "memcached"):
-        if shutil.which(program) is None:
-            missing(program)
+    for name in ("haproxy", "swift-proxy-server", "memcached"):
+        if shutil.which(name) is None:
+            missing(name)
     # Not a folder of pytest's: the path of a socket has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="pacs-") as folder:
         os.chmod(folder, 0o755)
@@ -221,3 +225,58 @@ def test_header_that_does_not_come_from_the_balancer_is_refused(cluster):
         sock.sendall(line("127.0.0.1"))
         assert gone(sock)
     assert why in node.log.read_text()
+
+
+# ------------------------------------------------------------- what the guide shows
+
+
+def _blocks(language):
+    return [one.text for one in blocks(GUIDES / "cluster.md") if one.language == language]
+
+
+def _anywhere(text):
+    """Return a line of output without its ports and its folder."""
+    return re.sub(r"/\S*/pacs-\S+|:\d+", "@", text)
+
+
+def test_script_starts_the_cluster_as_the_guide_says_and_ends_all_of_it(cluster):
+    script = ROOT / "examples" / "cluster" / "try_out.py"
+    with Running(ROOT, script=str(script)) as running:
+        printed = [
+            running.until("DICOM at"),
+            running.until("DICOMweb at"),
+            running.until("nodes A"),
+        ]
+        folder = re.search(r"logs in (\S+)", printed[2].string)[1]
+        _, shown = _blocks("text")
+        for example, found in zip(shown.splitlines(), printed, strict=True):
+            assert _anywhere(example) == _anywhere(found.string)
+        running.signal(signal.SIGINT)
+        assert running.ended() == 0
+    assert not Path(folder).exists()
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert folder not in listed.stdout
+
+
+def test_files_of_the_example_are_valid(cluster, tmp_path):
+    folder = ROOT / "examples" / "cluster"
+    command = ["haproxy", "-c", "-f", str(folder / "haproxy.cfg")]
+    subprocess.run(command, env=os.environ | cluster.places, check=True, capture_output=True)
+    text = (folder / "archive@.service").read_text()
+    command = "/opt/archive/venv/bin/pacsroute"
+    assert command in text
+    unit = tmp_path / "archive@.service"
+    unit.write_text(text.replace(command, sys.executable))
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", "--man=no", str(tmp_path / "archive@a.service")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Unknown" not in done.stderr
+    for name in re.findall(r"PACSROUTE_(\w+)=", text + "".join(_blocks("ini"))):
+        assert name.lower() in SETTINGS, name
+    for block in _blocks("sh"):
+        subprocess.run(["bash", "-n", "-c", block], check=True)
