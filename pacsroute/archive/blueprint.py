@@ -30,7 +30,13 @@ from pacsroute.archive.journal import Journal, Lines, Notes
 from pacsroute.archive.keeper import Keeper
 from pacsroute.archive.layout import Layout
 from pacsroute.archive.model import LEVELS, Model
-from pacsroute.archive.settings import Issuers, check_choice, check_layout, free_space
+from pacsroute.archive.settings import (
+    Issuers,
+    check_choice,
+    check_layout,
+    consideration,
+    free_space,
+)
 from pacsroute.archive.sqlite import SQLite
 from pacsroute.archive.storing import Conflict, Mismatch, Storing
 from pacsroute.archive.upkeep import Finding, Upkeep
@@ -176,6 +182,7 @@ class Archive(Blueprint):
         self._opened = 0
         self._opening = threading.Lock()
         self._add_defaults()
+        self.considerations.append(consideration(name, conflict, mismatch))
 
     def _index(self, where: str | os.PathLike[str]) -> Database:
         if not str(where).startswith(("postgresql://", "postgres://")):

@@ -16,6 +16,7 @@ def sections(facts: Facts) -> dict[str, str]:
     if config.tls_certificate:
         secure = {"8.4.2": _transport(config), "A.C": _ciphers(config)}
     return {
+        **({"6.6": _syslog()} if facts.app.auditors else {}),
         "8": "",
         "8.1": blank("in which network the product is meant to be, and what protects it there"),
         "8.2": "TCP/IP, over IPv4 or IPv6. Host names are resolved as the operating system does. "
@@ -106,14 +107,21 @@ def _identities(facts: Facts, asking: list[str]) -> str:
     )
 
 
+def _syslog() -> str:
+    return text(
+        "The product sends no audit messages by syslog.",
+        blank("how they get to an audit repository, if they do"),
+    )
+
+
 def _audit(facts: Facts) -> str:
     if not facts.app.auditors:
         return "No audit trail is written."
     return text(
         "Stores, queries, retrievals, exports, access over HTTP, deletions, corrections, "
         "authentications, rejected associations, start and stop are audit events, with the content "
-        "of PS3.15 A.5. The product does not send them to a repository itself.",
-        blank("where the audit trail is kept, and how it gets to an audit repository"),
+        "of PS3.15 A.5.",
+        blank("where the audit trail is kept, and for how long"),
     )
 
 

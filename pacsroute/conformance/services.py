@@ -43,7 +43,7 @@ def sections(facts: Facts) -> dict[str, str]:
             "The requests below are handed to the product when this layer has checked them.",
         ),
         **_storage(facts),
-        "5.6": blank("how the services depend on each other"),
+        "5.6": text(*facts.app.considered()) or blank("how the services depend on each other"),
         "5.7": _character_sets(facts),
     }
     for number in range(kinds.WORKLIST, kinds.OTHER + 1):

@@ -251,6 +251,10 @@ class BaseApp(Scope):
             for gauges in scope.gauges:
                 yield from gauges()
 
+    def considered(self) -> list[str]:
+        """Return what a conformance statement says of services that belong together."""
+        return [text for scope in self._scopes for text in scope.considerations]
+
     def audit(self, function: Auditor) -> Auditor:
         """Register a function for each store, query, retrieval, deletion and the like.
 

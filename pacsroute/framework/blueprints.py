@@ -54,6 +54,7 @@ class Scope(Router):
         self.destinator: Callable[[str, Any], Peer | None] | None = None
         self.ready_checks: list[Callable[[Any], str | None]] = []
         self.gauges: list[Callable[[], Iterable[Gauge]]] = []
+        self.considerations: list[str] = []  # for the conformance statement (PS3.2 §N.5.6)
         self.lifespans: list[Callable[[Any], Iterator[None]]] = []
         self.families: list[Family] = [((self,), None)]
 

@@ -17,6 +17,7 @@ from pacsroute import (
     StoreRequest,
     uids,
 )
+from pacsroute.conformance import statement
 
 
 def stored_by(app, sop_class=CT, calling_ae="CT1"):
@@ -142,6 +143,42 @@ def test_its_parts_serve_handlers_of_ones_own(make):
 
 
 @only_folder
+@pytest.mark.parametrize(
+    ("conflict", "mismatch", "said"),
+    [
+        ("refuse", "quarantine", ("refused with 0x0111 and kept aside", "the warning 0xB000")),
+        ("keep-both", "refuse", ("is kept beside it", "is refused with 0xC000")),
+        ("replace", "accept", ("takes its place", "of its study is stored")),
+    ],
+)
+def test_conformance_statement_says_what_becomes_of_conflicts(make, conflict, mismatch, said):
+    text = statement(make(conflict=conflict, mismatch=mismatch))
+    considered = text.partition("### 5.6 ")[2].partition("### 5.7 ")[0]
+    for words in said:
+        assert words in considered
+    assert "Patients are not merged and studies are not split" in considered
+
+
+def test_conformance_statement_says_that_no_audit_message_is_sent(make):
+    app = make()
+    assert "No audit trail is written." in statement(app)
+    app.audit(lambda event: None)
+    assert "sends no audit messages by syslog" in statement(app)
+
+
+@only_folder
+def test_nothing_is_deleted_over_http(make):
+    pytest.importorskip("flask")
+    app = make()
+    with app.test_client() as client:
+        client.store(image(1))
+        web = app.web.test_client()
+        for path in ("", "/series/1.2", "/series/1.2/instances/1.3.1"):
+            answer = web.delete(f"/dicom-web/studies/1.1{path}")
+            assert answer.status_code in (404, 405)
+        assert app.state.archive.count() == 1
+
+
 def test_a_hook_refuses_what_is_not_to_be_kept(make):
     app = App("ARCHIVE")
     archive = make().state.archive
