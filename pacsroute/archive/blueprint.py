@@ -599,7 +599,7 @@ class Archive(Blueprint):
     def _check_open(self) -> None:
         self._check_registered()
         if not self._opened:
-            raise SetupError(f"the archive {self.name!r} is not open: hold app.running()")
+            raise SetupError(f"the archive {self.name!r} is not open: use it within app.running()")
 
     # ------------------------------------------------------------- of one request
 

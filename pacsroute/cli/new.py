@@ -15,7 +15,8 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 def _name(context: click.Context, argument: click.Parameter, text: str) -> str:
     if not _NAME.fullmatch(text):
         raise click.BadParameter(
-            f"{text!r} is not made of small letters, digits and single hyphens, as my-archive"
+            f"{text!r} is not a valid name: use lower-case letters, digits and single hyphens, "
+            "as in my-archive"
         )
     if text in ("pacsroute", "pydicom", "click"):
         raise click.BadParameter(f"{text!r} is a package that the project needs itself")
@@ -33,9 +34,9 @@ def new(name: str) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
-        raise click.ClickException(f"{name} is there already: nothing is written") from None
+        raise click.ClickException(f"{name} exists already: nothing was written") from None
     except OSError as error:
-        raise click.ClickException(f"{name} cannot be made: {error.strerror}") from None
+        raise click.ClickException(f"{name} cannot be created: {error.strerror}") from None
     words = {"project-name": name, "PROJECT-TITLE": name.upper()[:16].rstrip("-")}
     for path in _write(files("pacsroute.cli") / "project", folder, words):
         click.echo(f"  {path}")

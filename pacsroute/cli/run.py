@@ -159,7 +159,7 @@ def run(
 def _extra(name: str) -> Iterator[None]:
     """Say what to install if an import fails."""
     if os.name != "posix":
-        raise click.ClickException(f"--{name} forks processes, which this system does not")
+        raise click.ClickException(f"--{name} needs to fork processes, which this system cannot")
     try:
         yield
     except ModuleNotFoundError as error:

@@ -167,7 +167,7 @@ class Account(NamedTuple):
         except KeyError as error:
             raise click.UsageError(f"--user, --group: {error.args[0]}") from None
         if os.geteuid() != 0:
-            raise click.UsageError("only root can have --user")
+            raise click.UsageError("only root can use --user")
         return cls(user, uid, gid)
 
     def take(self) -> None:

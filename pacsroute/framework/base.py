@@ -318,7 +318,7 @@ class BaseApp(Scope):
                 continue
             if title is None and scope is not self:
                 raise SetupError(
-                    f"@authenticate of {scope!r}: who may come in is asked of an association, so "
+                    f"@authenticate of {scope!r}: it runs for associations, so "
                     "register the blueprint with called_ae=, or use @app.authenticate"
                 )
             if innermost.setdefault(title, scope) is not scope:

@@ -21,7 +21,7 @@ def check_callable(
     A function that is async, or has a yield where the result is not iterated, would never run.
     """
     if not callable(function):
-        raise SetupError(f"@app.{decorator} is put on a function, not on {function!r:.40}")
+        raise SetupError(f"@app.{decorator} decorates a function, not {function!r:.40}")
     name = getattr(function, "__qualname__", repr(function))
     bodies = (function, type(function).__call__)  # of a function, and of an object with __call__
     if any(map(_is_async, bodies)):

@@ -45,7 +45,7 @@ class Destinations(UserDict[str, Peer]):
 def _check(peer: object) -> None:
     """Raise a `SetupError` for what no connection could be opened to."""
     if not isinstance(peer, Peer):
-        raise SetupError(f'a Peer is due, as Peer("10.0.0.7", 104), not {peer!r:.40}')
+        raise SetupError(f'expected a Peer, such as Peer("10.0.0.7", 104), not {peer!r:.40}')
     if peer.url:
         if not peer.url.startswith(("http://", "https://")):
             raise SetupError(f"the URL begins with http:// or https://, not {peer.url!r:.40}")

@@ -72,7 +72,7 @@ def final_status(result: object, who: str = "a handler") -> Status:
         what = "raise it" if isinstance(result, Failure) else "return None, an int or a Status"
         raise TypeError(f"{who} returned {kind}: {what}")
     if status.category in ("Unknown", "Pending"):
-        raise ValueError(f"{who} returned 0x{status.code:04X}, which is no final status")
+        raise ValueError(f"{who} returned 0x{status.code:04X}, which is not a final status")
     return status
 
 
@@ -91,11 +91,11 @@ def rows_of(result: object, route: Route) -> Iterator[Any]:
     whole = isinstance(result, (str, bytes, os.PathLike, Mapping)) or is_dataset(result)
     if result is None or whole:
         raise TypeError(
-            f"{route.where} returned {type(result).__name__}, not something to iterate: "
-            "yield each answer, or return a list of them"
+            f"{route.where} returned {type(result).__name__}, which is not iterable: "
+            "yield each answer, or return a list"
         )
     if not isinstance(result, Iterable):
-        raise TypeError(f"{route.where} returned {type(result).__name__}, which has no answers")
+        raise TypeError(f"{route.where} returned {type(result).__name__}, which is not iterable")
     return iter(result)
 
 

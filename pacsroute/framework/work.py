@@ -337,4 +337,4 @@ def _check(
         check_callable(decorator, function, arguments)
     for names in (declared.jobs, declared.quiet, declared.background):
         if name in names:
-            raise SetupError(f"@app.{decorator}: the app has such a function {name} already")
+            raise SetupError(f"@app.{decorator}: there is a function {name} already")

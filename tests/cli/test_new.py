@@ -103,7 +103,7 @@ def test_new_project_does_not_overwrite_files(tmp_path, kind):
         path.symlink_to(tmp_path / "nowhere")
     code, out, said = pacsroute(tmp_path, "new", "there")
     assert (code, out) == (1, "")
-    assert said == "Error: there is there already: nothing is written\n"
+    assert said == "Error: there exists already: nothing was written\n"
     assert os.listdir(tmp_path) == ["there"]
     assert kind != "folder" or os.listdir(path) == []
 

@@ -332,7 +332,7 @@ def test_store_handler_result_becomes_a_status(handler, code):
     [
         (Path("archive/1.2.3.dcm"), r"keep returned \w+Path: return None, an int or a Status"),
         (Failure(0xA700), "keep returned Failure: raise it"),
-        (0xFF00, "keep returned 0xFF00, which is no final status"),
+        (0xFF00, "keep returned 0xFF00, which is not a final status"),
     ],
 )
 def test_a_result_that_is_no_status_names_the_handler(caplog, result, words):

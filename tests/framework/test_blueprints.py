@@ -444,7 +444,7 @@ HOOKS = ["before_association", "after_association", "before_request", "after_req
 def test_a_hook_of_the_wrong_shape_is_a_set_up_error(name):
     with pytest.raises(SetupError, match="called as"):
         getattr(App(), name)(lambda: None)
-    with pytest.raises(SetupError, match="put on a function"):
+    with pytest.raises(SetupError, match="decorates a function"):
         getattr(App(), name)("text")
 
 

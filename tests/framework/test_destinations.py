@@ -9,9 +9,9 @@ from pacsroute import TLS, App, Peer, SetupError
 PACS = Peer("10.0.0.7", 104)
 
 WRONG = [
-    (("10.0.0.7", 104), r"a Peer is due, as Peer\("),
-    (None, "a Peer is due"),
-    ("10.0.0.7:104", "a Peer is due"),
+    (("10.0.0.7", 104), r"expected a Peer, such as Peer\("),
+    (None, "expected a Peer"),
+    ("10.0.0.7:104", "expected a Peer"),
     (Peer("", 104), "the host is a name or an address"),
     (Peer(7, 104), "the host is a name or an address, not 7"),
     (Peer("10.0.0.7", "104"), "the port is 1 to 65,535, not '104'"),
