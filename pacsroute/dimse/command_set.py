@@ -250,18 +250,56 @@ def _first_half(kind: Any, values: tuple[Any, ...], second: int) -> tuple[bytes,
     return before, body[at:]
 
 
-def decode(data: bytes | bytearray | memoryview) -> Command:
-    """Return the command that the bytes of a command set hold.
+# Where the elements begin that differ from message to message, and what is read of each.
+_MESSAGE_IDS = {
+    b"\0\0\x10\1\2\0\0\0": "message_id",
+    b"\0\0\x20\1\2\0\0\0": "message_id_responded_to",
+}
+_INSTANCE = b"\0\0\0\x10"
+_SHORT = 256  # bytes of elements that are remembered
 
-    Elements of other groups are ignored: Orthanc adds the list of failed instances.
 
-    Raises
-    ------
-    ProtocolError
-        If they are not a command set.
+def _read(data: bytes) -> dict[str, Any]:
+    """Return the values of a command set, by name.
+
+    What stands before the Message ID, and behind it up to the SOP Instance UID, is the same in
+    message after message of a peer, and is read once: this takes half of the time.
     """
-    data = bytes(data)
+    for tag, name in _MESSAGE_IDS.items():
+        before, found, rest = data.partition(tag)
+        if found and len(rest) >= _US.size and (first := _remembered(before)) is not None:
+            known = first | {name: int.from_bytes(rest[: _US.size], "little")}
+            between, found, last = rest[_US.size :].partition(_INSTANCE)
+            if (second := _remembered(between)) is not None:
+                known |= second
+                if found:
+                    _elements(found + last, known)
+                return known
+    known = {}
+    _elements(data, known)
+    return known
+
+
+def _remembered(data: bytes) -> dict[str, Any] | None:
+    return _whole_elements(data) if len(data) <= _SHORT else None
+
+
+@lru_cache(maxsize=1024)
+def _whole_elements(data: bytes) -> dict[str, Any] | None:
+    """Return the values of whole elements; None if the last one is not whole.
+
+    Then what was found behind it was no element, but a part of its value.
+    """
     known: dict[str, Any] = {}
+    try:
+        end = _elements(data, known)
+    except ProtocolError:
+        return None
+    return known if end == len(data) else None
+
+
+def _elements(data: bytes, known: dict[str, Any]) -> int:
+    """Read elements, and return where the last one ends."""
     unpack, readers = _HEAD.unpack_from, _READERS
     position, end = 0, len(data)
     while position + 8 <= end:
@@ -273,6 +311,20 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
         if not group and element in readers:
             name, read = readers[element]
             known[name] = read(data[start:position])
+    return position
+
+
+def decode(data: bytes | bytearray | memoryview) -> Command:
+    """Return the command that the bytes of a command set hold.
+
+    Elements of other groups are ignored: Orthanc adds the list of failed instances.
+
+    Raises
+    ------
+    ProtocolError
+        If they are not a command set.
+    """
+    known = _read(bytes(data))
     number = known.pop("command_field", None)
     if number is None:
         raise ProtocolError("a command set without Command Field")

@@ -322,6 +322,41 @@ def test_a_command_set_cut_short(command, draw):
     read(data[: draw.draw(st.integers(0, len(data)))])
 
 
+# What a Message ID and a SOP Instance UID begin with, also where it is a part of another value.
+marks = st.sampled_from([b"\0\0\x10\1\2\0\0\0", b"\0\0\x20\1\2\0\0\0", b"\0\0\0\x10\4\0\0\0"])
+anything = st.lists(st.binary(max_size=9) | marks, max_size=4).map(b"".join)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 2, 0x110, 0x120, 0x600, 0x800, 0x1000, 0x9999]), anything),
+        max_size=6,
+    ),
+    anything,
+    st.integers(0, 400),
+)
+def test_what_is_remembered_of_messages_changes_nothing(values, behind, length):
+    data = (element(0x0100, us(0x0001)) + b"".join(element(*one) for one in values) + behind)[
+        :length
+    ]
+
+    def plain():
+        known = {}
+        try:
+            command_set._elements(data, known)
+        except ProtocolError:
+            return None
+        return known
+
+    def remembering():
+        try:
+            return command_set._read(data)
+        except ProtocolError:
+            return None
+
+    assert remembering() == remembering() == plain()
+
+
 def test_a_cancel_names_the_request_it_is_about():
     found = elements(encode(CCancelRQ(message_id_responded_to=9)))
     assert found[0x0120] == us(9)
