@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,18 +74,25 @@ class Functions:
             self._failed(job, error)
 
     def _failed(self, job: Job, error: Exception) -> None:
-        # The text of a user's exception may hold patient data; its traceback tells the rest.
+        # The text of a user's exception may hold patient data: only the level DEBUG has it.
         ours = isinstance(error, ProcessFailed)
         said = str(error) if ours else type(error).__name__
-        trace = None if ours else error
+        where = "" if ours else _where(error)
+        logger.debug("job %d, %s failed", job.id, job.function, exc_info=error)
         if job.attempts < len(self._retry):
             seconds = self._retry[job.attempts]
-            line = f"job %d, %s: %s; again in {seconds:.0f} s"
-            logger.warning(line, job.id, job.function, said, exc_info=trace)
+            line = f"job %d, %s: %s%s; again in {seconds:.0f} s"
+            logger.warning(line, job.id, job.function, said, where)
             self._queue.put_back(job, delay=seconds, error=said, tried=True)
         elif self._queue.give_up(job, said):
-            logger.error("job %d, %s: %s; given up", job.id, job.function, said, exc_info=trace)
+            logger.error("job %d, %s: %s%s; given up", job.id, job.function, said, where)
             self._gave_up(job, error)
+
+
+def _where(error: Exception) -> str:
+    """Return the line of code that raised an exception."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" in {last.name} ({os.path.basename(last.filename)}:{last.lineno})"
 
 
 def plain(queue: Queue, function: Callable[..., object]) -> Call:

@@ -1,6 +1,8 @@
 """Durable work as an app writes it: forward, jobs, quiet series, in the test client."""
 
 import gc
+import logging
+import re
 
 import pytest
 from support.samples import FILES
@@ -129,14 +131,19 @@ def test_a_job_that_raises_is_tried_again(app, caplog):
     tries = []
 
     @app.job(retry=[1, 60])
-    def shaky():
+    def shaky(name):
         tries.append(1)
         if len(tries) < 3:
             raise ValueError("DOE^JANE")
 
     with app.test_client():
-        shaky.later()
+        shaky.later("SMITH^JOE")
     assert len(tries) == 3
+    lines = [record for record in caplog.records if record.levelno >= logging.INFO]
+    said = "\n".join(map(logging.Formatter().format, lines))
+    assert "DOE" not in said
+    assert "SMITH" not in said
+    assert re.search(r"job 1, shaky: ValueError in shaky \(test_app_jobs.py:\d+\); again in", said)
 
 
 def test_arguments_without_json_are_refused_at_once(app):

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import time
+from pathlib import Path
 
 import pytest
 from support.names import WAIT
@@ -59,16 +61,20 @@ def begin(request):
     for job, arguments in TODO:
         job.later(*arguments)
 
+RUNS
+"""
+GUARDED = """
 if __name__ == "__main__":
     app.run(port=0, grace=7)
 """
 
 
-def serving(folder, todo, *, script=False):
-    (folder / "app.py").write_text(APP.replace("TODO", todo, 1))
+def serving(folder, todo, *options, script=""):
+    text = APP.replace("TODO", todo, 1).replace("RUNS", script)
+    (folder / "app.py").write_text(text)
     if script:
         return Running(folder, script="app.py")
-    return Running(folder, "run", "app.py", "--port", "0", "--grace", "7")
+    return Running(folder, "run", "app.py", "--port", "0", "--grace", "7", *options)
 
 
 def said(folder):
@@ -100,7 +106,11 @@ def is_alive(pid):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [False, True], ids=["command", "script"])
+@pytest.mark.parametrize(
+    "script",
+    ["", GUARDED, "app.run(port=0, grace=7)"],
+    ids=["command", "script", "script without a main guard"],
+)
 def test_a_function_runs_in_a_process_with_the_settings_and_the_lifespan(tmp_path, script):
     with serving(tmp_path, "[(works, ['a'])]", script=script) as running:
         echo(running.port())
@@ -135,6 +145,26 @@ def test_no_process_outlives_a_server_that_is_killed(tmp_path):
         (line,) = until(lambda: said(tmp_path), running)
         running.signal(signal.SIGKILL)
         until(lambda: not is_alive(int(line.split()[1])), running)
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_worker_that_is_killed_and_the_port_stays(tmp_path):
+    with serving(tmp_path, "[(waits, [])]", "--workers", "2") as running:
+        port = running.port()
+        echo(port)
+        (line,) = until(lambda: said(tmp_path), running)
+        child = int(line.split()[1])
+        stat = Path(f"/proc/{child}/stat").read_text()
+        os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)  # its parent
+        until(lambda: not is_alive(child), running)
+        until(lambda: len(said(tmp_path)) == 2, running)  # another worker does it
+        echo(port)
+        running.signal(signal.SIGTERM)
+        assert running.ended() == 0
+        children = [int(line.split()[1]) for line in said(tmp_path)]
+        until(lambda: not any(map(is_alive, children)), running)
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # it is free at once
 
 
 @pytest.mark.slow

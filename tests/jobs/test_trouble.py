@@ -5,11 +5,15 @@ import threading
 import time
 
 import pytest
-from support.names import WAIT
+from support.names import CT, EXPLICIT, WAIT
 from support.postgresql import server
+from support.raw_peer import RawPeer
 from support.samples import FILES
 
 from pacsroute import App, Archive, Failure, Instance, Peer, RequestFailed, connect
+from pacsroute.dataset.encoding import encode
+from pacsroute.dimse import commands
+from pacsroute.dimse.messages import fragment
 from pacsroute.framework.work import BackgroundFunction
 from pacsroute.jobs import opening, runner, schema
 from pacsroute.jobs.background import Background
@@ -249,6 +253,36 @@ def test_a_hundred_thousand_jobs_wait_without_slowing_the_others_down(queue):
     queue.wake("AWAY")
     assert min(seconds(lambda: queue.claim("AWAY", 20)) for _ in range(5)) < 0.25
     assert seconds(queue.lanes) < 5
+
+
+def test_no_period_ends_while_an_association_brings_more_of_it(tmp_path):
+    app = App("ROUTER", jobs=str(tmp_path / "jobs.db"))
+    ended, counts = threading.Event(), []
+
+    @app.store
+    def store(request): ...
+
+    @app.quiet("SERIES", after=0.5)
+    def complete(series):
+        counts.append(series.count)
+        ended.set()
+
+    dataset = Instance(SAMPLE).dataset
+    with app.serve(port=0) as running, RawPeer(running.port, [(CT, EXPLICIT)]) as peer:
+        for number in range(2):
+            dataset.SOPInstanceUID = uid = f"1.2.3.{number}"
+            command = commands.CStoreRQ(
+                message_id=number + 1, affected_sop_class=CT, affected_sop_instance=uid
+            )
+            *parts, last = fragment(1, command, encode(dataset, EXPLICIT), 4096)
+            for part in parts:
+                peer.socket.sendall(part)
+            if number:
+                assert not ended.wait(3.0)  # the first one is whole, and the period must not end
+            peer.socket.sendall(last)
+            assert peer.receive()[0].status == 0
+        assert ended.wait(WAIT)
+    assert counts == [2]
 
 
 def test_no_period_ends_while_an_http_request_brings_more_of_it(tmp_path):
