@@ -3,16 +3,21 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from support.names import CT, EXPLICIT
+from support.names import CT, EXPLICIT, WAIT
 from support.raw_peer import RawPeer
+from support.unharmed import until
 from support.web import ROOT, multipart
 
 from pacsroute import App, Instance
 from pacsroute.dataset.encoding import encode
+from pacsroute.dimse import commands
+from pacsroute.dimse.messages import fragment
 from pacsroute.instances import atomic_files, part10, spool
 from pacsroute.instances.place import Place
 from pacsroute.instances.spool import Spool
@@ -230,6 +235,48 @@ def test_beyond_the_memory_of_the_process_instances_go_to_files():
     for instance, data in zip(kept, sent, strict=True):
         with instance.open() as file:
             assert file.read() == data
+
+
+SERVER = """
+import sys
+from pacsroute import App
+
+app = App("ARCHIVE")
+
+@app.store
+def store(request):
+    request.save(sys.argv[1])
+
+server = app.serve(port=0)
+server.run(ready=lambda: print(server.port, flush=True))
+"""
+
+
+@nameless_only
+def test_nothing_stays_where_others_were_saved_after_a_kill(tmp_path):
+    folder = tmp_path / "archive"
+    command = [sys.executable, "-c", SERVER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with RawPeer(int(process.stdout.readline()), [(CT, EXPLICIT)]) as peer:
+            assert peer.store(image(LARGE), CT, "1.2.3").status == 0
+            command = commands.CStoreRQ(
+                message_id=2, affected_sop_class=CT, affected_sop_instance="1.2.4"
+            )
+            parts = fragment(1, command, image(LARGE, "1.2.4"), peer.maximum)
+            for part in parts[:-1]:  # all but the last bytes of the instance
+                peer.socket.sendall(part)
+            opened = Path(f"/proc/{process.pid}/fd")
+            assert until(lambda: any(is_in(link, folder) for link in opened.iterdir()))
+            process.kill()
+            process.wait(WAIT)
+    assert os.listdir(folder) == ["1.2.3.dcm"]
+
+
+def is_in(link, folder):
+    try:
+        return os.readlink(link).startswith(str(folder))
+    except FileNotFoundError:  # closed meanwhile
+        return False
 
 
 # --------------------------------------------------------------- the buffer
