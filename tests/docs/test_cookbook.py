@@ -385,6 +385,14 @@ def test_recipe_takes_a_token_as_user(recipe):
             client.echo()
 
 
+def test_recipe_shows_a_page_beside_dicomweb(recipe):
+    app = recipe("A page of your own beside DICOMweb").app
+    with app.test_client() as client:
+        client.store(image(patient="4711"))
+        shown = client.web.get("/received").json
+    assert shown == {"patients": ["4711"], "asked_by": "127.0.0.1"}
+
+
 def test_recipe_stores_the_result_of_a_model(recipe, sample):
     names, pacs, received = recipe("Call an AI model, and send its result back"), App(), []
     pacs.store(lambda request: received.append(request.dataset))

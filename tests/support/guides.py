@@ -69,6 +69,7 @@ class Reader:
     - ``sh`` is run. ``sh serves`` is started and waited for until it listens; it ends when the
       next one for the same port begins. ``sh exit N`` has to end so. ``sh not-run`` is looked
       at by bash only.
+    - ``nginx`` is left to tests/interop/test_nginx.py.
     - ``text`` behind ``sh`` is what that has to have printed; … stands for anything.
     """
 
@@ -109,6 +110,9 @@ class Reader:
         if not self._save(block):
             code = compile("\n" * block.line + block.text, str(block.page), "exec")
             exec(code, self.namespace)  # noqa: S102 - that is what it is for
+
+    def _nginx(self, block: Block) -> None:
+        """Leave it to tests/interop/test_nginx.py, which has nginx run it."""
 
     def _toml(self, block: Block) -> None:
         assert self._save(block), "TOML begins with the name of its file"
