@@ -16,7 +16,8 @@ from pacsroute.errors import AssociationRejected, SetupError
 from pacsroute.framework.admission import let_in, tell_of_rejected
 from pacsroute.framework.base import BaseApp
 from pacsroute.upper_layer.negotiation import AcceptedContext
-from pacsroute.upper_layer.pdu import UserIdentity
+from pacsroute.upper_layer.pdu import AssociateRJ, UserIdentity
+from pacsroute.upper_layer.rejections import reason_of
 
 _PASSCODE, _JWT = 2, 5  # types of a user identity (PS3.7 §D.3.3.7)
 _FORWARDED = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP")
@@ -86,8 +87,17 @@ def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller
             header = ("WWW-Authenticate", 'Basic realm="DICOMweb", charset="UTF-8"')
             raise _challenge(header) from None
         tell_of_rejected(app, caller, str(rejected))
-        raise Forbidden(f"rejected: {rejected}") from None
+        raise Forbidden(f"rejected: {_words(rejected)}") from None
     return caller
+
+
+def _words(rejected: AssociationRejected) -> str:
+    """Return why a request is not admitted, in the standard's words for an association."""
+    answer = AssociateRJ(rejected.result, rejected.source, rejected.reason)
+    name = reason_of(answer)
+    return (
+        "not authenticated" if (answer.source, answer.reason) == (2, 1) else name or str(rejected)
+    )
 
 
 def _challenge(header: tuple[str, str]) -> Unauthorized:

@@ -123,6 +123,7 @@ class Site(Flask):
             title = self._dicomweb.title(below)
             caller = admitted(self.dicom_app, environ, title)
         except HTTPException as error:
+            self.console.refused(str(environ.get("REMOTE_ADDR") or ""), error)
             return self._with_headers(http, refusal(error))(environ, start_response)
         if _is_below(path, CONSOLE):
             response = self.console.answer(http, path[len(CONSOLE) :], caller)

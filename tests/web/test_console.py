@@ -331,6 +331,34 @@ def test_a_failure_leads_to_its_trace_where_one_is_recorded(named, tmp_path):
     assert "the recording cannot be read" in trouble(client, headers=basic("doe"))
 
 
+def test_http_requests_that_are_not_admitted_are_shown(named):
+    client = named.web.test_client()
+    client.get("/dicom-web/studies", environ_base=REMOTE, headers=basic("doe", "wrong"))
+    client.get("/dicom-web/studies", environ_base=REMOTE)  # it is asked for credentials
+    html = client.get("/console", headers=basic("doe")).text
+    assert re.search(r"10\.0\.0\.9.*?HTTP request.*?rejected</span>.*?not authenticated", html)
+    assert re.findall(r'data-label="Times">(\d+)<', html) == ["1"]
+
+
+def test_a_look_at_what_a_handler_says_is_an_audit_event(named):
+    events = []
+    named.audit(events.append)
+    failing(named, "Doe^John")
+    client = named.web.test_client()
+    trouble(client, headers=basic("doe"))
+    assert [event.what for event in events if event.kind == "access"] == []
+    trouble(client, headers=basic("roe"))
+    (event,) = (event for event in events if event.kind == "access")
+    assert (event.user, event.action) == ("roe", "R")
+    assert "C-STORE" in event.what
+
+
+def test_below_a_root_of_dicomweb_that_is_the_sites_it_is_there(app):
+    app.config.web_root = "/"
+    assert "Nobody is associated." in page(app.web.test_client()).text
+    assert app.web.test_client().get("/studies").status_code == 501
+
+
 def test_an_unknown_failure_is_not_found(app):
     assert app.web.test_client().get("/console/troubles/1-1").status_code == 404
 

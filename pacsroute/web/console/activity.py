@@ -179,6 +179,10 @@ class Activity(Observer):
             self._rates.add(DICOMWEB)
             self._rates.add(RECEIVED, size)
 
+    def refused(self, caller: PeerView, why: str) -> None:
+        """Note an HTTP request that was not admitted."""
+        self._note(caller, "rejected", "HTTP request", why)
+
     def settle(self) -> None:
         """Count what has come since the last time, for the minute that it is."""
         with self._lock:

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
+from werkzeug.exceptions import (
+    Forbidden,
+    HTTPException,
+    InternalServerError,
+    MethodNotAllowed,
+    NotFound,
+)
 from werkzeug.routing import Map, Rule
 from werkzeug.utils import redirect, send_file
 from werkzeug.wrappers import Request, Response
@@ -106,6 +112,7 @@ class Console:
 
     def start(self) -> None:
         """Count what happens, and tell the other processes of the server what this one sees."""
+        self._over.set()  # of a server before
         self._over = over = threading.Event()
         threading.Thread(
             target=self._settle, args=(over,), name="pacsroute-console-counts", daemon=True
@@ -122,6 +129,12 @@ class Console:
     def over_http(self, http: Request) -> None:
         """Count a request for DICOMweb."""
         self._activity.over_http(http.content_length or 0)
+
+    def refused(self, address: str, error: HTTPException) -> None:
+        """Note an HTTP request that was not admitted."""
+        if error.code == Forbidden.code:  # an Unauthorized asks for credentials
+            sender = Caller(self._app.config.web_ae_title, self._app.ae_title, address)
+            self._activity.refused(sender, error.description or error.name)
 
     def _settle(self, over: threading.Event) -> None:
         while not over.wait(_TICK):
@@ -189,6 +202,7 @@ class Console:
             "site": site,
             "root": f"{site}{ROOT}",
             "now": time.time(),
+            "zone": time.strftime("%Z"),
             "visit": visit,
             "part": template.removesuffix(".html"),
             "has_studies": visit is not None and has_studies(self._app),
