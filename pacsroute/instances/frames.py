@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -108,6 +109,27 @@ class Frames:
                 number_of_frames=self.image.number_of_frames,
                 extended_offsets=self._table(),
             )
+
+    def place(self, number: int) -> tuple[int, int] | None:
+        """Return the offset in the file, and the length, of a frame whose bytes need no change.
+
+        None where they do, or where it is compressed.
+
+        Raises
+        ------
+        DataSetError
+            As for `read`.
+        """
+        element = self._where.element
+        start, size = (number - 1) * self._native_bits // 8, self._native_bits // 8
+        if self.is_encapsulated or self._native_bits % 8 or not self._where.little:
+            return None
+        if not 1 <= number <= self.image.number_of_frames:
+            raise DataSetError(f"it has no frame {number}")
+        end = self._file.seek(0, os.SEEK_END)
+        if element.offset + start + size > end or (element.length or end) < start + size:
+            raise DataSetError("the pixels are cut off")
+        return element.offset + start, size
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield all frames as `read` returns them, in one go through the file."""

@@ -186,21 +186,38 @@ class _Heads:
         self._tag_length = struct.Struct(order + "HHI").unpack_from
         self._long = struct.Struct(order + "I").unpack_from
         self._short = struct.Struct(order + "H").unpack_from
+        self._explicit = struct.Struct(order + "HH2sH").unpack_from
 
     def at_the_top(self) -> Iterator[Element]:
         """Yield what describes the pixels, up to them; what is in sequences is skipped."""
         at = self._start
         first = self._bytes(at, 6)[4:]
         implicit = not (first.isalpha() and first.isupper())
-        while (head := self._read(at, implicit)) is not None:
+        while True:
+            if not implicit:
+                at = self._behind_others(at)
+            head = self._read(at, implicit)
+            if head is None:
+                return
             tag, code, offset, length = head
             if tag in _TOLD:
                 yield self._element(head)
             if length == _UNDEFINED:
-                # The items of a sequence of VR UN are in implicit VR (PS3.5 §6.2.2).
+                # What is in a sequence of VR UN is in implicit VR (PS3.5 §6.2.2).
                 at = self._skip(offset, implicit or code == b"UN")
             else:
                 at = offset + length
+
+    def _behind_others(self, at: int) -> int:
+        """Return where the next element begins that tells something, or is not a usual one."""
+        chunk, base, unpack = self._chunk, self._chunk_at, self._explicit
+        start, most = at - base, len(self._chunk) - 12
+        while 0 <= start <= most:
+            group, number, code, length = unpack(chunk, start)
+            if code in _LONG or group == 0xFFFE or group << 16 | number in _TOLD:
+                break
+            start += 8 + length
+        return base + start
 
     def value(self, element: Element) -> bytes:
         """Return a short value."""

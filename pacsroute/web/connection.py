@@ -16,9 +16,10 @@ from cheroot.wsgi import Gateway_10
 from pacsroute.net.pace import Pace
 from pacsroute.web.chunked import Chunks
 from pacsroute.web.headers import fault, read_headers
-from pacsroute.web.multipart import Region
+from pacsroute.web.multipart import Held, Region
 
 _BUFFER = 65_536
+_CORK: int | None = getattr(socket, "TCP_CORK", None)  # Linux has it
 _DRAINED = 1 << 20  # bytes of a body that nobody has read, which are read to keep a connection
 
 
@@ -78,6 +79,7 @@ class _Output:
         self._sock = sock
         self._plain = plain
         self._held = b""
+        self._is_corked = False
         self.holds = False  # what is written now is sent with what comes next
         self.closed = False
 
@@ -98,7 +100,13 @@ class _Output:
 
     def send_file(self, region: Region) -> None:
         """Send a part of a file, which does not come into this process."""
-        self.flush()
+        if _CORK is not None and not self._is_corked and self._sock.family != socket.AF_UNIX:
+            self._sock.setsockopt(
+                socket.IPPROTO_TCP, _CORK, 1
+            )  # no packets of a few bytes around it
+            self._is_corked = True
+        if self._held:
+            self.write()
         offset, left, fd = region.offset, len(region), region.file.fileno()
         while left:
             try:
@@ -117,9 +125,12 @@ class _Output:
             raise TimeoutError("timed out")
 
     def flush(self) -> None:
-        """Send what is held."""
+        """Send what is held, here and by the system: the response has come to its end."""
         if self._held:
             self.write()
+        if self._is_corked:
+            self._is_corked = False
+            self._sock.setsockopt(socket.IPPROTO_TCP, _CORK, 0)
 
     def close(self) -> None:
         self.closed = True
@@ -171,12 +182,15 @@ class StrictRequest(HTTPRequest):
         """Send a part of the body."""
         out, size = self.conn.wfile, len(chunk)
         before, after = (b"%x\r\n" % size, b"\r\n") if self.chunked_write else (b"", b"")
+        out.holds = True
+        out.write(before)
+        out.holds = isinstance(chunk, Held)
         if isinstance(chunk, Region):
-            out.write(before)
             out.send_file(chunk)
             out.write(after)
         else:
-            out.write(before, chunk, after)
+            out.write(chunk, after)
+        out.holds = False
 
 
 class Connection(HTTPConnection):

@@ -19,7 +19,9 @@ from werkzeug.exceptions import HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Request, Response
 
 from pacsroute import uids
+from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.limits import Limits
+from pacsroute.dataset.parsing import identifier as parsed
 from pacsroute.framework.answering import Answering
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.character_sets import default_charset
@@ -257,14 +259,11 @@ class Exchange:
         werkzeug.exceptions.HTTPException
             If there are none, or the handler refuses.
         """
-        from pydicom import Dataset  # noqa: PLC0415 - pydicom, late
-
         sop_class, route = self.route_of("get", "StudyRoot", "PatientRoot")
         level = ("STUDY", "SERIES", "IMAGE")[len(unique) - 1]
-        identifier = Dataset()
-        identifier.QueryRetrieveLevel = level
-        for keyword, uid in unique.items():
-            setattr(identifier, keyword, uid)
+        # As one that comes over DIMSE, and quicker than pydicom's attributes are set.
+        syntax = uids.EXPLICIT_VR_LITTLE_ENDIAN
+        identifier = parsed(encode({"QueryRetrieveLevel": level, **unique}, syntax), syntax)
         request = self.make(GetRequest, sop_class=sop_class, identifier=identifier)
         request.route = route
         return Found(self, name, request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
@@ -16,7 +17,7 @@ from pacsroute.instances.frames import Frames
 from pacsroute.instances.instance import Instance
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
-from pacsroute.web.multipart import Multipart, Part
+from pacsroute.web.multipart import Multipart, Part, Region, is_plain
 
 _OCTETS = "application/octet-stream"
 _MOST = 10_000  # frames of one request
@@ -98,10 +99,13 @@ def _respond(
     label = f"{kind}; transfer-syntax={syntax}"
     take: Callable[[int], bytes] = functools.partial(_decoded, found, instance)
     if own not in uids.DEFLATED and (as_stored or len(numbers) > 1):
-        frames = Frames(found.held.enter_context(instance.open(whole=False)), own)
+        file = found.held.enter_context(instance.open(whole=False))
+        frames = Frames(file, own)
         if max(numbers) > frames.image.number_of_frames:
             raise NotFound(f"it has {frames.image.number_of_frames} frames")
-        take = frames.read if as_stored else take
+        if as_stored:
+            in_place = exchange.sends_files and "Range" not in exchange.http.headers
+            take = functools.partial(_stored, frames, file if in_place and is_plain(file) else None)
     first = take(numbers[0])
     coming = itertools.chain([first], map(take, numbers[1:]))
     if wanted.multipart is not False or len(numbers) > 1:
@@ -122,6 +126,12 @@ def _respond(
     return exchange.conditional(
         response, delivery, tag_of(instance, numbers[0], syntax), len(first)
     )
+
+
+def _stored(frames: Frames, file: BinaryIO | None, number: int) -> Any:
+    """Return a frame as it is stored, or where it is in a file that is sent."""
+    place = None if file is None else frames.place(number)
+    return frames.read(number) if file is None or place is None else Region(file, *place)
 
 
 def _negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:

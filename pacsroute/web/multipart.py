@@ -40,6 +40,10 @@ class Region:
         return self._size
 
 
+class Held(bytes):
+    """Bytes that need not be sent before what comes next."""
+
+
 class Part(NamedTuple):
     """A part of a body.
 
@@ -96,7 +100,7 @@ class Multipart:
         return len(self._head(part)) + part.size + len(self._end())
 
     def _head(self, part: Part) -> bytes:
-        return f"\r\n--{self.boundary}\r\n{part.head()}\r\n".encode("latin-1")
+        return Held(f"\r\n--{self.boundary}\r\n{part.head()}\r\n".encode("latin-1"))
 
     def _end(self) -> bytes:
         return f"\r\n--{self.boundary}--\r\n".encode("ascii")
@@ -123,8 +127,8 @@ def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Ite
         Whether a file of the system is left to a server that sends it.
     """
     with file:
-        if as_region and _is_plain(file):
-            yield head
+        if as_region and is_plain(file):
+            yield Held(head)
             region: Any = Region(file, file.tell(), size_of(file))
             yield region
             return
@@ -134,7 +138,7 @@ def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Ite
             yield piece
 
 
-def _is_plain(file: BinaryIO) -> bool:
+def is_plain(file: BinaryIO) -> bool:
     """Tell whether a file is one of the system, and nothing that reads from others."""
     raw = getattr(file, "raw", file)
     return isinstance(raw, io.FileIO)

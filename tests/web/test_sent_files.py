@@ -17,6 +17,7 @@ from pacsroute import App, Archive, Instance
 from pacsroute.web.connection import _Output
 from pacsroute.web.multipart import Region
 
+SIDES = {"Rows": 1000, "Columns": 1500}
 MULTIPART = 'multipart/related; type="application/dicom"'
 
 
@@ -27,7 +28,8 @@ def stored(tmp_path, request):
     archive = Archive(tmp_path / "archive")
     app.register_blueprint(archive)
     pixels = os.urandom(request.param)
-    dataset = image(Rows=1, Columns=1, BitsAllocated=8, PixelData=pixels)
+    sides = {"Rows": 1, "Columns": len(pixels) // 2} if len(pixels) < 1000 else SIDES
+    dataset = image(BitsAllocated=8, NumberOfFrames=2, PixelData=pixels, **sides)
     with app.running():
         archive.add(Instance(dataset))
     return app, dataset
@@ -55,6 +57,16 @@ def check(connection, dataset):
     assert (response.status, data) == (200, b"")
     response, data = ask(connection, path.rpartition("/series")[0], Accept=MULTIPART)
     assert whole in data
+    pixels, half = dataset.PixelData, len(dataset.PixelData) // 2
+    response, data = ask(connection, f"{path}/frames/2", Accept="application/octet-stream")
+    assert data == pixels[half:]
+    response, data = ask(connection, f"{path}/frames/2,1", Accept="*/*")
+    assert data.index(pixels[half:]) < data.index(pixels[:half])
+    response, data = ask(
+        connection, f"{path}/frames/2", Accept="application/octet-stream", Range="bytes=1-3"
+    )
+    assert (response.status, data) == (206, pixels[half + 1 : half + 4])
+    assert ask(connection, f"{path}/frames/3")[0].status == 404
 
 
 def test_an_instance_has_its_length_and_all_of_its_bytes(stored):
