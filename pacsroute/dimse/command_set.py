@@ -262,8 +262,8 @@ _SHORT = 256  # bytes of elements that are remembered
 def _read(data: bytes) -> dict[str, Any]:
     """Return the values of a command set, by name.
 
-    What stands before the Message ID, and behind it up to the SOP Instance UID, is the same in
-    message after message of a peer, and is read once: this takes half of the time.
+    The elements before the Message ID, and after it up to the SOP Instance UID, are the same in
+    message after message of a peer, and are read once: this takes half of the time.
     """
     for tag, name in _MESSAGE_IDS.items():
         before, found, rest = data.partition(tag)

@@ -69,7 +69,7 @@ class Observer:
     """
 
     def accepted(self, association: PeerView) -> Traffic | None:
-        """An association has been accepted; return what its requests are to be counted in."""
+        """An association has been accepted; return the counter of its requests."""
         return None
 
     def rejected(self, association: PeerView, answer: AssociateRJ) -> None:

@@ -1,5 +1,6 @@
 """The pages for contributors: every path and every room that they name is there."""
 
+import os
 import re
 import tomllib
 
@@ -61,3 +62,22 @@ def test_the_slow_tests_that_ci_runs_exist():
     for path, name in words:
         assert (ROOT / path).exists()
         assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_the_workflow_runs_the_script_on_debian():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"- run: (.+)", workflow) == [".ci/run"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    images = re.findall(r"\"(\w+):\w+\"", workflow)
+    assert set(images) == {"debian"}  # .ci/common installs Debian's packages
+
+
+def test_issue_templates_and_workflow_are_valid_yaml():
+    yaml = pytest.importorskip("yaml")
+    files = [*(ROOT / ".github").rglob("*.yml")]
+    assert len(files) == 4
+    read = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in files}
+    for name in ("bug.yml", "idea.yml"):
+        assert read[name].keys() >= {"name", "description", "body"}
+        fields = [field for field in read[name]["body"] if field["type"] != "markdown"]
+        assert len({field["id"] for field in fields}) == len(fields) > 2

@@ -94,10 +94,11 @@ def _messages(nodes: list[ast.expr]) -> Iterator[tuple[int, str]]:
 def _of_docstring(text: str) -> Iterator[str]:
     """Yield its paragraphs and descriptions; tables and examples are left out."""
     for paragraph in re.split(r"\n\s*\n", text):
-        if paragraph.lstrip().startswith((">>>", "\b")):
+        prose = re.split(r"^\s*>>>", paragraph, maxsplit=1, flags=re.MULTILINE)[0]
+        if prose.lstrip().startswith("\b"):
             continue
         described: list[str] = []
-        for line in paragraph.splitlines():
+        for line in prose.splitlines():
             if _ENTRY.fullmatch(line):
                 yield " ".join(described)
                 described = []
