@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import re
@@ -257,11 +256,16 @@ class Archive(Blueprint):
         self._on_stored = function
         return function
 
-    def _following(self, what: StoreRequest | Instance) -> Following | None:
-        if self._on_stored is None:
+    def _following(self, what: StoreRequest | Instance, study: str) -> Following | None:
+        """Return what queues jobs for an instance, which has the corrections of its study."""
+        if (function := self._on_stored) is None:
             return None
-        function = functools.partial(self._on_stored, what)
-        return Following(function, self._app.work, self._database.url)
+
+        def follow(instance: Instance) -> None:
+            corrected = corrections.of_studies(self._database, [study]).get(study)
+            function(what, Corrected(instance, corrected, self.name) if corrected else instance)
+
+        return Following(follow, self._app.work, self._database.url)
 
     def add(self, what: StoreRequest | Instance) -> Status | None:
         """Store an instance: first the file, on the disk, then the row in the index.
@@ -299,7 +303,7 @@ class Archive(Blueprint):
         try:
             if self._issuers.is_by_address(calling_ae, address):
                 self._remember_issuer(entry.study_instance, issuer)
-            return self._storing.add(instance, entry, self._following(what))
+            return self._storing.add(instance, entry, self._following(what, entry.study_instance))
         except (UnavailableError, OSError) as error:
             logger.error("%s cannot be stored: %s", instance.sop_instance, error)
             raise Failure(OUT_OF_RESOURCES, "the archive is not available") from None

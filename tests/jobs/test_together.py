@@ -37,7 +37,8 @@ def app(request, tmp_path):
 
     @archive.stored
     def stored(request, instance):
-        app.state.calls.append((request.calling_ae, instance.path.exists()))
+        is_there = instance.path is None or instance.path.exists()  # no path: it is corrected
+        app.state.calls.append((request.calling_ae, is_there))
         app.forward(instance, to="RESEARCH", calling_ae=request.calling_ae)
 
     app.register_blueprint(archive)
@@ -90,6 +91,19 @@ def test_what_comes_again_is_put_again_only_where_it_may_have_been_lost(app, cli
     client.store(SAMPLE)
     assert len(queued(app)) == 1  # the key of a delivery is the instance's
     assert len(app.state.calls) == (1 if app.state.is_shared else 2)
+
+
+def test_late_instances_of_a_corrected_study_are_forwarded_with_its_corrections(app, client):
+    client.store(SAMPLE)
+    first = Instance(SAMPLE).dataset
+    study = first.StudyInstanceUID
+    app.state.archive.correct(study, reason="mistyped", by="doe", PatientName="RIGHT")
+    first.SOPInstanceUID = "1.2.3"
+    client.store(first)
+    files, names = app.work.opened.files, []
+    for job in app.work.opened.queue.jobs():
+        names.append(str(Instance(files.path(job.arguments["file"])).dataset.PatientName))
+    assert names == ["CompressedSamples^CT1", "RIGHT"]
 
 
 def test_neither_row_nor_job_is_there_if_the_transaction_fails(app, client, monkeypatch):
