@@ -104,6 +104,7 @@ class Site(Flask):
             self._turns = Turns(self.dicom_app.config.web_threads)
         turn = Turn(self._turns)
         environ["pacsroute.pause"] = turn.pause
+        environ["pacsroute.away"] = turn.while_away
         environ["wsgi.input"] = Input(environ["wsgi.input"], turn)
         with turn:
             chunks = self._answer(environ, start_response)

@@ -15,6 +15,7 @@ from support.names import WAIT
 
 from pacsroute import App, Failure, RequestFailed, SetupError, connect
 from pacsroute.tls import expires
+from pacsroute.trace.recording import recorder
 
 HOSTILE = "<b>&'\"x</b>"
 CT = get_testdata_file("CT_small.dcm")
@@ -316,8 +317,6 @@ def test_connections_that_are_not_associations_are_shown(app):
 
 
 def test_a_failure_leads_to_its_trace_where_one_is_recorded(named, tmp_path):
-    from pacsroute.trace.recording import recorder
-
     named.taps.append(recorder(tmp_path / "recordings"))
     failing(named, "full")
     client = named.web.test_client()
@@ -329,6 +328,17 @@ def test_a_failure_leads_to_its_trace_where_one_is_recorded(named, tmp_path):
     for file in (tmp_path / "recordings").iterdir():
         file.unlink()
     assert "the recording cannot be read" in trouble(client, headers=basic("doe"))
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_MOST", 1), ("_READ", 10_000)])
+def test_a_long_trace_is_cut(app, tmp_path, monkeypatch, limit, value):
+    monkeypatch.setattr(f"pacsroute.web.console.traces.{limit}", value)
+    app.taps.append(recorder(tmp_path / "recordings"))
+    failing(app, "full")
+    text = trouble(app.web.test_client())
+    assert "accepted, 2 of 2 contexts" in text
+    assert "the rest is left out" in text
+    assert text.count("C-STORE-RQ") < 3
 
 
 def test_http_requests_that_are_not_admitted_are_shown(named):

@@ -137,6 +137,16 @@ def test_a_destination_at_a_url_is_asked_for_a_study(app, web):
     assert re.search(r"CLOUD</b>.*?answered in", web.get("/console").text)
 
 
+def test_an_echo_keeps_no_other_request_from_its_turn():
+    app = App("ARCHIVE", web_threads=1)
+    app.find("StudyRoot")(lambda request: [])
+    with app.serve(port=0, web_port=0) as server:
+        app.destinations["SELF"] = Peer(url=f"http://127.0.0.1:{server.web_port}/dicom-web")
+        web = app.web.test_client()
+        assert press(web, "echo", title="SELF").status_code == 303
+        assert re.search(r"SELF</b>.*?answered in", web.get("/console").text)
+
+
 def test_destinations_that_only_a_function_knows_can_be_asked(app):
     with App("PACS").serve(port=0) as server:
 

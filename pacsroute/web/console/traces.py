@@ -11,6 +11,7 @@ from pacsroute.trace.text import Trace
 
 _WIDTH = 100
 _MOST = 500  # blocks of lines that are shown
+_READ = 64 << 20  # bytes of a recording that are read for them
 _CUT = "… the rest is left out: pacsroute explain shows all of it"
 
 
@@ -27,6 +28,7 @@ def explained(path: str, *, values: bool) -> str:
     late.load()
     blocks: list[str] = []
     trace: Trace | None = None
+    size = 0
     try:
         for conversation, chunk in read(path):
             if trace is None:
@@ -35,7 +37,8 @@ def explained(path: str, *, values: bool) -> str:
                 trace.end()
                 break
             trace.add(*chunk)
-            if len(blocks) > _MOST:
+            size += len(chunk.data)
+            if len(blocks) > _MOST or size > _READ:
                 blocks[_MOST:] = [_CUT]
                 break
     except (OSError, UnreadableFile) as error:
