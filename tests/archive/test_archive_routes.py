@@ -109,7 +109,7 @@ def test_a_part_of_an_archive_that_is_not_registered_is_a_set_up_error(tmp_path)
     with pytest.raises(SetupError, match="not registered"):
         list(archive.check())
     app.register_blueprint(archive)
-    with pytest.raises(SetupError, match=r"hold app\.running"):
+    with pytest.raises(SetupError, match=r"within app\.running"):
         archive.add(Instance(image()))
 
 
