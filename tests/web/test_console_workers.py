@@ -17,7 +17,7 @@ from pacsroute.web.console.neighbours import Neighbours
 APP = """
 from pacsroute import App, Failure, Peer
 
-app = App("ARCHIVE", max_associations=10)
+app = App("ARCHIVE", max_associations=10, max_spool=10**9)
 app.destinations["GONE"] = Peer("127.0.0.1", 1)
 
 
@@ -119,6 +119,7 @@ def test_a_page_of_any_worker_shows_all_of_them(tmp_path):
             assert all(f"<b>CT{number}</b>" in text for number in range(8))
             assert "2 workers" in text
             assert "12 of 20 places left" in text
+            assert "free of 2.0 GB" in text  # of both spools
             assert len(set(re.findall(r"/console/troubles/[\d-]+", text))) == 8
         (link, *_) = re.findall(r"/console/troubles/[\d-]+", text)
         assert all("0xA700" in page(web_port, path=link)[1] for _ in range(6))

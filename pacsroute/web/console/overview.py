@@ -49,7 +49,7 @@ def overview(
         "places": _places(snapshots),
         "ports": [] if server is None else list(standing.ports(server)),
         "certificates": [] if server is None else list(standing.certificates(server)),
-        "rooms": list(standing.rooms(app)),
+        "rooms": list(standing.rooms(app, (each["spool"] for each in snapshots))),
         "associations": sorted(associations, key=lambda one: one["since"])[:_SHOWN],
         "count": len(associations),
         "troubles": sorted(troubles, key=lambda one: one["last"], reverse=True)[:KEPT],

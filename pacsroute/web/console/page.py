@@ -225,6 +225,7 @@ class Console:
             places = server.associations, server.config.max_associations
             facts = {"places": places, "obstacle": server.obstacle()}
         facts |= {"process": os.getpid(), "began": self._began, "echoes": self._echoes.snapshot()}
+        facts["spool"] = self._app.room.used, self._app.config.max_spool
         return self._activity.snapshot() | facts
 
     def _snapshots(self) -> tuple[list[dict[str, Any]], int]:

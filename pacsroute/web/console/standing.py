@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -87,11 +87,20 @@ def certificates(server: ServerView) -> Iterator[Certificate]:
             yield Certificate(purpose, None)
 
 
-def rooms(app: BaseApp) -> Iterator[Room]:
-    """Yield the room of an app's spool, and of the disks that it writes to, each disk once."""
+def rooms(app: BaseApp, spools: Iterable[tuple[int, int]]) -> Iterator[Room]:
+    """Yield the room of an app's spools, and of the disks that it writes to, each disk once.
+
+    Parameters
+    ----------
+    app : App
+        Whose folders they are.
+    spools : iterable of (int, int)
+        How many bytes each process has in the spool, and may have.
+    """
     config = app.config
-    if config.max_spool:
-        yield Room("spool", app.room.used, config.max_spool)
+    used, size = map(sum, zip(*spools, strict=True))
+    if size:
+        yield Room("spool", used, size)
     folders = {"spool": config.spool or tempfile.gettempdir()}
     if is_there(config):
         folders["jobs"] = os.path.dirname(where(config)) or "."
