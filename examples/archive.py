@@ -1,9 +1,9 @@
-"""A working archive: it stores, answers queries, sends, and commits to what it has.
+"""A working archive: it stores, answers queries, sends, and commits to its instances.
 
     pacsroute run examples/archive.py --destination WORKSTATION=10.0.0.7:11112
 
-Files and index are made at the first start in the folder ``archive``, or in the one that the
-environment variable ARCHIVE names.
+The first start creates files and index in the folder ``archive``, or in the one that the environment
+variable ARCHIVE names.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""Storage commitment in one file: it stores, and promises what it has kept (PS3.4 §J).
+"""Storage commitment in one file: it stores instances, and commits to them (PS3.4 §J).
 
     pacsroute run examples/commitment.py --destination CT1=10.0.0.8:11112
 
 Instances are kept in the folder ``committed``, or in the one that the environment variable
 COMMITTED names. The result of a request is reported on a new association to the AE title that
-asked: a durable job, which is tried again for a while and survives a restart. Where nobody knows
-its address, it is reported on the association of the request.
+asked: a durable job, which is tried again for a while and survives a restart. If that address is
+unknown, the result is reported on the association of the request.
 """
 
 import os

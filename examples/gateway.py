@@ -1,10 +1,10 @@
-"""A gateway to a model: a series that is complete is analysed, and the result goes back.
+"""A gateway to a model: it analyses each complete series, and sends the result back.
 
     pip install 'pacsroute[pixels]'
     pacsroute run gateway.py --destination CT1=10.0.0.9:11112
 
-A series waits on the disk until nothing of it has come for a minute, also over a restart. The
-model runs in a process of its own, so that one that crashes or hangs takes nothing with it.
+A series waits on the disk until no instance of it has arrived for a minute, also over a restart. The
+model runs in its own process, so that a crash or a hang does not affect the server.
 """
 
 import shutil

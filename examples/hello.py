@@ -1,4 +1,4 @@
-"""Ten lines that verify and store: pacsroute run examples/hello.py"""
+"""The shortest server that answers C-ECHO and C-STORE: pacsroute run examples/hello.py"""
 
 from pacsroute import App
 

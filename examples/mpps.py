@@ -1,8 +1,8 @@
-"""Keeps performed procedure steps in one SQLite file, made on first start.
+"""Performed procedure steps, kept in a SQLite file that the first start creates.
 
     pacsroute run examples/mpps.py
 
-Modalities create and update them (MPPS), others read them (MPPS Retrieve). The environment
+Modalities create and update them (MPPS), and other systems read them (MPPS Retrieve). The environment
 variable STEPS names the file; it is ``steps.db`` otherwise.
 """
 

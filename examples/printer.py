@@ -1,11 +1,11 @@
-"""A film printer in one file: each film that is printed becomes a PNG (PS3.4 §H).
+"""A film printer in one file: it renders each film to a PNG (PS3.4 §H).
 
     pip install 'pacsroute[print]'
     pacsroute run examples/printer.py
 
-Films come out in the folder ``films``, or in the one that the environment variable FILMS names,
-a file for each copy; DPI says how many dots an inch of film has, 300 otherwise. A film is
-there when the request to print it is answered. A peer that negotiated the Print Job class gets
+Films are written to the folder ``films``, or to the one that the environment variable FILMS names,
+a file for each copy. DPI sets the dots per inch of film; the default is 300. A film is complete
+when the request to print it is answered. A peer that negotiated the Print Job class gets
 events for it; another peer gets a failure as the response.
 """
 

@@ -1,11 +1,11 @@
-"""A router: what comes is forwarded by rules, and to research without names.
+"""A router: it forwards instances by rules, and to research without names.
 
     pip install pacsroute dicognito
     PSEUDONYM_KEY=… pacsroute run router.py --destination PACS=10.0.0.7:11112 \
         --destination RESEARCH=10.0.0.8:11112
 
 Each instance is on the disk before it is acknowledged, and delivered at least once. A destination
-that is away is waited for, and holds up no other: `pacsroute jobs router.py` tells how it stands.
+that cannot be reached delays no other. `pacsroute jobs router.py` shows the queue.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""A worklist of unified procedure steps, in one SQLite file that is made on first start.
+"""A worklist of unified procedure steps, in a SQLite file that the first start creates.
 
     pacsroute run examples/ups.py --destination WATCHER=10.0.0.8:11112
 

@@ -1,11 +1,11 @@
-"""A worklist broker: what is scheduled, from a JSON or CSV file, through SQLite.
+"""A worklist broker: it serves a JSON or CSV file of scheduled steps, through SQLite.
 
     WORKLIST=today.csv pacsroute run examples/worklist.py
 
-The file is a list of objects (JSON), or has a row for each step under a line of names (CSV); the
-names are the keywords below, flat, and the values are as in DICOM, a date as ``20240131``. An
-invalid value is left out, with a line in the log. The file is read again when it has changed.
-Without the variable it is ``worklist.json``.
+The file is a list of objects (JSON), or a row for each step under a line of names (CSV). The names
+are the keywords below, and the values are as in DICOM: a date is ``20240131``. An invalid value is
+left out, with a line in the log. The file is read again after a change. The default is
+``worklist.json``.
 """
 
 import csv

@@ -286,8 +286,9 @@ def _about(path: str) -> str:
     text = (EXAMPLES / path).read_text("utf-8")
     if path.endswith(".py"):
         return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
-    found = re.search(r"^#+ (.+)$", text, re.MULTILINE)
-    return found[1] if found else ""
+    found = re.search(r"(?:^#+ .+\n)+", text, re.MULTILINE)
+    comment = re.sub(r"^#+ ", "", found[0], flags=re.MULTILINE) if found else ""
+    return re.split(r"(?<=\.)\s", " ".join(comment.split()), maxsplit=1)[0]
 
 
 def example(path: str) -> str:
