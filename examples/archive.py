@@ -2,8 +2,8 @@
 
     pacsroute run examples/archive.py --destination WORKSTATION=10.0.0.7:11112
 
-The first start creates files and index in the folder ``archive``, or in the one that the environment
-variable ARCHIVE names.
+The first start creates files and index in the folder ``archive``, or in the one that the
+environment variable ARCHIVE names.
 """
 
 import os

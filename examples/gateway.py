@@ -3,8 +3,8 @@
     pip install 'pacsroute[pixels]'
     pacsroute run gateway.py --destination CT1=10.0.0.9:11112
 
-A series waits on the disk until no instance of it has arrived for a minute, also over a restart. The
-model runs in its own process, so that a crash or a hang does not affect the server.
+A series waits on the disk until no instance of it has arrived for a minute, also over a restart.
+The model runs in its own process, so that a crash or a hang does not affect the server.
 """
 
 import shutil

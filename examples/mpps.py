@@ -2,8 +2,8 @@
 
     pacsroute run examples/mpps.py
 
-Modalities create and update them (MPPS), and other systems read them (MPPS Retrieve). The environment
-variable STEPS names the file; it is ``steps.db`` otherwise.
+Modalities create and update them (MPPS), and other systems read them (MPPS Retrieve). The
+environment variable STEPS names the file; it is ``steps.db`` otherwise.
 """
 
 import json
