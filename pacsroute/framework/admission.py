@@ -22,7 +22,7 @@ _USER_REJECTION = 1  # of a presentation context (PS3.8 §9.3.3.2)
 def admit(
     app: BaseApp, association: PeerView, request: AssociateRQ, *, user: Any = None
 ) -> AssociateAC | AssociateRJ:
-    """Return the answer to an association request; `user` and `contexts` are set with it.
+    """Return the answer to an association request, and set `user` and `contexts`.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def admit(
 def let_in(
     app: BaseApp, caller: PeerView, claimed: UserIdentity | None, *, user: Any = None
 ) -> None:
-    """Let a peer in that asks for no association, as over HTTP; its `user` is set with it.
+    """Admit a peer without an association, as over HTTP, and set its `user`.
 
     The rules are those for an association. An AE title that was not claimed in one
     matches no rule of the setting ``allow``.
@@ -91,7 +91,7 @@ def let_in(
     Raises
     ------
     AssociationRejected
-        If it may not come in.
+        If it is not admitted.
     """
     refused = _stranger(app, caller, anonymous=True)
     if refused is not None:
@@ -188,7 +188,7 @@ def _audit(app: BaseApp, association: PeerView, failed: Identity | None) -> None
 
 
 def tell_of_rejected(app: BaseApp, peer: PeerView, why: str) -> None:
-    """Tell the audit functions, if there are any, of a peer that was not let in."""
+    """Report a rejected peer to the audit functions, if there are any."""
     if app.auditors:
         from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
 

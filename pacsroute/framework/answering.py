@@ -43,7 +43,7 @@ class Answering:
     command : str
         The operation by the standard's name, as ``C-STORE``.
     sop_class : str
-        The UID of what it is about.
+        The UID of its SOP class.
     size : int, optional
         The length of the data set that came with it, in bytes.
     defer : callable
@@ -55,7 +55,7 @@ class Answering:
         The request for the handler; None if it is refused before. The transport sets it as soon as
         there is one.
     outcome : Outcome or None
-        How it went; the transport sets it once the response is written.
+        The result; the transport sets it once the response is written.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Tell the functions of `@app.audit` of an event: them alone, and never the log."""
+"""Report events to the functions of `@app.audit` only, never to the log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tell(
     peer: Any = None,
     **values: Any,
 ) -> None:
-    """Tell of something that was done; what a function raises is not passed on.
+    """Report an action; exceptions of the functions are not passed on.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def tell(
     peer : PeerView, optional
         The association, or the sender of the HTTP request, that has asked for it.
     **values
-        The other parameters of `Event`, which count for more than what the peer says.
+        The other parameters of `Event`, which override those of the peer.
     """
     if peer is not None:
         values = _of_peer(peer) | values

@@ -1,7 +1,7 @@
 """The events of requests, peers and pages for the functions of `@app.audit`.
 
 The parts of an app ask ``if app.auditors:`` before they import this, so that an app without an
-audit trail pays for that one look.
+audit trail pays for that check only.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _TAGS = frozenset(tag_for_keyword(keyword) or 0 for keyword in _OF_A_SUBJECT)
 def answered(
     app: BaseApp, peer: Any, command: str, request: Request | None, outcome: Outcome | None
 ) -> None:
-    """Tell of a request that was answered, if it is one of those that are audited.
+    """Report an answered request, if its kind is audited.
 
     Parameters
     ----------
     app, peer, command
         As for `Answering`.
     request : Request or None
-        None where it was refused before it reached a handler.
+        None if it was refused before it reached a handler.
     outcome : Outcome or None
-        None where no response could be written.
+        None if no response could be written.
     """
     kind = _KIND_BY_NAME.get(command) if request is None else _KINDS.get(request.command)
     if kind is None:
@@ -120,7 +120,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 
 def exported(app: BaseApp, destination_ae: str, as_title: str, instance: Instance) -> None:
-    """Tell of an instance that was sent from the queue, which nobody waits for."""
+    """Report an instance that was sent from the queue."""
     app.tell_auditors(
         "export",
         called_ae=as_title,
@@ -135,12 +135,12 @@ def exported(app: BaseApp, destination_ae: str, as_title: str, instance: Instanc
 
 
 def authenticated(app: BaseApp, association: PeerView) -> None:
-    """Tell of a peer that `@app.authenticate` has let in."""
+    """Report a peer that `@app.authenticate` has admitted."""
     app.tell_auditors("authentication", association)
 
 
 def not_authenticated(app: BaseApp, peer: PeerView, identity: Identity | None) -> None:
-    """Tell of a peer that `@app.authenticate` has sent away, by the name it has claimed."""
+    """Report a peer that `@app.authenticate` has rejected, by its claimed name."""
     if identity is None and getattr(peer, "transport", "") == "web":
         return  # it is asked for its credentials now
     claimed = None if identity is None else identity.name or f"({identity.kind})"
@@ -149,7 +149,7 @@ def not_authenticated(app: BaseApp, peer: PeerView, identity: Identity | None) -
 
 
 def rejected(app: BaseApp, peer: PeerView, why: str) -> None:
-    """Tell of a peer that gets no association, or no answer over HTTP."""
+    """Report a peer that gets no association, or no response over HTTP."""
     app.tell_auditors("rejection", peer, outcome=SERIOUS, why=why)
 
 
@@ -166,7 +166,7 @@ def accessed(
     count: int | None = None,
     outcome: int = SUCCESS,
 ) -> None:
-    """Tell that somebody has seen a page, or done something there.
+    """Report that a user has seen a page, or acted on it.
 
     Requests through `App.handle`, such as a search over DICOMweb, are reported already.
     This is for pages that ask the index or the queue themselves.
@@ -180,7 +180,7 @@ def accessed(
     what : str
         The page or action, such as ``/console/studies`` or ``retry job 17``.
     action : str
-        ``R`` for what was seen; ``C``, ``U``, ``D`` or ``E`` for what was done.
+        ``R`` for reading; ``C``, ``U``, ``D`` or ``E`` for an action.
     subjects : tuple of Subject
         The patients and studies that were shown or changed.
     count : int, optional

@@ -57,7 +57,7 @@ class Listening(Protocol):
 
 
 class ServerView(Protocol):
-    """The DICOM server of an app, as what answers beside it sees it.
+    """The DICOM server of an app, as other servers beside it see it.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class ServerView(Protocol):
     host, port : str and int
         Where it listens.
     tls_port, metrics_port, web_port : int or None
-        Where else it does.
+        Its other ports.
     associations : int
         How many associations there are.
     neighbours : str or None
@@ -85,7 +85,7 @@ class ServerView(Protocol):
     def associations(self) -> int: ...
 
     def obstacle(self) -> str:
-        """Return why no association should come now; an empty text if the server is ready."""
+        """Return why the server is not ready, or an empty text."""
 
 
 ListenerFactory = Callable[[socket, "BaseApp", ServerView], Listening]
@@ -140,16 +140,16 @@ class BaseApp(Scope):
         self._destinations = peers if isinstance(peers, Destinations) else Destinations(peers)
 
     def observe(self, observer: Observer) -> None:
-        """Let an observer be told, from now on, what the app does."""
+        """Add an observer of the app's work."""
         self.observers.append(observer)
         several = len(self.observers) > 1
         self.observer = Observers(*self.observers) if several else observer
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
-        """Hold the lifespans: what a server, a test client or a command does around its work.
+        """Enter the lifespans, as a server, a test client or a command does around its work.
 
-        The first who enters runs them, and the last who leaves ends them. Meanwhile nothing can
+        The first entry runs them, and the last exit ends them. Meanwhile nothing can
         be registered, except by the lifespans themselves. `state` and `destinations` are data
         and may change at any time.
 
@@ -163,7 +163,7 @@ class BaseApp(Scope):
 
     @contextlib.contextmanager
     def serving_peers(self) -> Iterator[Self]:
-        """Hold the lifespans, and do the durable work: what a server does around its work.
+        """Enter the lifespans and run the durable work, as a server does around its work.
 
         `serving` is true meanwhile, and while the lifespans begin, so that they can tell.
         """
@@ -232,7 +232,7 @@ class BaseApp(Scope):
         return None
 
     def unready(self) -> str:
-        """Return why no association should come now, as `ready` tells; empty without a reason."""
+        """Return why the app is not ready, by the checks of `ready`, or an empty text."""
         for scope in self._scopes:
             for check in scope.ready_checks:
                 try:
@@ -246,13 +246,13 @@ class BaseApp(Scope):
         return ""
 
     def measured(self) -> Iterator[Gauge]:
-        """Yield what the app and its blueprints measure when they are asked."""
+        """Yield the gauges of the app and its blueprints."""
         for scope in self._scopes:
             for gauges in scope.gauges:
                 yield from gauges()
 
     def considered(self) -> list[str]:
-        """Return what a conformance statement says of services that belong together."""
+        """Return the text of a conformance statement for services that belong together."""
         return [text for scope in self._scopes for text in scope.considerations]
 
     def audit(self, function: Auditor) -> Auditor:
@@ -279,7 +279,7 @@ class BaseApp(Scope):
         return function
 
     def tell_auditors(self, kind: Kind, peer: PeerView | None = None, **values: Any) -> None:
-        """Tell the functions of `audit` of something: see `pacsroute.audit.Event`."""
+        """Report an event to the functions of `audit`: see `pacsroute.audit.Event`."""
         if self.auditors:
             from pacsroute.framework.audit_trail import tell  # noqa: PLC0415 - for who audits
 
@@ -293,7 +293,7 @@ class BaseApp(Scope):
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """The called AE titles that are this app's: its own, and those of its blueprints."""
+        """The called AE titles of this app: its own, and those of its blueprints."""
         owned = [title for _, title in self.families if title is not None]
         return tuple(dict.fromkeys((self.ae_title, *self.config.called_ae_titles, *owned)))
 
@@ -331,8 +331,8 @@ class BaseApp(Scope):
     ) -> Peer | None:
         """Return the peer of an AE title, or None.
 
-        Without a request, `called_ae` is our own title that calls the peer: the function of the
-        blueprint that owns it is asked first.
+        Without a request, `called_ae` is the title under which we call the peer: the function of
+        the blueprint that owns it comes first.
         """
         for scope in reversed(self.scopes_of(called_ae if request is None else request.called_ae)):
             peer = None if scope.destinator is None else scope.destinator(ae_title, request)
@@ -346,7 +346,7 @@ class BaseApp(Scope):
     # ------------------------------------------------------------- routes
 
     def add_route(self, route: Route) -> None:
-        """Take a route, unless there is one for the same, or it is too late."""
+        """Add a route, unless there is one for the same requests, or it is too late."""
         self._still_open(route.command)
         super().add_route(route)
         self._found.clear()
@@ -402,7 +402,7 @@ class BaseApp(Scope):
         )
 
     def policy(self, calling_ae: str, called_ae: str = "") -> ContextPolicy:
-        """Return what the routes say of the contexts that a peer may have."""
+        """Return the policy for a peer's presentation contexts, from the routes."""
         return ContextPolicy(
             self.routes_for(calling_ae, called_ae),
             self.config.outstanding,
@@ -414,7 +414,7 @@ class BaseApp(Scope):
     def handle(self, request: Request) -> Any:
         """Let the handler of a request answer it, behind the hooks of `before_request`.
 
-        The transport of the request does what follows the answer, such as the hooks of
+        The transport of the request runs later steps, such as the hooks of
         `after_request`: see `pacsroute.framework.answering`.
 
         Parameters
@@ -426,9 +426,8 @@ class BaseApp(Scope):
         Returns
         -------
         Outcome or iterator of Answer
-            For a find, get or move the answers as the handler yields them, rows or
-            instances, and then the final one without. An exception of the handler becomes a status
-            in it.
+            For a find, get or move: the handler's rows or instances, one by one, and then the final
+            answer without one. An exception of the handler becomes a status in it.
         """
         if request.app is not self:
             request.app, request.route = self, None

@@ -1,4 +1,4 @@
-"""A context that several hold at the same time: made once, ended once."""
+"""A context that several use at the same time: entered once, ended once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 
 
 class Counted:
-    """A context that the first who enters makes, and the last who leaves ends.
+    """A context that the first user enters, and the last one ends.
 
-    Others wait while it is made or ended, unless they run on the thread that does so.
+    Others wait while it begins or ends, unless they run on the same thread.
 
     Parameters
     ----------

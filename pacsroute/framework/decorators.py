@@ -1,4 +1,4 @@
-"""The decorators that make routes, and what they refuse."""
+"""The decorators that make routes, with their checks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _GENERATES = frozenset({"find", "get", "move"})
 
 
 class Router:
-    """The decorators that register handlers; what an app and its like share."""
+    """The decorators that register handlers, for apps and blueprints."""
 
     def __init__(self) -> None:
         self.routes: list[Route] = []
@@ -57,7 +57,7 @@ class Router:
         self, handler: None = None, /, **options: Unpack[EchoOptions]
     ) -> Callable[[EchoHandler], EchoHandler]: ...
     def echo(self, handler: Any = None, /, **options: Any) -> Any:
-        """Register what runs on a C-ECHO; the response is sent either way (PS3.4 §A).
+        """Register a function for C-ECHO; the response is sent either way (PS3.4 §A).
 
         Parameters
         ----------
@@ -408,7 +408,7 @@ class Router:
         self.add_route(route)
 
     def add_route(self, route: Route) -> None:
-        """Take a route, unless there is one for the same."""
+        """Add a route, unless there is one for the same requests."""
         for other in self.routes:
             if other.key == route.key and other.handler == route.handler:
                 raise SetupError(

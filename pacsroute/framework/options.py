@@ -1,4 +1,4 @@
-"""The options of the decorators: their names and types, and what no route could have."""
+"""The options of the decorators: their names, types and checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pacsroute.errors import SetupError
 
 
 class Names(Protocol):
-    """Several texts: a list, tuple or set of them, but not one text, which has letters."""
+    """Several strings: a list, tuple or set, but not one string."""
 
     def __contains__(self, value: object, /) -> bool: ...
     def __iter__(self) -> Iterator[str]: ...

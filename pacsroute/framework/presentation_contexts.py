@@ -13,9 +13,9 @@ class ContextPolicy:
     Parameters
     ----------
     routes : list of Route
-        Those that the peer may reach.
+        The routes that the peer may reach.
     window : int
-        How many operations may be outstanding at once.
+        The number of operations that may be outstanding at once.
     get_without_role : bool
         Whether a C-GET is answered on storage contexts for which no role was selected.
     """
@@ -47,7 +47,7 @@ class ContextPolicy:
     def uses(self, sop_class: str) -> bool:
         """Tell whether this side may be the SCU of the class.
 
-        It is that of what a C-GET fetches, and of what events are reported to it.
+        It is the SCU of classes that a C-GET retrieves, and of events that peers report.
         """
         if any(route.command == "n_event_report" for route in self.covering(sop_class)):
             return True
@@ -60,7 +60,7 @@ class ContextPolicy:
         )
 
     def extended(self, sop_class: str, offered: bytes) -> bytes:
-        """Return the answer to an extended negotiation; empty where no route has any."""
+        """Return the answer to an extended negotiation; empty if no route has one."""
         for route in self._routes(sop_class):
             if route.extended:
                 worklist = sop_class == uids.WORKLIST

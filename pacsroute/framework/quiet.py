@@ -1,4 +1,4 @@
-"""Libraries that are silent while an app runs, since they log what peers have sent."""
+"""Libraries that are silent while an app runs, because they log data of peers."""
 
 from __future__ import annotations
 

@@ -41,22 +41,22 @@ class Request:
     message_id : int
         The peer's Message ID.
     sop_class, sop_instance, transfer_syntax : str
-        UIDs; empty where the command has none.
+        UIDs; empty if the command has none.
     abstract_syntax : str
-        The UID of what its presentation context is for, which is not always the command's
-        SOP class: a film box comes on the context of a print management meta class.
+        The UID of its presentation context, which is not always the command's SOP class: a film box
+        comes on the context of a print management meta class.
     general : str
-        The UID of the related general SOP class that it is served as, where the peer has
-        negotiated one (PS3.7 §D.3.3.6) and its own has no route; else empty.
+        The UID of the related general SOP class that it is served as, if the peer has negotiated
+        one (PS3.7 §D.3.3.6) and its own class has no route; else empty.
     extended : mapping of str to int
         The result of extended negotiation for its SOP class, by name: see
         `pacsroute.App.find` and its like.
     association : object
         Its association; None in a test, and over HTTP.
     transport : str
-        ``dimse`` or ``web``: whether an association carries it, or HTTP.
+        ``dimse`` or ``web``: an association, or HTTP.
     is_cancelled : callable, optional
-        Answers `cancelled`; the transport sets it. Without one, it never is.
+        The function behind `cancelled`; the transport sets it. Without one, it is false.
 
     Attributes
     ----------
@@ -65,8 +65,8 @@ class Request:
     error : BaseException or None
         The exception of the handler.
     keep_failure : callable or None
-        Called with an exception that the handler raised and did not mean, before it is answered:
-        a test client raises it. Without one, it lets go of its frames afterwards.
+        Called with an unintended exception of the handler, before it is answered: a test client
+        raises it. Without one, its frames are released afterwards.
     """
 
     command: ClassVar[str] = ""
@@ -116,7 +116,7 @@ class Request:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the peer has sent a C-CANCEL for it, or is gone; looked up when asked."""
+        """Whether the peer has sent a C-CANCEL for it, or has disconnected; checked on each use."""
         return self.is_cancelled is not None and self.is_cancelled()
 
     def is_wanted(self) -> bool:
@@ -124,7 +124,7 @@ class Request:
         return not self.cancelled
 
     def after(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function once the response is written; the call may be lost, as with a crash.
+        """Call a function once the response is written; a crash loses the call.
 
         It runs once, on a small pool of threads, which a stopping server finishes. Work that must
         not be lost needs a durable job: see `App.job` and `App.forward`.
@@ -150,7 +150,7 @@ class EchoRequest(Request):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class StoreRequest(Request):
-    """C-STORE: keep this instance (PS3.7 §9.1.1).
+    """C-STORE: store this instance (PS3.7 §9.1.1).
 
     Parameters
     ----------
@@ -231,9 +231,9 @@ class QueryRequest(Request):
 
     @property
     def level(self) -> str:
-        """The Query/Retrieve Level as the standard spells it; empty if it is not a valid one.
+        """The Query/Retrieve Level in the standard's spelling; empty if it is not valid.
 
-        Peers write ``IMAGES`` or ``Study``, too: three letters tell.
+        Peers also write ``IMAGES`` or ``Study``: the first three letters count.
         """
         written = str(self.identifier.get("QueryRetrieveLevel") or "").strip().upper()
         return {level[:3]: level for level in LEVELS}.get(written[:3], "")
@@ -241,20 +241,19 @@ class QueryRequest(Request):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class FindRequest(QueryRequest):
-    """C-FIND: what is there that matches? (PS3.7 §9.1.2).
+    """C-FIND: query (PS3.7 §9.1.2).
 
     Parameters
     ----------
     identifier : pydicom.Dataset
         The keys to match, and those to return (PS3.4 §C.4.1.1.3).
     limit, offset : int, optional
-        How many answers are wanted, and how many to leave out before the first; a C-FIND
-        wants all of them.
+        The number of requested rows, and of rows to skip; a C-FIND wants all rows.
     paged : bool
         Set by a handler that has applied `limit` and `offset` itself.
     total : callable, optional
-        Set by such a handler, if it can count what matches: called with a bound, it returns how
-        many rows there are, counted up to that.
+        Set by such a handler, if it can count matches: called with a bound, it returns the number
+        of rows, counted up to the bound.
 
     Examples
     --------
@@ -285,18 +284,18 @@ class GetRequest(QueryRequest):
     identifier : pydicom.Dataset
         The level, and the unique keys of the instances to send (PS3.4 §C.4.3.1.3).
     count : int, optional
-        How many instances there will be. A generator that sets it before its first
-        yield is taken from one by one; one that does not is counted first.
+        The number of instances. If a generator sets it before its first yield, its instances are
+        sent one by one; else they are counted first.
 
     Attributes
     ----------
     read_ahead : bool
-        Set by a generator, before its first yield, that may go on before the instance that it
-        yielded last was sent: the next one is read meanwhile.
+        Set by a generator, before its first yield, that may continue before its last instance was
+        sent: then the next one is read in advance.
     ahead : sequence
         All instances, if they are known before the first is sent.
     subjects : tuple of pacsroute.audit.Subject
-        The patients and studies that they are of, where the handler tells them for `App.audit`.
+        Their patients and studies, if the handler names them for `App.audit`.
     """
 
     command: ClassVar[str] = "get"
@@ -321,7 +320,7 @@ class MoveRequest(GetRequest):
     Attributes
     ----------
     peer : Peer or None
-        Where that is, once it was resolved.
+        Its address, once it was resolved.
     """
 
     command: ClassVar[str] = "move"
@@ -334,8 +333,8 @@ class MoveRequest(GetRequest):
 class NormalizedRequest(Request):
     """The base of the requests of the N-services (PS3.7 §10).
 
-    `sop_instance` is the affected or the requested one; in an N-CREATE it is made before
-    the handler runs where the peer leaves it to us.
+    `sop_instance` is the affected or the requested one; in an N-CREATE without one, it is made
+    before the handler runs.
     """
 
     reports: list[EventReport] | None = field(default=None, init=False, repr=False)
@@ -348,7 +347,7 @@ class NormalizedRequest(Request):
         sop_class: str | None = None,
         sop_instance: str | None = None,
     ) -> None:
-        """Send an N-EVENT-REPORT on this association once the response has gone.
+        """Send an N-EVENT-REPORT on this association after the response.
 
         Nothing is sent if the peer negotiated no presentation context for it.
 
@@ -359,7 +358,7 @@ class NormalizedRequest(Request):
         information : mapping of str or Dataset, optional
             The event information.
         sop_class, sop_instance : str, optional
-            UIDs of what the event is of, where that is not what this request is about.
+            UIDs of the event, if they differ from those of this request.
         """
         if self.reports is None:
             self.reports = []
@@ -414,12 +413,12 @@ class NSetRequest(NormalizedRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NGetRequest(NormalizedRequest):
-    """N-GET: tell these attributes; all of them where none is asked for (PS3.7 §10.1.2).
+    """N-GET: return these attributes, or all without a list (PS3.7 §10.1.2).
 
     Parameters
     ----------
     attribute_identifiers : tuple of int
-        The tags that are asked for.
+        The requested tags.
     """
 
     command: ClassVar[str] = "n_get"
@@ -476,9 +475,9 @@ class Progress(NamedTuple):
     Parameters
     ----------
     remaining, completed, failed, warning : int
-        How many are left, have succeeded, failed, or ended with a warning.
+        The numbers that remain, succeeded, failed, or ended with a warning.
     failed_instances : tuple of str
-        The SOP Instance UIDs of those that failed, where the peer lists them.
+        The SOP Instance UIDs of the failed ones, if the peer lists them.
     """
 
     remaining: int = 0
@@ -489,7 +488,7 @@ class Progress(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """Where an application entity listens.
+    """The address of an application entity.
 
     Parameters
     ----------

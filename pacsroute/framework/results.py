@@ -26,8 +26,8 @@ logger = logging.getLogger("pacsroute")
 class Outcome(NamedTuple):
     """How a request went: its status, more elements of the response, and a note for the log.
 
-    `is_logged` tells that a warning has said already why it is refused, and `number` how many
-    answers or instances there were.
+    `is_logged` tells that the reason of the refusal is logged already, and `number` is the number
+    of answers or instances.
     """
 
     status: Status
@@ -43,9 +43,9 @@ _ROW = {code: Outcome(Status(code)) for code in (PENDING, PENDING_WARNING)}
 
 
 class Answer(NamedTuple):
-    """One of the answers that a generator gives; `row` is None in the last, the final one.
+    """An answer of a generator; `row` is None in the final one.
 
-    Its outcome is None where the handler left the final status to the service.
+    Its outcome is None if the handler left the final status to the service.
     """
 
     row: Mapping[str, Any] | Dataset | Instance | None
@@ -54,12 +54,12 @@ class Answer(NamedTuple):
 
 
 def final_status(result: object, who: str = "a handler") -> Status:
-    """Return the status that a handler's return value means; `who` is its name.
+    """Return the status for a handler's return value; `who` is its name.
 
     Raises
     ------
     TypeError, ValueError
-        If it means none.
+        If the value is not valid.
     """
     if result is None:
         return Status(SUCCESS)
@@ -77,7 +77,7 @@ def final_status(result: object, who: str = "a handler") -> Status:
 
 
 def reply(result: object, who: str = "a handler") -> Outcome:
-    """Return the outcome that the handler of an N-service means: status, data set, or both."""
+    """Return the outcome for the result of an N-service's handler: status, data set, or both."""
     parts = result if isinstance(result, tuple) and not isinstance(result, Status) else (result,)
     data = [part for part in parts if isinstance(part, Mapping) or is_dataset(part)]
     rest = [part for part in parts if not (isinstance(part, Mapping) or is_dataset(part))]

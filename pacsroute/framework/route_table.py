@@ -15,7 +15,7 @@ from pacsroute.framework.routes import BARE, Handler, Route, name_of
 
 
 class Line(NamedTuple):
-    """The columns that are shown of a route, in their order."""
+    """The columns of a route, in their order."""
 
     command: str
     sop_class: str
@@ -33,7 +33,7 @@ HEADER = Line(
 
 
 def in_order(app: BaseApp) -> list[Route]:
-    """Return the routes by called AE title and command, those first that win over others.
+    """Return the routes by called AE title and command, the winning ones first.
 
     A C-ECHO without a route of its own has the built-in one.
     """
@@ -52,7 +52,7 @@ def in_order(app: BaseApp) -> list[Route]:
 
 
 def described(route: Route) -> dict[str, Any]:
-    """Return all of a route, for other programs; None stands for any."""
+    """Return all properties of a route, for other programs; None stands for any."""
     file, line = _place(route.handler)
     return {
         "command": name_of(route.command),

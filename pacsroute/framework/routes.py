@@ -21,7 +21,7 @@ BARE = {
 
 @dataclass(frozen=True, repr=False)
 class Route:
-    """One handler, and what it answers.
+    """A handler with the requests that it answers.
 
     Parameters
     ----------
@@ -29,33 +29,33 @@ class Route:
         ``echo``, ``store``, ``find``, ``get``, ``move``, ``n_create``, ``n_set``, ``n_get``,
         ``n_action``, ``n_delete`` or ``n_event_report``.
     sop_class : str or None
-        Its UID; None is all that a bare decorator covers.
+        Its UID; None for a decorator without arguments.
     calling_ae : str or None
-        The one calling AE title it answers; None is all.
+        The calling AE title that it answers; None for all.
     transfer_syntaxes : tuple of str
         UIDs in order of preference; empty leaves it to the peer.
     unknown : bool
-        Whether a bare store covers classes that no dictionary knows.
+        Whether a store without a class covers unknown classes.
     handler : callable
         The user's function.
     pending_interval : float
         Seconds between the Pending responses of a get or move; 0 is one for each
         sub-operation.
     kind : int, optional
-        The one action or event type it answers.
+        The action or event type that it answers.
     extended : bytes
         The extended negotiation that it supports.
     charset : str, optional
-        The Specific Character Set of its rows; None leaves it to the settings and the peer.
+        The Specific Character Set of its rows; by default, that of the settings or the peer.
     called_ae : str, optional
-        The called AE title that its blueprint owns; None is every title that nobody owns.
+        The called AE title that its blueprint owns; None for every title without an owner.
     scopes : tuple of Scope
-        The app and the blueprints it was registered through, from the outermost: whose hooks
-        and error handlers concern it.
+        The app and the blueprints of its registration, the outermost first, with their hooks and
+        error handlers.
     default : bool
-        Whether any other route that covers a request takes its place, however general that is.
+        Whether any other route that covers a request replaces it.
     place : Place
-        Where its handler has saved instances.
+        The folder in which its handler has saved instances.
     """
 
     command: str
@@ -87,7 +87,7 @@ class Route:
 
     @property
     def rank(self) -> tuple[bool, bool, bool, bool]:
-        """How specific it is: of the routes for one request, the least wins."""
+        """Its rank: of the routes for one request, the least wins."""
         return (
             self.default,
             self.sop_class is None,
@@ -144,9 +144,9 @@ def name_of(command: str) -> str:
 def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
     """Return the transfer syntax of a context for a route, or None if none will do.
 
-    The route's own order comes first; without one, the peer's. Bytes that are only stored
-    may be in any syntax, see `storable`; those that are read here in one that we know.
-    Implicit VR little endian is always acceptable.
+    The route's own order comes first; without one, the peer's. Bytes that are only stored may be in
+    any syntax, see `storable`; others must be in a known one. Implicit VR little endian is always
+    acceptable.
     """
     proposed = tuple(proposed)
     for syntax in route.transfer_syntaxes:

@@ -1,4 +1,4 @@
-"""Durable work as an app declares it; `pacsroute.jobs` keeps and does it."""
+"""The durable work that an app declares; `pacsroute.jobs` stores and runs it."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ RETRY = (1.0, 5.0, 30.0, 300.0)
 
 
 def where(config: Config) -> str:
-    """Return where the queue of an app is: as it says, or else in the spool, or here."""
+    """Return the place of the queue of an app: by its setting, in the spool, or here."""
     return config.jobs or os.path.join(config.spool or "", "jobs.db")
 
 
 def is_there(config: Config) -> bool:
-    """Tell whether there is a queue already where that of an app would be."""
+    """Tell whether the queue of an app exists already."""
     return os.path.isfile(where(config))
 
 
 class Lane(NamedTuple):
-    """How it stands with a lane of the queue; times in seconds."""
+    """The state of a lane of the queue; times in seconds."""
 
     name: str
     waiting: int
@@ -75,18 +75,18 @@ class JobView(NamedTuple):
     id : int
         Its number.
     state : str
-        ``waiting``, ``running``, or ``failed``: given up, and kept until somebody retries it.
+        ``waiting``, ``running``, or ``failed``: given up, and kept until it is retried.
     lane : str
         The AE title of its destination, or the name of its function and ``()``.
     key : str or None
         The key by which a later job replaces it: for a delivery, the calling AE title and the SOP
         Instance UID.
     age : float
-        Since it was put into the queue.
+        The time since it was queued.
     due_in : float
-        Until it may run; 0 if it may now.
+        The time until it may run; 0 if it may now.
     attempts : int
-        How many have failed.
+        The number of failed attempts.
     error : str
         The error of the last one, without patient data.
     """

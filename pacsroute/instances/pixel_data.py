@@ -203,7 +203,7 @@ class _Heads:
             if tag in _TOLD:
                 yield self._element(head)
             if length == _UNDEFINED:
-                # What is in a sequence of VR UN is in implicit VR (PS3.5 §6.2.2).
+                # The items of a sequence of VR UN are in implicit VR (PS3.5 §6.2.2).
                 at = self._skip(offset, implicit or code == b"UN")
             else:
                 at = offset + length
