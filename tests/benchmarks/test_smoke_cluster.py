@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_both_engines_answer_alike_with_a_large_index(tmp_path):
-    options = ("--rounds", "0", "--rows", "5000")
+    options = ("--rounds", "0", "--rows", "10000")
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.cluster", *options],
         cwd=Path(__file__).parents[2],
@@ -20,5 +20,5 @@ def test_both_engines_answer_alike_with_a_large_index(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for line in ("| image | 5,000 |", "| the 100 images of a series | 100 |"):
+    for line in ("| image | 10,000 |", "| the 100 images of a series | 100 |"):
         assert line in done.stdout
