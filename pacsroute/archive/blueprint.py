@@ -366,7 +366,8 @@ class Archive(Blueprint):
             request.subjects = audited.subjects_of(self._database, rows)
         studies = dict.fromkeys(row["StudyInstanceUID"] for row in rows)
         corrected = corrections.of_studies(self._database, studies)
-        return [self._instance(row, corrected.get(row["StudyInstanceUID"])) for row in rows]
+        found = [self._instance(row, corrected.get(row["StudyInstanceUID"])) for row in rows]
+        return self._files.ahead(found)
 
     def _instance(self, row: Any, corrected: list[Correction] | None) -> Instance:
         instance = self._files.instance(

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from pacsroute.archive.ahead import Ahead, Opener
 from pacsroute.archive.database import Database, Transaction, UnavailableError
 from pacsroute.archive.ownership import Ownership
 from pacsroute.archive.schema import FORGET_ATTEMPT, LEAVES
@@ -54,11 +55,13 @@ class Bucket:
         self._ownership = Ownership(storage, database)
         self._stores = 0
         self._told = -1  # so that a start counts on, too
+        self._opener: Opener | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
         """Begin to sweep."""
+        self._opener = Opener()
         self._stop.clear()
         self._thread = threading.Thread(
             target=self._sweep_often, name="pacsroute-sweep", daemon=True
@@ -67,6 +70,8 @@ class Bucket:
 
     def close(self) -> None:
         """Sweep no more; what was stored is counted."""
+        if self._opener is not None:
+            self._opener.close()
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -103,6 +108,10 @@ class Bucket:
         """Return the AE title of who sent an instance, as its head tells."""
         with Stored(self._storage, name).open() as file:
             return part10.head_of(file).sender
+
+    def ahead(self, instances: list[Instance]) -> list[Instance]:
+        """Return the instances in a list that opens the next ones while one is sent."""
+        return Ahead(instances, self._opener) if self._opener is not None else instances
 
     def has(self, name: str) -> bool:
         """Tell whether an object is there."""

@@ -51,6 +51,9 @@ class Keeper(Protocol):
     def sender(self, name: str) -> str:
         """Return the AE title of who sent it, as its head tells; else an empty text."""
 
+    def ahead(self, instances: list[Instance]) -> list[Instance]:
+        """Return instances in a list that opens the next ones while one is sent, where it helps."""
+
     def has(self, name: str) -> bool:
         """Tell whether an instance is there."""
 

@@ -167,6 +167,10 @@ class Instance:
             return file, head, source[head.end : head.end + peek.LOOK]
         if isinstance(source, Stored):
             stored = source.open()
+            start = stored.read(part10.LOOK)
+            if len(start) < part10.LOOK:  # to seek back from its end would ask for it again
+                stored.close()
+                stored = io.BytesIO(start)
             head = part10.head_of(stored)
             first = stored.read(peek.LOOK)
             stored.seek(head.end)
@@ -179,7 +183,8 @@ class Instance:
         The copy is independent: others may be sending this one, too. An instance that cannot be
         opened is returned unchanged, and `open` says why.
         """
-        if type(self) is not Instance or not isinstance(self._source, (str, os.PathLike)):
+        is_file = isinstance(self._source, (str, os.PathLike, Stored))
+        if type(self) is not Instance or not is_file or self._opened is not None:
             return self
         with contextlib.suppress(DataSetError, OSError):
             file, head, first = self._part10()
@@ -190,7 +195,8 @@ class Instance:
             self._check(head, file)
             opened = Instance(self._source, **told, limits=self._limits)
             opened._opened = file
-            if _WILL_NEED is not None and not isinstance(file, io.BytesIO):
+            in_memory = isinstance(file, io.BytesIO) or isinstance(self._source, Stored)
+            if _WILL_NEED is not None and not in_memory:
                 os.posix_fadvise(file.fileno(), 0, 0, _WILL_NEED)
             return opened
         return self

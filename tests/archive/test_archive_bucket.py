@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from support.archives import (
@@ -16,6 +18,7 @@ from support.archives import (
     only_sqlite,
     uids_in,
 )
+from support.postgresql import server
 
 from pacsroute import App, Archive, Instance, RequestFailed, SetupError
 from pacsroute.archive import bucket as buckets_of
@@ -277,6 +280,47 @@ def test_index_that_is_older_than_its_objects_removes_nothing(make, monkeypatch,
         assert app.state.archive.reindex() == 2
         assert uids_in(client) == {"1.3.1", "1.3.2", "1.3.3"}
         assert "unswept" not in dict(kinds(app))
+
+
+@only_postgresql
+@only_bucket
+def test_standby_that_has_taken_over_removes_nothing_until_a_reindex(make, monkeypatch, caplog):
+    """It has a note of an attempt that the lost primary has committed, and acknowledged."""
+    with server() as primary, tempfile.TemporaryDirectory(prefix="pacsroute-pg-") as folder:
+        make.index = primary.url()
+        app = make()
+        with app.test_client() as client:
+            client.store(image(1))
+            files = app.state.archive._files
+            place = files.place
+            standbys = []
+
+            def fall_behind(draft, *rest):
+                standbys.append(primary.standby(Path(folder)))
+                return place(draft, *rest)
+
+            monkeypatch.setattr(files, "place", fall_behind)
+            client.store(image(2))
+            (standby,) = standbys
+        primary.stop("immediate")
+        standby.start()
+        try:
+            standby.promote()
+            make.index = standby.url()
+            app = make()
+            with app.test_client() as client:
+                assert uids_in(client) == {"1.3.1"}
+                sweep(app, monkeypatch)
+                why = "the index is older than the objects, or was restored"
+                assert ("unswept", why) in kinds(app)
+                assert why in caplog.text
+                assert app.state.archive.reindex() == 1
+                sweep(app, monkeypatch)
+                assert fetched(client, "PATIENT", PatientID="777") == {"1.3.1", "1.3.2"}
+                assert kinds(app) == []
+        finally:
+            standby.stop("immediate")
+            primary.start()
 
 
 @only_postgresql

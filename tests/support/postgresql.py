@@ -18,7 +18,7 @@ WAIT = 60
 class PostgreSQL:
     """A server that listens at a socket in its folder only; it can be stopped and started."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, primary: PostgreSQL | None = None) -> None:
         self._programs = programs
         self._data = folder / "data"
         self._socket = folder
@@ -26,7 +26,19 @@ class PostgreSQL:
         self._user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         if os.getuid() == 0:
             shutil.chown(folder, self._user)
-        self._run("initdb", "--auth=trust", "--username=tests", "--encoding=UTF8", "--no-sync")
+        if primary is None:
+            self._run("initdb", "--auth=trust", "--username=tests", "--encoding=UTF8", "--no-sync")
+        else:  # a standby, with what the primary has now
+            host = f"--host={primary._socket}"
+            options = ("--username=tests", "--write-recovery-conf", "--checkpoint=fast")
+            self._run("pg_basebackup", host, *options)
+
+    def standby(self, folder: Path) -> PostgreSQL:
+        return PostgreSQL(self._programs, folder, self)
+
+    def promote(self) -> None:
+        """Let a standby take over."""
+        self._run("pg_ctl", "--wait", "promote")
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://tests@/{database}?host={self._socket}"
