@@ -1,7 +1,7 @@
 """The rules of the Modality Performed Procedure Step (PS3.4 §F.7.2).
 
-`check_create` and `check_set` look at what an N-CREATE or N-SET brings, and raise the `Failure`
-that the standard has for it; what becomes of the step is the handler's own:
+`check_create` and `check_set` check an N-CREATE or N-SET, and raise the `Failure` that the standard
+demands. The handler keeps the steps:
 
 >>> from pacsroute import App, Failure, mpps
 >>> app, steps = App("RIS"), {}
@@ -98,14 +98,14 @@ _RULES = attribute_types.rules(_TABLE)
 
 
 def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
-    """Raise a `Failure` if an N-CREATE is not to be accepted (PS3.4 §F.7.2.1).
+    """Raise a `Failure` if an N-CREATE must be refused (PS3.4 §F.7.2.1).
 
     Parameters
     ----------
     attribute_list : pydicom.Dataset
         The attributes of the new step.
     strict : bool
-        Whether all that Table F.7.2-1 requires has to be there, or only the status.
+        Whether every attribute that Table F.7.2-1 requires must be present, or only the status.
 
     Raises
     ------
@@ -133,17 +133,17 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
 
 
 def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = True) -> None:
-    """Raise a `Failure` if an N-SET is not to be accepted (PS3.4 §F.7.2.2).
+    """Raise a `Failure` if an N-SET must be refused (PS3.4 §F.7.2.2).
 
-    An attribute that may not be set but has the value that it has already is let pass: some
+    An attribute that may not be set is accepted if its value does not change, because some
     modalities send everything again. So is one that the N-CREATE has not created.
 
     Parameters
     ----------
     stored : pydicom.Dataset
-        The step as it is. It is not changed.
+        The stored step. It is not changed.
     modification_list : pydicom.Dataset
-        The attributes to be changed.
+        The attributes to change.
     strict : bool
         Whether Table F.7.2-1 is enforced, its final state included, or only the status.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def dicom_client(app: App) -> Iterator[TestClient]:
-    """Give a client that speaks to the app of the test in memory, within its lifespan.
+    """Return a client of the test's app in memory, within its lifespan.
 
     Examples
     --------
@@ -34,6 +34,6 @@ def dicom_client(app: App) -> Iterator[TestClient]:
 
 @pytest.fixture
 def dicom_server(app: App) -> Iterator[Server]:
-    """Give a server of the app of the test that listens on a free port, `dicom_server.port`."""
+    """Return a server of the test's app on a free port, `dicom_server.port`."""
     with app.serve(port=0, grace=1) as server:
         yield server

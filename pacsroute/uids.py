@@ -213,12 +213,12 @@ def carried(abstract_syntax: str) -> frozenset[str]:
 
 
 def short_names(command: str) -> tuple[str, ...]:
-    """Return the short names of SOP classes that a command has."""
+    """Return the short names of the SOP classes of a command."""
     return tuple(_SHORT.get(command, ()))
 
 
 def written(uid: str, command: str = "") -> str:
-    """Return what a UID may be called in a decorator: short name, keyword, or the UID itself.
+    """Return the name of a UID in a decorator: short name, keyword, or the UID itself.
 
     Examples
     --------
@@ -264,7 +264,7 @@ _RARE = re.compile(
 
 
 def usual_storage(count: int) -> tuple[str, ...]:
-    """Return so many storage classes, those that are met most often."""
+    """Return the most common storage classes, at most that many."""
     known = [uid for uid in STORAGE if uid in UID_dictionary and not UID_dictionary[uid][3]]
     known.sort(
         key=lambda uid: (
@@ -285,7 +285,7 @@ LONGEST = 64
 def is_uid(text: str) -> bool:
     """Tell whether a text is a UID: digits and dots, 64 characters at most (PS3.5 §9.1).
 
-    Leading zeros of a component are accepted: archives are full of them.
+    Leading zeros of a component are accepted, because archives are full of them.
     """
     return len(text) <= LONGEST and _UID.fullmatch(text) is not None
 
@@ -298,8 +298,8 @@ def trim(text: str) -> str:
 def is_storage(uid: str) -> bool:
     """Tell whether a SOP class stores composite instances.
 
-    A class that no dictionary knows, private or newer than pydicom, is taken for one. The
-    standard's own have their place: what is newer elsewhere is a transfer syntax or the like.
+    An unknown class, private or newer than pydicom, counts as one. Unknown UIDs of the standard
+    count only in the range of its storage classes.
     """
     if uid in STORAGE:
         return True
@@ -312,7 +312,7 @@ def is_storage(uid: str) -> bool:
 
 
 def name(uid: str) -> str:
-    """Return the name of a UID, or the UID where it has none."""
+    """Return the name of a UID, or the UID without one."""
     row = UID_dictionary.get(uid)
     return row[0] if row and row[0] else uid
 
@@ -330,8 +330,8 @@ def sop_class(text: str, command: str) -> str:
     Raises
     ------
     SetupError
-        If nothing has that name; the message says what is nearest. Or if it is a class of
-        other commands.
+        If the name is unknown (the message suggests the nearest one), or belongs to another
+        command.
 
     Examples
     --------
@@ -368,7 +368,7 @@ def transfer_syntax(text: str) -> str:
     Raises
     ------
     SetupError
-        If nothing has that name.
+        If the name is unknown.
     """
     if is_uid(text):
         return text

@@ -1,6 +1,6 @@
 r"""Audit events, as `@app.audit` gets them, and their XML (PS3.15 §A.5).
 
-An event tells who has done what to which patient's studies. It never goes into the log.
+An event names the user, the action, and the patient's studies. It is never logged.
 
 Examples
 --------

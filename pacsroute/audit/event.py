@@ -47,7 +47,7 @@ class Subject:
     accession_number : str
         Of the study.
     sop_classes : mapping of str to int
-        How many instances of the study the event is about, by SOP Class UID.
+        The number of instances of the study in the event, by SOP Class UID.
     """
 
     patient_id: str = ""
@@ -60,7 +60,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that was done, or was tried.
+    """An action that was done or tried.
 
     Parameters
     ----------
@@ -78,20 +78,20 @@ class Event:
         The user: the result of `@app.authenticate`, or the `by` of a correction or deletion. Of an
         authentication that failed, the name that was claimed. None without a name.
     proven_by : str
-        How that was proven: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
-        ``username`` was claimed without a proof; empty if there is none.
+        The proof of the identity: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
+        ``username`` is a claim without proof; empty without a user.
     calling_ae, called_ae : str
         The AE titles of the association, or those under which HTTP is answered.
     address : str
-        Where it came from; behind a balancer that speaks the PROXY protocol, the peer's own.
+        The address of the peer; behind a balancer with the PROXY protocol, also the peer's own.
     transport : str
-        ``dimse``, ``web``, or empty for what came over neither.
+        ``dimse``, ``web``, or empty for neither.
     destination_ae, destination : str
         The AE title and the host or URL that an export went to.
     subjects : tuple of Subject
-        The patients and studies that it is about, as far as they are known.
+        The patients and studies, as far as they are known.
     count : int, optional
-        How many answers or instances there were.
+        The number of answers or instances.
     sop_class : str
         The SOP Class UID of a query's information model.
     identifier : pydicom.Dataset, optional
@@ -99,8 +99,8 @@ class Event:
     what : str
         The content of a page, or the deleted part of a study.
     action : str
-        ``C`` create, ``R`` read, ``U`` update, ``D`` delete or ``E`` execute, where that does not
-        follow from the kind.
+        ``C`` create, ``R`` read, ``U`` update, ``D`` delete or ``E`` execute, if it does not follow
+        from the kind.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""A data set out of the DICOM JSON Model (PS3.18 Annex F)."""
+"""A data set from the DICOM JSON Model (PS3.18 Annex F)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def from_dicom_json(
     *,
     bulk_data: Callable[[str], bytes] | None = None,
 ) -> bytes:
-    """Return the bytes of a data set, out of its DICOM JSON Model.
+    """Return the bytes of a data set from its DICOM JSON Model.
 
-    JSON is in UTF-8 whatever its Specific Character Set says: the data set is encoded in that
-    set where all of it fits, and otherwise the set becomes ``ISO_IR 192``.
+    JSON is in UTF-8 whatever its Specific Character Set says: the data set is encoded in that set
+    if all of it fits, and otherwise the set becomes ``ISO_IR 192``.
 
     Parameters
     ----------

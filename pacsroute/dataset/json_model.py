@@ -1,7 +1,7 @@
 """The DICOM JSON Model: a data set as plain values (PS3.18 Annex F).
 
-Values go from the bytes of a data set to JSON without pydicom's elements between, which takes a
-quarter of the time that `pydicom.Dataset.to_json_dict` does, and gives the same.
+Values go from the bytes of a data set to JSON without pydicom's elements in between. It takes a
+quarter of the time of `pydicom.Dataset.to_json_dict`, with the same result.
 """
 
 from __future__ import annotations
@@ -62,10 +62,9 @@ def dicom_json(
         Its UID.
     bulk_data : callable, optional
         Called with the path, the VR and the length of each binary value of more than 1,024 bytes;
-        returns the URI that stands for it, or None. Large values of a file are not even read
-        then.
+        returns the URI for it, or None. Then large values of a file are not even read.
     limits : Limits
-        How deep and how large the data set may be.
+        The allowed depth and size of the data set.
 
     Returns
     -------
@@ -91,7 +90,7 @@ def dicom_json(
 def json_of(
     dataset: Dataset, bulk_data: BulkData | None = None, path: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return the DICOM JSON Model of a data set that was parsed.
+    """Return the DICOM JSON Model of a parsed data set.
 
     Parameters
     ----------

@@ -26,10 +26,10 @@ class Identity:
         ``username``, ``passcode`` (a user name with one), ``kerberos``, ``saml``, ``jwt``, or
         ``unknown`` for a type that the standard does not define.
     name : str
-        The user name; empty where there is a token.
+        The user name; empty with a token.
     token : bytes
-        The Kerberos service ticket, SAML assertion or JSON Web Token, or what came of an
-        unknown type; else empty.
+        The Kerberos service ticket, SAML assertion or JSON Web Token, or the bytes of an unknown
+        type; else empty.
     response : bytes
         The response to a peer that requests one: a Kerberos server ticket or SAML response, set by
         the function that authenticates. The response to a user name is empty (PS3.7 §D.3.3.7.2).
@@ -48,11 +48,11 @@ class Identity:
 
     @property
     def passcode(self) -> str:
-        """The passcode, to be handed on; to compare it use `proves`."""
+        """The passcode, to pass on; to compare it, use `proves`."""
         return self._passcode.decode("utf-8", "replace")
 
     def proves(self, name: str, passcode: str) -> bool:
-        """Tell whether this is a user name and its passcode, in a time that tells neither.
+        """Tell whether this is a user name and its passcode, in constant time.
 
         Examples
         --------

@@ -1,8 +1,8 @@
-r"""Matching of C-FIND keys, on rows in Python and in SQL, with the same answers (PS3.4 §C.2.2.2).
+r"""Matching of C-FIND keys in Python and in SQL, with the same results (PS3.4 §C.2.2.2).
 
-`matches` tests one row, and `matcher` many, for one identifier. `where` turns the same identifier
-into the condition of an SQLite query, every value from the wire a bound parameter. `stored` is what
-a matched column has to hold:
+`matches` tests one row, and `matcher` many rows, with one identifier. `where` turns the identifier
+into the condition of an SQL query, with every value of the peer as a bound parameter. `stored`
+gives the value that a matched column must hold:
 
 >>> import sqlite3
 >>> from pydicom import Dataset
@@ -22,27 +22,26 @@ a matched column has to hold:
 True
 >>> db.close()
 
-A database that keeps its values as they came can be matched too, with a function call for each
-row: ``connection.create_function("stored", 2, matching.stored, deterministic=True)``, and
-``"stored('PatientName', name)"`` for the column; SQLite can even have an index on that.
+A database that keeps the original values can be matched, too, with a function call for each row:
+``connection.create_function("stored", 2, matching.stored, deterministic=True)``, and
+``"stored('PatientName', name)"`` for the column; SQLite can even index that.
 
 `where` has ``dialect="postgresql"``, too, for psycopg (``%s`` marks its parameters).
 
 Decisions where the standard leaves a choice:
 
 - A key that is empty or only ``*`` matches everything. ``A\B`` matches either, whatever the VR.
-- A value that is not of its VR, such as a date with letters in it or a name of more than 1024
-  characters, is unknown, which is to say empty. A *key* that is not of its VR is an
-  `IdentifierError`.
+- A value that is invalid for its VR, such as a date with letters or a name of more than 1024
+  characters, counts as empty. An invalid *key* is an `IdentifierError`.
 - Names are compared by Unicode case folding, on composed characters; accents count. Spaces around
   a component and trailing ``^`` and ``=`` do not, and ``DOE^*`` finds ``Doe`` too. A key is
   tried on the whole name and on its leading component groups; an empty group in a key, as in
   ``=山田*``, stands for any.
-- Times and date-times mean, as keys, all of what they leave out: ``10`` is the hour from 10:00 to
-  10:59:59.999999, and ``-11`` ends with 11:59:59.999999. As values they mean the first moment.
-- Date-times are compared in UTC. One without an offset is taken as UTC: right where neither side
-  has one, off by the zone where one side has. ``20240101-0500`` has an offset, since those from
-  -0000 to -1459 are; ``2023-2024`` is a range.
+- Times and date-times in keys include everything that they leave out: ``10`` is the hour from 10:00
+  to 10:59:59.999999, and ``-11`` ends with 11:59:59.999999. In values they mean the first moment.
+- Date-times are compared in UTC. One without an offset is taken as UTC: that is right if neither
+  side has an offset, and wrong by the zone if one side has. ``20240101-0500`` has an offset,
+  because -0000 to -1459 are offsets; ``2023-2024`` is a range.
 - IS, DS and binary numbers are compared as numbers. Tags and bulk data are never conditions.
 - Date and time are two keys, not combined, and ``""`` is no key for empty values: both take
   extended negotiation. But ranges of the start of a scheduled step are one range, from the first

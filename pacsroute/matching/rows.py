@@ -14,21 +14,21 @@ Row: TypeAlias = "Mapping[str, Any] | Dataset"
 
 
 def matches(identifier: Dataset, row: Row, *, empty_matches: bool = True) -> bool:
-    r"""Tell whether a row is what the keys of an identifier ask for (PS3.4 §C.2.2.2).
+    r"""Tell whether a row matches the keys of an identifier (PS3.4 §C.2.2.2).
 
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The keys. Those that the row does not have at all are not conditions: they are the
-        standard's optional keys without support.
+        The keys. Keys that the row does not have are not conditions: they are the standard's
+        unsupported optional keys.
     row : mapping or pydicom.Dataset
         The values by keyword: text as in DICOM, numbers, dates, times, None for an empty one;
         a list where any of its values may match; for a sequence a list of rows, of which one
         has to match all keys of the sequence's item.
     empty_matches : bool
         Whether an empty value matches every key, as in queries (PS3.4 §C.2.2.1.2), or only a
-        universal one, as in worklists (§K.2.2.1.1.1). For what a C-GET or C-MOVE sends it has to
-        be False: what has no Patient ID is not of every patient.
+        universal one, as in worklists (§K.2.2.1.1.1). It must be False for the instances of a C-GET
+        or C-MOVE: an instance without a Patient ID does not belong to every patient.
 
     Raises
     ------
@@ -56,8 +56,8 @@ def matcher(identifier: Dataset, *, empty_matches: bool = True) -> Callable[[Row
     Returns
     -------
     callable
-        Answers for a row as `matches` does. It raises an `IdentifierError` at the first row that
-        has an attribute whose key cannot be a value of it.
+        A function that does as `matches` for a row. It raises an `IdentifierError` at the first row
+        with an attribute whose key is not valid.
 
     Examples
     --------

@@ -17,9 +17,9 @@ Columns: TypeAlias = "Mapping[str, str | Columns]"
 
 
 class Where(NamedTuple):
-    """A condition to put behind ``WHERE``, and the values of its marks.
+    """A condition for ``WHERE``, and the values of its parameters.
 
-    Those are ``?`` for SQLite and ``%s`` for PostgreSQL, where a value may be a list.
+    The marks are ``?`` for SQLite and ``%s`` for PostgreSQL, where a value may be a list.
     """
 
     sql: str
@@ -28,7 +28,7 @@ class Where(NamedTuple):
     def named(self, prefix: str = "key") -> tuple[str, dict[str, Any]]:
         """Return the condition with names instead of marks, and the values by name.
 
-        This is what SQLAlchemy's ``text`` takes, and `sqlite3`, too.
+        SQLAlchemy's ``text`` takes this form, and so does `sqlite3`.
 
         Parameters
         ----------
@@ -38,7 +38,7 @@ class Where(NamedTuple):
         Raises
         ------
         ValueError
-            If a column has a mark of its own.
+            If a column contains a parameter mark.
 
         Examples
         --------
@@ -64,16 +64,16 @@ def where(
     empty_matches: bool = True,
     dialect: Name = "sqlite",
 ) -> Where:
-    r"""Turn an identifier into an SQL condition that answers as `matches` does.
+    r"""Turn an identifier into an SQL condition with the results of `matches`.
 
     Single values, lists of UIDs and ranges become ``=``, ``IN`` and ``BETWEEN``, wildcards
-    ``GLOB``: all of them conditions that an index of the column can serve. A column that may
-    hold several values holds them joined by backslashes, and is taken apart for each row.
+    ``GLOB``: an index of the column can serve all of these. A column with several values holds them
+    joined by backslashes, and is split for each row.
 
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The keys. Those without a column are not conditions.
+        The keys. Keys without a column are not conditions.
     columns : mapping
         An SQL expression by keyword, written by the programmer and used as it is, for a value
         in the form that `stored` gives. For a sequence, such a mapping for its items' keys, in
@@ -93,7 +93,7 @@ def where(
     IdentifierError
         For a key that cannot be a value of its attribute.
     DataSetError
-        For columns that cannot be right.
+        For invalid columns.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Values in the form in which they are matched: text, numbers and moments (PS3.5 §6.2)."""
+"""Values in the form for matching: text, numbers and moments (PS3.5 §6.2)."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ RANGE = {vr: re.compile(f"({form})? *- *({form})?", re.ASCII) for vr, form in _F
 
 
 def stored(keyword: str, value: object) -> str | int | float | None:
-    r"""Give a value the form in which a column is matched: to be called at insertion.
+    r"""Return a value in the form for a matched column; call it at insertion.
 
-    Text loses its padding, and a name its case: keep the name as it came in a column of its own.
+    Text loses its padding, and a name its case: keep the original name in another column.
     Dates, times and date-times become ``YYYYMMDD``, ``HHMMSS`` and, in UTC, ``YYYYMMDDHHMMSS``,
     with a fraction where there is one. Several values are joined by backslashes.
 
@@ -59,17 +59,17 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     keyword : str
         The attribute.
     value : object
-        Anything that `matches` takes for it in a row, or the pydicom Dataset that has it.
+        A value as `matches` takes it in a row, or the pydicom Dataset that has it.
 
     Returns
     -------
     str, int, float or None
-        A number for an attribute that is one, None for what is empty or not of its VR.
+        A number for a numeric attribute, None for an empty or invalid value.
 
     Raises
     ------
     DataSetError
-        For a keyword that is unknown, of a sequence, a tag or bulk data.
+        For the keyword of a sequence, a tag or bulk data, or an unknown one.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""An association over a socket: its negotiation, and the messages that come and go."""
+"""An association over a socket: its negotiation and its messages."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class Association:
     """An association with a peer.
 
     `accept` and `request` make one; `receive`, `send`, `cancelled`, `release` and `abort`
-    are for a `pacsroute.Dispatcher`, or for one that you write yourself.
+    are for a `pacsroute.Dispatcher`, or for your own.
 
-    It has three parts: a `Channel` (the socket, and how it has ended), an `Outbox` (what is
-    sent) and an `Inbox` (what has come). One thread reads; where operations overlap, others
-    send their responses and wait for those to requests of their own.
+    It has three parts: a `Channel` (the socket and its end), an `Outbox` (messages to send) and an
+    `Inbox` (received messages). One thread reads; if operations overlap, other threads send
+    responses, and wait for responses to their own requests.
 
     Attributes
     ----------
     id : int
-        Which one it is of this process: logs have it.
+        Its number in this process, for logs.
     role : {"acceptor", "requestor"}
-        Ours: who has asked for it.
+        The role of this side.
     calling_ae, called_ae : str
         The AE titles, as negotiated.
     remote_address : str
@@ -77,10 +77,10 @@ class Association:
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted.
     peer_certificate : dict or None
-        As `ssl.SSLSocket.getpeercert` has it; None without TLS, and where the peer has shown
-        none or it was not verified.
+        The result of `ssl.SSLSocket.getpeercert`; None without TLS, or without a verified
+        certificate.
     state : types.SimpleNamespace
-        A place for what hooks and handlers share.
+        A place for objects that hooks and handlers share.
     """
 
     keep_failure = None  # for tests in memory
@@ -140,11 +140,11 @@ class Association:
         Parameters
         ----------
         sock : socket.socket
-            It belongs to the association from now on.
+            The socket; it belongs to the association from now on.
         app : App
             The app whose routes decide.
         **options
-            As the settings of `pacsroute.Server`.
+            The settings of `pacsroute.Server`.
 
         Raises
         ------
@@ -178,11 +178,11 @@ class Association:
         Parameters
         ----------
         peer : Peer
-            Where it listens.
+            Its address.
         request : AssociateRQ
             The association request; see `pacsroute.upper_layer.negotiation.propose`.
         app : App
-            Which answers what the peer asks in return.
+            The app that answers requests of the peer.
         **options
             As for `accept`.
 
@@ -237,7 +237,7 @@ class Association:
 
     @property
     def patience(self) -> float:
-        """Seconds in which the peer has to answer a request of ours."""
+        """Seconds to wait for the peer's response."""
         return self.config.idle_timeout
 
     @property
@@ -247,7 +247,7 @@ class Association:
 
     @property
     def recording(self) -> str:
-        """The file that the association is recorded in; empty where it is not."""
+        """The file of the association's recording; empty without one."""
         return self._channel.recording
 
     def connect(self, peer: Peer, request: AssociateRQ) -> Association:
@@ -262,7 +262,7 @@ class Association:
         )
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Call a function after what was sent: at once, without a server."""
+        """Call a function after the sent message: immediately, without a server."""
         if self._defer is None:
             function()
         else:
@@ -281,7 +281,7 @@ class Association:
         Parameters
         ----------
         refuse : callable, optional
-            Called with the calling AE title; what it returns is the answer.
+            Called with the calling AE title; returns the answer.
         """
         deadline = time.monotonic() + self.config.artim
         try:
@@ -346,10 +346,10 @@ class Association:
             The command set.
         data : bytes or binary file, optional
             The data set, in the context's transfer syntax; an odd number of bytes is made
-            even with a NUL. A file is read from where it stands, while it is sent. If that
-            fails the association is aborted, for its peer has had half of a message.
+            even with a NUL. A file is read from its position, while it is sent. If that fails, the
+            association is aborted, because the peer has half of a message.
         more : bool
-            Whether others follow at once. The message may wait for them then, up to 50 ms.
+            Whether others follow immediately. Then the message may wait for them, up to 50 ms.
 
         Raises
         ------
@@ -377,8 +377,7 @@ class Association:
         Parameters
         ----------
         response_to : int, optional
-            The Message ID of a request of ours, for its next response. Other messages
-            wait.
+            The Message ID of our request, for its next response. Other messages wait.
 
         Raises
         ------
@@ -401,7 +400,7 @@ class Association:
         return inbox.next()
 
     def answered(self, message_id: int) -> Message | None:
-        """Return the response to a request of ours; None if the peer asks for something first.
+        """Return the response to our request; None if the peer sends a request first.
 
         Parameters
         ----------
@@ -472,10 +471,10 @@ class Association:
             channel.aborted(event)
 
     def cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has cancelled a request, or is gone; never waits.
+        """Tell whether the peer has cancelled a request, or has disconnected; never waits.
 
-        It looks at what one read brings, and at nothing while several requests wait: a
-        peer that sends more than it has answers for is left to its own buffers.
+        It looks at the bytes of one read, and at none while several requests wait: a peer that
+        sends too far ahead fills its own buffers.
         """
         channel, inbox = self._channel, self._inbox
         if self.window == 1 or inbox.is_read_here:
@@ -516,11 +515,11 @@ class Association:
         self.close()
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
-        """End the association at once (PS3.8 §7.3)."""
+        """Abort the association (PS3.8 §7.3)."""
         self._channel.abort(source, reason)
 
     def stop(self) -> None:
-        """Make the association's own thread abort it; called from another one."""
+        """Make the association's thread abort it; called from another thread."""
         self._channel.stop()
 
     def close(self) -> None:
@@ -536,7 +535,7 @@ class Association:
         self._inbox.close()
 
     def dispose(self) -> None:
-        """Close it; how it ended cannot be asked after that."""
+        """Close it; after that, its end cannot be queried."""
         self.close()
         if self._channel.ended is not None:
             let_go(self._channel.ended)

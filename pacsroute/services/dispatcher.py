@@ -36,7 +36,7 @@ def _service(route: str) -> _Service:
 
 
 def get_ready() -> None:
-    """Import what answers all kinds of requests, so that the first one does not wait for it."""
+    """Import the services, so that the first request does not wait for them."""
     for route in commands.NAMES:
         _service(route)
 
@@ -86,7 +86,7 @@ class Dispatcher:
         Raises
         ------
         AssociationAborted
-            If it ends otherwise.
+            If it ends in another way.
         """
         try:
             while True:
@@ -101,7 +101,7 @@ class Dispatcher:
     def dispatch(self, message: Message) -> None:
         """Answer one message.
 
-        A response that nobody waits for and a C-CANCEL that comes too late are ignored.
+        An unexpected response and a C-CANCEL that comes too late are ignored.
         """
         command, association = message.command, self.association
         if not isinstance(command, RequestCommand):

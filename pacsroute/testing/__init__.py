@@ -1,4 +1,4 @@
-"""Tests without a network: a client that speaks to an app in memory, and recordings replayed."""
+"""Tests without a network: a client of an app in memory, and replay of recordings."""
 
 from pacsroute.testing.comparing import Difference
 from pacsroute.testing.memory import MemoryAssociation, TestClient

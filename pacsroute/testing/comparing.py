@@ -1,4 +1,4 @@
-"""How the answers of a replay differ from those that were recorded."""
+"""The differences between recorded and replayed responses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOT_COMPARED = {"message_id", "has_data_set", "received_field"}
 
 
 class Difference(NamedTuple):
-    """One thing that an app answers otherwise than was recorded.
+    """A difference between a recorded response and the app's.
 
     Attributes
     ----------
@@ -58,8 +58,8 @@ def compare(
 ) -> Iterator[Difference]:
     """Return the differences of a replay.
 
-    Where the association, or a context that is used, was negotiated otherwise there are no
-    others: what the peer sent does not fit any more.
+    If the association, or a context in use, was negotiated differently, that is the only
+    difference, because the peer's messages no longer fit.
     """
     first = [answers[0] if answers else None for answers in (script.answers, wire.answers)]
     if type(first[0]) is not type(first[1]):

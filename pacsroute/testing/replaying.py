@@ -1,4 +1,4 @@
-"""Recordings played back against an app: what a peer once sent, as a test."""
+"""Recordings as tests: the messages of a peer, played back to an app."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def replay(
     values: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> list[Difference]:
-    """Play what a requestor has sent to an app; return where the app answers differently.
+    """Play the messages of a requestor to an app; return the differences in its responses.
 
-    No network is used and no time passes. The app runs in its lifespan, and does what it
-    does: an archive stores what was recorded.
+    No network is used and no time passes. The app runs in its lifespan, and does its work: an
+    archive stores the recorded instances.
 
     Differences between servers are not compared: implementation, maximum length, Message IDs of the
     app's own requests, and how messages are cut into PDUs. Neither are the Pending responses of
@@ -44,16 +44,15 @@ def replay(
     Parameters
     ----------
     file : path
-        A recording of ``pacsroute run --record``, or a pcap or pcapng capture, be it of
-        another server: what is played is the requestor's part, and what is compared the
-        acceptor's.
+        A recording of ``pacsroute run --record``, or a pcap or pcapng capture, also of another
+        server. The requestor's part is played, and the acceptor's is compared.
     app : App
         The app that answers.
     peers : mapping of str to BaseApp, optional
         The apps behind AE titles that the app sends to. Other titles get a stand-in that accepts
         everything.
     ignore : collection of str
-        Keywords of elements that may differ, in command sets and data sets, as
+        Keywords of elements that may differ, in command sets and data sets, such as
         ``ErrorComment`` or ``InstanceCreationTime``.
     values : bool
         Whether differences show values that may hold patient data; else they are masked.

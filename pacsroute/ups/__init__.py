@@ -1,8 +1,7 @@
 """The rules of the Unified Procedure Step (PS3.4 Annex CC).
 
-`check_create`, `check_set`, `check_state` and `check_cancel` look at what a request brings, and
-raise the `Failure`, or the warning, that the standard has for it; what becomes of the step is the
-handler's own:
+`check_create`, `check_set`, `check_state` and `check_cancel` check a request, and raise the
+`Failure`, or the warning, that the standard demands. The handler keeps the steps:
 
 >>> from pacsroute import App, ups
 >>> app, steps = App("WORKLIST"), {}
@@ -18,8 +17,8 @@ handler's own:
 ...     step.ProcedureStepState = asked.ProcedureStepState
 ...     step.TransactionUID = asked.TransactionUID
 
-`events` tells what to report of a change, and `check_subscription` to whom. A step is a Dataset
-with the attributes of Table CC.2.5-3, its Transaction UID among them.
+`events` returns the reports of a change, and `check_subscription` the subscribers. A step is a
+Dataset with the attributes of Table CC.2.5-3, its Transaction UID among them.
 """
 
 from pacsroute.ups.events import Event, cancel_requested, events, scp_status, state_report

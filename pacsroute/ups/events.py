@@ -22,7 +22,7 @@ _TOLD_OF_PROGRESS = (
 
 
 class Event(NamedTuple):
-    """An N-EVENT-REPORT for those who have subscribed: its type and information (§CC.2.4)."""
+    """An N-EVENT-REPORT for subscribers: its type and information (§CC.2.4)."""
 
     event_type: int
     information: Dataset
@@ -34,9 +34,9 @@ def events(before: Dataset | None, after: Dataset) -> list[Event]:
     Parameters
     ----------
     before : pydicom.Dataset or None
-        The step as it was, if it was there.
+        The step before the change, if it existed.
     after : pydicom.Dataset
-        The step as it is now.
+        The step after the change.
 
     Examples
     --------
@@ -56,14 +56,14 @@ def events(before: Dataset | None, after: Dataset) -> list[Event]:
 
 
 def state_report(step: Dataset) -> Event:
-    """Return the report of the state of a step, as who subscribes to it gets it at first."""
+    """Return the report of the state of a step, which a new subscriber gets first."""
     information = _part(step, [STATE, READINESS])
     information.update(_part(_item(step, PROGRESS), REASONS))
     return Event(STATE_REPORT, information)
 
 
 def cancel_requested(requesting_ae: str, action_information: Dataset) -> Event:
-    """Return the report that somebody wants a step to be canceled.
+    """Return the report that an AE requests the cancellation of a step.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def scp_status(status: str, *, subscriptions: str, steps: str) -> Event:
     status : str
         ``RESTARTED`` or ``GOING DOWN``.
     subscriptions, steps : str
-        ``WARM START`` where those are still there, ``COLD START`` where they are not.
+        ``WARM START`` if they are kept, ``COLD START`` if they are lost.
     """
     information = Dataset()
     information.SCPStatus = status

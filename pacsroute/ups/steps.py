@@ -125,18 +125,18 @@ _CREATED_EMPTY = (TRANSACTION, PROGRESS, "UnifiedProcedureStepPerformedProcedure
 
 
 def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: bool = True) -> None:
-    """Raise a `Failure` if an N-CREATE is not to be accepted (PS3.4 §CC.2.5).
+    """Raise a `Failure` if an N-CREATE must be refused (PS3.4 §CC.2.5).
 
-    A Transaction UID that is left out is let pass like the empty one that the standard wants.
+    A missing Transaction UID is accepted like the empty one that the standard demands.
 
     Parameters
     ----------
     stored : pydicom.Dataset or None
-        The step of that SOP Instance UID, if there is one already. This holds for all of them.
+        The step of that SOP Instance UID, if there is one. This applies to all functions here.
     attribute_list : pydicom.Dataset
         The attributes of the new step.
     strict : bool
-        Whether all that Table CC.2.5-3 requires has to be there, or only the state.
+        Whether every attribute that Table CC.2.5-3 requires must be present, or only the state.
 
     Raises
     ------
@@ -165,16 +165,16 @@ def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: boo
 
 
 def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: bool = True) -> None:
-    """Raise a `Failure` if an N-SET is not to be accepted (PS3.4 §CC.2.6).
+    """Raise a `Failure` if an N-SET must be refused (PS3.4 §CC.2.6).
 
-    An attribute that may not be set but has the value that it has already is let pass.
+    An attribute that may not be set is accepted if its value does not change.
 
     Parameters
     ----------
     stored : pydicom.Dataset or None
-        The step as it is, with its Transaction UID. It is not changed.
+        The stored step, with its Transaction UID. It is not changed.
     modification_list : pydicom.Dataset
-        The attributes to be changed.
+        The attributes to change.
     strict : bool
         Whether Table CC.2.5-3 is enforced, or only the state and the Transaction UID.
 
@@ -228,16 +228,16 @@ def check_state(
     stored : pydicom.Dataset or None
         The step as it is, with its Transaction UID.
     action_information : pydicom.Dataset
-        The state that is asked for, and the Transaction UID.
+        The requested state, and the Transaction UID.
     strict : bool
-        Whether a step has to meet the requirements of its final state (Table CC.2.5-3).
+        Whether a step must meet the requirements of its final state (Table CC.2.5-3).
 
     Raises
     ------
     Failure
-        As Table CC.1.1-2 has it: 0xC300 to 0xC304, 0xC307, 0xC310; the warnings 0xB304 and 0xB306
-        where the step is in the final state that is asked for. 0x0115 for a state that does not
-        exist, or a value that could not be given back once it is kept.
+        As in Table CC.1.1-2: 0xC300 to 0xC304, 0xC307, 0xC310; the warnings 0xB304 and 0xB306 if
+        the step is in the requested final state already. 0x0115 for a state that does not exist, or
+        a value that could not be given back once it is kept.
 
     Examples
     --------
@@ -292,7 +292,7 @@ def check_cancel(stored: Dataset | None, action_information: Dataset | None = No
 
 
 def discontinue(step: Dataset, why: Dataset | None = None) -> None:
-    """Put into a step what has to be there before it is CANCELED, where it is not (§CC.2.5.1.1).
+    """Add the attributes that a step needs before it is CANCELED (§CC.2.5.1.1).
 
     Parameters
     ----------

@@ -93,7 +93,7 @@ def rooms(app: BaseApp, spools: Iterable[tuple[int, int]]) -> Iterator[Room]:
     Parameters
     ----------
     app : App
-        Whose folders they are.
+        The app of the folders.
     spools : iterable of (int, int)
         How many bytes each process has in the spool, and may have.
     """
