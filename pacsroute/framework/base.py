@@ -111,6 +111,7 @@ class BaseApp(Scope):
         self.observers: list[Observer] = []
         self.observer = Observer()  # all of them
         self._found: dict[tuple[object, ...], Route | None] = {}
+        self._policies: dict[tuple[object, ...], ContextPolicy] = {}
         self._held = Counted(self._lifespans)
         self._served = Counted(self._serves)
         self.serving = False
@@ -403,11 +404,14 @@ class BaseApp(Scope):
 
     def policy(self, calling_ae: str, called_ae: str = "") -> ContextPolicy:
         """Return the policy for a peer's presentation contexts, from the routes."""
-        return ContextPolicy(
-            self.routes_for(calling_ae, called_ae),
-            self.config.outstanding,
-            get_without_role=self.config.get_without_role,
-        )
+        window, get_without_role = self.config.outstanding, self.config.get_without_role
+        routes = self.routes_for(calling_ae, called_ae)
+        key = (*map(id, routes), window, get_without_role)
+        policy = self._policies.get(key)
+        if policy is None:
+            policy = ContextPolicy(routes, window, get_without_role=get_without_role)
+            self._policies[key] = policy
+        return policy
 
     # ------------------------------------------------------------- the one door
 

@@ -6,9 +6,14 @@ from pacsroute import uids
 from pacsroute.framework.routes import Route, choose_syntax, storable
 from pacsroute.upper_layer import extended
 
+_KNOWN = 1024  # SOP classes that are remembered: peers may name what they like
+_LONGEST = 64  # characters of a UID
+
 
 class ContextPolicy:
     """The presentation contexts that may be negotiated, for `pacsroute.upper_layer.negotiation`.
+
+    The associations of an app share it, and what it has found out about SOP classes.
 
     Parameters
     ----------
@@ -30,11 +35,16 @@ class ContextPolicy:
 
     def covering(self, sop_class: str) -> list[Route]:
         """Return the routes that commands on a context of this class may reach, best first."""
-        if sop_class not in self._known:  # it is asked for several times in one negotiation
+        known = self._known.get(sop_class)
+        if known is None:
             classes = (sop_class, *uids.carried(sop_class))
             found = [route for route in self._all if any(map(route.covers, classes))]
-            self._known[sop_class] = [route for route in found if not _is_replaced(route, found)]
-        return self._known[sop_class]
+            known = [route for route in found if not _is_replaced(route, found)]
+            if len(sop_class) <= _LONGEST:
+                if len(self._known) >= _KNOWN:
+                    self._known.clear()
+                self._known[sop_class] = known
+        return known
 
     def _routes(self, sop_class: str) -> list[Route]:
         """Return the routes for which this side is the SCP of a class."""
@@ -42,7 +52,9 @@ class ContextPolicy:
 
     def serves(self, sop_class: str) -> bool:
         """Tell whether a route answers for the SOP class; C-ECHO always has one."""
-        return sop_class == uids.VERIFICATION or bool(self._routes(sop_class))
+        return sop_class == uids.VERIFICATION or any(
+            route.command != "n_event_report" for route in self.covering(sop_class)
+        )
 
     def uses(self, sop_class: str) -> bool:
         """Tell whether this side may be the SCU of the class.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,7 +162,7 @@ def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
     return implicit if implicit in proposed else None
 
 
-def storable(proposed: Iterable[str]) -> str | None:
+def storable(proposed: Sequence[str]) -> str | None:
     """Return the transfer syntax of a context for instances, or None if there is none.
 
     It is the first one that others can read later: not a private one, nor one whose pixels
@@ -173,6 +173,10 @@ def storable(proposed: Iterable[str]) -> str | None:
     >>> storable(["1.2.840.113619.5.2", "1.2.840.10008.1.2.1"])
     '1.2.840.10008.1.2.1'
     """
-    known = [syntax for syntax in proposed if uids.is_uid(syntax)]
-    lasting = uids.TRANSFER_SYNTAXES - uids.REFERENCED
-    return next((syntax for syntax in known if syntax in lasting), known[0] if known else None)
+    for syntax in proposed:
+        if syntax in _LASTING:
+            return syntax
+    return next(filter(uids.is_uid, proposed), None)
+
+
+_LASTING = uids.TRANSFER_SYNTAXES - uids.REFERENCED

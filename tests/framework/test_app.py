@@ -602,3 +602,27 @@ def test_internals_are_no_arguments_of_a_request(name):
     for kind in (GetRequest, NCreateRequest):
         with pytest.raises(TypeError, match="unexpected keyword argument"):
             kind(**{name: None})
+
+
+def test_a_policy_is_shared_until_routes_or_settings_change():
+    app = App()
+    first = app.policy("A")
+    assert app.policy("B") is first
+    assert not first.serves(CT)
+
+    @app.store
+    def store(request):
+        pass
+
+    assert app.policy("A").serves(CT)
+    assert app.policy("A").window == 1
+    app.config.outstanding = 5
+    assert app.policy("A").window == 5
+
+
+def test_a_policy_remembers_no_more_classes_than_peers_usually_name():
+    policy = App().policy("A")
+    for number in range(5000):
+        assert not policy.serves(f"1.2.{number}")
+        assert not policy.serves("1." * 40 + str(number))
+    assert len(policy._known) <= 1024
