@@ -133,25 +133,27 @@ def find(server, count=3):
     return answers / seconds
 
 
-def get(server):
-    """Return how many instances of a study come a second by C-GET."""
+def get(server, count=5):
+    """Return how many instances of a study come a second by C-GET, several times in a row."""
     association = client.Association(server.port, client.STUDY_GET, fetched=client.CT_STORAGE)
     encoded = client.command(client.C_GET, 1, client.STUDY_GET)
     message = exchanges._study(association, encoded)
-    receiver = Receiver(association.socket, association.file, False)
-    started = time.perf_counter()
-    association.socket.sendall(message)
-    status = receiver.run()
+    instances, started = 0, time.perf_counter()
+    for _ in range(count):
+        receiver = Receiver(association.socket, association.file, False)
+        association.socket.sendall(message)
+        status = receiver.run()
+        assert status == 0, hex(status)
+        instances += receiver.count
     seconds = time.perf_counter() - started
     association.release()
-    assert status == 0, hex(status)
-    return receiver.count / seconds
+    return instances / seconds
 
 
-def move(server):
-    """Return how many instances of a study are sent on a second by C-MOVE."""
-    seconds, receiver = exchanges._move(server)
-    return receiver.count / seconds
+def move(server, count=5):
+    """Return how many instances of a study are sent on a second by C-MOVE, as for `get`."""
+    moves = [exchanges._move(server) for _ in range(count)]
+    return sum(receiver.count for _, receiver in moves) / sum(seconds for seconds, _ in moves)
 
 
 def measure(server, scale):
