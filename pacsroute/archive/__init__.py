@@ -12,5 +12,6 @@ instance passes through:
 - `queries`: the answers to C-FIND, and what a retrieval sends
 - `decisions`: what people have decided, which no instance tells; `deletion` and `corrections`
 - `upkeep`: recovery at a start, `check` and `reindex`; `commitment`: PS3.4 Annex J
-- `settings`: what an archive can be told
+- `settings`: what an archive can be told; `room`: the free space that has to stay
+- `audited`: what audit events say of patients and studies
 """

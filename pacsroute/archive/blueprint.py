@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -29,12 +28,12 @@ from pacsroute.archive.journal import Journal, Lines, Notes
 from pacsroute.archive.keeper import Keeper
 from pacsroute.archive.layout import Layout
 from pacsroute.archive.model import LEVELS, Model
+from pacsroute.archive.room import Room
 from pacsroute.archive.settings import (
     Issuers,
     check_choice,
     check_layout,
     consideration,
-    free_space,
 )
 from pacsroute.archive.sqlite import SQLite
 from pacsroute.archive.storing import Conflict, Mismatch, Storing
@@ -43,7 +42,6 @@ from pacsroute.audit.event import SERIOUS
 from pacsroute.errors import Failure, SetupError
 from pacsroute.framework.blueprints import Blueprint
 from pacsroute.framework.checks import check_callable
-from pacsroute.framework.observer import Gauge
 from pacsroute.framework.requests import FindRequest, GetRequest, NActionRequest, StoreRequest
 from pacsroute.instances.atomic_files import make_folder, sweep
 from pacsroute.instances.attributes import attributes_of
@@ -61,9 +59,6 @@ logger = logging.getLogger("pacsroute")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ISSUED = "SELECT issuer FROM issued WHERE StudyInstanceUID = ?"
-_NO_ROOM = "too little room is left in the archive"
-_FREE = "Free space of the file system that an archive is on."
-_LEAST = "Below this free space an archive refuses stores: min_free."
 _NO_MATCHES = 0xA701  # refused: out of resources, unable to calculate the number of matches
 
 
@@ -145,7 +140,6 @@ class Archive(Blueprint):
         check_choice("conflict", conflict, get_args(Conflict))
         check_choice("mismatch", mismatch, get_args(Mismatch))
         self._issuers = Issuers(default_issuer)
-        self._least, self._least_share = free_space(min_free)
         self._acceptor: Callable[[StoreRequest, Dataset], object] | None = None
         self._on_stored: Callable[[StoreRequest | Instance, Instance], object] | None = None
         self._app: Any = None  # once it runs
@@ -156,6 +150,7 @@ class Archive(Blueprint):
         self._has_folder = storage is None or isinstance(self._database, SQLite)
         if storage is not None and index and self._has_folder:
             self.folder = Path(index).parent
+        self._room = Room(name, self.folder if self._has_folder else None, min_free)
         self._files: Keeper
         journal: Journal
         if storage is None:
@@ -204,7 +199,7 @@ class Archive(Blueprint):
         self.routes = [replace(route, default=True) for route in self.routes]
         self.lifespan(self._lifespan)
         self.ready(self._why_not_ready)
-        self.gauges.append(self._room_gauges)
+        self.gauges.append(self._room.gauges)
 
     # ------------------------------------------------------------- hooks and parts
 
@@ -286,7 +281,7 @@ class Archive(Blueprint):
             If it is refused; with 0xA700 if files or index are not available.
         """
         self._check_open()
-        self._check_room()
+        self._room.check()
         instance = what if isinstance(what, Instance) else what.instance
         calling_ae = address = ""
         if isinstance(what, StoreRequest):
@@ -642,39 +637,9 @@ class Archive(Blueprint):
         entry.received = self._files.received(name)
         return entry
 
-    def _check_room(self) -> None:
-        if not self._has_room():
-            raise Failure(OUT_OF_RESOURCES, _NO_ROOM)
-
-    def _has_room(self) -> bool:
-        if not (self._least or self._least_share) or not self._has_folder:
-            return True
-        free, least = self._room()
-        return free >= least
-
-    def _room(self) -> tuple[int, float]:
-        """Return how much space is free, and below how much stores are refused."""
-        disk = shutil.disk_usage(self.folder)
-        return disk.free, max(self._least, disk.total * self._least_share)
-
-    def _room_gauges(self) -> Iterator[Gauge]:
-        if not (self._opened and self._has_folder):
-            return
-        with contextlib.suppress(OSError):
-            free, least = self._room()
-            yield Gauge("archive_free_bytes", _FREE, "archive", self.name, free)
-            yield Gauge("archive_min_free_bytes", _LEAST, "archive", self.name, least)
-
     def _why_not_ready(self, app: Any) -> str | None:
         """Tell a balancer where a store would be refused."""
-        if self._has_room():
-            return None
-        free, least = self._room()
-        return f"{self.name}: {_NO_ROOM}: {_gib(free)} are free, and {_gib(least)} are to stay"
-
-
-def _gib(size: float) -> str:
-    return f"{size / (1 << 30):.1f} GiB"
+        return self._room.why_not()
 
 
 def _place(where: str | os.PathLike[str] | Storage, name: str) -> tuple[Path, Storage | None]:

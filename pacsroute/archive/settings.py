@@ -84,18 +84,3 @@ def consideration(name: str, conflict: str, mismatch: str) -> str:
         "with 0xC000. Patients are not merged and studies are not split, neither by HL7 nor "
         "otherwise."
     )
-
-
-def free_space(least: str | int) -> tuple[int, float]:
-    """Return how much has to be free: in bytes, and as a share of the file system."""
-    text = str(least).strip()
-    try:
-        if text.endswith("%"):
-            share = float(text[:-1]) / 100
-            if 0 <= share < 1:
-                return 0, share
-        elif int(text) >= 0:
-            return int(text), 0
-    except ValueError:
-        pass
-    raise SetupError(f"min_free is a share such as '5%', or a number of bytes, not {least!r}")

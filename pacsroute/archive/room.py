@@ -1,0 +1,94 @@
+"""The free space of the file system that an archive is on."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pacsroute.errors import Failure, SetupError
+from pacsroute.framework.observer import Gauge
+from pacsroute.status import OUT_OF_RESOURCES
+
+_NO_ROOM = "too little room is left in the archive"
+_FREE = "Free space of the file system that an archive is on."
+_LEAST = "Below this free space an archive refuses stores: min_free."
+
+
+class Room:
+    """The free space that has to stay.
+
+    Parameters
+    ----------
+    name : str
+        What the archive is called.
+    folder : Path or None
+        What the file system is of; None where there is nothing to fill.
+    least : str or int
+        How much has to stay free: a share such as ``5%``, or bytes.
+
+    Raises
+    ------
+    SetupError
+        If it is neither.
+
+    Examples
+    --------
+    >>> Room("archive", Path(), "0%").why_not() is None
+    True
+    """
+
+    def __init__(self, name: str, folder: Path | None, least: str | int) -> None:
+        self._name = name
+        self._folder = folder
+        self._bytes, self._share = _parsed(least)
+
+    def check(self) -> None:
+        """Refuse a store where too little is free."""
+        if not self._is_left():
+            raise Failure(OUT_OF_RESOURCES, _NO_ROOM)
+
+    def why_not(self) -> str | None:
+        """Return why a store would be refused, for ``/ready``."""
+        if self._folder is None or self._is_left():
+            return None
+        free, least = self._measured(self._folder)
+        return f"{self._name}: {_NO_ROOM}: {_gib(free)} are free, and {_gib(least)} are to stay"
+
+    def gauges(self) -> Iterator[Gauge]:
+        """Yield what is free, and what is to stay free."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):  # it is not made yet
+                free, least = self._measured(self._folder)
+                yield Gauge("archive_free_bytes", _FREE, "archive", self._name, free)
+                yield Gauge("archive_min_free_bytes", _LEAST, "archive", self._name, least)
+
+    def _is_left(self) -> bool:
+        if self._folder is None or not (self._bytes or self._share):
+            return True
+        free, least = self._measured(self._folder)
+        return free >= least
+
+    def _measured(self, folder: Path) -> tuple[int, float]:
+        disk = shutil.disk_usage(folder)
+        return disk.free, max(self._bytes, disk.total * self._share)
+
+
+def _parsed(least: str | int) -> tuple[int, float]:
+    """Return how much has to be free: in bytes, and as a share of the file system."""
+    text = str(least).strip()
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            if 0 <= share < 1:
+                return 0, share
+        elif int(text) >= 0:
+            return int(text), 0
+    except ValueError:
+        pass
+    raise SetupError(f"min_free is a share such as '5%', or a number of bytes, not {least!r}")
+
+
+def _gib(size: float) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
