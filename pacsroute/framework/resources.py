@@ -20,7 +20,11 @@ _BELOW: dict[str, dict[str, tuple[str, ...]]] = {
     "get": {
         "GET": (
             *(_STUDY, _SERIES, _INSTANCE, _FRAMES, f"{_INSTANCE}/bulkdata/{{path}}", "wado"),
-            *(f"{path}/metadata" for path in (_STUDY, _SERIES, _INSTANCE)),
+            *(
+                f"{path}/{name}"
+                for path in (_STUDY, _SERIES, _INSTANCE)
+                for name in ("metadata", "bulkdata", "pixeldata")
+            ),
             *(
                 f"{path}/{picture}"
                 for path in (_STUDY, _SERIES, _INSTANCE, _FRAMES)

@@ -15,6 +15,7 @@ from pacsroute.dataset.vr import WORD_SIZES
 from pacsroute.errors import DataSetError
 from pacsroute.instances.pixel_data import ImagePixel, find_pixels
 
+_PIECE = 1 << 18
 _SHARE_SAMPLES = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two pixels have two samples, not three
 
 
@@ -109,6 +110,30 @@ class Frames:
                 number_of_frames=self.image.number_of_frames,
                 extended_offsets=self._table(),
             )
+
+    def value(self) -> tuple[int, Iterator[bytes]]:
+        """Return how long pixels are that are not compressed, and their bytes in little endian.
+
+        The bytes are read in pieces.
+
+        Raises
+        ------
+        DataSetError
+            If they are compressed, or cut off.
+        """
+        element, end = self._where.element, self._file.seek(0, os.SEEK_END)
+        if self.is_encapsulated or element.length is None:
+            raise DataSetError("the pixels are compressed")
+        if element.offset + element.length > end:
+            raise DataSetError("the pixels are cut off")
+        return element.length, self._pieces(element.offset, element.length)
+
+    def _pieces(self, offset: int, left: int) -> Iterator[bytes]:
+        self._file.seek(offset)
+        while left and (data := self._file.read(min(left, _PIECE))):
+            left -= len(data)
+            word = WORD_SIZES.get(self._where.element.vr, 1)
+            yield data if self._where.little else swapped(data, word)
 
     def place(self, number: int) -> tuple[int, int] | None:
         """Return the offset in the file, and the length, of a frame whose bytes need no change.

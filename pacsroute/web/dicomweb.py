@@ -21,6 +21,7 @@ from pacsroute import uids
 from pacsroute.dataset import late
 from pacsroute.framework.base import BaseApp
 from pacsroute.web import (
+    bulk_data,
     capabilities,
     frames,
     metadata,
@@ -64,6 +65,8 @@ _PATHS: list[tuple[str, str, str]] = [
     ),
     ("/wado", "GET", "uri"),
     (f"{_INSTANCE}/bulkdata/<path:path>", "GET", "bulk data"),
+    *((f"{path}/bulkdata", "GET", "all bulk data") for path in (_STUDY, _SERIES, _INSTANCE)),
+    *((f"{path}/pixeldata", "GET", "pixel data") for path in (_STUDY, _SERIES, _INSTANCE)),
     ("/workitems", "GET", "search UPS"),
     ("/workitems", "POST", "create"),
     (_WORKITEM, "GET", "retrieve step"),
@@ -81,7 +84,9 @@ _ANSWERS: dict[str, Answer] = {
     "retrieve": retrieve.answer,
     "metadata": metadata.answer,
     "frames": frames.answer,
-    "bulk data": metadata.bulk_data,
+    "bulk data": bulk_data.one,
+    "all bulk data": bulk_data.every,
+    "pixel data": bulk_data.pixels,
     "store": store.answer,
     "rendered": rendered.answer,
     "thumbnail": rendered.thumbnail,

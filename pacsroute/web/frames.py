@@ -94,7 +94,7 @@ def _respond(
 ) -> Response:
     instance = found.only()
     own = instance.transfer_syntax
-    as_stored, kind, wanted = _negotiated(exchange, own)
+    as_stored, kind, wanted = negotiated(exchange, own)
     syntax = own if as_stored and own not in uids.NATIVE else uids.EXPLICIT_VR_LITTLE_ENDIAN
     label = f"{kind}; transfer-syntax={syntax}"
     take: Callable[[int], bytes] = functools.partial(_decoded, found, instance)
@@ -134,7 +134,7 @@ def _stored(frames: Frames, file: BinaryIO | None, number: int) -> Any:
     return frames.read(number) if file is None or place is None else Region(file, *place)
 
 
-def _negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:
+def negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:
     """Return whether frames go as they are stored, as what, and what has asked for it.
 
     Where nothing is said, they go decoded (PS3.18 Table 8.7.3-4), unless they are compressed with

@@ -1,31 +1,23 @@
-"""WADO-RS: metadata, and the bulk data that it names (PS3.18 §10.4.1.1.2, §10.4.1.1.5)."""
+"""WADO-RS: metadata (PS3.18 §10.4.1.1.2)."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import secrets
 from typing import Any
 
 import orjson
-from pydicom.encaps import generate_fragments
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response
 
-from pacsroute import dataset as data_sets
-from pacsroute import uids
-from pacsroute.dataset.value_writer import swapped
-from pacsroute.dataset.vr import WORD_SIZES
 from pacsroute.errors import DataSetError
 from pacsroute.framework.results import DONE
-from pacsroute.instances.instance import DEFER_SIZE, Instance
-from pacsroute.web.exchange import Delivery, Exchange, tag_of
+from pacsroute.instances.instance import Instance
+from pacsroute.web.exchange import Exchange
 from pacsroute.web.json_texts import JsonTexts
-from pacsroute.web.multipart import Multipart, Part
 
 logger = logging.getLogger("pacsroute")
 
-_OCTETS = "application/octet-stream"
 _SERIES, _AVAILABLE_SYNTAX = 0x0020000E, 0x00083002
 
 
@@ -101,56 +93,3 @@ def _value_of(text: bytes | None) -> Any:
         return ""
     ((_, element),) = orjson.loads(b"{" + text + b"}").items()
     return (element.get("Value") or [""])[0]
-
-
-def bulk_data(exchange: Exchange, path: str, **unique: str) -> Response:
-    """Answer a retrieval of one value that the metadata names.
-
-    Parameters
-    ----------
-    exchange : Exchange
-        The request.
-    path : str
-        Tags, with the number of an item behind each sequence's.
-    **unique : str
-        The unique keys of the instance.
-    """
-    _, wanted = exchange.negotiate(_OCTETS)
-    found = exchange.instances("WADO-RS bulk data", **unique)
-    try:
-        data = _value(found.only(), path, exchange)
-        if wanted.multipart is True:
-            body = Multipart(_OCTETS)
-            where = exchange.url_of(unique, found.only(), "bulkdata", path)
-            parts = [Part(_OCTETS, [data], where)]
-            return Response(Delivery(body.body(parts), found), content_type=body.content_type)
-        delivery = Delivery([data], found)
-        response = Response(delivery, content_type=_OCTETS)
-        response.headers["Content-Length"] = str(len(data))
-        return exchange.conditional(response, delivery, tag_of(found.only(), path), len(data))
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
-
-
-def _value(instance: Instance, path: str, exchange: Exchange) -> bytes:
-    syntax = instance.transfer_syntax
-    with instance.open() as file:
-        try:
-            dataset = data_sets.parse(file, syntax, defer_size=DEFER_SIZE, limits=exchange.limits)
-            parts = path.split("/")
-            for tag, number in zip(parts[:-1:2], parts[1::2], strict=False):
-                dataset = dataset[int(tag, 16)].value[int(number) - 1]
-            element = dataset[int(parts[-1], 16)]
-        except (KeyError, IndexError, TypeError):
-            raise NotFound("there is no such value") from None
-        except ValueError:
-            raise BadRequest("bulk data is named by its tag") from None
-        value = element.value
-        if not isinstance(value, bytes):
-            raise NotFound("there is no such value")
-        if element.is_undefined_length:
-            return b"".join(itertools.islice(generate_fragments(value), 1, None))
-    if syntax == uids.EXPLICIT_VR_BIG_ENDIAN:
-        return swapped(value, WORD_SIZES.get(element.VR, 1))
-    return value

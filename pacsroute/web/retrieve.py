@@ -17,6 +17,7 @@ from pacsroute.instances import part10
 from pacsroute.instances.convert import can_convert
 from pacsroute.instances.instance import Instance
 from pacsroute.status import SUB_OPERATIONS_WARNING, Status
+from pacsroute.web import bulk_data
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
 from pacsroute.web.multipart import Multipart, Part, pieces, size_of
@@ -37,7 +38,16 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     **unique : str
         The unique keys that the path names.
     """
-    ranges = [one for _, one in exchange.acceptable(DICOM)]
+    offers = [
+        (kind, one)
+        for kind, one in exchange.acceptable(DICOM, bulk_data.OCTETS)
+        if kind == DICOM or not one.wildcards  # */* is the default (PS3.18 §8.7.7)
+    ]
+    if offers and offers[0][0] == bulk_data.OCTETS:
+        return bulk_data.every(exchange, **unique)
+    ranges = [one for kind, one in offers if kind == DICOM]
+    if not ranges:
+        raise NotAcceptable(f"this is available as {DICOM}")
     found = exchange.instances("WADO-RS", **unique)
     try:
         if "SOPInstanceUID" in unique and ranges[0].multipart is False:

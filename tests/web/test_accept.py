@@ -5,7 +5,7 @@ The requests of OHIF, dicomweb-client and Orthanc are as recorded.
 
 import pytest
 from pydicom.data import get_testdata_file
-from support.web import CT, MR_RLE, ROOT, content, multipart, path_of, read, store
+from support.web import CT, MR_RLE, ROOT, content, multipart, path_of, read, store, whole_parts
 
 from pacsroute import App, Archive, Instance
 
@@ -85,6 +85,32 @@ def test_an_instance(client, file, accept, parts, plain, rle, jpeg):
     wanted = {"plain": plain, "rle": rle, "jpeg": jpeg}[file]
     found = answer(client.get(path_of(read(FILES[file])), headers={"Accept": accept}))
     assert found == ((406,) if wanted == 406 else (200, parts, syntax(DICOM, wanted)))
+
+
+BULK = [  # of instances, and of /bulkdata and /pixeldata: the pixels are the last part
+    (OCTETS, (OCTETS, EXPLICIT), (OCTETS, EXPLICIT), (OCTETS, EXPLICIT)),
+    (related(OCTETS), (OCTETS, EXPLICIT), (OCTETS, EXPLICIT), (OCTETS, EXPLICIT)),
+    (f"{related(OCTETS)}, {DICOM}; q=0.5", *[(OCTETS, EXPLICIT)] * 3),
+    (syntax(OCTETS, "*"), (OCTETS, EXPLICIT), (OCTETS, RLE), (OCTETS, BASELINE)),
+    (related(OCTETS, f"; transfer-syntax={EXPLICIT}"), *[(OCTETS, EXPLICIT)] * 3),
+]
+
+
+@pytest.mark.parametrize(("accept", *FILES), BULK)
+@pytest.mark.parametrize("below", ["", "/bulkdata", "/pixeldata"])
+@pytest.mark.parametrize("levels", [4, 6, 8])
+@pytest.mark.parametrize("file", FILES)
+def test_bulk_data_of_instances(client, file, levels, below, accept, plain, rle, jpeg):
+    wanted = {"plain": plain, "rle": rle, "jpeg": jpeg}[file]
+    path = "/".join(path_of(read(FILES[file])).split("/")[:levels]) + below
+    response = client.get(path, headers={"Accept": accept})
+    assert response.status_code == 200, response.data
+    found = whole_parts(response)
+    head, _ = found[-1]
+    assert head["Content-Type"] == syntax(*wanted)
+    assert below != "/pixeldata" or len(found) == 1
+    place = "/frames/1" if wanted[1] != EXPLICIT else "/bulkdata/7FE00010"
+    assert head["Content-Location"] == f"http://localhost{path_of(read(FILES[file]))}{place}"
 
 
 @pytest.mark.parametrize("levels", [4, 6])
@@ -210,7 +236,7 @@ def test_data_sets(client, resource, accept, wanted):
 def test_bulk_data(client, accept, wanted):
     path = f"{path_of(read(CT))}/bulkdata/7FE00010"
     found = answer(client.get(path, headers={"Accept": accept}))
-    assert found == ((406,) if wanted is None else (200, *wanted))
+    assert found == ((406,) if wanted is None else (200, wanted[0], syntax(wanted[1], EXPLICIT)))
 
 
 BROWSER = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"  # of Chromium's <img>
@@ -266,7 +292,7 @@ def test_the_parameter_wins_over_the_header(client):
     assert answer(other) == (200, True, syntax(DICOM, EXPLICIT))
     neither = client.get(f"{path}?accept=text/plain", headers={"Accept": "text/html"})
     assert neither.status_code == 406
-    assert neither.text == "this is available as application/dicom\n"
+    assert neither.text == "this is available as application/dicom, application/octet-stream\n"
 
 
 def test_what_cannot_be_decoded_goes_as_it_is(tmp_path):

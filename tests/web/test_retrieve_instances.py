@@ -5,6 +5,7 @@ from io import BytesIO
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.encaps import generate_frames
 from support.web import (
     BIG_ENDIAN,
     CT,
@@ -142,10 +143,68 @@ def test_bulk_data_come_as_they_are_asked_for(stored):
     uri = found["7FE00010"]["BulkDataURI"]
     assert stored.get(uri).data == ct.PixelData
     many = stored.get(uri, headers={"Accept": 'multipart/related; type="application/octet-stream"'})
-    assert parts(many) == [("application/octet-stream", ct.PixelData)]
+    label = f"application/octet-stream; transfer-syntax={EXPLICIT}"
+    assert parts(many) == [(label, ct.PixelData)]
     assert stored.get(f"{path_of(ct)}/bulkdata/00100020").status_code == 404
     assert stored.get(f"{path_of(ct)}/bulkdata/7FE00011").status_code == 404
     assert stored.get(f"{path_of(ct)}/bulkdata/pixels").status_code == 400
+
+
+def sending(*sources):
+    app = App()
+
+    @app.get("StudyRoot")
+    def get(request):
+        yield from map(Instance, sources)
+
+    return app
+
+
+@pytest.mark.parametrize("below", ["/bulkdata/7FE00010", "/bulkdata", "/pixeldata", ""])
+def test_compressed_pixels_are_a_value_or_frames(below):
+    file = get_testdata_file("SC_rgb_rle_2frame.dcm")
+    dataset = pydicom.dcmread(file)
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=2))
+    path = f"{ROOT}/studies/1.2/series/1.3/instances/1.4"
+    with sending(file).test_client() as client:
+        decoded = parts(client.web.get(path + below, headers={"Accept": RAW}))
+        stored = {"Accept": f"{RAW}; transfer-syntax=*"}
+        found = parts(client.web.get(path + below, headers=stored))
+        typed = {"Accept": 'multipart/related; type="image/dicom-rle"'}
+        if below:
+            assert parts(client.web.get(path + below, headers=typed))[0][1] == frames[0]
+    assert [data for _, data in decoded] == [dataset.pixel_array.tobytes()]
+    assert [data for _, data in found] == frames
+    assert found[0][0] == f"application/octet-stream; transfer-syntax={RLE}"
+
+
+def test_all_bulk_data_are_those_that_the_metadata_name(stored):
+    ct = read(CT)
+    (model,) = stored.get(f"{path_of(ct)}/metadata").json
+    uris = [element["BulkDataURI"] for element in model.values() if "BulkDataURI" in element]
+    found = whole_parts(stored.get(f"{path_of(ct)}/bulkdata", headers={"Accept": RAW}))
+    assert [head["Content-Location"] for head, _ in found] == uris
+    assert [data for _, data in found] == [stored.get(uri).data for uri in uris]
+    assert all(int(head["Content-Length"]) == len(data) for head, data in found)
+
+
+def test_bulk_data_of_instances_that_cannot_be_read_are_not_left_out_in_silence(tmp_path):
+    (tmp_path / "broken.dcm").write_bytes(content(CT)[:-1000])
+    path = f"{ROOT}/studies/1.2"
+    with sending(tmp_path / "broken.dcm").test_client() as client:
+        assert client.web.get(f"{path}/pixeldata", headers={"Accept": RAW}).status_code == 404
+    files = [tmp_path / "broken.dcm", get_testdata_file(CT)]
+    with sending(*files).test_client() as client:
+        response = client.web.get(f"{path}/pixeldata", headers={"Accept": RAW}, buffered=False)
+        with pytest.raises(Failed, match="left out: 1 instances"):
+            list(response.iter_encoded())
+        response.close()
+
+
+def test_there_may_be_no_bulk_data():
+    with sending(get_testdata_file("reportsi.dcm")).test_client() as client:
+        response = client.web.get(f"{ROOT}/studies/1.2/bulkdata", headers={"Accept": RAW})
+        assert (response.status_code, response.text) == (404, "there are no bulk data\n")
 
 
 def test_bulk_data_within_a_sequence_are_found():
