@@ -70,7 +70,7 @@ class ServerView(Protocol):
     associations : int
         How many associations there are.
     neighbours : str or None
-        A folder in which the processes that share its listeners meet.
+        A folder for the sockets of the processes that share its listeners.
     """
 
     config: Config

@@ -118,7 +118,7 @@ class Observers(Observer):
         self._each = each
 
     def accepted(self, association: PeerView) -> Traffic | None:
-        """Tell each; the last that counts requests has them."""
+        """Tell each; at most one of them counts requests."""
         traffic = None
         for one in self._each:
             traffic = one.accepted(association) or traffic

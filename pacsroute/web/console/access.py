@@ -29,7 +29,7 @@ _TOKEN = 32  # bytes
 
 @dataclass(frozen=True)
 class Visit:
-    """A request for a page of the console, of somebody who may see it.
+    """A request for a page of the console, from somebody who may see it.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Visit:
         return f"{self.http.environ.get('SCRIPT_NAME', '')}{ROOT}"
 
     def tell(self, what: str, *, action: Action = "R", failed: bool = False) -> None:
-        """Tell `@app.audit` what was seen or done, unless `App.handle` does."""
+        """Tell `@app.audit` about this visit."""
         if self.app.auditors:
             outcome = SERIOUS if failed else SUCCESS
             accessed(self.app, self.caller, what, action=action, outcome=outcome)
@@ -74,7 +74,7 @@ def visit_of(app: BaseApp, http: Request, caller: Caller) -> Visit:
     Raises
     ------
     werkzeug.exceptions.Forbidden
-        If this one may not.
+        If the sender may not see it.
     """
     config, name = app.config, user_name(caller.user)
     if not is_local(app, http.environ) and not _is_named(config.web_console, name):
@@ -124,7 +124,7 @@ def remember(response: Response, visit: Visit) -> None:
 
 
 def check_button(visit: Visit) -> None:
-    """Refuse a button that was not pressed on a page of the console.
+    """Refuse a form that no page of the console has sent.
 
     The browser says which page has sent the form, and the form repeats the token of the cookie:
     another site knows neither, and another program on the same host cannot do both.
@@ -132,7 +132,7 @@ def check_button(visit: Visit) -> None:
     Raises
     ------
     werkzeug.exceptions.Forbidden
-        If it was not.
+        If it comes from elsewhere.
     """
     http = visit.http
     own = {f"{http.scheme}://{http.host}"}

@@ -41,7 +41,7 @@ class Open:
     asked : str
         The last request.
     asked_since : float
-        When that was noticed.
+        When it came, to the second.
     """
 
     address: str

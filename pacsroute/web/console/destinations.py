@@ -1,4 +1,4 @@
-"""Where an app sends to, and how the last C-ECHO to each went."""
+"""The destinations of an app, and the result of the last C-ECHO to each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOWHERE = "2.25.0"  # a study that no archive has
 
 
 class Destination(NamedTuple):
-    """A destination, and how the last C-ECHO went.
+    """A destination, and the result of the last C-ECHO.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Destination(NamedTuple):
 
 
 class Echoes:
-    """How the last C-ECHO to each destination went, of those that were asked for here."""
+    """The result of the last C-ECHO to each destination that the console has sent."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,15 +49,15 @@ class Echoes:
         self._asked: set[str] = set()
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """Return them by AE title, as values that JSON has."""
+        """Return the results by AE title, as JSON values."""
         with self._lock:
             return dict(self._found)
 
     def ask(self, app: Any, title: str) -> bool:
-        """Send a C-ECHO to a destination, and note how it went; return whether it answered.
+        """Send a C-ECHO to a destination, and keep the result; return whether it answered.
 
-        A destination that is being asked is not asked again meanwhile. One at a URL, where
-        there is no C-ECHO, is asked for a study that it does not have.
+        While one C-ECHO is under way, no second one is sent. DICOMweb has no C-ECHO: a destination
+        at a URL is asked for a study that it does not have.
 
         Raises
         ------
@@ -107,7 +107,7 @@ def _echo(app: Any, title: str, peer: Peer) -> str:
 
 
 def destinations(app: BaseApp, echoes: dict[str, dict[str, Any]]) -> list[Destination]:
-    """Return the destinations that an app has, and those that were asked besides."""
+    """Return the destinations of an app, and others that a C-ECHO was sent to."""
     found = [
         Destination(title, _address(peer), bool(peer.tls), echoes.get(title))
         for title, peer in app.destinations.items()
@@ -119,7 +119,7 @@ def destinations(app: BaseApp, echoes: dict[str, dict[str, Any]]) -> list[Destin
 
 
 def knows_others(app: BaseApp) -> bool:
-    """Tell whether a function of the app's knows destinations, which it cannot list."""
+    """Tell whether the app has an `@app.destination`, which may know more destinations."""
     scopes = {scope for family, _ in app.families for scope in family} | {app}
     return any(scope.destinator is not None for scope in scopes)
 

@@ -1,7 +1,7 @@
-"""The other processes of a server with several workers: each tells the others what it has seen.
+"""The processes of a server with several workers show each other's activity on the console.
 
-Each listens at a socket in a folder that is theirs alone, and answers with its snapshot. So
-nothing is written while nobody looks, and a page shows all of them, whichever it comes from.
+Each listens at a socket in a folder that only they can enter, and answers with its activity. So
+nothing is written while nobody looks, and each process can make the page for all of them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Neighbours:
     Parameters
     ----------
     folder : path
-        Where they meet; nobody else may enter it.
+        The folder of their sockets; only they can enter it.
     snapshot : callable
-        Returns what this process has seen.
+        Returns the activity of this process.
     """
 
     def __init__(self, folder: str | os.PathLike[str], snapshot: Callable[[], Snapshot]) -> None:
@@ -80,7 +80,7 @@ class Neighbours:
                 sock.sendall(json.dumps(self._snapshot()).encode())
 
     def others(self) -> tuple[list[Snapshot], int]:
-        """Return what the others have seen, and how many of them have not answered."""
+        """Return the activity of the others, and how many did not answer."""
         found: list[Snapshot] = []
         silent = 0
         for path in sorted(self._folder.glob("*.socket")):

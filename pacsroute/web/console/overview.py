@@ -26,7 +26,7 @@ def overview(
     Parameters
     ----------
     app : App
-        Of which it tells.
+        The app.
     server : ServerView or None
         The DICOM server of this process.
     snapshots : sequence of dict

@@ -87,9 +87,9 @@ class Console:
     Parameters
     ----------
     app : App
-        Of which it tells.
+        The app.
     ask : callable
-        Answers what the pages ask of DICOMweb.
+        Answers requests for DICOMweb, which some pages make.
     """
 
     def __init__(self, app: BaseApp, ask: Ask) -> None:
@@ -104,14 +104,14 @@ class Console:
         app.observe(self._activity)
 
     def attend(self, server: ServerView) -> None:
-        """Tell of a DICOM server from now on, too."""
+        """Show a DICOM server from now on, too."""
         self._server = server
         self._neighbours = None
         if server.neighbours is not None:
             self._neighbours = Neighbours(server.neighbours, self._snapshot)
 
     def start(self) -> None:
-        """Count what happens, and tell the other processes of the server what this one sees."""
+        """Begin to count, and to answer the consoles of the server's other processes."""
         self._over.set()  # of a server before
         self._over = over = threading.Event()
         threading.Thread(
@@ -121,7 +121,7 @@ class Console:
             self._neighbours.start()
 
     def stop(self) -> None:
-        """Count no more, and tell them no more."""
+        """Stop counting and answering."""
         self._over.set()
         if self._neighbours is not None:
             self._neighbours.stop()
@@ -218,7 +218,7 @@ class Console:
         return self._page(visit.http, visit, "overview.html", silent=silent, **values)
 
     def _snapshot(self) -> dict[str, Any]:
-        """Return what this process has seen."""
+        """Return the activity of this process."""
         server = self._server
         facts: dict[str, Any] = {"places": (0, 0), "obstacle": ""}
         if server is not None:
@@ -229,12 +229,12 @@ class Console:
         return self._activity.snapshot() | facts
 
     def _snapshots(self) -> tuple[list[dict[str, Any]], int]:
-        """Return what each process of the server has seen, and how many have not told."""
+        """Return the activity of each process of the server, and how many did not answer."""
         others, silent = ([], 0) if self._neighbours is None else self._neighbours.others()
         return [self._snapshot(), *others], silent
 
     def _trouble(self, visit: Visit, number: str) -> Response:
-        """Show a failure with what a handler has said of it, and its trace."""
+        """Show a failure with the handler's comment and the trace."""
         snapshots, _ = self._snapshots()
         troubles = [one for each in snapshots for one in each["troubles"]]
         trouble = next((one for one in troubles if one["id"] == number), None)
@@ -272,7 +272,7 @@ def _back(visit: Visit, part: str) -> Response:
 
 
 def to_console(http: Request) -> Response:
-    """Return what leads from the root of the site to the console."""
+    """Redirect from the root of the site to the console."""
     response: Any = redirect(f"{http.environ.get('SCRIPT_NAME', '')}{ROOT}")
     found: Response = response
     return found

@@ -17,7 +17,7 @@ _ORDER = ("failed", "running", "waiting")
 
 
 def queue_of(app: BaseApp) -> dict[str, Any]:
-    """Return what a page shows of the queue: lanes and jobs, the failed ones first."""
+    """Return the lanes and jobs for the page, failed jobs first."""
     found: dict[str, Any] = {"lanes": [], "jobs": [], "more": 0, "trouble": ""}
     control = _control(app)
     if control is None:
@@ -32,7 +32,7 @@ def queue_of(app: BaseApp) -> dict[str, Any]:
 
 
 def instance_of(job: JobView) -> str:
-    """Return the SOP Instance UID that a job is about, where its key says that.
+    """Return the SOP Instance UID in the key of a delivery; empty for other jobs.
 
     Other keys are the app's own, and may hold patient data.
     """
@@ -41,7 +41,7 @@ def instance_of(job: JobView) -> str:
 
 
 def change(visit: Visit) -> None:
-    """Do what a button says: retry or drop a job, pause or resume a lane.
+    """Do what the form of a button asks for: retry or drop a job, pause or resume a lane.
 
     Raises
     ------

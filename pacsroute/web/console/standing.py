@@ -95,7 +95,7 @@ def rooms(app: BaseApp, spools: Iterable[tuple[int, int]]) -> Iterator[Room]:
     app : App
         The app of the folders.
     spools : iterable of (int, int)
-        How many bytes each process has in the spool, and may have.
+        The bytes that each process has in its spool, and the most that it may have.
     """
     config = app.config
     used, size = map(sum, zip(*spools, strict=True))

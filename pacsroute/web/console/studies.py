@@ -80,7 +80,7 @@ def _is_routed(app: BaseApp, command: str) -> bool:
 
 
 def studies(visit: Visit, ask: Ask) -> dict[str, Any]:
-    """Return the values of the page: what is searched for, and a page of what was found.
+    """Return the values of the page: the search, and a page of its matches.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def studies(visit: Visit, ask: Ask) -> dict[str, Any]:
 
 
 def thumbnail(visit: Visit, ask: Ask, study: str) -> Response:
-    """Return a small picture of a study, for those who may see patient data: it may be on it.
+    """Return a small picture of a study; text in the picture may be patient data.
 
     Raises
     ------
@@ -140,14 +140,14 @@ def _search(visit: Visit, ask: Ask, keys: Mapping[str, str], at: int) -> list[di
 
 
 def _why(visit: Visit, error: HTTPException) -> str:
-    """Return why a search has failed; what a handler has said of it may hold patient data."""
+    """Return why a search has failed; a handler's comment may hold patient data."""
     if isinstance(error, Failed) and not visit.values:
         return str(Status(error.outcome.status.code))
     return printable(error.description or error.name)
 
 
 def _request(visit: Visit, query: Mapping[str, str], accept: str) -> Request:
-    """Return a request for DICOMweb, from the same sender."""
+    """Return a request for DICOMweb with the same sender."""
     environ = {name: value for name, value in visit.http.environ.items() if name not in _OURS}
     environ |= {"QUERY_STRING": urlencode(query), "HTTP_ACCEPT": accept}
     return Request(environ, populate_request=False)
