@@ -65,7 +65,7 @@ def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettin
 
 
 def set_up(log: logging.Handler, config: Config, line: str = "%(asctime)s") -> None:
-    """Set up the log as the settings say; each line begins with what is given."""
+    """Set up the log by the settings; each line begins with the given text."""
     is_json = config.log_format == "json"
     plain = LineFormatter(f"{line} %(levelname)-7s %(message)s")
     log.setFormatter(JSONFormatter() if is_json else plain)
@@ -74,7 +74,7 @@ def set_up(log: logging.Handler, config: Config, line: str = "%(asctime)s") -> N
 
 
 def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
-    """Serve until Ctrl-C, and tell what is served and where."""
+    """Serve until Ctrl-C, and print the services and the address."""
     announce(server.app)
     if server.metrics_port is not None:
         announce_monitor(server.config.metrics_host, server.metrics_port)

@@ -82,7 +82,7 @@ def _printable(text: str) -> str:
 
 
 def write(logger: logging.Logger, level: int, text: str, *args: object, extra: Any = None) -> None:
-    """Log a line without looking for who logs it, which costs as much as all the rest of it.
+    """Log a line without looking for its caller, which costs as much as the rest.
 
     For what is logged for each association and each request.
     """

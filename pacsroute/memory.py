@@ -114,5 +114,5 @@ class Holding:
     __del__ = close
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as one that holds nothing: what is copied is not the peer's doing."""
+        """Copy and pickle without memory: a copy is not the peer's doing."""
         return Holding, (self.most,)

@@ -1,4 +1,4 @@
-"""The facts of a statement: what each AE of an app accepts, asked of the negotiation itself."""
+"""The facts of a statement: the offers of each AE, from the negotiation itself."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Offer(NamedTuple):
 
 @dataclass(frozen=True)
 class Entity:
-    """An application entity: an AE title and what is behind it.
+    """An application entity: an AE title with its routes.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Entity:
 
     @property
     def authenticates(self) -> bool:
-        """Whether it asks who its peers are."""
+        """Whether it authenticates its peers."""
         return any(scope.authenticator for scope in self.scopes)
 
 
@@ -158,7 +158,7 @@ def _entity(app: BaseApp, title: str) -> Entity:
 
 
 def _offers(app: BaseApp, called_ae: str, routes: Iterable[Route]) -> Iterator[Offer]:
-    """Yield what an AE title accepts.
+    """Yield the offers of an AE title.
 
     Where a calling AE title gets something else than everybody does, it follows as another
     offer of the same class.
@@ -212,7 +212,7 @@ def _syntaxes(policy: ContextPolicy, sop_class: str, routes: Iterable[Route]) ->
 
 
 def _extended(covering: Iterable[Route]) -> tuple[tuple[str, int], ...]:
-    """Return what the first route that says anything says: it is the one that answers."""
+    """Return the value of the first route that has one: that route answers."""
     for route in covering:
         if route.extended and route.command != "n_event_report":
             return tuple(extended.agreed(route.command, route.extended).items())

@@ -1,4 +1,4 @@
-"""The kinds of service that a statement tells apart (PS3.2 Annex N)."""
+"""The kinds of service in a statement (PS3.2 Annex N)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def kind_of(sop_class: str, commands: Collection[str]) -> int:
 
 
 def title(service: int, names: Sequence[str]) -> str:
-    """Return what a heading calls SOP classes of a service: by their names, or by its own."""
+    """Return the name of a service's SOP classes in a heading: theirs, or the service's."""
     if service == STORAGE or len(names) > 2:
         return f"the {NAMES[service]} SOP Classes"
     return " and ".join(f"the {name}" for name in names)

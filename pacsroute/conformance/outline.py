@@ -148,5 +148,5 @@ def with_contents(document: str) -> str:
 
 
 def _anchor(title: str) -> str:
-    """Return what the usual renderers of Markdown call a heading."""
+    """Return the anchor of a heading in usual renderers of Markdown."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""The cover and sections 1 to 4: what there is, at a glance."""
+"""The cover and sections 1 to 4: the overview."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ABBREVIATIONS = (
 
 
 def cover(facts: Facts, date: str | None) -> str:
-    """Return what stands before the sections."""
+    """Return the text before the sections."""
     rows = [
         ("Product", blank("name and version")),
         ("Manufacturer", blank("name and address")),
@@ -136,7 +136,7 @@ def _as_scu(entity: Entity, offer: Offer) -> str:
 
 
 def of_services(facts: Facts, services: Iterable[int]) -> list[tuple[Entity, Offer]]:
-    """Return what AEs offer of some services, by class."""
+    """Return the offers of AEs for some services, by class."""
     wanted = set(services)
     pairs = [
         (entity, offer)
@@ -232,7 +232,7 @@ def _data_flow(facts: Facts) -> str:
 
 
 def _commands(entity: Entity) -> list[str]:
-    """Return the names of what an AE answers, C-ECHO first."""
+    """Return the names of an AE's services, C-ECHO first."""
     return list(map(name_of, dict.fromkeys(["echo", *(r.command for r in entity.routes)])))
 
 

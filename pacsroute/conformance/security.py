@@ -1,4 +1,4 @@
-"""Section 8: who may come in, and how the way is protected."""
+"""Section 8: access, and protection of the connection."""
 
 from __future__ import annotations
 

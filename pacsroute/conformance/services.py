@@ -1,4 +1,4 @@
-"""Section 5: what is done for each service."""
+"""Section 5: the behaviour of each service."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _conduct(entity: Entity, offer: Offer) -> str:
 
 
 def _types(entity: Entity, offer: Offer) -> list[str]:
-    """Return what is answered on a context, with the action and event types."""
+    """Return the commands of a context, with the action and event types."""
     classes = {offer.sop_class, *uids.carried(offer.sop_class)}
     found: dict[str, list[int]] = {}
     for route in entity.routes:

@@ -20,7 +20,7 @@ Rules = dict[str, tuple[list[str], "Rules"]]
 
 
 def rules(table: str) -> Rules:
-    """Read a table with a line for each attribute: its keyword and what the columns say.
+    """Read a table with a line for each attribute: its keyword and the columns.
 
     Attributes of an item have one more ``>`` before them than the sequence above.
     """
@@ -35,7 +35,7 @@ def rules(table: str) -> Rules:
 
 
 def check(dataset: Dataset, column: int, rules: Rules, before: Dataset | None = None) -> None:
-    """Raise a `Failure` for what is missing in a data set, or in what it makes of one before.
+    """Raise a `Failure` for attributes that are missing in a data set, or after it was applied.
 
     Type 1 has to be there with a value, type 2 has to be there; ``-`` says nothing.
     """

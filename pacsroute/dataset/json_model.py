@@ -134,7 +134,7 @@ def _of_raw(
     above: tuple[str, ...],
     key: str,
 ) -> dict[str, Any]:
-    """Return the JSON of an element that nobody has looked at, from its bytes."""
+    """Return the JSON of an unread element, from its bytes."""
     tag, data, length = raw.tag, raw.value, raw.length
     vr = dataset.vr_of(raw)
     if vr is not None and len(vr) > 2 and vr != "US or SS":

@@ -1,4 +1,4 @@
-"""pydicom, late: importing it takes most of what a server needs to start.
+"""The late import of pydicom, which takes most of a server's start.
 
 With NumPy that takes several times as long as everything else, so importing pacsroute does not
 import it. A server listens before that is done: peers that connect wait in the queue of its socket

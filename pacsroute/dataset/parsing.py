@@ -154,7 +154,7 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
 
 
 def readable(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
-    r"""Return the Dataset that some bytes are, as far as they go, for somebody to look at.
+    r"""Return the Dataset of some bytes, as far as they go, to look at.
 
     A data set that is cut off ends with its bytes. All of its values are converted as those of an
     `identifier` are, so that no access raises or warns of them.
@@ -208,7 +208,7 @@ def _parse(
 
 
 def _source(data: Source) -> tuple[Any, Any, int]:
-    """Return what to read from, the file behind it if there is one, and where in that it begins."""
+    """Return the source to read, the file behind it if any, and its beginning in there."""
     if isinstance(data, (bytes, bytearray)):
         return data, None, 0
     if isinstance(data, memoryview):

@@ -1,4 +1,4 @@
-"""Read what peers send, with bounds, leniency and silence, which pydicom's reader lacks.
+"""Read data sets of peers with limits, leniency and silence, which pydicom's reader lacks.
 
 Bounds: depth, number of elements, and the memory of the process. Leniency: a data set or item in
 the other VR encoding than announced, an unknown VR, numbers with odd bytes behind the last whole
@@ -263,7 +263,7 @@ class Reader:
             self._has_turn = TURNS.acquire()
 
     def _pass(self) -> None:
-        """Count what is passed over, which takes a fraction of the time, and no memory."""
+        """Count skipped elements, which takes a fraction of the time, and no memory."""
         self._passed += 1
         if not self._passed % _PASSED_FOR_ONE:
             self._count()

@@ -83,7 +83,7 @@ class Received(Dataset):
     _frame: Frame = Frame(False)
 
     def take_over(self, other: Received) -> None:
-        """Read what is left to be read as another one would, whose elements it has."""
+        """Read the rest as another data set would, whose elements it has."""
         for name in ("_reading", "_frame", "_count", "_looked_at"):
             if name in other.__dict__:
                 self.__dict__[name] = other.__dict__[name]
@@ -235,7 +235,7 @@ class ReceivedSequence(Sequence):
                 yield self[number]
 
     def passing(self) -> Iterator[Dataset]:
-        """Yield the items; those that nobody has used take no memory once the next is yielded."""
+        """Yield the items; an unused one takes no memory after the next is yielded."""
         if self._changed is not None:
             yield from self._changed
             return

@@ -47,7 +47,7 @@ class File:
 
 
 class Pages(mmap.mmap):
-    """Memory that is the system's again as soon as nobody needs it, as a file.
+    """Memory, as a file, which returns to the system as soon as it is not needed.
 
     The allocator of C keeps memory that many threads free: several times the amount in use.
 

@@ -75,7 +75,7 @@ def _can_be_kept(dataset: Dataset) -> bool:
 
 
 def _as_json(dataset: Dataset) -> dict[str, Any]:
-    """Return what `Dataset.to_json_dict` does, which logs an error for each value that has none.
+    """Return the result of `Dataset.to_json_dict` without its log of errors.
 
     Bytes are left out: they can be given back, and may be long.
     """

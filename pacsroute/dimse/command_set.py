@@ -235,7 +235,7 @@ _USUAL: dict[type[Command], _Usual] = {
 
 @lru_cache(maxsize=1024)
 def _first_half(kind: Any, values: tuple[Any, ...], second: int) -> tuple[bytes, bytes]:
-    """Return what stands before and after the Message ID in the first half of messages."""
+    """Return the bytes before and after the Message ID in the first half of messages."""
     rest = iter(values)
     body, at = b"", 0
     for _, element, write in _USUAL[kind].first:

@@ -52,7 +52,7 @@ class RequestCommand(Command):
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class Response(Command):
-    """A response, with the status of what was requested (PS3.7 Annex C)."""
+    """A response, with its status (PS3.7 Annex C)."""
 
     message_id_responded_to: int = 0
     affected_sop_class: str | None = None

@@ -91,13 +91,13 @@ class Assembler:
 
     @property
     def incomplete(self) -> Message | None:
-        """The message whose data set is awaited, with as much of it as has come."""
+        """The message whose data set is awaited, with the received part."""
         if self.command is None:
             return None
         return Message(self._context_id, self.command, self._sink)
 
     def close(self) -> None:
-        """Drop what is not complete."""
+        """Drop the incomplete message."""
         close = getattr(self._sink, "close", None)
         if close is not None:
             close()

@@ -107,7 +107,7 @@ def _call_hooks(app: BaseApp, association: PeerView) -> None:
 
 
 def _excess(app: BaseApp, association: PeerView, request: AssociateRQ) -> AssociateRJ | None:
-    """Reject who proposes too much."""
+    """Reject a request with too many contexts."""
     if len(request.contexts) <= app.config.max_contexts:
         return None
     who = ascii(association.calling_ae)[1:-1], association.remote_address
@@ -173,7 +173,7 @@ def _authenticate(
 
 
 def _proof(identity: Identity | None, association: PeerView) -> str:
-    """Return what has proven the identity of a peer."""
+    """Return the proof of a peer's identity."""
     if identity is not None:
         return identity.kind
     return "" if association.peer_certificate is None else "certificate"

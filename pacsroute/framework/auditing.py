@@ -92,7 +92,7 @@ def of_instance(instance: Instance) -> Subject:
 
 
 def _of_identifier(identifier: Dataset) -> Iterable[Subject]:
-    """Yield what a retrieval asks for, where its handler does not tell what it found."""
+    """Yield the subjects of a retrieval by its identifier, if its handler does not name them."""
     study = identifier.get("StudyInstanceUID")
     studies = list(study) if isinstance(study, MultiValue) else [study or ""]
     for uid in studies:

@@ -1,4 +1,4 @@
-"""The settings of character sets: their terms, and what peers write without declaring it."""
+"""The settings of character sets: their terms, and those of peers that declare none."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _answers(
 
 
 def _unserved(request: Request) -> Outcome:
-    """Return what answers a request that no route is for; one of a peer does not come so far."""
+    """Return the outcome of a request without a route; a peer's never gets here."""
     if request.sop_class and not uids.is_uid(request.sop_class):
         name = request.sop_class
         raise ValueError(
@@ -147,7 +147,7 @@ def finished(request: Request, status: Status | None, error: BaseException | Non
 
 
 def failed(request: Request, error: BaseException) -> Outcome:
-    """Return the outcome of a request whose handler raised, and log what is not meant."""
+    """Return the outcome of a request whose handler raised, and log unintended exceptions."""
     request.error = error
     scopes = reversed(_scopes(request))
     handler = next(filter(None, (scope.error_handler_of(error) for scope in scopes)), None)
@@ -189,7 +189,7 @@ def _caused(request: Request, outcome: Outcome, cause: BaseException | None) -> 
 
 
 def _default(request: Request, error: BaseException, cause: BaseException | None = None) -> Outcome:
-    """Return what answers an exception that no error handler is for, or that one has raised.
+    """Return the outcome of an exception without an error handler, or raised by one.
 
     The latter has had another one as its `cause`.
     """

@@ -82,7 +82,7 @@ class Observer:
         """An association that was accepted has ended; None where it was released."""
 
     def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
-        """A request has come, with a data set of so many bytes, and is about to be answered."""
+        """A request with a data set of that many bytes has arrived, and will be answered."""
 
     def answered(
         self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float

@@ -74,7 +74,7 @@ def resources(routes: Iterable[Route]) -> list[tuple[str, list[str]]]:
 
 
 def _answered(route: Route) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield what a route answers, by method."""
+    """Yield the resources of a route, by method."""
     if any(route.covers(uid) for uid in uids.UPS):
         for (command, kind), below in _STEPS.items():
             if command == route.command and route.kind in (None, kind):

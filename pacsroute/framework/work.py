@@ -128,7 +128,7 @@ class WorkControl(Protocol):
         """Remove a job that waits or has failed, for good; False if there is none."""
 
     def pause(self, lane: str) -> bool:
-        """Stop a lane until `resume`; what is under way ends. False if there is no such lane."""
+        """Stop a lane until `resume`; running jobs end. False if there is no such lane."""
 
     def resume(self, lane: str) -> bool:
         """Let a lane go on, also one that rests; False if there is no such lane."""
@@ -138,7 +138,7 @@ class Together(Protocol):
     """Jobs that are committed with something else; see `WorkQueue.together`."""
 
     def put_in(self, execute: Callable[[str, Mapping[str, Any]], Any]) -> None:
-        """Put what was collected into the queue, in a transaction of its database.
+        """Put the collected jobs into the queue, in a transaction of its database.
 
         Parameters
         ----------
@@ -260,7 +260,7 @@ class Job(Generic[P, R]):
 
 @dataclass(frozen=True)
 class QuietFunction:
-    """A function that is called once nothing has come of a series or study for some seconds."""
+    """A function for series or studies of which nothing has arrived for some seconds."""
 
     function: Callable[[Any], object]
     name: str

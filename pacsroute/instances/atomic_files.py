@@ -37,7 +37,7 @@ os.umask(_UMASK)
 
 
 def draft(folder: str | None) -> tuple[int, str]:
-    """Open a new file for what is not whole yet.
+    """Open a new draft.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _open_draft(folder: str) -> tuple[int, str]:
 
 
 def _named_in(folder: str) -> str:
-    """Return a name for a draft; the first time in a folder, what others left there goes."""
+    """Return a name for a draft; the first call in a folder removes drafts of dead processes."""
     if folder not in _swept:
         _swept.add(folder)
         sweep(folder)
@@ -111,7 +111,7 @@ def _named_in(folder: str) -> str:
 
 
 def _partial_name() -> str:
-    """Return a name for a file that is not whole yet: nobody else's, and soon made.
+    """Return a unique name for a draft.
 
     `tempfile` asks the system for random bytes each time, which costs as much as opening
     the file.
@@ -189,7 +189,7 @@ def sweep(folder: str) -> int:
 
 @contextlib.contextmanager
 def _held(path: str) -> Iterator[bool]:
-    """Hold a file or folder as one that is not whole; tell whether nobody else does."""
+    """Hold a file or folder as a draft; return False if another process holds it."""
     fd = _quickly(path, os.O_RDONLY)
     try:
         yield _ours_alone(fd)
@@ -211,7 +211,7 @@ def _ours_alone(fd: int) -> bool:
 
 
 def _quickly(path: str, flags: int) -> int:
-    """Open a file, but not what a link leads to, and no pipe that nobody writes to."""
+    """Open a file, but no link, and no pipe without a writer."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 

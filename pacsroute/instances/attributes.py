@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def attributes_of(instance: Instance, tags: Container[int]) -> Dataset:
-    """Return a data set with what is wanted of an instance, and perhaps more.
+    """Return a data set with the wanted attributes of an instance, and perhaps more.
 
     Of one that is in memory no more is read than that.
     """

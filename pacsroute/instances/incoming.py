@@ -73,7 +73,7 @@ class Incoming:
             self.spool.write(b"\0")
 
     def _look(self) -> None:
-        """Find where the data set begins, and what it is of."""
+        """Find the beginning of the data set, and its UIDs."""
         file = io.BytesIO(self._first)
         self._first = bytearray()
         try:

@@ -229,7 +229,7 @@ class Instance:
         return file
 
     def _check(self, head: part10.Head, file: BinaryIO) -> None:
-        """Refuse a file that has come since an index was asked for the one that was there."""
+        """Refuse a file that was replaced after the index was queried."""
         told = head.transfer_syntax
         if told and told != (self._hints["transfer_syntax"] or told):
             file.close()
@@ -353,7 +353,7 @@ class Instance:
         return dataset
 
     def _compare(self, dataset: Dataset) -> None:
-        """Refuse what came as one instance and says somewhere that it is another."""
+        """Refuse an instance whose data set has other UIDs than its command."""
         named = {
             0x0008_0016: ("SOP Class UID", self.sop_class),
             0x0008_0018: ("SOP Instance UID", self.sop_instance),
@@ -539,7 +539,7 @@ class Instance:
 
 @functools.lru_cache(maxsize=256)
 def _prefix(folder: str) -> tuple[str, Path]:
-    """Return what a name goes behind for its path, as text and as a Path.
+    """Return the beginning of a path for a name, as text and as a Path.
 
     Making a Path of a long text takes half as long as writing a small file.
     """
@@ -596,7 +596,7 @@ def _all(file: BinaryIO, size: int) -> bytes:
 
 
 def _told(head: part10.Head, first: bytes) -> dict[str, str]:
-    """Return what a file says of its instance; what the data set says of itself wins.
+    """Return the UIDs of a file's instance; those in the data set win.
 
     A peer would refuse the instance else.
     """

@@ -41,7 +41,7 @@ def head(
     sender: str = "",
     receiver: str = "",
 ) -> bytes:
-    """Return what stands in a file before its data set.
+    """Return the bytes of a file before its data set.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def head(
 def _around(
     sop_class: str, transfer_syntax: str, writer: str, sender: str, receiver: str, instance: int
 ) -> tuple[bytes, bytes]:
-    """Return what stands around the SOP Instance UID: the same for all of an association."""
+    """Return the bytes around the SOP Instance UID, which one association shares."""
     before = _VERSION + _element(0x02, sop_class)
     after = _element(0x10, transfer_syntax) + _WRITER
     for number, title in ((0x16, writer), (0x17, sender), (0x18, receiver)):

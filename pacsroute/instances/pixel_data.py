@@ -138,7 +138,7 @@ def find_pixels(file: BinaryIO, transfer_syntax: str) -> PixelData | None:
 
 
 def _value(value: bytes, element: Element, transfer_syntax: str) -> dict[str, int | str]:
-    """Return what an element of the Image Pixel module says; nothing, if it is empty."""
+    """Return the value of an element of the Image Pixel module, or nothing."""
     text = value.decode("latin-1").strip(" \0")
     if element.tag in _NUMBERS:
         order = ">H" if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN else "<H"
@@ -189,7 +189,7 @@ class _Heads:
         self._explicit = struct.Struct(order + "HH2sH").unpack_from
 
     def at_the_top(self) -> Iterator[Element]:
-        """Yield what describes the pixels, up to them; what is in sequences is skipped."""
+        """Yield the elements that describe the pixels, before them; sequences are skipped."""
         at = self._start
         first = self._bytes(at, 6)[4:]
         implicit = not (first.isalpha() and first.isupper())

@@ -51,7 +51,7 @@ class Room:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> int:
-        """Take so many bytes, or give them back if they are negative; return what is in use."""
+        """Take that many bytes, or give them back if negative; return the bytes in use."""
         with self._lock:
             self.used += count
             return self.used
@@ -72,7 +72,7 @@ class _Reader(io.RawIOBase):
 
     @property
     def name(self) -> int:
-        """Return what it is opened by, as Python's own files do: pydicom asks."""
+        """Return its name, as Python's own files do: pydicom asks for it."""
         return self._fd
 
     def fileno(self) -> int:
@@ -183,7 +183,7 @@ class Spool:
 
     @property
     def in_memory(self) -> int:
-        """How many bytes are in memory that nobody else counts."""
+        """The number of bytes in memory that are not counted elsewhere."""
         if self._fd >= 0 or self.error is not None or self._held is not None:
             return 0
         return self.size
@@ -234,7 +234,7 @@ class Spool:
             self._held = None
 
     def _fail(self, error: OSError) -> None:
-        """Make room at once: what came so far is of no use."""
+        """Free the space: the received part is of no use."""
         self.error = error.with_traceback(None)  # whose frames would keep this spool
         self.close()
 
@@ -267,7 +267,7 @@ class Spool:
     # ------------------------------------------------------------- in a file
 
     def _to_file(self, data: bytes | memoryview) -> None:
-        """Write what came so far, and the next fragment."""
+        """Write the received part, and the next fragment."""
         try:
             self._open_file()
             self._take(self.size)
@@ -300,14 +300,14 @@ class Spool:
             self._write_back()
 
     def _write_back(self) -> None:
-        """Let the disk begin with what came, for the last instance of the route was flushed."""
+        """Let the disk begin with the received part: the route's last instance was flushed, too."""
         waiting = self.size - self._begun
         if waiting >= _WRITE_BACK:
             start_write_back(self._fd, self._begun, waiting)
             self._begun += waiting
 
     def _leave_place(self, size: int) -> None:
-        """Go on in the folder that it would have without a place, with what was written."""
+        """Continue in the default folder, with the written part."""
         assert self._place is not None
         self._place.forget()
         old, self._is_placed, self._begun = self._fd, False, 0

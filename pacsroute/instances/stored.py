@@ -39,7 +39,7 @@ class Storage(Protocol):
         """
 
     def delete(self, key: str) -> None:
-        """Remove what is under a key, if there is anything."""
+        """Remove the object of a key, if there is one."""
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys, those that begin with some whole parts of a path, in any order."""
@@ -60,7 +60,7 @@ class Stored(NamedTuple):
     key: str
 
     def open(self) -> BinaryIO:
-        """Return a file to read and to seek in; what is not read is not fetched."""
+        """Return a file to read and to seek in; unread bytes are not fetched."""
         return io.BufferedReader(_Ranges(self.storage, self.key), _AT_ONCE)
 
 

@@ -53,7 +53,7 @@ def without_bulk_data(instance: Instance, *, wanted: Callable[[], bool] | None =
 
 
 def strip(dataset: Dataset) -> None:
-    """Take away what is bulk data at the top, and of waveforms: icons keep their pixels."""
+    """Remove bulk data at the top level and in waveforms; icons keep their pixels."""
     for tag in list(dataset.keys()):
         if tag in _BULK or tag & 0xFFFF in _OF_GROUPS.get(tag >> 16 & 0xFF00, ()):
             del dataset[tag]

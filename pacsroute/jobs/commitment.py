@@ -1,4 +1,4 @@
-"""Storage commitment of what was delivered: asked for, reported, and acted upon (PS3.4 Annex J).
+"""Storage commitment for deliveries: requested, reported, and acted upon (PS3.4 Annex J).
 
 A job of `App.forward` with ``commit=True`` moves to another lane once its instance is delivered.
 There it is asked for, with others of the same destination, and waits for the report. The report
@@ -80,7 +80,7 @@ class Surroundings(NamedTuple):
 
 
 class Commitments:
-    """Asks a destination to commit to what it was sent, and removes what it has committed to.
+    """Asks a destination to commit to sent instances, and removes the committed ones.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def _note(transaction: Transaction, transaction_uid: str, jobs: list[Job]) -> No
 
 
 def _forget(transaction: Transaction) -> None:
-    """Remove what was asked for jobs that are gone."""
+    """Remove requests for jobs that no longer exist."""
     transaction.run(
         "DELETE FROM jobs_commitments WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job)"
     )

@@ -45,7 +45,7 @@ class Database(Protocol):
     identity: str
 
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
-        """Run some work in a transaction of its own, and return what it returns.
+        """Run a function in a transaction of its own, and return its result.
 
         Parameters
         ----------

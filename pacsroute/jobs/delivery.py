@@ -58,14 +58,14 @@ class Verdict(Enum):
 
 
 class Attempt(NamedTuple):
-    """How an attempt to deliver an instance went, and what is said of it, without patient data."""
+    """The result of an attempt to deliver an instance, and a text without patient data."""
 
     verdict: Verdict
     said: str = ""
 
 
 def judge(status: Status) -> Attempt:
-    """Return what the status of a C-STORE means for the queue (PS3.4 §B.2.3).
+    """Return the meaning of a C-STORE's status for the queue (PS3.4 §B.2.3).
 
     Examples
     --------
@@ -238,12 +238,12 @@ class _Turn:
         self._release_suspects()
 
     def _next_jobs(self) -> list[Job]:
-        """Claim what is due; the suspects of earlier turns, one by one, only after all others."""
+        """Claim due jobs; suspects of earlier turns come last, one by one."""
         others = self._queue.claim(self._lane, _BATCH, but=self._memory.suspects)
         return others or (self._queue.claim(self._lane, 1) if self._memory.suspects else [])
 
     def _last_jobs(self, stop: threading.Event, linger: float) -> list[Job]:
-        """Return what comes while the associations are still kept."""
+        """Return jobs that arrive while the associations are still open."""
         for _ in range(_LOOKS if linger else 0):
             if stop.wait(linger / _LOOKS):
                 break

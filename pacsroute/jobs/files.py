@@ -1,4 +1,4 @@
-"""The files of a queue: what is forwarded is kept until it is delivered, whatever else happens.
+"""The files of a queue: forwarded instances are kept until they are delivered.
 
 Each job has a file of its own, a hard link where the file system has them. So two lanes may
 have the same instance, and a file saved under its name later does not change the sent one. An
@@ -66,7 +66,7 @@ class Files:
             return self._made
 
     def close(self) -> None:
-        """Keep no more: what is here and no job refers to may be swept."""
+        """Keep no more files: those without a job may be swept."""
         with self._making:
             if self._made is not None:
                 self._made.close()
@@ -93,7 +93,7 @@ class Files:
         return name
 
     def source(self, place: Place) -> Path | Stored:
-        """Return what an `Instance` is made of that was kept.
+        """Return the source of an `Instance` that was kept.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class Files:
             (self.folder / place).unlink(missing_ok=True)
 
     def sweep(self, known: Callable[[], Container[str]]) -> int:
-        """Remove what no job refers to: what was kept by calls that never returned.
+        """Remove files without a job: those of calls that never returned.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class Files:
 
 
 def original_of(instance: Instance) -> Place | None:
-    """Return what ``delete=True`` removes in the end; None if the instance is in no file.
+    """Return the file that ``delete=True`` removes in the end; None without one.
 
     Raises
     ------

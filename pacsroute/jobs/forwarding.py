@@ -68,7 +68,7 @@ def delivery(
 
 
 def instance_of(job: Job, files: Files) -> Instance:
-    """Return what a job delivers; it is not opened to tell what it is.
+    """Return the instance of a job, without opening it.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _is_local(file: Place) -> bool:
 
 
 def _study_of(instance: Instance) -> str:
-    """Return the Study Instance UID of an instance; empty where it has none that can be read."""
+    """Return the Study Instance UID of an instance; empty if it cannot be read."""
     with suppress(DataSetError, Failure, OSError):
         return str(instance.dataset.get("StudyInstanceUID") or "")
     return ""

@@ -96,7 +96,7 @@ def _where(error: Exception) -> str:
 
 
 def plain(queue: Queue, function: Callable[..., object]) -> Call:
-    """Return what calls a function with the arguments of a job, and records that it is done."""
+    """Return the runner that calls a job's function, and records that it is done."""
 
     def call(job: Job, stop: threading.Event) -> object:
         function(*job.arguments["args"], **job.arguments["kwargs"])
@@ -106,7 +106,7 @@ def plain(queue: Queue, function: Callable[..., object]) -> Call:
 
 
 def completing(queue: Queue, quiet: Quiet, function: Callable[[Any], object]) -> Call:
-    """Return what calls a function of `@app.quiet` for a period that has ended.
+    """Return the runner that calls a function of `@app.quiet` for a period that has ended.
 
     Jobs that the function queues are committed together with the end of the period, so
     there is exactly one such job for each period, even where the function ran twice.

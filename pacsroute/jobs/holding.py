@@ -76,7 +76,7 @@ class Holding:
                 self._under_way[association] = left
 
     def came(self, association: Any, arrival: Arrival) -> None:
-        """Note that an instance has come whole, and what the association may bring more of."""
+        """Note that an instance is complete, and which series the association may continue."""
         with self._lock:
             self._came[association] = time.monotonic()
             keys = self._brought.setdefault(association, set())

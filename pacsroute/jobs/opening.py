@@ -21,7 +21,7 @@ _SCHEMES = ("postgresql://", "postgres://")
 
 
 class Opened(NamedTuple):
-    """A queue that is open, and what goes with it.
+    """An open queue, with its files and runners.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def _postgresql(where: str, folder: Path, ae_title: str) -> Opened:
 
 
 def _remover(files: Files) -> Callable[[Job], object]:
-    """Return what removes the file of a job that was replaced."""
+    """Return the function that removes the file of a replaced job."""
     return lambda job: files.remove(job.arguments.get("file"))
 
 
@@ -191,7 +191,7 @@ def _is_made(transaction: Transaction) -> bool:
 
 
 def _offset(transaction: Transaction, *, anew: bool) -> float:
-    """Return what the monotonic clock lacks to the time of day, alike for all processes.
+    """Return the difference of the time of day and the monotonic clock, alike for all processes.
 
     So nobody who sets the machine's clock ends a period, or holds up a job. It begins where the
     last run has left it if the time of day is before that: what waits would wait for years.

@@ -83,7 +83,7 @@ class LockedOwner:
         return True
 
     def renew(self) -> None:
-        """Do nothing: who holds the lock is alive for the others."""
+        """Do nothing: the holder of the lock is alive for the others."""
 
     def close(self) -> None:
         """Give the lock back."""

@@ -107,7 +107,7 @@ def _as_failure() -> Iterator[None]:
 
 
 def _said(error: psycopg.Error) -> str:
-    """Return what is wrong; a URL that cannot be read may be quoted with its password."""
+    """Return the error without the URL, which may contain a password."""
     if error.diag.message_primary:
         return error.diag.message_primary
     text = str(error)

@@ -28,7 +28,7 @@ _GRACE = 5.0  # seconds that a call has when the app stops
 
 
 def in_process(queue: Queue, function: JobFunction[Any, Any], app: BaseApp) -> Call:
-    """Return what calls a function in a process, and records that it is done."""
+    """Return the runner that calls a function in a process, and records that it is done."""
 
     def call(job: Job, stop: threading.Event) -> object:
         ours, theirs = socket.socketpair()
@@ -58,7 +58,7 @@ def in_process(queue: Queue, function: JobFunction[Any, Any], app: BaseApp) -> C
 
 
 def _described(function: JobFunction[Any, Any], app: BaseApp, job: Job) -> dict[str, Any]:
-    """Return what the process has to know: where the function is, its arguments, the settings."""
+    """Return the data for the process: the place of the function, its arguments, the settings."""
     module = function.function.__module__
     peers = {
         title: (peer.host, peer.port, peer.ae_title)

@@ -1,4 +1,4 @@
-"""Series and studies of which nothing has come for a while, so that they may be complete.
+"""Series and studies of which nothing has arrived for a while: they may be complete.
 
 The period of a series is a job with its UID as the key: each instance that comes moves it. So it
 survives the process, and there is one for all processes. The UIDs that have arrived are kept beside
@@ -26,7 +26,7 @@ _REMEMBERED = 90 * 86_400.0  # seconds for which it is known that a series was c
 
 
 class Arrival(NamedTuple):
-    """An instance that has come, and what it belongs to."""
+    """An instance that has arrived, with its series and study."""
 
     sop_instance: str
     series: str
@@ -117,7 +117,7 @@ class Quiet:
         return f"{arrival.called_ae} {uid}"
 
     def arrived(self, transaction: Transaction, arrival: Arrival) -> Put:
-        """Note an instance that has come, and move its period; see `Queue.put_in`."""
+        """Note an instance that has arrived, and move its period; see `Queue.put_in`."""
         key, now = self.key(arrival), self._queue.now()
         lane = {"lane": self._lane, "key": key, "now": now}
         ((expected,),) = transaction.run(
@@ -136,7 +136,7 @@ class Quiet:
         return put
 
     def begin_anew(self, transaction: Transaction) -> None:
-        """Give each open period its whole time: nobody has listened for a while."""
+        """Give each open period its whole time after an outage."""
         transaction.run(
             "UPDATE jobs SET due = :due WHERE lane = :lane AND owner IS NULL AND failed = 0 "
             "AND attempts = 0",
@@ -218,7 +218,7 @@ class Quiet:
         return {uid for (uid,) in rows}
 
     def series(self, job: Job) -> tuple[Series, float]:
-        """Return what a period that has ended is about, and when the last instance of it came."""
+        """Return the series or study of an ended period, and the time of its last instance."""
         where = {"lane": self._lane, "key": job.key}
         (known,) = self._queue.database.read(
             "SELECT uid, study, calling_ae, called_ae, completions, expected, reason "
@@ -250,7 +250,7 @@ class Quiet:
         return series, last
 
     def completed(self, transaction: Transaction, job: Job, last: float) -> None:
-        """Note that a period is complete; what has come since belongs to the next one."""
+        """Note that a period is complete; later instances belong to the next one."""
         where = {"lane": self._lane, "key": job.key}
         transaction.run(_COMPLETED, **where)
         transaction.run(

@@ -1,4 +1,4 @@
-"""One waiting job for each key: what becomes of older ones, and what the newest takes over."""
+"""One waiting job for each key: the newest replaces older ones, and takes over their files."""
 
 from __future__ import annotations
 

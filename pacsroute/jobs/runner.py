@@ -37,7 +37,7 @@ class Worker(Protocol):
     places: int
 
     def work(self, lane: str, stop: threading.Event) -> None:
-        """Claim and do jobs until none is due, or `stop` is set; what it raises is logged."""
+        """Claim and run jobs until none is due, or `stop` is set; exceptions are logged."""
 
 
 class Runner:
@@ -94,7 +94,7 @@ class Runner:
             self._seen.add(title)
 
     def stop(self) -> None:
-        """Begin nothing new, wait a while for what is under way, and give the rest back."""
+        """Start no new job, wait a while for running ones, and give the rest back."""
         self._stop.set()
         self._woken.set()
         if self._thread.ident is not None:

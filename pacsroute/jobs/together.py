@@ -1,4 +1,4 @@
-"""Jobs that are committed in somebody else's transaction, as with the row of an archive's index."""
+"""Jobs that are committed in another transaction, such as that of an archive's index."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Together:
 
 
 class _Statements:
-    """A transaction of somebody else's, as the queue uses its own."""
+    """A transaction of another component, for the queue."""
 
     def __init__(self, execute: Execute) -> None:
         self._execute = execute

@@ -1,4 +1,4 @@
-"""The durable work of an app: what is forwarded, what is done later, and what has become quiet.
+"""The durable work of an app: deliveries, jobs, and quiet series.
 
 The threads of associations put jobs in, those of the runner take them out. `_lock` guards the
 opening of the queue and the start of the runner; afterwards all of them use the queue, which
@@ -122,7 +122,7 @@ class Work:
         return None if opened is None else Control(opened.queue, opened.files, self._wake)
 
     def open(self) -> Control:
-        """Open the queue for people who look at it, and return what they can do."""
+        """Open the queue for people, and return its view."""
         opened = self.opened
         return Control(opened.queue, opened.files, self._wake)
 
@@ -305,7 +305,7 @@ class Work:
     # ------------------------------------------------------------- while the app serves
 
     def start(self) -> None:
-        """Begin to do what waits, and what is put from now on.
+        """Start the runners of waiting and future jobs.
 
         Raises
         ------
@@ -351,7 +351,7 @@ class Work:
             background.lost()
 
     def stop(self) -> None:
-        """Begin nothing new, wait a while for what is under way, and close the queue."""
+        """Start no new job, wait a while for running ones, and close the queue."""
         with self._lock:
             background, self._background = self._background, []
             runner, self._runner = self._runner, None
@@ -454,7 +454,7 @@ class Work:
 
 
 def _standing(queue: Queue) -> list[tuple[int, str, int, bool]]:
-    """Return what changes whenever a job is done, or was tried."""
+    """Return a value that changes with each finished or tried job."""
     return [(job.id, job.function, job.attempts, job.failed) for job in queue.jobs(most=None)]
 
 
@@ -469,7 +469,7 @@ def _opened(app: BaseApp) -> Opened:
 
 
 def _arrival(request: StoreRequest) -> Arrival | None:
-    """Return what a C-STORE belongs to; None where it does not say."""
+    """Return the series of a C-STORE; None without one."""
     with contextlib.suppress(DataSetError, Failure):
         dataset = request.dataset
         study, series = dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")

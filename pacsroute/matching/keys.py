@@ -136,7 +136,7 @@ class Keys:
         return low or "0", high or "~"
 
     def _key(self, keyword: str) -> Key | list[Keys] | None:
-        """Return what a key asks for; None for a universal one."""
+        """Return the condition of a key; None for a universal one."""
         if keyword not in self._compiled:
             vr = vr_of(keyword)
             compile_ = self._items if vr == "SQ" else self._values
@@ -172,7 +172,7 @@ class Keys:
 
 
 def _add(key: Key, vr: str, part: Any) -> bool:
-    """Add what a single value of a key asks for; tell whether that is anything."""
+    """Add the condition of a single value of a key; return False without one."""
     if vr in MOMENT:
         _add_moments(key, vr, part)
         return True

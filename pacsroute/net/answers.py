@@ -47,7 +47,7 @@ def answers_to(
     *,
     fetches: bool = False,
 ) -> Generator[Message, None, None]:
-    """Send a request and yield what comes for it, the final response last.
+    """Send a request and yield its responses, the final one last.
 
     Closed before that, it sends a C-CANCEL and waits for the end.
 

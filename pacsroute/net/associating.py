@@ -103,7 +103,7 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
 
 
 def _say_goodbye(channel: Channel) -> None:
-    """Send an A-ABORT, if the peer still listens: what it sent before tells more."""
+    """Send an A-ABORT if the peer still reads; its earlier bytes say more."""
     with contextlib.suppress(AssociationError):
         channel.write_out()
 
@@ -118,7 +118,7 @@ def _refused(error: ProtocolError | None, who: str, source: int | None) -> Assoc
 
 
 def _no_answer(channel: Channel, deadline: float) -> str:
-    """Describe what came from the peer instead of an answer."""
+    """Describe the bytes of the peer instead of an answer."""
     lost = channel.connection.transport_closed() is not None and time.monotonic() < deadline
     if not lost:
         how = "did not answer in time"

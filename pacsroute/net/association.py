@@ -419,7 +419,7 @@ class Association:
         return self._inbox.response(message_id)
 
     def _go_on(self) -> None:
-        """Take what has come; wait for more where nothing has."""
+        """Handle received bytes, or wait for some."""
         channel, inbox = self._channel, self._inbox
         if channel.ended is not None:
             raise channel.ended

@@ -241,7 +241,7 @@ class Channel:
                 self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)
 
     def _receive(self, flags: int = 0) -> int:
-        """Read what comes next into the connection's buffer; BlockingIOError if nothing does."""
+        """Read into the connection's buffer; BlockingIOError without bytes."""
         room = self.connection.get_buffer()
         if self._quick and self._alone():
             count = self._soon(room)
@@ -253,7 +253,7 @@ class Channel:
         return count
 
     def _soon(self, room: memoryview) -> int:
-        """Read what comes at once, or return -1: the thread may as well go to sleep.
+        """Read available bytes, or return -1: then the thread may as well sleep.
 
         Falling asleep and being woken up costs more than most messages. A peer that has
         been quick is given a moment, if this is the only association: echoes 1.6 times,
@@ -272,7 +272,7 @@ class Channel:
                 _yield_cpu()
 
     def read_now(self) -> bool:
-        """Read what is there without waiting; tell whether there was anything, or the end."""
+        """Read available bytes without waiting; tell whether there were any, or the end."""
         try:
             count = self._socket.recv_into(self.connection.get_buffer(), 0, transport.DONTWAIT)
         except (BlockingIOError, InterruptedError):
@@ -287,7 +287,7 @@ class Channel:
         return True
 
     def read_before(self, deadline: float) -> bool:
-        """Read what comes before a deadline; tell whether anything did."""
+        """Read bytes before a deadline; tell whether any came."""
         while (left := deadline - time.monotonic()) > 0:
             flags = 0
             # A read ends by itself after a tick, which is near enough for most deadlines.
@@ -317,7 +317,7 @@ class Channel:
     # ------------------------------------------------------------- sending
 
     def write_out(self) -> None:
-        """Send what the connection has to send; the caller has `sending`.
+        """Send the connection's bytes; the caller holds `sending`.
 
         During negotiation no other thread knows the channel, and nobody needs it.
 
@@ -366,7 +366,7 @@ class Channel:
     # ------------------------------------------------------------- ending
 
     def end(self, how: AssociationError) -> None:
-        """Say how it has ended; what was said first holds."""
+        """Record the end; the first record counts."""
         if self.ended is None:
             self.ended = how
             if self._on_end is not None:
@@ -398,7 +398,7 @@ class Channel:
         self.end(AssociationReleased("the peer released the association"))
 
     def aborted(self, abort: Abort) -> None:
-        """Take an A-ABORT: the peer's, or the connection's own for what the peer did."""
+        """Handle an A-ABORT: the peer's, or the connection's own for a violation."""
         why = self.connection.error
         self._write_end()
         self.end(AssociationAborted(abort.source, abort.reason, str(why or "")))
@@ -408,7 +408,7 @@ class Channel:
         self._abort_with(AssociationAborted(source, reason, "aborted by this side"))
 
     def abort_for(self, error: ProtocolError) -> NoReturn:
-        """End the association for what the peer did, and raise how it has ended."""
+        """End the association for a violation by the peer, and raise its end."""
         self.end(AssociationAborted(2, error.reason, str(error)))
         self.connection.abort(2, error.reason)
         self._write_end()

@@ -125,7 +125,7 @@ class Client:
 
     @property
     def _charset(self) -> str:
-        """The Specific Character Set of what the peer answers without one."""
+        """The Specific Character Set of responses without one."""
         return default_charset(self._app.config, self.called_ae)
 
     # ------------------------------------------------------------- requests

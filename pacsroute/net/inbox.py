@@ -90,7 +90,7 @@ class Inbox:
         return threading.get_ident() == self._reader
 
     def add(self, data: PDataTF, contexts: Container[int]) -> bool:
-        """Take what has come; tell whether a message is whole with it.
+        """Take received fragments; tell whether they complete a message.
 
         Parameters
         ----------
@@ -206,6 +206,6 @@ class Inbox:
             self._arrived.notify_all()
 
     def close(self) -> None:
-        """Drop what waits, and what is not whole; the thread that reads calls it."""
+        """Drop waiting and incomplete messages; the reading thread calls it."""
         self._assembler.close()
         self.waiting.clear()

@@ -174,7 +174,7 @@ class Metrics(Observer):
         self._sent(command.name).inc(size)
 
     def render(self) -> bytes:
-        """Return all of it as Prometheus reads it, with what the app itself may count."""
+        """Return all metrics in Prometheus' format, those of the app included."""
         self._spool.set(self._app.room.used)
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             shared = CollectorRegistry()

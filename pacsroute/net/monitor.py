@@ -95,7 +95,7 @@ class Monitor(ThreadingMixIn, TCPServer):
 
 
 def _metrics(app: BaseApp) -> Callable[[], bytes] | None:
-    """Return what renders the metrics of an app, which are counted from now on."""
+    """Return the renderer of an app's metrics, which are counted from now on."""
     try:
         from pacsroute.net.metrics import Metrics  # noqa: PLC0415 - only where prometheus_client is
     except ModuleNotFoundError as error:
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Log nothing: somebody asks every few seconds."""
+        """Log nothing: requests come every few seconds."""
 
 
 def _head(client: socket.socket) -> bytes:

@@ -76,7 +76,7 @@ class Parts:
         yield from self._until_delimiter()
 
     def _until_delimiter(self) -> Iterator[bytes]:
-        """Yield what is before the next delimiter, and pass over that."""
+        """Yield the bytes before the next delimiter, and skip it."""
         keep = len(self._delimiter) - 1
         while (at := self._buffer.find(self._delimiter)) < 0:
             if len(self._buffer) > keep:

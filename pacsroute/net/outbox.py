@@ -102,7 +102,7 @@ class Outbox:
             self._flush()
 
     def _hold(self) -> None:
-        """Ask the flusher to look after what is held back; the caller has `sending`."""
+        """Ask the flusher to send waiting messages; the caller holds `sending`."""
         if not self._holding:
             self._holding = True
             flusher.add(self)
@@ -164,7 +164,7 @@ class Outbox:
             self._hold()
 
     def _flush(self) -> None:
-        """Send what is held back; the caller has `sending`."""
+        """Send waiting messages; the caller holds `sending`."""
         self._pulsed = time.monotonic()
         self._channel.connection.send_data(self._held)
         self._held, self._held_size = [], 0

@@ -33,7 +33,7 @@ class Opener(Protocol):
 
 @dataclass
 class _Open:
-    """An association, and what was proposed for it."""
+    """An association with its proposed contexts."""
 
     association: Exchange
     proposed: set[Context]
@@ -131,7 +131,7 @@ class Pool:
                 _end(one, abort=True)
 
     def _idle_one(self, contexts: Collection[Context], scp_of: frozenset[str]) -> _Open | None:
-        """Return an association that is there already, and has what is needed."""
+        """Return an open association with the needed contexts."""
         wanted = set(contexts)
         while True:
             with self._lock:

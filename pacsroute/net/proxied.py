@@ -1,4 +1,4 @@
-"""Connections that come through a balancer, which says first who they are of."""
+"""Connections through a balancer, which names the peer first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AGAIN = 60.0  # seconds after which what goes on failing is logged again
 
 
 class Balancers:
-    """The balancers whose word is taken for who a peer is.
+    """The balancers that are trusted to name peers.
 
     Parameters
     ----------

@@ -202,7 +202,7 @@ class Server:
     def _beside(
         self, listeners: Mapping[str, socket.socket], makers: Mapping[str, ListenerFactory]
     ) -> list[Listening]:
-        """Return what answers at other ports than those for DICOM."""
+        """Return the servers at other ports than those for DICOM."""
         return [
             makers[name](listener, self.app, self)
             for name, listener in listeners.items()

@@ -1,4 +1,4 @@
-"""One association from its request to its end, and what is logged of both."""
+"""One association from its request to its end, with its log lines."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _names(sop_classes: list[str]) -> str:
 
 
 def _identified(association: Association) -> str:
-    """Return what a log says of the peer's certificate."""
+    """Return the subject of the peer's certificate for the log."""
     if association.peer_certificate is None:
         return ""
     return f" with the certificate of {ascii(subject(association.peer_certificate))[1:-1]}"

@@ -69,14 +69,14 @@ class TappedSocket:
                 event(tap)
 
     def recv_into(self, view: memoryview, size: int = 0, flags: int = 0) -> int:
-        """Read what is there."""
+        """Read available bytes."""
         count = self._socket.recv_into(view, size, flags)
         if count:
             self._tell(lambda tap: tap.received(view[:count]))
         return count
 
     def sending(self, data: Buffer) -> socket.socket | TLSSocket:
-        """Tell of data, and return the socket for it: no response is shown earlier."""
+        """Show data, and return the socket for it: no response is shown earlier."""
         self._tell(lambda tap: tap.sent(data))
         return self._socket
 

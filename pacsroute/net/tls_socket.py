@@ -93,12 +93,12 @@ class TLSSocket:
             return self._socket.pending()
 
     def recv_into(self, view: memoryview, size: int = 0, flags: int = 0) -> int:
-        """Read what is there; with `DONTWAIT`, only that."""
+        """Read available bytes; with `DONTWAIT`, without waiting."""
         count: int = self._step(self._socket.recv_into, (view,), 0 if flags else self._receive)
         return count
 
     def send(self, data: Buffer, flags: int = 0) -> int:
-        """Send the data; with `DONTWAIT`, what goes at once.
+        """Send the data; with `DONTWAIT`, as much as possible without waiting.
 
         The rest must come again, at the beginning of the next data.
         """

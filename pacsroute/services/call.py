@@ -1,4 +1,4 @@
-"""A message on its way to a handler, and what is needed to answer it."""
+"""A message on its way to a handler, with the means to answer it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _Query = TypeVar("_Query", bound=QueryRequest)
 
 @dataclass(slots=True)
 class Call:
-    """A message on its way to a handler, and what is needed to answer it.
+    """A message on its way to a handler, with the means to answer it.
 
     `route` is what answers it, once that is found.
     """
@@ -92,7 +92,7 @@ class Call:
         return request
 
     def respond(self, outcome: Outcome, data: bytes | None = None) -> Outcome:
-        """Send the final response, and return what it says."""
+        """Send the final response, and return its outcome."""
         self.association.send(self.context.id, response(self.command, outcome), data)
         return outcome
 
@@ -110,14 +110,14 @@ class Call:
 
     @property
     def _undeclared(self) -> str:
-        """The Specific Character Set of what the peer sends without one."""
+        """The Specific Character Set of the peer's data without one."""
         association = self.association
         is_caller = association.role == "acceptor"
         peer = association.calling_ae if is_caller else association.called_ae
         return default_charset(self.app.config, peer)
 
     def charset(self, said: Any) -> Any:
-        """Return the Specific Character Set of responses: what is set, or what the peer speaks.
+        """Return the Specific Character Set of responses: the setting, or the peer's.
 
         Parameters
         ----------

@@ -25,7 +25,7 @@ _loaded: dict[str, _Service] = {}
 
 
 def _service(route: str) -> _Service:
-    """Return what answers an operation, imported with the first one: see `dataset.late`."""
+    """Return the service of an operation, imported with the first one: see `dataset.late`."""
     if not route:
         return _unrecognized
     if route not in _loaded:

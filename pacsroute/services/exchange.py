@@ -93,7 +93,7 @@ class Exchange(Carrier, Protocol):
         """Return the response to a request of ours; None if the peer asks for something first."""
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Call a function once what was sent is written."""
+        """Call a function once the sent message is written."""
 
     def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
         """Send a message after each second of silence; None stops it."""

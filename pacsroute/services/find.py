@@ -50,7 +50,7 @@ def _pending(command: RequestCommand, status: int) -> Response:
 
 
 def _send_answers(call: Call, request: FindRequest) -> Outcome:
-    """Send a Pending for each answer; return what the final response is to say."""
+    """Send a Pending for each answer; return the outcome for the final response."""
     association, context = call.association, call.context
     encoder = _encoder(call, request.identifier)
     complete = _pending(call.command, PENDING)
@@ -91,7 +91,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
 
 
 def _encoder(call: Call, identifier: Dataset) -> RowEncoder:
-    """Return what writes the answers to an identifier, of which any value may be of any type."""
+    """Return the encoder of rows for an identifier."""
     app, called_ae, context = call.app, call.association.called_ae, call.context
     always: dict[str, str] = {}
     kept: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ def answer(call: Call) -> Outcome:
 
 
 def _back(call: Call, request: GetRequest) -> AbstractContextManager[SendInstance]:
-    """Return what sends instances on the association of the request."""
+    """Return the function that sends instances on the association of the request."""
     association = call.association
     bare = call.context.abstract_syntax == uids.WITHOUT_BULK_DATA
 

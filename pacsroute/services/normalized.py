@@ -1,4 +1,4 @@
-"""The N-services: what is done to managed SOP instances (PS3.7 §10, PS3.4)."""
+"""The N-services: operations on managed SOP instances (PS3.7 §10, PS3.4)."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _unknown(
 def _encoded(
     call: Call, request: NormalizedRequest, outcome: Outcome
 ) -> tuple[bytes | None, Outcome]:
-    """Return the data set of the response; an N-GET's has what was asked for and can be written."""
+    """Return the data set of the response; that of an N-GET has the requested attributes."""
     syntax, data = call.context.transfer_syntax, outcome.data
     assert data is not None
     if isinstance(request, NDeleteRequest):

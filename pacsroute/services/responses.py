@@ -1,4 +1,4 @@
-"""Responses to requests, filled in from what a handler has made of them (PS3.7 §9.3, §10.3)."""
+"""Responses to requests, filled in from the handler's outcome (PS3.7 §9.3, §10.3)."""
 
 from __future__ import annotations
 

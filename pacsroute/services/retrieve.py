@@ -80,7 +80,7 @@ class _Ahead:
             self._fetched = answer
 
     def close(self) -> None:
-        """Close the answers, and what was opened."""
+        """Close the answers and opened files."""
         if self._ready is not None:
             self._ready.forget()
         self._answers.close()  # type: ignore[attr-defined]
@@ -219,7 +219,7 @@ class _Progress:
 
 
 def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcome, SubOperations]:
-    """Send what the handler yields; return how it went."""
+    """Send the handler's instances; return the outcome."""
     association, counts = call.association, SubOperations()
     known = False
     with (
@@ -251,7 +251,7 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
 
 
 def _final(request: GetRequest, outcome: Outcome | None, counts: SubOperations) -> Outcome:
-    """Return the outcome of a retrieval whose handler has come to its end."""
+    """Return the outcome of a retrieval whose handler has ended."""
     # A handler that returns Success says no more than that it is done.
     if outcome is not None and outcome.status.code != SUCCESS:
         return outcome

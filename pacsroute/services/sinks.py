@@ -117,7 +117,7 @@ def _open_spool(
 
 
 def is_expected(app: BaseApp, association: Exchange, context_id: int, command: Command) -> bool:
-    """Tell whether the data set of what a peer asks may reach a handler."""
+    """Tell whether the data set of a request may reach a handler."""
     if not isinstance(command, RequestCommand):
         return True
     titles = association.calling_ae, association.called_ae

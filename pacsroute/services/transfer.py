@@ -103,7 +103,7 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
 
 
 def contexts_ahead(request: GetRequest) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the presentation contexts for what is listed, where no file has to be read for them."""
+    """Yield the presentation contexts for listed instances, if known without reading a file."""
     kinds = (one.kind_if_known for one in request.ahead if isinstance(one, Instance))
     for kind in dict.fromkeys(kinds):
         if kind is not None:

@@ -174,7 +174,7 @@ class MemoryAssociation:
         return None
 
     def _go_on(self) -> None:
-        """Take what comes next."""
+        """Handle the next message."""
         if self._ended is not None:
             raise self._ended
         try:
@@ -206,7 +206,7 @@ class MemoryAssociation:
         return AssociationAborted(None, message=str(self._ended))
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Do it: the response has gone."""
+        """Call it: the response has been sent."""
         function()
 
     def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
@@ -309,7 +309,7 @@ class InMemory(Reach):
 
 
 class _FrankPool(Pool):
-    """Raises what the other end's handler has raised, instead of the failure it became."""
+    """Raises the exception of the other end's handler, instead of the failure."""
 
     @contextlib.contextmanager
     def use(

@@ -1,4 +1,4 @@
-"""A recorded association as a script: what the peer says, and when its turn is."""
+"""A recorded association as a script: the peer's messages, and its turns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RESPONSE = re.compile(
 
 
 class Progress(NamedTuple):
-    """How far an acceptor has come.
+    """The position of an acceptor in the script.
 
     Pending responses count up to the next other one only: how many there are before a cancel
     comes, or while a handler thinks, depends on the time.
@@ -38,7 +38,7 @@ class Progress(NamedTuple):
     pending: int = 0
 
     def and_then(self, seen: list[Seen]) -> Progress:
-        """Return how far it has come with these, too."""
+        """Return the position after these as well."""
         others, pending = self
         for one in seen:
             command = one.command if isinstance(one, Message) else None
@@ -79,7 +79,7 @@ class Script:
     _progress: Progress = field(default_factory=Progress)
 
     def add(self, chunk: Chunk) -> None:
-        """Take what was recorded next."""
+        """Take the next recorded bytes."""
         seen = self.reader.add(chunk.by_requestor, chunk.data)
         if not chunk.by_requestor:
             self.answers += seen
@@ -139,7 +139,7 @@ class Wire:
         self._answered = threading.Condition()
 
     def recv_into(self, view: memoryview, size: int = 0, flags: int = 0) -> int:
-        """Read what the requestor says now; any flags mean that it may have to wait."""
+        """Read the requestor's current bytes; any flags mean that it may have to wait."""
         if not self._ready:
             with self._answered:
                 data = self._next(may_wait=not flags)

@@ -67,7 +67,7 @@ def _tells(element: DataElement) -> bool:
 
 
 def name(element: DataElement) -> str:
-    """Return an element's keyword, or what it is where it has none."""
+    """Return an element's keyword, or a description without one."""
     private = "private element" if element.tag.is_private else "unknown element"
     return keyword_for_tag(element.tag) or private
 

@@ -1,4 +1,4 @@
-"""Traces of HTTP: what was asked, and what was answered, without patients' values or secrets."""
+"""Traces of HTTP requests and responses, without patients' values or secrets."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class HttpExchange(NamedTuple):
 def http_tracer(
     write: Callable[[str], object], *, values: bool = False
 ) -> Callable[[HttpExchange], None]:
-    """Return what shows each request and answer, for `App.http_taps`.
+    """Return the tap that shows each request and response, for `App.http_taps`.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def _path(one: HttpExchange, values: bool) -> str:
 
 
 def _tells(part: str, before: str) -> bool:
-    """Tell whether a part of a path names nobody: a word, a UID, a tag, an AE title."""
+    """Tell whether a part of a path is no patient data: a word, a UID, a tag, an AE title."""
     return not part or bool(_WORD.fullmatch(part)) or uids.is_uid(part) or before == "aets"
 
 

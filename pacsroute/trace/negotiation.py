@@ -49,7 +49,7 @@ _NOTHING = UserInformation()
 
 
 def syntax_name(uid: str) -> str:
-    """Return pydicom's keyword of a transfer syntax, or the UID where it has none."""
+    """Return pydicom's keyword of a transfer syntax, or the UID without one."""
     return UID(printable(uid)).keyword or printable(uid)
 
 
@@ -165,7 +165,7 @@ def _window(user: UserInformation) -> str:
 
 
 def _identity(user: UserInformation) -> str:
-    """Tell what kind of identity is proposed; who it is, and the secret, stay out of a trace."""
+    """Return the kind of the proposed identity; name and secret stay out of a trace."""
     identity = user.user_identity
     if identity is None:
         return ""
@@ -191,7 +191,7 @@ def _extended_rows(
 
 
 def _information(sop_class: str, information: bytes) -> str:
-    """Return what an extended negotiation is about, by name where it is known."""
+    """Return the class of an extended negotiation, by name if it is known."""
     commands = [
         command for command, roots in uids.QUERY_RETRIEVE.items() if sop_class in roots.values()
     ]

@@ -50,7 +50,7 @@ _NUMBERS = itertools.count(1)
 
 
 def recorder(folder: str | os.PathLike[str]) -> TapFactory:
-    """Return what records each association in a file of a folder, for `App.taps`.
+    """Return the tap that records each association in a file of a folder, for `App.taps`.
 
     Recordings hold patient data: the folder is made for its owner alone, and so is each
     file. Their names are made of the time and a number, nothing that a peer has said.
@@ -104,11 +104,11 @@ class Recorder:
             raise
 
     def received(self, data: Buffer) -> None:
-        """Record what the peer has sent."""
+        """Record bytes from the peer."""
         self._write(b"<", data)
 
     def sent(self, data: Buffer) -> None:
-        """Record what is sent to the peer."""
+        """Record bytes to the peer."""
         self._write(b">", data)
 
     def closed(self) -> None:

@@ -68,7 +68,7 @@ _TOLD = {
 
 
 class Trace:
-    """Tells of one association, a block of lines at a time.
+    """Shows one association, a block of lines at a time.
 
     Parameters
     ----------
@@ -104,13 +104,13 @@ class Trace:
         self._told = self._over = False
 
     def add(self, when: float, by_requestor: bool, data: Buffer) -> None:
-        """Tell what the bytes of one end complete, at a time in seconds since 1970."""
+        """Show the messages that bytes of one end complete, at a time in seconds since 1970."""
         self._time = when
         for what in self._reader.add(by_requestor, data):
             self._tell(when, by_requestor, what)
 
     def end(self) -> None:
-        """Tell what has not been completed, and why there is no more."""
+        """Show incomplete messages, and the reason of the end."""
         for by_requestor, what in self._reader.end():
             self._tell(self._time, by_requestor, what, complete=False)
         self._tell_unanswered()
@@ -169,7 +169,7 @@ class Trace:
         )
 
     def _tell_unanswered(self) -> None:
-        """Tell of a request that something else than an acceptance follows."""
+        """Show a request that was not followed by an acceptance."""
         if self._proposed is not None:
             request, when, self._proposed = self._reader.request, self._proposed, None
             assert request is not None

@@ -97,7 +97,7 @@ class WireReader:
         return seen
 
     def end(self) -> list[tuple[bool, Seen]]:
-        """Say that nothing more comes; return what is not complete, and of which end."""
+        """End the stream; return the incomplete parts, and of which end."""
         return [
             (by_requestor, what)
             for by_requestor, direction in self._directions.items()
@@ -106,7 +106,7 @@ class WireReader:
 
 
 class Frames:
-    """Cuts what one end sends into PDUs.
+    """Cuts the bytes of one end into PDUs.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class Frames:
             yield frame
 
     def trouble(self) -> Trouble:
-        """Say why `lost`, or what is not complete."""
+        """Return why it is `lost`, or the incomplete part."""
         if self.lost and self._position:
             return Trouble(f"no PDU begins where one should, after {self._position:,} bytes")
         if self.lost and self.rest.startswith(_TLS):

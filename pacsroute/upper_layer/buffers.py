@@ -1,4 +1,4 @@
-"""Receive buffers that are used again: new memory costs as much as what is received into it."""
+"""Receive buffers that are used again: new memory costs as much as receiving into it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Buffers:
         self._unused: list[memoryview] = []
 
     def take(self, size: int) -> memoryview:
-        """Return a buffer of a size at least; what is in it has no meaning."""
+        """Return a buffer of a minimum size, with arbitrary content."""
         try:
             view = self._unused.pop()
         except IndexError:

@@ -97,7 +97,7 @@ class Connection:
     # ------------------------------------------------------------- bytes in
 
     def get_buffer(self) -> memoryview:
-        """Return where the next bytes of the peer go; it has room for one at least.
+        """Return the buffer for the peer's next bytes; it has room for one at least.
 
         Fragments of earlier events are no longer valid after this.
         """
@@ -113,7 +113,7 @@ class Connection:
         return self._view[self._end :]
 
     def buffer_updated(self, count: int) -> None:
-        """Say that so many bytes were read into what `get_buffer` returned."""
+        """Report that many bytes were read into the buffer of `get_buffer`."""
         self._end += count
 
     def hand_over(self, fragment: memoryview) -> memoryview | None:
@@ -189,7 +189,7 @@ class Connection:
                 return event
 
     def _check_header(self, number: int, length: int) -> None:
-        """Refuse what cannot be framed before anything is kept for it."""
+        """Refuse bytes that cannot be framed before memory is used for them."""
         if number not in _RECEIVED:
             self._lost_framing = True
             hint = ", but TLS begins like that" if number in _TLS else self._as_text()
@@ -210,7 +210,7 @@ class Connection:
         return self.state in ("Sta2", "Sta5") and self._view[self._start] not in _RECEIVED
 
     def _as_text(self) -> str:
-        """Return what an error says of text instead of the first PDU; empty if it is not text.
+        """Return an error's text about text instead of the first PDU; empty if it is not text.
 
         Later it could be a part of a data set, which an error must not tell.
         """

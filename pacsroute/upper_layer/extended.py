@@ -32,7 +32,7 @@ Agreed = Mapping[str, int]
 
 
 def supported(command: str, what: Iterable[str] | Mapping[str, int] | None) -> bytes:
-    """Return the bytes of what a route supports.
+    """Return the bytes for a route's options.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def answer(command: str, supported: bytes, offered: bytes, *, worklist: bool = F
 
 
 def agreed(command: str, information: bytes) -> Agreed:
-    """Return what was agreed, by name.
+    """Return the agreed options, by name.
 
     Examples
     --------

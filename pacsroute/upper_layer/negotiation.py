@@ -63,7 +63,7 @@ class Policy(Protocol):
         """How many operations may be outstanding at once."""
 
     def extended(self, sop_class: str, offered: bytes) -> bytes:
-        """Return the answer to an extended negotiation; empty is none."""
+        """Return the answer to an extended negotiation, or nothing."""
 
 
 def negotiate(
@@ -158,7 +158,7 @@ class _Judge:
         return RoleSelection(sop_class, self._is_served(sop_class), is_fetched)
 
     def of(self, context: PresentationContext) -> tuple[ContextResult, AcceptedContext | None]:
-        """Return the answer to a context, and what it is then; None where it is rejected."""
+        """Return the answer to a context, and the accepted context or None."""
         sop_class, policy = context.abstract_syntax, self._policy
         role = self._role(sop_class)
         # The syntax of a rejected context is not significant, but it is there.

@@ -82,7 +82,7 @@ def missing(data: bytes) -> int:
 
 
 def source(data: bytes) -> Source:
-    r"""Return who a connection is of, by its whole header.
+    r"""Return the peer of a connection, by its whole header.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def source(data: bytes) -> Source:
 
 
 def _line(data: bytes) -> Source:
-    """Return what version 1 says."""
+    """Return the peer of a header of version 1."""
     try:
         words = data[: -len(_END)].decode("ascii").split(" ")
     except UnicodeDecodeError:
@@ -129,7 +129,7 @@ def _port(text: str) -> int:
 
 
 def _binary(data: bytes) -> Source:
-    """Return what version 2 says."""
+    """Return the peer of a header of version 2."""
     _, command, family, length = _FIXED.unpack_from(data)
     if command == _LOCAL or (command == _PROXY and family == _UNSPECIFIED):
         return _NOBODY

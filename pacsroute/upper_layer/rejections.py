@@ -36,7 +36,7 @@ _REASONS = {
 
 
 def reason_of(reject: AssociateRJ) -> str:
-    """Return the standard's name of the reason; empty where it has none for it.
+    """Return the standard's name of the reason, or an empty text.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def reason_of(reject: AssociateRJ) -> str:
 
 
 def why(reject: AssociateRJ, request: AssociateRQ) -> str:
-    """Say what an A-ASSOCIATE-RJ means, and what to try."""
+    """Explain an A-ASSOCIATE-RJ, and suggest a remedy."""
     reason = _REASONS.get((reject.source, reject.reason))
     text = "for a reason of its own" if reason is None else reason.advice
     how = "for now" if reject.result == 2 else "for good"

@@ -1,4 +1,4 @@
-"""The seam between an association and what observes it."""
+"""The interface between an association and its observers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Tap(Protocol):
     """
 
     def received(self, data: Buffer, /) -> object:
-        """Take what the peer has sent; the buffer is not valid afterwards."""
+        """Take bytes of the peer; the buffer is not valid afterwards."""
 
     def sent(self, data: Buffer, /) -> object:
-        """Take what is sent to the peer."""
+        """Take bytes for the peer."""
 
     def closed(self) -> object:
         """Take notice that the connection is closed."""

@@ -105,7 +105,7 @@ _JOBS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Do what the server asks for, until it has ended."""
+    """Do the jobs of the server, until it has ended."""
     channel = begin_child()
     try:
         import numpy  # noqa: F401, PLC0415 - now: its libraries count as memory that is there

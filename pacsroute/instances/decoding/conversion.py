@@ -207,7 +207,7 @@ def _copied_sequence(element: RawDataElement, file: BinaryIO, bounds: Bounds) ->
 
 
 def _holds_pixels(element: RawDataElement, file: BinaryIO) -> bool:
-    """Tell whether a sequence that nobody has read may have pixels in it."""
+    """Tell whether an unread sequence may have pixels in it."""
     if element.value is not None:
         return _PIXELS in element.value
     end, before = element.value_tell + element.length, b""

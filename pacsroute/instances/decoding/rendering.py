@@ -110,7 +110,7 @@ def _array(data: bytes, image: ImagePixel) -> Any:
 
 
 def _grey(dataset: Dataset, number: int) -> Dataset:
-    """Return what a data set says of the grey values of a frame, wherever it says so."""
+    """Return the attributes of a frame's grey values, wherever the data set has them."""
     found = Dataset()
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or ()

@@ -65,7 +65,7 @@ def _write_stream(tag: int, stream: Stream, how: Syntax, sink: Any) -> None:
 
 
 class _Deflating:
-    """Deflates what is written (PS3.5 §A.5)."""
+    """Deflates the written bytes (PS3.5 §A.5)."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out

@@ -193,7 +193,7 @@ class Decoders:
         limits: Limits,
         wanted: Wanted | None,
     ) -> tuple[dict[str, Any], BinaryIO]:
-        """Give a job to a child; return what it says, and the file that it has written."""
+        """Give a job to a child; return its answer, and the file that it has written."""
         config = self._config
         with file, temporary(config.spool) as out, descriptor(file, config.spool) as (fd, at):
             job |= {
@@ -223,7 +223,7 @@ class Decoders:
         result: Result,
         wanted: Wanted | None,
     ) -> dict[str, Any] | None:
-        """Return what a child says of a job that it has done; None if it died in its sleep."""
+        """Return the answer of a child to a job; None if it died while idle."""
         answer: dict[str, Any] = {}
         try:
             answer = child.begin(job, files, wanted)
