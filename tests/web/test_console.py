@@ -14,6 +14,7 @@ from pydicom.data import get_testdata_file
 from support.names import WAIT
 
 from pacsroute import App, Failure, RequestFailed, SetupError, connect
+from pacsroute.foreground import announce_web
 from pacsroute.tls import expires
 from pacsroute.trace.recording import recorder
 
@@ -425,3 +426,10 @@ def test_a_time_of_a_certificate_after_2049_is_read(tmp_path):
     made = trustme.CA().issue_cert("pacs.example", not_after=ends)
     made.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
     assert expires(tmp_path / "own.pem") == ends.timestamp()
+
+
+@pytest.mark.parametrize("certificate", [None, "own.pem"])
+def test_the_start_tells_where_it_is(capsys, certificate):
+    announce_web(App(web_host="::1", web_certificate=certificate).config, 8042)
+    scheme = "https" if certificate else "http"
+    assert f"console at {scheme}://[::1]:8042/console\n" in capsys.readouterr().out
