@@ -10,6 +10,8 @@ from support.names import WAIT
 
 from pacsroute import App
 from pacsroute.errors import AssociationAborted, AssociationReleased, ProtocolError
+from pacsroute.net import channel as channel_module
+from pacsroute.net import transport
 from pacsroute.net.channel import Channel, NothingCame
 from pacsroute.upper_layer import pdu
 
@@ -167,3 +169,58 @@ def test_a_tls_port_tells_a_health_check_from_a_peer_that_does_not_speak_tls():
             theirs.close()
             with pytest.raises(expected):
                 channel.secure(time.monotonic() + WAIT)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def perf_counter(self):
+        return self.now
+
+    def monotonic(self):
+        return self.now
+
+
+class Quick:
+    """A socket of a peer whose messages come while the processor is given to others once."""
+
+    def __init__(self):
+        self.flags = []
+        self.is_there = False
+
+    def recv_into(self, room, size, flags):
+        self.flags.append(flags)
+        if flags and not self.is_there:
+            raise BlockingIOError
+        self.is_there = False
+        room[:2] = b"ab"
+        return 2
+
+
+@pytest.mark.parametrize(("takes", "spins"), [(10e-6, True), (0.004, False)])
+def test_a_processor_that_others_need_is_not_asked_for_again_and_again(
+    ends, monkeypatch, takes, spins
+):
+    channel, _ = ends()
+    clock, sock = Clock(), Quick()
+    channel._socket, channel._alone = sock, lambda: True
+
+    def yield_cpu():
+        clock.now += takes
+        sock.is_there = True
+
+    monkeypatch.setattr(channel_module, "time", clock)
+    monkeypatch.setattr(channel_module, "_yield_cpu", yield_cpu)
+    dont_wait = transport.DONTWAIT
+    assert channel._receive() == 2
+    assert sock.flags == [dont_wait, dont_wait]
+    sock.flags.clear()
+    assert channel._receive() == 2
+    assert sock.flags == ([dont_wait, dont_wait] if spins else [0])
+    sock.flags.clear()
+    clock.now += 1  # others may have gone
+    assert channel._receive() == 2
+    assert sock.flags == [dont_wait, dont_wait]
