@@ -80,7 +80,7 @@ def _network(text: str) -> Network | None:
 
 
 def allowed(rules: Iterable[str], ae_title: str, address: str) -> bool:
-    """Tell whether a rule lets a calling AE title in from an address; no rules let everybody.
+    """Tell whether a rule admits a calling AE title from an address; without rules, all may.
 
     Examples
     --------

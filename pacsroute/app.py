@@ -56,7 +56,7 @@ def _extra_web() -> Iterator[None]:
 
 
 def _web_server(listener: socket, app: BaseApp, server: ServerView) -> Listening:
-    """Make what answers at the port of the setting ``web_port``."""
+    """Make the server for the port of the setting ``web_port``."""
     with _extra_web():
         from pacsroute.web.server import WebServer  # noqa: PLC0415 - upstairs, only when asked
 

@@ -1,4 +1,4 @@
-"""UIDs by name, from pydicom's dictionary (PS3.6 Annex A), and what a UID must look like."""
+"""UIDs by name, from pydicom's dictionary (PS3.6 Annex A), and the form of a UID."""
 
 from __future__ import annotations
 
@@ -355,7 +355,7 @@ def sop_class(text: str, command: str) -> str:
 
 
 def _names(command: str) -> list[str]:
-    """Return what the SOP classes of a command may be called: short names and keywords."""
+    """Return the names of the SOP classes of a command: short names and keywords."""
     if command == "store":
         return [word for word, uid in _KEYWORDS.items() if uid in STORAGE]
     short = _SHORT.get(command, {})

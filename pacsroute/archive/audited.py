@@ -24,7 +24,7 @@ def subjects_of(database: Database, rows: Iterable[Any]) -> tuple[Subject, ...]:
 
 
 def subject_of(database: Database, study: str, sop_classes: Mapping[str, int]) -> Subject:
-    """Return what the index knows of a study."""
+    """Return the index's data of a study."""
     for row in database.rows(_STUDY, [study]):
         return Subject(
             patient_id=row["PatientID"] or "",

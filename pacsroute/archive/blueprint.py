@@ -63,7 +63,7 @@ _NO_MATCHES = 0xA701  # refused: out of resources, unable to calculate the numbe
 
 
 class Archive(Blueprint):
-    """An archive: it stores, answers queries, sends, and commits to what it has.
+    """An archive: it stores, answers queries, sends, and commits to its instances.
 
     Registered with an app, it answers C-STORE of every storage class, C-FIND, C-GET and C-MOVE
     of Patient Root and Study Root at all levels, and storage commitment (PS3.4 §B, §C, §J). A route
@@ -252,7 +252,7 @@ class Archive(Blueprint):
         return function
 
     def _following(self, what: StoreRequest | Instance, study: str) -> Following | None:
-        """Return what queues jobs for an instance, which has the corrections of its study."""
+        """Return the function that queues jobs for an instance, corrections included."""
         if (function := self._on_stored) is None:
             return None
 
@@ -622,7 +622,7 @@ class Archive(Blueprint):
         )
 
     def _remember_issuer(self, study: str, issuer: str) -> None:
-        """Write down what no file tells, once for each study."""
+        """Record decisions that no file contains, once for each study."""
         if not self._database.rows(_ISSUED, [study]):
             self._decisions.decide("issue", by="", reason="network", study=study, issuer=issuer)
 
@@ -638,12 +638,12 @@ class Archive(Blueprint):
         return entry
 
     def _why_not_ready(self, app: Any) -> str | None:
-        """Tell a balancer where a store would be refused."""
+        """Report to a balancer if stores would be refused."""
         return self._room.why_not()
 
 
 def _place(where: str | os.PathLike[str] | Storage, name: str) -> tuple[Path, Storage | None]:
-    """Return the folder for what is on this machine, and the storage if the files are in one."""
+    """Return the folder on this machine, and the storage if the files are in one."""
     if isinstance(where, str) and _URL.match(where):
         return Path(name), Objects(where)
     if isinstance(where, (str, os.PathLike)):

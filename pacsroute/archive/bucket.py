@@ -69,7 +69,7 @@ class Bucket:
         self._thread.start()
 
     def close(self) -> None:
-        """Sweep no more; what was stored is counted."""
+        """Sweep no more; stored objects are counted."""
         if self._opener is not None:
             self._opener.close()
         self._stop.set()
@@ -91,7 +91,7 @@ class Bucket:
         sop_instance: str | None = None,
         transfer_syntax: str | None = None,
     ) -> Instance:
-        """Return the instance of an object; what is known of it is not read."""
+        """Return the instance of an object; known UIDs are not read."""
         return Instance(
             Stored(self._storage, name),
             sop_class=sop_class,
@@ -105,7 +105,7 @@ class Bucket:
         return int(found[1]) if found else 0
 
     def sender(self, name: str) -> str:
-        """Return the AE title of who sent an instance, as its head tells."""
+        """Return the AE title of the sender of an instance, from its head."""
         with Stored(self._storage, name).open() as file:
             return part10.head_of(file).sender
 
@@ -128,7 +128,7 @@ class Bucket:
                 yield key, self.received(key)
 
     def remove(self, names: list[str]) -> list[str]:
-        """Remove objects; return the keys of what is gone. The others are swept later."""
+        """Remove objects; return the removed keys. The others are swept later."""
         gone: list[str] = []
         if not names or self._ownership.why_not():
             return gone
@@ -189,7 +189,7 @@ class Bucket:
         return draft
 
     def leftovers(self) -> Iterator[str]:
-        """Yield nothing: what was under way is swept in time."""
+        """Yield nothing: interrupted attempts are swept in time."""
         yield from ()
 
     def is_whole(self, draft: str) -> bool:
@@ -210,7 +210,7 @@ class Bucket:
         self._ownership.adopt()
 
     def sweep(self) -> None:
-        """Remove what attempts have left that are over, and what has left the index."""
+        """Remove objects of attempts that are over, and of rows that are gone."""
         self._count_on()
         until = time.time_ns() - int(_OVER * 1e9)
         over = self._database.rows(f"{_OLDEST} LIMIT 1", [until])
@@ -224,7 +224,7 @@ class Bucket:
                 return
 
     def _count_on(self) -> None:
-        """Let an index that is restored later be seen to be older than what was stored now."""
+        """Mark the time, so that an index restored later is recognised as older."""
         if self._stores != self._told:
             told, self._told = self._stores, self._stores
             try:
@@ -253,7 +253,7 @@ class Bucket:
 
 
 def _give_up(db: Transaction, until: int) -> None:
-    """Give up what is that old; a commit that comes later finds no attempt, and fails."""
+    """Give up attempts of that age; a later commit finds no attempt, and fails."""
     over = [(row[0],) for row in db.execute(_GIVE_UP, [until]).fetchall()]
     db.executemany(LEAVES, over)
     logger.warning("%d objects of failed attempts are removed", len(over))

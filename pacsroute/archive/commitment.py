@@ -97,7 +97,7 @@ class Commitment:
     def outcome(
         self, calling_ae: str, transaction: str, references: list[Reference]
     ) -> tuple[int, dict[str, Any]]:
-        """Return what to report: the type of the event, and what it says of each reference."""
+        """Return the report: the type of the event, and the result of each reference."""
         kept, failed = [], []
         for reference in references:
             reason = self._why_not(calling_ae, *reference)
@@ -150,7 +150,7 @@ class Commitment:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no more; what is left is sent after the next start."""
+        """Send no more; the remaining reports are sent after the next start."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
@@ -223,7 +223,7 @@ _FOUND = "SELECT SOPClassUID, SOPInstanceUID AS uid, path FROM image WHERE SOPIn
 
 
 def _references(asked: Dataset) -> list[Reference]:
-    """Return what is asked for, each once."""
+    """Return the requested references, each once."""
     names = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
     found = (
         tuple(str(item.get(name) or "") for name in names) for item in asked.ReferencedSOPSequence
@@ -232,7 +232,7 @@ def _references(asked: Dataset) -> list[Reference]:
 
 
 def _title(request: NActionRequest) -> str:
-    """Return the AE title from which what is here can be retrieved."""
+    """Return the AE title for retrievals."""
     app = request.app
     return request.called_ae if request.called_ae in app.titles else str(app.ae_title)
 

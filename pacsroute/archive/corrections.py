@@ -1,4 +1,4 @@
-"""Corrections of a study: what is sent has the corrected values, and the files stay as they came.
+"""Corrections of a study: sent instances have the corrected values, the files do not change.
 
 Each instance that is sent tells in its Original Attributes Sequence (0400,0561) what it said
 before.
@@ -149,7 +149,7 @@ class Corrected(Instance):
 
 
 def correct(dataset: Dataset, corrections: list[Correction], system: str) -> Dataset:
-    """Return a data set with its corrected values, which tells what it said before (PS3.3 C.12.1).
+    """Return a data set with its corrected values, and the original ones (PS3.3 C.12.1).
 
     Parameters
     ----------

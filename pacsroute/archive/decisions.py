@@ -46,7 +46,7 @@ class Decisions:
             self._journal.carry_out(self._database, _carry_out, written)
 
     def catch_up(self) -> None:
-        """Carry out what is written and not yet in the index."""
+        """Carry out decisions that are not in the index yet."""
         with self._journal.locked():
             self._journal.carry_out(self._database, _carry_out)
 

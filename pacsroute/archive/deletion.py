@@ -66,7 +66,7 @@ class Deletion:
         return self._database.rows(f"{_FOUND} WHERE {where}", parameters)
 
     def delete(self, found: list[Any], reason: str, by: str) -> int:
-        """Delete what was found; first the rows, then the files."""
+        """Delete the found instances; first the rows, then the files."""
         studies = {row["StudyInstanceUID"] for row in found}
         if not found:
             raise Failure(_NO_SUCH_INSTANCE, "nothing here has this UID")
@@ -106,7 +106,7 @@ class Deletion:
         self._decisions.decide("hold", by, reason, study=study)
 
     def release(self, study: str, reason: str, by: str) -> None:
-        """Let it be deleted again."""
+        """Allow its deletion again."""
         self._decisions.decide("release", by, reason, study=study)
 
 
@@ -126,7 +126,7 @@ _TOMBSTONES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 def _named(
     study: str, series: str, instance: str, columns: tuple[str, ...]
 ) -> tuple[str, list[str]]:
-    """Return the condition for what is named, and its parameters."""
+    """Return the condition for the named instances, and its parameters."""
     given = {
         column: uid for column, uid in zip(columns, (study, series, instance), strict=True) if uid
     }

@@ -20,7 +20,7 @@ _UNBINDABLE = re.compile("[\0\ud800-\udfff]")  # what no database takes as text
 
 @dataclass
 class Entry:
-    """The rows of an instance, and what is known of it besides its attributes.
+    """The rows of an instance, with data besides its attributes.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def describe(
 
 
 def patient_of(study: Row) -> str:
-    r"""Return what studies of one patient have in common: the Patient ID and who issued it.
+    r"""Return the identity of a patient: the Patient ID and its issuer.
 
     A study without a Patient ID is of a patient of its own.
 

@@ -1,4 +1,4 @@
-"""The folder of an archive: what is being stored, and what is there to stay.
+"""The folder of an archive: drafts, and files that stay.
 
 An instance is first written under ``.incoming``, in a folder that its process holds locked. There
 it is whole, and on the disk. Then it gets a second name, where it stays, and a row in the index.
@@ -99,7 +99,7 @@ class Files:
         sop_instance: str | None = None,
         transfer_syntax: str | None = None,
     ) -> Instance:
-        """Return the instance of a file; what is known of it is not read."""
+        """Return the instance of a file; known UIDs are not read."""
         return Instance(
             self.path(name),
             sop_class=sop_class,
@@ -112,7 +112,7 @@ class Files:
         return os.stat(self.path(name)).st_mtime_ns
 
     def sender(self, name: str) -> str:
-        """Return the AE title of who sent an instance, as its head tells."""
+        """Return the AE title of the sender of an instance, from its head."""
         with open(self.path(name), "rb") as file:
             return part10.head_of(file).sender
 
@@ -125,7 +125,7 @@ class Files:
         return os.path.exists(self.path(name))
 
     def remove(self, names: list[str]) -> list[str]:
-        """Remove files; return the names of what is gone, after a power cut, too."""
+        """Remove files durably; return the removed names."""
         paths = [self.path(name) for name in names]
         for path in paths:
             remove(path)
@@ -199,7 +199,7 @@ class Files:
         raise AssertionError
 
     def settle(self, draft: str) -> None:
-        """Take it that a draft has its name and its row: the first name goes, in time."""
+        """Record that a draft has its name and its row: the first name is removed in time."""
         with self._lock:
             self._settled.append(draft)
             is_time = len(self._settled) >= _MANY
@@ -207,7 +207,7 @@ class Files:
             self.flush()
 
     def flush(self) -> None:
-        """Write index and names to the disk, and remove the first names of what is settled."""
+        """Flush index and names to the disk, and remove the first names of settled drafts."""
         with self._lock:
             settled, self._settled = self._settled, []
             touched, self._touched = self._touched, set()

@@ -51,7 +51,7 @@ KNOWN = (
 
 
 def known(db: Transaction, sop_instance: str) -> list[Known]:
-    """Return what is in the index with a SOP Instance UID."""
+    """Return the rows of a SOP Instance UID."""
     return [Known(*row) for row in db.execute(KNOWN, [sop_instance])]
 
 
@@ -158,7 +158,7 @@ def contradicts(there: Any, new: Row) -> bool:
 
 
 def _fill(db: Transaction, table: str, there: Any, new: Row) -> None:
-    """Add what the first instance did not say, and this one does."""
+    """Add values that the first instance lacked, from this one."""
     gaps = {
         key: value
         for key, value in new.items()
@@ -184,7 +184,7 @@ def _insert(db: Transaction, table: str, row: Row) -> int:
 
 
 def take_out(db: Transaction, ids: list[int]) -> list[str]:
-    """Take instances out, and what is left empty of series and studies; return their files."""
+    """Remove instances, with empty series and studies; return their files."""
     paths = []
     for one in ids:
         row = _one(db, "SELECT path, series FROM image WHERE id = ?", [one])

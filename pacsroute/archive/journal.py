@@ -30,10 +30,10 @@ class Journal(Protocol):
         """Hold others back from deciding, where the order has to be one for all."""
 
     def append(self, line: bytes) -> str:
-        """Write a decision down, durably; return what it can be found by."""
+        """Record a decision durably; return its key."""
 
     def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
-        """Carry out in the index what is written and not yet carried out.
+        """Carry out recorded decisions that the index lacks.
 
         Parameters
         ----------
@@ -77,7 +77,7 @@ class Lines:
         return ""
 
     def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
-        """Carry out what is written and not yet carried out, all in one transaction."""
+        """Carry out recorded decisions that the index lacks, in one transaction."""
 
         def work(db: Transaction) -> None:
             row = db.execute("SELECT value FROM fact WHERE name = ?", [_READ]).fetchone()
@@ -111,7 +111,7 @@ class Notes:
         self._storage = storage
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Hold nobody back: each decision has a key of its own."""
+        """Hold no lock: each decision has its own key."""
         return contextlib.nullcontext()
 
     def append(self, line: bytes) -> str:
@@ -121,7 +121,7 @@ class Notes:
         return key
 
     def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
-        """Carry out what is written and not yet carried out, in a transaction for each."""
+        """Carry out recorded decisions that the index lacks, in a transaction for each."""
         if only:
             keys = [only]
         else:

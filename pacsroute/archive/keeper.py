@@ -43,13 +43,13 @@ class Keeper(Protocol):
         sop_instance: str | None = None,
         transfer_syntax: str | None = None,
     ) -> Instance:
-        """Return an instance; what is known of it is not read."""
+        """Return an instance; known UIDs are not read."""
 
     def received(self, name: str) -> int:
         """Return when it was written, in nanoseconds since 1970."""
 
     def sender(self, name: str) -> str:
-        """Return the AE title of who sent it, as its head tells; else an empty text."""
+        """Return the AE title of its sender, from its head; else an empty text."""
 
     def ahead(self, instances: list[Instance]) -> list[Instance]:
         """Return instances in a list that opens the next ones while one is sent, where it helps."""
@@ -61,7 +61,7 @@ class Keeper(Protocol):
         """Yield the names of all instances, each with when it was written."""
 
     def remove(self, names: list[str]) -> list[str]:
-        """Remove what has left the index; return the names of what is gone."""
+        """Remove instances without a row; return the removed names."""
 
     # ------------------------------------------------------------- from draft to name
 
@@ -90,7 +90,7 @@ class Keeper(Protocol):
         """
 
     def settle(self, draft: str) -> None:
-        """Take it that the row of a draft is written."""
+        """Record that the row of a draft is written."""
 
     def withdraw(self, name: str) -> None:
         """Take the name from a draft that has got no row."""

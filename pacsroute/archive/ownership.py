@@ -51,7 +51,7 @@ class Ownership:
         self._lock = threading.Lock()
 
     def why_not(self) -> str:
-        """Return what the last look has found."""
+        """Return the result of the last check."""
         return self._why
 
     def look(self) -> str:
@@ -72,12 +72,12 @@ class Ownership:
             return self._why
 
     def go_on(self) -> None:
-        """Let the number grow, if the index is the newest one."""
+        """Increase the number, if the index is the newest one."""
         if not self.look():
             self._write()
 
     def adopt(self) -> None:
-        """Take it that the index knows all objects."""
+        """Record that the index knows all objects."""
         with self._lock:
             self._write(self._read())
             self._why = ""

@@ -188,7 +188,7 @@ class Query:
 
 
 def _later(order: tuple[tuple[str, str], ...], after: list[Any]) -> tuple[str, list[Any]]:
-    """Return the condition of what comes after a row in an order, and its parameters."""
+    """Return the condition for the rows after a row in an order, and its parameters."""
     (column, direction), value = order[0], after[0]
     sign = "<" if direction == "DESC" else ">"
     if len(order) == 1:
@@ -208,7 +208,7 @@ _FOUND = (
 def instances(
     database: Database, identifier: Dataset, level: str, stop: Callable[[], bool] | None = None
 ) -> list[Any]:
-    """Return what a retrieval sends, all at once: sending may take hours.
+    """Return the instances of a retrieval, all at once: sending may take hours.
 
     Parameters
     ----------

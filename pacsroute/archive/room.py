@@ -22,11 +22,11 @@ class Room:
     Parameters
     ----------
     name : str
-        What the archive is called.
+        The name of the archive.
     folder : Path or None
-        What the file system is of; None where there is nothing to fill.
+        A folder of the file system; None without one.
     least : str or int
-        How much has to stay free: a share such as ``5%``, or bytes.
+        The space that must stay free: a share such as ``5%``, or bytes.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class Room:
         return f"{self._name}: {_NO_ROOM}: {_gib(free)} are free, and {_gib(least)} are to stay"
 
     def gauges(self) -> Iterator[Gauge]:
-        """Yield what is free, and what is to stay free."""
+        """Yield the free space, and the space that must stay free."""
         if self._folder is not None:
             with contextlib.suppress(OSError):  # it is not made yet
                 free, least = self._measured(self._folder)

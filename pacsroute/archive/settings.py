@@ -17,7 +17,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_layout(layout: Layout, model: Model) -> None:
-    """Raise a `SetupError` for a layout by what the index does not have."""
+    """Raise a `SetupError` for a layout with attributes that the index lacks."""
     missing = sorted(layout.keys.difference(model.all))
     if missing:
         raise SetupError(
@@ -52,7 +52,7 @@ class Issuers:
         return self.of(calling_ae, address) != self.of(calling_ae, "")
 
     def of(self, calling_ae: str, address: str) -> str:
-        """Return the issuer for what a calling AE title sends from an address; empty without."""
+        """Return the issuer for a calling AE title and an address; empty without."""
         found = (
             issuer for one, issuer in self._rules.items() if allowed([one], calling_ae, address)
         )
@@ -73,7 +73,7 @@ _MISMATCHES = {
 
 
 def consideration(name: str, conflict: str, mismatch: str) -> str:
-    """Return what the conformance statement says of an archive (PS3.2 §N.5.6)."""
+    """Return the text of the conformance statement for an archive (PS3.2 §N.5.6)."""
     return (
         f"What is stored in the archive {name!r} is found by queries, sent by retrievals and "
         "committed to from then on. The same content again, in any transfer syntax, is answered "

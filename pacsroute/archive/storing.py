@@ -71,7 +71,7 @@ class Storing:
     def add(
         self, instance: Instance, entry: Entry, following: Following | None = None
     ) -> Status | None:
-        """Store an instance that has come; return a warning, or None if all is well."""
+        """Store a received instance; return a warning or None."""
         # Only to do less where it is known: the transaction asks again.
         if self._files.may_have(entry.sop_instance, entry.values):
             there = self._database.rows(KNOWN, [entry.sop_instance])
@@ -203,7 +203,7 @@ class Storing:
             return False
 
     def remove(self, paths: list[str]) -> None:
-        """Remove the files of what has left the index."""
+        """Remove files without a row."""
         gone = self._files.remove(paths)
         if gone:
             self._database.write(

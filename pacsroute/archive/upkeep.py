@@ -89,7 +89,7 @@ class Upkeep:
         self._any_patient = any_patient
 
     def start(self) -> None:
-        """Do what has to be done before anything is answered; it reads what was under way.
+        """Prepare the archive before it answers: settle interrupted stores.
 
         Only an index that was made for other attributes is made again, from all files.
         """
@@ -116,7 +116,7 @@ class Upkeep:
             self._settle(draft)
 
     def _settle(self, draft: str) -> None:
-        """Bring what a process had under way when it died to its end."""
+        """Finish the stores that a dead process had begun."""
         if not self._files.is_whole(draft):
             logger.warning("%s was cut off before it was acknowledged: it is removed", draft)
             self._files.discard(draft)
@@ -136,7 +136,7 @@ class Upkeep:
             logger.error("%s cannot be put into the index: %r", draft, error)
 
     def _is_in(self, draft: str, sop_instance: str) -> bool:
-        """Tell whether a draft is what the index has; its name may be lost to a power cut."""
+        """Tell whether a draft is the indexed instance; a power cut may have lost its name."""
         same = "SELECT path FROM image WHERE SOPInstanceUID = ? AND received = ?"
         for (name,) in self._database.rows(same, [sop_instance, self._files.received(draft)]):
             self._files.bring_back(draft, name)
@@ -146,7 +146,7 @@ class Upkeep:
     # ------------------------------------------------------------- check and reindex
 
     def check(self, progress: Callable[[int], object] | None = None) -> Iterator[Finding]:
-        """Yield what files and index do not agree on; nothing is changed."""
+        """Yield differences between files and index; nothing is changed."""
         tell = _counter(progress)
         if why_unswept := self._files.why_unswept():
             yield Finding("unswept", "", reason=why_unswept)

@@ -1,4 +1,4 @@
-"""``pacsroute echo``, ``find``, ``get`` and ``move``, and what they share with ``store``."""
+"""``pacsroute echo``, ``find``, ``get`` and ``move``, and code shared with ``store``."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def reason(error: Exception) -> str:
 
 
 def _failed(error: Exception, exit_code: int) -> click.ClickException:
-    """Return what makes click write a line and exit."""
+    """Return the exception that makes click write a line and exit."""
     failed = click.ClickException(reason(error))
     failed.exit_code = exit_code  # type: ignore[misc]  # its own, instead of the class's
     return failed
@@ -76,7 +76,7 @@ def _failed(error: Exception, exit_code: int) -> click.ClickException:
 
 @contextlib.contextmanager
 def _exit_codes() -> Iterator[None]:
-    """Turn what a request raises into a line and an exit code."""
+    """Turn the exception of a request into a line and an exit code."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's, of values that others have written

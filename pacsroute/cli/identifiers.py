@@ -1,4 +1,4 @@
-"""The matching keys of a command line, and the showing of what has matched."""
+"""The matching keys of a command line, and the display of matches."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _BEYOND = 60  # seconds of processor time beyond the timeout, where nobody is le
 
 
 def main() -> None:
-    """Do what the server asks for."""
+    """Run the job of the server."""
     channel = begin_child(trusted=True)
     _, (file,) = hear(channel)
     with open(file, "rb") as described:
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _announce(channel: socket.socket) -> None:
-    """Say that the function begins: the server counts its time from now on."""
+    """Report the start of the function: the server counts its time from now on."""
     tell(channel, {"begun": True})
     hear(channel)
 

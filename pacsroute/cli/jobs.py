@@ -1,4 +1,4 @@
-"""``pacsroute jobs``: what waits in the queue of an app, and what has failed."""
+"""``pacsroute jobs``: the waiting and failed jobs of an app."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def jobs(
 
 
 def _control_of(app: App, place: str) -> WorkControl:
-    """Return what changes the queue of an app, which has to be there."""
+    """Return the control of an app's queue, which must exist."""
     if not is_url(place) and not Path(place).is_file():
         raise click.ClickException(
             f"there is no queue {place}: nothing was put into it yet, or it is in another folder"
@@ -88,7 +88,7 @@ def _each(
     done: str,
     missing: Callable[[Any], str],
 ) -> list[str]:
-    """Change what is named, and say so; what is not there ends the command."""
+    """Change the named jobs and lanes, and print the changes; an unknown one is an error."""
     said = []
     for name in names:
         if not change(name):

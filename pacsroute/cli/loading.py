@@ -57,7 +57,7 @@ def load(spec: str | None) -> App:
 
 
 def _check_commands(app: App) -> None:
-    """Refuse commands of the app's own that nobody could reach."""
+    """Refuse commands of the app that could not be reached."""
     if "cli" not in app.__dict__:  # it is made when the first is registered
         return
     taken = sorted(set(app.cli.commands) & HOMES.keys())

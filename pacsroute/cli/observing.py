@@ -93,7 +93,7 @@ def width() -> int:
 
 
 def writer(*, err: bool = False) -> Callable[[str], None]:
-    """Return what prints a text, in colour on a terminal unless NO_COLOR is set."""
+    """Return the function that prints a text, in colour on a terminal unless NO_COLOR is set."""
     # Not every terminal has every character; that is no reason to stop.
     stream = sys.stderr if err else sys.stdout
     if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""Showing what has matched: as a table, or as JSON."""
+"""The display of matches: as a table, or as JSON."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _text(row: Dataset, keyword: str) -> str:
 
 @contextlib.contextmanager
 def json_array() -> Iterator[Callable[[Any], None]]:
-    """Yield what writes a row to an array; it is valid JSON also when it ends early."""
+    """Yield the function that writes a row to an array; an early end is valid JSON, too."""
     before = "[\n"
 
     def write(row: Any) -> None:
@@ -138,7 +138,7 @@ def json_array() -> Iterator[Callable[[Any], None]]:
 
 @contextlib.contextmanager
 def aligned(columns: list[Path], *, wide: bool = False) -> Iterator[Callable[[Any], None]]:
-    """Yield what keeps a row for the table, whose widths are known at the end only."""
+    """Yield the function that keeps a row for the table, whose widths are known at the end."""
     rows: list[list[str]] = []
     try:
         yield lambda row: rows.append([_shown(row, path) for path in columns])

@@ -16,7 +16,7 @@ _INTERVAL = 0.1  # seconds between two texts, so that showing them costs nothing
 
 
 def on_a_terminal() -> bool:
-    """Tell whether progress is shown to anybody."""
+    """Tell whether progress is shown."""
     return sys.stderr.isatty()
 
 

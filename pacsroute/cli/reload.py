@@ -92,7 +92,7 @@ class Session:
         return {name: listener.socket for name, listener in self._listeners.items()}
 
     def tell(self) -> None:
-        """Tell the folders of what is imported so far, and what is listened on."""
+        """Report the folders of imported modules, and the listening sockets."""
         listeners = self._listeners.items()
         told = {
             "folders": sorted(_imported()),
@@ -157,7 +157,7 @@ class _Supervisor:
         return False
 
     def _hear(self, channel: socket.socket) -> None:
-        """Take what the child has told."""
+        """Take the report of the child."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data, descriptors, _, _ = socket.recv_fds(channel, 1 << 18, 8)

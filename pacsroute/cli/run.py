@@ -37,7 +37,7 @@ def _destinations(
 
 
 def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each setting; `Config` checks what they say."""
+    """Add an option for each setting; `Config` checks the values."""
     for name, setting in reversed(SETTINGS.items()):
         flag = f"--{name.replace('_', '-')}"
         shown = setting.default

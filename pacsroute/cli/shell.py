@@ -74,7 +74,7 @@ def _plain(banner: str, names: dict[str, Any]) -> None:
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error that says what to do as a line: its frames are those of pacsroute."""
+    """Show a helpful error as a line, without frames of pacsroute."""
     if isinstance(error, (PacsrouteError, OSError)):
         click.echo(f"{kind.__name__}: {error}", err=True)
     else:

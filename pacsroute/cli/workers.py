@@ -116,7 +116,7 @@ def run_workers(
 
 
 def _share(account: Account | None) -> str:
-    """Make a folder that the workers share, and nobody else."""
+    """Make a folder for the workers only."""
     folder = tempfile.mkdtemp(prefix="pacsroute-")
     if account is not None:
         os.chown(folder, account.uid, account.gid)
@@ -124,7 +124,7 @@ def _share(account: Account | None) -> str:
 
 
 def _get_monitor_ready() -> None:
-    """Import what answers over HTTP: who the workers run as may not be able to read it."""
+    """Import the HTTP servers: the workers' user may not be able to read them."""
     import_module("pacsroute.net.monitor")
     with contextlib.suppress(ModuleNotFoundError):  # which the workers tell
         import_module("pacsroute.net.metrics")
@@ -137,7 +137,7 @@ def _ended(folders: Iterable[str]) -> None:
 
 
 def _uncount(worker: Worker) -> None:
-    """Remove a worker that has ended from the counts of what is open or under way."""
+    """Remove an ended worker from the counts of open associations and requests."""
     if _COUNTS in os.environ:
         with contextlib.suppress(ModuleNotFoundError):
             from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
@@ -178,7 +178,7 @@ class Account(NamedTuple):
 
 
 def try_out(look: Callable[[], T], account: Account | None) -> T:
-    """Return what a function returns in a process of its own: this one loads nothing.
+    """Return the result of a function in another process: this one loads nothing.
 
     Raises
     ------
@@ -283,7 +283,7 @@ class _NotReplacedError(Exception):
 
 
 class DicomArbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's arbiter, which does not give up what runs for what cannot be loaded."""
+    """gunicorn's arbiter, which keeps the running workers if new ones cannot be loaded."""
 
     _reloading = False
 
@@ -304,7 +304,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
                 self._reloading = False
 
     def manage_workers(self) -> None:
-        """Let no worker go before the one that is to take its place serves."""
+        """End no worker before its replacement serves."""
         begun = len(self.WORKERS)
         deadline = time.monotonic() + self.cfg.graceful_timeout
         while len(self.WORKERS) > self.num_workers and time.monotonic() < deadline:
@@ -332,7 +332,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
 
 
 def _serves(worker: Worker) -> bool:
-    """Tell whether a worker has come so far, which it has left word of in its file."""
+    """Tell whether a worker has reached a stage, by its file."""
     return os.fstat(worker.tmp.fileno()).st_size > 0
 
 
@@ -350,7 +350,7 @@ class Log(glogging.Logger):  # type: ignore[misc]
 
 
 class DicomWorker(Worker):  # type: ignore[misc]
-    """One process that serves; its arbiter hears from it once a second."""
+    """One process that serves; it reports to its arbiter once a second."""
 
     server: Server | None = None
 

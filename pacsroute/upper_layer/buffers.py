@@ -6,7 +6,7 @@ _MOST = 8  # that wait to be used again
 
 
 class Buffers:
-    """Buffers that nobody uses, for the next who needs one; the last that came goes first.
+    """Unused buffers for the next use; the last returned is the first used.
 
     All threads share it: a list can be popped from and appended to without a lock.
 
@@ -31,7 +31,7 @@ class Buffers:
         return view if len(view) >= size else memoryview(bytearray(size))
 
     def give_back(self, view: memoryview) -> None:
-        """Let others use a buffer; nobody else may have it, or a part of it."""
+        """Give a buffer back; no part of it may be in use."""
         if len(self._unused) < _MOST:
             self._unused.append(view)
 

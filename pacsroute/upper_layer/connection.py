@@ -206,7 +206,7 @@ class Connection:
             )
 
     def _is_foreign(self) -> bool:
-        """Tell whether the very first byte is that of no PDU: who sent it may send no more."""
+        """Tell whether the first byte is not that of a PDU: the peer may send no more."""
         return self.state in ("Sta2", "Sta5") and self._view[self._start] not in _RECEIVED
 
     def _as_text(self) -> str:
@@ -254,7 +254,7 @@ class Connection:
         self._request = data
 
     def transport_connected(self) -> None:
-        """Say that the transport connection is there (Evt2); the request goes out."""
+        """Report the transport connection (Evt2); the request is sent."""
         self._apply("Evt2")
         assert self._request is not None
         self._out.append(self._request)
@@ -293,7 +293,7 @@ class Connection:
             self._out.append(pdus.encode(Abort(source, reason)))
 
     def transport_closed(self) -> TransportClosed | None:
-        """Say that the transport connection is gone (Evt17)."""
+        """Report the loss of the transport connection (Evt17)."""
         if self.state == "Sta1":
             return None
         return TransportClosed() if self._apply("Evt17") == "AA-4" else None
@@ -306,7 +306,7 @@ class Connection:
         return self.state in ("Sta2", "Sta13")
 
     def artim_expired(self) -> None:
-        """Say that ARTIM has run out (Evt18); the state is Sta1 then, to be closed."""
+        """Report that ARTIM has expired (Evt18); the state is Sta1 then, to be closed."""
         self._apply("Evt18")
 
     def data_to_send(self) -> list[Buffer]:

@@ -53,7 +53,7 @@ class Policy(Protocol):
         """Tell whether this side can be its SCU."""
 
     def sends_without_role(self, sop_class: str) -> bool:
-        """Tell whether what is fetched with this class goes to peers that select no role, too."""
+        """Tell whether instances of this class are also sent to peers that select no role."""
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return one of the transfer syntaxes proposed, or None."""

@@ -1,4 +1,4 @@
-"""The header of HAProxy's PROXY protocol, versions 1 and 2: who a balancer's connection is of.
+"""The header of HAProxy's PROXY protocol, versions 1 and 2, which names the peer.
 
 Without I/O: the caller reads as many bytes as `missing` says, and not one of those behind the
 header.

@@ -59,7 +59,7 @@ class MediaRange(NamedTuple):
 
 
 def ranges(*headers: str) -> list[MediaRange]:
-    """Return what is accepted, the most welcome first; anything, where nothing is said.
+    """Return the accepted media ranges, the preferred first; without any, ``*/*``.
 
     Parameters
     ----------

@@ -150,7 +150,7 @@ def _paths(exchange: Exchange, instance: Instance) -> tuple[str, list[str]]:
 def _parts_of(
     exchange: Exchange, found: Found, instance: Instance, path: str, where: str
 ) -> tuple[str, MediaRange, Iterator[Part]]:
-    """Return the media type of a value, what has asked for it, and the parts that it comes in.
+    """Return the media type of a value, its media range, and its parts.
 
     Frames that are compressed come one by one; pixels that are not, and all else, as a whole.
     """

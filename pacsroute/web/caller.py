@@ -147,7 +147,7 @@ def is_local(app: BaseApp, environ: Mapping[str, Any]) -> bool:
 
 
 def check_start(app: BaseApp, address: str) -> None:
-    """Raise a `SetupError` for a port that would let in everybody, or passwords in the clear.
+    """Raise a `SetupError` for a port without access control, or with passwords in the clear.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class Compressed(NamedTuple):
 
 
 def described(data: bytes) -> Compressed:
-    """Return what the beginning of a compressed frame says of it.
+    """Return the attributes in the beginning of a compressed frame.
 
     Parameters
     ----------

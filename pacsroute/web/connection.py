@@ -41,7 +41,7 @@ class PacedInput(socket.SocketIO):
         self._size = 0
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what is there, or wait for it."""
+        """Read available bytes, or wait for some."""
         self._pace.is_too_slow(self._size)  # the first question begins the time
         count = super().readinto(buffer)
         self._size += count or 0
@@ -84,7 +84,7 @@ class _Output:
         self.closed = False
 
     def write(self, *data: bytes) -> int:
-        """Send some pieces, and what was held before them."""
+        """Send some pieces, after the waiting ones."""
         if self.holds:
             self._held += b"".join(data)
             return sum(map(len, data))
@@ -125,7 +125,7 @@ class _Output:
             raise TimeoutError("timed out")
 
     def flush(self) -> None:
-        """Send what is held, here and by the system: the response has come to its end."""
+        """Send the waiting bytes, here and in the system: the response has ended."""
         if self._held:
             self.write()
         if self._is_corked:
@@ -162,7 +162,7 @@ class StrictRequest(HTTPRequest):
         return False
 
     def send_headers(self) -> None:
-        """Send the headers; what is left of a long body is not read for it."""
+        """Send the headers; the rest of a long body is not read for them."""
         if getattr(self.rfile, "remaining", 0) > _DRAINED:
             self.close_connection = True
         if self.chunked_read and not (self.chunks and self.chunks.is_whole):
@@ -245,7 +245,7 @@ class Gateway(Gateway_10):
         return found
 
     def respond(self) -> None:
-        """Send what the site answers: bytes, and parts of files."""
+        """Send the response of the site: bytes, and parts of files."""
         response = self.req.server.wsgi_app(self.env, self.start_response)
         try:
             for chunk in response:

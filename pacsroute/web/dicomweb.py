@@ -115,7 +115,7 @@ _PATHS_OF_ANY_HOST = _MAP.bind("localhost")  # to bind it encodes the name, whic
 
 
 class DicomWeb:
-    """Answers what is asked below the root of DICOMweb, for an app.
+    """Answers requests below the root of DICOMweb, for an app.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class DicomWeb:
         self._app = app
 
     def find(self, http: Request, path: str) -> tuple[str, dict[str, Any]]:
-        """Return the transaction that a path below the root names, and what the path says.
+        """Return the transaction for a path below the root, and the UIDs in the path.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class DicomWeb:
             return "options", {"methods": error.valid_methods}
 
     def title(self, path: str) -> str:
-        """Return the called AE title of a path below the root: the app's own, or what it names."""
+        """Return the called AE title of a path below the root: the app's, or the one in it."""
         parts = path.split("/")
         return parts[2] if len(parts) > 2 and parts[1] == "aets" else self._app.ae_title
 

@@ -1,4 +1,4 @@
-"""An HTTP request on its way to a handler, and what is needed to answer it."""
+"""An HTTP request on its way to a handler, with the means to answer it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Exchange:
         return [ranges(*asked), ranges(header)] if asked else [ranges(header)]
 
     def acceptable(self, *offers: str) -> list[tuple[str, MediaRange]]:
-        """Return the media types that are accepted, each with what has asked for it.
+        """Return the accepted media types, each with its media range.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Exchange:
         return found
 
     def negotiate(self, *offers: str) -> tuple[str, MediaRange]:
-        """Return the most welcome media type, and what has asked for it: see `acceptable`."""
+        """Return the preferred media type with its media range: see `acceptable`."""
         return self.acceptable(*offers)[0]
 
     @cached_property
@@ -129,7 +129,7 @@ class Exchange:
         return "/".join((f"{self._base}{self.root}", *path))
 
     def url_of(self, unique: Mapping[str, str], instance: Instance, *below: str) -> str:
-        """Return the URL of an instance that a retrieval has found, or of what is below it.
+        """Return the URL of a retrieved instance, or of a resource below it.
 
         It is empty where the path that was asked for names no series.
 
@@ -168,7 +168,7 @@ class Exchange:
         return bool(self.http.environ.get("pacsroute.sends_files"))
 
     def pause(self) -> None:
-        """Let others work, too: between two steps of what takes long."""
+        """Give others a turn, between two steps of long work."""
         pause: Callable[[], object] | None = self.http.environ.get("pacsroute.pause")
         if pause is not None:
             pause()
@@ -245,7 +245,7 @@ class Exchange:
     # ------------------------------------------------------------- the instances of a retrieval
 
     def instances(self, name: str, **unique: str) -> Found:
-        """Return the instances of a study or of what is below it, from the handler of C-GET.
+        """Return the instances of a study, series or instance, from the handler of C-GET.
 
         Parameters
         ----------
@@ -272,7 +272,7 @@ class Exchange:
 
     @cached_property
     def model_type(self) -> tuple[str, MediaRange]:
-        """The media type of data sets in this response, and what has asked for it."""
+        """The media type of data sets in this response, with its media range."""
         return self.negotiate(*MODELS)
 
     @property
@@ -328,7 +328,7 @@ class Exchange:
     def conditional(
         self, response: Response, delivery: Delivery, tag: str, length: int | None = None
     ) -> Response:
-        """Return a response with an ETag: what the client has already, it is not sent again.
+        """Return a response with an ETag: known content is not sent again.
 
         Parameters
         ----------
@@ -363,7 +363,7 @@ def _is_one_range(text: str) -> bool:
 
 
 def tag_of(instance: Instance, *what: object) -> str:
-    """Return what changes when the file of an instance does; empty, where it has none."""
+    """Return a tag that changes with the file of an instance; empty without a file."""
     path = instance.path
     if path is None:
         return ""

@@ -135,7 +135,7 @@ def _stored(frames: Frames, file: BinaryIO | None, number: int) -> Any:
 
 
 def negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:
-    """Return whether frames go as they are stored, as what, and what has asked for it.
+    """Return whether frames are sent as stored, their media type, and its media range.
 
     Where nothing is said, they go decoded (PS3.18 Table 8.7.3-4), unless they are compressed with
     loss or nothing decodes them.

@@ -54,7 +54,7 @@ def read_headers(file: Any, found: dict[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def fault(headers: dict[bytes, bytes], version: str) -> tuple[str, str]:
-    """Return the status, and what is wrong with headers; empty, if nothing is.
+    """Return the status and the error of headers; empty if they are valid.
 
     Parameters
     ----------

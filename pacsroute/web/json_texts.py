@@ -1,4 +1,4 @@
-"""Data sets as JSON text: what the instances of a series have in common is converted once.
+"""Data sets as JSON text: values that a series' instances share are converted once.
 
 Most elements of an instance have the bytes that they have in the instance before. Their heads are
 read, and their text is found by their bytes; what is new goes through `dicom_json`, in one small
@@ -41,7 +41,7 @@ _length = struct.Struct("<I").unpack_from
 
 
 class _Cut(NamedTuple):
-    """The elements of a data set as bytes, and what is left in its file of the last one.
+    """The elements of a data set as bytes, and the rest of the last one in its file.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ class JsonTexts:
         reading: Reading,
         found: dict[int, bytes | None],
     ) -> bool:
-        """Add texts of elements that are new; tell whether they are what they seem to be."""
+        """Add texts of new elements; tell whether they are valid."""
         elements = cut.elements
         wanted = {*new, *cut.context}
         data = b"".join(elements[tag] for tag in sorted(wanted))

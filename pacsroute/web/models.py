@@ -233,7 +233,7 @@ class Models:
         return model, syntax, {where: stored}
 
     def _describe(self, model: dict[str, Any], stored: _Stored) -> str:
-        """Return the transfer syntax of compressed frames; add what the metadata do not say."""
+        """Return the transfer syntax of compressed frames; add missing metadata."""
         found = None
         with self._spool.open() as file:
             for number, part in enumerate(stored.parts):

@@ -41,7 +41,7 @@ class Region:
 
 
 class Held(bytes):
-    """Bytes that need not be sent before what comes next."""
+    """Bytes that may wait for the next ones."""
 
 
 class Part(NamedTuple):
@@ -75,7 +75,7 @@ class Part(NamedTuple):
 
 
 class Multipart:
-    """A multipart body with a boundary that nobody can guess.
+    """A multipart body with a random boundary.
 
     Parameters
     ----------

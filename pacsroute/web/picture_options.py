@@ -18,7 +18,7 @@ _FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SI
 
 
 def options_of(arguments: MultiDict[str, str], media_type: str) -> Options:
-    """Return what the parameters say (PS3.18 §8.3.5.1)."""
+    """Return the options in the parameters (PS3.18 §8.3.5.1)."""
     options = usual(media_type)
     values: dict[str, Any] = {}
     if "quality" in arguments:
@@ -37,7 +37,7 @@ def options_of(arguments: MultiDict[str, str], media_type: str) -> Options:
 
 
 def uri_options(arguments: MultiDict[str, str], media_type: str) -> Options:
-    """Return what the parameters of WADO-URI say (PS3.18 §9.4.1)."""
+    """Return the options in the parameters of WADO-URI (PS3.18 §9.4.1)."""
     options = usual(media_type)
     values: dict[str, Any] = {}
     if "imageQuality" in arguments:

@@ -261,7 +261,7 @@ class WebServer(CherootServer):
         return False
 
     def begun(self, sock: Any) -> None:
-        """Say that a request has come: its connection is not ended for the sake of another."""
+        """Note a request: its connection is not ended to make room for another."""
         self._mark(sock, None)
 
     def _mark(self, sock: Any, since: float | None) -> None:
@@ -298,7 +298,7 @@ def _hang_up(sock: Any) -> None:
 
 
 def _linger(sock: Any) -> None:
-    """Let a client read an answer that came before it had sent everything (RFC 9112 §9.6)."""
+    """Give a client time to read an early response (RFC 9112 §9.6)."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(_LINGER)

@@ -221,7 +221,7 @@ class _Ending:
 
 
 def _readiness(environ: Environ) -> Response:
-    """Tell a balancer whether the server is ready, as the metrics port does; anybody may ask."""
+    """Tell a balancer whether the server is ready, as the metrics port does; without login."""
     why = environ["pacsroute.obstacle"]()
     headers = {"Cache-Control": "no-store"}
     return Response(f"{why or 'ready'}\n", 503 if why else 200, headers, mimetype="text/plain")

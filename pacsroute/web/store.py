@@ -85,7 +85,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
 
 @contextlib.contextmanager
 def _under_way(exchange: Exchange) -> Iterator[None]:
-    """Let no period of `@app.quiet` end while more of a series may be in the body."""
+    """Keep periods of `@app.quiet` open while more of a series may be in the body."""
     if not exchange.app.declared.quiet:
         yield
         return
@@ -231,7 +231,7 @@ class _Storing:
         self._handle(instance, spool.size)
 
     def _handle(self, instance: Instance, size: int | None) -> None:
-        """Let the handler store an instance, behind the same hooks as a C-STORE's."""
+        """Call the handler for an instance, with the hooks of a C-STORE."""
         exchange = self._exchange
         request = exchange.make(StoreRequest, instance=instance)
         request.route = exchange.app.find_route(request)

@@ -112,7 +112,7 @@ class Turn:
         self._turns.give_back(self._is_alone)
 
     def while_away(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call what waits for the peer, without a turn meanwhile."""
+        """Call a function that waits for the peer, without holding the turn."""
         self._turns.give_back(self._is_alone)
         try:
             return function(*args)
@@ -120,7 +120,7 @@ class Turn:
             self._is_alone = self._turns.take()
 
     def pause(self) -> None:
-        """Let others have a turn, if this one has worked for a while: between two steps."""
+        """Give others a turn between two steps, after working for a while."""
         if not self._turns.are_associations_at_work():
             return
         self._worked += self._turns.note()

@@ -76,7 +76,7 @@ def answer(config: Config, http: Request, path: str) -> Response:
 
 
 def _rewritten(config: Config, path: str, name: str) -> bytes | None:
-    """Return a file with what it says of its place; None if it goes as it is."""
+    """Return a file with adapted paths; None if it is sent unchanged."""
     if name == "index.html":
         page = Path(path).read_bytes()
         for attribute in (b"href", b"src", b"content"):
@@ -94,7 +94,7 @@ def _rewritten(config: Config, path: str, name: str) -> bytes | None:
 
 
 def _configuration(config: Config) -> str:
-    """Return what is set in OHIF's configuration: one source of data, this server."""
+    """Return OHIF's configuration: one source of data, this server."""
     root = config.web_root
     source = {
         "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",

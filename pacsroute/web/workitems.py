@@ -192,7 +192,7 @@ def _act(
 
 
 def _asked(exchange: Exchange, name: str, request: NormalizedRequest) -> tuple[Outcome, Answering]:
-    """Let the handler answer; return how it went, and what ends with the response."""
+    """Call the handler; return its outcome, and the answering that ends with the response."""
     request.abstract_syntax = uids.UPS_PUSH
     answering = exchange.answering(name, request)
     try:

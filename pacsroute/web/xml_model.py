@@ -51,7 +51,7 @@ def _is_creator(tag: str) -> bool:
 
 
 def _creator(tag: str, model: Mapping[str, Any]) -> str:
-    """Return the private creator of a tag; empty where it has none."""
+    """Return the private creator of a tag, or an empty text."""
     if int(tag[3], 16) % 2 == 0 or tag[4:6] == "00":
         return ""
     values = model.get(f"{tag[:4]}00{tag[4:6]}", {}).get("Value") or [""]

@@ -1,4 +1,4 @@
-"""project-name keeps what modalities send, answers queries and sends what is asked for.
+"""project-name stores instances of modalities, answers queries and retrievals.
 
 Files and index are in the folder ``archive`` of the working directory.
 """

@@ -1,1 +1,1 @@
-"""The console: what a server does, in a browser, for the person who runs it."""
+"""The console: a server's work in a browser, for the person who runs it."""

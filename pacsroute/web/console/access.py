@@ -29,7 +29,7 @@ _TOKEN = 32  # bytes
 
 @dataclass(frozen=True)
 class Visit:
-    """A request for a page of the console, from somebody who may see it.
+    """A request for a page of the console, from an admitted user.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Visit:
 
 
 def visit_of(app: BaseApp, http: Request, caller: Caller) -> Visit:
-    """Return the visit of somebody who was admitted, and may see the console.
+    """Return the visit of an admitted user who may see the console.
 
     Somebody on this machine may, and users that the setting ``web_console`` names.
 

@@ -59,7 +59,7 @@ class Open:
 
 @dataclass
 class _Watched:
-    """An association that is open, and what has been counted of its traffic so far."""
+    """An open association with the counts of its traffic."""
 
     association: PeerView
     shown: Open
@@ -122,7 +122,7 @@ class Activity(Observer):
         self._numbers = itertools.count(1)
 
     def accepted(self, association: PeerView) -> Traffic:
-        """Note who is there, and count its requests."""
+        """Note an association, and count its requests."""
         certificate = association.peer_certificate
         one = Open(
             association.remote_address,
@@ -184,13 +184,13 @@ class Activity(Observer):
         self._note(caller, "rejected", "HTTP request", why)
 
     def settle(self) -> None:
-        """Count what has come since the last time, for the minute that it is."""
+        """Add the counts since the last time to the current minute."""
         with self._lock:
             for watched in self._open.values():
                 self._settle(watched)
 
     def _settle(self, watched: _Watched) -> None:
-        """Count what has come over an association since the last time; the caller has the lock."""
+        """Count the traffic of an association since the last time; the caller holds the lock."""
         traffic, counted, shown = watched.traffic, watched.counted, watched.shown
         for command, count in tuple(traffic.requests.items()):
             new = count - counted.requests.get(command, 0)

@@ -41,7 +41,7 @@ def instance_of(job: JobView) -> str:
 
 
 def change(visit: Visit) -> None:
-    """Do what the form of a button asks for: retry or drop a job, pause or resume a lane.
+    """Carry out a button's form: retry or drop a job, pause or resume a lane.
 
     Raises
     ------

@@ -14,7 +14,7 @@ _NAMES = (*REQUESTS, RECEIVED, SENT, FAILURES)
 
 
 def kind_of(command: str) -> str:
-    """Return what a request counts as.
+    """Return the name under which a request is counted.
 
     Examples
     --------

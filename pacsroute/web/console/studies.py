@@ -1,4 +1,4 @@
-"""The studies of an app, as its handlers find them, and who may see which part."""
+"""The studies of an app, from its handlers, with patient data masked as needed."""
 
 from __future__ import annotations
 

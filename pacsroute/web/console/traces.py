@@ -16,7 +16,7 @@ _CUT = "… the rest is left out: pacsroute explain shows all of it"
 
 
 def explained(path: str, *, values: bool) -> str:
-    """Return what went over an association, as ``pacsroute explain`` tells it.
+    """Return the trace of an association, as ``pacsroute explain`` shows it.
 
     Parameters
     ----------
