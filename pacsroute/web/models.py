@@ -189,7 +189,7 @@ class Models:
     def _made(self, model: Any) -> Made:
         if not isinstance(model, dict):
             return Made(None, "", "", "", DataSetError("metadata are objects"))
-        sop_class, sop_instance = _uid(model, "00080016"), _uid(model, "00080018")
+        sop_class, sop_instance = uid_in(model, "00080016"), uid_in(model, "00080018")
         try:
             model, syntax, values = self._with_pixels(model)
             found: list[Any] = pieces(model, lambda uri: values.get(uri) or self._stored(uri))
@@ -251,10 +251,18 @@ class Models:
         return found.transfer_syntax
 
 
-def _uid(model: dict[str, Any], key: str) -> str:
+def uid_in(model: dict[str, Any], key: str) -> str:
+    """Return the UID in an element of a data set in JSON; empty if there is none.
+
+    Examples
+    --------
+    >>> uid_in({"00080018": {"vr": "UI", "Value": ["1.2"]}}, "00080018")
+    '1.2'
+    """
     element = model.get(key)
     values = element.get("Value") if isinstance(element, dict) else None
-    return uids.trim(values[0]) if values and isinstance(values[0], str) else ""
+    first = values[0] if isinstance(values, list) and values else None
+    return uids.trim(first) if isinstance(first, str) else ""
 
 
 def _weight(text: bytearray) -> int:

@@ -97,11 +97,12 @@ def _under_way(exchange: Exchange) -> Iterator[None]:
 
 
 def _receive(exchange: Exchange, content_type: str, storing: _Storing) -> None:
-    if not _is(content_type, _DICOM):
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in (_DICOM, _JSON, XML):  # those come without parts around them, too
         receive(exchange.body, content_type, storing, exchange.app.config.max_web_parts)
         return
     body = exchange.body
-    storing.begin({"content-type": _DICOM})
+    storing.begin({"content-type": kind})
     while piece := body.read(_PIECE):
         storing.data(memoryview(piece))
     if exchange.length is not None and storing.size != exchange.length:

@@ -29,6 +29,7 @@ from pacsroute.framework.requests import (
 from pacsroute.framework.results import Outcome
 from pacsroute.status import NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED
 from pacsroute.web.exchange import MODELS, NOTHING, Delivery, Exchange
+from pacsroute.web.models import uid_in
 from pacsroute.web.query import filter_of
 from pacsroute.web.statuses import http_status
 from pacsroute.web.xml_model import XML, model_of
@@ -70,8 +71,7 @@ def create(exchange: Exchange) -> Response:
     bare = next((name for name in arguments if uids.is_uid(name)), "")
     named = arguments.get("workitem") or bare
     model = _payload(exchange)
-    inside = (model.get("00080018", {}).get("Value") or [""])[0]
-    uid = named or inside or str(generate_uid(prefix=None))
+    uid = named or uid_in(model, "00080018") or str(generate_uid(prefix=None))
     request = exchange.make(
         NCreateRequest,
         sop_class=uids.UPS_PUSH,
@@ -108,7 +108,7 @@ def update(exchange: Exchange, workitem: str) -> Response:
     transaction = arguments.get("transaction") or bare
     if transaction:
         model[_TRANSACTION] = {"vr": "UI", "Value": [_uid(transaction)]}
-    is_missing = not model.get(_TRANSACTION, {}).get("Value")
+    is_missing = not uid_in(model, _TRANSACTION)
     request = exchange.make(
         NSetRequest,
         sop_class=uids.UPS_PUSH,

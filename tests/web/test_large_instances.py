@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import sys
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -86,6 +87,25 @@ def large():
     yield b"\r\n--b--\r\n"
 
 
+MODELS = 'multipart/related; type="application/dicom+json"; boundary=b'
+
+
+def apart():
+    """Yield the body of a STOW with metadata and 300 MB of bulk data."""
+    model = {
+        "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.2.1"]},
+        "00080018": {"vr": "UI", "Value": ["1.2.4"]},
+        "0020000D": {"vr": "UI", "Value": ["1.2"]},
+        "0020000E": {"vr": "UI", "Value": ["1.3"]},
+        "7FE00010": {"vr": "OW", "BulkDataURI": "pixels"},
+    }
+    yield b"--b\r\nContent-Type: application/dicom+json\r\n\r\n" + json.dumps(model).encode()
+    yield b"\r\n--b\r\nContent-Type: application/octet-stream\r\nContent-Location: pixels\r\n\r\n"
+    for number in range(FRAMES):
+        yield bytes([number & 0xFF]) * SIZE
+    yield b"\r\n--b--\r\n"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_an_instance_of_300_mb_takes_little_memory(tmp_path):
@@ -100,6 +120,9 @@ def test_an_instance_of_300_mb_takes_little_memory(tmp_path):
             ("GET", instance, None, SIZE * FRAMES, {"Accept": "application/dicom"}),
             ("GET", f"{instance}/frames/500", None, SIZE, {"Accept": "*/*;q=0.1"}),
             ("GET", f"{instance}/metadata", None, 1, {}),
+            ("GET", f"{instance}/bulkdata/7FE00010", None, SIZE * FRAMES, {}),
+            ("GET", f"{ROOT}/studies/1.2/pixeldata", None, SIZE * FRAMES, {}),
+            ("POST", f"{ROOT}/studies", apart(), 1, {"Content-Type": MODELS}),
         ):
             server.begin()
             status, found = server.ask(method, path, body, **headers)
