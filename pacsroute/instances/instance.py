@@ -166,11 +166,7 @@ class Instance:
             file.seek(head.end)
             return file, head, source[head.end : head.end + peek.LOOK]
         if isinstance(source, Stored):
-            stored = source.open()
-            start = stored.read(part10.LOOK)
-            if len(start) < part10.LOOK:  # to seek back from its end would ask for it again
-                stored.close()
-                stored = io.BytesIO(start)
+            stored = source.open(at_once or part10.LOOK)
             head = part10.head_of(stored)
             first = stored.read(peek.LOOK)
             stored.seek(head.end)

@@ -59,9 +59,19 @@ class Stored(NamedTuple):
     storage: Storage
     key: str
 
-    def open(self) -> BinaryIO:
-        """Return a file to read and to seek in; unread bytes are not fetched."""
-        return io.BufferedReader(_Ranges(self.storage, self.key), _AT_ONCE)
+    def open(self, at_once: int = 0) -> BinaryIO:
+        """Return a file to read and to seek in; unread bytes are not fetched.
+
+        Parameters
+        ----------
+        at_once : int
+            A file of no more bytes is read immediately: seeking in it would fetch it again.
+        """
+        file = _Ranges(self.storage, self.key)
+        if file.size is not None and file.size <= at_once:
+            with file:
+                return io.BytesIO(file.read())
+        return io.BufferedReader(file, _AT_ONCE)
 
 
 def new_key(sop_instance: str) -> str:
@@ -85,7 +95,7 @@ class _Ranges(io.RawIOBase):
         self._position = 0
         self._stream: BinaryIO | None = storage.open(key)  # tells now if it is gone
         self._stream_at = 0
-        self._size: int | None = getattr(self._stream, "size", None)
+        self.size: int | None = getattr(self._stream, "size", None)
         self.name = key  # pydicom asks a file for its name
 
     def readable(self) -> bool:
@@ -110,10 +120,10 @@ class _Ranges(io.RawIOBase):
         return self._position
 
     def _end(self) -> int:
-        if self._size is None:  # of a storage that does not tell
+        if self.size is None:  # of a storage that does not tell
             with self._storage.open(self._key) as file:
-                self._size = sum(map(len, iter(lambda: file.read(_AT_ONCE), b"")))
-        return self._size
+                self.size = sum(map(len, iter(lambda: file.read(_AT_ONCE), b"")))
+        return self.size
 
     def _drop(self) -> None:
         if self._stream is not None:

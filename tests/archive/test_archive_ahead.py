@@ -63,7 +63,7 @@ def kept(storage):
 
 def large(number):
     """Return an instance that is not read at once when it is opened."""
-    return image(number, PixelData=bytes(40_000), BitsAllocated=8)
+    return image(number, PixelData=bytes(1_200_000), BitsAllocated=8)
 
 
 def test_instances_come_in_order_and_the_next_four_are_open(storage, kept, opener):
@@ -72,7 +72,7 @@ def test_instances_come_in_order_and_the_next_four_are_open(storage, kept, opene
         storage.until(lambda: len(storage.opened) == min(12, number + 5))  # noqa: B023
         with instance.open() as file:
             read = Instance(file.read(), **instance._hints).dataset
-            assert (read.SOPInstanceUID, len(read.PixelData)) == (f"1.3.{number}", 40_000)
+            assert (read.SOPInstanceUID, len(read.PixelData)) == (f"1.3.{number}", 1_200_000)
         sent.append(instance.sop_instance)
     assert sent == [f"1.3.{number}" for number in range(12)]
     assert len(storage.opened) == 12, "none was opened twice"
