@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import plot, report
+from tests.benchmarks import dicomweb, plot, report
 from tests.benchmarks.works import WORKS
 
 
@@ -110,3 +110,16 @@ def test_plot_writes_a_png(tmp_path):
     }
     plot.plot(WORKS, figures, {"answers": {"10": 1.0, "100": 2.0}}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_goals_are_compared_with_the_best_of_ours():
+    less, more = "metadata of 500 instances, s", "frame, 8 clients, a second"
+    results = {
+        "pacsroute": {less: [2, 1, 3], more: [5]},
+        "pacsroute --workers 2": {more: [7]},
+        "Orthanc": {less: [8], more: [2]},
+    }
+    assert list(dicomweb.table(results, dicomweb._GOALS))[2:] == [
+        f"| {less} | 2 |  | 8 | 4.00 | ≥ 2 |",
+        f"| {more} | 5 | 7 | 2 | 3.50 | ≥ 2 |",
+    ]
