@@ -43,6 +43,7 @@ class Turns:
         self._thread = threading.local()
         self._debt = 0.0
         self._at_work_until = 0.0
+        self._have_read = False
 
     def take(self) -> bool:
         """Begin to work, as soon as it is fair; return what `give_back` takes."""
@@ -52,7 +53,9 @@ class Turns:
             return False
         self.note()
         is_alone = self._alone.acquire(timeout=_PATIENCE)
-        self._leave_time()
+        if self._have_read:  # else they wait for their peers, and HTTP owes them the time
+            self._have_read = False
+            self._leave_time()
         return is_alone
 
     def give_back(self, is_alone: bool) -> None:
@@ -75,6 +78,7 @@ class Turns:
         """Tell whether an association has read something of late."""
         if ASSOCIATIONS.seen:
             ASSOCIATIONS.seen = False
+            self._have_read = True
             self._at_work_until = time.monotonic() + _LATELY
             return True
         return time.monotonic() < self._at_work_until

@@ -29,6 +29,7 @@ from tests.benchmarks.servers import Server, _free_port, environment, installed
 _OURS, _WORKERS, _ORTHANC = "pacsroute", "pacsroute --workers 2", "Orthanc"
 _ROOT = "/dicom-web"
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+_BOUNDARY = b"6c1fbb6a2b8f4a0c9d5e7f3a1b2c4d6e"  # as long as those of clients
 _FRAME = 512 * 512 * 2
 _STUDY, _SERIES, _INSTANCE = "123"  # the digit with which their UIDs begin
 _ATTRIBUTES = (
@@ -166,12 +167,12 @@ def fill(server, studies, instances):
 def _large(frames, number):
     """Yield the body of a STOW with one instance of many frames."""
     uid = _uid(_INSTANCE, number)
-    yield b"--b\r\nContent-Type: application/dicom\r\n\r\n"
+    yield b"--%s\r\nContent-Type: application/dicom\r\n\r\n" % _BOUNDARY
     head = part10.head(client.CT_STORAGE.decode(), uid, client.EXPLICIT.decode())
     yield head + _filled(_template(frames), number, number, number)
     for frame in range(frames):
         yield bytes([frame & 0xFF]) * _FRAME
-    yield b"\r\n--b--\r\n"
+    yield b"\r\n--%s--\r\n" % _BOUNDARY
 
 
 # ------------------------------------------------------------------ works
@@ -223,7 +224,8 @@ def store_large(server, frames, number):
     before = server.forget_memory()
     body = _large(frames, number)
     headers = {
-        "Content-Type": 'multipart/related; type="application/dicom"; boundary=b',
+        "Content-Type": 'multipart/related; type="application/dicom"; boundary='
+        + _BOUNDARY.decode(),
         "Content-Length": str(sum(map(len, _large(frames, number)))),
         "Accept": "application/dicom+json",
     }

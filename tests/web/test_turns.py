@@ -41,8 +41,11 @@ def test_http_leaves_as_much_time_as_it_takes(clock):
     ASSOCIATIONS.seen = True
     many = Turns(16)
     with Turn(many):
-        clock.worked += 0.007
-    assert clock.slept == []
+        clock.worked += 0.003
+    with Turn(many):
+        clock.worked += 0.004
+    assert clock.slept == []  # they wait for their peers
+    ASSOCIATIONS.seen = True
     with Turn(many):
         assert sum(clock.slept) == pytest.approx(0.007)
 
@@ -68,6 +71,7 @@ def test_time_that_no_association_uses_is_not_left_to_them(clock):
     many = Turns(16)
     with Turn(many):
         clock.worked += 0.009
+    ASSOCIATIONS.seen = True
     with Turn(many):
         assert len(clock.slept) == 1
         clock.worked += 0.009
