@@ -19,7 +19,7 @@ _LATELY = 0.05  # seconds for which an association counts as at work
 _LOOK = 0.002  # seconds after which it shows whether they use the time that is left to them
 _DEBT = 0.01  # the most that is left to them at a time
 _PATIENCE = 0.05  # seconds after which a turn begins beside another, which may wait for a disk
-_STEP = 0.005  # seconds of work after which another may have a turn
+_STEP = 0.001  # seconds of work after which another may have a turn
 
 
 class Turns:
