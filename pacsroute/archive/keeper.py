@@ -110,7 +110,7 @@ class Keeper(Protocol):
         """Tell whether a draft is as it was received."""
 
     def bring_back(self, draft: str, name: str) -> None:
-        """Give a draft its name again, where that is lost and its row is not."""
+        """Give a draft its name again, if that is lost and its row is not."""
 
     # ------------------------------------------------------------- whose index it is
 

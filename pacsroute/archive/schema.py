@@ -70,7 +70,7 @@ def signature(model: Model) -> str:
 
 
 def lasting(database: Database) -> Iterator[str]:
-    """Yield the statements that make the tables that stay, where they are not there."""
+    """Yield the statements that make the tables that stay, if they are not there."""
     for table, columns in _LASTING.items():
         yield f"CREATE TABLE IF NOT EXISTS {table} ({_typed(columns, database)})"
     yield "INSERT INTO fact VALUES ('flushed', '') ON CONFLICT DO NOTHING"

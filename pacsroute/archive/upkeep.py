@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     path : str
         The file, within the archive's folder, or the key of the object.
     sop_instance : str
-        The SOP Instance UID; empty where only the file knows it.
+        The SOP Instance UID; empty if only the file knows it.
     reason : str
         Why it is in quarantine, ``conflict`` or ``mismatch``; or why nothing is removed.
     """

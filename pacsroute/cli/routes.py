@@ -69,7 +69,7 @@ def _show_own(app: App) -> None:
 
 
 def _width() -> int | None:
-    """Return the width of the terminal; None where the lines go elsewhere and stay whole."""
+    """Return the width of the terminal; None if the lines go elsewhere and stay whole."""
     if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
         return None
     return shutil.get_terminal_size().columns

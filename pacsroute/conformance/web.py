@@ -56,7 +56,7 @@ _RENDERING = (
 
 
 def sections(facts: Facts) -> dict[str, str]:
-    """Return the bodies of the sections on web services, where there is a port for them."""
+    """Return the bodies of the sections on web services, if there is a port for them."""
     config = facts.app.config
     if config.web_port is None:
         return {}

@@ -72,7 +72,7 @@ def implicit_vr_of(
     length : int
         Its length as it came; FFFFFFFFH is undefined.
     signed : bool or None
-        Whether the pixels are; None where nothing says so.
+        Whether the pixels are; None if nothing says so.
 
     Examples
     --------

@@ -164,7 +164,7 @@ def _inline(vr: str, data: bytes, little: bool) -> dict[str, Any]:
 
 
 def _strings(vr: str, data: bytes, names: tuple[str, ...]) -> list[Any] | None:
-    """Return the values of text; None where there is nothing but padding."""
+    """Return the values of text; None if there is nothing but padding."""
     is_plain = vr not in TEXT_VRS or (data.isascii() and charsets.ESC not in data)
     text = data.decode("latin_1") if is_plain else charsets.decode(data, names, vr)
     text = text.rstrip("\0 ")

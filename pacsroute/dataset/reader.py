@@ -386,7 +386,7 @@ class Reader:
     def _head(
         self, at: int, end: int, implicit: bool, elements: dict[BaseTag, Any], signed: bool | None
     ) -> _Head | None:
-        """Read the head of an element; None where it is cut off."""
+        """Read the head of an element; None if it is cut off."""
         if implicit:
             group, number, length = self._implicit(at)
             tag, start, odd = group << 16 | number, at + 8, False

@@ -35,7 +35,7 @@ class Frame(NamedTuple):
     names : tuple of str
         The Specific Character Set, as `charsets.terms` gives it.
     signed : bool or None
-        Whether the pixels are; None where nothing says so.
+        Whether the pixels are; None if nothing says so.
     depth : int
         In how many sequences they are.
     undefined : bool
@@ -139,7 +139,7 @@ class Received(Dataset):
         return vr
 
     def _converted(self, raw: RawDataElement) -> DataElement | None:
-        """Convert an element; return None where pydicom has to."""
+        """Convert an element; return None if pydicom has to."""
         if raw.value is None and raw.length:
             raw = _from_file(self, raw)
         tag, data = raw.tag, raw.value or b""

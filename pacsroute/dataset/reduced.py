@@ -37,7 +37,7 @@ def reduced(data: bytes, transfer_syntax: str, tags: Container[int]) -> bytes | 
     Returns
     -------
     bytes or None
-        None where it is not as simple as that: then it has to be parsed. That is so in big
+        None if it is not as simple as that: then it has to be parsed. That is so in big
         endian and deflated, where lengths are undefined or lead elsewhere than to the end, and
         where tags are not in order.
 

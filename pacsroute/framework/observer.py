@@ -79,7 +79,7 @@ class Observer:
         """A connection has ended before an association was accepted or rejected."""
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
-        """An association that was accepted has ended; None where it was released."""
+        """An association that was accepted has ended; None if it was released."""
 
     def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
         """A request with a data set of that many bytes has arrived, and will be answered."""
@@ -87,7 +87,7 @@ class Observer:
     def answered(
         self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
     ) -> None:
-        """A request that began has been answered; None where no final response could be sent."""
+        """A request that began has been answered; None if no final response could be sent."""
 
     def unsuccessful(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
         """A request has been answered with another final status than Success."""

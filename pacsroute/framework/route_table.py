@@ -110,7 +110,7 @@ def _name(route: Route) -> str:
 
 
 def _place(handler: Handler) -> tuple[str | None, int | None]:
-    """Return the file and line of a handler, where it has any of its own."""
+    """Return the file and line of a handler, if it has any of its own."""
     found: Any = handler
     while isinstance(found, functools.partial):
         found = found.func

@@ -138,7 +138,7 @@ class Frames:
     def place(self, number: int) -> tuple[int, int] | None:
         """Return the offset in the file, and the length, of a frame whose bytes need no change.
 
-        None where they do, or where it is compressed.
+        None if they do, or if it is compressed.
 
         Raises
         ------

@@ -82,9 +82,9 @@ class Head(NamedTuple):
     Parameters
     ----------
     sop_class, sop_instance, transfer_syntax : str
-        UIDs; empty where it does not say.
+        UIDs; empty if it does not say.
     sender : str
-        The AE title of who sent the instance (0002,0017); empty where it does not say.
+        The AE title of who sent the instance (0002,0017); empty if it does not say.
     end : int
         Where the data set begins.
     is_whole : bool

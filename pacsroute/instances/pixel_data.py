@@ -41,7 +41,7 @@ _TOLD = frozenset((*_IMAGES, *_NUMBERS, _PHOTOMETRIC, _FRAMES, _OFFSETS, _LENGTH
 
 
 class Element(NamedTuple):
-    """Where an element's value is in a file; the length is None where it has an end instead."""
+    """Where an element's value is in a file; the length is None if it has an end instead."""
 
     tag: int
     vr: str
@@ -57,7 +57,7 @@ class ImagePixel(NamedTuple):
     keyword : str
         ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
     number_of_frames : int
-        One, where nothing else is said.
+        One, if nothing else is said.
 
     Examples
     --------

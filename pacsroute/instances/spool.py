@@ -349,7 +349,7 @@ class Spool:
             self._place.learn(folder, durable=durable)
 
     def move_to(self, target: str, *, replace: bool, durable: bool) -> bool:
-        """Give the temporary file its final name; return False where it has to be copied.
+        """Give the temporary file its final name; return False if it has to be copied.
 
         Raises
         ------

@@ -23,5 +23,5 @@ def collecting() -> Iterator[list[NewJob]]:
 
 
 def collected() -> list[NewJob] | None:
-    """Return where this thread collects jobs; None where it puts them at once."""
+    """Return where this thread collects jobs; None if it puts them at once."""
     return _collected.get()

@@ -28,7 +28,7 @@ class PostgreSQL:
     url : str
         As ``postgresql://user@host/database``; it may hold a password, and is not shown.
     schema : str, optional
-        The schema of its tables, where that is not the usual one.
+        The schema of its tables, if that is not the usual one.
 
     Raises
     ------

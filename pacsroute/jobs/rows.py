@@ -29,7 +29,7 @@ class NewJob(NamedTuple):
     study : str, optional
         Jobs of equal priority and the same study stay together.
     node : str, optional
-        The machine that alone can do it; empty where every machine can.
+        The machine that alone can do it; empty if every machine can.
     priority : int
         A higher one overtakes within the lane.
     delay : float

@@ -48,7 +48,7 @@ class Runner:
     queue : Queue
         Where the jobs are.
     worker_of : callable
-        Returns what works in a lane; None where this process does not know how, as for a
+        Returns what works in a lane; None if this process does not know how, as for a
         function that an upgrade has taken away: its jobs wait.
     lost : callable
         Called when the other processes have taken this one for dead, and its jobs.

@@ -184,7 +184,7 @@ class Channel:
 
     @property
     def recording(self) -> str:
-        """The file that the bytes are recorded in; empty where they are not."""
+        """The file that the bytes are recorded in; empty if they are not."""
         return self._socket.recording if isinstance(self._socket, TappedSocket) else ""
 
     # ------------------------------------------------------------- receiving
@@ -196,7 +196,7 @@ class Channel:
         ----------
         size : int, optional
             The bytes that have come of a message that is not whole, besides those of a PDU
-            that is not whole either; None where none has begun.
+            that is not whole either; None if none has begun.
         """
         silent = 0.0
         in_message = size is not None or self.connection.partial > 0

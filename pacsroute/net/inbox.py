@@ -66,7 +66,7 @@ class Inbox:
 
     @property
     def partial(self) -> int | None:
-        """How many bytes have come of a message that is not whole; None where none has begun.
+        """How many bytes have come of a message that is not whole; None if none has begun.
 
         Those of a response do not count: they do not give a peer more time.
         """

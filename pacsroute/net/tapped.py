@@ -47,7 +47,7 @@ class TappedSocket:
 
     @property
     def recording(self) -> str:
-        """The file that the bytes are recorded in; empty where they are not."""
+        """The file that the bytes are recorded in; empty if they are not."""
         return next((str(tap.path) for tap in self._taps if hasattr(tap, "path")), "")
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ class Memory(bytearray):
     Attributes
     ----------
     cut : str
-        The limit that was passed, for the log; empty where all of it is here.
+        The limit that was passed, for the log; empty if all of it is here.
     """
 
     def __init__(self, limit: int, setting: str = "the limit", most: int = memory.DEFAULT) -> None:

@@ -99,7 +99,7 @@ def _value(element: DataElement, *, values: bool) -> tuple[str, bool]:
 
 
 def texts(element: DataElement) -> list[str] | None:
-    """Return the values of an element as texts; None where they are bytes."""
+    """Return the values of an element as texts; None if they are bytes."""
     held: Any = element.value
     if isinstance(held, bytes):
         return None if held else []

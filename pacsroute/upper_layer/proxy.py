@@ -36,7 +36,7 @@ class Source(NamedTuple):
     Parameters
     ----------
     host, port : str and int
-        The address of the peer; an empty text and 0 where the balancer speaks for itself, as its
+        The address of the peer; an empty text and 0 if the balancer speaks for itself, as its
         health checks do.
     """
 

@@ -268,7 +268,7 @@ def check_state(
 def check_cancel(stored: Dataset | None, action_information: Dataset | None = None) -> None:
     """Raise a `Failure` if a cancellation may not be requested by N-ACTION (PS3.4 §CC.2.2).
 
-    Where it may, a step that is SCHEDULED must become IN PROGRESS and then CANCELED (see
+    If it may, a step that is SCHEDULED must become IN PROGRESS and then CANCELED (see
     `discontinue`); for one that is IN PROGRESS, report `cancel_requested`. The handler may refuse
     with 0xC312 if there is no subscriber for that, and with 0xC313 if it is itself the performer
     and does not want to.

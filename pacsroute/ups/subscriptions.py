@@ -88,7 +88,7 @@ def check_subscription(
     Parameters
     ----------
     stored : pydicom.Dataset or None
-        The step, where it is about one.
+        The step, if it is about one.
     sop_instance : str
         The SOP Instance UID of that, `GLOBAL` or `FILTERED_GLOBAL`.
     action_type : int

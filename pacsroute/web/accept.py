@@ -29,7 +29,7 @@ class MediaRange(NamedTuple):
     multipart : bool or None
         Whether it must come in a multipart body; None leaves that open.
     transfer_syntax : str
-        A UID, ``*`` for any, or empty where nothing is said.
+        A UID, ``*`` for any, or empty if nothing is said.
     quality : float
         How welcome it is, from 0 to 1; 0 is not at all.
     """

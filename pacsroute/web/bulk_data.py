@@ -152,7 +152,7 @@ def _parts_of(
 ) -> tuple[str, MediaRange, Iterator[Part]]:
     """Return the media type of a value, its media range, and its parts.
 
-    Frames that are compressed come one by one; pixels that are not, and all else, as a whole.
+    Compressed frames come one by one; other pixels, and other values, as a whole.
     """
     own, location = instance.transfer_syntax, f"{where}/bulkdata/{path}"
     if path != _PIXELS or own in uids.DEFLATED:

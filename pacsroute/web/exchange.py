@@ -131,7 +131,7 @@ class Exchange:
     def url_of(self, unique: Mapping[str, str], instance: Instance, *below: str) -> str:
         """Return the URL of a retrieved instance, or of a resource below it.
 
-        It is empty where the path that was asked for names no series.
+        It is empty if the path that was asked for names no series.
 
         Parameters
         ----------

@@ -108,7 +108,7 @@ class JsonTexts:
         return {int(key, 16): _text(key, model[key]) for key in sorted(model)}
 
     def _shared(self, file: BinaryIO, start: int, implicit: bool) -> dict[int, bytes] | None:
-        """Return the texts, most of which are kept; None where something is unusual."""
+        """Return the texts, most of which are kept; None if something is unusual."""
         data = file.read(_LOOK)
         size = len(data) if len(data) < _LOOK else file.seek(0, os.SEEK_END) - start
         reading = Reading(True, self._limits)
@@ -168,7 +168,7 @@ def _text(key: str, element: object) -> bytes:
 def _cut(
     data: bytes, size: int, implicit: bool, reader: Reader, file: BinaryIO, base: int
 ) -> _Cut | None:
-    """Cut a data set into its elements; None where that takes more than a look at their heads."""
+    """Cut a data set into its elements; None if that takes more than a look at their heads."""
     elements: dict[int, bytes] = {}
     context: dict[int, bytes] = {}
     at, last, end = 0, 0, len(data)
@@ -209,7 +209,7 @@ def _cut(
 
 
 def _behind_fragments(file: BinaryIO, base: int, at: int) -> int:
-    """Return where the fragments of compressed pixels end; 0 where they have no end."""
+    """Return where the fragments of compressed pixels end; 0 if they have no end."""
     while True:
         file.seek(base + at)
         head = file.read(8)

@@ -37,7 +37,7 @@ class Made(NamedTuple):
     Parameters
     ----------
     spool : Spool or None
-        Its file; None where there is none.
+        Its file; None if there is none.
     sop_class, sop_instance, transfer_syntax : str
         Its media type; empty if unknown.
     error : DataSetError, optional

@@ -91,7 +91,7 @@ class Search(NamedTuple):
     ignored : list of str
         Parameters that change nothing.
     returned : list of str
-        The attributes of a response, which are empty where they are not known.
+        The attributes of a response, which are empty if they are not known.
     """
 
     identifier: Dataset

@@ -263,7 +263,7 @@ class _Storing:
 
 
 def _of(instance: Instance) -> tuple[str, str]:
-    """Return the study and series of an instance; empty where they cannot be read."""
+    """Return the study and series of an instance; empty if they cannot be read."""
     try:
         dataset = instance.dataset
         return str(dataset.get("StudyInstanceUID") or ""), str(

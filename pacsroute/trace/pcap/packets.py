@@ -31,7 +31,7 @@ class Segment(NamedTuple):
 
 
 def segment(packet: Packet) -> Segment | None:
-    """Return the TCP segment of a packet; None where it is something else, or cut short.
+    """Return the TCP segment of a packet; None if it is something else, or cut short.
 
     Raises
     ------

@@ -165,7 +165,7 @@ def _keys(said: Mapping[str, str]) -> dict[str, str]:
 
 
 def _row(visit: Visit, model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study by keywords, each a text; None where it is masked."""
+    """Return a study by keywords, each a text; None if it is masked."""
     row: dict[str, Any] = {}
     for keyword in _SHOWN:
         tag = tag_for_keyword(keyword) or 0
