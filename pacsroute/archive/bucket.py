@@ -42,7 +42,7 @@ class Bucket:
     Parameters
     ----------
     storage : Storage
-        Where they are.
+        The storage of the objects.
     database : Database
         The index, which notes what is under way.
     """

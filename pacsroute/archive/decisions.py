@@ -28,7 +28,7 @@ class Decisions:
     Parameters
     ----------
     journal : Journal
-        Where they are written.
+        The journal of the decisions.
     database : Database
         The index.
     """

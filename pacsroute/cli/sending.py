@@ -193,7 +193,7 @@ class FileSender:
     counts : Counts
         Kept up to date.
     journal : Journal, optional
-        Where what was acknowledged is noted.
+        The journal of acknowledged files.
     say : callable
         Told of each failure, in a line.
     moved : callable

@@ -184,7 +184,7 @@ class Reading:
         data, frame
             As for `starts`.
         start : int
-            Where it begins.
+            Its offset.
         """
         self.hold(_ITEM_OBJECT)
         with Reader(data, self) as reader:
@@ -203,7 +203,7 @@ class Reader:
     reading : Reading
         The counters, and how lenient the reader is.
     base : int
-        Where the data begins in its file.
+        The offset of the data in its file.
     defer_size : int or None
         Values of the outermost data set that are longer stay in their file; without, none do.
 
@@ -288,7 +288,7 @@ class Reader:
         Parameters
         ----------
         at, end : int
-            Where they are in the data.
+            Their offsets in the data.
         frame : Frame
             Their context.
 

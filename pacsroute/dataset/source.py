@@ -22,7 +22,7 @@ class File:
     Attributes
     ----------
     base : int
-        Where it stood.
+        The offset at which it was.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -64,7 +64,7 @@ class ServerView(Protocol):
     config : Config
         Its settings.
     host, port : str and int
-        Where it listens.
+        The address on which it listens.
     tls_port, metrics_port, web_port : int or None
         Its other ports.
     associations : int

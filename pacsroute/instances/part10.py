@@ -86,7 +86,7 @@ class Head(NamedTuple):
     sender : str
         The AE title of who sent the instance (0002,0017); empty if it does not say.
     end : int
-        Where the data set begins.
+        The offset of the data set.
     is_whole : bool
         Whether the bytes that were read reach to its end.
     """

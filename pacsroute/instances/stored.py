@@ -51,7 +51,7 @@ class Stored(NamedTuple):
     Parameters
     ----------
     storage : Storage
-        Where it is.
+        Its storage.
     key : str
         Its name there.
     """

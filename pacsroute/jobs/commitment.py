@@ -85,7 +85,7 @@ class Commitments:
     Parameters
     ----------
     queue, files : Queue and Files
-        Where the jobs and their instances are.
+        The queue of the jobs, and the files of their instances.
     surroundings : Surroundings
         The app around them.
     listens : bool
@@ -278,7 +278,7 @@ def report(queue: Queue, information: Dataset) -> list[tuple[Job, str]]:
     Parameters
     ----------
     queue : Queue
-        Where the jobs wait.
+        The queue of the jobs.
     information : pydicom.Dataset
         The event information (PS3.4 §J.3.3).
     """

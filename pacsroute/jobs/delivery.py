@@ -138,7 +138,7 @@ class Delivery:
     Parameters
     ----------
     queue, files : Queue and Files
-        Where the jobs and their instances are.
+        The queue of the jobs, and the files of their instances.
     outlet : Outlet
         The app around them.
     linger : float

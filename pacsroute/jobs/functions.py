@@ -34,7 +34,7 @@ class Functions:
     Parameters
     ----------
     queue : Queue
-        Where they are.
+        The queue of the jobs.
     call : callable
         Calls the function for a job. An exception is a failed attempt.
     retry : sequence of float

@@ -28,7 +28,7 @@ class Holding:
     Parameters
     ----------
     database : Database
-        Where the periods are.
+        The database of the periods.
     periods : mapping of str to Quiet
         Those of each function.
     shortest : float

@@ -96,7 +96,7 @@ class Quiet:
     Parameters
     ----------
     queue : Queue
-        Where they are jobs.
+        The queue, in which they are jobs.
     lane : str
         That of the function; it is the function's name, too.
     level : str

@@ -46,7 +46,7 @@ class Runner:
     Parameters
     ----------
     queue : Queue
-        Where the jobs are.
+        The queue of the jobs.
     worker_of : callable
         Returns what works in a lane; None if this process does not know how, as for a
         function that an upgrade has taken away: its jobs wait.

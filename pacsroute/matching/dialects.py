@@ -22,7 +22,7 @@ class Dialect(Protocol):
     Attributes
     ----------
     mark : str
-        Where a parameter goes.
+        The mark of a parameter.
     compares_types : bool
         Whether a number cannot be compared with a text.
     """

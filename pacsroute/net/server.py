@@ -77,7 +77,7 @@ class Server:
     Attributes
     ----------
     host, port : str and int
-        Where it listens.
+        The address on which it listens.
     tls_port : int or None
         The port for TLS: `port` itself, if the settings have no other.
     metrics_port : int or None

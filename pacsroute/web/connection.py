@@ -68,7 +68,7 @@ class _Output:
     Parameters
     ----------
     sock : socket
-        Where they go.
+        The socket to which they go.
     plain : bool
         Whether it is without TLS.
     """

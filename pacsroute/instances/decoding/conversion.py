@@ -73,7 +73,7 @@ class Bounds(NamedTuple):
     announce : callable
         Is told how many bytes come at most, before any is written.
     folder : str or None
-        Where temporary files go.
+        The folder for temporary files.
     """
 
     limits: Limits
@@ -123,7 +123,7 @@ def convert(
     source, target : str
         Transfer Syntax UIDs; the second one is native.
     out : binary file
-        Where it goes.
+        The file for the result.
     bounds : Bounds
         The limits.
     bare : bool

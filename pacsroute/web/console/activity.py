@@ -74,7 +74,7 @@ class Trouble:
     Attributes
     ----------
     id : str
-        Which one it is.
+        Its number.
     what : str
         The operation, or ``association``.
     kind : str
