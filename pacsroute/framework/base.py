@@ -31,7 +31,7 @@ from pacsroute.framework.work import Declared, WorkQueue
 from pacsroute.instances.atomic_files import sweep
 from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.instances.place import Place
-from pacsroute.instances.spool import Room
+from pacsroute.instances.room import Room
 from pacsroute.upper_layer.tap import TapFactory
 
 if TYPE_CHECKING:

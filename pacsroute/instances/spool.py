@@ -11,9 +11,8 @@ import contextlib
 import errno
 import io
 import os
-import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pacsroute import memory
 from pacsroute.config import Config
@@ -27,6 +26,8 @@ from pacsroute.instances.atomic_files import (
 )
 from pacsroute.instances.peek import LOOK
 from pacsroute.instances.place import Place
+from pacsroute.instances.reading import reader
+from pacsroute.instances.room import Room, check_room
 from pacsroute.upper_layer.buffers import buffers
 
 THRESHOLD = 131_072
@@ -41,70 +42,6 @@ Claim = Callable[[memoryview], memoryview | None]
 _MANY = 1024  # fragments that are held apart
 _WRITE_BACK = 8 << 20  # bytes of a file that the disk begins with, while the rest comes
 _SHARE = 4  # the part of max_memory up to which buffers are kept
-
-
-class Room:
-    """How many bytes all spools of an app have in files."""
-
-    def __init__(self) -> None:
-        self.used = 0
-        self._lock = threading.Lock()
-
-    def take(self, count: int) -> int:
-        """Take that many bytes, or give them back if negative; return the bytes in use."""
-        with self._lock:
-            self.used += count
-            return self.used
-
-
-def check_room(used: int, most: int | None) -> None:
-    """Raise an `OSError` if spools have more bytes in files than they may."""
-    if most is not None and used > most:
-        raise OSError(errno.ENOSPC, f"max_spool reached, {most} bytes")
-
-
-class _Reader(io.RawIOBase):
-    """Reads an open file at a position of its own."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._position = 0
-
-    @property
-    def name(self) -> int:
-        """Return its name, as Python's own files do: pydicom asks for it."""
-        return self._fd
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = os.preadv(self._fd, [buffer], self._position)
-        self._position += count
-        return count
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = (0, self._position, os.fstat(self._fd).st_size)[whence]
-        self._position = start + offset
-        return self._position
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            os.close(self._fd)
-
-
-def reader(fd: int, at: int = 0) -> BinaryIO:
-    """Return a file that reads from a descriptor, which it closes, at a position of its own."""
-    file = io.BufferedReader(_Reader(fd))
-    file.seek(at)
-    return file
 
 
 class Spool:

@@ -36,7 +36,7 @@ from pacsroute.dataset.parsing import parse
 from pacsroute.instances.decoding import decoders
 from pacsroute.instances.decoding.wall import Decoders
 from pacsroute.instances.pixel_data import ImagePixel
-from pacsroute.instances.spool import Room
+from pacsroute.instances.room import Room
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,8 @@ from pacsroute import DataSetError, Failure, Instance, uids
 from pacsroute.dataset.encoding import encode
 from pacsroute.dataset.parsing import parse
 from pacsroute.instances import atomic_files, part10
-from pacsroute.instances.spool import Room, Spool
+from pacsroute.instances.room import Room
+from pacsroute.instances.spool import Spool
 from pacsroute.instances.without_bulk_data import without_bulk_data
 
 

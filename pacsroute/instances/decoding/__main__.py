@@ -23,7 +23,7 @@ from pacsroute.instances.decoding.watch import Watch, limit_memory, memory
 from pacsroute.instances.frames import Frames
 from pacsroute.instances.pictures import Options
 from pacsroute.instances.pixel_data import ImagePixel
-from pacsroute.instances.spool import reader
+from pacsroute.instances.reading import reader
 
 _LARGEST = 8  # times a frame has to fit into the memory: decoders have several copies of it
 _COPIES = 2  # times the picture has to fit

@@ -33,7 +33,7 @@ from pacsroute.instances.decoding.decoders import (
 from pacsroute.instances.decoding.streams import UNDEFINED, Stream, write
 from pacsroute.instances.frames import Frames
 from pacsroute.instances.pixel_data import ImagePixel
-from pacsroute.instances.spool import reader
+from pacsroute.instances.reading import reader
 from pacsroute.instances.without_bulk_data import strip
 
 _LARGE = 1_048_576  # bytes of a value that is copied in pieces

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pacsroute.instances.atomic_files import draft
-from pacsroute.instances.spool import Room, check_room, reader
+from pacsroute.instances.reading import reader
+from pacsroute.instances.room import Room, check_room
 
 
 class Result:

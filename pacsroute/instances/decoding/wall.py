@@ -20,7 +20,7 @@ from pacsroute.instances.decoding.child import TICK, Child, Wanted, check_wanted
 from pacsroute.instances.decoding.files import Result, descriptor, temporary
 from pacsroute.instances.pictures import Options
 from pacsroute.instances.pixel_data import ImagePixel
-from pacsroute.instances.spool import Room
+from pacsroute.instances.room import Room
 
 
 class Frame(NamedTuple):
