@@ -246,6 +246,11 @@ def only_title(ae_title: str) -> Peer | None:
     return None
 
 
+# mistake: an audit function of two events
+@app.audit
+def two_events(event: object, other: object) -> None: ...
+
+
 # mistake: a lifespan without a yield
 @app.lifespan
 def no_yield(app: App) -> None: ...

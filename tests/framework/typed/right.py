@@ -39,6 +39,7 @@ from pacsroute import (
     Server,
     Status,
     StoreRequest,
+    audit,
     errors,
     matching,
     testing,
@@ -306,6 +307,11 @@ def resources(app: App) -> Iterator[None]:
 @part.lifespan
 def more(app: Any) -> Generator[None, None, None]:
     yield
+
+
+@app.audit
+def keep(event: audit.Event) -> None:
+    print(event.user, audit.xml(event).decode())
 
 
 # ---------------------------------------------------------------- doors
