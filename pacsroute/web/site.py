@@ -197,7 +197,12 @@ class Site(Flask):
                 return
             stack = contextlib.ExitStack()
             app = self.dicom_app
-            stack.enter_context(app.serving_peers() if app.config.web_jobs else app.running())
+            if app.config.web_jobs:
+                stack.enter_context(app.serving_peers())
+            else:
+                stack.enter_context(app.running())
+                app.tell_auditors("start")
+                stack.callback(app.tell_auditors, "stop")
             atexit.register(stack.close)
             self._entered = True
 

@@ -208,8 +208,10 @@ def test_search_retrieval_and_store_over_http_are_told_as_such(app, trail):
     pytest.importorskip("flask")
     with app.running(), app.test_client() as client:
         stored(client, 1)
-        trail.clear()
         web = app.web.test_client()
+        assert web.get("/dicom-web/studies/1.7/metadata").status_code == 404
+        assert trail[1].kind == "start", "of a process that another server has begun"
+        trail.clear()
         assert web.get("/dicom-web/studies?PatientName=Doe*").status_code == 200
         web.get("/dicom-web/studies/1.1").close()
         web.get("/dicom-web/studies/1.8").close()
@@ -229,7 +231,8 @@ def test_stranger_over_http_is_told(app, trail):
         )
     assert answer.status_code == 403
     assert [(one.kind, one.address, one.transport) for one in trail] == [
-        ("rejection", "10.9.9.9", "web")
+        ("start", "", ""),
+        ("rejection", "10.9.9.9", "web"),
     ]
 
 
