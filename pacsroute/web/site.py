@@ -86,6 +86,8 @@ class Site(Flask):
 
     def wsgi_app(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a WSGI request (PEP 3333)."""
+        if "wsgi_app" in vars(self):  # what the user has put around it knows bytes only
+            environ.pop("pacsroute.sends_files", None)
         if "pacsroute.served" not in environ:
             self._enter_lifespan()
         elif environ.get("PATH_INFO") == _READY and not self._has_rule(_READY):

@@ -92,6 +92,23 @@ def test_the_same_over_tls(stored, tmp_path):
             check(connection, dataset)
 
 
+def test_what_a_user_puts_around_the_site_sees_bytes(stored):
+    app, dataset = stored
+    inner = app.web.wsgi_app
+
+    def joined(environ, start_response):
+        chunks = inner(environ, start_response)
+        whole = b"".join(chunks)
+        chunks.close()
+        return [whole]
+
+    app.web.wsgi_app = joined
+    with app.serve(port=0, web_port=0) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.web_port, timeout=WAIT)
+        with contextlib.closing(connection):
+            check(connection, dataset)
+
+
 @pytest.fixture
 def output():
     """Return what writes to a socket, and the other end of it."""
