@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pacsroute.archive.database import Database
+from pacsroute.archive.entry import Entry
 from pacsroute.audit.event import Subject
 
 _STUDY = (
@@ -21,6 +22,19 @@ def subjects_of(database: Database, rows: Iterable[Any]) -> tuple[Subject, ...]:
     for row in rows:
         counts.setdefault(row["StudyInstanceUID"], Counter())[row["SOPClassUID"]] += 1
     return tuple(subject_of(database, study, count) for study, count in counts.items())
+
+
+def subject_of_entry(entry: Entry) -> Subject:
+    """Return the subject of an instance that is being stored."""
+    study = entry.study
+    return Subject(
+        patient_id=study["PatientID"] or "",
+        issuer=study["IssuerOfPatientID"] or "",
+        patient_name=study["PatientName"] or "",
+        study=entry.study_instance,
+        accession_number=study["AccessionNumber"] or "",
+        sop_classes={str(entry.image["SOPClassUID"]): 1},
+    )
 
 
 def subject_of(database: Database, study: str, sop_classes: Mapping[str, int]) -> Subject:

@@ -295,8 +295,18 @@ class Archive(Blueprint):
         told = entry.image["SOPClassUID"], entry.sop_instance
         if told != (instance.sop_class, instance.sop_instance):
             raise Failure(IDENTIFIER_MISMATCH, "the data set is of another instance")
+        by_address = self._issuers.is_by_address(calling_ae, address)
+        if isinstance(what, StoreRequest):  # its transport tells the audit functions
+            return self._put(what, instance, entry, issuer if by_address else "")
+        with self._audited("store", None, "", (audited.subject_of_entry(entry),)):
+            return self._put(what, instance, entry, issuer if by_address else "")
+
+    def _put(
+        self, what: StoreRequest | Instance, instance: Instance, entry: Entry, issuer: str
+    ) -> Status | None:
+        """Store an instance; `issuer` is that of its network, which no file tells."""
         try:
-            if self._issuers.is_by_address(calling_ae, address):
+            if issuer:
                 self._remember_issuer(entry.study_instance, issuer)
             return self._storing.add(instance, entry, self._following(what, entry.study_instance))
         except (UnavailableError, OSError) as error:
@@ -520,9 +530,9 @@ class Archive(Blueprint):
 
     @contextlib.contextmanager
     def _audited(
-        self, kind: Kind, by: str, reason: str, subjects: tuple[Subject, ...], part: str = ""
+        self, kind: Kind, by: str | None, reason: str, subjects: tuple[Subject, ...], part: str = ""
     ) -> Iterator[None]:
-        """Tell the audit functions of a decision, whether it is carried out or refused."""
+        """Tell the audit functions of what no request is about, whether it is done or refused."""
         count = sum(sum(one.sop_classes.values()) for one in subjects)
         told: dict[str, Any] = {"user": by, "subjects": subjects, "count": count, "what": part}
         try:

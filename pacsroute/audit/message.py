@@ -108,26 +108,26 @@ def _identify(message: ET.Element, event: Event) -> None:
 
 def _add_participants(message: ET.Element, event: Event) -> None:
     kind = event.kind
-    has_user = event.user is not None
+    has_user, has_peer = event.user is not None, bool(event.calling_ae or event.address)
     if kind in ("start", "stop"):
         _add_us(message, event, _APPLICATION, asks=False)
         return
     if kind in ("store", "query"):
-        _add_peer(message, event, _SOURCE, asks=not has_user)
-        _add_us(message, event, _DESTINATION, asks=False)
+        if has_peer:
+            _add_peer(message, event, _SOURCE, asks=not has_user)
+        _add_us(message, event, _DESTINATION, asks=not (has_peer or has_user))
     elif kind == "retrieve":
         _add_us(message, event, _SOURCE, asks=False)
         _add_peer(message, event, _DESTINATION, asks=not has_user)
     elif kind == "export":
-        is_ours = not (event.calling_ae or event.address)
-        _add_us(message, event, _SOURCE, asks=is_ours)
+        _add_us(message, event, _SOURCE, asks=not has_peer)
         _add_process(message, event.destination_ae, event.destination, _DESTINATION, asks=False)
-        if not is_ours:
+        if has_peer:
             _add_peer(message, event, None, asks=not has_user)
     else:
         alert = kind == "rejection"
         _add_us(message, event, None, asks=alert)
-        if event.calling_ae or event.address:
+        if has_peer:
             _add_peer(message, event, None, asks=not (alert or has_user))
     if has_user:
         ET.SubElement(

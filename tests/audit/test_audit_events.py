@@ -65,6 +65,19 @@ def test_refused_and_quarantined_stores_are_told_with_their_outcome(app, trail):
     assert trail[2].subjects[0].patient_id == "888"
 
 
+def test_instance_that_code_stores_is_told_without_a_peer(app, trail):
+    from pacsroute import Instance
+
+    archive = app.state.archive
+    with app.running():
+        archive.add(Instance(image(1, AccessionNumber="A1")))
+        with pytest.raises(Failure):
+            archive.add(Instance(image(1, Rows=9)))
+    told = [(one.kind, one.calling_ae, one.transport, one.count, one.outcome) for one in trail]
+    assert told == [("store", "", "", 1, SUCCESS), ("store", "", "", 1, SERIOUS)]
+    assert trail[0].subjects == (DOE,)
+
+
 def test_query_is_told_with_its_keys_and_the_number_of_its_answers(app, trail):
     with app.test_client() as client:
         stored(client, 1)

@@ -77,6 +77,10 @@ def test_store_is_a_transfer_from_the_sender_to_us():
     assert found["2"].find("ParticipantObjectName").text == "Doe^John"
 
 
+def test_store_by_code_of_the_app_has_no_sender():
+    assert participants(message("store", count=1)) == [("ARCHIVE", "true", "110152")]
+
+
 def test_retrieval_and_export_go_from_us_to_where_they_go():
     root = message("retrieve", **OF_A_PEER)
     assert participants(root) == [("ARCHIVE", "false", "110153"), ("CT1", "true", "110152")]
