@@ -28,7 +28,11 @@ _STATUSES = [
 
 
 _RETRIEVED = [
-    ["Studies, series, instances", "multipart/related; type=application/dicom (default)"],
+    [
+        "Studies, series, instances",
+        "multipart/related; type=application/dicom (default), "
+        "multipart/related; type=application/octet-stream for their bulk data",
+    ],
     ["Instances", "application/dicom"],
     [
         "Metadata",
@@ -40,7 +44,11 @@ _RETRIEVED = [
         "application/octet-stream (default), and the media type of the stored transfer syntax "
         "(PS3.18 Table 8.7.3-5); each in parts or, for one frame, without",
     ],
-    ["Bulk data", "application/octet-stream, in parts or without"],
+    [
+        "Bulk data and pixel data",
+        "application/octet-stream (default), and the media type of the stored transfer syntax for "
+        "pixel data; one value in parts or without, several in parts",
+    ],
     [
         "Rendered",
         "image/jpeg (default), image/png, image/gif; in parts where there are several frames, "

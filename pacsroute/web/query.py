@@ -90,6 +90,8 @@ class Search(NamedTuple):
         Whether all attributes that are known are wanted.
     ignored : list of str
         Parameters that change nothing.
+    matched : dict of str to str
+        The tags of the attributes that have to match, by how the parameters name them.
     returned : list of str
         The attributes of a response, which are empty if they are not known.
     """
@@ -100,6 +102,7 @@ class Search(NamedTuple):
     fuzzy: bool
     everything: bool
     ignored: list[str]
+    matched: dict[str, str]
     returned: list[str]
 
 
@@ -130,7 +133,7 @@ def search(
     if len(pairs) > most:
         raise BadRequest(f"more than {most} parameters: max_web_parameters")
     keys = _keys_of(level, above)
-    everything, ignored = False, []
+    everything, ignored, matched = False, [], {}
     for name, value in pairs:
         if name == "includefield":
             for field in value.split(","):
@@ -141,7 +144,10 @@ def search(
         elif _PARAMETER.fullmatch(name):  # no attribute: those begin with a capital, or are tags
             ignored += [name] if name not in _CONTROL else []
         else:
-            _add(keys, _path(name, limits.depth), value)
+            path = _path(name, limits.depth)
+            _add(keys, path, value)
+            if value.strip("*"):
+                matched[name] = f"{_tag(path[0])[0]:08X}"
     if everything:
         for one in _levels(level, above):
             for keyword in _MORE.get(one, "").split():
@@ -158,6 +164,7 @@ def search(
         arguments.get("fuzzymatching", "").lower() == "true",
         everything,
         ignored,
+        matched,
         [keyword for one in _levels(level, above) for keyword in RETURNED[one]],
     )
 

@@ -113,6 +113,10 @@ def _rows(
             if len(found) >= most:
                 return found, _left(request, asked.offset + most, rows)
             model = dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN)
+            if not found:  # a key that a row has not is no condition (PS3.4 §C.2.2.1.3)
+                asked.ignored.extend(
+                    name for name, key in asked.matched.items() if key not in model
+                )
             found.append(exchange.written(_shown(exchange, model, asked, level, above)))
         return found, ""
     except Failed:

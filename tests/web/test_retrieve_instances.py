@@ -69,6 +69,20 @@ def test_each_part_has_its_length_and_url(stored, asked, below, accept):
     assert head["Content-Location"] == f"http://localhost{path}{below}"
 
 
+@pytest.mark.parametrize(
+    "below",
+    ["", "/metadata", "/frames/1", "/rendered", "/thumbnail", "/bulkdata", "/pixeldata", "/none"],
+)
+def test_nothing_of_a_patient_is_cached(stored, below):
+    for response in (
+        stored.get(path_of(read(CT)) + below),
+        stored.get(f"{ROOT}/studies"),
+        stored.get(f"{ROOT}/wado"),
+        store(stored, CT),
+    ):
+        assert response.headers["Cache-Control"] == "no-store"
+
+
 def test_boundaries_differ(stored):
     path = path_of(read(CT))
     assert stored.get(path).content_type != stored.get(path).content_type

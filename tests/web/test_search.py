@@ -218,6 +218,24 @@ def test_only_so_many_results_are_counted_behind_a_page():
     assert len(made) < 10_010
 
 
+@pytest.mark.parametrize(
+    ("query", "ignored"),
+    [
+        ("RequestAttributesSequence.ScheduledProcedureStepID=7", True),
+        ("00321060=CHEST", True),
+        ("PatientID=1CT1", False),
+        ("AccessionNumber=*", False),
+        ("00321060=*&includefield=00321060", False),
+    ],
+)
+def test_a_key_that_the_handler_does_not_know_is_told(stored, query, ignored):
+    response = stored.get(f"{ROOT}/studies?{query}")
+    name = query.partition("=")[0]
+    warning = f'299 http://localhost{ROOT} "Not supported, and ignored: {name}"'
+    assert response.headers.get("Warning") == (warning if ignored else None)
+    assert len(response.json) == (1 if name == "PatientID" else 2)
+
+
 def test_parameters_that_are_no_attributes_are_ignored(stored):
     response = stored.get(f"{ROOT}/studies?PatientID=1CT1&_=1700000000&orderby=StudyDate")
     assert uids(response) == [read(CT).StudyInstanceUID]

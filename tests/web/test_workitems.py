@@ -69,6 +69,9 @@ def test_a_step_goes_through_its_life(created):
         assert warning(refused) == f"The Transaction UID is {word}."
     assert sent(created, "POST", f"{ITEM}?{OURS}", changes).status_code == 200
     assert state(created, "COMPLETED").status_code == 200
+    for path in (ITEM, f"{ROOT}/workitems?includefield={TRANSACTION}", f"{ROOT}/workitems?limit=1"):
+        (shown,) = created.get(path).json
+        assert TRANSACTION not in shown
     (found,) = created.get(ITEM).json
     assert found[STATE]["Value"] == ["COMPLETED"]
     assert found["00100010"]["Value"] == [{"Alphabetic": "Müller^Ute"}]
