@@ -216,6 +216,7 @@ class Cluster:
         self.variables = {
             "INDEX": self.database.url,
             "BUCKET": "s3://pacs/archive",
+            "PACSROUTE_JOBS": self.database.url,
             "AWS_ENDPOINT": f"http://{LOCAL}:{self.bucket.port}",
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
