@@ -19,7 +19,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, evt
-from support.guides import Block, Reader, blocks
+from support.guides import Block, Reader, blocks, broken_links
 from support.names import WAIT
 from support.places import GUIDES, ROOT
 from support.processes import Running
@@ -282,8 +282,7 @@ def test_names_on_a_guide_page_exist(page):
         assert any(hasattr(kind, name) or name in kind.__dataclass_fields__ for kind in REQUESTS), (
             name
         )
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (page.parent / link).exists(), link
+    assert broken_links(page) == []
     for names in re.findall(r"the settings? ((?:`\w+`(?:, )?)+)", text):
         for name in re.findall(r"\w+", names):
             assert name in SETTINGS, name

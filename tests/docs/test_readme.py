@@ -5,7 +5,7 @@ import runpy
 import subprocess
 
 import pytest
-from support.guides import Reader, blocks
+from support.guides import Reader, blocks, broken_links
 from support.names import CT
 from support.places import GUIDES, ROOT
 
@@ -89,9 +89,4 @@ def test_the_table_of_service_classes_has_their_names():
 
 
 def test_readme_links_exist():
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        path, _, anchor = link.partition("#")
-        assert path.startswith("http") or (ROOT / path).exists(), link
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text("utf-8"), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
+    assert broken_links(ROOT / "README.md") == []
