@@ -36,6 +36,7 @@ with app.serve(port=0, web_port=0) as server:
 """
 SIZE, FRAMES = 512 * 512 * 2, 572
 MOST = 20  # MB
+MULTIPART = 'multipart/related; type="application/dicom"'
 
 
 class Serving:
@@ -118,7 +119,10 @@ def test_an_instance_of_300_mb_takes_little_memory(tmp_path):
         for method, path, body, size, headers in (
             ("POST", f"{ROOT}/studies", large(), 1, {"Content-Type": kind}),
             ("GET", instance, None, SIZE * FRAMES, {"Accept": "application/dicom"}),
+            ("GET", instance, None, SIZE * FRAMES, {"Accept": MULTIPART}),
             ("GET", f"{instance}/frames/500", None, SIZE, {"Accept": "*/*;q=0.1"}),
+            ("GET", f"{instance}/frames/1,300,572", None, 3 * SIZE, {"Accept": "*/*;q=0.1"}),
+            ("GET", f"{instance}/frames/500/rendered", None, 1, {"Accept": "image/png"}),
             ("GET", f"{instance}/metadata", None, 1, {}),
             ("GET", f"{instance}/bulkdata/7FE00010", None, SIZE * FRAMES, {}),
             ("GET", f"{ROOT}/studies/1.2/pixeldata", None, SIZE * FRAMES, {}),
