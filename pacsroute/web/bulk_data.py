@@ -23,7 +23,7 @@ from pacsroute.instances.instance import DEFER_SIZE, Instance
 from pacsroute.status import SUB_OPERATIONS_WARNING, Status
 from pacsroute.web.accept import MediaRange
 from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
-from pacsroute.web.frames import negotiated
+from pacsroute.web.frames import choices
 from pacsroute.web.multipart import Multipart, Part
 from pacsroute.web.statuses import Failed
 
@@ -164,14 +164,21 @@ def _parts_of(
         kind, wanted = exchange.negotiate(usual, OCTETS)
         data = _value(instance, path, exchange)
         return kind, wanted, iter([Part(_labelled(kind, own), [data], location, len(data))])
-    as_stored, kind, wanted = negotiated(exchange, own)
-    if own in uids.NATIVE:
-        parts = _pixels(found, instance, location)
-    elif as_stored:
-        parts = _frames(found, instance, where, _labelled(kind, own))
-    else:
-        parts = _decoded(found, instance, location)
-    return kind, wanted, parts
+    last: Exception | None = None
+    for as_stored, kind, wanted in choices(exchange, own):
+        if own in uids.NATIVE:
+            parts = _pixels(found, instance, location)
+        elif as_stored:
+            parts = _frames(found, instance, where, _labelled(kind, own))
+        else:
+            parts = _decoded(found, instance, location)
+        try:
+            first = next(parts)
+            return kind, wanted, itertools.chain([first], parts)
+        except DataSetError as error:
+            last = error if as_stored else NotAcceptable(str(error))
+    assert last is not None
+    raise last
 
 
 def _labelled(kind: str, syntax: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
@@ -94,19 +94,11 @@ def _respond(
 ) -> Response:
     instance = found.only()
     own = instance.transfer_syntax
-    as_stored, kind, wanted = negotiated(exchange, own)
-    syntax = own if as_stored and own not in uids.NATIVE else uids.EXPLICIT_VR_LITTLE_ENDIAN
+    choice, take, first = _begun(exchange, found, numbers)
+    kind, wanted = choice.kind, choice.wanted
+    is_own = choice.as_stored and own not in uids.NATIVE
+    syntax = own if is_own else uids.EXPLICIT_VR_LITTLE_ENDIAN
     label = f"{kind}; transfer-syntax={syntax}"
-    take: Callable[[int], bytes] = functools.partial(_decoded, found, instance)
-    if own not in uids.DEFLATED and (as_stored or len(numbers) > 1):
-        file = found.held.enter_context(instance.open(whole=False))
-        frames = Frames(file, own)
-        if max(numbers) > frames.image.number_of_frames:
-            raise NotFound(f"it has {frames.image.number_of_frames} frames")
-        if as_stored:
-            in_place = exchange.sends_files and "Range" not in exchange.http.headers
-            take = functools.partial(_stored, frames, file if in_place and is_plain(file) else None)
-    first = take(numbers[0])
     coming = itertools.chain([first], map(take, numbers[1:]))
     if wanted.multipart is not False or len(numbers) > 1:
         body = Multipart(kind)
@@ -128,32 +120,85 @@ def _respond(
     )
 
 
+def _begun(
+    exchange: Exchange, found: Found, numbers: list[int]
+) -> tuple[Choice, Callable[[int], bytes], bytes]:
+    """Return how frames are sent, what takes one by its number, and the first of them.
+
+    Where they cannot be decoded, they are sent as they are stored, if that is accepted.
+    """
+    instance, plain, frames = found.only(), None, None
+    if instance.transfer_syntax not in uids.DEFLATED:
+        file = found.held.enter_context(instance.open(whole=False))
+        frames = Frames(file, instance.transfer_syntax)
+        if max(numbers) > frames.image.number_of_frames:
+            raise NotFound(f"it has {frames.image.number_of_frames} frames")
+        in_place = exchange.sends_files and "Range" not in exchange.http.headers
+        plain = file if in_place and is_plain(file) else None
+    last: Exception | None = None
+    for choice in choices(exchange, instance.transfer_syntax):
+        take: Callable[[int], bytes] = functools.partial(_decoded, found, instance)
+        if choice.as_stored and frames is not None:
+            take = functools.partial(_stored, frames, plain)
+        try:
+            return choice, take, take(numbers[0])
+        except DataSetError as error:
+            last = error if choice.as_stored else NotAcceptable(str(error))
+    assert last is not None
+    raise last
+
+
 def _stored(frames: Frames, file: BinaryIO | None, number: int) -> Any:
     """Return a frame as it is stored, or where it is in a file that is sent."""
     place = None if file is None else frames.place(number)
     return frames.read(number) if file is None or place is None else Region(file, *place)
 
 
-def negotiated(exchange: Exchange, own: str) -> tuple[bool, str, MediaRange]:
-    """Return whether frames are sent as stored, their media type, and its media range.
+class Choice(NamedTuple):
+    """One of the ways in which frames may be sent.
+
+    Parameters
+    ----------
+    as_stored : bool
+        Whether they stay in the transfer syntax of their instance.
+    kind : str
+        Their media type.
+    wanted : MediaRange
+        What asks for it.
+    """
+
+    as_stored: bool
+    kind: str
+    wanted: MediaRange
+
+
+def choices(exchange: Exchange, own: str) -> list[Choice]:
+    """Return how frames of a transfer syntax may be sent, the most welcome way first.
 
     Where nothing is said, they go decoded (PS3.18 Table 8.7.3-4), unless they are compressed with
     loss or nothing decodes them.
+
+    Raises
+    ------
+    werkzeug.exceptions.NotAcceptable
+        If there is no way.
     """
     if own in uids.NATIVE:  # a deflated one, too
-        kind, wanted = exchange.negotiate(_OCTETS)
-        return True, kind, wanted
+        return [Choice(True, *exchange.negotiate(_OCTETS))]
     stored = _TYPES.get(own, _OCTETS)
     default = uids.EXPLICIT_VR_LITTLE_ENDIAN
     can_decode = can_convert(own, default)
     usual = [_OCTETS, stored] if can_decode and own not in uids.LOSSY else [stored, _OCTETS]
+    found = []
     for kind, one in exchange.acceptable(*dict.fromkeys(usual)):
         asked = one.transfer_syntax
         if asked in ("*", own) or (not asked and (kind != _OCTETS or not can_decode)):
-            return True, kind, one
-        if kind == _OCTETS and asked in ("", default) and can_decode:
-            return False, kind, one
-    raise NotAcceptable(f"its frames are {stored}, transfer-syntax={own}")
+            found.append(Choice(True, kind, one))
+        elif kind == _OCTETS and asked in ("", default) and can_decode:
+            found.append(Choice(False, kind, one))
+    if not found:
+        raise NotAcceptable(f"its frames are {stored}, transfer-syntax={own}")
+    return found
 
 
 def _decoded(found: Found, instance: Instance, number: int) -> bytes:

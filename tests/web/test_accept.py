@@ -295,7 +295,9 @@ def test_the_parameter_wins_over_the_header(client):
     assert neither.text == "this is available as application/dicom, application/octet-stream\n"
 
 
-def test_what_cannot_be_decoded_goes_as_it_is(tmp_path):
+@pytest.fixture
+def undecodable(tmp_path):
+    """Return a client of an instance whose RLE frame is broken."""
     broken = bytearray(content(MR_RLE))
     at = broken.rindex(b"\xfe\xff\x00\xe0") + 8
     broken[at : at + 64] = b"\xff" * 64  # the head of the RLE frame
@@ -307,8 +309,32 @@ def test_what_cannot_be_decoded_goes_as_it_is(tmp_path):
         yield tmp_path / "broken.dcm"
 
     with app.test_client() as client:
-        found = answer(client.web.get(path_of(read(MR_RLE)), headers={"Accept": DICOM}))
-    assert found == (200, False, syntax(DICOM, RLE))
+        yield client.web
+
+
+@pytest.mark.parametrize(
+    ("below", "accept", "wanted"),
+    [
+        ("", DICOM, (200, False, syntax(DICOM, RLE))),
+        ("", syntax(DICOM, EXPLICIT), (406,)),
+        ("/frames/1", "*/*", (200, True, syntax("image/dicom-rle", RLE))),
+        ("/frames/1", related(OCTETS), (406,)),
+        (
+            "/frames/1",
+            f"{OCTETS}, {syntax(OCTETS, '*')}; q=0.1",
+            (200, False, syntax(OCTETS, RLE)),
+        ),
+        ("/frames/2", "*/*", (404,)),
+        ("/bulkdata/7FE00010", "*/*", (200, False, syntax("image/dicom-rle", RLE))),
+        ("/bulkdata/7FE00010", OCTETS, (406,)),
+        ("/pixeldata", "*/*", (200, True, syntax("image/dicom-rle", RLE))),
+        ("/pixeldata", OCTETS, (406,)),
+        ("/rendered", "*/*", (404,)),
+    ],
+)
+def test_what_cannot_be_decoded_goes_as_it_is(undecodable, below, accept, wanted):
+    found = undecodable.get(path_of(read(MR_RLE)) + below, headers={"Accept": accept})
+    assert answer(found) == wanted
 
 
 def test_many_ranges_take_no_time(client):
