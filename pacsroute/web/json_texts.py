@@ -25,7 +25,7 @@ from pacsroute.errors import DataSetError
 
 _LOOK = 65_536  # bytes that are read of a file: the elements before the pixels of most
 _SHARED = 1024  # bytes of an element whose text is kept; no value of so few becomes a URI
-_KEPT = 20_000  # texts
+_KEPT = 4 * 1_048_576  # bytes of the texts that are kept, and of what they are found by
 _UNDEFINED, _DELIMITERS = 0xFFFFFFFF, 0xFFFE
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _BITS_ALLOCATED, _PIXEL_REPRESENTATION = 0x00280100, 0x00280103
@@ -81,6 +81,7 @@ class JsonTexts:
         self._bulk_data = bulk_data
         self._context: dict[int, bytes] = {}
         self._texts: dict[bytes, bytes] = {}
+        self._size = 0
 
     def of(self, file: BinaryIO, transfer_syntax: str) -> dict[int, bytes]:
         """Return the text of each element of a data set, by its tag and in order.
@@ -117,9 +118,10 @@ class JsonTexts:
             cut = _cut(data, size, implicit, reader, file, start)
         if cut is None or len(cut.elements) > self._limits.elements:
             return None
-        if cut.context != self._context or len(self._texts) > _KEPT:
+        if cut.context != self._context or self._size > _KEPT:
             self._context = cut.context
             self._texts.clear()
+            self._size = 0
         kept = self._texts
         found = {tag: kept.get(raw) for tag, raw in cut.elements.items()}
         new = [tag for tag, text in found.items() if text is None]
@@ -158,6 +160,7 @@ class JsonTexts:
             found[tag] = text
             if len(elements[tag]) <= _SHARED:
                 self._texts[elements[tag]] = text
+                self._size += len(elements[tag]) + len(text)
         return True
 
 

@@ -99,6 +99,17 @@ def test_of_a_series_only_what_is_new_is_converted(monkeypatch):
     assert converted == [4, 1, 1]
 
 
+def test_texts_that_nothing_shares_are_not_kept_without_end(monkeypatch):
+    monkeypatch.setattr(json_texts, "_KEPT", 50_000)
+    texts = JsonTexts(bulk_data=uri)
+    for number in range(300):
+        row = {"PatientComments": f"{number}" * 200}
+        file = BytesIO(encode(row, EXPLICIT))
+        assert found(texts, file, EXPLICIT) == expected(file, EXPLICIT)
+        kept = sum(len(raw) + len(text) for raw, text in texts._texts.items())
+        assert kept < 60_000
+
+
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
 def test_what_tells_how_others_are_read_is_looked_at_in_each_data_set(syntax):
     texts = JsonTexts(bulk_data=uri)
