@@ -55,7 +55,7 @@ def run_reloading(load_app: Callable[[], App], spec: str | None) -> None:
             session.tell()
         with explained():
             # A programmer who saves a file does not want to wait for a workstation to release.
-            server = Server(app, listeners=session.listen(app.config), grace=0)
+            server = Server(app, listeners=session.listen(app.config), grace=0, drain=0)
         serve(server, ready=session.tell)
 
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
