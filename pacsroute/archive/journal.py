@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +20,12 @@ from pacsroute.instances.stored import Storage, new_key
 Apply = Callable[[Transaction, bytes], None]
 """Carries a decision out in the index; what cannot be read was never acknowledged."""
 
+logger = logging.getLogger("pacsroute")
+
 _NOTES = ".decisions"
+_OLDER = (
+    "%s is older than the index: its last %d bytes are missing, and a new index would lack them"
+)
 _READ = "decisions read"  # the name of the fact: bytes of the file
 
 
@@ -44,6 +50,9 @@ class Journal(Protocol):
 
 class Lines:
     """A journal in a file, of which the index knows how far it was read.
+
+    A file that is shorter than that was restored from a backup that is older than the index. The
+    index knows all that is in it.
 
     Parameters
     ----------
@@ -74,18 +83,25 @@ class Lines:
             os.close(fd)
         if is_new:
             sync(os.path.dirname(self._path))
-        return ""
+        return str(size)
 
     def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
         """Carry out recorded decisions that the index lacks, in one transaction."""
 
         def work(db: Transaction) -> None:
             row = db.execute("SELECT value FROM fact WHERE name = ?", [_READ]).fetchone()
-            for end, line in self._since(int(row[0]) if row else 0):
+            read, there = int(row[0]) if row else 0, int(only) if only else self._size()
+            if read > there:
+                logger.error(_OLDER, self._path, read - there)
+                db.execute(SET_FACT, [_READ, str(there)])
+            for end, line in self._since(min(read, there)):
                 apply(db, line)
                 db.execute(SET_FACT, [_READ, str(end)])
 
         database.write(work, flush=True, alone=None)
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
 
     def _since(self, start: int) -> Iterator[tuple[int, bytes]]:
         """Yield the lines from a place in the file on, each with where it ends."""

@@ -298,6 +298,34 @@ def test_files_that_are_older_than_the_index_are_told(make, tmp_path):
 
 
 @only_folder
+@pytest.mark.parametrize("starts", [True, False])
+def test_decisions_that_are_older_than_the_index_hold_up_no_new_ones(make, caplog, starts):
+    app = make()
+    archive, path = app.state.archive, make.folder / "archive" / "decisions.jsonl"
+    with app.test_client() as client:
+        for number in (1, 2, 3):
+            client.store(image(number))
+        archive.hold("1.9", reason="a", by="doe")
+        older = path.read_bytes()
+        archive.delete(instance="1.3.1", reason="b", by="doe")
+        if not starts:
+            path.write_bytes(older)
+            archive.delete(instance="1.3.2", reason="c", by="doe")
+            assert uids_in(client) == {"1.3.3"}
+    path.write_bytes(older)
+    app = make()
+    with app.test_client() as client:
+        assert "decisions.jsonl is older than the index" in caplog.text
+        with pytest.raises(RequestFailed, match="was deleted"):
+            client.store(image(1))
+        archive = app.state.archive
+        archive.correct("1.1", PatientID="778", reason="d", by="doe")
+        archive.delete(instance="1.3.3", reason="e", by="doe")
+        assert "1.3.3" not in uids_in(client)
+    assert list(make().state.archive.folder.glob("1.3.3*")) == []
+
+
+@only_folder
 def test_reindex_keeps_the_rules_of_the_intake(make, tmp_path, caplog):
     """What contradicts is told, left where it is, and not taken in."""
     app = make()
