@@ -129,13 +129,13 @@ def test_server_survives_a_lack_of_descriptors(process):
     before = process.threads, process.descriptors
     with contextlib.ExitStack() as held:
         old = held.enter_context(associated(process.port))
-        assert old.store(data_set(300_000), CT, "1.2.3", CT_ID).status == 0
+        assert old.store(data_set(1_500_000), CT, "1.2.3", CT_ID).status == 0
         process.do(4)
         for _ in range(20):
             held.enter_context(socket.create_connection(("127.0.0.1", process.port), WAIT))
         # Whoever is in goes on, and is told what cannot be done.
         assert until(lambda: "accept failed" in process.log.read_text())
-        assert old.store(data_set(300_000), CT, "1.2.3", CT_ID).status == 0xA700
+        assert old.store(data_set(1_500_000), CT, "1.2.3", CT_ID).status == 0xA700
         used = process.cpu
         threading.Event().wait(1)
         assert process.cpu - used < 0.5, "it is busy with nothing"
@@ -216,10 +216,12 @@ def saving(folder, spool, **settings):
     return app
 
 
-@pytest.mark.parametrize("spool", ["the same", "another", "in memory"])
-def test_full_disk_is_answered_out_of_resources(small_disk, tmp_path, spool):
-    elsewhere = {"the same": small_disk, "another": tmp_path / "spool", "in memory": small_disk}
-    size = 100_000 if spool == "in memory" else 700_000
+@pytest.mark.parametrize("spool", ["the same", "another"])
+@pytest.mark.parametrize(
+    "size", [100_000, 700_000, 1_500_000], ids=["in memory", "in its buffer", "in a file"]
+)
+def test_full_disk_is_answered_out_of_resources(small_disk, tmp_path, spool, size):
+    elsewhere = {"the same": small_disk, "another": tmp_path / "spool"}
     with unharmed(saving(small_disk, elsewhere[spool])) as server:
         with associated(server.port) as peer:
             assert peer.store(data_set(3_000_000), CT, "1.2.3", CT_ID).status == 0xA700
@@ -248,7 +250,9 @@ def test_a_limit_on_the_size_of_files(process):
     assert [path.name for path in process.folder.glob("*.*")] == ["1.2.3.dcm"]
 
 
-@pytest.mark.parametrize("size", [1000, 300_000], ids=["in memory", "in a file"])
+@pytest.mark.parametrize(
+    "size", [1000, 300_000, 1_500_000], ids=["in memory", "in its buffer", "in a file"]
+)
 def test_a_folder_that_is_read_only(tmp_path, size):
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -264,7 +268,9 @@ def test_a_folder_that_is_read_only(tmp_path, size):
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("size", [1000, 300_000], ids=["in memory", "in a file"])
+@pytest.mark.parametrize(
+    "size", [1000, 300_000, 1_500_000], ids=["in memory", "in its buffer", "in a file"]
+)
 def test_store_into_a_folder_that_cannot_exist(tmp_path, size):
     file = tmp_path / "file"
     below = file / "folder"
@@ -272,14 +278,16 @@ def test_store_into_a_folder_that_cannot_exist(tmp_path, size):
         with unharmed(saving(folder, spool)) as server, associated(server.port) as peer:
             shutil.rmtree(file, ignore_errors=True)
             file.write_text("")
-            expected = 0 if size < 10_000 and folder != below else 0xA700
+            expected = 0 if size < 1_000_000 and folder != below else 0xA700
             assert peer.store(data_set(size), CT, "1.2.3", CT_ID).status == expected
             assert peer.echo(message_id=2) == 0
             peer.release()
         file.unlink()
 
 
-@pytest.mark.parametrize("size", [1000, 300_000], ids=["in memory", "in a file"])
+@pytest.mark.parametrize(
+    "size", [1000, 300_000, 1_500_000], ids=["in memory", "in its buffer", "in a file"]
+)
 def test_a_folder_that_vanishes(tmp_path, size):
     folder, spool = tmp_path / "folder", tmp_path / "spool"
     app = App("FAULTS", spool=spool)
@@ -305,7 +313,9 @@ def test_a_folder_that_vanishes(tmp_path, size):
 
 
 @pytest.mark.parametrize("call", ["fsync", "write", "writev", "rename", "link"])
-@pytest.mark.parametrize("size", [1000, 300_000], ids=["in memory", "in a file"])
+@pytest.mark.parametrize(
+    "size", [1000, 300_000, 1_500_000], ids=["in memory", "in its buffer", "in a file"]
+)
 def test_a_disk_that_fails(tmp_path, monkeypatch, call, size):
     folder = tmp_path / "folder"
     real, broken = getattr(os, call), []
@@ -343,7 +353,7 @@ def load(port, number, acknowledged, go_on):
                 return
             uid = f"1.2.{number}.{count}"
             head = b"\x08\0\x18\0UI" + bytes((len(uid) + len(uid) % 2, 0)) + uid.encode()
-            size = (500, 20_000, 300_000)[count % 3]
+            size = (500, 300_000, 1_500_000)[count % 3]
             data = head + b"\0" * (len(uid) % 2) + data_set(size)[len(BODY) :]
             if peer.store(data, CT, uid, CT_ID).status == 0:
                 acknowledged[uid] = hashlib.sha256(data).digest()

@@ -148,7 +148,9 @@ def test_an_n_create_has_only_so_many_items():
             assert peer.receive()[0].status == 0x0213
 
 
-@pytest.mark.parametrize("size", [0, 300_000], ids=["in memory", "in a file"])
+@pytest.mark.parametrize(
+    "size", [0, 300_000, 1_500_000], ids=["in memory", "in its buffer", "in a file"]
+)
 def test_saved_instance_is_read_even_when_its_file_was_replaced(tmp_path, size):
     app, read = App(spool=tmp_path / "spool"), []
 
