@@ -52,7 +52,9 @@ def _extra_web() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise SetupError(f"app.web needs {error.name}: pip install 'pacsroute[web]'") from None
+        raise SetupError(
+            f"DICOMweb and app.web need {error.name}: pip install 'pacsroute[web]'"
+        ) from None
 
 
 def _web_server(listener: socket, app: BaseApp, server: ServerView) -> Listening:

@@ -76,7 +76,7 @@ class Config:
     )
     spool: str | None = _setting(
         None,
-        "Folder for large data sets while they arrive; by default, that of the last saved one.",
+        "Folder for large data sets while they arrive; by default, where the last one was saved.",
         path=True,
     )
     jobs: str | None = _setting(
@@ -227,8 +227,10 @@ class Config:
         False, "Run durable jobs in the processes of another WSGI server, too."
     )
     max_results: int = _setting(1000, "Matches returned for a query over HTTP.", 1)
-    max_web_header: int = _setting(65_536, "Length of the head of an HTTP request.", 1024)
-    max_web_body: int = _setting(65_536 * MIB, "Length of the body of an HTTP request.", 0)
+    max_web_header: int = _setting(65_536, "Length of the head of an HTTP request, in bytes.", 1024)
+    max_web_body: int = _setting(
+        65_536 * MIB, "Length of the body of an HTTP request, in bytes.", 0
+    )
     max_web_parts: int = _setting(10_000, "Parts of a multipart body.", 1)
     max_web_parameters: int = _setting(200, "Parameters of an HTTP request.", 1)
 
@@ -249,27 +251,37 @@ class Config:
         scope="server",
     )
     max_associate_length: int = _setting(
-        MIB, "Length of an association request.", 512, scope="server"
+        MIB, "Length of an association request, in bytes.", 512, scope="server"
     )
     max_contexts: int = _setting(128, "Presentation contexts in an association request.", 1)
-    max_command_length: int = _setting(65_536, "Length of a command set.", 512, scope="server")
-    max_identifier_length: int = _setting(4 * MIB, "Length of any data set not named below.", 512)
-    max_set_length: int = _setting(256 * MIB, "Length of an N-SET's: images to print.", 512)
-    max_dataset_length: int = _setting(16_384 * MIB, "Length of a data set to be stored.", 512)
-    max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool.", 0)
+    max_command_length: int = _setting(
+        65_536, "Length of a command set, in bytes.", 512, scope="server"
+    )
+    max_identifier_length: int = _setting(4 * MIB, "Length of any other data set, in bytes.", 512)
+    max_set_length: int = _setting(
+        256 * MIB, "Length of an N-SET's data set, such as images to print, in bytes.", 512
+    )
+    max_dataset_length: int = _setting(
+        16_384 * MIB, "Length of a data set to be stored, in bytes.", 512
+    )
+    max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool, in bytes.", 0)
     max_memory: int = _setting(
-        memory.DEFAULT, "Memory for data of peers, for all associations of a process.", MIB
+        memory.DEFAULT,
+        "Memory for data of peers in a process, for all associations, in bytes.",
+        MIB,
     )
     max_depth: int = _setting(64, "Depth to which sequences may be nested.", 1, 200)
     max_elements: int = _setting(20_000_000, "Elements and items read of a data set.", 1000)
-    max_inflated: int = _setting(1024 * MIB, "Length of a deflated data set when inflated.", 512)
+    max_inflated: int = _setting(
+        1024 * MIB, "Length of a deflated data set when inflated, in bytes.", 512
+    )
 
     # Decoding of compressed pixels, in child processes.
     decoders: int = _setting(
         2, "Processes that decode pixels; they start when first needed.", 1, 64
     )
     decode_memory: int = _setting(
-        1024 * MIB, "Memory of each decoder; a frame may use an eighth of it.", 64 * MIB
+        1024 * MIB, "Memory of each decoder, in bytes; a frame may use an eighth of it.", 64 * MIB
     )
     decode_seconds: float = _setting(
         10.0, "Processor time for a frame, and for each 16 MiB of a larger one.", 0.1

@@ -180,7 +180,7 @@ def _why_not(error: OSError) -> str:
         return f"port {port} is for root only: {another}, above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
         another = "choose another with --host, --metrics-host or --web-host"
-        return f"{host} is no address of this machine: {another}"
+        return f"{host} is not an address of this machine: {another}"
     return f"cannot listen on {_bracketed(host)}:{port}: {error.strerror or error}"
 
 

@@ -91,6 +91,17 @@ def write(logger: logging.Logger, level: int, text: str, *args: object, extra: A
         logger.handle(record)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "answer"), counted(2, "answer")
+    ('1 answer', '2 answers')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def about(who: Any, **fields: Any) -> dict[str, Any]:
     """Return the ``extra`` of a log record that says whose association or request it is about.
 

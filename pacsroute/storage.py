@@ -139,7 +139,7 @@ class Objects:
             from obstore.store import from_url  # noqa: PLC0415
         except ImportError:
             raise SetupError(
-                "pacsroute.storage.Objects needs obstore: pip install 'pacsroute[s3]'"
+                "a bucket (pacsroute.storage.Objects) needs obstore: pip install 'pacsroute[s3]'"
             ) from None
         self._obstore = obstore
         self.url = url.partition("?")[0]

@@ -121,7 +121,7 @@ def test_the_plain_format_stays_plain(tmp_path):
     (tmp_path / "app.py").write_text("from pacsroute import App\n\napp = App()\n")
     with Serving(tmp_path) as serving:
         errors = serving.stop()[2]
-    assert re.search(r"^[\d-]+ [\d:,]+ INFO    RAW C-ECHO 0x0000 Success [\d.]+ ms$", errors, re.M)
+    assert re.search(r"^[\d-]+ [\d:,]+ INFO    RAW C-ECHO 0x0000 Success, [\d.]+ ms$", errors, re.M)
 
 
 def test_record_with_line_breaks_is_one_line():

@@ -342,7 +342,8 @@ def main() -> None:
         kind = type(cluster.bucket).__name__
         print(f"DICOM at {LOCAL}:{cluster.port}, AE title ARCHIVE")
         print(f"DICOMweb at http://{LOCAL}:{cluster.web_port}/dicom-web")
-        print(f"nodes {', '.join(cluster.nodes)}; bucket of {kind}; logs in {folder}", flush=True)
+        print(f"nodes {', '.join(cluster.nodes)}; bucket of {kind}; logs in {folder}")
+        print("Ctrl-C stops", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)

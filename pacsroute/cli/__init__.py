@@ -9,6 +9,7 @@ from click.exceptions import Exit
 
 from pacsroute.cli.custom import Commands, choose_app
 from pacsroute.cli.homes import HOMES
+from pacsroute.errors import nearest
 
 
 class _Commands(Commands):
@@ -25,6 +26,16 @@ class _Commands(Commands):
             except KeyboardInterrupt:  # click would exit with 1
                 raise Exit(130) from None
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if near := nearest(args[0], HOMES):
+                raise click.UsageError(f"{error.message.rstrip('.')}{near}", ctx) from None
+            raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,7 +13,10 @@ from pacsroute.cli.progress import counting
 
 @click.group()
 def archive() -> None:
-    """Check and repair the archives of an app, also while it serves."""
+    """Check and repair the archives of an app.
+
+    The app may serve meanwhile.
+    """
 
 
 @archive.command()

@@ -22,7 +22,7 @@ from pacsroute.app import App
 from pacsroute.cli.identifiers import Path, asks_for, named
 from pacsroute.cli.observing import observes
 from pacsroute.cli.output import aligned, json_array
-from pacsroute.cli.progress import counting, megabytes, say, status_line
+from pacsroute.cli.progress import counting, say, status_line, volume
 from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.errors import (
     AssociationError,
@@ -242,10 +242,11 @@ _PEER_OPTIONS = (
     ),
     _option(
         "--timeout",
-        type=click.FloatRange(0.01, 1e6),
+        type=click.FloatRange(0.01, 1_000_000),
+        metavar="SECONDS",
         default=RESPONSE_TIMEOUT,
         show_default=True,
-        help="Seconds to wait for a response.",
+        help="Time to wait for a response.",
     ),
 )
 
@@ -461,7 +462,7 @@ def get(
             nonlocal last
             last = progress
             to_go = f", {last.remaining} to go" if last.remaining else ""
-            show(f"{instances()}, {megabytes(size)}{to_go}")
+            show(f"{instances()}, {volume(size)}{to_go}")
 
         try:
             coming = client.get(
@@ -471,7 +472,7 @@ def get(
         finally:
             show("")
             seconds = time.monotonic() - began
-            click.echo(f"{instances()}, {megabytes(size)} in {seconds:.1f} s")
+            click.echo(f"{instances()}, {volume(size)} in {seconds:.1f} s")
             if last.failed or last.warning:
                 say(f"{client.called_ae} says: {_counted('sent', last)}")
             for uid in last.failed_instances:

@@ -44,10 +44,10 @@ def jobs(
     resume: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """List the waiting and failed jobs of APP; retry, drop or pause them.
+    """List the jobs of APP; retry, drop or pause them.
 
-    APP is named as in pacsroute run. It need not be running; processes that serve it follow the
-    changes.
+    The list has the waiting and the failed jobs. APP is named as in pacsroute run. It need not be
+    running; processes that serve it follow the changes.
     """
     found = load(app)
     configure(found.config, file)

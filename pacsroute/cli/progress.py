@@ -67,6 +67,12 @@ def counting(text: str) -> Iterator[Callable[[int | None], None]]:
         yield count
 
 
-def megabytes(size: int) -> str:
-    """Return a size as a text."""
-    return f"{size / 1e6:.1f} MB"
+def volume(size: int) -> str:
+    """Return a number of bytes as a text.
+
+    Examples
+    --------
+    >>> volume(38_870), volume(52_428_800)
+    ('39 kB', '52.4 MB')
+    """
+    return f"{size / 1e6:.1f} MB" if size >= 999_500 else f"{size / 1e3:.0f} kB"

@@ -24,7 +24,7 @@ from pacsroute.cli.clients import (
     asks_a_peer,
     reason,
 )
-from pacsroute.cli.progress import megabytes, on_a_terminal, say
+from pacsroute.cli.progress import on_a_terminal, say, volume
 from pacsroute.errors import (
     AssociationError,
     AssociationRejected,
@@ -409,5 +409,5 @@ def _summary(counts: Counts, seconds: float) -> str:
     left = f", {counts.not_sent} not sent" if counts.not_sent else ""
     return (
         f"sent {counts.sent}, failed {counts.failed}, skipped {skipped}{why}{left}: "
-        f"{megabytes(counts.size)} in {seconds:.1f} s"
+        f"{volume(counts.size)} in {seconds:.1f} s"
     )

@@ -50,7 +50,7 @@ def cover(facts: Facts, date: str | None) -> str:
         f"# DICOM Conformance Statement: {facts.app.ae_title}",
         table(["", ""], rows),
         "This statement is generated from what the DICOM software is configured to do. N/A marks "
-        "what that has no part in; where the product does it by other means, say so there.",
+        "what it has no part in. If the product does that by other means, say so there.",
     )
 
 

@@ -15,7 +15,10 @@ _STATUSES = [
     ["304", "The client has it already"],
     ["400", "A parameter, path or body that is not one; the handler's 0xA9xx"],
     ["401, 403", "Who asks may not, or has not said who they are; 0x0124 of a search or store"],
-    ["404", "There is nothing of that, or it may not be seen: 0x0124 of a retrieval"],
+    [
+        "404",
+        "The server has nothing for this path, or the user may not see it: 0x0124 of a retrieval",
+    ],
     ["405", "Not a method of this resource; Allow names those"],
     ["406", "Not in a media type or transfer syntax that is accepted"],
     ["409", "No instance was stored; a work item is in another state"],

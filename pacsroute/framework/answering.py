@@ -155,14 +155,14 @@ class Answering:
         write(
             logger,
             level,
-            "%s %s 0x%04X %s%s%s%s %.1f ms",
+            "%s %s 0x%04X %s%s%s%s, %.1f ms",
             ascii(self._peer.calling_ae)[1:-1],
             self._command,
             status.code,
             status.name,
             f" ({ascii(status.comment)[1:-1]})" if status.comment else "",
-            f", {outcome.note}," if outcome.note else "",
-            "" if size is None or outcome.note else f", {size} bytes,",
+            f", {outcome.note}" if outcome.note else "",
+            "" if size is None or outcome.note else f", {size} bytes",
             seconds * 1000,
             extra=about(
                 self._peer,

@@ -121,7 +121,7 @@ class Route:
             }.get(self.command, "Patient Root and Study Root")
         who = f" from {self.calling_ae}" if self.calling_ae else ""
         who += f" to {self.called_ae}" if self.called_ae else ""
-        kind = "" if self.kind is None else f" of type {self.kind}"
+        kind = "" if self.kind is None else f", type {self.kind}"
         return f"{name_of(self.command):<14} {what}{kind}{who} -> {self.where}"
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pacsroute import uids
 from pacsroute.errors import AssociationAborted, AssociationError, AssociationRejected
 from pacsroute.framework.base import BaseApp
-from pacsroute.logs import about, write
+from pacsroute.logs import about, counted, write
 from pacsroute.net import overlapping
 from pacsroute.net.association import Association
 from pacsroute.net.channel import NothingCame
@@ -46,12 +46,12 @@ def serve(
             write(
                 logger,
                 logging.INFO,
-                "%s associated from %s%s as %s, %d presentation contexts accepted",
+                "%s associated from %s%s as %s, %s accepted",
                 ascii(association.calling_ae)[1:-1],
                 association.remote_address,
                 _identified(association),
                 ascii(association.called_ae)[1:-1],
-                len(association.contexts),
+                counted(len(association.contexts), "presentation context"),
                 extra=about(association, event="accepted"),
             )
         if len(association.contexts) < len(association.proposed):

@@ -247,7 +247,10 @@ class WebClient(Client):
                 connection.request(method, target, body, headers | self._headers)
                 response = connection.getresponse()
             except ConnectionRefusedError as error:
-                message = f"{self._where} refuses: {error.strerror}"
+                message = (
+                    f"{self._where} cannot be reached ({error.strerror}): "
+                    "is it running on that port?"
+                )
                 raise ConnectionRefused(None, message=message) from None
             told = (
                 response.status == 409 if method == "POST" else missing and response.status == 404

@@ -15,6 +15,7 @@ from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import FindRequest
 from pacsroute.framework.results import Answer, Outcome
 from pacsroute.instances.instance import Instance
+from pacsroute.logs import counted
 from pacsroute.services.call import Call, read_query
 from pacsroute.services.misfits import without_misfits
 from pacsroute.services.responses import response
@@ -64,8 +65,8 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
                 # A handler that ends because it saw the cancel has not told everything.
                 early = outcome.status.code == SUCCESS
                 if early and association.cancelled(request.message_id):
-                    return Outcome(Status(CANCEL), note=f"{sent} answers", number=sent)
-                return outcome._replace(note=f"{sent} answers", number=sent)
+                    return Outcome(Status(CANCEL), note=counted(sent, "answer"), number=sent)
+                return outcome._replace(note=counted(sent, "answer"), number=sent)
             now = time.monotonic()
             if now - looked > _LOOK_EVERY:
                 looked = now
@@ -73,7 +74,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
                     ended = association.ended()
                     if ended is not None:
                         raise ended
-                    return Outcome(Status(CANCEL), note=f"{sent} answers", number=sent)
+                    return Outcome(Status(CANCEL), note=counted(sent, "answer"), number=sent)
             try:
                 data, whole = encoder.encode(row)
             except Exception:  # noqa: BLE001 - of a Dataset, pydicom raises whatever comes up

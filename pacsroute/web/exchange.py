@@ -42,7 +42,7 @@ MODELS = ("application/dicom+json", "application/json", XML)
 """The media types of data sets (PS3.18 Table 8.7.3-3), the default first."""
 
 _RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-\d{1,18})", re.ASCII)
-NOTHING = "there is nothing of that"
+NOTHING = "the server has nothing for this path"
 """What is said of what is not there, and of what one may not see."""
 
 _SMALL = 1024  # bytes of JSON that are not compressed

@@ -82,7 +82,7 @@ def _described(content_type: str) -> tuple[str, bytes]:
     main, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if main.lower() != b"multipart/related":
-        raise UnsupportedMediaType("the body is multipart/related, or application/dicom")
+        raise UnsupportedMediaType("the body must be multipart/related or application/dicom")
     if not 1 <= len(boundary) <= 200:
         raise BadRequest("the header Content-Type names no boundary")
     return options.get(b"type", b"").decode("latin-1").lower(), boundary

@@ -17,6 +17,7 @@ from pacsroute.errors import DataSetError
 from pacsroute.framework.handling import failed
 from pacsroute.framework.requests import FindRequest
 from pacsroute.framework.results import DONE, Answer, Outcome
+from pacsroute.logs import counted
 from pacsroute.web.exchange import Exchange
 from pacsroute.web.query import Search, search
 from pacsroute.web.statuses import Failed
@@ -68,7 +69,7 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
         answering.outcome = error.outcome if isinstance(error, Failed) else None
         answering.__exit__(None, None if isinstance(error, Failed) else error, None)
         raise
-    answering.outcome = DONE._replace(note=f"{len(shown)} answers", number=len(shown))
+    answering.outcome = DONE._replace(note=counted(len(shown), "answer"), number=len(shown))
     response = exchange.models(shown, answering)
     if left:
         exchange.warn(response, f"There are {left} additional results that can be requested")

@@ -111,7 +111,7 @@ def test_the_environment_and_the_folder_name_an_app(folder):
         (["several"], "has several apps"),
         ([":app"], "is not the name of a module"),
         (["hello", "--ae-title", "A" * 17], "is not a valid AE title"),
-        (["hello", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
+        (["hello", "--host", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["hello", "--charset", "latin1"], "'latin1' is not a Specific Character Set"),
         (["setup.py"], "did you mean 'CTImageStorage'"),
     ],

@@ -495,7 +495,7 @@ def test_store_counts_what_was_never_sent(five):
 
     with app.serve(port=0, grace=0) as server:
         done = run("store", server, five, code=3)
-    assert re.match(r"sent 2, failed 0, skipped 0, 3 not sent: .* MB in", done.stdout)
+    assert re.match(r"sent 2, failed 0, skipped 0, 3 not sent: .* kB in", done.stdout)
 
 
 def test_store_refuses_a_long_uid_before_sending(archive, server, five):

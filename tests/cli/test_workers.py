@@ -314,7 +314,7 @@ def test_workers_end_when_a_lifespan_fails(folder):
         (["--workers", "2", "--tls-port", "0"], "certificate"),
         (["--workers", "0"], "0 is not in the range"),
         (["--workers", "2", "--user", "no-such-user"], "name not found: 'no-such-user'"),
-        (["--workers", "2", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
+        (["--workers", "2", "--host", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
     ],
 )
 def test_mistakes_in_the_options_of_workers(folder, arguments, words):

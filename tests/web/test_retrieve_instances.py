@@ -330,7 +330,7 @@ def test_what_one_may_not_see_is_not_there(rest, caplog):
     with app.test_client() as client, caplog.at_level("WARNING"):
         response = client.web.get(path)
         assert client.web.get(f"{ROOT}/studies").status_code == 501
-    assert (response.status_code, response.text) == (404, "there is nothing of that\n")
+    assert (response.status_code, response.text) == (404, "the server has nothing for this path\n")
     assert "0x0124" in caplog.text
 
 
