@@ -125,17 +125,17 @@ def is_local(app: BaseApp, environ: Mapping[str, Any]) -> bool:
     """Tell whether a request comes from a program on this machine, and on purpose.
 
     A proxy on the same machine would make everybody local, and a browser can be made to ask by a
-    page whose name leads here: both show in the headers.
+    page whose name leads here: both show in the headers. A proxy elsewhere may be asked from its
+    own machine, and one that is trusted but names nobody may have been asked by anybody.
     """
     config = app.config
-    try:
-        address = ipaddress.ip_address(str(environ.get("REMOTE_ADDR") or "").partition("%")[0])
-    except ValueError:
+    if not all(map(_is_loopback, _way_of(environ))):
         return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    if not (mapped or address).is_loopback:
-        return False
-    if not config.web_trust_proxy:
+    if config.web_trust_proxy:
+        named = str(environ.get("HTTP_X_FORWARDED_FOR") or "").split(",")
+        if len([one for one in named if one.strip()]) < config.web_trust_proxy:
+            return False
+    else:
         names = (*_FORWARDED, *(name for name in environ if name.startswith("HTTP_X_FORWARDED")))
         if any(environ.get(name) for name in names):
             return False
@@ -144,6 +144,23 @@ def is_local(app: BaseApp, environ: Mapping[str, Any]) -> bool:
     if not name.startswith("[") and name.count(":"):
         return False
     return name in (*_LOCAL_NAMES, *(one.lower() for one in config.web_hosts))
+
+
+def _way_of(environ: Mapping[str, Any]) -> list[str]:
+    """Return the addresses of the sender of a request, and of those that have passed it on."""
+    way = [environ.get("REMOTE_ADDR"), environ.get("pacsroute.balancer")]
+    if (before := environ.get("werkzeug.proxy_fix.orig")) is not None:
+        way.append(before["REMOTE_ADDR"] or "")
+    return [str(way[0] or ""), *(str(one) for one in way[1:] if one is not None)]
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def check_start(app: BaseApp, address: str) -> None:

@@ -220,6 +220,7 @@ class Connection(HTTPConnection):
 
         super().__init__(server, sock, made)
         self.certificate: dict[str, Any] | None = None
+        self.balancer: str | None = None  # its address; empty if it has named no client
 
 
 class Gateway(Gateway_10):
@@ -240,6 +241,7 @@ class Gateway(Gateway_10):
         environ["pacsroute.defer"] = server.defer
         environ["pacsroute.obstacle"] = server.obstacle
         environ["pacsroute.certificate"] = connection.certificate
+        environ["pacsroute.balancer"] = connection.balancer
         environ["SERVER_NAME"] = server.bind_addr[0]
         found: dict[str, Any] = environ
         return found

@@ -206,11 +206,13 @@ class WebServer(CherootServer):
     def _serve(self, raw: socket.socket, address: Any) -> None:
         """Answer the requests of a connection, on a thread of its own."""
         sock: Any = raw
+        balancer = None
         try:
             if self._balancers:
                 source = self._balancers.source(raw, address[0])
                 if source is None:
                     return
+                balancer = address[0] if source.host else ""
                 if source.host:  # else the balancer itself asks, as its health checks do
                     address = source
             if self._tls is not None:
@@ -222,7 +224,7 @@ class WebServer(CherootServer):
                         return
                     self._connections_[sock] = None
                 sock.settimeout(self._config.network_timeout)
-            self._answer(sock, address)
+            self._answer(sock, address, balancer)
         except OSError as error:
             logger.info("HTTP from %s: %s", address[0], explain(error))
         except Exception:
@@ -230,12 +232,13 @@ class WebServer(CherootServer):
         finally:
             self._leave(sock)
 
-    def _answer(self, sock: Any, address: Any) -> None:
+    def _answer(self, sock: Any, address: Any, balancer: str | None) -> None:
         config = self._config
         connection: Any = Connection(
             self, sock, Pace(config.network_timeout, config.min_rate), config.artim
         )
         connection.remote_addr, connection.remote_port = address[:2]
+        connection.balancer = balancer
         connection.ssl_env = {}
         if self._tls is not None:
             connection.certificate = sock.getpeercert() or None

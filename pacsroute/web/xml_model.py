@@ -22,7 +22,7 @@ _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _FIRST_BLOCK = 0x10  # of private elements (PS3.5 §7.8.1)
-_MOST_MISSING = 1024  # values that may be left out before one that has a number
+_MOST_MISSING = 65_536  # values of one model that may be left out: a number takes no room
 
 # ------------------------------------------------------------- to XML
 
@@ -136,6 +136,8 @@ def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
         parser.Parse(bytes(text), True)
     except expat.ExpatError:
         raise DataSetError("the metadata are not XML") from None
+    except DataSetError:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError):
         raise DataSetError("the metadata are not in the Native DICOM Model") from None
     return reader.model
@@ -162,6 +164,7 @@ class _Reader:
         self._open: list[tuple[dict[str, Any], dict[str, Any]]] = []  # data sets, elements
         self._text: list[str] = []
         self._group = ""
+        self._missing = 0
 
     def refuse(self, *_: object) -> None:
         """Refuse a document type, in which entities could be declared."""
@@ -200,8 +203,11 @@ class _Reader:
     def _values(self, number: int) -> list[Any]:
         values: list[Any] = self._element.setdefault("Value", [])
         missing = number - 1 - len(values)
-        if not 0 <= missing <= _MOST_MISSING:
+        if missing < 0:
             raise DataSetError("values have numbers that ascend from 1")
+        self._missing += missing
+        if self._missing > _MOST_MISSING:
+            raise DataSetError(f"more than {_MOST_MISSING} values are left out")
         values += [None] * missing
         return values
 

@@ -209,6 +209,16 @@ def test_balancer_asks_whether_it_is_ready_over_http(site, header):
     assert over_http(site, header, "/ready") == (b"HTTP/1.1 200 OK", b"ready\n")
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [(line("127.0.0.1"), 200), (line("10.1.0.7"), 403), (LOCAL, 403), (UNKNOWN, 403)],
+)
+def test_client_that_the_balancer_does_not_name_is_not_this_machine(site, header, status):
+    site.app.config.web_open = False
+    answer, _ = over_http(site, header, "/console")
+    assert int(answer.split()[1]) == status
+
+
 def test_http_without_a_header_is_closed(site):
     with socket.create_connection(("127.0.0.1", site.web_port), WAIT) as sock:
         sock.sendall(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")

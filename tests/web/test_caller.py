@@ -168,6 +168,17 @@ LOCAL = {"REMOTE_ADDR": "127.0.0.1"}
         ({"web_trust_proxy": 1}, LOCAL | {"HTTP_X_FORWARDED_FOR": "10.0.0.7"}, 403),
         ({"web_trust_proxy": 1}, LOCAL | {"HTTP_X_FORWARDED_FOR": "127.0.0.1"}, 200),
         ({"web_trust_proxy": 1}, LOCAL | {"HTTP_X_FORWARDED_FOR": "127.0.0.1, 10.0.0.7"}, 403),
+        # A proxy that names nobody, and one whose own machine asks.
+        ({"web_trust_proxy": 1}, LOCAL, 403),
+        ({"web_trust_proxy": 2}, LOCAL | {"HTTP_X_FORWARDED_FOR": "127.0.0.1"}, 403),
+        (
+            {"web_trust_proxy": 1},
+            {"REMOTE_ADDR": "10.0.0.9", "HTTP_X_FORWARDED_FOR": "127.0.0.1"},
+            403,
+        ),
+        ({}, LOCAL | {"pacsroute.balancer": "127.0.0.1"}, 200),
+        ({}, LOCAL | {"pacsroute.balancer": "10.0.0.9"}, 403),
+        ({}, LOCAL | {"pacsroute.balancer": ""}, 403),
         ({"allow": ["10.0.0.0/8"], "web_open": True}, {"REMOTE_ADDR": "10.0.0.7"}, 200),
         ({"allow": ["10.0.0.0/8"], "web_open": True}, {"REMOTE_ADDR": "11.0.0.7"}, 403),
         ({"allow": ["DICOMWEB"], "web_open": True}, LOCAL, 403),

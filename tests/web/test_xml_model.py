@@ -145,6 +145,13 @@ def test_what_is_no_model_is_an_error(text):
         model_of(text, 9)
 
 
+def test_left_out_values_take_no_more_memory_than_a_model_may():
+    values = "".join(f'<Value number="{1025 * number}"/>' for number in range(1, 2000))
+    text = f'<NativeDicomModel><DicomAttribute tag="00081030" vr="LO">{values}'
+    with pytest.raises(DataSetError, match="left out"):
+        model_of(f"{text}</DicomAttribute></NativeDicomModel>".encode(), 9)
+
+
 def test_a_vr_may_be_missing_and_numbers_may_skip_empty_values():
     text = (
         '<NativeDicomModel><DicomAttribute tag="00080008"><Value number="1">A</Value>'
