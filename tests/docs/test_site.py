@@ -126,5 +126,6 @@ def test_the_site_is_built_strictly_and_asks_no_other_host():
         text = page.read_text(encoding="utf-8")
         fetched = re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(\w+:[^\"]+)", text)
         assert [url for url in fetched if not url.startswith("data:")] == [], page
+        assert "<blockquote>" not in text, page  # an example outside of code
     for sheet in (ROOT / "build/site").rglob("*.css"):
         assert not re.search(r"url\(\"?https?:|@import", sheet.read_text(encoding="utf-8")), sheet
