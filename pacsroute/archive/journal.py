@@ -52,7 +52,7 @@ class Lines:
     """A journal in a file, of which the index knows how far it was read.
 
     A file that is shorter than that was restored from a backup that is older than the index. The
-    index knows all that is in it.
+    index knows its decisions.
 
     Parameters
     ----------
