@@ -181,15 +181,23 @@ def test_nothing_acknowledged_is_lost_whatever_fails(cluster, count):
     assert done.stdout == "files and index agree\n", done.stderr
 
 
+def _ups(cluster, name):
+    """Return how often the balancer has found a node to be up again."""
+    return cluster.balancer.log.read_text().count(f"Server dicom/{name.lower()} is UP")
+
+
 def test_upgrade_of_each_node_in_turn_loses_no_association(cluster):
     senders = Senders(cluster.port, range(400), at_once=3)
     senders.until(40)
-    for node in cluster.nodes.values():
-        before = len(senders.acknowledged)
+    for name, node in cluster.nodes.items():
+        before, ups = len(senders.acknowledged), _ups(cluster, name)
         node.process.send_signal(signal.SIGTERM)  # it drains, and the balancer takes it out
         node.process.wait(WAIT)
         node.start()
-        time.sleep(2.5)  # until the balancer takes it in: inter and rise of its configuration
+        deadline = time.monotonic() + WAIT
+        while _ups(cluster, name) == ups:  # the balancer takes it in after some checks
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         senders.until(min(400, before + 40))
     senders.join()
     assert senders.failures == []
