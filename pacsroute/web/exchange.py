@@ -273,7 +273,13 @@ class Exchange:
     @cached_property
     def model_type(self) -> tuple[str, MediaRange]:
         """The media type of data sets in this response, with its media range."""
-        return self.negotiate(*MODELS)
+        try:
+            return self.negotiate(*MODELS)
+        except NotAcceptable:
+            if self.http.method in ("GET", "HEAD"):
+                raise
+            # What came is stored, and told of in the default media type (PS3.18 Table 8.7.3-1).
+            return MODELS[0], MediaRange(MODELS[0], False, "", 0)
 
     @property
     def is_json(self) -> bool:
