@@ -164,7 +164,7 @@ class Choice(NamedTuple):
     kind : str
         Their media type.
     wanted : MediaRange
-        What asks for it.
+        The media range that asks for it.
     """
 
     as_stored: bool
