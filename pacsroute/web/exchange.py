@@ -278,7 +278,7 @@ class Exchange:
         except NotAcceptable:
             if self.http.method in ("GET", "HEAD"):
                 raise
-            # What came is stored, and told of in the default media type (PS3.18 Table 8.7.3-1).
+            # An upload is stored, and reported in the default media type (PS3.18 Table 8.7.3-1).
             return MODELS[0], MediaRange(MODELS[0], False, "", 0)
 
     @property
