@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_PARAMETER = re.compile(r';\s*([\w!#$%&\'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]*)')
-_RANGE = re.compile(r'\s*([^\s;,"]+)((?:"(?:[^"\\]|\\.)*"|[^,"])*)(?:,|$)')
+# Every character is in one token, and none is looked at again: patterns that may begin anywhere
+# take seconds for a header of blanks.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[^",;]++|[,;]', re.DOTALL)
 _MOST = 100  # media ranges that are looked at
 _FORMER = {
     "image/x-dicom-rle": "image/dicom-rle",
@@ -77,9 +78,13 @@ def ranges(*headers: str) -> list[MediaRange]:
 
 
 def _ranges(header: str) -> Iterable[MediaRange]:
-    for match in itertools.islice(_RANGE.finditer(header), _MOST):
-        kind = match[1].lower()
-        parameters = {key.lower(): _unquoted(value) for key, value in _PARAMETER.findall(match[2])}
+    for text in itertools.islice(filter(str.strip, _split(header, ",")), _MOST):
+        kind, *rest = (part.strip() for part in _split(text, ";"))
+        kind = kind.lower()
+        pairs = (part.partition("=") for part in rest)
+        parameters = {
+            name.rstrip().lower(): _unquoted(value.lstrip()) for name, sign, value in pairs if sign
+        }
         try:
             quality = min(1.0, max(0.0, float(parameters.get("q", 1))))
         except ValueError:
@@ -93,8 +98,19 @@ def _ranges(header: str) -> Iterable[MediaRange]:
         yield MediaRange(_FORMER.get(kind, kind), multipart, syntax, quality)
 
 
+def _split(text: str, mark: str) -> list[str]:
+    """Split a text at a mark outside quotes."""
+    parts = [""]
+    for token in _TOKEN.findall(text):
+        if token == mark:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
+
+
 def _unquoted(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+    return re.sub(r"\\(.)", r"\1", text[1:].removesuffix('"')) if text.startswith('"') else text
 
 
 def acceptable(accepted: list[MediaRange], offers: Iterable[str]) -> list[tuple[str, MediaRange]]:

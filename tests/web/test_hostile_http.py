@@ -2,9 +2,11 @@
 
 import contextlib
 import gzip
+import io
 import logging
 import random
 import socket
+import time
 import zlib
 
 import pytest
@@ -12,6 +14,8 @@ from support.names import WAIT
 from support.web import CT, ROOT, content, multipart
 
 from pacsroute import App
+from pacsroute.web.accept import ranges
+from pacsroute.web.headers import read_headers
 
 HOST = b"Host: localhost\r\n"
 POST = b"POST /echo HTTP/1.1\r\n" + HOST
@@ -295,3 +299,31 @@ def test_secrets_of_a_request_are_not_logged(caplog):
     assert "broken" in caplog.text
     assert "SECRET" not in caplog.text
     assert "U0VDUkVU" not in caplog.text
+
+
+BLANKS = 60_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'a/b{" " * BLANKS}"',
+        f'a/b;{" " * BLANKS}"',
+        f'a/b;c={" " * BLANKS}"',
+        f"a/b;c{' ' * BLANKS}",
+        'a/b;c="' + "\\a" * (BLANKS // 2),
+        '"' * BLANKS,
+        "a/b" + ";" * BLANKS,
+    ],
+)
+def test_a_long_media_range_takes_no_time(text):
+    before = time.process_time()
+    ranges(text)
+    assert time.process_time() - before < 5  # seconds; some took 40
+
+
+def test_a_long_line_of_blanks_takes_no_time():
+    before = time.process_time()
+    with pytest.raises(ValueError, match="Illegal"):
+        read_headers(io.BytesIO(b"X:" + b" \t" * (BLANKS // 2) + b"\x01\r\n\r\n"), {})
+    assert time.process_time() - before < 3  # seconds; it took 30
