@@ -80,6 +80,8 @@ def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
         announce_monitor(server.config.metrics_host, server.metrics_port)
     if server.web_port is not None:
         announce_web(server.config, server.web_port)
+    elif server.config.web_viewer is not None:
+        logger.warning("web_viewer is served only with --web-port")
     where = address(server.host, server.port, server.tls_port)
 
     def listening() -> None:

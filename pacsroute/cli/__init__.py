@@ -33,7 +33,7 @@ class _Commands(Commands):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if near := nearest(args[0], HOMES):
+            if near := nearest(args[0], HOMES, 0.6):
                 raise click.UsageError(f"{error.message.rstrip('.')}{near}", ctx) from None
             raise
 

@@ -112,6 +112,10 @@ def _import(source: str) -> ModuleType:
                 f"there is no module {missing!r}, neither here nor installed"
             ) from None
         _show(error, source)
+        if missing and importlib.util.find_spec(missing.partition(".")[0]) is None:
+            raise click.ClickException(
+                f"{source!r} needs the module {missing!r}, which is not installed"
+            ) from None
     except click.ClickException:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's file does

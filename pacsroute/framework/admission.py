@@ -158,7 +158,9 @@ def _authenticate(
             raise AssociationRejected(2, 2, 1) from None
         if not found:  # an empty name is not a user
             who = ascii(association.calling_ae)[1:-1], association.remote_address
-            kind = type(found).__name__  # and not what it is: a secret may be in it
+            kind = (
+                "None" if found is None else type(found).__name__
+            )  # and not what it is: a secret may be in it
             logger.warning(
                 "%s (%s) is not authenticated: @app.authenticate returned %s", *who, kind
             )

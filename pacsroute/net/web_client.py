@@ -379,7 +379,9 @@ def _failure(what: str, response: http.client.HTTPResponse) -> RequestFailed:
     code = response.status
     found = _STATUSES.get(code, OUT_OF_RESOURCES if code == 503 else UNABLE_TO_PROCESS)
     text = response.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
-    comment = f"HTTP {code} {response.reason}" + (f": {text}" if text and "<" not in text else "")
+    if not text or "<" in text:  # a page for people
+        text = "is the path of the URL right?" if code == 404 else ""
+    comment = f"HTTP {code} {response.reason}" + (f": {text}" if text else "")
     return RequestFailed(what, Status(found, comment))
 
 

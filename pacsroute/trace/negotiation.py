@@ -56,7 +56,7 @@ def syntax_name(uid: str) -> str:
 def rejection(pdu: AssociateRJ) -> str:
     """Say what an A-ASSOCIATE-RJ means (PS3.8 §9.3.4)."""
     why = reason_of(pdu) or f"source {pdu.source}, reason {pdu.reason}"
-    return f"rejected {'for now' if pdu.result == 2 else 'for good'}: {why}"
+    return f"rejected, {'transient' if pdu.result == 2 else 'permanent'}: {why}"
 
 
 def abort(pdu: Abort) -> str:

@@ -51,6 +51,6 @@ def why(reject: AssociateRJ, request: AssociateRQ) -> str:
     """Explain an A-ASSOCIATE-RJ, and suggest a remedy."""
     reason = _REASONS.get((reject.source, reject.reason))
     text = "for a reason of its own" if reason is None else reason.advice
-    how = "for now" if reject.result == 2 else "for good"
+    how = "transient" if reject.result == 2 else "permanent"
     text = text.format(calling=request.calling_ae, called=request.called_ae)
     return f"{text} ({how}; source {reject.source}, reason {reject.reason})"

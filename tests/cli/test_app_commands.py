@@ -171,3 +171,9 @@ def test_a_command_of_the_app_with_a_name_of_pacsroute_is_an_error(tmp_path):
         code, _, said = pacsroute(tmp_path, *command)
         assert code == 2
         assert "archive is a command of pacsroute itself" in said
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(tmp_path):
+    code, _, said = pacsroute(tmp_path, "rum")
+    assert code == 2
+    assert "No such command 'rum'; did you mean 'run'?" in said

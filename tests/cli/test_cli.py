@@ -174,7 +174,6 @@ def test_run_names_a_spool_folder_that_cannot_be_made(folder, workers):
     [
         ("broken.py", "def f():\n    return 1 / 0\n\nf()\n", "ZeroDivisionError"),
         ("broken", "def f():\n    return 1 / 0\n\nf()\n", "ZeroDivisionError"),
-        ("broken", "import nothing_of_this_name\n", "ModuleNotFoundError"),
         ("broken.py", "x = = 1\n", "SyntaxError"),
         ("broken:make()", "def make():\n    raise KeyError('x')\n", "KeyError"),
         ("broken.py", "raise SystemExit(0)\n", "SystemExit"),
@@ -189,6 +188,14 @@ def test_a_mistake_in_the_users_file_shows_the_users_traceback_only(folder, spec
     assert "see its traceback above" in said
     assert f"{os.sep}pacsroute{os.sep}" not in said
     assert "importlib" not in said
+
+
+@pytest.mark.parametrize("spec", ["broken.py", "broken"])
+def test_a_module_that_is_not_installed_is_named(folder, spec):
+    (folder / "broken.py").write_text("import nothing_of_this_name.inner\n")
+    said = fails(folder, spec)
+    assert 'broken.py", line 1' in said
+    assert f"{spec!r} needs the module 'nothing_of_this_name', which is not installed" in said
 
 
 def test_the_help_names_the_commands():

@@ -154,7 +154,8 @@ def test_empty_identity_is_no_user(caplog, nobody):
     app.authenticate(lambda identity, association: nobody)
     with app.serve(port=0, grace=1) as server:
         assert _reason(server, user="doe") == (1, 2, 1)
-    said = f"(127.0.0.1) is not authenticated: @app.authenticate returned {type(nobody).__name__}"
+    kind = "None" if nobody is None else type(nobody).__name__
+    said = f"(127.0.0.1) is not authenticated: @app.authenticate returned {kind}"
     assert said in caplog.text
 
 

@@ -35,8 +35,8 @@ from pacsroute.upper_layer.pdu import UserIdentity
     [
         ((1, 1, 3), "calling AE title 'ME': have it registered"),
         ((1, 1, 7), "called AE title 'PACS' is not its own"),
-        ((2, 3, 1), "congested: try again later (for now; source 3, reason 1)"),
-        ((1, 1, 9), "a reason of its own (for good; source 1, reason 9)"),
+        ((2, 3, 1), "congested: try again later (transient; source 3, reason 1)"),
+        ((1, 1, 9), "a reason of its own (permanent; source 1, reason 9)"),
     ],
 )
 def test_rejection_names_source_and_reason(answer, words):

@@ -143,7 +143,7 @@ def test_rejections_and_aborts():
     text = told((True, REQUEST), (False, pdu.AssociateRJ(1, 1, 7)), accepted=False)
     assert "CT1 → ARCHIVE\n" in text
     assert "✓" not in text
-    assert text.endswith("← rejected for good: called AE title not recognized")
+    assert text.endswith("← rejected, permanent: called AE title not recognized")
     assert told((True, pdu.Abort(2, 6))).endswith(
         "→ abort by the upper layer: invalid PDU parameter value"
     )

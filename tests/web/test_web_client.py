@@ -175,6 +175,17 @@ def test_credentials_are_sent(archive):
                 client.store(FILES / CT)
 
 
+def test_a_url_without_dicomweb_is_questioned(archive):
+    with archive.serve(port=0, web_port=0) as server:
+        with pacsroute.connect(url_of(server) + "/nowhere") as client:
+            with pytest.raises(RequestFailed, match="404"):
+                client.store(FILES / CT)
+        site = url_of(server).rpartition("/")[0]
+        with pacsroute.connect(f"{site}/nowhere") as client:
+            with pytest.raises(RequestFailed, match=r"404 NOT FOUND: is the path .* right\?"):
+                client.store(FILES / CT)
+
+
 def test_https_is_verified(tmp_path):
     pki = PKI(tmp_path)
     app = App("ARCHIVE", web_certificate=pki.server.certificate, web_key=pki.server.key)
