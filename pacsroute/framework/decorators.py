@@ -417,7 +417,7 @@ class Router:
             if other.key == route.key:
                 raise SetupError(
                     f"@app.{route.command}: {other.where} and {route.where} are registered for "
-                    "the same; give one a sop_class or calling_ae of its own"
+                    "the same requests; give one a sop_class or calling_ae of its own"
                 )
         self.routes.append(route)
 

@@ -190,6 +190,11 @@ def test_a_mistake_in_the_users_file_shows_the_users_traceback_only(folder, spec
     assert "importlib" not in said
 
 
+def test_a_viewer_without_a_port_for_http_is_warned_about(folder):
+    with Serving(folder, "hello.py", "--web-viewer", str(folder)) as serving:
+        assert "web_viewer is served only with --web-port" in serving.stop()[2]
+
+
 @pytest.mark.parametrize("spec", ["broken.py", "broken"])
 def test_a_module_that_is_not_installed_is_named(folder, spec):
     (folder / "broken.py").write_text("import nothing_of_this_name.inner\n")
