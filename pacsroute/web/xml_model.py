@@ -22,6 +22,7 @@ _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _FIRST_BLOCK = 0x10  # of private elements (PS3.5 §7.8.1)
+_PIECE, _LONGEST_TAG = 65_536, 1_048_576  # bytes
 _MOST_MISSING = 65_536  # values of one model that may be left out: a number takes no room
 
 # ------------------------------------------------------------- to XML
@@ -133,7 +134,7 @@ def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.text
     try:
-        parser.Parse(bytes(text), True)
+        _feed(parser, text)
     except expat.ExpatError:
         raise DataSetError("the metadata are not XML") from None
     except DataSetError:
@@ -141,6 +142,19 @@ def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, AttributeError):
         raise DataSetError("the metadata are not in the Native DICOM Model") from None
     return reader.model
+
+
+def _feed(parser: expat.XMLParserType, text: bytes | bytearray) -> None:
+    """Parse a text in pieces, between which other threads run.
+
+    Each piece looks again at a tag or comment that has not ended: a long one would take hours.
+    """
+    for start in range(0, len(text), _PIECE):
+        piece = bytes(text[start : start + _PIECE])
+        parser.Parse(piece, False)
+        if start + len(piece) - parser.CurrentByteIndex > _LONGEST_TAG:
+            raise DataSetError(f"XML with a tag or comment of more than {_LONGEST_TAG} bytes")
+    parser.Parse(b"", True)
 
 
 class _Reader:

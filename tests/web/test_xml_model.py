@@ -145,6 +145,28 @@ def test_what_is_no_model_is_an_error(text):
         model_of(text, 9)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0" * 5_000_000,
+        "<" + "a" * 5_000_000,
+        f"<NativeDicomModel><!--{'a' * 5_000_000}--></NativeDicomModel>",
+        f"<NativeDicomModel a='{'a' * 5_000_000}'></NativeDicomModel>",
+    ],
+)
+def test_a_tag_without_end_is_not_looked_at_again_and_again(text):
+    with pytest.raises(DataSetError, match="bytes"):
+        model_of(text.encode(), 9)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_long_value_is_read_in_pieces(end):
+    value = f"QUJD{end}" * 1_000_000
+    text = f"<DicomAttribute tag='00420011' vr='OB'><InlineBinary>{value}</InlineBinary>"
+    model = model_of(f"<NativeDicomModel>{text}</DicomAttribute></NativeDicomModel>".encode(), 9)
+    assert model["00420011"]["InlineBinary"] == "QUJD" * 1_000_000
+
+
 def test_left_out_values_take_no_more_memory_than_a_model_may():
     values = "".join(f'<Value number="{1025 * number}"/>' for number in range(1, 2000))
     text = f'<NativeDicomModel><DicomAttribute tag="00081030" vr="LO">{values}'
