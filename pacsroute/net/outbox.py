@@ -50,7 +50,7 @@ class Outbox:
         self.overlapping = False
         self._channel = channel
         self._app = app
-        self._peer = peer
+        self._peer: PeerView | None = peer
         self._room: memoryview | None = None
         self._held: list[Buffer] = []
         self._held_size = 0
@@ -82,7 +82,7 @@ class Outbox:
             data += b"\0"
         buffers = fragment(context_id, command, data, self.maximum_length)
         if data is not None:
-            self._app.observer.sent(self._peer, command, len(data))
+            self._tell_sent(command, len(data))
         with channel.sending:
             if not (more or self._holding or self.overlapping):
                 channel.connection.send_data(buffers)
@@ -125,7 +125,7 @@ class Outbox:
                 self._held += batch
                 self._flush()
                 batch = self._next_batch(batches)
-        self._app.observer.sent(self._peer, command, size)
+        self._tell_sent(command, size)
 
     def _next_batch(self, batches: Iterator[list[Buffer]]) -> list[Buffer] | None:
         try:
@@ -194,8 +194,13 @@ class Outbox:
         finally:
             self._channel.sending.release()
 
+    def _tell_sent(self, command: Command, size: int) -> None:
+        if self._peer is not None:
+            self._app.observer.sent(self._peer, command, size)
+
     def close(self) -> None:
-        """Hold nothing back any more."""
+        """Hold nothing back any more, and let go of the association, which has this outbox."""
+        self._peer = None
         if self._holding:
             self._holding = False
             flusher.remove(self)
