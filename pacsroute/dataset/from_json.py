@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from pacsroute.uids import EXPLICIT_VR_LITTLE_ENDIAN
 _CHARSET = f"{CHARACTER_SET:08X}"
 _UTF8 = {"vr": "CS", "Value": list(charsets.UTF8)}
 _ENCAPSULATED = b"OB\0\0\xff\xff\xff\xff"
+_TAG = re.compile("[0-9A-Fa-f]{8}")  # int() takes signs, blanks and other digits as well
 _END = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -37,8 +39,8 @@ def from_dicom_json(
     Parameters
     ----------
     model : mapping
-        As `dicom_json` and `json.loads` return it. Group lengths and File Meta Information
-        in it are left out.
+        As `dicom_json` and `json.loads` return it. Group lengths, File Meta Information
+        and delimiters in it are left out.
     transfer_syntax : str
         The transfer syntax to write: an uncompressed one.
     bulk_data : callable, optional
@@ -122,13 +124,14 @@ def _data_set(
 
 
 def _tagged(model: Mapping[str, Any]) -> Iterable[tuple[int, str, dict[str, Any]]]:
+    found: set[int] = set()
     for key, element in model.items():
-        try:
-            tag = int(key, 16)
-        except (ValueError, TypeError):
-            tag = -1
-        if len(key) != 8 or tag < 0 or not isinstance(element, dict):
+        if not (isinstance(key, str) and _TAG.fullmatch(key) and isinstance(element, dict)):
             raise DataSetError("an attribute in JSON has a tag of eight digits, and is an object")
+        tag = int(key, 16)
+        if tag in found:  # with letters in upper and lower case
+            raise DataSetError(f"({key[:4]},{key[4:]}) is there twice")
+        found.add(tag)
         yield tag, key, element
 
 

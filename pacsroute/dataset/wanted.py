@@ -47,8 +47,11 @@ def _merged(one: Wanted | None, other: Wanted) -> Wanted:
 
 
 def never_written(tag: int) -> bool:
-    """Tell whether a tag has no place in a data set: a group length, or group 0000 or 0002."""
-    return tag & 0xFFFF == 0 or tag >> 16 in (0x0000, 0x0002)
+    """Tell whether a tag has no place in a data set.
+
+    Group lengths, groups 0000 and 0002, and the items and delimiters of group FFFE have none.
+    """
+    return tag & 0xFFFF == 0 or tag >> 16 in (0x0000, 0x0002, 0xFFFE)
 
 
 def _vr_of(dataset: Dataset, tag: int) -> str:

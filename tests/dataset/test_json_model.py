@@ -227,6 +227,29 @@ def test_what_is_no_json_model_is_refused_without_its_values(model):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "key", ["+0080018", "0x080018", "0008_018", "\uff100080018", "0008001", "0008 018", "-0080018"]
+)
+def test_a_key_that_is_no_tag_is_refused(key):
+    with pytest.raises(DataSetError, match="eight digits"):
+        from_dicom_json({"00080018": {"vr": "UI", "Value": ["1.2"]}, key: {"vr": "UI"}})
+
+
+def test_an_element_is_not_there_twice():
+    twice = {"0008001a": {"vr": "UI", "Value": ["1.2"]}, "0008001A": {"vr": "UI", "Value": ["1.3"]}}
+    with pytest.raises(DataSetError, match="twice"):
+        from_dicom_json(twice)
+
+
+@pytest.mark.parametrize("tag", ["FFFEE000", "FFFEE00D", "FFFEE0DD"])
+def test_delimiters_are_no_elements(tag):
+    """A reader would take the sequence around one for ended, and the rest for something else."""
+    inner = {"00080050": {"vr": "SH", "Value": ["A"]}}
+    plain = from_dicom_json({"00081140": {"vr": "SQ", "Value": [inner]}})
+    inner |= {tag: {"vr": "UN", "InlineBinary": "AAAA"}}
+    assert from_dicom_json({"00081140": {"vr": "SQ", "Value": [inner]}}) == plain
+
+
 def test_text_goes_into_its_own_character_set_or_else_into_utf8():
     name = {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Müller"}]}}
     latin = {"00080005": {"vr": "CS", "Value": ["ISO_IR 100"]}, **name}
