@@ -62,6 +62,19 @@ def test_what_a_process_has_left_that_died_is_removed(made, tmp_path):
     assert again.others() == ([], 0)
 
 
+def test_one_that_begins_is_not_taken_for_one_that_died(made, tmp_path, monkeypatch):
+    one, seen, listen = made(1, dict), [], socket.socket.listen
+
+    def listening(self, *backlog):
+        seen.append(one.others())  # somebody looks just now
+        listen(self, *backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", listening)
+    made(2, lambda: {"is": 2})
+    assert seen == [([], 0)]
+    assert one.others() == ([{"is": 2}], 0)
+
+
 def test_one_that_does_not_answer_is_counted_and_not_waited_for(made, tmp_path, monkeypatch):
     monkeypatch.setattr(neighbours, "_PATIENCE", 0.05)
     one = made(1, dict)

@@ -48,9 +48,12 @@ class Neighbours:
         """Begin to answer the others."""
         listener = socket.socket(socket.AF_UNIX)
         try:
-            self._own.unlink(missing_ok=True)  # of a process that had the same number
-            listener.bind(os.fspath(self._own))
+            # Under its name it listens: what refuses is taken for left behind, and removed.
+            new = self._own.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            listener.bind(os.fspath(new))
             listener.listen()
+            new.rename(self._own)
         except OSError as error:
             listener.close()
             logger.warning("the console shows one worker at a time: %s", explain(error))
