@@ -85,7 +85,9 @@ def test_a_region_ends_where_the_image_does(stored):
     assert (beside.status_code, beside.data) == (404, b"the region is outside the image\n")
 
 
-def test_a_picture_is_drawn_in_a_child_within_its_memory(archive):
+def test_a_picture_is_drawn_in_a_child_within_its_memory(archive, monkeypatch):
+    # Other tests import every module there is.
+    monkeypatch.delitem(sys.modules, "pacsroute.instances.decoding.rendering", raising=False)
     archive.config.decode_memory = 200 * 1_048_576
     with archive.test_client() as client:
         store(client.web, CT)
