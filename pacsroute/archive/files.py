@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pacsroute.archive.database import Transaction
+from pacsroute.archive.database import Transaction, UnavailableError
 from pacsroute.archive.layout import Layout
 from pacsroute.errors import DataSetError
 from pacsroute.instances import part10
@@ -75,8 +75,11 @@ class Files:
             fcntl.flock(self._held, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Remove that folder, unless something is left in it for the next start."""
-        with contextlib.suppress(OSError):
+        """Remove that folder, unless something is left in it for the next start.
+
+        So it is if the index cannot be reached.
+        """
+        with contextlib.suppress(OSError, UnavailableError):
             self.flush()
             os.rmdir(self._incoming)
         if self._held >= 0:

@@ -506,3 +506,21 @@ def test_order_of_writing_and_flushing(make, monkeypatch):
         assert order[0].endswith(f"~{order[0].rsplit('~')[-1]}")
         assert os.path.basename(order[0]).startswith("1.3.1~0~")
         assert order[1:] == ["admit"]
+
+
+@only_folder
+def test_an_archive_ends_without_its_index_and_finds_everything_at_the_next_start(
+    make, monkeypatch
+):
+    app = make()
+
+    def unreachable(*_, **__):
+        raise UnavailableError("PostgreSQL: PoolTimeout")
+
+    with app.running():
+        app.state.archive.add(Instance(image(1)))
+        monkeypatch.setattr(type(app.state.archive._database), "write", unreachable)
+    monkeypatch.undo()
+    with app.running(), app.test_client() as client:
+        assert uids_in(client) == {"1.3.1"}
+        assert list(app.state.archive.check()) == []

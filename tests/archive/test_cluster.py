@@ -254,6 +254,7 @@ def test_script_starts_the_cluster_as_the_guide_says_and_ends_all_of_it(cluster)
             running.until("DICOM at"),
             running.until("DICOMweb at"),
             running.until("nodes A"),
+            running.until("Ctrl-C stops"),
         ]
         folder = re.search(r"logs in (\S+)", printed[2].string)[1]
         _, shown = _blocks("text")
