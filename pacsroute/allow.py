@@ -42,11 +42,11 @@ def rule(text: str) -> Rule:
             return Rule(None, network)
         title = text
         if "/" in text:
-            raise SetupError(f"{text!r} is neither a network, as 10.1.0.0/16, nor an AE title")
+            raise SetupError(f"{text!r} is neither a network such as 10.1.0.0/16 nor an AE title")
     else:
         network = _network(address)
         if network is None:
-            raise SetupError(f"{text!r}: {address!r} is not a network, as 10.1.0.0/16")
+            raise SetupError(f"{text!r}: {address!r} is not a network such as 10.1.0.0/16")
     try:
         title = ae_title(title)
     except SetupError as error:
@@ -122,7 +122,7 @@ def network_of(text: str) -> Network:
     """
     found = _network(text)
     if found is None:
-        raise SetupError(f"{text!r} is not a network, as 10.1.0.0/16")
+        raise SetupError(f"{text!r} is not a network such as 10.1.0.0/16")
     return found
 
 

@@ -266,7 +266,7 @@ class App(BaseApp):
         """
         self._still_open("commitment")
         if not timeout > 0:
-            raise SetupError("app.commitment: timeout= is a number of seconds above 0")
+            raise SetupError("app.commitment: timeout= must be a number of seconds above 0")
         uid = uids.sop_class("StorageCommitment", "n_event_report")
         routed = self.declared.commit_timeout is not None
         self.declared.commit_timeout = timeout
@@ -405,7 +405,7 @@ class App(BaseApp):
         return decorate
 
     def background(self, function: BackgroundHandler) -> BackgroundHandler:
-        """Register a function that runs on a thread while the app serves, in one of all processes.
+        """Register a function that runs on a thread while the app serves, in one process only.
 
         It is called with a `threading.Event`, which is set when it must end. If it raises, it is
         started again.

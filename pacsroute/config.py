@@ -356,7 +356,7 @@ class Config:
         """Take settings from environment variables, as ``PACSROUTE_MAX_ASSOCIATIONS``.
 
         Lists are separated by commas. Other variables with the prefix are ignored
-        unless they look like one misspelt: the commands have some, too.
+        unless they look like a misspelt setting: the commands have some, too.
 
         Parameters
         ----------
@@ -404,18 +404,18 @@ def _checked(name: str, value: Any) -> Any:
         raise SetupError(f"there is no setting {name!r}{nearest(name, SETTINGS)}")
     said, value = value, _converted(name, value)
     if name == "allow" and not value and isinstance(said, str):
-        raise SetupError("allow is empty, which would let everybody in: leave it out for that")
+        raise SetupError("allow is empty, which would let everybody in: to do so, leave it out")
     low, high = setting.metadata["low"], setting.metadata["high"]
     if value is None:
         return value
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
-        raise SetupError(f"{name} is {bounds}, not {value!r}")
+        raise SetupError(f"{name} must be {bounds}, not {value!r}")
     choices = setting.metadata["choices"]
     if choices:
         value = value.lower()
     if choices and value not in choices:
-        raise SetupError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+        raise SetupError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
     if name in ("ae_title", "web_ae_title"):
         return allow.ae_title(value)
     if name == "web_root":
@@ -464,4 +464,5 @@ def _converted(name: str, value: Any) -> Any:
     what = {bool: "true or false", int: "a whole number", float: "a number"}
     text = kind in (str, str | None)
     shown = f", not {value!r}" if SETTINGS[name].repr else ""  # some are secrets
-    raise SetupError(f"{name} is {'a text' if text else what.get(kind, 'a list of texts')}{shown}")
+    wanted = "a text" if text else what.get(kind, "a list of texts")
+    raise SetupError(f"{name} must be {wanted}{shown}")

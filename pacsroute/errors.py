@@ -220,20 +220,21 @@ class Failure(PacsrouteError):
 
     def __init__(self, status: int, comment: str = "", **elements: Any) -> None:
         if not isinstance(status, int):
-            raise TypeError(f"the status of a Failure is a number, as 0xA700, not {status!r:.40}")
+            raise TypeError(f"a Failure's status must be a number like 0xA700, not {status!r:.40}")
         super().__init__(f"0x{status:04X} {comment}".rstrip())
         unknown = elements.keys() - _FAILURE_ELEMENTS
         if unknown:
-            raise TypeError(f"a Failure has {', '.join(sorted(_FAILURE_ELEMENTS))}, not {unknown}")
+            known = ", ".join(sorted(_FAILURE_ELEMENTS))
+            raise TypeError(f"a Failure takes {known}, not {unknown}")
         # Here, where the traceback shows the handler's line, and not when the response is encoded.
         if not isinstance(comment, str):
-            raise TypeError(f"the comment of a Failure is a text, not {comment!r:.40}")
+            raise TypeError(f"the comment of a Failure must be a text, not {comment!r:.40}")
         for name in elements.keys() - {"ErrorID"}:
             tags = elements[name] if isinstance(elements[name], (list, tuple)) else [elements[name]]
             if not all(isinstance(tag, int) and 0 <= tag < 1 << 32 for tag in tags):
-                raise TypeError(f"{name} has tags, as 0x00100020, not {elements[name]!r:.40}")
+                raise TypeError(f"{name} must be tags like 0x00100020, not {elements[name]!r:.40}")
         if not 0 <= elements.get("ErrorID", 0) < 1 << 16:
-            raise TypeError(f"ErrorID is from 0 to 65535, not {elements['ErrorID']!r:.40}")
+            raise TypeError(f"ErrorID must be from 0 to 65535, not {elements['ErrorID']!r:.40}")
         self.status = status
         self.comment = comment
         self.elements = elements

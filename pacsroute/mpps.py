@@ -120,13 +120,13 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
     >>> step.PerformedProcedureStepStatus = "COMPLETED"
     >>> check_create(step)
     Traceback (most recent call last):
-    pacsroute.errors.Failure: 0x0106 a step is created IN PROGRESS
+    pacsroute.errors.Failure: 0x0106 a step must be created IN PROGRESS
     """
     check_storable(attribute_list)
     attribute_types.require(_STATUS, "1", attribute_list)
     if _status(attribute_list) != IN_PROGRESS:
         raise attribute_types.failure(
-            INVALID_ATTRIBUTE_VALUE, [_STATUS], "a step is created IN PROGRESS"
+            INVALID_ATTRIBUTE_VALUE, [_STATUS], "a step must be created IN PROGRESS"
         )
     if strict:
         attribute_types.check(attribute_list, _CREATE, _RULES)

@@ -167,7 +167,7 @@ class TLS:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS[self.profile])
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        # Many close without saying so first. That a message is cut off shows without it, and
+        # Many close without saying so first. A message that is cut off is noticed without it, and
         # an A-ABORT can still be sent then.
         context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

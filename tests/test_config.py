@@ -76,7 +76,7 @@ def test_a_misspelt_variable_is_an_error_and_one_of_the_commands_is_not():
     config.from_environment(environment={"PACSROUTE_APP": "x", "PACSROUTE_CALLING_AE": "Y"})
     with pytest.raises(SetupError, match=r"PACSROUTE_MAX_ASOCIATIONS.*did you mean"):
         config.from_environment(environment={"PACSROUTE_MAX_ASOCIATIONS": "1"})
-    with pytest.raises(SetupError, match="PACSROUTE_PORT: port is a whole number"):
+    with pytest.raises(SetupError, match="PACSROUTE_PORT: port must be a whole number"):
         config.from_environment(environment={"PACSROUTE_PORT": "x"})
     config.from_environment("MINE_", {"MINE_PORT": "105", "PACSROUTE_PORT": "x"})
     assert config.port == 105
@@ -119,14 +119,14 @@ def test_empty_allow_variable_admits_no_peer(text):
 
 
 def test_secret_of_a_wrong_type_is_not_shown():
-    with pytest.raises(SetupError, match=r"^tls_key_passphrase is a text$"):
+    with pytest.raises(SetupError, match=r"^tls_key_passphrase must be a text$"):
         Config(tls_key_passphrase=12345)
 
 
 def test_spool_of_a_wrong_type_in_a_file_is_an_error(tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text("spool = 5\n")
-    with pytest.raises(SetupError, match="spool is a text, not 5"):
+    with pytest.raises(SetupError, match="spool must be a text, not 5"):
         Config().from_file(file)
 
 

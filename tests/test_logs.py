@@ -114,7 +114,7 @@ def test_log_format_setting_chooses_the_formatter(tmp_path):
     with Serving(tmp_path, "--config", "pacs.toml", PACSROUTE_LOG_LEVEL="WARNING") as serving:
         (line,) = serving.stop()[2].splitlines()
     assert json.loads(line)["message"] == "no handler is registered: only C-ECHO is answered"
-    assert "log_format is one of plain, json" in fails(tmp_path, "--log-format", "xml")
+    assert "log_format must be one of plain, json" in fails(tmp_path, "--log-format", "xml")
 
 
 def test_the_plain_format_stays_plain(tmp_path):

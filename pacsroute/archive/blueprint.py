@@ -158,7 +158,7 @@ class Archive(Blueprint):
         else:
             self._files, journal = Bucket(storage, self._database), Notes(storage)
             if layout:
-                raise SetupError("layout= is for folders: objects have keys of their own")
+                raise SetupError("layout= applies to folders only: objects have keys of their own")
         decisions = Decisions(journal, self._database)
         self._storing = Storing(self._files, self._database, decisions, conflict, mismatch)
         self._decisions = decisions
@@ -294,7 +294,7 @@ class Archive(Blueprint):
         entry.image["SOPClassUID"] = entry.image["SOPClassUID"] or instance.sop_class
         told = entry.image["SOPClassUID"], entry.sop_instance
         if told != (instance.sop_class, instance.sop_instance):
-            raise Failure(IDENTIFIER_MISMATCH, "the data set is of another instance")
+            raise Failure(IDENTIFIER_MISMATCH, "the data set belongs to another instance")
         by_address = self._issuers.is_by_address(calling_ae, address)
         if isinstance(what, StoreRequest):  # its transport tells the audit functions
             return self._put(what, instance, entry, issuer if by_address else "")
@@ -399,7 +399,7 @@ class Archive(Blueprint):
         """
         self._check_registered()
         if level not in LEVELS:
-            raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
+            raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
         with self.opened():
             query = queries.Query(self._model, self._database, identifier, level)
             yield from query.rows(limit=limit)
@@ -660,7 +660,7 @@ def _place(where: str | os.PathLike[str] | Storage, name: str) -> tuple[Path, St
         return Path(where), None
     if isinstance(where, Storage):
         return Path(name), where
-    raise SetupError(f"an Archive is in a folder or a bucket, not in {where!r:.40}")
+    raise SetupError(f"an Archive needs a folder or a bucket, not {where!r:.40}")
 
 
 _URL = re.compile(r"[a-z][a-z0-9]*://")

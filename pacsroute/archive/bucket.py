@@ -151,7 +151,7 @@ class Bucket:
         return noting.key
 
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
-        """Return True: to ask the index takes less than to put an object."""
+        """Return True: asking the index takes less time than putting an object."""
         return True
 
     def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:

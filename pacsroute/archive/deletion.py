@@ -31,8 +31,8 @@ def duration(value: timedelta | str | None) -> timedelta | None:
     found = re.fullmatch(r"(\d+) *([dwmy])", str(value).strip())
     if found is None:
         raise SetupError(
-            f"retain is a timedelta, or a number of days, weeks, months or years such as '10y', "
-            f"not {value!r}"
+            "retain must be a timedelta, or a number of days, weeks, months or years "
+            f"such as '10y', not {value!r}"
         )
     return timedelta(days=int(found[1]) * _DAYS[found[2]])
 
@@ -88,7 +88,7 @@ class Deletion:
         if self._retain is not None:
             ((last,),) = self._database.rows(_LAST, [study])
             if last / 1e9 + self._retain.total_seconds() > time.time():
-                raise Failure(_NOT_AUTHORIZED, "the study has to be retained for longer")
+                raise Failure(_NOT_AUTHORIZED, "the study must be retained for longer")
 
     def restore(self, study: str, series: str, instance: str, reason: str, by: str) -> int:
         """Forget that something was deleted."""

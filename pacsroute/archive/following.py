@@ -42,6 +42,6 @@ class Following:
             yield jobs
 
     def after(self, instance: Instance) -> None:
-        """Put the jobs of an instance whose row is there, if they did not come with it."""
+        """Queue the jobs of an instance that is in the index, if they were not queued with it."""
         if not self.is_shared:
             self._function(instance)

@@ -58,7 +58,7 @@ class Keeper(Protocol):
         """Tell whether an instance is there."""
 
     def found(self) -> Iterator[tuple[str, int]]:
-        """Yield the names of all instances, each with when it was written."""
+        """Yield the names of all instances, each with the time when it was written."""
 
     def remove(self, names: list[str]) -> list[str]:
         """Remove instances without a row; return the removed names."""

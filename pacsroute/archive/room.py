@@ -54,7 +54,7 @@ class Room:
         if self._folder is None or self._is_left():
             return None
         free, least = self._measured(self._folder)
-        return f"{self._name}: {_NO_ROOM}: {_gib(free)} are free, and {_gib(least)} are to stay"
+        return f"{self._name}: {_NO_ROOM}: {_gib(free)} are free, but {_gib(least)} must stay free"
 
     def gauges(self) -> Iterator[Gauge]:
         """Yield the free space, and the space that must stay free."""
@@ -87,7 +87,7 @@ def _parsed(least: str | int) -> tuple[int, float]:
             return int(text), 0
     except ValueError:
         pass
-    raise SetupError(f"min_free is a share such as '5%', or a number of bytes, not {least!r}")
+    raise SetupError(f"min_free must be a share such as '5%', or a number of bytes, not {least!r}")
 
 
 def _gib(size: float) -> str:

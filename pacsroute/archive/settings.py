@@ -13,7 +13,7 @@ from pacsroute.errors import SetupError
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a `SetupError` for a value that is not one of a few."""
     if value not in choices:
-        raise SetupError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise SetupError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 def check_layout(layout: Layout, model: Model) -> None:

@@ -89,7 +89,7 @@ class Storing:
             raise
 
     def _follow(self, following: Following | None, entry: Entry) -> None:
-        """Put the jobs of an instance that is in the index, where they did not come with it."""
+        """Queue the jobs of an instance that is in the index, if they were not queued with it."""
         if following is not None and not following.is_shared:
             *_, row = self._database.rows(KNOWN, [entry.sop_instance])
             following.after(self._instance(Known(*row).path, entry))

@@ -244,7 +244,7 @@ class Upkeep:
         gone = "SELECT id, path FROM image WHERE path NOT IN (SELECT path FROM seen)"
         for number, path in seen.rows(gone):
             if not self._files.has(path):
-                logger.error("%s is gone: it is taken from the index", path)
+                logger.error("%s is gone: it is removed from the index", path)
                 self._database.write(partial(take_out, ids=[number]))
 
 

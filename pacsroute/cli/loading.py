@@ -32,7 +32,7 @@ def load(spec: str | None) -> App:
     Raises
     ------
     click.ClickException
-        If there is none; the message says what was looked for. A mistake inside the
+        If no app is found; the message says where it was looked for. A mistake inside the
         user's own file shows the user's traceback.
     """
     if spec is None:

@@ -31,7 +31,7 @@ from pacsroute.foreground import explained, serve
 from pacsroute.net.listening import Listener, listen
 from pacsroute.net.server import Server
 
-_TICK = 100  # milliseconds in which is seen what the child has to say
+_TICK = 100  # milliseconds between two looks for a message of the child
 _PATIENCE = 3.0  # seconds that a child has to end
 _MISUSED = 2  # the exit code of a command line that no saved file mends
 _wanted = PythonFilter(extra_extensions=[".toml"])

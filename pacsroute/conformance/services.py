@@ -17,8 +17,8 @@ _QUERY_CONDUCT = (
 )
 _LEVELS = "Responses have the Query/Retrieve Level of the request, and the Retrieve AE Title."
 _UNIQUE_KEYS = (
-    "The unique key of the level has to have a value, or a list of them, without wildcards; what "
-    "would mean the whole archive is refused (A900). A level may be spelt as in IMAGES or Study."
+    "The unique key of the level has to have a value, or a list of them, without wildcards; a "
+    "request for the whole archive is refused (A900). A level may be spelt as in IMAGES or Study."
 )
 _RETRIEVE_CONDUCT = (
     "Failed instances are listed in the final response. A C-CANCEL is looked for between "

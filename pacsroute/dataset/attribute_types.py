@@ -57,7 +57,7 @@ def check_settable(before: Dataset, modifications: Dataset, column: int, rules: 
         and _or_none(modifications[keyword].value) != _or_none(before.get(keyword))
     ]
     if wrong:
-        raise failure(INVALID_ATTRIBUTE_VALUE, wrong, f"not to be set: {', '.join(wrong)}")
+        raise failure(INVALID_ATTRIBUTE_VALUE, wrong, f"must not be set: {', '.join(wrong)}")
 
 
 def _or_none(value: Any) -> Any:

@@ -105,7 +105,7 @@ def _data_set(
     model: Mapping[str, Any], names: tuple[str, ...], bulk_data: _BulkData
 ) -> list[bytes | Elsewhere]:
     if not isinstance(model, Mapping):
-        raise DataSetError("a data set in JSON is an object")
+        raise DataSetError("a data set in JSON must be an object")
     own = model.get(_CHARSET)
     if isinstance(own, Mapping) and names == charsets.UTF8:
         model = {**model, _CHARSET: _UTF8}
@@ -127,10 +127,10 @@ def _tagged(model: Mapping[str, Any]) -> Iterable[tuple[int, str, dict[str, Any]
     found: set[int] = set()
     for key, element in model.items():
         if not (isinstance(key, str) and _TAG.fullmatch(key) and isinstance(element, dict)):
-            raise DataSetError("an attribute in JSON has a tag of eight digits, and is an object")
+            raise DataSetError("an attribute in JSON must be an object with a tag of eight digits")
         tag = int(key, 16)
         if tag in found:  # with letters in upper and lower case
-            raise DataSetError(f"({key[:4]},{key[4:]}) is there twice")
+            raise DataSetError(f"({key[:4]},{key[4:]}) occurs twice")
         found.add(tag)
         yield tag, key, element
 
@@ -141,7 +141,7 @@ def _element(
     """Return the head and the value of an element, in explicit VR little endian."""
     vr = element.get("vr")
     if vr not in STRING_VRS and vr not in WORD_SIZES and vr != "SQ":
-        raise DataSetError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no VR that is known")
+        raise DataSetError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no known VR")
     values = element.get("Value") or []
     if not isinstance(values, list):
         raise TypeError

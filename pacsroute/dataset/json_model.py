@@ -35,7 +35,7 @@ BulkData = Callable[[tuple[str, ...], str, int], "str | None"]
 """Returns the URI of a value, or None to have it inline.
 
 It is called with the path of the element, its VR, and its length in bytes. A path is tags of
-eight digits, with the number of an item, from 1, behind the tag of each sequence.
+eight digits, with an item number, from 1, after the tag of each sequence.
 """
 
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))

@@ -45,7 +45,7 @@ def keyword_tag(keyword: str) -> int:
 
 def _unknown(keyword: object) -> str:
     if not isinstance(keyword, str):
-        return f"the keys of a row are keywords, not {type(keyword).__name__}"
+        return f"the keys of a row must be keywords, not {type(keyword).__name__}"
     plain = keyword.replace("_", "").replace(" ", "")
     keywords = (
         entry[4] for tag, entry in DicomDictionary.items() if entry[4] and tag >> 16 != _DELIMITERS

@@ -37,7 +37,7 @@ def what_fits(
         An unknown keyword, or an object that is not a row.
     """
     if not isinstance(row, (Mapping, Dataset)):
-        raise DataSetError(f"a row is a mapping or a Dataset, not {type(row).__name__}")
+        raise DataSetError(f"a row must be a mapping or a Dataset, not {type(row).__name__}")
     encoder, rows = Encoder(how), (row, *above)
     kept: dict[str, Any] = {}
     lost: list[str] = []

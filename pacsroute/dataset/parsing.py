@@ -1,7 +1,7 @@
 """The bytes of a data set to a pydicom Dataset (PS3.5 §7, Annex A).
 
-Lenient, since what a peer has sent is what there is, but a part of it is never lost in silence:
-what cannot be read to its end is an error. Values are converted when they are accessed, and
+Lenient, since the peer will not send it better, but a part of it is never lost silently: a data
+set that cannot be read to its end is an error. Values are converted when they are accessed, and
 sequences are read when they are opened, which may raise DataSetError too.
 """
 
@@ -199,7 +199,7 @@ def _parse(
         implicit = reader.implicit_at(0, size, how.implicit, top=True)
         dataset, _ = reader.data_set(0, size, Frame(implicit, charsets.terms(limits.charset)))
         if not len(dataset) and bytes(source[:8]).strip(b"\0"):
-            raise UnreadableDataSet("not a data set: less than a data element")
+            raise UnreadableDataSet("not a data set: too short for a data element")
     if reader.deferred:
         return _with_file(dataset, file)
     if how.deflated:

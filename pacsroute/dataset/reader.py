@@ -1,7 +1,7 @@
 """Read data sets of peers with limits, leniency and silence, which pydicom's reader lacks.
 
 Bounds: depth, number of elements, and the memory of the process. Leniency: a data set or item in
-the other VR encoding than announced, an unknown VR, numbers with odd bytes behind the last whole
+the other VR encoding than announced, an unknown VR, numbers with odd bytes after the last whole
 one, and delimiters in odd places are read as far as nothing is lost. Silence: no message and no
 warning quotes a value. Sequences are passed over, and read when they are opened (PS3.5 §7).
 """
@@ -103,7 +103,7 @@ class Reading:
     little : bool
         Whether it is little endian.
     limits : Limits
-        How deep it may be, of how many elements, and how much memory there is.
+        How deep it may be, how many elements it may have, and how much memory it may use.
     lossless : bool
         Whether what would lose a part of it is an error.
     strict : bool
@@ -361,7 +361,7 @@ class Reader:
         if frame.undefined:
             self._reading.lost("an item has no end")
         if at < end and bytes(data[at:end]).strip(b"\0"):
-            self._reading.lost("less than a data element at the end")
+            self._reading.lost("too few bytes for a data element at the end")
         return at
 
     def behind_items(self, at: int, end: int, implicit: bool) -> int:
@@ -428,7 +428,7 @@ class Reader:
         if not self._likelihood(best, end):
             best = readings[-1]
             if best.length != _UNDEFINED:
-                self._reading.lost("an unknown VR, behind which nothing can be read")
+                self._reading.lost("an unknown VR, after which nothing can be read")
         return best
 
     def _likelihood(self, head: _Head, end: int) -> int:
@@ -452,7 +452,7 @@ class Reader:
         frame = level.frame
         head = self._head(at, end, frame.implicit, level.elements, level.signed)
         if head is None:
-            self._reading.lost("less than a data element at the end")
+            self._reading.lost("too few bytes for a data element at the end")
             level.end = end
             return None
         if head.tag in (_ITEM, _ITEM_END, _SEQUENCE_END):

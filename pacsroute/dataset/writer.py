@@ -153,10 +153,10 @@ class Encoder:
         try:
             plan = plans.get(tuple(row))
         except TypeError:
-            raise DataSetError(f"a row is a mapping or a Dataset, not {_kind(row)}") from None
+            raise DataSetError(f"a row must be a mapping or a Dataset, not {_kind(row)}") from None
         if plan is None:
             if not isinstance(row, Mapping):
-                raise DataSetError(f"a row is a mapping or a Dataset, not {_kind(row)}")
+                raise DataSetError(f"a row must be a mapping or a Dataset, not {_kind(row)}")
             plan = self._plan(tuple(row), target, specific)
             if len(plans) >= _PLANS:
                 plans.clear()

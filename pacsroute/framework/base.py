@@ -323,7 +323,7 @@ class BaseApp(Scope):
                     "register the blueprint with called_ae=, or use @app.authenticate"
                 )
             if innermost.setdefault(title, scope) is not scope:
-                raise SetupError(f"{title} has two functions of @authenticate")
+                raise SetupError(f"{title} has two @authenticate functions")
 
     register_blueprint.__doc__ = Scope.register_blueprint.__doc__
 
@@ -416,7 +416,7 @@ class BaseApp(Scope):
     # ------------------------------------------------------------- the one door
 
     def handle(self, request: Request) -> Any:
-        """Let the handler of a request answer it, behind the hooks of `before_request`.
+        """Let the handler of a request answer it, after the hooks of `before_request`.
 
         The transport of the request runs later steps, such as the hooks of
         `after_request`: see `pacsroute.framework.answering`.

@@ -260,7 +260,7 @@ class Scope(Router):
         if not has_yield:
             raise SetupError(
                 f"@app.lifespan: {getattr(function, '__qualname__', function)!s} needs one yield, "
-                "between what is done at the start and at the stop"
+                "between the code for the start and the code for the stop"
             )
         self.lifespans.append(function)
         return function
@@ -323,7 +323,7 @@ class Scope(Router):
         >>> app.register_blueprint(research, called_ae="RESEARCH")
         """
         if not isinstance(blueprint, Blueprint):
-            raise SetupError(f"a Blueprint is registered, not {type(blueprint).__name__}")
+            raise SetupError(f"register a Blueprint, not {type(blueprint).__name__}")
         if blueprint is self:
             raise SetupError(f"{self!r} is registered with an app or another blueprint")
         self._still_open("register_blueprint")

@@ -26,7 +26,7 @@ class Destinations(UserDict[str, Peer]):
     >>> destinations = Destinations({"PACS": Peer("10.0.0.7", 104)})
     >>> destinations["RIS"] = Peer("10.0.0.8", "104")
     Traceback (most recent call last):
-    pacsroute.errors.SetupError: app.destinations['RIS']: the port is 1 to 65,535, not '104'
+    pacsroute.errors.SetupError: app.destinations['RIS']: the port must be 1 to 65,535, not '104'
     """
 
     def __setitem__(self, title: str, peer: Peer) -> None:
@@ -48,14 +48,14 @@ def _check(peer: object) -> None:
         raise SetupError(f'expected a Peer, such as Peer("10.0.0.7", 104), not {peer!r:.40}')
     if peer.url:
         if not peer.url.startswith(("http://", "https://")):
-            raise SetupError(f"the URL begins with http:// or https://, not {peer.url!r:.40}")
+            raise SetupError(f"the URL must begin with http:// or https://, not {peer.url!r:.40}")
         return
     if not isinstance(peer.host, str) or not peer.host:
-        raise SetupError(f"the host is a name or an address, not {peer.host!r:.40}")
+        raise SetupError(f"the host must be a name or an address, not {peer.host!r:.40}")
     is_number = isinstance(peer.port, int) and not isinstance(peer.port, bool)
     if not is_number or not 1 <= peer.port <= 65535:
-        raise SetupError(f"the port is 1 to 65,535, not {peer.port!r:.40}")
+        raise SetupError(f"the port must be 1 to 65,535, not {peer.port!r:.40}")
     if peer.ae_title:
         ae_title(peer.ae_title)
     if not isinstance(peer.tls, TLS | ssl.SSLContext | None):
-        raise SetupError(f"tls is a TLS or an ssl.SSLContext, not {peer.tls!r:.40}")
+        raise SetupError(f"tls must be a TLS or an ssl.SSLContext, not {peer.tls!r:.40}")

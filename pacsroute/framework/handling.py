@@ -117,7 +117,7 @@ def _unserved(request: Request) -> Outcome:
     if request.sop_class and not uids.is_uid(request.sop_class):
         name = request.sop_class
         raise ValueError(
-            f"a request has the UID of its SOP class, not {name!r:.40}: "
+            f"a request needs the UID of its SOP class, not {name!r:.40}: "
             f"uids.sop_class({name!r:.40}, {request.command!r})"
         )
     return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))
@@ -201,7 +201,7 @@ def _default(request: Request, error: BaseException, cause: BaseException | None
             hidden = error.__cause__ is None and error.__suppress_context__  # ``from None``
             outcome = Outcome(status, error.elements)
             return outcome if hidden else _caused(request, outcome, error.__cause__ or cause)
-        error = ValueError(f"Failure(0x{error.status:04X}): no status of a failure")
+        error = ValueError(f"Failure(0x{error.status:04X}): not a failure status")
     # The peer's doing, and no fault of the handler.
     if isinstance(error, IdentifierError):
         outcome = Outcome(Status(IDENTIFIER_MISMATCH, str(error)))

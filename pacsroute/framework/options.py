@@ -89,4 +89,4 @@ def check_options(command: str, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         what, fits = _OPTIONS.get(name, ("", lambda value: True))
         if not fits(value):
-            raise SetupError(f"@app.{command}: {name} is {what}, not {value!r}")
+            raise SetupError(f"@app.{command}: {name} must be {what}, not {value!r}")

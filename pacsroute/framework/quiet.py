@@ -36,7 +36,7 @@ def _quieted() -> Iterator[None]:
 quiet_libraries = Counted(_quieted)
 """Hold this while an app runs: pydicom and the decoders log nothing, and warn of nothing.
 
-Their messages quote values, which are patient data, and a peer decides how many there are. What
+Their messages quote values, which are patient data, and a peer decides how many are logged. What
 concerns the answer to a request is said once, by pacsroute. A library whose logger you have set
 to a level of your own, as ``INFO``, is left alone.
 """

@@ -113,10 +113,10 @@ def find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answe
         row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
         if not (isinstance(row, Mapping) or is_dataset(row)):
             kind = type(row).__name__
-            raise TypeError(f"a find yields a dict or Dataset, or (row, status), not {kind}")
+            raise TypeError(f"a find must yield a dict or Dataset, or (row, status), not {kind}")
         code = int(status[0] if isinstance(status, Status) else status)
         if code not in _ROW:
-            raise ValueError(f"a row has the status 0xFF00 or 0xFF01, not 0x{code:04X}")
+            raise ValueError(f"a row must have the status 0xFF00 or 0xFF01, not 0x{code:04X}")
         yield Answer(row, _ROW[code], code == PENDING)
 
 

@@ -122,7 +122,7 @@ class WorkControl(Protocol):
         """
 
     def retry(self, number: int) -> bool:
-        """Try a job again that has failed, or at once one that waits; False if there is none."""
+        """Retry a failed job, or run a waiting one at once; False if there is no such job."""
 
     def drop(self, number: int) -> bool:
         """Remove a job that waits or has failed, for good; False if there is none."""
@@ -131,14 +131,14 @@ class WorkControl(Protocol):
         """Stop a lane until `resume`; running jobs end. False if there is no such lane."""
 
     def resume(self, lane: str) -> bool:
-        """Let a lane go on, also one that rests; False if there is no such lane."""
+        """Resume a lane that is paused or rests; False if there is no such lane."""
 
 
 class Together(Protocol):
     """Jobs that are committed with something else; see `WorkQueue.together`."""
 
     def put_in(self, execute: Callable[[str, Mapping[str, Any]], Any]) -> None:
-        """Put the collected jobs into the queue, in a transaction of its database.
+        """Queue the collected jobs, in a transaction of its database.
 
         Parameters
         ----------
@@ -301,7 +301,7 @@ class Declared:
                 f"@app.job {job.name}: timeout= needs process=True, since a thread cannot be ended"
             )
         if job.places < 1:
-            raise SetupError(f"@app.job {job.name}: places= is 1 or more")
+            raise SetupError(f"@app.job {job.name}: places= must be 1 or more")
         self.jobs[job.name] = job
 
     def add_quiet(self, quiet: QuietFunction) -> None:
@@ -310,7 +310,7 @@ class Declared:
         if quiet.level not in ("SERIES", "STUDY"):
             raise SetupError(f'@app.quiet {quiet.name}: say "SERIES" or "STUDY"')
         if quiet.after <= 0:
-            raise SetupError(f"@app.quiet {quiet.name}: after= is a number of seconds above 0")
+            raise SetupError(f"@app.quiet {quiet.name}: after= must be a number of seconds above 0")
         self.quiet[quiet.name] = quiet
 
     def add_background(self, background: BackgroundFunction) -> None:

@@ -147,9 +147,7 @@ class Instance:
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             syntax = self._hints["transfer_syntax"]
             if syntax is None:
-                raise DataSetError(
-                    "bytes that are no Part 10 file need the transfer_syntax= of theirs"
-                )
+                raise DataSetError("bytes that are not a Part 10 file need transfer_syntax=")
             sop_class, sop_instance = peek.sop_uids(self._source[: peek.LOOK], syntax)
             return {"sop_class": sop_class, "sop_instance": sop_instance, "transfer_syntax": syntax}
         file, head, first = self._part10()
@@ -446,7 +444,7 @@ class Instance:
             If the file cannot be written; no part of it remains.
         """
         if duplicate not in ("replace", "keep", "refuse"):
-            raise ValueError(f"duplicate is 'replace', 'keep' or 'refuse', not {duplicate!r}")
+            raise ValueError(f"duplicate must be 'replace', 'keep' or 'refuse', not {duplicate!r}")
         sop_instance = self.sop_instance
         if not uids.is_uid(sop_instance):
             raise Failure(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID")
@@ -584,7 +582,7 @@ def _opened(path: str | os.PathLike[str], at_once: int) -> tuple[BinaryIO, part1
 
 
 def _all(file: BinaryIO, size: int) -> bytes:
-    """Read so many bytes, or all that there are: the system may give fewer at once."""
+    """Read this many bytes, or up to the end: one system call may return fewer."""
     data = file.read(size)
     while len(data) < size and (more := file.read(size - len(data))):
         data += more

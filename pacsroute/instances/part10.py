@@ -122,7 +122,7 @@ def read_head(data: bytes) -> Head:
     """
     at = _PREAMBLE + 4
     if data[_PREAMBLE:at] != b"DICM":
-        raise DataSetError("not a Part 10 file: there is no DICM behind a preamble")
+        raise DataSetError("not a Part 10 file: there is no DICM after a preamble")
     found = dict.fromkeys(_NAMES.values(), "")
     size = len(data)
     while at + 8 <= size:

@@ -27,7 +27,7 @@ def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
     data : bytes
         The beginning of the data set.
     transfer_syntax : str
-        Its syntax; one that nobody knows is looked at as explicit VR little endian.
+        Its syntax; an unknown one is read as explicit VR little endian.
 
     Examples
     --------

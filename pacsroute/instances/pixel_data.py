@@ -230,7 +230,7 @@ class _Heads:
         )
 
     def _bytes(self, at: int, size: int) -> bytes:
-        """Return so many bytes from a place on, or those that there are."""
+        """Return this many bytes from a position on, or fewer at the end."""
         start = at - self._chunk_at
         if start < 0 or start + size > len(self._chunk):
             self._file.seek(at)

@@ -137,7 +137,7 @@ class _Ranges(io.RawIOBase):
 
 
 class Joined(io.RawIOBase):
-    """The head of a Part 10 file and its data set, one behind the other."""
+    """The head of a Part 10 file and its data set, one after the other."""
 
     def __init__(self, head: bytes, data: BinaryIO) -> None:
         self._files = [io.BytesIO(head), data]

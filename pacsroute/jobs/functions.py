@@ -38,11 +38,12 @@ class Functions:
     call : callable
         Calls the function for a job. An exception is a failed attempt.
     retry : sequence of float
-        Seconds after which a job whose function has raised is tried again; then it is given up.
+        Seconds after which a job whose function has raised is tried again; after the last one it
+        has failed for good.
     gave_up : callable
         Called with a job that has failed for good, and the exception.
     places : int
-        How many may run at the same time, of all processes.
+        How many may run at the same time, in all processes together.
     """
 
     def __init__(

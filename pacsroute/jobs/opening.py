@@ -174,7 +174,7 @@ def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) ->
     )
     ((title,),) = transaction.run("SELECT value FROM jobs_meta WHERE name = 'app'")
     if title != ae_title:
-        raise SetupError(f"the queue {where} is that of {title}: give {ae_title} one of its own")
+        raise SetupError(f"the queue {where} belongs to {title}: give {ae_title} one of its own")
     dead = queue.owner.dead(transaction.run("SELECT id, seen FROM jobs_owners"), queue.now())
     replaced = queue.bury(transaction, dead)
     return _Entered(not transaction.run("SELECT 1 FROM jobs_owners"), replaced)

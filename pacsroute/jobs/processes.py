@@ -96,6 +96,6 @@ def _end(status: int) -> str:
     if status >= 0:
         return f"its process ended with status {status}"
     try:
-        return f"its process died of {signal.Signals(-status).name}"
+        return f"its process was killed by {signal.Signals(-status).name}"
     except ValueError:
-        return f"its process died of signal {-status}"
+        return f"its process was killed by signal {-status}"

@@ -147,7 +147,7 @@ class Queue:
         return json.dumps(job.arguments, allow_nan=False)
 
     def move(self, job: Job, lane: str, function: str, delay: float) -> None:
-        """Let a job go on in another lane, as another function; it replaces its twin."""
+        """Move a job to another lane and function; it replaces its twin."""
 
         def work(transaction: Transaction) -> list[Job]:
             arguments, twins = job.arguments, self.waiting(transaction, lane, function, job.key)
@@ -322,7 +322,7 @@ class Queue:
         return None if due is None else float(due)
 
     def take_place(self, lane: str, places: int) -> int | None:
-        """Take one of the places of a lane, which are of all processes; None if all are taken."""
+        """Take one of the places of a lane, which all processes share; None if all are taken."""
 
         def work(transaction: Transaction) -> int | None:
             for place in range(places):
@@ -375,7 +375,7 @@ class Queue:
         return self._set_lane(lane, "paused = 1, reason = :reason", reason=reason, durable=True)
 
     def resume(self, lane: str) -> bool:
-        """Let a lane go on; False if there is no such lane."""
+        """Resume a lane; False if there is no such lane."""
         changes = "paused = 0, reason = '', failures = 0, retry_at = 0"
         return self._set_lane(lane, changes, durable=True)
 
@@ -418,7 +418,7 @@ class Queue:
         return [job_of(row) for row in rows]
 
     def retry(self, number: int) -> bool:
-        """Try a job that has failed again, or one that waits at once; False if there is none."""
+        """Retry a failed job, or run a waiting one at once; False if there is no such job."""
 
         def work(transaction: Transaction) -> tuple[bool, list[Job]]:
             if twins := give_way(transaction, "id = :id AND failed = 1", id=number, owner=""):

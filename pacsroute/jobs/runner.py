@@ -143,7 +143,7 @@ class Runner:
             self._owner = self._queue.owner.id
             self._lost()
         if dead := self._queue.reap():
-            logger.info("jobs of %d processes that have ended wait again", len(dead))
+            logger.info("jobs of %d processes that have ended are queued again", len(dead))
             self._reaped()
         with self._lock:
             failed = [lane for lane in self._failed if not self._places[lane]]

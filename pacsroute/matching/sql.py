@@ -50,7 +50,7 @@ class Where(NamedTuple):
             if len(rest) == len(self.parameters):
                 break
         else:
-            raise ValueError("a column has a mark of a parameter in it")
+            raise ValueError("a column contains a parameter mark")
         names = [f"{prefix}{number}" for number in range(len(rest))]
         sql = first + "".join(f":{name}{part}" for name, part in zip(names, rest, strict=True))
         return sql, dict(zip(names, self.parameters, strict=True))
@@ -105,7 +105,7 @@ def where(
     Where(sql='1 = 1', parameters=())
     """
     if dialect not in DIALECTS:
-        raise ValueError(f"dialect is 'sqlite' or 'postgresql', not {dialect!r:.40}")
+        raise ValueError(f"dialect must be 'sqlite' or 'postgresql', not {dialect!r:.40}")
     return _where(Keys(identifier), columns, multiple, empty_matches, DIALECTS[dialect])
 
 
@@ -118,7 +118,7 @@ def _where(
 ) -> Where:
     for keyword, column in columns.items():
         if isinstance(column, str) == (vr_of(keyword) == "SQ"):
-            raise DataSetError(f"{keyword}: a sequence has a mapping of columns, others a column")
+            raise DataSetError(f"{keyword}: a sequence needs a mapping of columns, others a column")
     conditions: list[str] = []
     parameters: list[Any] = []
     combined = all(name in columns for name in START) and keys.start

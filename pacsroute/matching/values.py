@@ -79,7 +79,7 @@ def stored(keyword: str, value: object) -> str | int | float | None:
     ('CT\\MR', 7)
     """
     if vr_of(keyword) not in MATCHED:
-        raise IdentifierError(f"{keyword}: nothing is matched by an attribute of its VR")
+        raise IdentifierError(f"{keyword}: an attribute of its VR cannot be matched")
     found = values(keyword, value_in(value, keyword) if isinstance(value, Dataset) else value)
     if len(found) == 1 and _is_single(keyword):
         return found[0]  # type: ignore[no-any-return]

@@ -98,7 +98,7 @@ class Stay:
     Parameters
     ----------
     places : Places
-        Those that there are.
+        The places in use.
     host : str
         The peer's.
     refusal : AssociateRJ, optional

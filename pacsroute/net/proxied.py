@@ -43,7 +43,7 @@ class Balancers:
         Parameters
         ----------
         sock : socket.socket
-            Nothing was read from it yet; not a byte behind the header is read.
+            Nothing was read from it yet; no byte after the header is read.
         host : str
             The address that it comes from.
         """
@@ -79,7 +79,7 @@ def _read(sock: socket.socket) -> bytes:
         piece = sock.recv(count)
         if not piece:
             if data:
-                raise ProxyHeaderError("the PROXY header has broken off")
+                raise ProxyHeaderError("the PROXY header is cut off")
             break
         data += piece
     return data

@@ -95,8 +95,8 @@ class _Destination:
     fits into 128 contexts.
 
     An association that breaks is made again. The instance on which it broke is sent once
-    more, unless it was the first one there: then that one fails, and the rest is tried. It
-    all fails only where nobody is reached any more, or nothing gets through.
+    more, unless it was the first one there: then that one fails, and the rest is tried. The whole
+    retrieval fails only if the destination can no longer be reached, or no instance gets through.
     """
 
     def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:

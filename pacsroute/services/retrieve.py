@@ -300,7 +300,7 @@ def _sent(
             ascii(request.calling_ae)[1:-1],
             instance.sop_instance_if_known or "an instance",
             ascii(str(status))[1:-1],
-            "; further ones are told at DEBUG" if failed == _TOLD - 1 else "",
+            "; further ones are logged at DEBUG" if failed == _TOLD - 1 else "",
         )
     return status
 

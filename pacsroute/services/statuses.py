@@ -27,7 +27,7 @@ _WRONG_CLASS = (
     SOP_CLASS_NOT_SUPPORTED,
     "the SOP Class is not that of the presentation context, or is not served",
 )
-_WRONG_INSTANCE = (INVALID_SOP_INSTANCE, "the SOP Instance UID is no UID")
+_WRONG_INSTANCE = (INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID")
 _FAILED = "the product failed unexpectedly"
 _QUERY = [
     (
@@ -86,7 +86,7 @@ ANSWERED: dict[str, list[tuple[int, str]]] = {
     "move": [*_RETRIEVE, (MOVE_DESTINATION_UNKNOWN, "the move destination is unknown")],
     "n_create": _NORMALIZED,
     "n_set": _NORMALIZED,
-    "n_get": [*_NORMALIZED, (ATTRIBUTE_LIST_ERROR, "attributes were asked for that there are not")],
+    "n_get": [*_NORMALIZED, (ATTRIBUTE_LIST_ERROR, "unknown attributes were asked for")],
     "n_action": [*_NORMALIZED, (NO_SUCH_ACTION, "there is no such action type")],
     "n_delete": _NORMALIZED,
     "n_event_report": [*_NORMALIZED, (NO_SUCH_EVENT_TYPE, "there is no such event type")],

@@ -148,7 +148,7 @@ class Frames:
         if self.lost and self._position:
             return Trouble(f"no PDU begins where one should, after {self._position:,} bytes")
         if self.lost and self.rest.startswith(_TLS):
-            return Trouble("TLS: what is inside cannot be read here")
+            return Trouble("TLS: its content cannot be read here")
         if self.lost:
             return Trouble("no PDU at the beginning: not DICOM, or begun before it was captured")
         if len(self.rest) < 6:

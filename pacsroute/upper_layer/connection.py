@@ -20,7 +20,7 @@ DEFAULT_MAXIMUM_LENGTH = 1_048_576
 """What we offer as maximum length of the P-DATA-TF variable field, in bytes."""
 
 _FIRST_BUFFER = 16_384
-_SLACK = 65_536  # room behind a large PDU, so that one read can bring the next one's head
+_SLACK = 65_536  # room after a large PDU, so that one read can bring the next one's head
 
 # The actions of table 9-10 that hand the PDU on to the user.
 _INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10", "AA-3"})
@@ -149,12 +149,12 @@ class Connection:
             self._end += count
             data = data[count:]
             if self._end - self._start >= self._needed and len(data):
-                # A whole PDU waits to be taken: make room for what comes behind it.
+                # A whole PDU waits to be taken: make room for the next one.
                 self._needed = self._end - self._start + len(data)
 
     @property
     def partial(self) -> int:
-        """How many bytes of a PDU wait for its rest."""
+        """How many bytes of an incomplete PDU have arrived."""
         return self._end - self._start
 
     def next_event(self) -> Event | None:
@@ -231,7 +231,7 @@ class Connection:
             assert isinstance(received, AssociateRQ)
             if received.protocol_version & 1:
                 return received
-            self.error = ProtocolError("the peer knows no protocol version that we know")
+            self.error = ProtocolError("the peer offers no protocol version that we support")
             self._out.append(pdus.encode(AssociateRJ(1, 2, 2)))
             self.state = "Sta13"
         elif action in ("AA-1", "AA-7", "AA-8"):

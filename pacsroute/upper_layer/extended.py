@@ -54,7 +54,7 @@ def supported(command: str, what: Iterable[str] | Mapping[str, int] | None) -> b
     if what is None:
         return b""
     if isinstance(what, str):
-        raise SetupError(f"@app.{command}: extended is a list of names, not one text")
+        raise SetupError(f"@app.{command}: extended must be a list of names, not one text")
     levels: dict[str, Any] = dict(what) if isinstance(what, Mapping) else dict.fromkeys(what, 1)
     names = _NAMES[command]
     for name in levels:

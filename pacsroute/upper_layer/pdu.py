@@ -317,7 +317,7 @@ def decode(data: bytes | memoryview) -> Pdu:
         raise ProtocolError("a PDU has at least 6 bytes", INVALID_PARAMETER)
     number, length = HEADER.unpack_from(view)
     if length != len(view) - 6:
-        raise ProtocolError("the length of the PDU is not that of its bytes", INVALID_PARAMETER)
+        raise ProtocolError("the length of the PDU does not match its bytes", INVALID_PARAMETER)
     decoder = _DECODERS.get(number)
     if decoder is None:
         raise ProtocolError(f"no PDU has the type {number:02X}H", UNRECOGNIZED_PDU)
@@ -343,7 +343,7 @@ def _items(view: memoryview, left: Iterator[int]) -> Iterator[tuple[int, memoryv
         position += 4
         if position + length > end:
             raise ProtocolError(
-                f"item {number:02X}H is longer than what holds it", INVALID_PARAMETER
+                f"item {number:02X}H is longer than its container", INVALID_PARAMETER
             )
         yield number, view[position : position + length]
         position += length

@@ -1,7 +1,6 @@
 """The header of HAProxy's PROXY protocol, versions 1 and 2, which names the peer.
 
-Without I/O: the caller reads as many bytes as `missing` says, and not one of those behind the
-header.
+Without I/O: the caller reads as many bytes as `missing` says, and none after the header.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def _line(data: bytes) -> Source:
         return _NOBODY
     versions = {"TCP4": 4, "TCP6": 6}
     if len(words) != 6 or words[1] not in versions:
-        raise ProxyHeaderError("the PROXY header has no address of TCP")
+        raise ProxyHeaderError("the PROXY header has no TCP address")
     _, family, host, target, port, target_port = words
     for address in (host, target):
         try:
@@ -136,7 +135,7 @@ def _binary(data: bytes) -> Source:
     if command != _PROXY:
         raise ProxyHeaderError("the PROXY header has an unknown version or command")
     if family not in _LENGTHS:
-        raise ProxyHeaderError("the PROXY header has no address of TCP")
+        raise ProxyHeaderError("the PROXY header has no TCP address")
     size = _LENGTHS[family]
     if length < 2 * size + 4:
         raise ProxyHeaderError("the PROXY header is too short for its addresses")

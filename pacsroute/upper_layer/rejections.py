@@ -20,11 +20,11 @@ _REASONS = {
     ),
     (1, 3): _Reason(
         "calling AE title not recognized",
-        "it does not know the calling AE title {calling!r}: have it registered there",
+        "it does not know the calling AE title {calling!r}: register it there",
     ),
     (1, 7): _Reason(
         "called AE title not recognized",
-        "the called AE title {called!r} is not its own: ask what it is called",
+        "the called AE title {called!r} is not the peer's: ask for its AE title",
     ),
     (2, 1): _Reason("no reason given by ACSE", "it gives no reason, and may not accept this user"),
     (2, 2): _Reason("protocol version not supported", "it knows no common protocol version"),

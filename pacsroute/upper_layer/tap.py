@@ -32,7 +32,7 @@ class Tap(Protocol):
         """Take bytes for the peer."""
 
     def closed(self) -> object:
-        """Take notice that the connection is closed."""
+        """Note that the connection is closed."""
 
 
 TapFactory = Callable[[Link], Tap]

@@ -159,7 +159,7 @@ def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: boo
         raise Failure(0xC309)
     given = [keyword for keyword in _CREATED_EMPTY if attribute_list.get(keyword)]
     if given:
-        raise attribute_types.failure(0x0106, given, f"to be created empty: {', '.join(given)}")
+        raise attribute_types.failure(0x0106, given, f"must be created empty: {', '.join(given)}")
     if strict:
         attribute_types.check(attribute_list, _CREATE, _RULES)
 
@@ -209,7 +209,7 @@ def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: boo
     if wanted != state:
         if wanted == SCHEDULED:
             raise Failure(0xC303)
-        raise attribute_types.failure(0x0106, [STATE], "the state is changed by N-ACTION")
+        raise attribute_types.failure(0x0106, [STATE], "the state can be changed by N-ACTION only")
     if strict:
         attribute_types.check_settable(stored, modification_list, _SET, _RULES)
         attribute_types.check(modification_list, _SET, _RULES)
@@ -341,7 +341,7 @@ def read(step: Dataset | None, attribute_identifiers: Iterable[int] = ()) -> tup
     Raises
     ------
     Failure
-        0xC307 without a step.
+        0xC307 if the step does not exist.
 
     Examples
     --------

@@ -123,7 +123,7 @@ def check_subscription(
     if action_type == SUBSCRIBE:
         lock = {"TRUE": "locked", "FALSE": "unlocked"}.get(text(action_information, "DeletionLock"))
         if lock is None:
-            raise Failure(INVALID_ARGUMENT_VALUE, "DeletionLock is TRUE or FALSE")
+            raise Failure(INVALID_ARGUMENT_VALUE, "DeletionLock must be TRUE or FALSE")
         globally, row = lock, f"{scope}-{lock}"
         if sop_instance == FILTERED_GLOBAL:
             keys.update(action_information)

@@ -43,7 +43,7 @@ def one(exchange: Exchange, path: str, **unique: str) -> Response:
     exchange : Exchange
         The request.
     path : str
-        Tags, with the number of an item behind each sequence's.
+        Tags, with an item number after each sequence's.
     **unique : str
         The unique keys of the instance.
     """

@@ -77,7 +77,7 @@ def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller
     if not known and user is None and not is_local(app, environ):
         tell_of_rejected(app, caller, "not from this machine")
         raise Forbidden(
-            "without @app.authenticate or client certificates only this machine is answered"
+            "without @app.authenticate or client certificates, only this machine has access"
         )
     claimed = _claimed(environ)
     try:

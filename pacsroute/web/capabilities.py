@@ -36,6 +36,6 @@ def answer(exchange: Exchange) -> Response:
 
 
 def routed(exchange: Exchange) -> list[tuple[str, list[str]]]:
-    """Return the paths below the root whose handlers there are, with their methods."""
+    """Return the paths below the root that have handlers, with their methods."""
     titles = exchange.caller.calling_ae, exchange.caller.called_ae
     return resources(exchange.app.routes_for(*titles))

@@ -53,7 +53,7 @@ class Inflated:
             if found:
                 return found
         if self._decoder.unused_data or self._stream.read(1):
-            raise BadRequest("there is something behind the end of the body")
+            raise BadRequest("there are bytes after the end of the body")
         return b""
 
 
@@ -82,5 +82,5 @@ def decoded(stream: Any, coding: str, most: int) -> Any:
     if coding in ("", "identity"):
         return stream
     if coding not in _CODINGS:
-        raise UnsupportedMediaType("the codings of a body are gzip and deflate")
+        raise UnsupportedMediaType("the codings of a body must be gzip or deflate")
     return Inflated(stream, most)

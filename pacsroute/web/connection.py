@@ -252,7 +252,7 @@ class Gateway(Gateway_10):
         try:
             for chunk in response:
                 if not isinstance(chunk, (bytes, Region)):
-                    raise TypeError(f"a response is bytes, not {type(chunk).__name__}")
+                    raise TypeError(f"a response must be bytes, not {type(chunk).__name__}")
                 if chunk:
                     self.write(chunk)
         finally:

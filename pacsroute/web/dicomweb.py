@@ -158,7 +158,7 @@ class DicomWeb:
         http : werkzeug.Request
             The request.
         path : str
-            The path behind the root.
+            The path below the root.
         caller : Caller
             The client.
 
@@ -180,7 +180,7 @@ class DicomWeb:
         unique = {_UIDS[key]: values.pop(key) for key in _UIDS if key in values}
         for uid in unique.values():
             if not uids.is_uid(uid):
-                raise BadRequest("a UID has digits and dots, and at most 64 of them")
+                raise BadRequest("a UID consists of digits and dots, 64 at the most")
         kind, _, level = name.partition(" ")
         if kind == "search":
             return search.answer(exchange, level, unique)

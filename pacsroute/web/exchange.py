@@ -138,7 +138,7 @@ class Exchange:
         unique : mapping of str to str
             The unique keys that the path names.
         instance : Instance
-            One of those that it has found.
+            One of the instances found.
         *below : str
             The path below it.
         """
@@ -293,7 +293,7 @@ class Exchange:
     def models(
         self, items: list[bytes], ends: Answering | Found, *, is_one: bool = False
     ) -> Response:
-        """Return a response with data sets; the answer to its request ends behind it.
+        """Return a response with data sets; the answer to its request ends after it.
 
         Parameters
         ----------
@@ -411,7 +411,7 @@ class Found:
             raise NotFound(NOTHING)
 
     def _take(self) -> Instance | None:
-        """Return the next instance; None behind the last."""
+        """Return the next instance; None after the last."""
         for row, outcome, _ in self._answers:
             if isinstance(row, Instance):
                 self._count += 1
@@ -448,7 +448,7 @@ class Found:
 
 
 class Delivery:
-    """The body of a response: behind its end the answer to the request ends.
+    """The body of a response: the answer to the request ends after it.
 
     Parameters
     ----------

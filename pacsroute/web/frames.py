@@ -85,7 +85,7 @@ def numbers_of(text: str) -> list[int]:
         part.isascii() and part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts
     )
     if not valid:
-        raise BadRequest("frames are numbers from 1, with commas between")
+        raise BadRequest("frames must be numbers from 1, separated by commas")
     return [int(part) for part in parts]
 
 

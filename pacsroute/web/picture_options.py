@@ -29,10 +29,10 @@ def options_of(arguments: MultiDict[str, str], media_type: str) -> Options:
         parts = arguments["window"].split(",")
         function = _FUNCTIONS.get(parts[-1].strip().lower())
         if len(parts) != 3 or function is None:
-            raise BadRequest(f"window is its centre, width, and {' or '.join(_FUNCTIONS)}")
+            raise BadRequest(f"window must be its centre, width, and {' or '.join(_FUNCTIONS)}")
         values["window"] = _window(parts[0], parts[1], function)
     if not _ANNOTATIONS.issuperset(arguments.get("annotation", "patient").split(",")):
-        raise BadRequest(f"annotation is {' or '.join(sorted(_ANNOTATIONS))}")
+        raise BadRequest(f"annotation must be {' or '.join(sorted(_ANNOTATIONS))}")
     return options._replace(**values)
 
 
@@ -46,11 +46,11 @@ def uri_options(arguments: MultiDict[str, str], media_type: str) -> Options:
         sides = (arguments.get("columns", "0"), arguments.get("rows", "0"))
         values["size"] = tuple(int(_between(side, 0, 1e6, "a size")) for side in sides)
         if values["size"] == (0, 0):
-            raise BadRequest("rows and columns are numbers of pixels")
+            raise BadRequest("rows and columns must be numbers of pixels")
     if "region" in arguments:
         left, top, right, bottom = _numbers(arguments["region"], 4, "region")
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise BadRequest("region has two corners, from 0 to 1")
+            raise BadRequest("region must have two corners, from 0 to 1")
         values |= {"region": (left, top, right - left, bottom - top), "is_relative": True}
     if "windowCenter" in arguments or "windowWidth" in arguments:
         centre, width = arguments.get("windowCenter", ""), arguments.get("windowWidth", "")
@@ -72,7 +72,7 @@ def viewport_of(text: str) -> dict[str, Any]:
     """Return the size, and the region, of a viewport: width, height, and what of the image."""
     parts = text.split(",")
     if not 2 <= len(parts) <= 6:
-        raise BadRequest("viewport is a width and height, and a region of the image")
+        raise BadRequest("viewport must be a width and height, and a region of the image")
     size = tuple(int(_between(part, 1, 1e6, "viewport")) for part in parts[:2])
     if len(parts) == 2:
         return {"size": size}
@@ -80,14 +80,14 @@ def viewport_of(text: str) -> dict[str, Any]:
     left, top = (abs(_numbers(part or "0", 1, "viewport")[0]) for part in given[:2])
     width, height = (_numbers(part, 1, "viewport")[0] if part else math.inf for part in given[2:])
     if not width or not height:
-        raise BadRequest("viewport has a region of the image")
+        raise BadRequest("the region of viewport must be four numbers of pixels within the image")
     return {"size": size, "region": (left, top, width, height)}
 
 
 def _window(centre: str, width: str, function: str) -> tuple[float, float, str]:
     found = _numbers(f"{centre},{width}", 2, "a window")
     if found[1] <= 0:
-        raise BadRequest("the width of a window is more than 0")
+        raise BadRequest("the width of a window must be more than 0")
     return found[0], found[1], function
 
 
@@ -95,14 +95,14 @@ def _numbers(text: str, count: int, what: str) -> list[float]:
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise BadRequest(f"{what} has {count} numbers") from None
+        raise BadRequest(f"{what} must have {count} numbers") from None
     if len(found) != count or not all(abs(one) < 1e6 for one in found):
-        raise BadRequest(f"{what} has {count} numbers")
+        raise BadRequest(f"{what} must have {count} numbers")
     return found
 
 
 def _between(text: str, low: float, high: float, what: str) -> float:
     (found,) = _numbers(text, 1, what)
     if not low <= found <= high:
-        raise BadRequest(f"{what} is {low:g} to {high:g}")
+        raise BadRequest(f"{what} must be from {low:g} to {high:g}")
     return found

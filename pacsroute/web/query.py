@@ -141,7 +141,7 @@ def search(
                     everything = True
                 elif field.strip():
                     _add(keys, _path(field.strip(), limits.depth))
-        elif _PARAMETER.fullmatch(name):  # no attribute: those begin with a capital, or are tags
+        elif _PARAMETER.fullmatch(name):  # not an attribute, whose keyword has a capital
             ignored += [name] if name not in _CONTROL else []
         else:
             path = _path(name, limits.depth)
@@ -195,7 +195,7 @@ def filter_of(text: str, limits: Limits) -> Dataset:
     for pair in text.split(","):
         name, equals, value = pair.partition("=")
         if not equals:
-            raise BadRequest("a filter has attributes with values")
+            raise BadRequest("a filter needs attributes with values")
         _add(keys, _path(name.strip(), limits.depth), value)
     return _parsed(keys, limits)
 
@@ -229,7 +229,7 @@ def _number(arguments: MultiDict[str, str], name: str, default: int | None) -> i
     if text is None:
         return default
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise BadRequest(f"{name} is a whole number, 0 or more")
+        raise BadRequest(f"{name} must be a whole number, 0 or more")
     return int(text)
 
 

@@ -50,7 +50,7 @@ def thumbnail(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
     viewport = exchange.http.args.get("viewport")
     if viewport is not None:
         if viewport.count(",") != 1:
-            raise BadRequest("the viewport of a thumbnail is a width and height")
+            raise BadRequest("the viewport of a thumbnail must be a width and height")
         options = options._replace(**viewport_of(viewport))
     multipart = wanted.multipart is True
     name = "WADO-RS thumbnail"
@@ -64,7 +64,7 @@ def uri(exchange: Exchange) -> Response:
         raise BadRequest("requestType is WADO")
     names = ("studyUID", "seriesUID", "objectUID")
     if not all(uids.is_uid(arguments.get(name, "")) for name in names):
-        raise BadRequest("studyUID, seriesUID and objectUID are UIDs")
+        raise BadRequest("studyUID, seriesUID and objectUID must be UIDs")
     unique = {
         keyword: arguments[name]
         for keyword, name in zip(
@@ -81,11 +81,11 @@ def uri(exchange: Exchange) -> Response:
         return _uri_instance(exchange, arguments.get("transferSyntax", ""), unique)
     content_type = next((kind for kind in wanted if kind in _TYPES), None)
     if content_type is None:
-        raise NotAcceptable(f"contentType is {retrieve.DICOM}, {', '.join(_TYPES)}")
+        raise NotAcceptable(f"contentType must be {retrieve.DICOM}, {', '.join(_TYPES)}")
     options = uri_options(arguments, content_type)
     number = arguments.get("frameNumber", "1")
     if "," in number:
-        raise BadRequest("frameNumber is the number of one frame")
+        raise BadRequest("frameNumber must be the number of one frame")
     response = _shown(exchange, "WADO-URI", number, options, False, unique)
     return _warned(exchange, response, ("annotation", "imageAnnotation", "presentationUID"))
 
@@ -203,7 +203,7 @@ def _pictures(
     Failed
         Behind the last picture, if any are missing.
     """
-    sent, lost, why = 0, 0, "nothing of that can be shown"
+    sent, lost, why = 0, 0, "none of it can be shown"
     for instance, number in frames:
         try:
             file = decoders().picture(

@@ -134,7 +134,7 @@ def _parts(
     if isinstance(last, NotAcceptable):
         raise last
     if lost:
-        raise NotFound("nothing of that can be read")
+        raise NotFound("none of it can be read")
 
 
 def _head(exchange: Exchange, instance: Instance, syntax: str) -> bytes:

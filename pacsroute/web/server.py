@@ -136,7 +136,7 @@ class WebServer(CherootServer):
         """Pass on a log message of cheroot; a broken response is not our error."""
         error = sys.exception()
         if isinstance(error, Failed):
-            logger.warning("HTTP: an answer has broken off: %s", error.description)
+            logger.warning("HTTP: an answer was cut off: %s", error.description)
             return
         logger.log(level, "HTTP: %s", msg, exc_info=traceback)
 

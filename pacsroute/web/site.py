@@ -174,7 +174,7 @@ class Site(Flask):
             return refusal(BadRequest("the request is not whole"))
         except Exception:
             logger.exception("an answer over HTTP failed")
-            return refusal(InternalServerError("this could not be answered"))
+            return refusal(InternalServerError("the request could not be answered"))
 
     def _with_headers(self, http: Request, response: Response) -> Response:
         """Add what holds for every answer: nothing is cached, and pages of friends may ask."""

@@ -163,7 +163,7 @@ class _Storing:
             self._models.begin_bulk_data(headers["content-location"], content_type)
         else:
             raise UnsupportedMediaType(
-                f"parts are {_DICOM}, or {_JSON} or {XML} and bulk data with a Content-Location"
+                f"parts must be {_DICOM}, or {_JSON} or {XML} and bulk data with a Content-Location"
             )
 
     def _open_spool(self, head: bytes) -> Spool:

@@ -140,13 +140,11 @@ def request_cancel(exchange: Exchange, workitem: str) -> Response:
 def subscribe(exchange: Exchange, workitem: str, aetitle: str) -> Response:
     """Subscribe an AE title to events, which go there over DIMSE: 201."""
     if exchange.app.resolve(aetitle) is None:
-        raise Forbidden(
-            "there is no event channel, and nobody knows where that AE title is reached by DIMSE"
-        )
+        raise Forbidden("there is no event channel, and no DIMSE address of that AE title is known")
     arguments, information = exchange.http.args, _subscription(aetitle)
     lock = arguments.get("deletionlock", "false")
     if lock not in ("true", "false"):
-        raise BadRequest("deletionlock is true or false")
+        raise BadRequest("deletionlock must be true or false")
     information.DeletionLock = lock.upper()
     if workitem == ups.FILTERED_GLOBAL:
         if "filter" not in arguments:
@@ -246,7 +244,7 @@ def _payload(exchange: Exchange) -> dict[str, Any]:
     http, most = exchange.http, exchange.app.config.max_identifier_length
     kind = http.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind not in MODELS:
-        raise UnsupportedMediaType(f"the body is {MODELS[0]}, or {XML}")
+        raise UnsupportedMediaType(f"the body must be {MODELS[0]}, or {XML}")
     data = b""
     while len(data) <= most and (piece := exchange.body.read(most + 1 - len(data))):
         data += piece
@@ -263,7 +261,7 @@ def _payload(exchange: Exchange) -> dict[str, Any]:
     if isinstance(found, list) and len(found) == 1:
         found = found[0]
     if not isinstance(found, dict):
-        raise BadRequest("the body is one data set")
+        raise BadRequest("the body must be one data set")
     return found
 
 
@@ -276,5 +274,5 @@ def _data_set(model: dict[str, Any]) -> Dataset:
 
 def _uid(text: str) -> str:
     if not uids.is_uid(text):
-        raise BadRequest("a UID has digits and dots, and at most 64 of them")
+        raise BadRequest("a UID consists of digits and dots, 64 at the most")
     return text

@@ -218,7 +218,7 @@ class _Reader:
         values: list[Any] = self._element.setdefault("Value", [])
         missing = number - 1 - len(values)
         if missing < 0:
-            raise DataSetError("values have numbers that ascend from 1")
+            raise DataSetError("the numbers of values must ascend from 1")
         self._missing += missing
         if self._missing > _MOST_MISSING:
             raise DataSetError(f"more than {_MOST_MISSING} values are left out")

@@ -417,7 +417,7 @@ def test_kill_9_leaves_no_row_without_an_object(make, monkeypatch, place):
 
 
 def test_layout_of_a_bucket_is_a_set_up_error():
-    with pytest.raises(SetupError, match="layout= is for folders"):
+    with pytest.raises(SetupError, match="layout= applies to folders"):
         Archive("memory://", layout="{PatientID}")
 
 

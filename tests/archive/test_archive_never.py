@@ -408,7 +408,7 @@ def test_study_is_not_deleted_while_it_has_to_be_retained(make, monkeypatch, ret
 
 
 def test_a_retain_that_is_no_duration_is_a_set_up_error(make):
-    with pytest.raises(SetupError, match="retain is a timedelta"):
+    with pytest.raises(SetupError, match="retain must be a timedelta"):
         make(retain="long")
 
 
@@ -526,5 +526,5 @@ def test_data_set_of_another_instance_is_refused(make):
     app = make()
     data = encode(image(2), ExplicitVRLittleEndian)
     one = Instance(data, sop_class=CT, sop_instance="1.3.1", transfer_syntax=ExplicitVRLittleEndian)
-    with app.running(), pytest.raises(Failure, match="of another instance"):
+    with app.running(), pytest.raises(Failure, match="belongs to another instance"):
         app.state.archive.add(one)

@@ -27,7 +27,7 @@ def test_archive_without_room_is_not_ready(make):
         status, told = ask(server, "/ready")
         assert status == 503
         assert told.startswith("archive: too little room is left in the archive: ")
-        assert told.endswith(" GiB are free, and 4294967296.0 GiB are to stay\n")
+        assert told.endswith(" GiB are free, but 4294967296.0 GiB must stay free\n")
         assert ask(server, "/health")[0] == 200
     with make(min_free=0).serve(port=0, metrics_port=0) as server:
         assert ask(server, "/ready") == (200, "ready\n")

@@ -127,7 +127,7 @@ def test_explain_a_file_that_is_not_dicom(tmp_path):
         )
     )
     (line,) = invoke("explain", path).output.splitlines()
-    assert line.endswith("10.0.0.7:50312 → 10.0.0.1:2762: TLS: what is inside cannot be read here")
+    assert line.endswith("10.0.0.7:50312 → 10.0.0.1:2762: TLS: its content cannot be read here")
 
 
 def test_explain_a_damaged_or_cut_file(tmp_path):

@@ -157,7 +157,7 @@ def test_signal_ends_watcher_and_server(running, number):
 def test_reload_ends_where_the_command_line_is_wrong(folder):
     with Running(folder, "run", "--reload", "--max-spool", "many") as running:
         assert running.ended() == 2
-    assert any("max_spool is a whole number" in line for line in running.lines)
+    assert any("max_spool must be a whole number" in line for line in running.lines)
 
 
 def test_reload_without_watchfiles_names_the_extra(folder):

@@ -310,7 +310,7 @@ def test_workers_end_when_a_lifespan_fails(folder):
         (["--workers", "2", "--reload"], "do not go together"),
         (["--user", "nobody"], "--user needs --workers"),
         (["--workers", "2", "--group", "nobody"], "--group needs --user"),
-        (["--workers", "2", "--max-spool", "many"], "max_spool is a whole number"),
+        (["--workers", "2", "--max-spool", "many"], "max_spool must be a whole number"),
         (["--workers", "2", "--tls-port", "0"], "certificate"),
         (["--workers", "0"], "0 is not in the range"),
         (["--workers", "2", "--user", "no-such-user"], "name not found: 'no-such-user'"),

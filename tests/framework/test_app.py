@@ -103,7 +103,7 @@ def test_a_misspelt_sop_class_names_the_nearest():
         app.find("StudyRot")(lambda request: [])
     with pytest.raises(SetupError, match="did you mean 'JPEGBaseline8Bit'"):
         app.store(transfer_syntaxes=["JPEGBaseline8Bi"])(lambda request: None)
-    with pytest.raises(SetupError, match="is a list"):
+    with pytest.raises(SetupError, match="must be a list"):
         app.store(transfer_syntaxes=JPEG)(lambda request: None)
 
 
@@ -213,10 +213,10 @@ def test_invalid_options_are_set_up_errors():
         (app.find, "transfer_syntaxes", EXPLICIT),
         (app.store, "unknown", "no"),
     ):
-        with pytest.raises(SetupError, match=rf"{name} is .*, not {re.escape(repr(value))}"):
+        with pytest.raises(SetupError, match=rf"{name} must be .*, not {re.escape(repr(value))}"):
             decorator(**{name: value})(lambda request: None)
     for decorator, name in ((app.n_action, "action_type"), (app.n_event_report, "event_type")):
-        with pytest.raises(SetupError, match=f"{name} is a whole number, not '1'"):
+        with pytest.raises(SetupError, match=f"{name} must be a whole number, not '1'"):
             decorator("StorageCommitment", **{name: "1"})(lambda request: None)
     with pytest.raises(SetupError, match=r"@app\.find: 'ISO_IR 1' is not a Specific Character Set"):
         app.find(charset="ISO_IR 1")(lambda request: [])
@@ -402,7 +402,7 @@ def test_status_before_its_row_is_an_error_that_names_the_order(caplog):
     app = App()
     app.find(lambda request: [(0xFF00, {"PatientID": "1"})])
     list(app.handle(FindRequest(app=app, sop_class=FIND)))
-    assert "a find yields a dict or Dataset, or (row, status), not int" in caplog.text
+    assert "a find must yield a dict or Dataset, or (row, status), not int" in caplog.text
 
 
 def test_a_find_may_return_a_list_or_be_a_class():
@@ -589,11 +589,11 @@ def test_a_failure_of_impossible_parts_is_the_handlers_error():
         {"AttributeIdentifierList": ["PatientID"]},
         {"ErrorID": 70_000},
     ):
-        with pytest.raises(TypeError, match=r"Failure is a text|has tags|from 0 to 65535"):
+        with pytest.raises(TypeError, match=r"Failure must be a text|must be tags|from 0 to 65535"):
             Failure(0xA900, **elements)
     assert Failure(0xA900, OffendingElement=[0x00100020], ErrorID=1).elements["ErrorID"] == 1
     for status in ("0xA900", None, Failure):
-        with pytest.raises(TypeError, match="the status of a Failure is a number, as 0xA700"):
+        with pytest.raises(TypeError, match="a Failure's status must be a number like 0xA700"):
             Failure(status)
 
 

@@ -12,14 +12,14 @@ WRONG = [
     (("10.0.0.7", 104), r"expected a Peer, such as Peer\("),
     (None, "expected a Peer"),
     ("10.0.0.7:104", "expected a Peer"),
-    (Peer("", 104), "the host is a name or an address"),
-    (Peer(7, 104), "the host is a name or an address, not 7"),
-    (Peer("10.0.0.7", "104"), "the port is 1 to 65,535, not '104'"),
-    (Peer("10.0.0.7", 0), "the port is 1 to 65,535, not 0"),
-    (Peer("10.0.0.7", 65536), "the port is 1 to 65,535"),
-    (Peer("10.0.0.7", True), "the port is 1 to 65,535, not True"),
+    (Peer("", 104), "the host must be a name or an address"),
+    (Peer(7, 104), "the host must be a name or an address, not 7"),
+    (Peer("10.0.0.7", "104"), "the port must be 1 to 65,535, not '104'"),
+    (Peer("10.0.0.7", 0), "the port must be 1 to 65,535, not 0"),
+    (Peer("10.0.0.7", 65536), "the port must be 1 to 65,535"),
+    (Peer("10.0.0.7", True), "the port must be 1 to 65,535, not True"),
     (Peer("10.0.0.7", 104, "A" * 17), "use 1 to 16 printable ASCII"),
-    (Peer("10.0.0.7", 104, tls=True), "tls is a TLS or an ssl.SSLContext, not True"),
+    (Peer("10.0.0.7", 104, tls=True), "tls must be a TLS or an ssl.SSLContext, not True"),
 ]
 
 

@@ -129,7 +129,7 @@ def test_what_fails_in_a_process_is_given_up_with_a_reason(tmp_path):
         lines = said(tmp_path)
     given_up = sorted(line for line in lines if "gave" in line)
     assert given_up == [
-        "gave up crashes its process died of SIGSEGV",
+        "gave up crashes its process was killed by SIGSEGV",
         "gave up hangs it took more than 0.5 s",
         "gave up raises ValueError",
     ]

@@ -33,8 +33,8 @@ from pacsroute.upper_layer.pdu import UserIdentity
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ((1, 1, 3), "calling AE title 'ME': have it registered"),
-        ((1, 1, 7), "called AE title 'PACS' is not its own"),
+        ((1, 1, 3), "calling AE title 'ME': register it there"),
+        ((1, 1, 7), "called AE title 'PACS' is not the peer's"),
         ((2, 3, 1), "congested: try again later (transient; source 3, reason 1)"),
         ((1, 1, 9), "a reason of its own (permanent; source 1, reason 9)"),
     ],

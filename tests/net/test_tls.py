@@ -301,8 +301,8 @@ def test_run_names_wrong_tls_settings(pki, tmp_path):
     for options, words in [
         (["--tls-certificate", "none.pem"], "none.pem cannot be used: No such file"),
         (["--tls-port", "0"], "a TLS server needs a certificate"),
-        (["--tls-port", "99999"], "tls_port is 0 to 65,535"),
-        (["--tls-profile", "basic"], "tls_profile is one of bcp195, modified"),
+        (["--tls-port", "99999"], "tls_port must be 0 to 65,535"),
+        (["--tls-profile", "basic"], "tls_profile must be one of bcp195, modified"),
     ]:
         done = CliRunner().invoke(main, ["run", str(tmp_path / "app.py"), "--port", "0", *options])
         assert done.exit_code == 2, done.output

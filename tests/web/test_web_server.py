@@ -223,7 +223,7 @@ def test_an_answer_that_breaks_off_is_one_line_in_the_log(caplog):
     with app.serve(port=0, web_port=0) as server:
         with pytest.raises(http.client.IncompleteRead):
             ask(server, path=f"{ROOT}/studies/1.2")
-    assert "an answer has broken off: left out: 1 of 2 instances" in caplog.text
+    assert "an answer was cut off: left out: 1 of 2 instances" in caplog.text
     assert "Traceback" not in caplog.text
 
 

@@ -86,6 +86,6 @@ class Child:
         if -status in (signal.SIGXCPU, signal.SIGALRM):
             return f"a frame takes more than {seconds:g} s of decode_seconds"
         try:
-            return f"the decoder has died of {signal.Signals(-status).name}"
+            return f"the decoder was killed by {signal.Signals(-status).name}"
         except ValueError:
             return f"the decoder has ended with status {status}"

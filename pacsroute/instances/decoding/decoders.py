@@ -128,7 +128,7 @@ def _decoded(data: bytes, image: ImagePixel, transfer_syntax: str) -> tuple[Any,
 
 
 class Packer:
-    """Writes frames one behind the other; single bits follow each other without a gap.
+    """Writes frames one after the other; single bits follow each other without a gap.
 
     Parameters
     ----------

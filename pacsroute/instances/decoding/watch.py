@@ -12,7 +12,7 @@ _WAITS = 10  # times the processor time, which others take too
 
 
 class Watch:
-    """Limits of this process, which end it without a word of its own.
+    """Limits of this process, which end it without a message.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ class _Interface(NamedTuple):
 
 
 def _blocks(file: BinaryIO) -> Iterator[Packet]:
-    """Return the packets of a pcapng file; the file is behind the first block's type."""
+    """Return the packets of a pcapng file; the file is positioned after the first block's type."""
     order, interfaces = "<", list[_Interface]()
     kind = struct.pack("<I", _SECTION)
     while kind:

@@ -10,7 +10,7 @@ from pacsroute.trace.pcap.capture import DamagedCapture, Packet
 from pacsroute.trace.pcap.packets import ACK, FIN, RST, SYN, Segment, segment
 
 _End = tuple[str, int]
-_WAITING = 16 * 1_048_576  # bytes behind a gap after which nobody expects it to be filled
+_WAITING = 16 * 1_048_576  # bytes after a gap beyond which nobody expects it to be filled
 
 
 def conversations(packets: Iterable[Packet]) -> Iterator[tuple[Conversation, Chunk | None]]:
@@ -87,7 +87,7 @@ class _Connection:
         """Say that it is over, and whether anything is missing."""
         for stream in self._streams.values():
             if stream.gap:
-                trouble = f"{stream.gap:,} bytes were not captured, so what follows is not told"
+                trouble = f"{stream.gap:,} bytes were not captured, so the rest is not shown"
         self.conversation.trouble = trouble
         yield self.conversation, None
 

@@ -24,7 +24,7 @@ _LITTLE = 0.1  # share of a disk that is free, below which it is shown as full
 
 
 class Port(NamedTuple):
-    """A port that is listened at, and what for."""
+    """A port that the server listens on, and its use."""
 
     purpose: str
     address: str
