@@ -80,7 +80,7 @@ def _network(text: str) -> Network | None:
 
 
 def allowed(rules: Iterable[str], ae_title: str, address: str) -> bool:
-    """Tell whether a rule admits a calling AE title from an address; without rules, all may.
+    """Return whether a rule admits a calling AE title from an address; without rules, all may.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def allowed(rules: Iterable[str], ae_title: str, address: str) -> bool:
 
 
 def within(address: str, network: str) -> bool:
-    """Tell whether an address is in a network.
+    """Return whether an address is in a network.
 
     Examples
     --------

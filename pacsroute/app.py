@@ -152,7 +152,7 @@ class App(BaseApp):
         >>> list(app.cli.commands)
         ['reindex']
         """
-        import click  # noqa: PLC0415 - only for those who have commands
+        import click  # noqa: PLC0415 - only for apps with commands
 
         return click.Group()
 
@@ -161,7 +161,7 @@ class App(BaseApp):
     @functools.cached_property
     def work(self) -> Work:
         """The queue of deliveries, of jobs, and of series that may be complete."""
-        from pacsroute.jobs.work import Work  # noqa: PLC0415 - only for those who have jobs
+        from pacsroute.jobs.work import Work  # noqa: PLC0415 - only for apps with jobs
 
         return Work(self, self.connect)
 

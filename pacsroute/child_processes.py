@@ -2,7 +2,7 @@
 
 They are never forks: a fork has the threads' locks, the sockets and the memory of its parent.
 They inherit no open file but the one socket that they are given, and of the environment only
-what a program needs to find its libraries, for secrets are in it too.
+what a program needs to find its libraries, because it also contains secrets.
 """
 
 from __future__ import annotations

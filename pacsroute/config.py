@@ -338,7 +338,7 @@ class Config:
         SetupError
             Also if the file does not exist, or is not TOML.
         """
-        import tomllib  # noqa: PLC0415 - only for those who have such a file
+        import tomllib  # noqa: PLC0415 - only if there is such a file
 
         path = Path(path)
         try:
@@ -353,7 +353,7 @@ class Config:
     def from_environment(
         self, prefix: str = "PACSROUTE_", environment: Mapping[str, str] = os.environ
     ) -> None:
-        """Take settings from environment variables, as ``PACSROUTE_MAX_ASSOCIATIONS``.
+        """Take settings from environment variables, such as ``PACSROUTE_MAX_ASSOCIATIONS``.
 
         Lists are separated by commas. Other variables with the prefix are ignored
         unless they look like a misspelt setting: the commands have some, too.

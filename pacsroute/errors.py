@@ -39,7 +39,7 @@ def nearest(text: str, names: Iterable[str], cutoff: float = 0.5, *, any_case: b
     >>> nearest("CT_Storage", ["CTStorage", "MRStorage"])
     "; did you mean 'CTStorage'?"
     """
-    from difflib import get_close_matches  # noqa: PLC0415 - only for those who mistype
+    from difflib import get_close_matches  # noqa: PLC0415 - only after a typo
 
     spelt = {name.casefold() if any_case else name: name for name in names}
     near = get_close_matches(text.casefold() if any_case else text, spelt, 1, cutoff)
@@ -124,7 +124,7 @@ class AssociationAborted(AssociationError):
     Attributes
     ----------
     began : bool
-        Whether there was an association; false where a client has got none.
+        Whether there was an association; False if a client got none.
     """
 
     began = True

@@ -195,7 +195,7 @@ def show_from_users_file(error: BaseException, otherwise: TracebackType | None =
 
 
 def is_ours(frame: TracebackType) -> bool:
-    """Tell whether a frame of a traceback is not the user's."""
+    """Return whether a frame of a traceback is not the user's."""
     name = frame.tb_frame.f_code.co_filename
     package = str(Path(__file__).parent)
     between = name in (contextlib.__file__, "<string>")  # lifespans; dataclasses

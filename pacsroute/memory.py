@@ -33,7 +33,7 @@ class Account:
         self._lock = threading.Lock()
 
     def take(self, count: int, most: int) -> bool:
-        """Take some bytes; return False, and take none, where they would be more than `most`."""
+        """Take some bytes; return False, and take none, if the total would exceed `most`."""
         with self._lock:
             if self.held + count > most:
                 return False
@@ -84,7 +84,7 @@ class Holding:
         self._limit = FREE  # up to which it may grow without the account
 
     def grow(self, count: int) -> bool:
-        """Hold more bytes; return False, and hold no more, where the process has no room."""
+        """Hold more bytes; return False, and hold no more, if the process has no room."""
         self.size += count
         return self.size <= self._limit or self._take(count)
 

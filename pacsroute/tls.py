@@ -31,7 +31,7 @@ _VERSION, _UTC_TIME = 0xA0, 0x17  # tags of a certificate's version, and of a ti
 _CIPHERS = {
     # Forward secrecy and authenticated encryption (RFC 9325 §4.2).
     "bcp195": "ECDHE+AESGCM:ECDHE+CHACHA20",
-    # PS3.15 names them. Those with DHE and Camellia, which may be had too, are left out: the
+    # PS3.15 names them. The optional ones with DHE and Camellia are left out: the
     # length of a DHE key is not ours to set, and OpenSSL has no Camellia with GCM.
     "modified": ":".join(
         (

@@ -283,7 +283,7 @@ LONGEST = 64
 
 
 def is_uid(text: str) -> bool:
-    """Tell whether a text is a UID: digits and dots, 64 characters at most (PS3.5 §9.1).
+    """Return whether a text is a UID: digits and dots, 64 characters at most (PS3.5 §9.1).
 
     Leading zeros of a component are accepted, because archives are full of them.
     """
@@ -296,7 +296,7 @@ def trim(text: str) -> str:
 
 
 def is_storage(uid: str) -> bool:
-    """Tell whether a SOP class stores composite instances.
+    """Return whether a SOP class stores composite instances.
 
     An unknown class, private or newer than pydicom, counts as one. Unknown UIDs of the standard
     count only in the range of its storage classes.

@@ -14,6 +14,6 @@ instance passes through:
 - `decisions`: what people have decided, which no instance tells, and its `journal`; `deletion` and
   `corrections`
 - `upkeep`: recovery at a start, `check` and `reindex`; `commitment`: PS3.4 Annex J
-- `settings`: what an archive can be told; `room`: the free space that has to stay
+- `settings`: the settings of an archive; `room`: the free space that has to stay
 - `audited`: what audit events say of patients and studies
 """

@@ -38,7 +38,7 @@ class Opener:
         return _done(instance)
 
     def end(self, future: Future[Instance]) -> None:
-        """Give the place of an instance back, which is sent now or not wanted."""
+        """Free the place of an instance that is being sent or is not wanted."""
         if not isinstance(future, _Done):
             self._places.release()
 

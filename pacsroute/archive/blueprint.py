@@ -304,7 +304,7 @@ class Archive(Blueprint):
     def _put(
         self, what: StoreRequest | Instance, instance: Instance, entry: Entry, issuer: str
     ) -> Status | None:
-        """Store an instance; `issuer` is that of its network, which no file tells."""
+        """Store an instance; `issuer` is that of its network, which is in no file."""
         try:
             if issuer:
                 self._remember_issuer(entry.study_instance, issuer)
@@ -637,7 +637,7 @@ class Archive(Blueprint):
             self._decisions.decide("issue", by="", reason="network", study=study, issuer=issuer)
 
     def _entry_of_file(self, name: str) -> Entry:
-        """Return the entry of a file, with what its head and its date tell."""
+        """Return the entry of a file, with the data of its head and its date."""
         instance, sender = self._files.instance(name), self._files.sender(name)
         dataset = instance.dataset
         told = self._database.rows(_ISSUED, [str(dataset.get("StudyInstanceUID") or "")])

@@ -100,7 +100,7 @@ class Bucket:
         )
 
     def received(self, name: str) -> int:
-        """Return when an object was put, in nanoseconds since 1970, as its key tells."""
+        """Return when an object was put, in nanoseconds since 1970, which its key contains."""
         found = _STAMP.search(name)
         return int(found[1]) if found else 0
 
@@ -114,7 +114,7 @@ class Bucket:
         return Ahead(instances, self._opener) if self._opener is not None else instances
 
     def has(self, name: str) -> bool:
-        """Tell whether an object is there."""
+        """Return whether an object is there."""
         try:
             self._storage.open(name, 0, 1).close()
         except FileNotFoundError:
@@ -164,7 +164,7 @@ class Bucket:
             raise UnavailableError("the attempt took too long, and was given up")
 
     def settle(self, draft: str) -> None:
-        """Do nothing: all is done."""
+        """Do nothing: there is nothing left to do."""
 
     def withdraw(self, name: str) -> None:
         """Do nothing: an attempt is discarded, or swept."""
@@ -185,7 +185,7 @@ class Bucket:
             logger.debug("%s is swept later", draft)
 
     def quarantine(self, draft: str, sop_instance: str) -> str:
-        """Return the key: the index tells that it is in quarantine."""
+        """Return the key: the index says that it is in quarantine."""
         return draft
 
     def leftovers(self) -> Iterator[str]:
@@ -193,7 +193,7 @@ class Bucket:
         yield from ()
 
     def is_whole(self, draft: str) -> bool:
-        """Tell whether an object is whole: a storage has no other ones."""
+        """Return whether an object is whole: a storage has no other ones."""
         return True
 
     def bring_back(self, draft: str, name: str) -> None:
@@ -274,7 +274,7 @@ class _Noting:
         lazily = self._database.lazily
 
         def work(db: Transaction) -> None:
-            if lazily:  # a note that is lost leaves an object that nobody removes, and no worse
+            if lazily:  # at worst, a lost note leaves an object that is never removed
                 db.execute(lazily)
             db.execute("INSERT INTO attempt VALUES (?, ?)", [key, time.time_ns()])
 

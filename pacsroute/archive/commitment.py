@@ -25,7 +25,7 @@ PROCESSING_FAILURE, NO_SUCH_INSTANCE, RESOURCE_LIMITATION = 0x0110, 0x0112, 0x02
 CLASS_NOT_SUPPORTED, CLASS_CONFLICT, DUPLICATE_TRANSACTION = 0x0122, 0x0119, 0x0131
 ALL_ARE_HERE, SOME_FAILED = 1, 2  # the types of event (PS3.4 §J.3.3)
 
-_WAITS = (5, 30, 120, 600, 3600)  # seconds between attempts to report; the last one again and again
+_WAITS = (5, 30, 120, 600, 3600)  # seconds between attempts to report; the last one is repeated
 _DAYS = 7 * 86_400  # seconds after which a report is given up
 _LEASE = 300  # seconds that an attempt may take before another process tries
 _STOP = 10  # seconds that a report under way has when the app stops
@@ -127,7 +127,7 @@ class Commitment:
             return RESOURCE_LIMITATION
 
     def _is_whole(self, row: Any) -> bool:
-        """Tell whether the file of a row is there, and that instance's."""
+        """Return whether the file of a row is there, and that instance's."""
         found = self._files.instance(row["path"])
         try:
             return (found.sop_class, found.sop_instance) == (row["SOPClassUID"], row["uid"])

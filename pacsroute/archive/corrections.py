@@ -1,7 +1,6 @@
 """Corrections of a study: sent instances have the corrected values, the files do not change.
 
-Each instance that is sent tells in its Original Attributes Sequence (0400,0561) what it said
-before.
+The Original Attributes Sequence (0400,0561) of each instance that is sent has its earlier values.
 """
 
 from __future__ import annotations

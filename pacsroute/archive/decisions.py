@@ -2,9 +2,9 @@
 
 The journal has one for each deletion, restoration, hold and correction, with who and when. It has
 one for each instance that went into the quarantine, and for each study whose Issuer of Patient ID
-was told by the network it came from, too: no file tells that.
-The index holds what follows from them, and which it knows. So a decision that was written before
-a crash is carried out at the next start, and a new index knows all of them.
+was derived from the network it came from, too: no file contains that. The index holds what follows
+from them, and which it knows. So a decision that was written before a crash is carried out at the
+next start, and a new index knows all of them.
 """
 
 from __future__ import annotations

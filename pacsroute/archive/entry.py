@@ -120,7 +120,7 @@ def _row(model: Model, keys: list[str], dataset: Dataset) -> Row:
 def _known(model: Model, key: str, dataset: Dataset) -> Any:
     try:
         value = matching.stored(key, dataset)
-    except DataSetError:  # bytes that cannot be decoded are as good as no value
+    except DataSetError:  # bytes that cannot be decoded count as empty
         return None
     if model.is_whole(key):
         return value if isinstance(value, int) and abs(value) < 2**31 else None

@@ -124,7 +124,7 @@ class Files:
         return instances
 
     def has(self, name: str) -> bool:
-        """Tell whether a file is there."""
+        """Return whether a file is there."""
         return os.path.exists(self.path(name))
 
     def remove(self, names: list[str]) -> list[str]:
@@ -143,7 +143,7 @@ class Files:
         Raises
         ------
         OSError
-            If it cannot be written; nothing of it stays behind.
+            If it cannot be written; no part of it stays behind.
         """
         name = f"{instance.sop_instance}~{next(self._numbers)}"
         if not self._is_one_flush:
@@ -169,7 +169,7 @@ class Files:
         """Do nothing: a draft is a file until it is settled."""
 
     def withdraw(self, name: str) -> None:
-        """Take its name from a draft."""
+        """Remove the name of a draft."""
         remove(self.path(name))
 
     def discard(self, draft: str) -> None:
@@ -177,7 +177,7 @@ class Files:
         remove(draft)
 
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
-        """Tell whether there is a file of the name that an instance would get."""
+        """Return whether there is a file of the name that an instance would get."""
         name = os.path.join(self.root, self._layout.folder_of(values), f"{sop_instance}.dcm")
         return os.path.lexists(name)
 
@@ -244,9 +244,9 @@ class Files:
                         os.rmdir(folder)
 
     def is_whole(self, draft: str) -> bool:
-        """Tell whether a draft is as it was received; a power cut may leave a name without bytes.
+        """Return whether a draft is as it was received; a power cut may leave a name without bytes.
 
-        That one was never acknowledged: its flush has not come to an end.
+        That one was never acknowledged: its flush did not finish.
         """
         told = os.path.basename(draft).split("~")[2:]
         if not told:
@@ -311,7 +311,7 @@ def locked(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unheld(folder: str) -> Iterator[bool]:
-    """Hold a folder of drafts; tell whether no living process has it."""
+    """Hold a folder of drafts; return whether no living process has it."""
     if fcntl is None:
         yield True
         return

@@ -144,7 +144,7 @@ def _series(db: Transaction, entry: Entry, study: int) -> int:
 
 
 def contradicts(there: Any, new: Row) -> bool:
-    """Tell whether two rows of a study are of different patients.
+    """Return whether two rows of a study are of different patients.
 
     A missing value contradicts nothing; without a Patient ID, the names are compared.
     """

@@ -33,7 +33,7 @@ class Journal(Protocol):
     """Keeps decisions where the instances are, so that they survive the index."""
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Hold others back from deciding, where the order has to be one for all."""
+        """Lock out the decisions of other processes, if all must have the same order."""
 
     def append(self, line: bytes) -> str:
         """Record a decision durably; return its key."""
@@ -65,7 +65,7 @@ class Lines:
         self._lock = os.fspath(folder / ".decisions.lock")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Hold others back from deciding."""
+        """Lock out the decisions of other processes."""
         return locked(self._lock)
 
     def append(self, line: bytes) -> str:

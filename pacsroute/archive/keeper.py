@@ -55,7 +55,7 @@ class Keeper(Protocol):
         """Return instances in a list that opens the next ones while one is sent, where it helps."""
 
     def has(self, name: str) -> bool:
-        """Tell whether an instance is there."""
+        """Return whether an instance is there."""
 
     def found(self) -> Iterator[tuple[str, int]]:
         """Yield the names of all instances, each with the time when it was written."""
@@ -66,7 +66,7 @@ class Keeper(Protocol):
     # ------------------------------------------------------------- from draft to name
 
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
-        """Tell whether the index should be asked for an instance before it is kept once more."""
+        """Return whether the index should be asked for an instance before it is kept once more."""
 
     def receive(self, instance: Instance) -> str:
         """Keep an instance durably; return the draft.
@@ -74,7 +74,7 @@ class Keeper(Protocol):
         Raises
         ------
         OSError
-            If it cannot be written; nothing of it stays behind.
+            If it cannot be written; no part of it stays behind.
         """
 
     def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
@@ -107,7 +107,7 @@ class Keeper(Protocol):
         """Yield the drafts of processes that have died, which a start has to settle."""
 
     def is_whole(self, draft: str) -> bool:
-        """Tell whether a draft is as it was received."""
+        """Return whether a draft is as it was received."""
 
     def bring_back(self, draft: str, name: str) -> None:
         """Give a draft its name again, if that is lost and its row is not."""

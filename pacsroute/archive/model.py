@@ -28,7 +28,7 @@ _KEYS = {
     "AcquisitionTime NumberOfFrames Rows Columns BitsAllocated",
 }
 WHOLE = frozenset({"IS", "SL", "SS", "UL", "US"})
-"""The VRs of whole numbers; one that is not is as good as no value."""
+"""The VRs of whole numbers; other values count as empty."""
 
 _REAL = frozenset({"DS", "FD", "FL"})
 _TEXT = "AE AS CS DA DT LO LT PN SH ST TM UC UI UR UT"
@@ -101,7 +101,7 @@ class Model:
         return found | {f"{key}_key": "TEXT" for key in keys if key in self.names}
 
     def is_whole(self, keyword: str) -> bool:
-        """Tell whether an attribute is a whole number."""
+        """Return whether an attribute is a whole number."""
         return keyword in self._whole
 
     def _type(self, keyword: str) -> str:

@@ -47,7 +47,7 @@ class Ownership:
     def __init__(self, storage: Storage, database: Database) -> None:
         self._storage = storage
         self._database = database
-        self._why = "it was not looked at yet"
+        self._why = "it was not checked yet"
         self._lock = threading.Lock()
 
     def why_not(self) -> str:
@@ -99,7 +99,7 @@ class Ownership:
         return _Mark(facts.get(_IDENTITY, ""), database, int(facts.get(_GENERATION, 0)))
 
     def _write(self, there: _Mark | None = None) -> None:
-        """Count on, first in the index: it is never behind what `.index` tells."""
+        """Count on, first in the index: it is never behind `.index`."""
         least = there.generation if there else 0
 
         def work(db: Transaction) -> tuple[str, int]:

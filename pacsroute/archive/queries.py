@@ -120,8 +120,8 @@ class Query:
     ) -> Iterator[dict[str, Any]]:
         """Yield the rows in their order: the newest study first.
 
-        Between two pages nothing of the database is held, and a row is not left out or told
-        twice because others came or went.
+        Between two pages no lock of the database is held, and no row is left out or returned twice
+        because others came or went.
         """
         after: list[Any] | None = None
         while limit is None or limit > 0:

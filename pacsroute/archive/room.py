@@ -24,7 +24,7 @@ class Room:
     name : str
         The name of the archive.
     folder : Path or None
-        A folder of the file system; None without one.
+        A folder of the file system; None if there is no folder.
     least : str or int
         The space that must stay free: a share such as ``5%``, or bytes.
 

@@ -17,7 +17,7 @@ _MANNER = frozenset({0x0008_0005, 0xFFFC_FFFC})
 
 
 def is_same(one: Instance, other: Instance) -> bool:
-    """Tell whether two instances have equal values and pixels.
+    """Return whether two instances have equal values and pixels.
 
     Another transfer syntax of the same image is equal to it. Where the pixels of one cannot be
     decoded here, they are not known to be equal.

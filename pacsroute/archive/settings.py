@@ -48,7 +48,7 @@ class Issuers:
             rule(text)
 
     def is_by_address(self, calling_ae: str, address: str) -> bool:
-        """Tell whether the issuer would be another one without the address."""
+        """Return whether the issuer would be another one without the address."""
         return self.of(calling_ae, address) != self.of(calling_ae, "")
 
     def of(self, calling_ae: str, address: str) -> str:

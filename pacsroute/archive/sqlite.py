@@ -107,7 +107,7 @@ class SQLite:
             self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")  # who reads and who writes do not wait
+        db.execute("PRAGMA journal_mode = WAL")  # readers and writers do not wait for each other
         return db
 
     @contextlib.contextmanager

@@ -72,7 +72,7 @@ class Storing:
         self, instance: Instance, entry: Entry, following: Following | None = None
     ) -> Status | None:
         """Store a received instance; return a warning or None."""
-        # Only to do less where it is known: the transaction asks again.
+        # Only to do less if it is known: the transaction asks again.
         if self._files.may_have(entry.sop_instance, entry.values):
             there = self._database.rows(KNOWN, [entry.sop_instance])
             if any(self._is_same(instance, Known(*row)) for row in there):
@@ -188,7 +188,7 @@ class Storing:
                 return True
 
     def _may_join(self, entry: Entry, others: list[Known]) -> bool:
-        """Tell whether an instance may be stored beside others with its UID, or instead of them."""
+        """Return whether an instance may be stored beside, or instead of, others with its UID."""
         if self._conflict == "replace":
             place = entry.study["patient"], entry.study_instance
             return all((one.patient, one.study_instance) == place for one in others)

@@ -136,7 +136,7 @@ class Upkeep:
             logger.error("%s cannot be put into the index: %r", draft, error)
 
     def _is_in(self, draft: str, sop_instance: str) -> bool:
-        """Tell whether a draft is the indexed instance; a power cut may have lost its name."""
+        """Return whether a draft is the indexed instance; a power cut may have lost its name."""
         same = "SELECT path FROM image WHERE SOPInstanceUID = ? AND received = ?"
         for (name,) in self._database.rows(same, [sop_instance, self._files.received(draft)]):
             self._files.bring_back(draft, name)

@@ -25,7 +25,7 @@ Kind = Literal[
 ]
 """What was done.
 
-A ``retrieve`` went back to where it was asked from, by C-GET or over HTTP; an ``export`` went to
+A ``retrieve`` went back to its requestor, by C-GET or over HTTP; an ``export`` went to
 another destination, by C-MOVE or from the queue. An ``access`` is a page that was seen, or
 something that was done there.
 """

@@ -64,7 +64,7 @@ def _spec() -> str | None:
 
 
 def _app_for_help(spec: str, formatter: click.HelpFormatter) -> App | None:
-    """Return the app; where it cannot be loaded, say so in one line of the help."""
+    """Return the app; if it cannot be loaded, say so in one line of the help."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

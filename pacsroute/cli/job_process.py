@@ -20,7 +20,7 @@ from pacsroute.framework.work import Job
 from pacsroute.instances.decoding.channel import hear, tell
 
 _MAIN = "__pacsroute_main__"  # what a script is called here, so that its main guard holds
-_BEYOND = 60  # seconds of processor time beyond the timeout, where nobody is left who looks
+_BEYOND = 60  # seconds of processor time beyond the timeout, if no process is left that checks
 
 
 def main() -> None:

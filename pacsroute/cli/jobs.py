@@ -155,7 +155,7 @@ def _lines(control: WorkControl, width: int) -> Iterable[str]:
 
 
 def _in_parts(start: str, parts: Iterable[str], mark: str, width: int) -> Iterable[str]:
-    """Yield a line of some parts; where it is too long, further lines that are indented."""
+    """Yield a line of some parts; if it is too long, further lines that are indented."""
     line = start
     for number, part in enumerate(parts):
         text = f"{mark}{part}" if number else part

@@ -48,7 +48,7 @@ def table(rows: Sequence[list[str]], names: list[str], width: int) -> Iterable[s
 
 
 def _narrow(widths: list[int], width: int, whole: Sequence[bool]) -> bool:
-    """Take from the widest columns that may be cut until all fit, two spaces apart; tell if so."""
+    """Narrow the widest columns that may be cut until all fit; return whether they do."""
     too_many = sum(widths) + 2 * (len(widths) - 1) - width
     while too_many > 0:
         cut = [number for number, keep in enumerate(whole) if not keep]

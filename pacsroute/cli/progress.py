@@ -11,12 +11,12 @@ import click
 
 from pacsroute.trace.layout import printable
 
-_PATIENCE = 1.0  # seconds for which nobody wonders
+_PATIENCE = 1.0  # seconds before a user wonders
 _INTERVAL = 0.1  # seconds between two texts, so that showing them costs nothing
 
 
 def on_a_terminal() -> bool:
-    """Tell whether progress is shown."""
+    """Return whether progress is shown."""
     return sys.stderr.isatty()
 
 

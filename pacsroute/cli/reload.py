@@ -222,7 +222,7 @@ def _present(folders: Iterable[str]) -> frozenset[tuple[str, int]]:
 def _newer(folders: Iterable[str], since: float) -> list[str]:
     """Return the files that were saved before their folders were watched."""
     found = []
-    now = time.time()  # what is of the future says nothing
+    now = time.time()  # a time in the future says nothing
     for folder in folders:
         with contextlib.suppress(OSError):  # it may be gone by now
             found += [

@@ -225,7 +225,7 @@ class FileSender:
         self._lock = threading.Lock()
 
     def run(self, jobs: int) -> None:
-        """Send the files over so many associations.
+        """Send the files over this many associations.
 
         Raises
         ------

@@ -332,7 +332,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
 
 
 def _serves(worker: Worker) -> bool:
-    """Tell whether a worker has reached a stage, by its file."""
+    """Return whether a worker has reached a stage, by its file."""
     return os.fstat(worker.tmp.fileno()).st_size > 0
 
 
@@ -384,7 +384,7 @@ class DicomWorker(Worker):  # type: ignore[misc]
             sys.exit(1)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop without a grace period. SIGTERM, which may come again and again, leaves it."""
+        """Stop without a grace period; SIGTERM, which may come repeatedly, keeps it."""
         self.alive = False
         if self.server is not None:
             self.server.hurry()

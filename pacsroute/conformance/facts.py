@@ -109,7 +109,7 @@ class Entity:
     scopes: tuple[Scope, ...]
 
     def answers(self, command: str) -> bool:
-        """Tell whether a route is for a command; C-ECHO always has one."""
+        """Return whether a route is for a command; C-ECHO always has one."""
         return command == "echo" or any(route.command == command for route in self.routes)
 
     @property
@@ -137,7 +137,7 @@ class Facts:
     sets: dict[Syntaxes, str]
 
     def answers(self, command: str) -> bool:
-        """Tell whether any AE has a route for a command."""
+        """Return whether any AE has a route for a command."""
         return any(entity.answers(command) for entity in self.entities)
 
 

@@ -59,7 +59,7 @@ def _value(config: Config, name: str) -> str:
 
 def _destinations(facts: Facts) -> str:
     if not facts.answers("move"):
-        return "There is nothing to configure of single services."
+        return "Single services cannot be configured."
     return text(
         "The AE title, host name or IP address and TCP port of each C-MOVE destination has to be "
         "known here.",
@@ -217,7 +217,7 @@ def _initiation(entity: Entity) -> str:
 
 
 def _reports(offer: Offer) -> bool:
-    """Tell whether the SCP of a class has events to report."""
+    """Return whether the SCP of a class has events to report."""
     is_event = offer.service == kinds.UPS and offer.name.endswith("Event SOP Class")
     return is_event or offer.service == kinds.COMMITMENT
 

@@ -246,5 +246,5 @@ def _titles(facts: Facts, entity: Entity) -> str:
             "rejected."
         )
     if len(facts.entities) > 1:
-        return "It also answers every called AE title that is none of those listed here."
+        return "It also answers every called AE title that is not listed here."
     return "It answers every called AE title."

@@ -86,14 +86,14 @@ def _ciphers(config: Config) -> str:
 def _identities(facts: Facts, asking: list[str]) -> str:
     if not asking:
         return (
-            "An identity that a peer gives is not looked at; the association is accepted without "
+            "An identity that a peer gives is ignored; the association is accepted without "
             "a server response."
         )
     others = [entity.title for entity in facts.entities if entity.title not in asking]
     return text(
         f"User identities are asked for by {', '.join(asking)}; peers that are not known are "
         "rejected. A server response is sent if the peer has asked for it.",
-        f"They are not looked at by {', '.join(others)}." if others else "",
+        f"They are ignored by {', '.join(others)}." if others else "",
         table(
             ["Type", "Identity", "Support"],
             [

@@ -209,7 +209,7 @@ def _keeping(facts: Facts, keepers: list[Entity]) -> str:
             ["AE", "Level of Conformance", "Level of Digital Signature Support", "Coercion"], lines
         ),
         "An instance is handed to the product as the bytes that were received: nothing in it is "
-        "coerced, converted or left out on the way. It is refused without being looked at further "
+        "coerced, converted or left out on the way. It is refused without further checks "
         "if its SOP Class UID or SOP Instance UID differs from that of the request, or if it is "
         f"longer than {config.max_dataset_length:,} bytes. Instances of private SOP Classes and in "
         "private transfer syntaxes are treated like all others.",

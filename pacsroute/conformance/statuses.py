@@ -112,7 +112,7 @@ def _failures(facts: Facts) -> str:
         table(
             ["Source", "Reason", "Condition"],
             [
-                ["0", "0", "what comes first is no association request"],
+                ["0", "0", "the first PDU is not an association request"],
                 ["0", "0", "a timeout of section 7.1.1 has passed, or the product stops"],
                 ["0", "0", "an instance could not be read to its end while it was being sent"],
                 ["2", "1", "a PDU of an unknown type"],

@@ -26,7 +26,7 @@ _STATUSES = [
     ["416", "A range behind the end"],
     ["500", "Other failures of the handler"],
     ["501", "There is no handler"],
-    ["503", "No room; Retry-After tells when to try again. The handler's 0xA7xx"],
+    ["503", "No room; Retry-After says when to try again. The handler's 0xA7xx"],
 ]
 
 

@@ -16,7 +16,7 @@ from pacsroute.status import (
 )
 
 Rules = dict[str, tuple[list[str], "Rules"]]
-"""By keyword: what each column says, and the rules of an item where it is a sequence."""
+"""By keyword: what each column says, and the rules of an item if it is a sequence."""
 
 
 def rules(table: str) -> Rules:
@@ -61,7 +61,7 @@ def check_settable(before: Dataset, modifications: Dataset, column: int, rules: 
 
 
 def _or_none(value: Any) -> Any:
-    """Return a value, or None for one that is empty: not there is no other than empty here."""
+    """Return a value, or None for an empty one: empty and missing are the same here."""
     return None if hasattr(value, "__len__") and not len(value) else value
 
 

@@ -33,7 +33,7 @@ def load() -> None:
 
 
 def is_dataset(value: object) -> TypeGuard[Dataset]:
-    """Tell whether something is a pydicom Dataset: nothing is before pydicom is imported.
+    """Return whether something is a pydicom Dataset: nothing is before pydicom is imported.
 
     Examples
     --------

@@ -8,7 +8,7 @@ from pacsroute import memory
 
 
 class Limits(NamedTuple):
-    """How much a data set may be made of, and in which characters it is.
+    """The limits of a data set, and its default character set.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Rows some of whose values cannot be written, without those."""
+"""Rows with values that cannot be written: the rest of each row."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def what_fits(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the values of a row that can be written, and the keywords of the others.
 
-    Each is tried by itself, which takes long: it is for rows that could not be written as a whole.
-    Private attributes of a Dataset are left out.
+    Each value is tried separately, which is slow: use it only for rows that could not be written
+    as a whole. Private attributes of a Dataset are left out.
 
     Parameters
     ----------

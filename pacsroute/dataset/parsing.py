@@ -51,7 +51,7 @@ def parse(
     Parameters
     ----------
     data : bytes-like or binary file
-        A file has to be seekable and is read from where it stands.
+        A file has to be seekable and is read from its current position.
     transfer_syntax : str
         A private one that nobody registered with pydicom is taken for explicit VR little
         endian, unless the first element shows that its VR is implicit.
@@ -60,7 +60,7 @@ def parse(
         the file has to be open still or to be found by its name; those of a deflated data
         set stay where it was inflated. Values inside sequences are never deferred.
     limits : Limits
-        How deep and how large it may be, and in which characters without saying so.
+        How deep and how large it may be, and its character set if it names none.
 
     Raises
     ------

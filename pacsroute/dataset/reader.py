@@ -112,7 +112,7 @@ class Reading:
     Attributes
     ----------
     holding : Holding
-        The memory that it takes; given back when nobody has anything of it any more.
+        The memory that it takes; given back when nothing uses it any more.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Reading:
             raise DataSetTooLarge(f"no memory for it within max_memory, {most} bytes")
 
     def expect(self, items: int) -> None:
-        """Refuse to read so many items that the process could not hold them, before the first one.
+        """Refuse, before the first item, to read more than the process could hold.
 
         Raises
         ------
@@ -271,7 +271,7 @@ class Reader:
     # ------------------------------------------------------------- data sets
 
     def implicit_at(self, at: int, end: int, implicit: bool, *, top: bool = False) -> bool:
-        """Tell whether the VR is implicit in what begins here, whatever was announced."""
+        """Return whether the VR is implicit in what begins here, whatever was announced."""
         if end - at < 8 or (implicit and not top):
             return implicit
         code, length = self._explicit(at)[2:]

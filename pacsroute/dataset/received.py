@@ -55,7 +55,7 @@ class Reading(Protocol):
     holding: Holding
 
     def hold(self, size: int) -> None:
-        """Count memory that is taken; raise where the process has no room for it."""
+        """Count memory that is taken; raise if the process has no room for it."""
 
     def expect(self, items: int) -> None:
         """Raise if so many items are more than the process could hold."""
@@ -83,7 +83,7 @@ class Received(Dataset):
     _frame: Frame = Frame(False)
 
     def take_over(self, other: Received) -> None:
-        """Read the rest as another data set would, whose elements it has."""
+        """Read the rest as the data set would that its elements come from."""
         for name in ("_reading", "_frame", "_count", "_looked_at"):
             if name in other.__dict__:
                 self.__dict__[name] = other.__dict__[name]
@@ -113,7 +113,7 @@ class Received(Dataset):
         return super().__getitem__(key)
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether another Dataset, of any kind, has the same elements."""
+        """Return whether another Dataset, of any kind, has the same elements."""
         if not isinstance(other, Dataset):
             return NotImplemented
         tags = self.keys()  # a Dataset iterates over its elements
@@ -123,7 +123,7 @@ class Received(Dataset):
 
     @property
     def _as_read(self) -> dict[BaseTag, RawDataElement]:
-        """The elements that were looked at, as they came."""
+        """The elements that were accessed, as received."""
         return cast("dict[BaseTag, RawDataElement]", self.__dict__.setdefault("_looked_at", {}))
 
     def vr_of(self, raw: RawDataElement) -> str | None:
@@ -181,7 +181,7 @@ def _from_file(dataset: Any, raw: RawDataElement) -> RawDataElement:
 
 
 def _as_configured(vr: str) -> bool:
-    """Tell whether the user has set pydicom to give values of a VR another type."""
+    """Return whether the user has set pydicom to give values of a VR another type."""
     return (
         (config.datetime_conversion and vr in ("DA", "DT", "TM"))
         or (config.use_DS_numpy and vr == "DS")
@@ -249,7 +249,7 @@ class ReceivedSequence(Sequence):
         return self._reading.item(self._data, self._starts[number], self._frame)
 
     def is_edited(self) -> bool:
-        """Tell whether its items are others than those that came."""
+        """Return whether its items differ from those received."""
         if self._changed is not None:
             if len(self._changed) != len(self._starts):
                 return True
@@ -309,9 +309,9 @@ def open_all(dataset: Dataset) -> None:
 
 
 def is_edited(dataset: Dataset) -> bool:
-    """Tell whether a data set that was parsed is no longer as it came.
+    """Return whether a data set that was parsed is no longer as it came.
 
-    Only what was looked at is compared, with what it was read from.
+    Only the elements that were accessed are compared, with the bytes they were read from.
 
     Parameters
     ----------
@@ -347,7 +347,7 @@ def _read_again(dataset: Received, raw: RawDataElement) -> DataElement:
 
 
 def _same(one: DataElement, other: DataElement) -> bool:
-    """Tell whether two elements have the same value; NaN is the same as NaN."""
+    """Return whether two elements have the same value; NaN is the same as NaN."""
     if one.VR != other.VR:
         return False
     if one.VR == "SQ":

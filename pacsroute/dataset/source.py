@@ -12,7 +12,7 @@ _CHUNK = 1 << 16
 
 
 class File:
-    """A file as a sequence of bytes, read in chunks, from where the file stands.
+    """A file as a sequence of bytes, read in chunks, from its current position.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Pages(mmap.mmap):
     """
 
     def __new__(cls, size: int = 1 << 16) -> Pages:
-        """Return pages for so many bytes."""
+        """Return pages for this many bytes."""
         return super().__new__(cls, -1, size)
 
     def with_room(self, count: int) -> Pages:

@@ -26,7 +26,7 @@ from pacsroute.dataset.vr import (
     WORD_SIZES,
 )
 
-_SMALL = 1024  # bytes of a value for which all this is not looked at
+_SMALL = 1024  # bytes of a value above which these checks are skipped
 _ELEMENT, _NUMBER, _STRING, _OBJECT = 512, 40, 64, 320  # bytes that one takes in memory
 
 

@@ -47,7 +47,7 @@ def _merged(one: Wanted | None, other: Wanted) -> Wanted:
 
 
 def never_written(tag: int) -> bool:
-    """Tell whether a tag has no place in a data set.
+    """Return whether a tag has no place in a data set.
 
     Group lengths, groups 0000 and 0002, and the items and delimiters of group FFFE have none.
     """

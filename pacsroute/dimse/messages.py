@@ -113,7 +113,7 @@ class Assembler:
         Raises
         ------
         ProtocolError
-            If the fragment does not belong where it comes.
+            If the fragment is out of place.
         """
         context_id, is_command, is_last, fragment = pdv
         done: list[Message] = []
@@ -176,7 +176,7 @@ def fragment(
     Parameters
     ----------
     maximum_length : int
-        The peer's limit for the variable field of a PDU, in bytes; 0 is none. Fragments
+        The peer's limit for the variable field of a PDU, in bytes; 0 for no limit. Fragments
         are of even length.
     follows : bool
         Whether a data set comes after it that is not given, but streamed.
@@ -236,7 +236,7 @@ def stream(
     Parameters
     ----------
     file : binary file
-        It stands at the data set.
+        Positioned at the data set.
     size : int
         How many bytes that has. An odd number is made even with a NUL.
     maximum_length : int

@@ -46,7 +46,7 @@ def admit(
     try:
         response = _authenticate(app, association, request.user_information.user_identity, user)
         if app.auditors and association.user is not None:
-            from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+            from pacsroute.framework import auditing  # noqa: PLC0415 - only for apps that audit
 
             auditing.authenticated(app, association)
         answer, contexts = negotiate(
@@ -184,7 +184,7 @@ def _proof(identity: Identity | None, association: PeerView) -> str:
 def _audit(app: BaseApp, association: PeerView, failed: Identity | None) -> None:
     """Tell the audit functions, if there are any, of an authentication that has failed."""
     if app.auditors:
-        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for apps that audit
 
         auditing.not_authenticated(app, association, failed)
 
@@ -192,7 +192,7 @@ def _audit(app: BaseApp, association: PeerView, failed: Identity | None) -> None
 def tell_of_rejected(app: BaseApp, peer: PeerView, why: str) -> None:
     """Report a rejected peer to the audit functions, if there are any."""
     if app.auditors:
-        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for apps that audit
 
         auditing.rejected(app, peer, why)
 

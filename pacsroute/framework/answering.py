@@ -41,7 +41,7 @@ class Answering:
         The peer: its `calling_ae`, `called_ae` and `remote_address` are logged. An association,
         or the request itself.
     command : str
-        The operation by the standard's name, as ``C-STORE``.
+        The operation by the standard's name, such as ``C-STORE``.
     sop_class : str
         The UID of its SOP class.
     size : int, optional
@@ -146,7 +146,7 @@ class Answering:
                     self._defer(functools.partial(_call, function))
 
     def _audit(self) -> None:
-        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for apps that audit
 
         auditing.answered(self._app, self._peer, self._command, self.request, self.outcome)
 

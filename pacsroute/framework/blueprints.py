@@ -189,9 +189,9 @@ class Scope(Router):
         Parameters
         ----------
         function : callable
-            Called for every association with the peer's `Identity`, or None without one, and the
-            association. The result becomes `request.user`; None, False or anything empty rejects,
-            and so does an exception.
+            Called for every association with the peer's `Identity`, or None if it sends none, and
+            the association. The result becomes `request.user`; None, False or anything empty
+            rejects, and so does an exception.
 
         Examples
         --------
@@ -274,8 +274,8 @@ class Scope(Router):
         Parameters
         ----------
         function : callable
-            Called with the app; returns why no association should come now, or None. An exception
-            is logged, and the node is not ready. The function must return quickly.
+            Called with the app; returns why no association should be sent now, or None. An
+            exception is logged, and the node is not ready. The function must return quickly.
 
         Examples
         --------

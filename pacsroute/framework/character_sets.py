@@ -31,7 +31,7 @@ def check_charsets(config: Config) -> None:
 
 
 def default_charset(config: Config, peer: str) -> str:
-    """Return the Specific Character Set of data without one; empty for the default repertoire.
+    """Return the Specific Character Set of data that names none; empty for the default repertoire.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ def check_callable(
 ) -> None:
     """Raise a `SetupError` if something cannot be called with these arguments, by position.
 
-    A function that is async, or has a yield where the result is not iterated, would never run.
+    A function that is async, or has a yield although the result is not iterated, would never run.
     """
     if not callable(function):
         raise SetupError(f"@app.{decorator} decorates a function, not {function!r:.40}")

@@ -58,6 +58,6 @@ class Counted:
             try:
                 if self._count == 1 and self._made is not None:
                     made, self._made = self._made, None
-                    made.__exit__(None, None, None)  # an error of one holder is not of the others
+                    made.__exit__(None, None, None)  # errors of one holder concern no other
             finally:
                 self._count -= 1

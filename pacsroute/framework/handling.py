@@ -165,7 +165,7 @@ def failed(request: Request, error: BaseException) -> Outcome:
 
 
 def refused(command: str, calling_ae: str, outcome: Outcome, why: str) -> Outcome:
-    """Log why something that a peer sent is refused: in one line, for it may send much of it."""
+    """Log why something that a peer sent is refused: in one line, since there may be many."""
     logger.warning("%s from %s: %s", name_of(command), ascii(calling_ae)[1:-1], ascii(why)[1:-1])
     return outcome._replace(is_logged=True)
 

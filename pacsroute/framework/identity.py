@@ -52,14 +52,14 @@ class Identity:
         return self._passcode.decode("utf-8", "replace")
 
     def proves(self, name: str, passcode: str) -> bool:
-        """Tell whether this is a user name and its passcode, in constant time.
+        """Return whether this is a user name and its passcode, in constant time.
 
         Examples
         --------
         >>> Identity(UserIdentity(2, False, b"doe", b"secret")).proves("doe", "secret")
         True
         """
-        import hmac  # noqa: PLC0415 - with OpenSSL behind it, and only for those who compare
+        import hmac  # noqa: PLC0415 - with OpenSSL behind it, only for comparisons
 
         same_name = hmac.compare_digest(self.name.encode(), name.encode())
         same_passcode = hmac.compare_digest(self._passcode, passcode.encode())

@@ -54,7 +54,7 @@ class Traffic:
     received: int = 0
 
     def take(self, command: str, size: int) -> None:
-        """Count a request with so many bytes."""
+        """Count a request of this many bytes."""
         self.asked = command
         self.requests[command] = self.requests.get(command, 0) + 1
         self.received += size
@@ -64,8 +64,8 @@ class Observer:
     """An observer that does nothing; the default of `App.observer`.
 
     The threads of the associations call it, several at the same time; its methods are quick
-    and raise nothing. A command is the standard's name of an operation, as ``C-STORE``. A peer
-    is an association, or the sender of an HTTP request.
+    and raise nothing. A command is the standard's name of an operation, such as ``C-STORE``. A
+    peer is an association, or the sender of an HTTP request.
     """
 
     def accepted(self, association: PeerView) -> Traffic | None:
@@ -76,7 +76,7 @@ class Observer:
         """An association has been rejected."""
 
     def failed(self, association: PeerView, error: AssociationAborted) -> None:
-        """A connection has ended before an association was accepted or rejected."""
+        """A connection ended before an association was accepted or rejected."""
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
         """An association that was accepted has ended; None if it was released."""
@@ -102,7 +102,7 @@ class Observer:
         """A destination has taken an instance of the queue, with Success or a Warning."""
 
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
-        """A data set of so many bytes has been sent."""
+        """A data set of this many bytes has been sent."""
 
 
 class Observers(Observer):

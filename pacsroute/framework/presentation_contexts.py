@@ -51,13 +51,13 @@ class ContextPolicy:
         return [route for route in self.covering(sop_class) if route.command != "n_event_report"]
 
     def serves(self, sop_class: str) -> bool:
-        """Tell whether a route answers for the SOP class; C-ECHO always has one."""
+        """Return whether a route answers for the SOP class; C-ECHO always has one."""
         return sop_class == uids.VERIFICATION or any(
             route.command != "n_event_report" for route in self.covering(sop_class)
         )
 
     def uses(self, sop_class: str) -> bool:
-        """Tell whether this side may be the SCU of the class.
+        """Return whether this side may be the SCU of the class.
 
         It is the SCU of classes that a C-GET retrieves, and of events that peers report.
         """
@@ -66,7 +66,7 @@ class ContextPolicy:
         return uids.is_storage(sop_class) and any(route.command == "get" for route in self._all)
 
     def sends_without_role(self, sop_class: str) -> bool:
-        """Tell whether a C-GET of this class sends over contexts without role selection, too."""
+        """Return whether a C-GET of this class sends over contexts without role selection, too."""
         return self._get_without_role and any(
             route.command == "get" for route in self.covering(sop_class)
         )
@@ -90,7 +90,7 @@ class ContextPolicy:
 
 
 def _is_replaced(route: Route, others: list[Route]) -> bool:
-    """Tell whether a default route has lost its place to one that covers the same."""
+    """Return whether a default route has lost its place to one that covers the same."""
     return route.default and any(
         other.command == route.command and other.kind in (None, route.kind) and not other.default
         for other in others

@@ -37,6 +37,6 @@ quiet_libraries = Counted(_quieted)
 """Hold this while an app runs: pydicom and the decoders log nothing, and warn of nothing.
 
 Their messages quote values, which are patient data, and a peer decides how many are logged. What
-concerns the answer to a request is said once, by pacsroute. A library whose logger you have set
-to a level of your own, as ``INFO``, is left alone.
+concerns the answer to a request is said once, by pacsroute. A library whose logger level you have
+set, for example to ``INFO``, is left alone.
 """

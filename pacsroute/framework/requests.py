@@ -120,7 +120,7 @@ class Request:
         return self.is_cancelled is not None and self.is_cancelled()
 
     def is_wanted(self) -> bool:
-        """Tell whether the peer still waits for it; slow functions check this now and then."""
+        """Return whether the peer still waits for it; slow functions check this now and then."""
         return not self.cancelled
 
     def after(self, function: Callable[..., object], *args: Any) -> None:

@@ -96,7 +96,7 @@ class Route:
         )
 
     def covers(self, sop_class: str) -> bool:
-        """Tell whether it answers for a SOP class."""
+        """Return whether it answers for a SOP class."""
         if self.sop_class is not None:
             return self.sop_class == sop_class or (
                 # UPS Push is what all of UPS is called (PS3.4 §CC.3.1).

@@ -50,7 +50,7 @@ def where(config: Config) -> str:
 
 
 def is_there(config: Config) -> bool:
-    """Tell whether the queue of an app exists already."""
+    """Return whether the queue of an app exists already."""
     return os.path.isfile(where(config))
 
 
@@ -108,7 +108,7 @@ class WorkControl(Protocol):
     """
 
     def lanes(self) -> list[Lane]:
-        """Return how it stands with each lane."""
+        """Return the state of each lane."""
 
     def jobs(self, lane: str | None = None, most: int | None = 1000) -> list[JobView]:
         """Return jobs, those that were put in first, first.
@@ -148,14 +148,14 @@ class Together(Protocol):
         """
 
     def committed(self) -> None:
-        """Let the jobs begin: the transaction was committed."""
+        """Start the jobs: the transaction was committed."""
 
 
 class WorkQueue(Protocol):
     """The keeper of the durable work of an app."""
 
     def is_in(self, url: str) -> bool:
-        """Tell whether the queue is in the database of a URL."""
+        """Return whether the queue is in the database of a URL."""
 
     def together(self) -> AbstractContextManager[Together]:
         """Collect what this thread puts into the queue, to be committed with something else.
@@ -171,7 +171,7 @@ class WorkQueue(Protocol):
         """
 
     def lanes(self) -> list[Lane]:
-        """Return how it stands with each lane; none where there is no queue yet."""
+        """Return the state of each lane; nothing if there is no queue yet."""
 
     def obstacle(self) -> str:
         """Return why nothing can be queued now; an empty text if something can."""

@@ -60,7 +60,7 @@ def draft(folder: str | None) -> tuple[int, str]:
 
 
 def nameless(folder: str) -> int:
-    """Open a new file without a name, in a folder that is there: nothing of it stays behind.
+    """Open a new file without a name, in a folder that is there: no part of it stays behind.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def _held(path: str) -> Iterator[bool]:
 
 
 def _ours_alone(fd: int) -> bool:
-    """Lock a file that is not whole yet, for as long as it is open; tell whether we could."""
+    """Lock a file that is not whole yet, for as long as it is open; return whether we could."""
     if fcntl is None:
         return True  # such a system does not remove open files
     try:
@@ -274,7 +274,7 @@ def copy(source: int, target: int, size: int) -> None:
 
 
 def start_write_back(fd: int, start: int, size: int) -> None:
-    """Let the disk begin with a part of a file that will be flushed; nothing waits for it.
+    """Start writing a part of a file to the disk that will be flushed; nothing waits for it.
 
     It makes no promise, and so replaces no flush: the one that comes has less to do.
     """

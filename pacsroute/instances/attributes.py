@@ -1,4 +1,4 @@
-"""A few attributes of an instance, without reading all of it where that is possible."""
+"""A few attributes of an instance, without reading all of it if that is possible."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ _VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")  # MPEG and HEVC; SM
 
 
 def is_video(transfer_syntax: str) -> bool:
-    """Tell whether the pixels of a transfer syntax are a stream, which is never decoded.
+    """Return whether the pixels of a transfer syntax are a stream, which is never decoded.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def obstacle(source: str, target: str) -> str:
 
 
 def can_convert(source: str, target: str) -> bool:
-    """Tell whether a conversion may be tried: out of most standard syntaxes, into native ones.
+    """Return whether a conversion may be tried: out of most standard syntaxes, into native ones.
 
     Parameters
     ----------

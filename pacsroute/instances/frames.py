@@ -25,7 +25,7 @@ class Frames:
     Parameters
     ----------
     file : binary file
-        It stands at the data set, as `Instance.open` returns it, and has to stay open.
+        Positioned at the data set, as `Instance.open` returns it, and has to stay open.
     transfer_syntax : str
         The UID of its syntax, which is not a deflated one.
 

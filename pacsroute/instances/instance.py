@@ -358,7 +358,7 @@ class Instance:
                 raise Failure(IDENTIFIER_MISMATCH, f"{name} differs from the command's")
 
     def _edited(self) -> bool:
-        """Tell whether the data set that was handed out differs from the bytes."""
+        """Return whether the data set that was handed out differs from the bytes."""
         if self._dataset is None or is_dataset(self._source):
             return False
         return data_sets.is_edited(self._dataset)

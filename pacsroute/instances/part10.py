@@ -84,7 +84,7 @@ class Head(NamedTuple):
     sop_class, sop_instance, transfer_syntax : str
         UIDs; empty if it does not say.
     sender : str
-        The AE title of who sent the instance (0002,0017); empty if it does not say.
+        The AE title of the sender (0002,0017); empty if it does not say.
     end : int
         The offset of the data set.
     is_whole : bool
@@ -144,7 +144,7 @@ def read_head(data: bytes) -> Head:
 
 
 def head_of(file: BinaryIO) -> Head:
-    """Read the head of a file that can be sought in; it stands at the data set then.
+    """Read the head of a file that can be sought in; it is then positioned at the data set.
 
     Raises
     ------

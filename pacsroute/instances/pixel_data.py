@@ -112,7 +112,7 @@ def find_pixels(file: BinaryIO, transfer_syntax: str) -> PixelData | None:
     Parameters
     ----------
     file : binary file
-        It stands at the data set, which is not deflated, and is left somewhere else.
+        Positioned at the data set, which is not deflated, and is left somewhere else.
     transfer_syntax : str
         The UID of its syntax.
 
@@ -172,7 +172,7 @@ class _Heads:
     Parameters
     ----------
     file : binary file
-        It stands at the data set.
+        Positioned at the data set.
     transfer_syntax : str
         The UID of its syntax.
     """
@@ -209,7 +209,7 @@ class _Heads:
                 at = offset + length
 
     def _behind_others(self, at: int) -> int:
-        """Return where the next element begins that tells something, or is not a usual one."""
+        """Return where the next element begins that is relevant or unusual."""
         chunk, base, unpack = self._chunk, self._chunk_at, self._explicit
         start, most = at - base, len(self._chunk) - 12
         while 0 <= start <= most:

@@ -9,7 +9,7 @@ class Place:
     """Remembers where instances were saved last, so that the next ones are spooled there.
 
     To save one is to rename it then, on whatever file system that is. A file in such a place has
-    no name until it is saved: however a process ends, nothing of it stays behind in a folder of
+    no name until it is saved: however a process ends, no part of it stays behind in a folder of
     the user's. Where files need a name, nothing is remembered.
 
     All threads share it: what one has saved, another one's spool is made for.

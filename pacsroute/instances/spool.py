@@ -2,7 +2,7 @@
 
 A data set that comes whole in one large PDU stays in the buffer that it was received into, and
 is written once: when it is saved. Of others, what is beyond `THRESHOLD` goes to a file, which is
-made where the last instance of the route was saved; to save it is to give it a name then.
+made where the last instance of the route was saved; saving it only gives it a name then.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Claim = Callable[[memoryview], memoryview | None]
 """Asks for the buffer that a fragment is in; returns all of it, or None: it is used again."""
 
 _MANY = 1024  # fragments that are held apart
-_WRITE_BACK = 8 << 20  # bytes of a file that the disk begins with, while the rest comes
+_WRITE_BACK = 8 << 20  # bytes of a file that are written to the disk while the rest arrives
 _SHARE = 4  # the part of max_memory up to which buffers are kept
 
 
@@ -66,7 +66,7 @@ class Spool:
     most_of_all : int, optional
         How many bytes they may have in files together.
     max_memory : int
-        How many bytes the process may hold for all peers, buffers that were claimed among them.
+        How many bytes the process may hold for all peers, including claimed buffers.
 
     Attributes
     ----------
@@ -237,7 +237,7 @@ class Spool:
             self._write_back()
 
     def _write_back(self) -> None:
-        """Let the disk begin with the received part: the route's last instance was flushed, too."""
+        """Start writing the received part to the disk: the last of its route was flushed, too."""
         waiting = self.size - self._begun
         if waiting >= _WRITE_BACK:
             start_write_back(self._fd, self._begun, waiting)

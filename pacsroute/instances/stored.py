@@ -28,7 +28,7 @@ class Storage(Protocol):
         """
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
-        """Return a file to read from, from an offset on, to its end or for so many bytes.
+        """Return a file to read from, from an offset on, to its end or for this many bytes.
 
         Raises
         ------

@@ -69,7 +69,7 @@ class Background:
                 self._stop.wait(_LOOK)
 
     def _has_run(self) -> bool:
-        """Run the function if there is a place for it; tell whether it is done for good."""
+        """Run the function if there is a place for it; return whether it is done for good."""
         place = self._queue.take_place(self._lane, 1)
         if place is None:
             return False

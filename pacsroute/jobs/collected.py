@@ -13,7 +13,7 @@ _collected: ContextVar[list[NewJob] | None] = ContextVar("collected", default=No
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[NewJob]]:
-    """Collect what this thread puts into the queue, and put it not yet."""
+    """Collect the jobs of this thread, and queue them later."""
     jobs: list[NewJob] = []
     token = _collected.set(jobs)
     try:

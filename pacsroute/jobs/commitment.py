@@ -136,7 +136,7 @@ class Commitments:
     # ------------------------------------------------------------- requests
 
     def _ask(self, lane: str, jobs: list[Job], stop: threading.Event) -> bool:
-        """Ask for commitment to some instances; tell whether the lane goes on."""
+        """Ask for commitment to some instances; return whether the lane goes on."""
         transaction_uid = f"2.25.{uuid.uuid4().int}"
         self._queue.database.write(
             lambda transaction: _note(transaction, transaction_uid, jobs), durable=False
@@ -187,7 +187,7 @@ class Commitments:
                     return
 
     def _settle(self, lane: str, unheard: str, jobs: list[Job], outcome: Attempt) -> bool:
-        """Record that a request has failed; tell whether the lane goes on.
+        """Record that a request has failed; return whether the lane goes on.
 
         `unheard` is the UID of a transaction that the peer cannot know.
         """

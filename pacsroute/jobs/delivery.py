@@ -117,7 +117,7 @@ class Outlet(NamedTuple):
     ----------
     connect : callable
         Returns a client of a destination for the AE title that calls; raises
-        `AssociationError` where nobody knows the destination.
+        `AssociationError` if nobody knows the destination.
     delivered : callable
         Called with the category of the status and a job that was delivered: it takes that out of
         the lane.
@@ -279,7 +279,7 @@ class _Turn:
         return outcome
 
     def _settle(self, job: Job, outcome: Attempt) -> bool:
-        """Record how a job went; tell whether the lane goes on."""
+        """Record how a job went; return whether the lane goes on."""
         if outcome.verdict is Verdict.DELIVERED:
             self._delivered(job, outcome.said)
         elif outcome.verdict is Verdict.REFUSED:
@@ -334,7 +334,7 @@ class _Turn:
     # ------------------------------------------------------------- suspects
 
     def _is_well(self, job: Job) -> bool:
-        """Tell whether the peer answers at all."""
+        """Return whether the peer answers at all."""
         try:
             self._client(job).echo()
         except PacsrouteError:

@@ -33,7 +33,7 @@ class Keeper(Protocol):
     id: str
 
     def has_ended(self, other: str) -> bool:
-        """Tell whether another process has ended, so that it puts nothing into the queue."""
+        """Return whether another process has ended, so that it puts nothing into the queue."""
 
     def close(self) -> None:
         """Tell the others that this process keeps no more."""

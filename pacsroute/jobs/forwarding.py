@@ -80,7 +80,7 @@ def instance_of(job: Job, files: Files) -> Instance:
 
 
 def is_delivered(job: Job) -> bool:
-    """Tell whether a process died after it had delivered this, and while it removed the file."""
+    """Return whether a process died after it had delivered this, and while it removed the file."""
     return "delivered" in job.arguments
 
 

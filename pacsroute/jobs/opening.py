@@ -37,7 +37,7 @@ class Opened(NamedTuple):
 
 
 def is_url(where: str) -> bool:
-    """Tell whether a queue is in PostgreSQL."""
+    """Return whether a queue is in PostgreSQL."""
     return where.startswith(_SCHEMES)
 
 
@@ -181,7 +181,7 @@ def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) ->
 
 
 def _is_made(transaction: Transaction) -> bool:
-    """Tell whether the tables are in PostgreSQL; one process at a time may find that they are not.
+    """Return whether the tables are in PostgreSQL; only one process at a time may create them.
 
     Statements that make them would wait for the transactions of others, and those for them.
     """
@@ -193,7 +193,7 @@ def _is_made(transaction: Transaction) -> bool:
 def _offset(transaction: Transaction, *, anew: bool) -> float:
     """Return the difference of the time of day and the monotonic clock, alike for all processes.
 
-    So nobody who sets the machine's clock ends a period, or holds up a job. It begins where the
+    So setting the machine's clock neither ends a period nor holds up a job. It begins where the
     last run has left it if the time of day is before that: what waits would wait for years.
     """
     if anew:

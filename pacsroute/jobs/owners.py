@@ -35,7 +35,7 @@ class Owner(Protocol):
         """Return which of other owners, given with when each was last seen, have ended."""
 
     def renew(self) -> None:
-        """Take another name, where the others have taken this owner for dead."""
+        """Take another name, after the others have taken this owner for dead."""
 
 
 class LockedOwner:
@@ -62,11 +62,11 @@ class LockedOwner:
         return self._folder / f"{owner}.owner"
 
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
-        """Return which of the other owners hold no lock any more."""
+        """Return the other owners that no longer hold a lock."""
         return [owner for owner, _ in others if self.has_ended(owner)]
 
     def has_ended(self, owner: str) -> bool:
-        """Tell whether another owner holds no lock any more."""
+        """Return whether another owner no longer holds a lock."""
         if fcntl is None:
             return False
         try:
@@ -117,11 +117,11 @@ class LonelyOwner:
     id = node = ""
 
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
-        """Return none: there is no other."""
+        """Return no names: there are no other processes."""
         return []
 
     def has_ended(self, owner: str) -> bool:
-        """Return false: there is no other."""
+        """Return False: there are no other processes."""
         return False
 
     def renew(self) -> None:

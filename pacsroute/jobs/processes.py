@@ -22,7 +22,7 @@ from pacsroute.jobs.queue import Queue
 from pacsroute.jobs.rows import Job
 
 _PROGRAM = "pacsroute.cli.job_process"
-_TICK = 0.25  # seconds after which is looked whether it takes too long, or the app stops
+_TICK = 0.25  # seconds between checks whether it takes too long, or the app stops
 _START = 120.0  # seconds in which the process has loaded the app and begun its lifespan
 _GRACE = 5.0  # seconds that a call has when the app stops
 

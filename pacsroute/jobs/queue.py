@@ -297,7 +297,7 @@ class Queue:
         return {"id": job.id, "owner": self.owner.id}
 
     def is_ours(self, job: Job) -> bool:
-        """Tell whether a job that was claimed is still ours; it is not after a long stop.
+        """Return whether a job that was claimed is still ours; it is not after a long stop.
 
         The others take back what a process had that has not renewed its lease. It looks at the
         clock only, unless that was so long ago that it may have happened.
@@ -346,7 +346,7 @@ class Queue:
         )
 
     def back_off(self, lane: str, seconds: float, reason: str = "") -> None:
-        """Let a lane rest for a time, and say why: its peer is away, or full."""
+        """Pause a lane for a time, with the reason: its peer cannot be reached, or is full."""
         changes = (
             "failures = failures + 1, retry_at = :until, "
             "reason = CASE WHEN paused = 1 THEN reason ELSE :reason END"
@@ -391,7 +391,7 @@ class Queue:
     # ------------------------------------------------------------- for people
 
     def lanes(self) -> list[Lane]:
-        """Return how it stands with each lane."""
+        """Return the state of each lane."""
         now = self.now()
         return [
             Lane(
@@ -480,7 +480,7 @@ class Queue:
         )
 
     def serve(self) -> bool:
-        """Say that this process does jobs; tell whether no other one that lives does."""
+        """Announce that this process does jobs; return whether it is the only living one."""
         self.enter()
 
         def work(transaction: Transaction) -> bool:

@@ -44,7 +44,7 @@ def give_way(transaction: Transaction, condition: str, **values: Any) -> list[Jo
 
 
 def inherit(transaction: Transaction, newer: Job, old: Job) -> None:
-    """Let a job take over what an older one of its key was still to do."""
+    """Merge into a job what an older one of its key had not done yet."""
     transaction.run(
         "UPDATE jobs SET arguments = :arguments WHERE id = :id",
         id=newer.id,

@@ -437,7 +437,7 @@ class Work:
             end(job, opened.queue, opened.files)
 
     def _audit(self, job: Job) -> None:
-        from pacsroute.framework import auditing  # noqa: PLC0415 - only for those who audit
+        from pacsroute.framework import auditing  # noqa: PLC0415 - only for apps that audit
 
         instance = Instance(self.opened.files.path(job.arguments["file"]))
         auditing.exported(self._app, job.lane, job.arguments["calling_ae"], instance)

@@ -74,7 +74,7 @@ class SQLite:
         return f"{operand} GLOB ?", [pattern.replace("[", "[[]")]
 
     def any_of(self, column: str, value: str, condition: str, empty_matches: bool) -> str:
-        """Ask it of the elements of an array: nothing at all is one of them, which is null."""
+        """Apply it to the elements of an array; a column without a value has one, null."""
         # JSON writes a backslash as \\; with "," instead, the string is an array's inside.
         array = rf"""'[' || replace(json_quote(CAST({column} AS TEXT)), '\\', '","') || ']'"""
         return f"EXISTS (SELECT 1 FROM json_each({array}) AS {value} WHERE {condition})"

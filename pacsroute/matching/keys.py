@@ -67,7 +67,7 @@ class Key:
         return Patterns(self.patterns)
 
     def matches(self, values: list[Any]) -> bool:
-        """Tell whether any of an attribute's canonical values is asked for."""
+        """Return whether any of an attribute's canonical values is asked for."""
         return any(
             value in self.equal
             or any(low <= value <= high for low, high in self.ranges)

@@ -46,7 +46,7 @@ class Patterns:
         self._moves = {character: moves | self._any for character, moves in exact.items()}
 
     def match(self, value: str) -> bool:
-        """Tell whether a whole value is like any of the patterns."""
+        """Return whether a whole value is like any of the patterns."""
         moves, otherwise, stays = self._moves, self._any, self._stays
         reached, rest = self._starts, stays & self._ends
         for character in value:

@@ -14,7 +14,7 @@ Row: TypeAlias = "Mapping[str, Any] | Dataset"
 
 
 def matches(identifier: Dataset, row: Row, *, empty_matches: bool = True) -> bool:
-    r"""Tell whether a row matches the keys of an identifier (PS3.4 §C.2.2.2).
+    r"""Return whether a row matches the keys of an identifier (PS3.4 §C.2.2.2).
 
     Parameters
     ----------

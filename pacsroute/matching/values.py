@@ -202,7 +202,7 @@ def _tag_of(keyword: str) -> BaseTag:
 
 @lru_cache(maxsize=1024)
 def _is_single(keyword: str) -> bool:
-    """Tell whether an attribute has one value at most."""
+    """Return whether an attribute has one value at most."""
     return dictionary_VM(keyword) == "1"
 
 

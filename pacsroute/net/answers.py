@@ -147,7 +147,7 @@ def answer_to_store(app: BaseApp, association: Exchange, command: CStoreRQ) -> M
 
 
 def is_final(message: Message) -> bool:
-    """Tell whether it is a response after which there is no other."""
+    """Return whether it is a response after which there is no other."""
     answer = message.command
     return isinstance(answer, Response) and Status(answer.status).category != "Pending"
 

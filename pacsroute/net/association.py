@@ -224,7 +224,8 @@ class Association:
         self.peer_certificate = self._channel.peer_certificate
         self._channel.observe(self.app.taps)
         self._fetches = bool(request.user_information.roles)
-        # A response has its time; an instance, which comes for a C-GET only, has more by its bytes.
+        # A response has a fixed time; an instance, which comes for a C-GET only, has more for its
+        # bytes.
         rate = self.config.min_rate if self._fetches else math.inf
         self._channel.coming = Pace(self.patience, rate)
         answer = ask(self._channel, request, who, deadline)
@@ -471,7 +472,7 @@ class Association:
             channel.aborted(event)
 
     def cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has cancelled a request, or has disconnected; never waits.
+        """Return whether the peer has cancelled a request, or has disconnected; never waits.
 
         It looks at the bytes of one read, and at none while several requests wait: a peer that
         sends too far ahead fills its own buffers.

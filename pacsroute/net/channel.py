@@ -281,7 +281,7 @@ class Channel:
                     self._crowded = after + _CROWDED
 
     def read_now(self) -> bool:
-        """Read available bytes without waiting; tell whether there were any, or the end."""
+        """Read available bytes without waiting; return whether there were any, or the end."""
         try:
             count = self._socket.recv_into(self.connection.get_buffer(), 0, transport.DONTWAIT)
         except (BlockingIOError, InterruptedError):
@@ -296,7 +296,7 @@ class Channel:
         return True
 
     def read_before(self, deadline: float) -> bool:
-        """Read bytes before a deadline; tell whether any came."""
+        """Read bytes before a deadline; return whether any came."""
         while (left := deadline - time.monotonic()) > 0:
             flags = 0
             # A read ends by itself after a tick, which is near enough for most deadlines.
@@ -425,7 +425,7 @@ class Channel:
         raise self.ended
 
     def give_up(self, why: str) -> None:
-        """End the association for a reason that the log tells."""
+        """End the association for a reason that is logged."""
         self._abort_with(AssociationAborted(0, message=why))
 
     def _abort_with(self, how: AssociationAborted) -> None:

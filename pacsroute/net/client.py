@@ -125,7 +125,7 @@ class Client:
 
     @property
     def _charset(self) -> str:
-        """The Specific Character Set of responses without one."""
+        """The Specific Character Set of responses that name none."""
         return default_charset(self._app.config, self.called_ae)
 
     # ------------------------------------------------------------- requests

@@ -36,7 +36,7 @@ class Inbox:
     Attributes
     ----------
     waiting : deque of Message
-        Those that have come and were not taken; only to be looked at from outside.
+        Those that have come and were not taken; read-only from outside.
     window : int
         How many operations may overlap (PS3.7 §D.3.3.3).
     traffic : Traffic or None
@@ -90,7 +90,7 @@ class Inbox:
         return threading.get_ident() == self._reader
 
     def add(self, data: PDataTF, contexts: Container[int]) -> bool:
-        """Take received fragments; tell whether they complete a message.
+        """Take received fragments; return whether they complete a message.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class Inbox:
         return found if isinstance(found, Message) else None
 
     def is_cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has cancelled a request."""
+        """Return whether the peer has cancelled a request."""
         return message_id in self._cancelled
 
     # ------------------------------------------------------------- the end

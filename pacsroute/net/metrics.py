@@ -185,7 +185,7 @@ class Metrics(Observer):
         return counted + self._lanes() + self._gauges()
 
     def _lanes(self) -> bytes:
-        """Return how it stands with the lanes of the queue, which all processes share."""
+        """Return the state of the lanes of the queue, which all processes share."""
         work = self._app.work_under_way
         if work is None:
             return b""

@@ -53,7 +53,7 @@ class Parts:
         self._buffer += piece
 
     def __iter__(self) -> Iterator[Iterator[bytes]]:
-        for _ in self._until_delimiter():  # what is before the first part is none
+        for _ in self._until_delimiter():  # the text before the first part is not a part
             pass
         while not self._is_last():
             part = self._part()
@@ -62,7 +62,7 @@ class Parts:
                 pass
 
     def _is_last(self) -> bool:
-        """Tell whether the delimiter was the closing one."""
+        """Return whether the delimiter was the closing one."""
         while len(self._buffer) < 2:
             self._more()
         return self._buffer[:2] == b"--"

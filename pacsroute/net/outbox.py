@@ -40,7 +40,7 @@ class Outbox:
     Attributes
     ----------
     maximum_length : int
-        The peer's limit for the variable field of a P-DATA-TF, in bytes; 0 is none.
+        The peer's limit for the variable field of a P-DATA-TF, in bytes; 0 for no limit.
     overlapping : bool
         Whether operations may overlap (PS3.7 §D.3.3.3).
     """
@@ -199,7 +199,7 @@ class Outbox:
             self._app.observer.sent(self._peer, command, size)
 
     def close(self) -> None:
-        """Hold nothing back any more, and let go of the association, which has this outbox."""
+        """Stop holding messages back, and drop the reference to the association."""
         self._peer = None
         if self._holding:
             self._holding = False

@@ -39,7 +39,7 @@ class Pace:
         return fixed if math.isinf(self._rate) else f"{fixed}, or min_rate, {self._rate:g} bytes/s"
 
     def is_too_slow(self, size: int) -> bool:
-        """Tell whether a message should have made more way in the last while.
+        """Return whether a message should have made more way in the last while.
 
         Parameters
         ----------

@@ -19,7 +19,7 @@ _LIMITS = ("max_associations", "max_associations_per_host", "max_associations_pe
 
 
 class Places:
-    """Counts the associations of a server, and rejects those that are too many.
+    """Counts the associations of a server, and rejects those beyond the limit.
 
     A connection counts from when it is accepted. One that sends no request takes a thread as
     well, and so does one that was refused and that the peer does not close.
@@ -39,7 +39,7 @@ class Places:
         return self._taken[_ALL]
 
     def has_one(self) -> bool:
-        """Tell whether there is one association at the most."""
+        """Return whether there is one association at the most."""
         return self._taken[_ALL] <= 1
 
     def connect(self, host: str) -> bool:
@@ -64,7 +64,7 @@ class Places:
     def associate(self, host: str, calling_ae: str) -> tuple[list[str], AssociateRJ | None]:
         """Take places for an association; return them, or none and what rejects it.
 
-        One that is too many counts for nobody else while it is being rejected.
+        One beyond the limit does not count for others while it is being rejected.
         """
         places = [_ALL, f"host {host}", f"AE {calling_ae}"]
         with self._lock:
@@ -112,7 +112,7 @@ class Stay:
         self._taken: list[str] = []
 
     def begin(self, calling_ae: str) -> AssociateRJ | None:
-        """Take the places of an association; return what rejects it where there are none."""
+        """Take the places of an association; return what rejects it if there are none."""
         self._taken, full = self._places.associate(self._host, calling_ae)
         return self._refusal or full
 

@@ -211,7 +211,7 @@ def _accepted(
 
 
 def _has_roles(one: _Open, scp_of: frozenset[str]) -> bool:
-    """Tell whether an association has the roles that a request needs, and none without need.
+    """Return whether an association has the roles that a request needs, and none without need.
 
     A peer that was asked for instances may not want to be sent some over the same association.
     """
@@ -219,7 +219,7 @@ def _has_roles(one: _Open, scp_of: frozenset[str]) -> bool:
 
 
 def _is_gone(one: _Open) -> bool:
-    """Tell whether an association has ended while it was idle."""
+    """Return whether an association has ended while it was idle."""
     try:
         return one.association.cancelled(-1)
     except AssociationError:  # for what the peer has sent meanwhile

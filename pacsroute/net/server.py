@@ -330,7 +330,7 @@ class Server:
             return [association for association in self._threads.values() if association]
 
     def _begin(self, door: _Door) -> bool:
-        """Begin a thread that waits for a peer, under the lock; tell whether it began."""
+        """Begin a thread that waits for a peer, under the lock; return whether it began."""
         thread = threading.Thread(target=self._work, args=(door,), name="pacsroute", daemon=True)
         self._threads[thread] = None
         door.spare += 1
@@ -344,7 +344,7 @@ class Server:
         return True
 
     def _complain(self, what: str, why: object) -> None:
-        """Log what fails again and again, but not each time; the caller has the lock."""
+        """Log a repeated failure, but not each time; the caller has the lock."""
         now = time.monotonic()
         if now - self._logged.get(what, -_AGAIN) >= _AGAIN:
             self._logged[what] = now

@@ -16,7 +16,7 @@ logger = logging.getLogger("pacsroute")
 
 
 class TappedSocket:
-    """A socket whose bytes are observed; only where they are is it used instead of a plain one.
+    """A socket whose bytes are observed; without an observer, a plain one is used.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class TappedSocket:
         return count
 
     def sending(self, data: Buffer) -> socket.socket | TLSSocket:
-        """Show data, and return the socket for it: no response is shown earlier."""
+        """Show data and return the socket to send it on: it is shown before any response to it."""
         self._tell(lambda tap: tap.sent(data))
         return self._socket
 

@@ -27,7 +27,7 @@ class Descriptor(Protocol):
 
 
 def wait_for(sock: Descriptor, seconds: float, *, writes: bool = False) -> bool:
-    """Tell whether a socket can be read, or written, within a time in seconds."""
+    """Return whether a socket can be read, or written, within a time in seconds."""
     try:
         if hasattr(select, "poll"):  # unlike select, not limited to 1,024 descriptors
             poll = select.poll()

@@ -48,7 +48,7 @@ def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
 
 
 def readable(sock: Socket, seconds: float) -> bool:
-    """Tell whether something can be read within a time, in seconds.
+    """Return whether something can be read within a time, in seconds.
 
     With TLS it may be less than a record, and give nothing yet.
     """

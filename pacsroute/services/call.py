@@ -110,7 +110,7 @@ class Call:
 
     @property
     def _undeclared(self) -> str:
-        """The Specific Character Set of the peer's data without one."""
+        """The Specific Character Set of data from the peer that names none."""
         association = self.association
         is_caller = association.role == "acceptor"
         peer = association.calling_ae if is_caller else association.called_ae

@@ -42,7 +42,7 @@ def get_ready() -> None:
 
 
 def _may_ask(call: Call) -> bool:
-    """Tell whether the peer may ask this of us at all.
+    """Return whether the peer may ask this of us at all.
 
     A requestor was admitted and may use every route open to it. A peer that we called was never
     admitted: it may send C-ECHO and N-EVENT-REPORT, and requests for which it negotiated the

@@ -10,7 +10,7 @@ from pacsroute.uids import VERIFICATION
 
 
 def answer(call: Call) -> Outcome:
-    """Answer a C-ECHO; return how it went."""
+    """Answer a C-ECHO; return its outcome."""
     if call.context.abstract_syntax != VERIFICATION:
         return call.respond(Outcome(Status(SOP_CLASS_NOT_SUPPORTED)))
     call.find_route()

@@ -36,7 +36,7 @@ class Carrier(Sending, Protocol):
     contexts : dict of int to AcceptedContext
         The presentation contexts that were accepted.
     numbers : iterator of int
-        Message IDs for our requests: several threads may be under way.
+        Message IDs for our requests: several threads may send them.
     """
 
     contexts: dict[int, AcceptedContext]
@@ -84,7 +84,7 @@ class Exchange(Carrier, Protocol):
         """Seconds in which the peer has to answer a request of ours."""
 
     def cancelled(self, message_id: int) -> bool:
-        """Tell whether the peer has cancelled a request, or is gone."""
+        """Return whether the peer has cancelled a request, or is gone."""
 
     def ended(self) -> AssociationAborted | None:
         """Return how the association has ended, if it has."""

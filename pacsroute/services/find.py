@@ -37,7 +37,7 @@ _LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow 
 
 
 def answer(call: Call) -> Outcome:
-    """Answer a C-FIND with all its responses; return how it went."""
+    """Answer a C-FIND with all its responses; return its outcome."""
     made = read_query(call, FindRequest)
     return call.respond(made if isinstance(made, Outcome) else _send_answers(call, made))
 

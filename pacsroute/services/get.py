@@ -18,7 +18,7 @@ from pacsroute.status import Status
 
 
 def answer(call: Call) -> Outcome:
-    """Answer a C-GET with its sub-operations; return how it went."""
+    """Answer a C-GET with its sub-operations; return its outcome."""
     return retrieve.answer(call, GetRequest, _back)
 
 

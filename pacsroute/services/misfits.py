@@ -1,4 +1,4 @@
-"""Answers some of whose values cannot be written: they go without those."""
+"""Answers with values that cannot be written: they are sent without those."""
 
 from __future__ import annotations
 

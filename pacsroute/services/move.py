@@ -38,7 +38,7 @@ _PATIENCE = 60.0  # seconds that they may take together: one that never answers 
 
 
 def answer(call: Call) -> Outcome:
-    """Answer a C-MOVE with its sub-operations; return how it went."""
+    """Answer a C-MOVE with its sub-operations; return its outcome."""
     command = call.command
     assert isinstance(command, CMoveRQ)
     return retrieve.answer(
@@ -88,7 +88,7 @@ class _WebDestination:
 
 
 class _Destination:
-    """The association to where a C-MOVE sends, from its first instance to its last.
+    """The association with the destination of a C-MOVE, from its first instance to its last.
 
     It proposes what the instances so far have needed, and what those of a list will need
     that have their hints. One that needs more makes it associate again, with all of that while it

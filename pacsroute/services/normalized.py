@@ -65,7 +65,7 @@ _KINDS: dict[str, tuple[type[NormalizedRequest], str, str]] = {
 
 
 def answer(call: Call) -> Outcome:
-    """Answer a request of an N-service; return how it went."""
+    """Answer a request of an N-service; return its outcome."""
     command: Any = call.command
     made = _request(call, command)
     data = None

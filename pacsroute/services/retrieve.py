@@ -159,7 +159,7 @@ def answer(
     sender: Callable[[Call, _Retrieval], AbstractContextManager[SendInstance] | Outcome],
     **values: Any,
 ) -> Outcome:
-    """Answer a C-GET or C-MOVE with its sub-operations; return how it went.
+    """Answer a C-GET or C-MOVE with its sub-operations; return its outcome.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ class _Progress:
         now = time.monotonic()
         if now - self._told >= self._interval:
             self._told = now
-            # It goes with the next instance, or soon after.
+            # It is sent with the next instance, or soon after.
             self._call.association.send(*self._pending(), more=True)
 
 

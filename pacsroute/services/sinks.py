@@ -56,7 +56,7 @@ class Memory(bytearray):
         self._holding.close()
 
     def __bool__(self) -> bool:
-        """Tell whether anything came."""
+        """Return whether anything came."""
         return bool(self.cut) or len(self) > 0
 
     @property
@@ -117,7 +117,7 @@ def _open_spool(
 
 
 def is_expected(app: BaseApp, association: Exchange, context_id: int, command: Command) -> bool:
-    """Tell whether the data set of a request may reach a handler."""
+    """Return whether the data set of a request may reach a handler."""
     if not isinstance(command, RequestCommand):
         return True
     titles = association.calling_ae, association.called_ae

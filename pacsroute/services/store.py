@@ -25,7 +25,7 @@ logger = logging.getLogger("pacsroute")
 
 
 def answer(call: Call) -> Outcome:
-    """Answer a C-STORE; return how it went."""
+    """Answer a C-STORE; return its outcome."""
     try:
         return call.respond(_outcome(call))
     finally:

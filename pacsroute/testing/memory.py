@@ -139,7 +139,7 @@ class MemoryAssociation:
         self.peer._coming.put(Message(context_id, arrived, sink))
 
     def _pour(self, data: BinaryIO, sink: Sink) -> None:
-        """Write a data set into a sink: made even, and an end of the association if it breaks."""
+        """Write a data set into a sink, padded to an even length; a read error aborts."""
         size = 0
         try:
             for piece in iter(lambda: data.read(_PIECE), b""):
@@ -193,7 +193,7 @@ class MemoryAssociation:
         self.failure = error
 
     def cancelled(self, message_id: int) -> bool:
-        """Tell whether the other end has cancelled a request, or is gone."""
+        """Return whether the other end has cancelled a request, or is gone."""
         with contextlib.suppress(queue.Empty):
             while self._ended is None:
                 self._take(self._coming.get_nowait())
@@ -380,7 +380,7 @@ class TestClient(Client):
         super().__exit__(kind)
         if kind is None:
             self.run_jobs()
-        for thread in self._serving:  # also of what was aborted, whose hooks may not be through
+        for thread in self._serving:  # of aborted associations, too, with hooks that may still run
             thread.join(WAIT)
         self._running.close()
 

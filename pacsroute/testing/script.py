@@ -200,7 +200,7 @@ class Wire:
     getsockname = getpeername
 
     def fileno(self) -> int:
-        """Refuse: the system knows nothing of it."""
+        """Refuse: the system does not know this socket."""
         raise OSError("not a socket")
 
     def setblocking(self, flag: bool) -> None:

@@ -58,7 +58,7 @@ def lines(
 
 
 def _tells(element: DataElement) -> bool:
-    """Tell whether an element, or one in its items, has a value that is shown."""
+    """Return whether an element, or one in its items, has a value that is shown."""
     if element.VR == "SQ":
         return any(_tells(one) for item in element.value for one in item)
     if element.tag.group == _PIXELS:
@@ -73,7 +73,7 @@ def name(element: DataElement) -> str:
 
 
 def value(element: DataElement, width: int, *, values: bool) -> str:
-    """Return an element's value as a text of at most so many characters, masked if need be."""
+    """Return an element's value as a text of at most this many characters, masked if necessary."""
     text, is_value = _value(element, values=values)
     return shortened(text, width) if is_value else text
 

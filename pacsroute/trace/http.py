@@ -126,7 +126,7 @@ def _path(one: HttpExchange, values: bool) -> str:
 
 
 def _tells(part: str, before: str) -> bool:
-    """Tell whether a part of a path is no patient data: a word, a UID, a tag, an AE title."""
+    """Return whether a part of a path is no patient data: a word, a UID, a tag, an AE title."""
     return not part or bool(_WORD.fullmatch(part)) or uids.is_uid(part) or before == "aets"
 
 
@@ -139,7 +139,7 @@ def _parameters(query: str, values: bool) -> Iterator[str]:
 
 
 def _is_safe(name: str, value: str) -> bool:
-    """Tell whether a value of an attribute, or a UID, may be shown."""
+    """Return whether a value of an attribute, or a UID, may be shown."""
     values = value.replace("\\", ",").split(",")
     if all(map(uids.is_uid, values)):
         return True

@@ -55,7 +55,7 @@ _FORMS = {
 
 
 def is_safe(tag: BaseTag, values: Sequence[str]) -> bool:
-    """Tell whether the values of an element may be shown.
+    """Return whether the values of an element may be shown.
 
     Parameters
     ----------

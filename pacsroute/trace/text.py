@@ -55,7 +55,7 @@ _COLOURS = {
 _PRIORITIES = {MEDIUM: "medium", HIGH: "high", LOW: "low"}
 _COUNTS = ("remaining", "completed", "failed", "warning")
 
-# The fields of a command that its first line tells already, or that go without saying.
+# The fields of a command that its first line already shows, or that are obvious.
 _TOLD = {
     "has_data_set",
     "message_id",

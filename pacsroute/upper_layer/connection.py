@@ -206,7 +206,7 @@ class Connection:
             )
 
     def _is_foreign(self) -> bool:
-        """Tell whether the first byte is not that of a PDU: the peer may send no more."""
+        """Return whether the first byte is not that of a PDU: the peer may send no more."""
         return self.state in ("Sta2", "Sta5") and self._view[self._start] not in _RECEIVED
 
     def _as_text(self) -> str:

@@ -44,7 +44,7 @@ def supported(command: str, what: Iterable[str] | Mapping[str, int] | None) -> b
     Raises
     ------
     SetupError
-        If the command has no such thing.
+        If the command has no extended negotiation.
 
     Examples
     --------

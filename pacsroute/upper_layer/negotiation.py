@@ -47,13 +47,13 @@ class Policy(Protocol):
     """The services that an acceptor offers, for each SOP class."""
 
     def serves(self, sop_class: str) -> bool:
-        """Tell whether this side can be its SCP."""
+        """Return whether this side can be its SCP."""
 
     def uses(self, sop_class: str) -> bool:
-        """Tell whether this side can be its SCU."""
+        """Return whether this side can be its SCU."""
 
     def sends_without_role(self, sop_class: str) -> bool:
-        """Tell whether instances of this class are also sent to peers that select no role."""
+        """Return whether instances of this class are also sent to peers that select no role."""
 
     def choose(self, sop_class: str, proposed: tuple[str, ...]) -> str | None:
         """Return one of the transfer syntaxes proposed, or None."""
@@ -71,7 +71,8 @@ def negotiate(
 ) -> tuple[AssociateAC | AssociateRJ, dict[int, AcceptedContext]]:
     """Return the answer to a request, and the contexts accepted in it by their ID.
 
-    Each context is judged by itself; none acceptable is still an A-ASSOCIATE-AC.
+    Each context is judged separately; if none is acceptable, the answer is still an
+    A-ASSOCIATE-AC.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def negotiate(
 
 
 class _Judge:
-    """Judges the presentation contexts of one request, each by itself.
+    """Judges the presentation contexts of one request separately.
 
     Parameters
     ----------
@@ -190,8 +191,8 @@ def _general(policy: Policy, sop_class: str, related: Iterable[str]) -> str:
 def _window(offered: tuple[int, int] | None, ours: int) -> tuple[int, int] | None:
     """Answer an asynchronous operations window; without an answer it is one (PS3.7 §D.3.3.3).
 
-    The first number is how many operations the requestor may invoke, where 0 is any
-    number; the second how many we may, which is one.
+    The first number is how many operations the requestor may invoke, with 0 for any number; the
+    second is how many we may: one.
     """
     if offered is None or ours == 1:
         return None
@@ -228,7 +229,7 @@ def propose(
     Raises
     ------
     ValueError
-        If they are more than 128, which is what there are IDs for (PS3.8 §9.3.2.2).
+        If there are more than 128, the number of possible IDs (PS3.8 §9.3.2.2).
     """
     proposed = tuple(
         PresentationContext(2 * number + 1, abstract_syntax, tuple(transfer_syntaxes))

@@ -360,7 +360,7 @@ _NOT_IN_A_TITLE = dict.fromkeys((*range(32), *range(127, 256)), "?")
 
 
 def _read_title(view: memoryview) -> str:
-    # Behind a NUL is what was in the memory of a peer that fills in C strings.
+    # After a NUL come leftovers of the memory of a peer that fills in C strings.
     text = _text(view).partition("\0")[0]
     return text.rstrip(" ").translate(_NOT_IN_A_TITLE)
 

@@ -331,7 +331,7 @@ def read(step: Dataset | None, attribute_identifiers: Iterable[int] = ()) -> tup
     step : pydicom.Dataset or None
         The step as it is.
     attribute_identifiers : iterable of int
-        The tags that are asked for; all that may be told where there are none.
+        The tags that are asked for; all that may be returned if there are none.
 
     Returns
     -------

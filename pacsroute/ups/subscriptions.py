@@ -137,7 +137,7 @@ def check_subscription(
 
 
 def _check_keys(keys: Dataset) -> None:
-    """Raise a `Failure` for keys that would fail each time that a step is looked at."""
+    """Raise a `Failure` for keys that would fail each time that a step is checked."""
     try:
         matching.matches(keys, keys)
     except DataSetError:

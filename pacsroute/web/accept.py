@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# Every character is in one token, and none is looked at again: patterns that may begin anywhere
+# Every character is in one token, and none is read twice: patterns that may begin anywhere
 # take seconds for a header of blanks.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[^",;]++|[,;]', re.DOTALL)
-_MOST = 100  # media ranges that are looked at
+_MOST = 100  # media ranges that are read
 _FORMER = {
     "image/x-dicom-rle": "image/dicom-rle",
     "image/x-jls": "image/jls",
@@ -41,7 +41,7 @@ class MediaRange(NamedTuple):
     quality: float
 
     def covers(self, media_type: str) -> bool:
-        """Tell whether a media type is one of these.
+        """Return whether a media type is one of these.
 
         Examples
         --------

@@ -101,7 +101,7 @@ def _words(rejected: AssociationRejected) -> str:
 
 
 def _challenge(header: tuple[str, str]) -> Unauthorized:
-    from werkzeug.wrappers import Response  # noqa: PLC0415 - only for who is sent away
+    from werkzeug.wrappers import Response  # noqa: PLC0415 - only for a refusal
 
     return Unauthorized(response=Response("who are you?\n", 401, [header]))
 
@@ -122,7 +122,7 @@ def _claimed(environ: Mapping[str, Any]) -> UserIdentity | None:
 
 
 def is_local(app: BaseApp, environ: Mapping[str, Any]) -> bool:
-    """Tell whether a request comes from a program on this machine, and on purpose.
+    """Return whether a request comes from a program on this machine, and on purpose.
 
     A proxy on the same machine would make everybody local, and a browser can be made to ask by a
     page whose name leads here: both show in the headers. A proxy elsewhere may be asked from its

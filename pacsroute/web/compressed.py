@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pacsroute.errors import DataSetError
 
 LOOK = 65_536
-"""Bytes of compressed pixels that are looked at."""
+"""Bytes of compressed pixels that are examined."""
 
 _JPEG, _JPEG_2000, _JP2 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # SOF0 to SOF15, SOF55

@@ -201,7 +201,7 @@ class Connection(HTTPConnection):
     server : WebServer
         The server.
     sock : socket
-        It speaks TLS already, where the server does.
+        It speaks TLS already, if the server does.
     pace : Pace
         That of bodies.
     head : float

@@ -52,7 +52,7 @@ _Made = TypeVar("_Made", bound=HandlerRequest)
 
 
 class Gone(Exception):
-    """The client has hung up before the response was written."""
+    """The client hung up before the response was written."""
 
 
 @dataclass
@@ -222,7 +222,7 @@ class Exchange:
         return found
 
     def _is_gone(self) -> bool:
-        """Tell whether the client has hung up, without waiting."""
+        """Return whether the client has hung up, without waiting."""
         sock: socket.socket | None = self.http.environ.get("pacsroute.socket")
         if sock is None:
             return False
@@ -298,7 +298,7 @@ class Exchange:
         Parameters
         ----------
         items : list of bytes
-            As `written`: the collector of garbage goes through thousands of dicts in vain.
+            As `written`: the garbage collector goes through thousands of dicts in vain.
         ends : Answering or Found
             The answering that ends when it is written.
         is_one : bool
@@ -361,7 +361,7 @@ class Exchange:
 
 
 def _is_one_range(text: str) -> bool:
-    """Tell whether a header Range is read; others are passed over (RFC 9110 §14.2)."""
+    """Return whether a header Range is read; others are passed over (RFC 9110 §14.2)."""
     match = _RANGE.fullmatch(text.strip())
     if match is None:
         return False

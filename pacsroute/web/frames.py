@@ -123,9 +123,9 @@ def _respond(
 def _begun(
     exchange: Exchange, found: Found, numbers: list[int]
 ) -> tuple[Choice, Callable[[int], bytes], bytes]:
-    """Return how frames are sent, what takes one by its number, and the first of them.
+    """Return the representation of the frames, what reads one by its number, and the first.
 
-    Where they cannot be decoded, they are sent as they are stored, if that is accepted.
+    If they cannot be decoded, they are sent as they are stored, if that is accepted.
     """
     instance, plain, frames = found.only(), None, None
     if instance.transfer_syntax not in uids.DEFLATED:

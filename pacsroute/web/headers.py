@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# No character is looked at twice: for one line of blanks that took seconds.
+# No character is read twice: with a line of blanks that took seconds.
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([\t -~\x80-\xff]*+)\r\n")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?")
 _ONCE = frozenset(
@@ -62,7 +62,7 @@ def fault(headers: dict[bytes, bytes], version: str) -> tuple[str, str]:
     headers : dict
         As `read_headers` returns them.
     version : str
-        The version of HTTP that is answered in, as ``HTTP/1.1``.
+        The HTTP version of the response, such as ``HTTP/1.1``.
 
     Examples
     --------

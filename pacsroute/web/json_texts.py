@@ -48,7 +48,7 @@ class _Cut(NamedTuple):
     elements : dict of int to bytes
         By their tags, in order.
     context : dict of int to bytes
-        Those that tell how others are read.
+        The elements that decide how others are read.
     last : (int, str, int) or None
         The tag, VR and length of a large value at the end.
     """
@@ -89,7 +89,7 @@ class JsonTexts:
         Parameters
         ----------
         file : binary file
-            It stands at the data set.
+            Positioned at the data set.
         transfer_syntax : str
             The UID of its syntax.
 
@@ -144,7 +144,7 @@ class JsonTexts:
         reading: Reading,
         found: dict[int, bytes | None],
     ) -> bool:
-        """Add texts of new elements; tell whether they are valid."""
+        """Add texts of new elements; return whether they are valid."""
         elements = cut.elements
         wanted = {*new, *cut.context}
         data = b"".join(elements[tag] for tag in sorted(wanted))

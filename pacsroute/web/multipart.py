@@ -120,7 +120,7 @@ def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Ite
     Parameters
     ----------
     file : binary file
-        It is read from where it stands.
+        It is read from its current position.
     head : bytes
         The head of the part.
     as_region : bool
@@ -139,6 +139,6 @@ def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Ite
 
 
 def is_plain(file: BinaryIO) -> bool:
-    """Tell whether a file is one of the system, and nothing that reads from others."""
+    """Return whether a file is one of the system, and nothing that reads from others."""
     raw = getattr(file, "raw", file)
     return isinstance(raw, io.FileIO)

@@ -268,7 +268,7 @@ def _add(keys: dict[str, Any], path: tuple[str, ...], value: str | None = None) 
 
 
 def _is_list(name: str) -> bool:
-    """Tell whether a key may have a list of values: UIDs (§8.3.4.1)."""
+    """Return whether a key may have a list of values: UIDs (§8.3.4.1)."""
     return name == "ModalitiesInStudy" or (_tag(name)[1] == "UI")
 
 

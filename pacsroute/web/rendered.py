@@ -33,7 +33,7 @@ _THUMBNAIL = 128  # pixels of a side
 
 
 def answer(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
-    """Answer with a picture of each frame, in parts where there are several.
+    """Answer with a picture of each frame, in parts if there are several.
 
     A client that takes no parts gets the first picture.
     """

@@ -103,8 +103,8 @@ def _parts(
 ) -> Iterator[Part]:
     """Yield a part for each instance that can be read, then raise if there were others.
 
-    The others are logged. Behind parts, an exception ends the body without its closing boundary:
-    nobody takes it for a whole one.
+    The others are logged. After the first part, an exception ends the body without its closing
+    boundary, so that no client takes it for complete.
 
     Raises
     ------

@@ -175,7 +175,7 @@ def _shown(
 ) -> dict[str, Any]:
     """Return a row with its URL, and empty values for missing attributes that are required."""
     row.pop(_LEVEL, None)
-    row.pop(_TRANSACTION, None)  # only who performs a step knows it (PS3.4 §CC.1.1)
+    row.pop(_TRANSACTION, None)  # only the performer of a step knows it (PS3.4 §CC.1.1)
     path: list[str] = []
     for one, part in _PARTS.items() if level != "UPS" else ():
         key, keyword = _KEYS[one]

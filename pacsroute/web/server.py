@@ -121,7 +121,7 @@ class WebServer(CherootServer):
             self._after.drain(lambda: False)
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Call a function on another thread, or here where there is none."""
+        """Call a function on another thread, or here if there is none."""
         try:
             assert self._after is not None
             self._after.submit(function)
@@ -178,7 +178,7 @@ class WebServer(CherootServer):
             self._leave(sock)
 
     def _take(self, sock: socket.socket) -> bool:
-        """Take a place; where there is none, the connection that is idle the longest ends."""
+        """Take a place; if there is none, the connection that is idle the longest ends."""
         with self._lock:
             if len(self._connections_) >= self._config.web_connections:
                 idle = [(since, one) for one, since in self._connections_.items() if since]
@@ -249,7 +249,7 @@ class WebServer(CherootServer):
                 return
 
     def _wait(self, connection: Any) -> bool:
-        """Wait for the next request; tell whether it begins to come."""
+        """Wait for the next request; return whether it begins to come."""
         sock, deadline = connection.socket, time.monotonic() + self._config.web_idle
         self._mark(sock, time.monotonic())  # until all of the head is here: see `begun`
         if getattr(sock, "pending", lambda: 0)() or _is_buffered(connection):
@@ -274,7 +274,7 @@ class WebServer(CherootServer):
 
 
 def _is_buffered(connection: Any) -> bool:
-    """Tell whether bytes of the next request were read with the last one."""
+    """Return whether bytes of the next request were read with the last one."""
     connection.socket.setblocking(False)
     try:
         return bool(connection.rfile.peek(1))

@@ -149,7 +149,7 @@ class Site(Flask):
         return self._with_headers(http, response)(environ, start_response)
 
     def _has_rule(self, path: str) -> bool:
-        """Tell whether the app has a route of its own for a path."""
+        """Return whether the app has a route of its own for a path."""
         return any(rule.rule == path for rule in self.url_map.iter_rules())
 
     def _viewer(self, http: Request, path: str, caller: Caller) -> Response:
@@ -228,7 +228,7 @@ class _Ending:
 
 
 def _readiness(environ: Environ) -> Response:
-    """Tell a balancer whether the server is ready, as the metrics port does; without login."""
+    """Tell a balancer whether the server is ready, like the metrics port, without login."""
     why = environ["pacsroute.obstacle"]()
     headers = {"Cache-Control": "no-store"}
     return Response(f"{why or 'ready'}\n", 503 if why else 200, headers, mimetype="text/plain")

@@ -14,7 +14,7 @@ from pacsroute.status import (
 )
 
 RETRY_AFTER = 30
-"""Seconds after which a client may try again where there is no room."""
+"""Seconds after which a client may try again if there is no room."""
 
 _CLOSED_REQUEST = 499
 

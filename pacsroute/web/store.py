@@ -147,7 +147,7 @@ class _Storing:
         self.size = 0
 
     def close(self) -> None:
-        """Hold nothing any more but the results."""
+        """Keep only the results."""
         self._incoming = None  # which holds this
         self._models.close()
 
@@ -275,7 +275,7 @@ def _of(instance: Instance) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _refused() -> Iterator[None]:
-    """Refuse the request where the process has no memory for it."""
+    """Refuse the request if the process has no memory for it."""
     try:
         yield
     except DataSetTooLarge as error:

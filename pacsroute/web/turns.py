@@ -1,6 +1,6 @@
 """Limit the HTTP requests handled at once, and leave associations their share of the interpreter.
 
-The interpreter runs one thread at a time. An association lets go of it with each system call,
+The interpreter runs one thread at a time. An association releases it with each system call,
 several times for each message, and would wait for all HTTP requests each time. So while
 associations are at work, one HTTP request works at a time, and all of them together leave as much
 time free as they take.
@@ -75,7 +75,7 @@ class Turns:
         return spent
 
     def are_associations_at_work(self) -> bool:
-        """Tell whether an association has read something of late."""
+        """Return whether an association has read something of late."""
         if ASSOCIATIONS.seen:
             ASSOCIATIONS.seen = False
             self._have_read = True

@@ -119,7 +119,7 @@ def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
     Raises
     ------
     DataSetError
-        If it is no such model.
+        If it is not in this model.
 
     Examples
     --------

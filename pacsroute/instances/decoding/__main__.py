@@ -83,7 +83,7 @@ def _inflated(job: dict[str, Any], source: BinaryIO, bounds: Bounds) -> tuple[Bi
 def _decoded(
     source: BinaryIO, syntax: str, number: int, bounds: Bounds
 ) -> tuple[ImagePixel, list[Any]]:
-    """Return a frame out of its compression, in pieces, and what describes its pixels."""
+    """Return a decompressed frame, in pieces, and the description of its pixels."""
     bounds.time.allow(0, times=10)  # to find it
     frames = Frames(source, syntax)
     image, data = frames.image, frames.read(number)
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def _announce(channel: Any, size: int) -> None:
-    """Ask for room in the spool; the server ends this process where there is none."""
+    """Ask for room in the spool; the server ends this process if there is none."""
     tell(channel, {"size": size})
     hear(channel)
 

@@ -53,7 +53,7 @@ class Child:
         return self._answer(wanted)
 
     def go_on(self, wanted: Wanted | None) -> dict[str, Any]:
-        """Let it go on with its job; return its next answer. EOFError if it has died."""
+        """Continue its job; return its next answer. EOFError if it has died."""
         self._say({})
         return self._answer(wanted)
 
@@ -78,7 +78,7 @@ class Child:
         return self.process.wait()
 
     def last_words(self, seconds: float) -> str:
-        """Return why it has died: the time that it had for a frame, or something else."""
+        """Return why it died: a frame took too long, or something else."""
         deadline = time.monotonic() + _DYING
         while self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(_SOON)

@@ -56,7 +56,7 @@ class Time(Protocol):
     """Ends this process when something takes too long."""
 
     def allow(self, size: int, times: int = 1) -> None:
-        """Give time for a frame of so many bytes, from now on."""
+        """Give time for a frame of this many bytes, from now on."""
 
 
 class Bounds(NamedTuple):
@@ -119,7 +119,7 @@ def convert(
     Parameters
     ----------
     file : binary file
-        It stands at the data set.
+        Positioned at the data set.
     source, target : str
         Transfer Syntax UIDs; the second one is native.
     out : binary file
@@ -132,7 +132,7 @@ def convert(
     Raises
     ------
     DataSetError
-        If it cannot be done; the message says why, and has nothing of the data.
+        If it cannot be done; the message says why, without quoting the data.
     """
     start = file.tell()
     size = file.seek(0, os.SEEK_END) - start
@@ -185,7 +185,7 @@ def _copied(
 def _may_copy_sequence(
     dataset: Dataset, element: RawDataElement, file: BinaryIO, target: str, bounds: Bounds
 ) -> bool:
-    """Tell whether a sequence is large, and would be written as it was read."""
+    """Return whether a sequence is large, and would be written as it was read."""
     size = element.length if element.value is None else len(element.value)
     how = syntax(target)
     return (
@@ -207,7 +207,7 @@ def _copied_sequence(element: RawDataElement, file: BinaryIO, bounds: Bounds) ->
 
 
 def _holds_pixels(element: RawDataElement, file: BinaryIO) -> bool:
-    """Tell whether an unread sequence may have pixels in it."""
+    """Return whether an unread sequence may have pixels in it."""
     if element.value is not None:
         return _PIXELS in element.value
     end, before = element.value_tell + element.length, b""

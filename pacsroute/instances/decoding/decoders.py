@@ -1,4 +1,4 @@
-"""One frame out of its compression: the only place where a decoder is called.
+"""Decompress one frame: the only place where a decoder is called.
 
 It runs in child processes only, see `pacsroute.instances.decoding.wall`.
 """
@@ -84,7 +84,7 @@ def decode_frame(data: bytes, image: ImagePixel, transfer_syntax: str) -> tuple[
     Raises
     ------
     DataSetError
-        If it cannot be decoded; the message has nothing of the data.
+        If it cannot be decoded; the message does not quote the data.
     """
     if transfer_syntax == _WRAPPED:
         if len(data) < image.frame_length:
@@ -109,7 +109,7 @@ def _decoded(data: bytes, image: ImagePixel, transfer_syntax: str) -> tuple[Any,
     }
     del options["keyword"], options["high_bit"]
     decoder: Any = get_decoder(UID(transfer_syntax))
-    plugins = [""]  # those that there are, one after the other
+    plugins = [""]  # the available ones, in order
     if transfer_syntax == RLE and "pylibjpeg" in decoder.available_plugins:
         plugins = ["pylibjpeg", ""]  # pydicom's own comes first else, and takes 12 times as long
     kind = ""

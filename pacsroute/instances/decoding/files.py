@@ -43,7 +43,7 @@ class Result:
 
 @contextlib.contextmanager
 def temporary(folder: str | None) -> Iterator[int]:
-    """Yield a new file without a name: nothing of it stays behind once it is closed."""
+    """Yield a new file without a name: no part of it stays behind once it is closed."""
     fd, path = draft(folder)
     try:
         if path:

@@ -1,4 +1,4 @@
-"""A data set some of whose values are written in pieces, which are never all in memory."""
+"""A data set with values that are written in pieces, never all in memory."""
 
 from __future__ import annotations
 

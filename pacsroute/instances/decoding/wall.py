@@ -109,7 +109,7 @@ class Decoders:
         Parameters
         ----------
         file : binary file
-            It stands at the data set; it is closed.
+            Positioned at the data set; it is closed.
         source, target : str
             Transfer Syntax UIDs, between which `obstacle` finds nothing.
         limits : Limits
@@ -243,7 +243,7 @@ class Decoders:
 
     @contextlib.contextmanager
     def _child(self, wanted: Wanted | None) -> Iterator[Child]:
-        """Yield a child for one job, and end one that does not come to the end of it."""
+        """Yield a child for one job, and end one that does not finish it."""
         child = self._taken(wanted)
         child.is_free = False
         try:

@@ -29,7 +29,7 @@ class Watch:
         self._seconds = seconds
 
     def allow(self, size: int, times: int = 1) -> None:
-        """Give time from now on for a frame of so many bytes, or for `times` as much work."""
+        """Give time from now on for a frame of this many bytes, or for `times` as much work."""
         seconds = self._seconds * times * max(1, math.ceil(size / _EACH))
         used = resource.getrusage(resource.RUSAGE_SELF)
         until = math.ceil(used.ru_utime + used.ru_stime + seconds)
@@ -43,7 +43,7 @@ class Watch:
 
 
 def limit_memory(size: int) -> None:
-    """Limit this process to so many bytes of addresses."""
+    """Limit the address space of this process to this many bytes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:

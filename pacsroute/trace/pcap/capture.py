@@ -23,7 +23,7 @@ class Packet(NamedTuple):
 
 
 class DamagedCapture(PacsrouteError):
-    """A capture goes no further than this."""
+    """The capture cannot be read beyond this point."""
 
 
 def packets(file: BinaryIO) -> Iterator[Packet]:

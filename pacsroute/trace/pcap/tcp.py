@@ -68,7 +68,7 @@ class _Connection:
         self._reset = False
 
     def is_another(self, found: Segment) -> bool:
-        """Tell whether a SYN opens a new connection, and is not this one's again."""
+        """Return whether a SYN opens a new connection, and is not this one's again."""
         return self._streams[found.source].first not in (None, found.sequence + 1 & 0xFFFF_FFFF)
 
     def add(self, found: Segment) -> Iterator[Chunk]:
@@ -99,7 +99,7 @@ class _Stream:
         self.first: int | None = None
         self.finished = False
         self._next = 0
-        self._waiting: dict[int, bytes] = {}  # by how far behind the first byte it stands
+        self._waiting: dict[int, bytes] = {}  # by its distance from the first byte
         self._order: list[int] = []  # a heap of these: a capture may have a million of them
         self._last: int | None = None  # where the end is, likewise
         self._size = 0

@@ -119,7 +119,7 @@ def destinations(app: BaseApp, echoes: dict[str, dict[str, Any]]) -> list[Destin
 
 
 def knows_others(app: BaseApp) -> bool:
-    """Tell whether the app has an `@app.destination`, which may know more destinations."""
+    """Return whether the app has an `@app.destination`, which may know more destinations."""
     scopes = {scope for family, _ in app.families for scope in family} | {app}
     return any(scope.destinator is not None for scope in scopes)
 

@@ -1,4 +1,4 @@
-"""How a server stands: its ports, its certificates, and the room that is left."""
+"""The state of a server: its ports, its certificates, and the space that is left."""
 
 from __future__ import annotations
 

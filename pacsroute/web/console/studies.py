@@ -67,7 +67,7 @@ _MASKED_FIELDS = (
 
 
 def has_studies(app: BaseApp) -> bool:
-    """Tell whether an app answers searches for studies over DICOMweb."""
+    """Return whether an app answers searches for studies over DICOMweb."""
     return _is_routed(app, "find")
 
 
@@ -86,7 +86,7 @@ def studies(visit: Visit, ask: Ask) -> dict[str, Any]:
     ----------
     visit : Visit
         The visit with the parameters of the search. A user who may not see patient data may not
-        search for it either: the number of matches would tell it.
+        search for it either: the number of matches would reveal it.
     ask : callable
         Answers the search.
     """
