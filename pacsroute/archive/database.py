@@ -23,7 +23,7 @@ class Transaction(Protocol):
     """Executes statements; parameters are marked with ``?``."""
 
     def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
-        """Execute a statement; return what its rows can be fetched from."""
+        """Execute a statement; return a cursor of its rows."""
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Any:
         """Execute a statement for each set of parameters."""

@@ -272,7 +272,7 @@ class Files:
         """Do nothing."""
 
     def found(self) -> Iterator[tuple[str, int]]:
-        """Yield the names of all files that are there to stay, and when each was written."""
+        """Yield the names of all finished files, and when each was written."""
         folders = [""]
         while folders:
             folder = folders.pop()

@@ -143,7 +143,7 @@ def aligned(columns: list[Path], *, wide: bool = False) -> Iterator[Callable[[An
     try:
         yield lambda row: rows.append([_shown(row, path) for path in columns])
     finally:
-        # No width where no terminal is, unless COLUMNS is set.
+        # No width without a terminal, unless COLUMNS is set.
         width = 0 if wide else shutil.get_terminal_size((0, 0)).columns
         for line in table(rows, [path[-1] for path in columns], width) if rows else ():
             click.echo(line)

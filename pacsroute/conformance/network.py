@@ -203,7 +203,7 @@ def _initiation(entity: Entity) -> str:
         syntaxes = ", ".join(uids.name(uid) for uid in CONVERTED[:2])
         parts += [
             "Where an event is not reported on the association of the request, it requests an "
-            "association with the peer that is to know of it:",
+            "association with the peer that must receive it:",
             table(
                 ["Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "Extended Negotiation"],
                 [

@@ -349,7 +349,7 @@ class Router:
     def _decorate(
         self, command: str, first: Any, options: Mapping[str, Any], kind: type[Any]
     ) -> Any:
-        """Register a function directly if the decorator is bare, or return a function that does so."""
+        """Register a function at once if the decorator is bare, or return what does so."""
         if callable(first):
             return self._registers(command, None, options, kind)(first)
         return self._registers(command, first, options, kind)

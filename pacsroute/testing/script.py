@@ -204,7 +204,7 @@ class Wire:
         raise OSError("not a socket")
 
     def setblocking(self, flag: bool) -> None:
-        """Do nothing, as for all that a network would need."""
+        """Do nothing, since there is no network."""
 
     def setsockopt(self, *option: object) -> None:
         """Do nothing."""
