@@ -135,7 +135,7 @@ def test_authenticate_of_a_blueprint_needs_a_title():
     other = Blueprint("other")
     other.authenticate(lambda identity, association: True)
     app.register_blueprint(part, called_ae="X")
-    with pytest.raises(SetupError, match="two functions"):
+    with pytest.raises(SetupError, match="two @authenticate functions"):
         app.register_blueprint(other, called_ae="X")
 
 

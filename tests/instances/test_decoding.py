@@ -318,7 +318,7 @@ def test_killed_decoder_is_replaced(wall, busy):
         frozen = instance(JPEG_LS, [FROZEN], Rows=100, Columns=100)
         killer = threading.Timer(0.3, os.kill, (process, signal.SIGKILL))
         killer.start()
-        with pytest.raises(DataSetError, match="died of SIGKILL"):
+        with pytest.raises(DataSetError, match="killed by SIGKILL"):
             converted(decoding, frozen)
     else:
         os.kill(process, signal.SIGKILL)

@@ -159,4 +159,4 @@ def test_a_queue_of_another_app_is_a_mistake(tmp_path):
     App("ONE", jobs=str(tmp_path / "jobs.db")).work.opened.close()
     code, _, errors = pacsroute(tmp_path, "jobs", "app.py:other")
     assert code == 1
-    assert "that of ONE" in errors
+    assert "belongs to ONE" in errors

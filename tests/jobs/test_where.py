@@ -159,6 +159,6 @@ def open_queue_in(database):
 
 def test_two_apps_on_one_file_are_a_mistake(tmp_path):
     opened = open_queue(str(tmp_path / "jobs.db"), tmp_path, "ONE")
-    with pytest.raises(Exception, match="that of ONE"):
+    with pytest.raises(Exception, match="belongs to ONE"):
         open_queue(str(tmp_path / "jobs.db"), tmp_path, "TWO")
     opened.close()
