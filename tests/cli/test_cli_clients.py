@@ -204,7 +204,7 @@ def test_user_and_passcode_are_sent_to_the_peer():
         (["--tls-ca", "/no/such/file"], "does not exist"),
         (["--timeout", "0"], "--timeout"),
         (["--timeout", "0.001"], "--timeout"),
-        (["--timeout", "nan"], "timeout is"),
+        (["--timeout", "nan"], "timeout must be"),
         (["--timeout", "inf"], "--timeout"),
     ],
 )

@@ -173,7 +173,7 @@ PART = b"--b\r\nContent-Type: application/dicom\r\n\r\n"
         (BODY.replace(b"\r\n", b"\n"), KIND, 400, "not multipart"),
         (BODY.replace(b"Type:", b"Type"), KIND, 400, "not multipart"),
         (BODY.replace(b"Type:", b"Type: " + b"x" * 70_000), KIND, 400, "parts are broken"),
-        (BODY.replace(b"dicom", b"pdf"), KIND, 415, "parts are application/dicom"),
+        (BODY.replace(b"dicom", b"pdf"), KIND, 415, "parts must be application/dicom"),
         (BODY, "multipart/form-data; boundary=b", 415, "multipart/related"),
         (BODY, "text/plain", 415, "multipart/related"),
         (BODY, "", 415, "multipart/related"),
