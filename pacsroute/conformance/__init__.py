@@ -1,8 +1,8 @@
 """The DICOM Conformance Statement of an app, in the sections of PS3.2 Annex N.
 
-It is made of what is registered and set: `facts` asks the policy that negotiates associations,
-the other modules say it, each for some of the sections. Nothing else is claimed; what only the
-vendor of a product knows is marked as to be completed.
+It is generated from the routes and settings: `facts` queries the policy that negotiates
+associations, and each of the other modules writes some of the sections. Nothing else is claimed;
+facts that only the product's vendor knows are marked "To be completed".
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["BLANK", "statement"]
 def statement(app: BaseApp, date: str | None = None) -> str:
     """Return the conformance statement of an app, as Markdown.
 
-    The same app with the same settings has the same statement.
+    The same app with the same settings always gets the same statement.
 
     Parameters
     ----------
     app : App
-        With all of its routes and blueprints.
+        The app, with all of its routes and blueprints.
     date : str, optional
         The date of the document.
 

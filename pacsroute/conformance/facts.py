@@ -1,4 +1,4 @@
-"""The facts of a statement: the offers of each AE, from the negotiation itself."""
+"""The facts of a statement: the offers of each AE, found by negotiation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pacsroute.framework.routes import Route
 from pacsroute.upper_layer import extended
 
 UNKNOWN = "2.25.1"
-"""A class or transfer syntax that no dictionary has: what becomes of it becomes of them all."""
+"""A class or transfer syntax in no dictionary: all unknown ones are treated alike."""
 
 
 class Syntaxes(NamedTuple):
@@ -26,11 +26,11 @@ class Syntaxes(NamedTuple):
     Parameters
     ----------
     uids : tuple of str
-        In the order in which they are preferred.
+        The UIDs, in order of preference.
     ours : bool
-        Whether that order counts; else it is the peer's.
+        Whether our order counts; otherwise the peer's does.
     unknown : bool
-        Whether those that no dictionary has are accepted, too.
+        Whether transfer syntaxes in no dictionary are accepted, too.
     """
 
     uids: tuple[str, ...]
@@ -39,22 +39,22 @@ class Syntaxes(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """A SOP class as an AE accepts it.
+    """A SOP class that an AE accepts.
 
     Parameters
     ----------
     sop_class : str
-        Its UID; `UNKNOWN` stands for the private ones and those newer than the dictionary.
+        Its UID; `UNKNOWN` represents private classes and those newer than the dictionary.
     scp, scu : bool
-        Which roles this AE can have where its peer has asked for the association.
+        The roles that this AE can take if its peer requests the association.
     syntaxes : Syntaxes
         The transfer syntaxes that are accepted.
     commands : tuple of str
-        The commands that peers may send on its presentation context, as in routes.
+        The commands, as in routes, that peers may send on its presentation context.
     extended : tuple of (str, int)
         The response to extended negotiation, by name.
     calling_ae : str
-        The one AE title that gets this; empty is everybody.
+        The calling AE title that gets this offer; empty for all.
     """
 
     sop_class: str
@@ -67,7 +67,7 @@ class Offer(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the SOP class, in words where a UID stands for many or has none."""
+        """The name of the SOP class; a description if the UID represents many or has no name."""
         if self.sop_class == UNKNOWN:
             return "Every other class: private ones, and those that this release does not know"
         if self.sop_class not in uids.SOP_CLASSES:
@@ -78,12 +78,12 @@ class Offer(NamedTuple):
 
     @property
     def uid(self) -> str:
-        """The UID of the SOP class, as in a table."""
+        """The UID of the SOP class, as shown in tables."""
         return "any other" if self.sop_class == UNKNOWN else self.sop_class
 
     @property
     def service(self) -> int:
-        """Which kind of service it belongs to."""
+        """The kind of service of the SOP class."""
         return kinds.kind_of(self.sop_class, self.commands)
 
 
@@ -98,7 +98,7 @@ class Entity:
     routes : tuple of Route
         The routes that its peers can reach.
     offers : tuple of Offer
-        Its offers, in the order of the UIDs.
+        Its offers, ordered by UID.
     scopes : tuple of Scope
         The app and its blueprints, with their hooks.
     """
@@ -114,20 +114,20 @@ class Entity:
 
     @property
     def authenticates(self) -> bool:
-        """Whether it authenticates its peers."""
+        """Whether the AE authenticates its peers."""
         return any(scope.authenticator for scope in self.scopes)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a statement is made of.
+    """All data for a statement.
 
     Parameters
     ----------
     app : App
         The app, with its settings.
     entities : tuple of Entity
-        Its application entities, that of its own title first.
+        Its application entities; the app's own AE title comes first.
     sets : dict of Syntaxes to str
         The name of each set of transfer syntaxes in the tables.
     """
@@ -160,8 +160,8 @@ def _entity(app: BaseApp, title: str) -> Entity:
 def _offers(app: BaseApp, called_ae: str, routes: Iterable[Route]) -> Iterator[Offer]:
     """Yield the offers of an AE title.
 
-    Where a calling AE title gets something else than everybody does, it follows as another
-    offer of the same class.
+    If a calling AE title gets a different offer from other peers, that follows as another offer of
+    the same class.
     """
     named = {route.sop_class for route in routes if route.sop_class is not None}
     callers = sorted({route.calling_ae for route in routes if route.calling_ae is not None})
@@ -212,7 +212,7 @@ def _syntaxes(policy: ContextPolicy, sop_class: str, routes: Iterable[Route]) ->
 
 
 def _extended(covering: Iterable[Route]) -> tuple[tuple[str, int], ...]:
-    """Return the value of the first route that has one: that route answers."""
+    """Return the value of the first route that has one, since that route answers."""
     for route in covering:
         if route.extended and route.command != "n_event_report":
             return tuple(extended.agreed(route.command, route.extended).items())

@@ -9,7 +9,7 @@ from pydicom.uid import UID
 
 from pacsroute import uids
 
-# The services as sections 5.2 and 7.3.2 number them; the template has no section for the last.
+# Services, numbered as in sections 5.2 and 7.3.2; the template has no section for the last.
 VERIFICATION, WORKLIST, PROCEDURE_STEP, UPS, AVAILABILITY, STORAGE, COMMITMENT, QUERY = range(8)
 PRINT, OTHER = 8, 9
 NAMES = {
@@ -47,7 +47,7 @@ def kind_of(sop_class: str, commands: Collection[str]) -> int:
 
 
 def title(service: int, names: Sequence[str]) -> str:
-    """Return the name of a service's SOP classes in a heading: theirs, or the service's."""
+    """Return the heading for a service's SOP classes: their names, or the service's."""
     if service == STORAGE or len(names) > 2:
         return f"the {NAMES[service]} SOP Classes"
     return " and ".join(f"the {name}" for name in names)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 BLANK = "To be completed"
-"""What marks the places that only the vendor can fill in."""
+"""The mark for places that only the vendor can fill in."""
 
 YES, NO = "Y", "N"
 
 
 def blank(what: str) -> str:
-    """Return the mark of something that only the vendor knows.
+    """Return the mark for a fact that only the vendor knows.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def heading(number: str, title: str, *, applies: bool = True) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table; a bar within a cell is escaped.
+    """Return a table; vertical bars in cells are escaped.
 
     Examples
     --------
@@ -50,5 +50,5 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def text(*blocks: str) -> str:
-    """Return paragraphs, tables and headings one below the other, without the empty ones."""
+    """Join paragraphs, tables and headings, leaving out empty ones."""
     return "\n\n".join(block for block in blocks if block)

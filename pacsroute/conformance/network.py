@@ -1,4 +1,4 @@
-"""Sections 6 and 7.1 to 7.2: configuration, and the policies of associations."""
+"""Sections 6, 7.1 and 7.2: configuration and association policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_SHOWN = (
     *("spool", "tls_certificate", "tls_key", "tls_key_passphrase", "tls_ca"),
     *("web_certificate", "web_key", "web_ca"),
 )
-"""Settings whose values are paths and secrets of one installation."""
+"""Settings whose values are paths or secrets of one installation."""
 
 
 def sections(facts: Facts) -> dict[str, str]:
@@ -265,7 +265,7 @@ def _acceptance(facts: Facts, entity: Entity) -> str:
 
 
 def _role(offer: Offer) -> str:
-    """Return the roles that a peer's association may give this side."""
+    """Return the roles that this side may take on a peer's association."""
     return " and ".join(["SCP"] * offer.scp + ["SCU"] * offer.scu)
 
 

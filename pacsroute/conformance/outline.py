@@ -122,12 +122,12 @@ _CONTENTS = "<contents>"
 
 
 def assemble(bodies: Mapping[str, str]) -> str:
-    """Return the sections with their bodies; those without one do not apply.
+    """Return the sections with their bodies; sections without a body are marked N/A.
 
     Parameters
     ----------
     bodies : mapping of str to str
-        By section number; an empty one belongs to a section that has only sub-sections.
+        The bodies by section number; empty for a section that has only sub-sections.
     """
     bodies = {"2": _CONTENTS, **bodies}
     unknown = bodies.keys() - {number for number, _ in _SECTIONS}
@@ -141,12 +141,12 @@ def assemble(bodies: Mapping[str, str]) -> str:
 
 
 def with_contents(document: str) -> str:
-    """Return a document with the list of its headings inserted."""
+    """Return a document with a table of contents inserted."""
     found = re.findall(r"^(##+) (.+)$", document, re.MULTILINE)
     lines = [f"{'  ' * (len(marks) - 2)}- [{title}](#{_anchor(title)})" for marks, title in found]
     return document.replace(_CONTENTS, "\n".join(lines))
 
 
 def _anchor(title: str) -> str:
-    """Return the anchor of a heading in usual renderers of Markdown."""
+    """Return the anchor that common Markdown renderers give a heading."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")

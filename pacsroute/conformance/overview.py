@@ -109,7 +109,7 @@ def _summary(facts: Facts) -> str:
 
 
 def _rows(facts: Facts, entity_offers: Iterable[tuple[Entity, Offer]]) -> list[list[str]]:
-    """Return the rows of a table of SOP classes, one for several AEs that have the same."""
+    """Return the rows of a table of SOP classes; AEs with the same offer share a row."""
     found: dict[tuple[str, ...], list[str]] = {}
     for entity, offer in entity_offers:
         cells = (
@@ -124,7 +124,7 @@ def _rows(facts: Facts, entity_offers: Iterable[tuple[Entity, Offer]]) -> list[l
 
 
 def who(entity: Entity, offer: Offer) -> str:
-    """Return which AE offers it, and to which peers."""
+    """Return the AE that makes an offer, and the peers that get it."""
     return f"{entity.title} for {offer.calling_ae}" if offer.calling_ae else entity.title
 
 
@@ -136,7 +136,7 @@ def _as_scu(entity: Entity, offer: Offer) -> str:
 
 
 def of_services(facts: Facts, services: Iterable[int]) -> list[tuple[Entity, Offer]]:
-    """Return the offers of AEs for some services, by class."""
+    """Return the AEs' offers for some services, by class."""
     wanted = set(services)
     pairs = [
         (entity, offer)

@@ -1,4 +1,4 @@
-"""Section 8: access, and protection of the connection."""
+"""Section 8: access control and protection of connections."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _ports(config: Config) -> str:
 
 
 _PROFILES = {
-    # With the RFCs in it: "BCP 195" alone names the older profile of B.9.
+    # Include the RFCs: "BCP 195" alone would name the older profile of B.9.
     "bcp195": ("BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile", "PS3.15 B.12"),
     "modified": (
         "Modified BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile",

@@ -218,7 +218,7 @@ def _keeping(facts: Facts, keepers: list[Entity]) -> str:
 
 
 def _sets_of_their_own(facts: Facts) -> list[str]:
-    """Return a sentence for each route that has a character set of its own."""
+    """Return a sentence for each route that has its own character set."""
     return [
         f"Where {route.calling_ae or 'an AE'} calls {route.called_ae or facts.app.ae_title} for "
         f"{uids.name(route.sop_class) if route.sop_class else 'Query/Retrieve'}, that set is "
@@ -229,7 +229,7 @@ def _sets_of_their_own(facts: Facts) -> list[str]:
 
 
 def _undeclared(facts: Facts) -> list[str]:
-    """Return a sentence on data sets without a Specific Character Set, if a setting is for them."""
+    """Return a sentence on data sets without a Specific Character Set, if a setting covers them."""
     sets = []
     for chosen in facts.app.config.default_charset:
         title, is_of_one, term = chosen.rpartition("=")

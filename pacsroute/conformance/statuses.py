@@ -1,4 +1,4 @@
-"""Section 7.3: the status codes of responses, and how associations end."""
+"""Section 7.3: the status codes of responses and the ends of associations."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _order(row: tuple[int, str]) -> tuple[int, int]:
 
 
 def _fields(command: str, code: int) -> str:
-    """Return the elements that say more than the code."""
+    """Return the response elements that give details on a status code."""
     if command in ("get", "move") and code in _COUNTED:
         return _COUNTS
     return _COMMENT if Status(code).category == "Failure" else "None"

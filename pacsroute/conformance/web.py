@@ -128,7 +128,7 @@ def _resources(root: str, found: list[tuple[str, list[str]]]) -> str:
 
 
 def _studies(facts: Facts, found: list[tuple[str, list[str]]]) -> str:
-    """Return the section on the Studies Service: its transactions, as far as they are routed."""
+    """Return the section on the Studies Service, with the transactions that have routes."""
     config = facts.app.config
     methods = dict(found)
     parts = [_resources(config.web_root, found)]

@@ -1,4 +1,4 @@
-"""The common form of recordings and captures: two ends, and the bytes between them."""
+"""The common form of recordings and captures: two ends and the bytes between them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Chunk(NamedTuple):
 class Conversation:
     """A connection between a requestor and an acceptor, each by its ``HOST:PORT``.
 
-    `trouble` says, once all chunks have come, why there are no more where that is not
-    because the connection was closed.
+    After the last chunk, `trouble` contains the reason why the bytes end, unless the connection
+    was closed.
     """
 
     requestor: str
@@ -36,6 +36,6 @@ class Conversation:
 
     @classmethod
     def of(cls, link: Link) -> Conversation:
-        """Return that of a connection of ours."""
+        """Return the conversation for one of our own connections."""
         ends = printable(link.peer), printable(link.local)
         return cls(*(ends if link.role == "acceptor" else reversed(ends)))

@@ -1,4 +1,4 @@
-"""A data set as lines of text, with what may hold patient data masked."""
+"""A data set as lines of text; values that may contain patient data are masked."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pacsroute import uids
 from pacsroute.trace.layout import dim, printable, shortened
 from pacsroute.trace.safe import is_safe
 
-_STEP = 2  # characters that each level is indented
-_MANY = 100  # values of which none is shown
+_STEP = 2  # characters of indentation per level
+_MANY = 100  # longer lists of values are not shown
 _PIXELS = 0x7FE0
-_KEYWORD = 32  # characters up to which keywords are aligned
+_KEYWORD = 32  # longer keywords are not aligned
 
 
 def lines(
@@ -28,13 +28,13 @@ def lines(
     Parameters
     ----------
     dataset : pydicom.Dataset
-        All of whose values are converted: see `pacsroute.dataset.parsing.readable`.
+        A data set with all values converted: see `pacsroute.dataset.parsing.readable`.
     width, indent : int
-        Of the terminal and to the left, in characters.
+        The width of the terminal and of the left margin, in characters.
     values : bool
-        Whether those are shown that may hold patient data, too.
+        Whether to show values that may contain patient data, too.
     masked : bool
-        Whether elements whose values are not shown have a line; else they are counted.
+        Whether masked elements get a line each; otherwise they are only counted.
     """
     elements = [one for one in dataset if values or masked or _tells(one)]
     column = min(_KEYWORD, max((len(name(one)) for one in elements), default=0))
@@ -43,7 +43,7 @@ def lines(
         label = f"{name(element):<{column}}  "
         text, is_value = _value(element, values=values)
         room = width - len(head) - len(label)
-        if is_value and element.VR == "UI" and len(text) > room:  # half a UID is of no use
+        if is_value and element.VR == "UI" and len(text) > room:  # half a UID is useless
             yield dim(head) + name(element)
             yield f"{' ' * (indent + 2 * _STEP)}{text}"
         else:
@@ -58,16 +58,16 @@ def lines(
 
 
 def _tells(element: DataElement) -> bool:
-    """Return whether an element, or one in its items, has a value that is shown."""
+    """Return whether a value of an element, or of one in its items, is shown."""
     if element.VR == "SQ":
         return any(_tells(one) for item in element.value for one in item)
     if element.tag.group == _PIXELS:
-        return True  # that there are any, and how many bytes
+        return True  # only their presence and size are shown
     return is_safe(element.tag, texts(element) or [])
 
 
 def name(element: DataElement) -> str:
-    """Return an element's keyword, or a description without one."""
+    """Return an element's keyword, or a description if it has none."""
     private = "private element" if element.tag.is_private else "unknown element"
     return keyword_for_tag(element.tag) or private
 
@@ -79,7 +79,7 @@ def value(element: DataElement, width: int, *, values: bool) -> str:
 
 
 def _value(element: DataElement, *, values: bool) -> tuple[str, bool]:
-    """Return a value, or the text instead of it; and which of them it is."""
+    """Return a value or the text that replaces it, and which of the two it is."""
     if element.VR == "SQ":
         count = len(element.value)
         return "1 item" if count == 1 else f"{count} items", False

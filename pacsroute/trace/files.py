@@ -1,4 +1,4 @@
-"""Files that hold associations, whatever they are."""
+"""Read associations from files, in any supported format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pacsroute.trace.pcap.tcp import conversations
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[tuple[Conversation, Chunk | None]]:
-    """Return the bytes of each conversation as they came, and None at the end of each.
+    """Return the bytes of each conversation in order, and None at the end of each.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def read(path: str | os.PathLike[str]) -> Iterator[tuple[Conversation, Chunk | N
     Raises
     ------
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     UnreadableFile
-        If it is neither.
+        If it is neither a recording nor a capture.
     """
     with open(path, "rb") as file:
         if file.read(len(recording.MAGIC)) == recording.MAGIC:

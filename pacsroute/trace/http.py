@@ -1,4 +1,4 @@
-"""Traces of HTTP requests and responses, without patients' values or secrets."""
+"""Traces of HTTP requests and responses, without patient data or secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 
 
 class HttpExchange(NamedTuple):
-    """A request over HTTP and its answer.
+    """An HTTP request and its response.
 
     Parameters
     ----------
@@ -44,17 +44,17 @@ class HttpExchange(NamedTuple):
     peer : str
         The address of the client.
     method, path, query : str
-        The request line; the path is decoded, and the query is not.
+        The parts of the request line; the path is decoded, the query is not.
     is_dicomweb : bool
         Whether the path is below the root of DICOMweb.
     asked, answered : sequence of (str, str)
-        The headers of the request and of the answer.
+        The headers of the request and of the response.
     status : str
-        As ``200 OK``.
+        The status line, such as ``200 OK``.
     size : int
-        How many bytes the body of the answer had.
+        The length of the response body in bytes.
     seconds : float
-        How long it took.
+        The duration in seconds.
     """
 
     when: float
@@ -78,9 +78,9 @@ def http_tracer(
     Parameters
     ----------
     write : callable
-        Called with some lines of text; threads may call it at the same time.
+        Called with some lines of text; several threads may call it at once.
     values : bool
-        Whether values are shown that may hold patient data. Credentials never are.
+        Whether to show values that may contain patient data. Credentials are never shown.
 
     Examples
     --------
@@ -119,14 +119,14 @@ def _path(one: HttpExchange, values: bool) -> str:
     if values:
         return one.path
     parts = one.path.split("/")
-    if not one.is_dicomweb:  # of the user's own: only where it begins
+    if not one.is_dicomweb:  # the app's own page: show only the beginning
         return "/".join(parts[:2]) + (f"/{_MASK}" if len(parts) > 2 else "")
     named = zip(["", *parts], parts, strict=False)
     return "/".join(part if _tells(part, before) else _MASK for before, part in named)
 
 
 def _tells(part: str, before: str) -> bool:
-    """Return whether a part of a path is no patient data: a word, a UID, a tag, an AE title."""
+    """Return whether a part of a path is safe: a known word, a UID, a tag or an AE title."""
     return not part or bool(_WORD.fullmatch(part)) or uids.is_uid(part) or before == "aets"
 
 

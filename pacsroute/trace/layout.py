@@ -1,4 +1,4 @@
-"""Text on a terminal: cells and columns that keep to a width."""
+"""Terminal text in cells and columns of limited width."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import NamedTuple
 import click
 
 HARD_SPACE = "\u00a0"
-"""A space in a cell at which no line ends."""
+"""A non-breaking space in a cell."""
 
 _GAP = 2
 _NARROWEST = 8
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its lines, wrapped where they are too long, and their colour."""
+    """A cell of a table: its lines, wrapped if too long, and their colour."""
 
     text: str
     colour: str | None = None
 
 
 def printable(text: str) -> str:
-    r"""Return a text without control codes for a terminal.
+    r"""Replace the terminal control codes in a text.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """Return a text that is no longer than so many characters.
+    """Shorten a text to a maximum number of characters.
 
     Examples
     --------
@@ -47,21 +47,21 @@ def shortened(text: str, width: int) -> str:
 
 
 def dim(text: str) -> str:
-    """Return a text that stays in the background."""
+    """Return a dimmed text."""
     return click.style(text, dim=True)
 
 
 def table(rows: Sequence[Sequence[Cell]], width: int, indent: int) -> Iterator[str]:
-    """Lay out rows of cells; columns are as wide as they need and as there is room.
+    """Lay out rows of cells; columns are as wide as necessary, within the available width.
 
     Parameters
     ----------
     rows : sequence of sequences of Cell
-        All of the same length.
+        The rows, all of the same length.
     width : int
-        Of the terminal, in characters.
+        The width of the terminal, in characters.
     indent : int
-        Characters to the left of it.
+        The left margin, in characters.
     """
     widths = _widths(rows, width - indent)
     for row in rows:
@@ -76,7 +76,7 @@ def table(rows: Sequence[Sequence[Cell]], width: int, indent: int) -> Iterator[s
 
 
 def _widths(rows: Sequence[Sequence[Cell]], room: int) -> list[int]:
-    """Return how wide each column is, so that they fit and words stay whole if they can."""
+    """Return the widths of columns that fit; words stay whole if possible."""
     columns = [[row[number].text for row in rows] for number in range(len(rows[0]))]
     widths = [max(len(line) for text in column for line in text.split("\n")) for column in columns]
     words = [

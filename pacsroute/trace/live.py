@@ -19,7 +19,7 @@ def tracer(
     values: bool = False,
     width: Callable[[], int] = lambda: 100,
 ) -> TapFactory:
-    """Return the tracer of each association, for `App.taps`.
+    """Return the factory of tracers for associations, for `App.taps`.
 
     Parameters
     ----------

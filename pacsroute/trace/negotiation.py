@@ -1,4 +1,4 @@
-"""Print the proposal and the answer of a negotiation side by side (PS3.8 §9.3, PS3.7 Annex D)."""
+"""Show the proposal and the answer of a negotiation side by side (PS3.8 §9.3, PS3.7 Annex D)."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ _ABORTS = {
     6: "invalid PDU parameter value",
 }
 
-_NAMED = 5  # accepted contexts of one kind whose names are told
+_NAMED = 5  # most accepted contexts of one kind that are named
 _NOTHING = UserInformation()
 
 
 def syntax_name(uid: str) -> str:
-    """Return pydicom's keyword of a transfer syntax, or the UID without one."""
+    """Return pydicom's keyword for a transfer syntax, or the UID if it has none."""
     return UID(printable(uid)).keyword or printable(uid)
 
 
 def rejection(pdu: AssociateRJ) -> str:
-    """Say what an A-ASSOCIATE-RJ means (PS3.8 §9.3.4)."""
+    """Describe an A-ASSOCIATE-RJ (PS3.8 §9.3.4)."""
     why = reason_of(pdu) or f"source {pdu.source}, reason {pdu.reason}"
     return f"rejected, {'transient' if pdu.result == 2 else 'permanent'}: {why}"
 
 
 def abort(pdu: Abort) -> str:
-    """Say what an A-ABORT means (PS3.8 §9.3.8)."""
+    """Describe an A-ABORT (PS3.8 §9.3.8)."""
     if pdu.source == 0:
         return "abort by the application"
     why = _ABORTS.get(pdu.reason)
@@ -74,7 +74,7 @@ def ends(
     width: int,
     indent: int,
 ) -> Iterator[str]:
-    """Return a table of what each end says of itself, the requestor in the first column."""
+    """Return a table of each end's user information, the requestor's in the first column."""
     ours = request.user_information
     theirs = answer.user_information if answer is not None else _NOTHING
     rows = [
@@ -101,7 +101,7 @@ def contexts(
     width: int,
     indent: int,
 ) -> Iterator[str]:
-    """Return a table of the presentation contexts; those that are alike have one row."""
+    """Return a table of the presentation contexts; similar ones share a row."""
     if not request.contexts:
         yield " " * indent + "no presentation contexts"
         return
@@ -165,7 +165,7 @@ def _window(user: UserInformation) -> str:
 
 
 def _identity(user: UserInformation) -> str:
-    """Return the kind of the proposed identity; name and secret stay out of a trace."""
+    """Return the type of the proposed identity; a trace omits its name and secret."""
     identity = user.user_identity
     if identity is None:
         return ""
@@ -191,7 +191,7 @@ def _extended_rows(
 
 
 def _information(sop_class: str, information: bytes) -> str:
-    """Return the class of an extended negotiation, by name if it is known."""
+    """Return the class of an extended negotiation, by name if known."""
     commands = [
         command for command, roots in uids.QUERY_RETRIEVE.items() if sop_class in roots.values()
     ]

@@ -1,26 +1,26 @@
-"""Recordings: the bytes of one association, in a file of their own.
+"""Recordings: a file with the bytes of one association.
 
-The format is made to be written as things happen, and to be whole up to the moment of a
-crash. A file begins with two lines of text, the second of them JSON::
+The format is written as events happen, and is complete up to the moment of a crash. A file begins
+with two lines of text, the second of them JSON::
 
     pacsroute recording 1
     {"version": "PACSROUTE_0_2", "role": "acceptor", "local": "10.0.0.1:104",
      "peer": "10.0.0.7:50312", "began": 1735689600.0}
 
-(on one line there): who wrote it, our role in the association, the addresses, and the time
-in seconds since 1970. Keys that a reader does not know are skipped. Then come records, each
-with a head of 13 bytes, big endian:
+(on one line in the file): the version that wrote it, our role in the association, the addresses,
+and the time in seconds since 1970. Readers skip unknown keys. Then come records, each with a head
+of 13 bytes, big endian:
 
 =====  ==========  ================================================
-bytes  type        what
+bytes  type        meaning
 =====  ==========  ================================================
 1      character   ``<`` received, ``>`` sent, ``.`` closed
 8      float64     seconds since the association began
 4      unsigned    how many bytes follow
 =====  ==========  ================================================
 
-and then the bytes as they went over the wire; with TLS, as they were before encryption. A
-file without ``.`` at its end was cut.
+and then the bytes as sent over the wire; with TLS, before encryption. A file without ``.`` at its
+end was truncated.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ MAGIC = b"pacsroute recording 1\n"
 
 _HEAD = struct.Struct(">cdI")
 _HEADER_LIMIT = 65_536
-_RECORD_LIMIT = 1 << 30  # more than one read or write ever has
+_RECORD_LIMIT = 1 << 30  # more than any single read or write
 _NUMBERS = itertools.count(1)
 
 
 def recorder(folder: str | os.PathLike[str]) -> TapFactory:
-    """Return the tap that records each association in a file of a folder, for `App.taps`.
+    """Return a tap factory for `App.taps` that records each association in a file of a folder.
 
-    Recordings hold patient data: the folder is made for its owner alone, and so is each
-    file. Their names are made of the time and a number, nothing that a peer has said.
+    Recordings contain patient data, so only their owner can read the folder and the files. File
+    names consist of the time and a number, and contain nothing from a peer.
 
     Parameters
     ----------
     folder : path
-        It is made if need be.
+        The folder, created if necessary.
 
     Raises
     ------
     OSError
-        If nothing can be written there.
+        If the folder is not writable.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def recorder(folder: str | os.PathLike[str]) -> TapFactory:
 
 
 class Recorder:
-    """A `Tap` that writes a recording; an OSError of it is that of the disk.
+    """A `Tap` that writes a recording; it raises OSError if the disk does.
 
     Attributes
     ----------
@@ -132,19 +132,19 @@ class Recorder:
 
 
 def read(file: BinaryIO) -> Iterator[tuple[Conversation, Chunk | None]]:
-    """Return the chunks of a recording as they came, and None at the end.
+    """Return the chunks of a recording in order, and None at the end.
 
-    A recording that was cut is read as far as it goes.
+    A truncated recording is read as far as possible.
 
     Parameters
     ----------
     file : binary file
-        It is behind `MAGIC`.
+        The file, positioned after `MAGIC`.
 
     Raises
     ------
     UnreadableFile
-        If there is not even a header.
+        If the header is missing.
     """
     try:
         header = json.loads(file.readline(_HEADER_LIMIT))

@@ -1,19 +1,18 @@
-"""Which values of a data set are shown to everybody: those that cannot hold patient data.
+"""Decide which values of a data set are safe to show, as they cannot contain patient data.
 
-A trace is pasted into mails and issues. So, as a rule, values are masked, and what follows is
-the list of exceptions: elements that say how, and not about whom.
+Traces are pasted into mails and issues, so values are masked by default. The exceptions are
+elements that describe the technique, not the patient:
 
-- UIDs that are written as UIDs, as the Retain UIDs Option of PS3.15 Annex E has it: without
-  them a trace does not tell one study from another. With access to the archive, and only
-  with that, they lead to a patient.
-- Levels, counts, numbers within a series, modality, state, and how pixels are laid out:
-  elements that are codes or whole numbers by the dictionary, and that no profile of PS3.15
-  table E.1-1 removes or replaces. Free text, names, dates, times and private elements are
-  not among them, nor are ages, sizes and sex.
+- Valid UIDs, as in the Retain UIDs Option of PS3.15 Annex E: without them, a trace cannot
+  distinguish studies. They identify a patient only to someone with access to the archive.
+- Levels, counts, numbers within a series, modality, state, and pixel layout: elements that the
+  dictionary defines as codes or whole numbers, and that no profile of PS3.15 table E.1-1 removes
+  or replaces. Free text, names, dates, times and private elements are excluded, and so are ages,
+  sizes and sex.
 
-The peer decides what its elements hold, so each value must also look like what its element
-is for. Command sets and negotiation are shown, less Error Comments, which are free text, and
-the user identity. AE titles name machines, and are shown.
+The peer chooses the contents of its elements, so each value must also have the form that its
+element requires. Command sets and negotiation are shown, except for Error Comments, which are free
+text, and the user identity. AE titles are shown, since they name machines.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _KEYWORDS = """
 """
 
 SHOWN = frozenset(tag for word in _KEYWORDS.split() if (tag := tag_for_keyword(word)))
-"""The tags of the list; every element that is a UID by the dictionary comes on top."""
+"""The tags of the safe elements; all elements with VR UI are safe as well."""
 
 _FORMS = {
     "CS": re.compile(r"[A-Z0-9 _*?]{1,16}", re.ASCII),
@@ -60,7 +59,7 @@ def is_safe(tag: BaseTag, values: Sequence[str]) -> bool:
     Parameters
     ----------
     tag : BaseTag
-        Of the element.
+        The tag of the element.
     values : sequence of str
         Its values, each as a text.
 

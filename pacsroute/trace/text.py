@@ -1,4 +1,4 @@
-"""An association as a person wants to read it: the lines of a trace."""
+"""The lines of a trace: an association as readable text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _COLOURS = {
 _PRIORITIES = {MEDIUM: "medium", HIGH: "high", LOW: "low"}
 _COUNTS = ("remaining", "completed", "failed", "warning")
 
-# The fields of a command that its first line already shows, or that are obvious.
+# Command fields that the first line already shows, or that are obvious.
 _TOLD = {
     "has_data_set",
     "message_id",
@@ -73,13 +73,13 @@ class Trace:
     Parameters
     ----------
     conversation : Conversation
-        Its ends.
+        The two ends of the association.
     write : callable
-        Called with each block, a text of some lines.
+        Called with each block of lines.
     label : str
         The beginning of each block, if several associations are shown.
     values : bool
-        Whether values are shown that may hold patient data; see `pacsroute.trace.safe`.
+        Whether to show values that may contain patient data; see `pacsroute.trace.safe`.
     width : callable
         Returns the width of the terminal, in characters.
     """
@@ -99,18 +99,18 @@ class Trace:
         self._values = values
         self._width = width
         self._reader = WireReader()
-        self._proposed: float | None = None  # when, while it waits for its answer
+        self._proposed: float | None = None  # time of an unanswered request
         self._time = 0.0
         self._told = self._over = False
 
     def add(self, when: float, by_requestor: bool, data: Buffer) -> None:
-        """Show the messages that bytes of one end complete, at a time in seconds since 1970."""
+        """Add bytes of one end, at a time in seconds since 1970; show the completed messages."""
         self._time = when
         for what in self._reader.add(by_requestor, data):
             self._tell(when, by_requestor, what)
 
     def end(self) -> None:
-        """Show incomplete messages, and the reason of the end."""
+        """Show incomplete messages and the reason for the end."""
         for by_requestor, what in self._reader.end():
             self._tell(self._time, by_requestor, what, complete=False)
         self._tell_unanswered()
@@ -134,7 +134,7 @@ class Trace:
     def _clock(self, when: float) -> str:
         try:
             clock = time.strftime("%H:%M:%S", time.localtime(when))
-        except (OverflowError, ValueError, OSError):  # of a file that is damaged
+        except (OverflowError, ValueError, OSError):  # from a damaged file
             return dim("??:??:??.???")
         return dim(f"{clock}.{int(when * 1000) % 1000:03}")
 
@@ -240,7 +240,7 @@ def sop_class(command: Command) -> str:
 
 
 def shown(name: str, value: Any, *, values: bool) -> str:
-    """Return the value of a field of a command as a text, masked if need be."""
+    """Return the value of a command field as text, masked if necessary."""
     if isinstance(value, tuple):
         return ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in value)
     if not isinstance(value, str):

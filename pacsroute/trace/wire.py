@@ -1,7 +1,7 @@
-"""Reads both directions of an association from the outside: bytes in, PDUs and messages out.
+"""Observe both directions of an association: bytes in, PDUs and messages out.
 
-Unlike `upper_layer.connection` it takes no side and answers nothing. Violations of the standard are
-reported as they come; a direction is read until its bytes make no sense any more.
+Unlike `upper_layer.connection`, it is neither end and sends nothing. Violations of the standard are
+reported as they occur; a direction is read until its bytes no longer make sense.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRQ, Buffer, PDataTF, Pdu
 
 KEPT = 1_048_576
-"""How many bytes of a data set are kept to be told: those of most without their pixels."""
+"""How many bytes of a data set are kept to be shown: enough for most, without pixels."""
 
-_LONGEST = 1 << 29  # bytes of a P-DATA-TF
+_LONGEST = 1 << 29  # limit for a P-DATA-TF, in bytes
 _LONGEST_ASSOCIATE = 1 << 20
 _TLS = b"\x16\x03"  # a handshake record
 
@@ -34,13 +34,13 @@ _NAMES = {
 
 
 class Trouble(str):
-    """Bytes that cannot be read, or violate the standard; a text without values."""
+    """A description, without values, of bytes that are unreadable or violate the standard."""
 
     __slots__ = ()
 
 
 class DataSet:
-    """The sink of a data set: its size, and its first bytes."""
+    """A sink for a data set; keeps its size and its first bytes."""
 
     def __init__(self, limit: int) -> None:
         self.bytes = bytearray()
@@ -48,13 +48,13 @@ class DataSet:
         self._limit = limit
 
     def write(self, data: memoryview, /) -> None:
-        """Take a fragment."""
+        """Add a fragment."""
         self.size += len(data)
         self.bytes += data[: max(0, self._limit - len(self.bytes))]
 
 
 Seen = Pdu | Message | Trouble
-"""What an observer tells: P-DATA-TF in the shape of the messages that they carry."""
+"""What an observer reports; P-DATA-TF PDUs appear as the messages that they carry."""
 
 
 class WireReader:
@@ -85,7 +85,7 @@ class WireReader:
         self._directions = {True: _Direction(kept), False: _Direction(kept)}
 
     def add(self, by_requestor: bool, data: Buffer) -> list[Seen]:
-        """Take bytes of one end; return what they complete."""
+        """Add bytes of one end; return the PDUs and messages that they complete."""
         seen = list(self._directions[by_requestor].add(data))
         for what in seen:
             if isinstance(what, AssociateRQ):
@@ -93,11 +93,11 @@ class WireReader:
             elif isinstance(what, AssociateAC) and self.request is not None:
                 self.contexts = agreed(self.request, what)
         if self._directions[by_requestor].frames.foreign:
-            self._directions[not by_requestor].frames.lost = True  # no need to say so twice
+            self._directions[not by_requestor].frames.lost = True  # report it only once
         return seen
 
     def end(self) -> list[tuple[bool, Seen]]:
-        """End the stream; return the incomplete parts, and of which end."""
+        """End the stream; return the incomplete parts, each with its end."""
         return [
             (by_requestor, what)
             for by_requestor, direction in self._directions.items()
@@ -111,7 +111,7 @@ class Frames:
     Attributes
     ----------
     lost : bool
-        Whether its bytes make no sense any more.
+        Whether its bytes no longer make sense.
     rest : bytearray
         The received part of the next PDU.
     """
@@ -123,11 +123,11 @@ class Frames:
 
     @property
     def foreign(self) -> bool:
-        """Whether there never was a PDU."""
+        """Whether no PDU was ever found."""
         return self.lost and self._position == 0
 
     def add(self, data: Buffer) -> Iterator[bytes]:
-        """Take bytes; return the PDUs that are complete."""
+        """Add bytes; return the completed PDUs."""
         self.rest += data
         while len(self.rest) >= 6 and not self.lost:
             number, length = pdus.HEADER.unpack_from(self.rest)
@@ -144,7 +144,7 @@ class Frames:
             yield frame
 
     def trouble(self) -> Trouble:
-        """Return why it is `lost`, or the incomplete part."""
+        """Return why the stream is `lost`, or its incomplete part."""
         if self.lost and self._position:
             return Trouble(f"no PDU begins where one should, after {self._position:,} bytes")
         if self.lost and self.rest.startswith(_TLS):

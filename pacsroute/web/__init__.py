@@ -1,1 +1,1 @@
-"""DICOMweb, and a site of the app's own, over HTTP (PS3.18)."""
+"""DICOMweb and the app's own pages, over HTTP (PS3.18)."""

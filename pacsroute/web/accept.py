@@ -1,6 +1,6 @@
-"""Read the header Accept (RFC 9110 §12.5.1, PS3.18 §8.7.5).
+"""Parse the Accept header (RFC 9110 §12.5.1, PS3.18 §8.7.5).
 
-werkzeug cuts an unquoted ``type=application/octet-stream`` at its slash, so it is read here.
+werkzeug cuts an unquoted ``type=application/octet-stream`` at its slash, hence this parser.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# Every character is in one token, and none is read twice: patterns that may begin anywhere
-# take seconds for a header of blanks.
+# Each character belongs to exactly one token and is read once: patterns that can start anywhere
+# take seconds on a header full of spaces.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[^",;]++|[,;]', re.DOTALL)
-_MOST = 100  # media ranges that are read
+_MOST = 100  # media ranges read from a header
 _FORMER = {
     "image/x-dicom-rle": "image/dicom-rle",
     "image/x-jls": "image/jls",
-}  # before they had names
+}  # names used before the types were registered
 
 
 class MediaRange(NamedTuple):
@@ -26,13 +26,13 @@ class MediaRange(NamedTuple):
     Parameters
     ----------
     type : str
-        The media type, possibly with ``*``; of the parts, if it is multipart.
+        The media type, possibly with ``*``; for multipart, the type of the parts.
     multipart : bool or None
-        Whether it must come in a multipart body; None leaves that open.
+        Whether a multipart body is required; None accepts either.
     transfer_syntax : str
-        A UID, ``*`` for any, or empty if nothing is said.
+        A UID, ``*`` for any, or empty if not specified.
     quality : float
-        How welcome it is, from 0 to 1; 0 is not at all.
+        The client's preference, from 0 (not acceptable) to 1.
     """
 
     type: str
@@ -41,7 +41,7 @@ class MediaRange(NamedTuple):
     quality: float
 
     def covers(self, media_type: str) -> bool:
-        """Return whether a media type is one of these.
+        """Return whether this range includes a media type.
 
         Examples
         --------
@@ -55,17 +55,17 @@ class MediaRange(NamedTuple):
 
     @property
     def wildcards(self) -> int:
-        """How many of its two names are left open."""
+        """The number of wildcards in the media type, from 0 to 2."""
         return self.type.count("*")
 
 
 def ranges(*headers: str) -> list[MediaRange]:
-    """Return the accepted media ranges, the preferred first; without any, ``*/*``.
+    """Return the accepted media ranges, most preferred first; ``*/*`` if there are none.
 
     Parameters
     ----------
     *headers : str
-        Values of the header Accept, or of the query parameter of this name.
+        Values of the Accept header, or of the ``accept`` query parameter.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def _ranges(header: str) -> Iterable[MediaRange]:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """Split a text at a mark outside quotes."""
+    """Split a text at a separator, except inside quotes."""
     parts = [""]
     for token in _TOKEN.findall(text):
         if token == mark:
@@ -114,17 +114,17 @@ def _unquoted(text: str) -> str:
 
 
 def acceptable(accepted: list[MediaRange], offers: Iterable[str]) -> list[tuple[str, MediaRange]]:
-    """Return the offers that are accepted, each with what asks for it, the most welcome first.
+    """Return the accepted offers, each with the range that matches it, most preferred first.
 
-    The range with the fewest wildcards says how welcome an offer is (PS3.18 §8.7.8.1). Of those
-    that are equally welcome, the client's order decides, and then ours.
+    The matching range with the fewest wildcards sets the preference (PS3.18 §8.7.8.1). Ties are
+    broken by the client's order, then by ours.
 
     Parameters
     ----------
     accepted : list of MediaRange
         The media ranges of the client.
     offers : iterable of str
-        Media types that can be sent, the default first.
+        Media types that the server can send, the default first.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""WADO-RS: bulk data, one value or all of a study, a series or an instance (PS3.18 §10.4.1.1)."""
+"""WADO-RS bulk data: one value, or all of a study, series or instance (PS3.18 §10.4.1.1)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("pacsroute")
 OCTETS = "application/octet-stream"
 _LITTLE = f"{OCTETS}; transfer-syntax={uids.EXPLICIT_VR_LITTLE_ENDIAN}"
 _PIXELS = "7FE00010"
-_MPEG2 = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101")  # and those that are fragmentable
+_MPEG2 = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101")  # and the fragmentable variants
 
 
 def one(exchange: Exchange, path: str, **unique: str) -> Response:
@@ -43,7 +43,7 @@ def one(exchange: Exchange, path: str, **unique: str) -> Response:
     exchange : Exchange
         The request.
     path : str
-        Tags, with an item number after each sequence's.
+        Tags; an item number follows each sequence tag.
     **unique : str
         The unique keys of the instance.
     """
@@ -71,21 +71,21 @@ def one(exchange: Exchange, path: str, **unique: str) -> Response:
 
 
 def every(exchange: Exchange, *, only: str = "", **unique: str) -> Response:
-    """Answer a retrieval of all bulk data of a study, a series or an instance, in parts.
+    """Answer a retrieval of all bulk data of a study, series or instance, as a multipart body.
 
     Parameters
     ----------
     exchange : Exchange
         The request.
     only : str
-        The tag of the values that are wanted; empty for all.
+        The tag of the requested values; empty for all.
     **unique : str
         The unique keys that the path names.
     """
     found = exchange.instances("WADO-RS bulk data", **unique)
     try:
         parts = _every(exchange, found, unique["StudyInstanceUID"], only)
-        first = next(parts)  # a status can be sent before it only
+        first = next(parts)  # errors after this can no longer set the status
         body = Multipart(first.content_type.partition(";")[0])
         chunks = body.body(itertools.chain([first], parts))
         return Response(Delivery(chunks, found), content_type=body.content_type)
@@ -95,19 +95,19 @@ def every(exchange: Exchange, *, only: str = "", **unique: str) -> Response:
 
 
 def pixels(exchange: Exchange, **unique: str) -> Response:
-    """Answer a retrieval of all pixel data of a study, a series or an instance."""
+    """Answer a retrieval of all pixel data of a study, series or instance."""
     return every(exchange, only=_PIXELS, **unique)
 
 
 def _every(exchange: Exchange, found: Found, study: str, only: str) -> Iterator[Part]:
-    """Yield all values, then raise if any cannot be had.
+    """Yield all values, then raise if any are missing.
 
     Raises
     ------
     werkzeug.exceptions.NotFound, werkzeug.exceptions.NotAcceptable
-        If there is none at all.
+        If there are no values at all.
     Failed
-        Behind the last part, if any are missing.
+        After the last part, if values are missing.
     """
     sent, lost, last = 0, 0, None
     for instance in found:
@@ -142,7 +142,7 @@ def _paths(exchange: Exchange, instance: Instance) -> tuple[str, list[str]]:
         model = data_sets.dicom_json(
             file, instance.transfer_syntax, bulk_data=note, limits=exchange.limits
         )
-    if _PIXELS in model and _PIXELS not in paths:  # however few they are
+    if _PIXELS in model and _PIXELS not in paths:  # even if they are small
         paths.append(_PIXELS)
     return str((model.get("0020000E", {}).get("Value") or [""])[0]), paths
 
@@ -152,7 +152,7 @@ def _parts_of(
 ) -> tuple[str, MediaRange, Iterator[Part]]:
     """Return the media type of a value, its media range, and its parts.
 
-    Compressed frames come one by one; other pixels, and other values, as a whole.
+    Compressed frames are sent as separate parts; other values, including native pixels, as one.
     """
     own, location = instance.transfer_syntax, f"{where}/bulkdata/{path}"
     if path != _PIXELS or own in uids.DEFLATED:
@@ -191,19 +191,19 @@ def _opened(found: Found, instance: Instance) -> Frames:
 
 
 def _pixels(found: Found, instance: Instance, location: str) -> Iterator[Part]:
-    """Yield pixels that are not compressed, as a whole that is read piece by piece."""
+    """Yield native pixel data as one part, read piece by piece."""
     size, chunks = _opened(found, instance).value()
     yield Part(_LITTLE, chunks, location, size)
 
 
 def _frames(found: Found, instance: Instance, where: str, label: str) -> Iterator[Part]:
-    """Yield each frame as it is stored."""
+    """Yield each frame as stored."""
     for number, data in enumerate(_opened(found, instance), 1):
         yield Part(label, [data], f"{where}/frames/{number}", len(data))
 
 
 def _decoded(found: Found, instance: Instance, location: str) -> Iterator[Part]:
-    """Yield all frames as one value, out of their compression."""
+    """Yield all frames, decompressed, as one value."""
     count = _opened(found, instance).image.number_of_frames
 
     def frame(number: int) -> bytes:

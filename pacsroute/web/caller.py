@@ -28,8 +28,7 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 class Caller:
     """The sender of an HTTP request, as hooks and `@app.authenticate` see a peer.
 
-    Its attributes are those of `pacsroute.PeerView`; nothing is negotiated, so that `contexts`
-    is empty.
+    It has the attributes of `pacsroute.PeerView`; nothing is negotiated, so `contexts` is empty.
     """
 
     calling_ae: str
@@ -43,11 +42,11 @@ class Caller:
     state: SimpleNamespace = field(default_factory=SimpleNamespace)
 
     def ended(self) -> None:
-        """Return None, as an association does that is there: its request says when it is over."""
+        """Return None, like an open association: the end of a request is known from the request."""
 
 
 def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller:
-    """Return the sender of a request; raise an error if it is not admitted.
+    """Return the sender of a request, or raise an error if it is not admitted.
 
     Parameters
     ----------
@@ -56,14 +55,14 @@ def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller
     environ : mapping
         The WSGI environment.
     called_ae : str
-        The AE title that the path names, or the app's own.
+        The AE title in the path, or the app's own.
 
     Raises
     ------
     werkzeug.exceptions.Unauthorized
-        If credentials may help.
+        If credentials might help.
     werkzeug.exceptions.Forbidden
-        If not.
+        Otherwise.
     """
     caller = Caller(
         app.config.web_ae_title,
@@ -92,7 +91,7 @@ def admitted(app: BaseApp, environ: Mapping[str, Any], called_ae: str) -> Caller
 
 
 def _words(rejected: AssociationRejected) -> str:
-    """Return why a request is not admitted, in the standard's words for an association."""
+    """Return why a request is not admitted, in the standard's terms for rejected associations."""
     answer = AssociateRJ(rejected.result, rejected.source, rejected.reason)
     name = reason_of(answer)
     return (
@@ -122,11 +121,12 @@ def _claimed(environ: Mapping[str, Any]) -> UserIdentity | None:
 
 
 def is_local(app: BaseApp, environ: Mapping[str, Any]) -> bool:
-    """Return whether a request comes from a program on this machine, and on purpose.
+    """Return whether a request was sent, deliberately, by a program on this machine.
 
-    A proxy on the same machine would make everybody local, and a browser can be made to ask by a
-    page whose name leads here: both show in the headers. A proxy elsewhere may be asked from its
-    own machine, and one that is trusted but names nobody may have been asked by anybody.
+    Behind a proxy on this machine, every client would look local, and a page whose host name
+    resolves to this machine can make a browser send requests: the headers show both. A client of
+    a remote proxy is not local even if it runs on the proxy's machine, and if a trusted proxy
+    names no client, the client is unknown.
     """
     config = app.config
     if not all(map(_is_loopback, _way_of(environ))):
@@ -147,7 +147,7 @@ def is_local(app: BaseApp, environ: Mapping[str, Any]) -> bool:
 
 
 def _way_of(environ: Mapping[str, Any]) -> list[str]:
-    """Return the addresses of the sender of a request, and of those that have passed it on."""
+    """Return the addresses of a request's sender and of the proxies that forwarded it."""
     way = [environ.get("REMOTE_ADDR"), environ.get("pacsroute.balancer")]
     if (before := environ.get("werkzeug.proxy_fix.orig")) is not None:
         way.append(before["REMOTE_ADDR"] or "")
@@ -164,12 +164,12 @@ def _is_loopback(text: str) -> bool:
 
 
 def check_start(app: BaseApp, address: str) -> None:
-    """Raise a `SetupError` for a port without access control, or with passwords in the clear.
+    """Raise a `SetupError` if a port has no access control or takes passwords unencrypted.
 
     Parameters
     ----------
     app : App
-        The app of the settings.
+        The app with the settings.
     address : str
         The address of the listener.
     """

@@ -14,7 +14,7 @@ _WADL = "application/vnd.sun.wadl+xml"
 
 
 def answer(exchange: Exchange) -> Response:
-    """Answer with the resources that are really routed, as WADL or JSON."""
+    """Answer with the resources that have routes, as WADL or JSON."""
     kind, _ = exchange.negotiate(_WADL, "application/json", "application/dicom+json")
     resources = routed(exchange)
     if kind != _WADL:
@@ -36,6 +36,6 @@ def answer(exchange: Exchange) -> Response:
 
 
 def routed(exchange: Exchange) -> list[tuple[str, list[str]]]:
-    """Return the paths below the root that have handlers, with their methods."""
+    """Return the paths below the root that have handlers, with their HTTP methods."""
     titles = exchange.caller.calling_ae, exchange.caller.called_ae
     return resources(exchange.app.routes_for(*titles))

@@ -1,6 +1,6 @@
-"""The body of a request that comes in chunks (RFC 9112 §7.1), never held whole.
+"""A chunked request body (RFC 9112 §7.1), read without holding it in memory.
 
-cheroot's own reads each chunk into memory, however long a client says that it is.
+cheroot's own reader loads each chunk into memory, whatever length the client states.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import io
 import re
 from typing import Any
 
-_LINE = 4096  # bytes of the line before a chunk, and of all the trailers
+_LINE = 4096  # limit in bytes for a chunk's size line, and for all trailers
 _LENGTH = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
 
 
 class Chunks(io.RawIOBase):
-    r"""Reads the content of chunks.
+    r"""Read the content of chunks.
 
     Parameters
     ----------
     file : io.BufferedReader
-        The file that they come from.
+        The file with the chunks.
 
     Attributes
     ----------
     is_whole : bool
-        Whether all of them have been read.
+        Whether all chunks have been read.
 
     Examples
     --------
@@ -39,16 +39,16 @@ class Chunks(io.RawIOBase):
         self.is_whole = False
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read some bytes of one chunk.
+        """Read bytes from the current chunk.
 
         Raises
         ------
         OSError
-            If the body ends before its last chunk, or a chunk is not valid.
+            If the body ends before its last chunk, or a chunk is invalid.
         """
         if not self._left and not self.is_whole:
             self._begin()

@@ -1,4 +1,4 @@
-"""The body of a request in a content coding (RFC 9110 §8.4, PS3.18 Table 10.5.1-2)."""
+"""Request bodies with a content coding (RFC 9110 §8.4, PS3.18 Table 10.5.1-2)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 _PIECE = 1 << 16
-_EITHER = zlib.MAX_WBITS | 32  # gzip or zlib, whichever it is
+_EITHER = zlib.MAX_WBITS | 32  # gzip or zlib, detected from the header
 _CODINGS = ("gzip", "x-gzip", "deflate")
 
 
 class Inflated:
-    """Reads a body out of gzip or deflate, in constant memory.
+    """Decompresses a gzip or deflate body in constant memory.
 
     Parameters
     ----------
     stream : binary file
-        The body as it comes.
+        The compressed body.
     most : int
-        How many bytes it may have when it is inflated: the setting ``max_web_body``; 0 for any.
+        The most bytes after decompression: the setting ``max_web_body``; 0 for no limit.
     """
 
     def __init__(self, stream: Any, most: int) -> None:
@@ -30,12 +30,12 @@ class Inflated:
         self._size = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read some bytes, or all.
+        """Read up to so many bytes, or all.
 
         Raises
         ------
         werkzeug.exceptions.HTTPException
-            If it is broken, cut off or too long.
+            If the body is corrupt, truncated or too long.
         """
         if size < 0:
             return b"".join(iter(lambda: self.read(_PIECE), b""))
@@ -65,12 +65,12 @@ def decoded(stream: Any, coding: str, most: int) -> Any:
     stream, most : binary file, int
         As for `Inflated`.
     coding : str
-        The header Content-Encoding.
+        The value of the Content-Encoding header.
 
     Raises
     ------
     werkzeug.exceptions.UnsupportedMediaType
-        If the coding is not known.
+        If the coding is not supported.
 
     Examples
     --------

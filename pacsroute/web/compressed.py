@@ -1,4 +1,4 @@
-"""Attributes read from compressed pixels, if nothing else has them (PS3.18 §10.5.2)."""
+"""Attributes read from compressed pixels if the metadata lacks them (PS3.18 §10.5.2)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Compressed(NamedTuple):
     Parameters
     ----------
     start : int
-        Where the code stream begins: a file of JPEG 2000 has boxes before it.
+        The offset of the code stream: in a JPEG 2000 file, boxes precede it.
     transfer_syntax : str
         Its transfer syntax.
     attributes : dict
-        Those of the Image Pixel Description Macro, by keyword (PS3.3 §C.7.6.3).
+        Attributes of the Image Pixel Description Macro, by keyword (PS3.3 §C.7.6.3).
     """
 
     start: int
@@ -35,17 +35,17 @@ class Compressed(NamedTuple):
 
 
 def described(data: bytes) -> Compressed:
-    """Return the attributes in the beginning of a compressed frame.
+    """Return the attributes in the header of a compressed frame.
 
     Parameters
     ----------
     data : bytes
-        JPEG, JPEG-LS or JPEG 2000.
+        The beginning of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Raises
     ------
     DataSetError
-        If it is something else.
+        If it is another format.
     """
     try:
         if data.startswith(_JPEG):
@@ -58,7 +58,7 @@ def described(data: bytes) -> Compressed:
 
 
 def _jpeg(data: bytes) -> Compressed:
-    """Read a JPEG (ITU-T T.81 §B.2) or JPEG-LS (T.87 §C.2)."""
+    """Parse a JPEG (ITU-T T.81 §B.2) or JPEG-LS (T.87 §C.2)."""
     at, process = 2, 0
     precision = rows = columns = samples = 0
     shares = is_rgb = False
@@ -71,7 +71,7 @@ def _jpeg(data: bytes) -> Compressed:
         elif marker == _APP14 and data[at + 4 : at + 9] == b"Adobe":
             is_rgb = data[at + 15] == 0
         at += 2 + length
-    selection = data[at + 5 + 2 * data[at + 4]]  # the predictor; in JPEG-LS the loss
+    selection = data[at + 5 + 2 * data[at + 4]]  # the predictor; in JPEG-LS, the error bound
     syntaxes = {0xC0: 50, 0xC1: 51, 0xC3: 70 if selection == 1 else 57}
     number = syntaxes | {0xF7: 81 if selection else 80}
     is_rgb = is_rgb or process in (0xC3, 0xF7)
@@ -81,7 +81,7 @@ def _jpeg(data: bytes) -> Compressed:
 
 
 def _jpeg_2000(data: bytes) -> Compressed:
-    """Read the main header of a JPEG 2000 code stream (ITU-T T.800 §A.5, §A.6)."""
+    """Parse the main header of a JPEG 2000 code stream (ITU-T T.800 §A.5, §A.6)."""
     start = data.index(_JPEG_2000) if _JPEG_2000 in data else len(data)
     at, samples = start + 2, 0
     right = below = left = above = depth = 0

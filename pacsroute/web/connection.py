@@ -1,4 +1,4 @@
-"""One HTTP connection, on cheroot's parser: strict, paced, and never read into memory."""
+"""One HTTP connection, on cheroot's parser: strict, paced, and with streamed bodies."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pacsroute.web.headers import fault, read_headers
 from pacsroute.web.multipart import Held, Region
 
 _BUFFER = 65_536
-_CORK: int | None = getattr(socket, "TCP_CORK", None)  # Linux has it
-_DRAINED = 1 << 20  # bytes of a body that nobody has read, which are read to keep a connection
+_CORK: int | None = getattr(socket, "TCP_CORK", None)  # Linux only
+_DRAINED = 1 << 20  # bytes of an unread body that are discarded to keep the connection
 
 
 class PacedInput(socket.SocketIO):
-    """The bytes from a client: a head within its time limit, and a body at a least rate.
+    """The bytes from a client, with a time limit for the head and a minimum rate for the body.
 
     Parameters
     ----------
     sock : socket
-        It has a timeout: the time without a byte.
+        A socket with a timeout, which limits the time without a byte.
     head, body : float, Pace
-        The seconds that a head has, and the pace of a body.
+        The time limit of a head in seconds, and the pace of a body.
     """
 
     def __init__(self, sock: Any, head: float, body: Pace) -> None:
@@ -41,8 +41,8 @@ class PacedInput(socket.SocketIO):
         self._size = 0
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read available bytes, or wait for some."""
-        self._pace.is_too_slow(self._size)  # the first question begins the time
+        """Read available bytes, or wait for the first."""
+        self._pace.is_too_slow(self._size)  # the first call starts the clock
         count = super().readinto(buffer)
         self._size += count or 0
         if self._pace.is_too_slow(self._size):
@@ -50,27 +50,27 @@ class PacedInput(socket.SocketIO):
         return count
 
     def begin_head(self) -> None:
-        """Expect a request."""
+        """Start the time limit of a request's head."""
         self._head.begin_anew()
         self._pace = self._head
 
     def begin_body(self) -> None:
-        """Expect its body."""
+        """Start the pace of its body."""
         self._body.begin_anew()
         self._pace = self._body
 
 
 class _Output:
-    """The bytes to a client: as few calls of the system as may be, and no copies.
+    """The bytes to a client, sent with few system calls and no copies.
 
-    Each call has the socket's timeout, so that a slow client has time as long as it reads.
+    The socket's timeout applies to each call, so a slow client has time as long as it reads.
 
     Parameters
     ----------
     sock : socket
-        The socket to which they go.
+        The socket to send to.
     plain : bool
-        Whether it is without TLS.
+        Whether the connection does not use TLS.
     """
 
     bytes_written = 0
@@ -80,11 +80,11 @@ class _Output:
         self._plain = plain
         self._held = b""
         self._is_corked = False
-        self.holds = False  # what is written now is sent with what comes next
+        self.holds = False  # whether to send the next write with the one after it
         self.closed = False
 
     def write(self, *data: bytes) -> int:
-        """Send some pieces, after the waiting ones."""
+        """Send some pieces after the pending ones."""
         if self.holds:
             self._held += b"".join(data)
             return sum(map(len, data))
@@ -99,11 +99,11 @@ class _Output:
         return sum(map(len, data))
 
     def send_file(self, region: Region) -> None:
-        """Send a part of a file, which does not come into this process."""
+        """Send a part of a file without reading it into this process."""
         if _CORK is not None and not self._is_corked and self._sock.family != socket.AF_UNIX:
             self._sock.setsockopt(
                 socket.IPPROTO_TCP, _CORK, 1
-            )  # no packets of a few bytes around it
+            )  # avoids tiny packets before and after it
             self._is_corked = True
         if self._held:
             self.write()
@@ -125,7 +125,7 @@ class _Output:
             raise TimeoutError("timed out")
 
     def flush(self) -> None:
-        """Send the waiting bytes, here and in the system: the response has ended."""
+        """Send the pending bytes, ours and the system's, at the end of a response."""
         if self._held:
             self.write()
         if self._is_corked:
@@ -137,20 +137,20 @@ class _Output:
 
 
 class StrictRequest(HTTPRequest):
-    """A request whose length is stated once, so that another one cannot hide behind it."""
+    """A request that must state its length once, which prevents request smuggling."""
 
     header_reader = staticmethod(read_headers)
     chunks: Chunks | None = None
 
     def read_request_line(self) -> bool:
-        """Read the first line; refuse a URL that is not valid."""
+        """Read the request line; refuse an invalid URL."""
         try:
             return bool(super().read_request_line())  # type: ignore[no-untyped-call]
         except ValueError:
             return self._refuse("400 Bad Request", "Malformed Request-URI")
 
     def read_request_headers(self) -> bool:
-        """Read the headers; refuse what two programs may read in two ways (RFC 9112 §6.3)."""
+        """Read the headers; refuse ambiguous ones (RFC 9112 §6.3)."""
         if not super().read_request_headers():  # type: ignore[no-untyped-call]
             return False
         status, why = fault(self.inheaders, self.response_protocol)
@@ -162,19 +162,19 @@ class StrictRequest(HTTPRequest):
         return False
 
     def send_headers(self) -> None:
-        """Send the headers; the rest of a long body is not read for them."""
+        """Send the headers without first reading the rest of a long request body."""
         if getattr(self.rfile, "remaining", 0) > _DRAINED:
             self.close_connection = True
         if self.chunked_read and not (self.chunks and self.chunks.is_whole):
             self.close_connection = True
-        self.conn.wfile.holds = True  # they go with the beginning of the body
+        self.conn.wfile.holds = True  # sent together with the start of the body
         try:
             super().send_headers()
         finally:
             self.conn.wfile.holds = False
 
     def respond(self) -> None:
-        """Answer the request."""
+        """Send the response."""
         super().respond()
         self.conn.wfile.flush()
 
@@ -201,11 +201,11 @@ class Connection(HTTPConnection):
     server : WebServer
         The server.
     sock : socket
-        It speaks TLS already, if the server does.
+        The client's socket, after the TLS handshake if the server uses TLS.
     pace : Pace
-        That of bodies.
+        The pace of bodies.
     head : float
-        The seconds that a head has.
+        The time limit of a head, in seconds.
     """
 
     RequestHandlerClass = StrictRequest
@@ -220,11 +220,11 @@ class Connection(HTTPConnection):
 
         super().__init__(server, sock, made)
         self.certificate: dict[str, Any] | None = None
-        self.balancer: str | None = None  # its address; empty if it has named no client
+        self.balancer: str | None = None  # its address; empty if it named no client
 
 
 class Gateway(Gateway_10):
-    """Calls the site, and passes it the connection's addresses."""
+    """Calls the site with the connection's addresses."""
 
     def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
         """Return the WSGI environment."""
@@ -247,7 +247,7 @@ class Gateway(Gateway_10):
         return found
 
     def respond(self) -> None:
-        """Send the response of the site: bytes, and parts of files."""
+        """Send the site's response: bytes and parts of files."""
         response = self.req.server.wsgi_app(self.env, self.start_response)
         try:
             for chunk in response:

@@ -111,11 +111,11 @@ def _rules() -> Iterable[Rule]:
 
 
 _MAP = Map(list(_rules()), merge_slashes=False)
-_PATHS_OF_ANY_HOST = _MAP.bind("localhost")  # to bind it encodes the name, which takes a while
+_PATHS_OF_ANY_HOST = _MAP.bind("localhost")  # bound once: binding encodes the name, which is slow
 
 
 class DicomWeb:
-    """Answers requests below the root of DICOMweb, for an app.
+    """Answers an app's requests below the DICOMweb root.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class DicomWeb:
         Raises
         ------
         werkzeug.exceptions.HTTPException
-            If there is none.
+            If no transaction matches.
         """
         try:
             name, values = _PATHS_OF_ANY_HOST.match(path or "/", method=http.method)
@@ -146,7 +146,7 @@ class DicomWeb:
             return "options", {"methods": error.valid_methods}
 
     def title(self, path: str) -> str:
-        """Return the called AE title of a path below the root: the app's, or the one in it."""
+        """Return the called AE title of a path below the root: the title in it, or the app's."""
         parts = path.split("/")
         return parts[2] if len(parts) > 2 and parts[1] == "aets" else self._app.ae_title
 
@@ -165,7 +165,7 @@ class DicomWeb:
         Raises
         ------
         werkzeug.exceptions.HTTPException
-            If it cannot be answered.
+            If the request cannot be answered.
         """
         name, values = self.find(http, path)
         root = self._app.config.web_root.rstrip("/")
@@ -188,9 +188,9 @@ class DicomWeb:
 
 
 def refusal(error: HTTPException) -> Response:
-    """Return the response that tells why a request is not answered, in plain text."""
+    """Return a plain-text response that explains why a request failed."""
     if error.response is not None:
-        return error.response  # type: ignore[return-value] # of who asks for credentials
+        return error.response  # type: ignore[return-value] # such as a request for credentials
     code = error.code or 500
     text = f"{error.description or error.name}\n"
     response = Response(text, status=code, content_type="text/plain; charset=utf-8")

@@ -1,4 +1,4 @@
-"""An HTTP request on its way to a handler, with the means to answer it."""
+"""An HTTP request for a handler, with helpers to answer it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ MODELS = ("application/dicom+json", "application/json", XML)
 
 _RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-\d{1,18})", re.ASCII)
 NOTHING = "the server has nothing for this path"
-"""What is said of what is not there, and of what one may not see."""
+"""The error for resources that do not exist or that the client may not see."""
 
-_SMALL = 1024  # bytes of JSON that are not compressed
+_SMALL = 1024  # JSON of fewer bytes is not compressed
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 _Made = TypeVar("_Made", bound=HandlerRequest)
@@ -57,7 +57,7 @@ class Gone(Exception):
 
 @dataclass
 class Exchange:
-    """An HTTP request for DICOMweb that was admitted.
+    """An admitted DICOMweb request.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Exchange:
     caller : Caller
         The client.
     root : str
-        The path that it is below: that of DICOMweb, or of a called AE title.
+        The root of its path: that of DICOMweb, or of a called AE title.
     """
 
     app: BaseApp
@@ -81,7 +81,7 @@ class Exchange:
 
     @cached_property
     def _accepted(self) -> list[list[MediaRange]]:
-        """The client's media ranges: the query parameter wins over the header (PS3.18 §8.7.8.1)."""
+        """The client's media ranges; the query parameter overrides the header (PS3.18 §8.7.8.1)."""
         asked, header = self.http.args.getlist("accept"), self.http.headers.get("Accept", "")
         return [ranges(*asked), ranges(header)] if asked else [ranges(header)]
 
@@ -91,7 +91,7 @@ class Exchange:
         Parameters
         ----------
         *offers : str
-            Those that can be sent, the default first.
+            The media types that the server can send, the default first.
 
         Raises
         ------
@@ -109,29 +109,29 @@ class Exchange:
 
     @cached_property
     def body(self) -> Any:
-        """The body of the request, without its content coding: a file that is read in pieces.
+        """The body of the request, with its content coding removed: a file to read in pieces.
 
         Raises
         ------
         werkzeug.exceptions.UnsupportedMediaType
-            If the coding is not known.
+            If the coding is not supported.
         """
         coding = self.http.headers.get("Content-Encoding", "")
         return decoded(self.http.stream, coding, self.app.config.max_web_body)
 
     @property
     def length(self) -> int | None:
-        """How many bytes `body` has, if that is known."""
+        """The length of `body` in bytes, if known."""
         return self.http.content_length if self.body is self.http.stream else None
 
     def url(self, *path: str) -> str:
-        """Return the URL of something below the root, as the client reaches it."""
+        """Return the URL of a path below the root, as the client sees it."""
         return "/".join((f"{self._base}{self.root}", *path))
 
     def url_of(self, unique: Mapping[str, str], instance: Instance, *below: str) -> str:
         """Return the URL of a retrieved instance, or of a resource below it.
 
-        It is empty if the path that was asked for names no series.
+        Returns an empty string if the requested path names no series.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class Exchange:
         instance : Instance
             One of the instances found.
         *below : str
-            The path below it.
+            The path below the instance.
         """
         study, series = unique["StudyInstanceUID"], unique.get("SeriesInstanceUID")
         if series is None:
@@ -159,16 +159,16 @@ class Exchange:
         has_port = host.rpartition(":")[2].isdecimal() and not host.endswith("]")
         behind_proxy = self.app.config.web_trust_proxy
         if not has_port and port and port != default and not behind_proxy:
-            host = f"{host}:{port}"  # some clients leave it out
+            host = f"{host}:{port}"  # some clients omit the port
         return f"{http.scheme}://{host}{environ.get('SCRIPT_NAME', '')}"
 
     @property
     def sends_files(self) -> bool:
-        """Whether the server sends parts of files without reading them: a `Region`."""
+        """Whether the server can send parts of files without reading them: see `Region`."""
         return bool(self.http.environ.get("pacsroute.sends_files"))
 
     def pause(self) -> None:
-        """Give others a turn, between two steps of long work."""
+        """Give other requests a turn between two steps of long work."""
         pause: Callable[[], object] | None = self.http.environ.get("pacsroute.pause")
         if pause is not None:
             pause()
@@ -176,12 +176,12 @@ class Exchange:
     # ------------------------------------------------------------- to the handler
 
     def route_of(self, command: str, *names: str) -> tuple[str, Route]:
-        """Return the first of some SOP classes that has a route, by short name, and that.
+        """Return the first of some SOP classes (by short name) that has a route, and the route.
 
         Raises
         ------
         Failed
-            If none has.
+            If none of them has a route.
         """
         for name in names:
             sop_class = uids.sop_class(name, command)
@@ -212,7 +212,7 @@ class Exchange:
     def answering(
         self, name: str, request: HandlerRequest, *, size: int | None = None
     ) -> Answering:
-        """Begin the answer to a request; return its context."""
+        """Start answering a request; return the context manager."""
         defer: Callable[[Callable[[], object]], object] | None = self.http.environ.get(
             "pacsroute.defer"
         )
@@ -232,7 +232,7 @@ class Exchange:
 
     @property
     def limits(self) -> Limits:
-        """How deep and how large a data set may be when it is parsed."""
+        """The limits on depth and size when parsing a data set."""
         config = self.app.config
         return Limits(
             config.max_depth,
@@ -257,11 +257,11 @@ class Exchange:
         Raises
         ------
         werkzeug.exceptions.HTTPException
-            If there are none, or the handler refuses.
+            If there are no instances, or the handler refuses.
         """
         sop_class, route = self.route_of("get", "StudyRoot", "PatientRoot")
         level = ("STUDY", "SERIES", "IMAGE")[len(unique) - 1]
-        # As one that comes over DIMSE, and quicker than pydicom's attributes are set.
+        # Encoded as if received over DIMSE; faster than setting pydicom attributes.
         syntax = uids.EXPLICIT_VR_LITTLE_ENDIAN
         identifier = parsed(encode({"QueryRetrieveLevel": level, **unique}, syntax), syntax)
         request = self.make(GetRequest, sop_class=sop_class, identifier=identifier)
@@ -278,37 +278,37 @@ class Exchange:
         except NotAcceptable:
             if self.http.method in ("GET", "HEAD"):
                 raise
-            # An upload is stored, and reported in the default media type (PS3.18 Table 8.7.3-1).
+            # The upload was stored, so report it in the default media type (PS3.18 Table 8.7.3-1).
             return MODELS[0], MediaRange(MODELS[0], False, "", 0)
 
     @property
     def is_json(self) -> bool:
-        """Whether data sets go in JSON."""
+        """Whether data sets are sent in JSON."""
         return self.model_type[0] != XML
 
     def written(self, model: Mapping[str, Any]) -> bytes:
-        """Return a data set in the DICOM JSON Model as it is sent: in JSON, or in XML."""
+        """Encode a data set in the DICOM JSON Model for the response, as JSON or XML."""
         return orjson.dumps(model) if self.is_json else xml_of(model)
 
     def models(
         self, items: list[bytes], ends: Answering | Found, *, is_one: bool = False
     ) -> Response:
-        """Return a response with data sets; the answer to its request ends after it.
+        """Return a response with data sets; the answering of the request ends after it.
 
         Parameters
         ----------
         items : list of bytes
-            As `written`: the garbage collector goes through thousands of dicts in vain.
+            Encoded by `written`: thousands of dicts would slow down the garbage collector.
         ends : Answering or Found
-            The answering that ends when it is written.
+            The answering that ends once the response has been sent.
         is_one : bool
-            Whether it is a resource of a single data set, which needs no parts around it.
+            Whether the resource is a single data set, which needs no multipart body.
         """
         kind, wanted = self.model_type
         tag = hashlib.blake2b(b",".join(items), digest_size=12).hexdigest()
         if kind != XML:
             body = b"[" + b",".join(items) + b"]"
-        elif not items:  # a multipart body has parts (RFC 2046 §5.1.1)
+        elif not items:  # a multipart body needs at least one part (RFC 2046 §5.1.1)
             return Response(Delivery([], ends), status=204)
         elif is_one and not wanted.multipart:
             (body,) = items
@@ -328,24 +328,24 @@ class Exchange:
         return self.conditional(response, delivery, tag)
 
     def warn(self, response: Response, text: str) -> None:
-        """Add a warning to a response, in the standard's words (RFC 7234 §5.5)."""
+        """Add a Warning header to a response (RFC 7234 §5.5)."""
         response.headers.add("Warning", f'299 {self.url()} "{text}"')
 
     def conditional(
         self, response: Response, delivery: Delivery, tag: str, length: int | None = None
     ) -> Response:
-        """Return a response with an ETag: known content is not sent again.
+        """Add an ETag to a response, so that content the client already has is not sent again.
 
         Parameters
         ----------
         response : werkzeug.Response
-            A success.
+            A successful response.
         delivery : Delivery
             Its body.
         tag : str
-            The tag of the body; if it is empty, the response is returned unchanged.
+            The ETag of the body; if empty, the response is returned unchanged.
         length : int, optional
-            How many bytes the body has; a client may ask for a part of them then.
+            The length of the body in bytes; if given, clients may request a byte range.
         """
         if not tag:
             return response
@@ -361,7 +361,7 @@ class Exchange:
 
 
 def _is_one_range(text: str) -> bool:
-    """Return whether a header Range is read; others are passed over (RFC 9110 §14.2)."""
+    """Return whether a Range header is supported; others are ignored (RFC 9110 §14.2)."""
     match = _RANGE.fullmatch(text.strip())
     if match is None:
         return False
@@ -369,7 +369,7 @@ def _is_one_range(text: str) -> bool:
 
 
 def tag_of(instance: Instance, *what: object) -> str:
-    """Return a tag that changes with the file of an instance; empty without a file."""
+    """Return an ETag that changes with the file of an instance; empty if it has no file."""
     path = instance.path
     if path is None:
         return ""
@@ -381,15 +381,15 @@ def tag_of(instance: Instance, *what: object) -> str:
 
 
 class Found:
-    """The instances that a handler yields, and what surrounds its answer.
+    """The instances that a handler yields, with the answering of its request.
 
-    Iterate over it, or end it with `close`: the generator of the handler ends then, too, and
-    what is `held` is closed.
+    Iterate over it, or end it with `close`, which also ends the handler's generator and closes
+    the files in `held`.
 
     Raises
     ------
     Failed, werkzeug.exceptions.NotFound
-        When it is made: if there are none, or the handler refuses.
+        On construction, if there are no instances or the handler refuses.
     """
 
     def __init__(self, exchange: Exchange, name: str, request: GetRequest) -> None:
@@ -404,7 +404,7 @@ class Found:
         except BaseException as error:
             self.close(None if isinstance(error, HTTPException) else error)
             if isinstance(error, Failed) and error.outcome.status.code == NOT_AUTHORIZED:
-                raise NotFound(NOTHING) from None  # that it exists is confidential, too
+                raise NotFound(NOTHING) from None  # its existence is confidential, too
             raise
         if self._first is None:
             self.close()
@@ -429,12 +429,12 @@ class Found:
             found = self._take()
 
     def only(self) -> Instance:
-        """Return the first one."""
+        """Return the first instance."""
         assert self._first is not None
         return self._first
 
     def close(self, lost: BaseException | None = None) -> None:
-        """End the handler's generator, and the answer."""
+        """End the handler's generator and the answering."""
         if self._ended:
             return
         self._ended = True
@@ -448,19 +448,19 @@ class Found:
 
 
 class Delivery:
-    """The body of a response: the answer to the request ends after it.
+    """The body of a response; the answering of the request ends after it.
 
     Parameters
     ----------
     chunks : iterable of bytes or Region
         The body.
     ends : Answering or Found
-        The answering that ends with it.
+        The answering that ends with the body.
 
     Attributes
     ----------
     is_part : bool
-        Whether the client has asked for a part of it.
+        Whether the client requested only a part of it.
     """
 
     def __init__(self, chunks: Iterable[bytes], ends: Answering | Found) -> None:
@@ -485,7 +485,7 @@ class Delivery:
             raise
 
     def close(self) -> None:
-        """End it, as it is: written, or given up by the client."""
+        """End the answering, whether the body was sent or the client gave up."""
         close = getattr(self._chunks, "close", None)
         if close is not None:
             close()

@@ -1,4 +1,4 @@
-"""WADO-RS: frames, found in their file without reading it (PS3.18 §10.4.1.1.4, §8.7.3.3)."""
+"""WADO-RS frames, located in the file without reading all of it (PS3.18 §10.4.1.1.4, §8.7.3.3)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pacsroute.web.exchange import Delivery, Exchange, Found, tag_of
 from pacsroute.web.multipart import Multipart, Part, Region, is_plain
 
 _OCTETS = "application/octet-stream"
-_MOST = 10_000  # frames of one request
+_MOST = 10_000  # most frames of one request
 _TYPES = {
     "1.2.840.10008.1.2.5": "image/dicom-rle",
     "1.2.840.10008.1.2.4.50": "image/jpeg",
@@ -51,7 +51,7 @@ def answer(exchange: Exchange, numbers: str, **unique: str) -> Response:
     exchange : Exchange
         The request.
     numbers : str
-        Those of the frames, from 1, with commas between.
+        The frame numbers, from 1, separated by commas.
     **unique : str
         The unique keys of the instance.
     """
@@ -68,12 +68,12 @@ def answer(exchange: Exchange, numbers: str, **unique: str) -> Response:
 
 
 def numbers_of(text: str) -> list[int]:
-    """Return the numbers of frames that a path or parameter names.
+    """Parse the frame numbers in a path or parameter.
 
     Raises
     ------
     werkzeug.exceptions.BadRequest
-        If it names none.
+        If the text is not a list of frame numbers.
 
     Examples
     --------
@@ -123,9 +123,9 @@ def _respond(
 def _begun(
     exchange: Exchange, found: Found, numbers: list[int]
 ) -> tuple[Choice, Callable[[int], bytes], bytes]:
-    """Return the representation of the frames, what reads one by its number, and the first.
+    """Return the representation of the frames, a function to read one by number, and the first.
 
-    If they cannot be decoded, they are sent as they are stored, if that is accepted.
+    Frames that cannot be decoded are sent as stored, if the client accepts that.
     """
     instance, plain, frames = found.only(), None, None
     if instance.transfer_syntax not in uids.DEFLATED:
@@ -149,22 +149,22 @@ def _begun(
 
 
 def _stored(frames: Frames, file: BinaryIO | None, number: int) -> Any:
-    """Return a frame as it is stored, or where it is in a file that is sent."""
+    """Return a frame as stored: its bytes, or its region in the file."""
     place = None if file is None else frames.place(number)
     return frames.read(number) if file is None or place is None else Region(file, *place)
 
 
 class Choice(NamedTuple):
-    """One of the ways in which frames may be sent.
+    """A representation in which frames may be sent.
 
     Parameters
     ----------
     as_stored : bool
-        Whether they stay in the transfer syntax of their instance.
+        Whether frames keep the transfer syntax of their instance.
     kind : str
-        Their media type.
+        The media type of the frames.
     wanted : MediaRange
-        The media range that asks for it.
+        The media range that matches it.
     """
 
     as_stored: bool
@@ -173,17 +173,17 @@ class Choice(NamedTuple):
 
 
 def choices(exchange: Exchange, own: str) -> list[Choice]:
-    """Return how frames of a transfer syntax may be sent, the most welcome way first.
+    """Return the representations in which frames may be sent, most preferred first.
 
-    Where nothing is said, they go decoded (PS3.18 Table 8.7.3-4), unless they are compressed with
-    loss or nothing decodes them.
+    By default, frames are sent decoded (PS3.18 Table 8.7.3-4), unless their compression is lossy or
+    no decoder is available.
 
     Raises
     ------
     werkzeug.exceptions.NotAcceptable
-        If there is no way.
+        If the client accepts none of them.
     """
-    if own in uids.NATIVE:  # a deflated one, too
+    if own in uids.NATIVE:  # also if the data set is deflated
         return [Choice(True, *exchange.negotiate(_OCTETS))]
     stored = _TYPES.get(own, _OCTETS)
     default = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -202,7 +202,7 @@ def choices(exchange: Exchange, own: str) -> list[Choice]:
 
 
 def _decoded(found: Found, instance: Instance, number: int) -> bytes:
-    """Return a frame out of its compression, by a decoder behind the wall."""
+    """Return a decompressed frame; the decoder runs in an isolated process."""
     frame = instance.frame(number, wanted=found.request.is_wanted)
     with frame.file as file:
         return file.read()

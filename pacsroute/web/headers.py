@@ -1,7 +1,7 @@
-"""The headers of a request, read so that no two programs take them for different ones (RFC 9112).
+"""Request headers, parsed strictly so that no two programs read them differently (RFC 9112).
 
-cheroot's own reader takes blanks before a colon, lines that go on, control characters, and the
-last of several lengths or hosts.
+cheroot's own reader accepts spaces before a colon, folded lines, control characters, and the last
+of several lengths or hosts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# No character is read twice: with a line of blanks that took seconds.
+# Possessive: backtracking over a line of spaces took seconds.
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([\t -~\x80-\xff]*+)\r\n")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?")
 _ONCE = frozenset(
@@ -18,20 +18,20 @@ _ONCE = frozenset(
 
 
 def read_headers(file: Any, found: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    r"""Read headers up to the empty line behind them.
+    r"""Read headers up to and including the empty line after them.
 
     Parameters
     ----------
     file : binary file
-        It is behind the first line of a request.
+        Positioned after the first line of a request.
     found : dict
-        Takes the values by name. Names with an underscore are left out: WSGI cannot tell them
-        from those with a hyphen, which a proxy may have checked.
+        Receives the values by name. Names with an underscore are dropped: WSGI cannot distinguish
+        them from names with a hyphen, which a proxy may have checked.
 
     Raises
     ------
     ValueError
-        If a line is no header, or there is a second one of a kind that is read once.
+        If a line is not a header, or a header that must be unique is repeated.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def read_headers(file: Any, found: dict[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def fault(headers: dict[bytes, bytes], version: str) -> tuple[str, str]:
-    """Return the status and the error of headers; empty if they are valid.
+    """Return the status and the error for invalid headers; both are empty if they are valid.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def fault(headers: dict[bytes, bytes], version: str) -> tuple[str, str]:
     if encoded is not None and length is not None:
         why = "Content-Length and Transfer-Encoding"
     elif encoded is not None and (encoded.lower() != b"chunked" or version != "HTTP/1.1"):
-        why = "Malformed Transfer-Encoding"  # one that is not known, cheroot refuses
+        why = "Malformed Transfer-Encoding"  # cheroot refuses unknown ones
     elif length is not None and not length.isdigit():
         why = "Malformed Content-Length"
     elif host is None and version == "HTTP/1.1":

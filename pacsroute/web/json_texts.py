@@ -1,8 +1,8 @@
-"""Data sets as JSON text: values that a series' instances share are converted once.
+"""Data sets as JSON text: values shared by the instances of a series are converted once.
 
-Most elements of an instance have the bytes that they have in the instance before. Their heads are
-read, and their text is found by their bytes; what is new goes through `dicom_json`, in one small
-data set. An unusual value makes its whole data set go that way.
+Most elements of an instance have the same bytes as in the previous one. Only their heads are
+parsed, and their text is looked up by their bytes; new elements are converted by `dicom_json`, in
+one small data set. If a value is unusual, its whole data set is converted that way.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pacsroute.dataset.vr import LONG_VRS, PIXEL_DATA, STRING_VRS, WORD_SIZES, s
 from pacsroute.dataset.wanted import CHARACTER_SET, never_written
 from pacsroute.errors import DataSetError
 
-_LOOK = 65_536  # bytes that are read of a file: the elements before the pixels of most
-_SHARED = 1024  # bytes of an element whose text is kept; no value of so few becomes a URI
-_KEPT = 4 * 1_048_576  # bytes of the texts that are kept, and of what they are found by
+_LOOK = 65_536  # bytes read from a file: usually all elements before the pixels
+_SHARED = 1024  # texts of elements up to this size are kept; only longer values become URIs
+_KEPT = 4 * 1_048_576  # limit for the kept texts and their keys, in bytes
 _UNDEFINED, _DELIMITERS = 0xFFFFFFFF, 0xFFFE
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _BITS_ALLOCATED, _PIXEL_REPRESENTATION = 0x00280100, 0x00280103
-_TELLING = (CHARACTER_SET, _BITS_ALLOCATED, _PIXEL_REPRESENTATION)  # how others are read
+_TELLING = (CHARACTER_SET, _BITS_ALLOCATED, _PIXEL_REPRESENTATION)  # needed to read others
 _BINARY = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW"))
 _SHORT = frozenset(
     vr.encode("ascii") for vr in (*STRING_VRS, *WORD_SIZES, "SQ") if vr not in LONG_VRS
@@ -41,16 +41,16 @@ _length = struct.Struct("<I").unpack_from
 
 
 class _Cut(NamedTuple):
-    """The elements of a data set as bytes, and the rest of the last one in its file.
+    """The elements of a data set as bytes, and where the rest of the last one is in the file.
 
     Parameters
     ----------
     elements : dict of int to bytes
-        By their tags, in order.
+        The elements by tag, in order.
     context : dict of int to bytes
         The elements that decide how others are read.
     last : (int, str, int) or None
-        The tag, VR and length of a large value at the end.
+        The tag, VR and length of a large last value.
     """
 
     elements: dict[int, bytes]
@@ -59,14 +59,14 @@ class _Cut(NamedTuple):
 
 
 class JsonTexts:
-    r"""Writes the elements of data sets as JSON, for one response.
+    r"""Encodes the elements of data sets as JSON, for one response.
 
     Parameters
     ----------
     limits : Limits
-        How deep and how large a data set may be.
+        The limits on the depth and size of a data set.
     bulk_data : callable, optional
-        As for `dicom_json`: what it returns may depend on its arguments only.
+        As for `dicom_json`; its result may depend only on its arguments.
 
     Examples
     --------
@@ -91,16 +91,16 @@ class JsonTexts:
         file : binary file
             Positioned at the data set.
         transfer_syntax : str
-            The UID of its syntax.
+            The UID of its transfer syntax.
 
         Raises
         ------
         DataSetError
-            If it is not a data set, or beyond a limit.
+            If it is not a data set, or exceeds a limit.
         """
         how, start = syntax(transfer_syntax), file.tell()
         if how.little and not how.deflated and self._bulk_data is not None:
-            with contextlib.suppress(DataSetError):  # which is told below, if it is one
+            with contextlib.suppress(DataSetError):  # a real error is raised again below
                 found = self._shared(file, start, how.implicit)
                 if found is not None:
                     return found
@@ -109,7 +109,7 @@ class JsonTexts:
         return {int(key, 16): _text(key, model[key]) for key in sorted(model)}
 
     def _shared(self, file: BinaryIO, start: int, implicit: bool) -> dict[int, bytes] | None:
-        """Return the texts, most of which are kept; None if something is unusual."""
+        """Return the texts, mostly from those kept; None if a value is unusual."""
         data = file.read(_LOOK)
         size = len(data) if len(data) < _LOOK else file.seek(0, os.SEEK_END) - start
         reading = Reading(True, self._limits)
@@ -144,7 +144,7 @@ class JsonTexts:
         reading: Reading,
         found: dict[int, bytes | None],
     ) -> bool:
-        """Add texts of new elements; return whether they are valid."""
+        """Add the texts of new elements; return whether the elements are valid."""
         elements = cut.elements
         wanted = {*new, *cut.context}
         data = b"".join(elements[tag] for tag in sorted(wanted))
@@ -171,7 +171,7 @@ def _text(key: str, element: object) -> bytes:
 def _cut(
     data: bytes, size: int, implicit: bool, reader: Reader, file: BinaryIO, base: int
 ) -> _Cut | None:
-    """Cut a data set into its elements; None if that takes more than a look at their heads."""
+    """Cut a data set into its elements; None if reading their heads is not enough."""
     elements: dict[int, bytes] = {}
     context: dict[int, bytes] = {}
     at, last, end = 0, 0, len(data)
@@ -179,7 +179,7 @@ def _cut(
         start = at + 8
         if implicit:
             group, number, length = _implicit(data, at)
-            code = b"OW"  # that of pixels
+            code = b"OW"  # the VR of pixel data
         else:
             group, number, code, length = _explicit(data, at)
             if code in _LONG and at + 12 <= end:
@@ -212,7 +212,7 @@ def _cut(
 
 
 def _behind_fragments(file: BinaryIO, base: int, at: int) -> int:
-    """Return where the fragments of compressed pixels end; 0 if they have no end."""
+    """Return the offset after the fragments of compressed pixels; 0 if their end is missing."""
     while True:
         file.seek(base + at)
         head = file.read(8)

@@ -1,4 +1,4 @@
-"""WADO-RS: metadata (PS3.18 §10.4.1.1.2)."""
+"""WADO-RS metadata (PS3.18 §10.4.1.1.2)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SERIES, _AVAILABLE_SYNTAX = 0x0020000E, 0x00083002
 
 
 def answer(exchange: Exchange, **unique: str) -> Response:
-    """Answer a retrieval of metadata: JSON, or XML, in which large values are URLs."""
-    _ = exchange.model_type  # refused before the handler is asked
+    """Answer a retrieval of metadata, as JSON or XML with URLs for large values."""
+    _ = exchange.model_type  # refuses a bad Accept header before the handler runs
     found = exchange.instances("WADO-RS metadata", **unique)
     try:
         shown, lost = [], 0
@@ -56,26 +56,26 @@ def answer(exchange: Exchange, **unique: str) -> Response:
 
 
 class _Described:
-    """Metadata of the instances of one response, as they are sent."""
+    """Encodes the metadata of the instances of one response."""
 
     def __init__(self, exchange: Exchange, study: str, series: str | None) -> None:
         self._exchange = exchange
         self._study, self._series = study, series
-        self._place = secrets.token_hex(16)  # of what comes before the path of a value in its URL
+        self._place = secrets.token_hex(16)  # placeholder for the URL before a value's path
         self._texts = JsonTexts(exchange.limits, self._uri)
 
     def _uri(self, path: tuple[str, ...], vr: str, length: int) -> str:
         return "/".join((self._place, *path))
 
     def written(self, instance: Instance) -> bytes:
-        """Return the metadata of an instance; of large values only the heads are read."""
+        """Return the metadata of an instance; only the heads of large values are read."""
         exchange, syntax = self._exchange, instance.transfer_syntax
         with instance.open(whole=False) as file:
             texts = self._texts.of(file, syntax)
         series = self._series
         if series is None:
             series = str(_value_of(texts.get(_SERIES)))
-        # The path that was asked for holds, whatever a file says.
+        # The requested path takes precedence over the UIDs in the file.
         path = ("studies", self._study, "series", series, "instances", instance.sop_instance)
         base = exchange.url(*path, "bulkdata")
         if _AVAILABLE_SYNTAX not in texts:

@@ -1,6 +1,6 @@
-"""Instances that come as metadata and bulk data apart (PS3.18 §8.7.2, §10.5.1.4).
+"""Instances received as separate metadata and bulk data (PS3.18 §8.7.2, §10.5.1.4).
 
-They become files in the spool; bulk data are in memory in pieces only.
+They become files in the spool; bulk data is in memory only piece by piece.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pacsroute.web.xml_model import XML, model_of
 
 _PIXELS, _FRAMES = "7FE00010", "00280008"
 _AVAILABLE_SYNTAX = "00083002"
-_OBJECT, _LIST, _TEXT, _VALUE = 240, 64, 56, 32  # bytes that each takes when it is read
+_OBJECT, _LIST, _TEXT, _VALUE = 240, 64, 56, 32  # bytes of memory for each when parsed
 _PIECE = 1 << 18
 _ITEM = b"\xfe\xff\x00\xe0"
 _RLE = "1.2.840.10008.1.2.5"
@@ -37,11 +37,11 @@ class Made(NamedTuple):
     Parameters
     ----------
     spool : Spool or None
-        Its file; None if there is none.
+        Its file; None if there was an error.
     sop_class, sop_instance, transfer_syntax : str
-        Its media type; empty if unknown.
+        Its UIDs; empty if unknown.
     error : DataSetError, optional
-        Why there is no file.
+        The reason for the missing file.
     """
 
     spool: Spool | None
@@ -61,7 +61,7 @@ class _Part(NamedTuple):
 
 @dataclass
 class _Stored:
-    """A value in the spool: bulk data as they came, or as the items of compressed pixel data."""
+    """A value in the spool: bulk data as received, or as the items of compressed pixel data."""
 
     spool: Spool
     parts: list[_Part]
@@ -74,7 +74,7 @@ class _Stored:
 
     def __iter__(self) -> Iterator[bytes]:
         if self.is_encapsulated:
-            yield _ITEM + bytes(4)  # the table of offsets, empty
+            yield _ITEM + bytes(4)  # an empty Basic Offset Table
         with self.spool.open() as file:
             for part in self.parts:
                 if self.is_encapsulated:
@@ -89,23 +89,22 @@ class _Stored:
 
 
 class Models:
-    """Takes metadata and bulk data as they come; they become instances once all are here.
+    """Collects metadata and bulk data, and makes instances of them once all have arrived.
 
-    The bulk data of a request share one spool, and what becomes of metadata draws on
-    ``max_memory``.
+    The bulk data of a request share one spool, and parsed metadata counts towards ``max_memory``.
 
     Parameters
     ----------
     open_spool : callable
-        Called with the SOP class of an instance and the head of its file: returns its spool.
+        Called with the SOP class of an instance and the head of its file; returns its spool.
     titles : dict of str to str
         AE titles for that head, as in `pacsroute.instances.part10.head`.
     limits : Limits
-        How much a data set may be made of, and how much memory the process has.
+        The limits on a data set and on the memory of the process.
     longest : int
-        How many bytes the metadata may have: the setting ``max_set_length``.
+        The maximum length of the metadata in bytes: the setting ``max_set_length``.
     most : int
-        How many instances there may be: the setting ``max_web_parts``.
+        The maximum number of instances: the setting ``max_web_parts``.
     """
 
     def __init__(
@@ -131,18 +130,18 @@ class Models:
         self._size = 0
 
     def begin_model(self, kind: str) -> None:
-        """Take a part of metadata that begins, of a media type."""
+        """Begin a metadata part of a media type."""
         self._text = bytearray()
         self._is_xml = kind == XML
 
     def begin_bulk_data(self, location: str, content_type: str) -> None:
-        """Take a part of bulk data that begins."""
+        """Begin a part with bulk data."""
         part = _Part(content_type, self._spool.size, 0)
         self._parts.setdefault(location, []).append(part)
         self._current = location
 
     def data(self, piece: memoryview) -> None:
-        """Take a piece of a part."""
+        """Add data to the current part."""
         if self._text is None:
             self._spool.write(piece)
             return
@@ -153,7 +152,7 @@ class Models:
         self._text += piece
 
     def end(self) -> None:
-        """Take the end of a part."""
+        """End the current part."""
         if self._text is None:
             parts = self._parts[self._current]
             parts[-1] = parts[-1]._replace(size=self._spool.size - parts[-1].start)
@@ -175,13 +174,13 @@ class Models:
             raise DataSetTooLarge(f"max_memory reached, {self._limits.memory} bytes of all peers")
 
     def close(self) -> None:
-        """Hold nothing any more."""
+        """Release the spool and the memory."""
         self._found.clear()
         self._holding.close()
         self._spool.close()
 
     def __iter__(self) -> Iterator[Made]:
-        """Yield each instance, or why there is none; forget it then."""
+        """Yield each instance, or the reason for its failure, and release it afterwards."""
         self._found.reverse()
         while self._found:
             yield self._made(self._found.pop())
@@ -211,7 +210,7 @@ class Models:
         return _Stored(self._spool, parts)
 
     def _with_pixels(self, model: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, _Stored]]:
-        """Return a model as it is stored, its transfer syntax, and its pixels, if compressed."""
+        """Return the model to store, its transfer syntax, and its pixels if they are compressed."""
         model = {key: value for key, value in model.items() if key != _AVAILABLE_SYNTAX}
         pixels = model.get(_PIXELS)
         uri = pixels.get("BulkDataURI") if isinstance(pixels, dict) else None
@@ -228,7 +227,7 @@ class Models:
         if not syntax:
             raise DataSetError(f"pixel data as {kind!a:.40} that name no transfer syntax")
         stored.is_encapsulated = True
-        where = f"{uri}\n"  # no header has a line feed: nothing else is meant by it
+        where = f"{uri}\n"  # unique: no header contains a line feed
         model[_PIXELS] = {"vr": "OB", "BulkDataURI": where}
         return model, syntax, {where: stored}
 
@@ -252,7 +251,7 @@ class Models:
 
 
 def uid_in(model: dict[str, Any], key: str) -> str:
-    """Return the UID in an element of a data set in JSON; empty if there is none.
+    """Return the UID in an element of a JSON data set; empty if there is none.
 
     Examples
     --------
@@ -266,7 +265,7 @@ def uid_in(model: dict[str, Any], key: str) -> str:
 
 
 def _weight(text: bytearray) -> int:
-    """Return about how many bytes JSON takes when it is read; its keys are kept once."""
+    """Estimate the memory for parsed JSON, in bytes; each distinct key is kept once."""
     texts = max(0, text.count(b'"') // 2 - text.count(b'":'))
     return (
         _OBJECT * text.count(b"{")
@@ -277,7 +276,7 @@ def _weight(text: bytearray) -> int:
 
 
 def _described(content_type: str) -> tuple[str, str]:
-    """Return the media type of bulk data, and the transfer syntax that it names."""
+    """Return the media type of bulk data and its transfer syntax parameter."""
     kind, *parameters = content_type.split(";")
     for parameter in parameters:
         name, _, value = parameter.strip().partition("=")

@@ -1,4 +1,4 @@
-"""Bodies of several parts, as they are sent (RFC 2046 §5.1, RFC 2387, PS3.18 §8.6.1.2)."""
+"""Multipart bodies of responses (RFC 2046 §5.1, RFC 2387, PS3.18 §8.6.1.2)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _PIECE = 1 << 18
 
 
 class Region:
-    """A part of a file, in a response of a server that sends it without reading it.
+    """A part of a file that the server can send without reading it.
 
-    The code in between takes it for opaque bytes.
+    Other code treats it as opaque bytes.
 
     Parameters
     ----------
     file : binary file
-        It has to stay open until it is sent.
+        A file that stays open until it has been sent.
     offset, size : int
-        Where the part begins, and how many bytes it has.
+        The offset and the length of the part, in bytes.
 
     Examples
     --------
@@ -36,16 +36,16 @@ class Region:
         self.file, self.offset, self._size = file, offset, size
 
     def __len__(self) -> int:
-        """Return how many bytes it has."""
+        """Return its length in bytes."""
         return self._size
 
 
 class Held(bytes):
-    """Bytes that may wait for the next ones."""
+    """Bytes that may be held back and sent with the next ones."""
 
 
 class Part(NamedTuple):
-    """A part of a body.
+    """A part of a multipart body.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Part(NamedTuple):
     location : str
         Its URL, if it has one.
     size : int, optional
-        How many bytes it has, if that is known; of a list, it is.
+        The length of its content in bytes, if known; for a list it is known.
     """
 
     content_type: str
@@ -65,7 +65,7 @@ class Part(NamedTuple):
     size: int | None = None
 
     def head(self) -> str:
-        """Return its headers (PS3.18 Table 8.6.1-1)."""
+        """Return the headers of the part (PS3.18 Table 8.6.1-1)."""
         found, size = f"Content-Type: {self.content_type}\r\n", self.size
         if isinstance(self.chunks, list):
             size = sum(map(len, self.chunks))
@@ -80,7 +80,7 @@ class Multipart:
     Parameters
     ----------
     media_type : str
-        That of the parts.
+        The media type of the parts.
     """
 
     def __init__(self, media_type: str) -> None:
@@ -88,14 +88,14 @@ class Multipart:
         self.content_type = f'multipart/related; type="{media_type}"; boundary={self.boundary}'
 
     def body(self, parts: Iterable[Part]) -> Iterator[bytes]:
-        """Yield the body. Where a part breaks off, the closing boundary is never sent."""
+        """Yield the body; if a part fails, the closing boundary is not sent."""
         for part in parts:
             yield self._head(part)
             yield from part.chunks
         yield self._end()
 
     def length(self, part: Part) -> int:
-        """Return how many bytes the body has if this is its only part, whose size is known."""
+        """Return the length of the body if this is its only part; its size must be known."""
         assert part.size is not None
         return len(self._head(part)) + part.size + len(self._end())
 
@@ -107,7 +107,7 @@ class Multipart:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Return how many bytes of a file are left."""
+    """Return the number of bytes from the current position to the end of a file."""
     at = file.tell()
     size = file.seek(0, os.SEEK_END) - at
     file.seek(at)
@@ -115,16 +115,16 @@ def size_of(file: BinaryIO) -> int:
 
 
 def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Iterator[bytes]:
-    """Yield a head and then a file in pieces; the file is closed behind its end.
+    """Yield a head and then a file in pieces; the file is closed at the end.
 
     Parameters
     ----------
     file : binary file
-        It is read from its current position.
+        The file, read from its current position.
     head : bytes
         The head of the part.
     as_region : bool
-        Whether a file of the system is left to a server that sends it.
+        Whether to yield regular files as a `Region`, for the server to send.
     """
     with file:
         if as_region and is_plain(file):
@@ -139,6 +139,6 @@ def pieces(file: BinaryIO, head: bytes = b"", *, as_region: bool = False) -> Ite
 
 
 def is_plain(file: BinaryIO) -> bool:
-    """Return whether a file is one of the system, and nothing that reads from others."""
+    """Return whether a file is a regular file of the system, not a wrapper around other files."""
     raw = getattr(file, "raw", file)
     return isinstance(raw, io.FileIO)

@@ -1,7 +1,7 @@
-"""Bodies of several parts, as they come: piece by piece, in constant memory (RFC 2387).
+"""Multipart bodies of requests, read piece by piece in constant memory (RFC 2387).
 
-Parts of multipart/related have no Content-Disposition, which few parsers take; and one that is cut
-off is an error, never a shorter body.
+Parts of multipart/related have no Content-Disposition, which few parsers accept. A truncated part
+is an error, never a shorter body.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 
 _PIECE = 1 << 18
 _SILENT = logging.Logger("multipart", logging.CRITICAL)
-_HEADERS = 16_384  # bytes of the headers of a part
+_HEADERS = 16_384  # limit for the headers of a part, in bytes
 
 
 class Receiver(Protocol):
-    """Takes the parts of a body."""
+    """Receives the parts of a body."""
 
     def begin(self, headers: Mapping[str, str]) -> None:
-        """Take a part that begins, with its headers by lower-case name."""
+        """Begin a part, with its headers by lower-case name."""
 
     def data(self, piece: memoryview) -> None:
-        """Take a piece of it."""
+        """Add data to the part."""
 
     def end(self) -> None:
-        """Take its end."""
+        """End the part."""
 
 
 def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> str:
-    """Read a multipart body to its end; return the media type that its parts have.
+    """Read a multipart body to its end; return the media type of its parts.
 
     Parameters
     ----------
     stream : binary file
         The body.
     content_type : str
-        Its header, with the boundary.
+        The Content-Type header, with the boundary.
     receiver : Receiver
         The receiver of the parts.
     most : int
-        How many parts there may be: the setting ``max_web_parts``.
+        The maximum number of parts: the setting ``max_web_parts``.
 
     Raises
     ------
     werkzeug.exceptions.HTTPException
-        If it is not a multipart body, is cut off, or has too many parts.
+        If the body is not multipart, is truncated, or has too many parts.
     """
     kind, boundary = _described(content_type)
     reader = _Reader(receiver, most)
     parser = MultipartParser(boundary, reader.callbacks)
-    parser.logger = _SILENT  # what it tells quotes bytes
+    parser.logger = _SILENT  # its messages quote bytes of the body
     try:
         piece = _without_preamble(stream.read(_PIECE), boundary)
         while piece:
@@ -63,14 +63,14 @@ def receive(stream: Any, content_type: str, receiver: Receiver, most: int) -> st
     except FormParserError:
         raise BadRequest("the body is not multipart, or its parts are broken") from None
     finally:
-        reader.callbacks.clear()  # they hold the reader, and what it has spooled
+        reader.callbacks.clear()  # they keep the reader and its spooled data alive
     if parser.state != MultipartState.END:
         raise BadRequest("the body is cut off")
     return kind
 
 
 def _without_preamble(piece: bytes, boundary: bytes) -> bytes:
-    """Return the beginning of a body from its first boundary on (RFC 2046 §5.1.1)."""
+    """Return the start of a body, from its first boundary on (RFC 2046 §5.1.1)."""
     first = b"--" + boundary
     if piece.startswith((first, b"\r\n" + first)):
         return piece
@@ -89,7 +89,7 @@ def _described(content_type: str) -> tuple[str, bytes]:
 
 
 class _Reader:
-    """Collects the headers of each part, and hands its data on."""
+    """Collects the headers of each part, and passes its data on."""
 
     def __init__(self, receiver: Receiver, most: int) -> None:
         self._receiver = receiver

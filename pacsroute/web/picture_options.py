@@ -1,4 +1,4 @@
-"""The parameters of pictures (PS3.18 §8.3.5, §9.5.1.2)."""
+"""The query parameters of rendered images (PS3.18 §8.3.5, §9.5.1.2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SI
 
 
 def options_of(arguments: MultiDict[str, str], media_type: str) -> Options:
-    """Return the options in the parameters (PS3.18 §8.3.5.1)."""
+    """Return the options in the parameters of WADO-RS (PS3.18 §8.3.5.1)."""
     options = usual(media_type)
     values: dict[str, Any] = {}
     if "quality" in arguments:
@@ -59,7 +59,7 @@ def uri_options(arguments: MultiDict[str, str], media_type: str) -> Options:
 
 
 def usual(media_type: str) -> Options:
-    """Return how a frame is shown when nothing is said."""
+    """Return the default options for a media type."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise exceptions.NotImplemented(
@@ -69,7 +69,7 @@ def usual(media_type: str) -> Options:
 
 
 def viewport_of(text: str) -> dict[str, Any]:
-    """Return the size, and the region, of a viewport: width, height, and what of the image."""
+    """Parse a viewport: width and height, and the region of the image to show."""
     parts = text.split(",")
     if not 2 <= len(parts) <= 6:
         raise BadRequest("viewport must be a width and height, and a region of the image")

@@ -1,4 +1,4 @@
-"""The parameters of a search as an identifier (PS3.18 §8.3.4, §10.6)."""
+"""Search parameters converted to an identifier (PS3.18 §8.3.4, §10.6)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _MORE = {
     "Manufacturer",
     "IMAGE": "ContentDate ContentTime AcquisitionDate AcquisitionTime",
 }
-"""What ``includefield=all`` asks for as well."""
+"""Further attributes that ``includefield=all`` requests."""
 
 _UNIQUE = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _CONTROL = (
@@ -81,19 +81,19 @@ class Search(NamedTuple):
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The keys to match and to return, as of a C-FIND.
+        The matching and return keys, as in a C-FIND.
     limit, offset : int or None, int
-        How many matches are wanted, and how many to leave out before.
+        The maximum number of matches, and how many to skip before them.
     fuzzy : bool
-        Whether fuzzy matching is asked for.
+        Whether fuzzy matching is requested.
     everything : bool
-        Whether all attributes that are known are wanted.
+        Whether all known attributes are requested.
     ignored : list of str
-        Parameters that change nothing.
+        Parameters that have no effect.
     matched : dict of str to str
-        The tags of the attributes that have to match, by how the parameters name them.
+        The tags of the matching keys, by their names in the parameters.
     returned : list of str
-        The attributes of a response, which are empty if they are not known.
+        The attributes of a response, sent empty if unknown.
     """
 
     identifier: Dataset
@@ -114,20 +114,20 @@ def search(
     Parameters
     ----------
     arguments : MultiDict
-        The query's parameters.
+        The query parameters.
     level : str
         ``STUDY``, ``SERIES`` or ``IMAGE``; or ``UPS``, for procedure steps.
     above : mapping of str to str
-        Unique keys that the path names.
+        The unique keys in the path.
     limits : Limits
         How the keys are read.
     most : int
-        How many parameters there may be.
+        The maximum number of parameters.
 
     Raises
     ------
     werkzeug.exceptions.BadRequest
-        If a parameter is not one.
+        If a parameter is invalid.
     """
     pairs = list(arguments.items(multi=True))
     if len(pairs) > most:
@@ -141,7 +141,7 @@ def search(
                     everything = True
                 elif field.strip():
                     _add(keys, _path(field.strip(), limits.depth))
-        elif _PARAMETER.fullmatch(name):  # not an attribute, whose keyword has a capital
+        elif _PARAMETER.fullmatch(name):  # not an attribute: keywords are capitalized
             ignored += [name] if name not in _CONTROL else []
         else:
             path = _path(name, limits.depth)
@@ -182,14 +182,14 @@ def filter_of(text: str, limits: Limits) -> Dataset:
     Parameters
     ----------
     text : str
-        Attributes, each with ``=`` and its value, with commas between.
+        Pairs of an attribute and its value, ``name=value``, separated by commas.
     limits : Limits
         How the keys are read.
 
     Raises
     ------
     werkzeug.exceptions.BadRequest
-        If it is something else.
+        If the text is not such a list.
     """
     keys: dict[str, Any] = {}
     for pair in text.split(","):
@@ -212,7 +212,7 @@ def _keys_of(level: str, above: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _levels(level: str, above: Mapping[str, str]) -> Iterator[str]:
-    """Yield the levels whose attributes a response has: those above that the path does not name."""
+    """Yield the levels whose attributes a response has: its own and higher ones not in the path."""
     if level == "UPS":
         yield level
     for one in _down_to(level):
@@ -234,7 +234,7 @@ def _number(arguments: MultiDict[str, str], name: str, default: int | None) -> i
 
 
 def _path(name: str, depth: int) -> tuple[str, ...]:
-    """Return the keywords of a name: a keyword or tag, those of sequences before with dots."""
+    """Return the keywords in a name: keywords or tags separated by dots, sequences first."""
     found: list[str] = []
     parts = name.split(".")
     if len(parts) > depth:
@@ -243,7 +243,7 @@ def _path(name: str, depth: int) -> tuple[str, ...]:
         is_tag = len(part) == 8 and all(digit in "0123456789abcdefABCDEF" for digit in part)
         keyword = keyword_for_tag(int(part, 16)) if is_tag else part
         if is_tag and not keyword:
-            found.append(part.upper())  # a private one
+            found.append(part.upper())  # a private tag
         elif keyword and tag_for_keyword(keyword) is not None:
             found.append(keyword)
         else:
@@ -252,7 +252,7 @@ def _path(name: str, depth: int) -> tuple[str, ...]:
 
 
 def _add(keys: dict[str, Any], path: tuple[str, ...], value: str | None = None) -> None:
-    """Add a key, within sequences where its path has them."""
+    """Add a key, inside the sequences of its path."""
     for part in path[:-1]:
         inner = keys.get(part)
         if not isinstance(inner, dict):
@@ -280,7 +280,7 @@ def _tag(name: str) -> tuple[int, str]:
 
 
 def _written(keys: Mapping[str, Any], nested: bool = False) -> bytes:
-    """Return keys as a data set, in explicit VR little endian and UTF-8."""
+    """Encode keys as a data set, in explicit VR little endian and UTF-8."""
     elements: list[tuple[int, str, bytes]] = []
     for name, value in keys.items():
         tag, vr = _tag(name)

@@ -1,4 +1,4 @@
-"""WADO-RS: rendered frames and thumbnails (PS3.18 §10.4.1.1.3, §10.4.1.1.6), and WADO-URI (§9)."""
+"""WADO-RS rendered frames and thumbnails (PS3.18 §10.4.1.1.3, §10.4.1.1.6), and WADO-URI (§9)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from pacsroute.web.statuses import Failed
 logger = logging.getLogger("pacsroute")
 
 _TYPES = ("image/jpeg", "image/png", "image/gif")
-_THUMBNAIL = 128  # pixels of a side
+_THUMBNAIL = 128  # longest side, in pixels
 
 
 def answer(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
-    """Answer with a picture of each frame, in parts if there are several.
+    """Answer with an image of each frame, as a multipart body if there are several.
 
-    A client that takes no parts gets the first picture.
+    A client that does not accept multipart gets the first image.
     """
     media_type, wanted = exchange.negotiate(*_TYPES)
     options = options_of(exchange.http.args, media_type)
@@ -44,7 +44,7 @@ def answer(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
 
 
 def thumbnail(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
-    """Answer with a small picture of a study, a series, an instance or a frame."""
+    """Answer with a thumbnail of a study, series, instance or frame."""
     media_type, wanted = exchange.negotiate(*_TYPES)
     options = usual(media_type)._replace(size=(_THUMBNAIL, _THUMBNAIL))
     viewport = exchange.http.args.get("viewport")
@@ -58,7 +58,7 @@ def thumbnail(exchange: Exchange, numbers: str = "", **unique: str) -> Response:
 
 
 def uri(exchange: Exchange) -> Response:
-    """Answer a request whose parameters name the instance and how it is wanted: WADO-URI."""
+    """Answer a WADO-URI request, whose parameters name the instance and its format."""
     arguments = exchange.http.args
     if arguments.get("requestType") != "WADO":
         raise BadRequest("requestType is WADO")
@@ -71,7 +71,7 @@ def uri(exchange: Exchange) -> Response:
             ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), names, strict=True
         )
     }
-    if "anonymize" in arguments:  # what names the patient never goes out instead
+    if "anonymize" in arguments:  # never send an identifiable instance instead
         raise exceptions.NotImplemented("instances are not anonymized here")
     text = arguments.get("contentType", "image/jpeg")
     if ";" in text:
@@ -102,7 +102,7 @@ def _uri_instance(exchange: Exchange, syntax: str, unique: dict[str, str]) -> Re
 
 
 def _warned(exchange: Exchange, response: Response, unsupported: tuple[str, ...]) -> Response:
-    """Return a response that tells which of its parameters have changed nothing."""
+    """Add a warning to a response that names the parameters without effect."""
     asked = [name for name in unsupported if name in exchange.http.args]
     if asked:
         exchange.warn(response, f"Not supported, and ignored: {', '.join(asked)}")
@@ -122,7 +122,7 @@ def _shown(
     *,
     only_one: bool = False,
 ) -> Response:
-    """Return a response with pictures.
+    """Return a response with images.
 
     Parameters
     ----------
@@ -131,15 +131,15 @@ def _shown(
     name : str
         The transaction, for the log.
     numbers : str
-        Those of the frames; all frames if it is empty.
+        The frame numbers; empty for all frames.
     options : Options
-        How they are shown.
+        The rendering options.
     multipart : bool or None
-        Whether they come in parts; None leaves it to how many there are.
+        Whether to send a multipart body; None means only for several images.
     unique : dict
-        The unique keys that the path names.
+        The unique keys in the path.
     only_one : bool
-        Whether one picture stands for all.
+        Whether to send one image for all frames.
     """
     wanted = numbers_of(numbers) if numbers else []
     found = exchange.instances(name, **unique)
@@ -149,7 +149,7 @@ def _shown(
             head = list(itertools.islice(frames, 2))
             multipart, frames = len(head) > 1, itertools.chain(head, frames)
         pictures = _pictures(exchange, found, frames, options, unique)
-        first = next(pictures)  # a status can be sent before it only
+        first = next(pictures)  # errors after this can no longer set the status
         if multipart:
             body = Multipart(options.media_type)
             coming = [first] if only_one else itertools.chain([first], pictures)
@@ -163,14 +163,14 @@ def _shown(
 
 
 def _frames(found: Found, wanted: list[int]) -> Iterator[tuple[Instance, int]]:
-    """Yield the frames of all instances that have pixels, or those that are wanted."""
+    """Yield the requested frames, or all, of the instances that have pixels."""
     for instance in found:
         try:
             count = _count(instance)
         except (DataSetError, OSError) as error:
             if wanted:
                 raise NotFound(str(error) if isinstance(error, DataSetError) else None) from None
-            continue  # a report, a presentation state: nothing of it is shown
+            continue  # nothing to render, such as a report or presentation state
         if wanted and max(wanted) > count:
             raise NotFound(f"it has {count} frames")
         for number in wanted or range(1, count + 1):
@@ -178,7 +178,7 @@ def _frames(found: Found, wanted: list[int]) -> Iterator[tuple[Instance, int]]:
 
 
 def _count(instance: Instance) -> int:
-    """Return how many frames an instance has."""
+    """Return the number of frames in an instance."""
     if instance.transfer_syntax in uids.DEFLATED:
         image, file = instance.frame(1)
         file.close()
@@ -194,14 +194,14 @@ def _pictures(
     options: Options,
     unique: dict[str, str],
 ) -> Iterator[Part]:
-    """Yield a picture of each frame that can be shown, then raise if there were others.
+    """Yield an image of each frame that can be rendered, then raise if others could not.
 
     Raises
     ------
     werkzeug.exceptions.NotFound
-        If there is no picture at all.
+        If no frame can be rendered.
     Failed
-        Behind the last picture, if any are missing.
+        After the last image, if any are missing.
     """
     sent, lost, why = 0, 0, "none of it can be shown"
     for instance, number in frames:

@@ -1,4 +1,4 @@
-"""WADO-RS: instances of a study, of a series, or one (PS3.18 §10.4)."""
+"""WADO-RS retrieval of a study, a series or an instance (PS3.18 §10.4)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     exchange : Exchange
         The request.
     **unique : str
-        The unique keys that the path names.
+        The unique keys in the path.
     """
     offers = [
         (kind, one)
@@ -54,7 +54,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
             return one(exchange, found, ranges)
         body = Multipart(DICOM)
         parts = _parts(exchange, found, ranges, unique)
-        first = next(parts)  # a status can be sent before it only
+        first = next(parts)  # errors after this can no longer set the status
         chunks = body.body(itertools.chain([first], parts))
         response = Response(Delivery(chunks, found), content_type=body.content_type)
         if found.request.count == 1:
@@ -66,7 +66,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
 
 
 def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
-    """Return a response with a single instance, without parts around it.
+    """Return a response with a single instance as its whole body.
 
     Parameters
     ----------
@@ -75,12 +75,12 @@ def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
     found : Found
         The instance.
     ranges : list of MediaRange
-        The media ranges that ask for it, the preferred one first.
+        The media ranges that match it, most preferred first.
 
     Raises
     ------
     werkzeug.exceptions.NotAcceptable
-        If it cannot be had in the transfer syntax that is wanted.
+        If the instance is not available in a requested transfer syntax.
     """
     instance = found.only()
     try:
@@ -101,17 +101,17 @@ def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:
 def _parts(
     exchange: Exchange, found: Found, ranges: list[MediaRange], unique: dict[str, str]
 ) -> Iterator[Part]:
-    """Yield a part for each instance that can be read, then raise if there were others.
+    """Yield a part for each readable instance, then raise if others could not be read.
 
-    The others are logged. After the first part, an exception ends the body without its closing
-    boundary, so that no client takes it for complete.
+    Unreadable ones are logged. After the first part, an exception ends the body without the closing
+    boundary, so that no client takes the body for complete.
 
     Raises
     ------
     werkzeug.exceptions.NotAcceptable, werkzeug.exceptions.NotFound
-        If there is no part at all.
+        If there are no parts at all.
     Failed
-        Behind the last part, if instances are missing.
+        After the last part, if instances are missing.
     """
     sent = lost = 0
     last: Exception | None = None
@@ -146,12 +146,12 @@ def _head(exchange: Exchange, instance: Instance, syntax: str) -> bytes:
 def _opened(
     instance: Instance, ranges: list[MediaRange], found: Found, in_place: bool
 ) -> tuple[str, BinaryIO]:
-    """Return the transfer syntax in which an instance is sent, and its data set in that.
+    """Return the transfer syntax in which to send an instance, and its data set in that syntax.
 
     Raises
     ------
     werkzeug.exceptions.NotAcceptable, DataSetError
-        If there is none that is accepted, or it cannot be converted into it.
+        If no available syntax is accepted, or the conversion fails.
     """
     own, last = instance.transfer_syntax, None
     for one in ranges:
@@ -166,17 +166,17 @@ def _opened(
 
 
 def _syntaxes(own: str, asked: str) -> list[str]:
-    """Return the transfer syntaxes that may be sent, in the order in which they are tried.
+    """Return the transfer syntaxes that may be sent, in the order to try them.
 
-    Where nothing is said, explicit VR little endian is the default (PS3.18 §8.7.3.4). An instance
-    with lossy compression, or that cannot be decoded, is sent unchanged.
+    The default is explicit VR little endian (PS3.18 §8.7.3.4). An instance with lossy compression,
+    or one that cannot be decoded, is sent unchanged.
 
     Parameters
     ----------
     own : str
-        That in which it is stored.
+        The transfer syntax in which it is stored.
     asked : str
-        The requested UID, ``*`` for any, or empty without one.
+        The requested UID, ``*`` for any, or empty if none was requested.
     """
     default = uids.EXPLICIT_VR_LITTLE_ENDIAN
     if asked in ("*", own):

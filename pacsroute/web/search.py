@@ -1,4 +1,4 @@
-"""QIDO-RS: searches (PS3.18 §10.6)."""
+"""QIDO-RS searches (PS3.18 §10.6)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
 
-_COUNTED = 10_000  # results that are counted behind a page
+_COUNTED = 10_000  # most results counted after a page
 _KEPT = ("InstanceAvailability",)
 _PARTS = {"STUDY": "studies", "SERIES": "series", "IMAGE": "instances"}
 _KEYS = {
@@ -45,9 +45,9 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
     level : str
         ``STUDY``, ``SERIES`` or ``IMAGE``; or ``UPS``, for procedure steps.
     above : mapping of str to str
-        The unique keys that the path names.
+        The unique keys in the path.
     """
-    _ = exchange.model_type  # refused before the handler is asked
+    _ = exchange.model_type  # refuses a bad Accept header before the handler runs
     config = exchange.app.config
     asked = search(exchange.http.args, level, above, exchange.limits, config.max_web_parameters)
     models = ("UPS",) if level == "UPS" else ("StudyRoot", "PatientRoot")
@@ -58,7 +58,7 @@ def answer(exchange: Exchange, level: str, above: Mapping[str, str]) -> Response
         sop_class=sop_class,
         identifier=asked.identifier,
         transfer_syntax=uids.EXPLICIT_VR_LITTLE_ENDIAN,
-        limit=most + 1,  # one more shows that there are more
+        limit=most + 1,  # one extra reveals that there are more
         offset=asked.offset,
     )
     request.route = route
@@ -92,7 +92,7 @@ def _rows(
     level: str,
     above: Mapping[str, str],
 ) -> tuple[list[bytes], str]:
-    """Return the rows of a page as they are sent, and how many are behind it; empty for none."""
+    """Return the encoded rows of a page, and how many results follow it; empty if none do."""
     encoder = RowEncoder(
         uids.EXPLICIT_VR_LITTLE_ENDIAN,
         None if asked.everything else asked.identifier,
@@ -103,7 +103,7 @@ def _rows(
     found: list[bytes] = []
     try:
         matches = _matches(answers)
-        first = next(matches, None)  # the handler has said by now whether it pages
+        first = next(matches, None)  # by now, the handler has set whether it pages
         if first is None:
             return found, ""
         rows: Iterator[Any] = itertools.chain([first], matches)
@@ -114,7 +114,7 @@ def _rows(
             if len(found) >= most:
                 return found, _left(request, asked.offset + most, rows)
             model = dicom_json(_encoded(encoder, row), uids.EXPLICIT_VR_LITTLE_ENDIAN)
-            if not found:  # a key that a row has not is no condition (PS3.4 §C.2.2.1.3)
+            if not found:  # keys missing from a row are ignored (PS3.4 §C.2.2.1.3)
                 asked.ignored.extend(
                     name for name, key in asked.matched.items() if key not in model
                 )
@@ -129,16 +129,16 @@ def _rows(
 
 
 def _left(request: FindRequest, before: int, rows: Iterator[Any]) -> str:
-    """Return how many results there are behind a page, beside one that was seen.
+    """Return how many results follow a page, not counting one already read.
 
     Parameters
     ----------
     request : FindRequest
-        The request, with the paging of its handler.
+        The request, with the paging that its handler set.
     before : int
-        How many results the page and those before it have.
+        The number of results on this page and those before it.
     rows : iterator
-        The answers that are left.
+        The remaining answers.
     """
     most = before + _COUNTED
     if not request.paged:
@@ -164,7 +164,7 @@ def _matches(answers: Iterator[Answer]) -> Iterator[Any]:
 def _encoded(encoder: RowEncoder, row: Any) -> bytes:
     try:
         return encoder.encode(row)[0]
-    except Exception:  # noqa: BLE001 - of a Dataset, pydicom raises whatever comes up
+    except Exception:  # noqa: BLE001 - pydicom may raise any exception for a Dataset
         data, lost = encoder.encode_what_fits(row)
         logger.warning("QIDO-RS: a match goes without %s: not a value of its VR", ", ".join(lost))
         return data
@@ -173,7 +173,7 @@ def _encoded(encoder: RowEncoder, row: Any) -> bytes:
 def _shown(
     exchange: Exchange, row: dict[str, Any], asked: Search, level: str, above: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a row with its URL, and empty values for missing attributes that are required."""
+    """Return a row with its URL, and with empty values for missing required attributes."""
     row.pop(_LEVEL, None)
     row.pop(_TRANSACTION, None)  # only the performer of a step knows it (PS3.4 §CC.1.1)
     path: list[str] = []

@@ -1,7 +1,7 @@
-"""The HTTP server: a thread for each connection, cheroot's parser, and sockets that others share.
+"""The HTTP server: a thread per connection, cheroot's parser, and sockets shared by processes.
 
-cheroot's own loop waits for heads on the threads that work, makes TLS handshakes where it accepts,
-and stops by connecting to its own address, which another worker would take.
+cheroot's own loop waits for request heads on its worker threads, makes TLS handshakes on the
+accepting thread, and stops by connecting to its own address, which another process might accept.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from pacsroute.web.statuses import Failed
 
 logger = logging.getLogger("pacsroute")
 
-_TICK = 0.25  # seconds after which a thread that waits looks whether the server stops
+_TICK = 0.25  # seconds between a waiting thread's checks for a stop
 _AFTER_THREADS = 2
-_AGAIN = 60.0  # seconds after which it is logged again that there is no place
+_AGAIN = 60.0  # seconds before the log repeats that there is no free place
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
 )
-_LINGER = 2.0  # seconds in which a client may read an answer that it did not wait for
+_LINGER = 2.0  # seconds for a client to read an early response
 
 
 class WebServer(CherootServer):
-    """Answers HTTP at a socket that listens already: `start` and `stop` of a listener.
+    """Serves HTTP on a listening socket, with the `start` and `stop` of a listener.
 
     Parameters
     ----------
     listener : socket
-        Where clients connect; other processes may accept from it, too.
+        The listening socket; other processes may accept from it, too.
     app : App
         The app whose site answers.
     server : ServerView
-        The DICOM server that it is beside, of which the console tells.
+        The DICOM server of this process, which the console shows.
 
     Raises
     ------
     SetupError
-        If the address would let in everybody, or TLS cannot be used.
+        If the address would be open to everyone, or TLS cannot be used.
     """
 
     ssl_adapter: Any = None
@@ -77,14 +77,14 @@ class WebServer(CherootServer):
         self.ready = True
         self._tls = _tls(app)
         if self._tls is not None:
-            self.ssl_adapter = True  # cheroot asks whether there is one
+            self.ssl_adapter = True  # cheroot only checks that there is one
         self._config = config
         self._balancers = Balancers(server.config.proxy_from)
         self.obstacle = server.obstacle
         self._listener = listener
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._connections_: dict[socket.socket, float | None] = {}  # since when it has no request
+        self._connections_: dict[socket.socket, float | None] = {}  # start of idle time; None: busy
         self._silent_until = 0.0
         self._acceptor: threading.Thread | None = None
         self._after: DaemonPool | None = None
@@ -97,15 +97,15 @@ class WebServer(CherootServer):
     # ------------------------------------------------------------- start and stop
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         self._console.start()
-        self._listener.setblocking(False)  # another process may be the one that accepts
+        self._listener.setblocking(False)  # another process may accept first
         self._after = DaemonPool("pacsroute-web-after", _AFTER_THREADS)
         self._acceptor = threading.Thread(target=self._accept, name="pacsroute-web", daemon=True)
         self._acceptor.start()
 
     def stop(self) -> None:
-        """Take no more connections; requests that are worked on have their time to end."""
+        """Accept no more connections; running requests have time to finish."""
         self._stop.set()
         self._console.stop()
         if self._acceptor is not None:
@@ -121,7 +121,7 @@ class WebServer(CherootServer):
             self._after.drain(lambda: False)
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Call a function on another thread, or here if there is none."""
+        """Call a function on another thread, or on this one if no thread is available."""
         try:
             assert self._after is not None
             self._after.submit(function)
@@ -133,7 +133,7 @@ class WebServer(CherootServer):
             return len(self._connections_)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        """Pass on a log message of cheroot; a broken response is not our error."""
+        """Forward a log message of cheroot; a broken response is not logged as our error."""
         error = sys.exception()
         if isinstance(error, Failed):
             logger.warning("HTTP: an answer was cut off: %s", error.description)
@@ -150,7 +150,7 @@ class WebServer(CherootServer):
                 continue
             try:
                 sock, address = self._listener.accept()
-            except BlockingIOError:  # another process has it
+            except BlockingIOError:  # another process accepted it
                 continue
             except OSError as error:
                 logger.error("HTTP: accept failed: %s", error.strerror)
@@ -178,7 +178,7 @@ class WebServer(CherootServer):
             self._leave(sock)
 
     def _take(self, sock: socket.socket) -> bool:
-        """Take a place; if there is none, the connection that is idle the longest ends."""
+        """Take a place; if there is none, close the connection that has been idle longest."""
         with self._lock:
             if len(self._connections_) >= self._config.web_connections:
                 idle = [(since, one) for one, since in self._connections_.items() if since]
@@ -204,7 +204,7 @@ class WebServer(CherootServer):
             sock.close()
 
     def _serve(self, raw: socket.socket, address: Any) -> None:
-        """Answer the requests of a connection, on a thread of its own."""
+        """Answer the requests of a connection, on its own thread."""
         sock: Any = raw
         balancer = None
         try:
@@ -213,7 +213,7 @@ class WebServer(CherootServer):
                 if source is None:
                     return
                 balancer = address[0] if source.host else ""
-                if source.host:  # else the balancer itself asks, as its health checks do
+                if source.host:  # otherwise the balancer is the client, as for health checks
                     address = source
             if self._tls is not None:
                 raw.settimeout(self._config.artim)
@@ -249,22 +249,22 @@ class WebServer(CherootServer):
                 return
 
     def _wait(self, connection: Any) -> bool:
-        """Wait for the next request; return whether it begins to come."""
+        """Wait for the next request; return whether it starts to arrive."""
         sock, deadline = connection.socket, time.monotonic() + self._config.web_idle
-        self._mark(sock, time.monotonic())  # until all of the head is here: see `begun`
+        self._mark(sock, time.monotonic())  # idle until the whole head has arrived: see `begun`
         if getattr(sock, "pending", lambda: 0)() or _is_buffered(connection):
             return True
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         while time.monotonic() < deadline:
-            if poll.poll(_TICK * 1000):  # also once after a stop: a client may have just come
+            if poll.poll(_TICK * 1000):  # once more after a stop: a client may have just connected
                 return True
             if self._stop.is_set():
                 break
         return False
 
     def begun(self, sock: Any) -> None:
-        """Note a request: its connection is not ended to make room for another."""
+        """Mark a connection as busy, so that it is not closed to make room for another."""
         self._mark(sock, None)
 
     def _mark(self, sock: Any, since: float | None) -> None:

@@ -1,4 +1,4 @@
-"""`App.web`: a Flask application with DICOMweb below its root."""
+"""`App.web`: a Flask application that also serves DICOMweb."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ _EXPOSED_HEADERS = "Content-Location, ETag, Location, Warning"
 
 
 class _Client(FlaskClient):
-    """Flask's test client, which waits for the end of an answer: its hooks have run then."""
+    """Flask's test client; it waits until the response has ended and its hooks have run."""
 
     def open(self, *arguments: Any, buffered: bool = True, **options: Any) -> TestResponse:
         return super().open(*arguments, buffered=buffered, **options)
 
 
 class Site(Flask):
-    """The Flask application of an app: DICOMweb, and routes of the app's own.
+    """The Flask application of an app: DICOMweb and the app's own routes.
 
-    It is made by `App.web`. Access is decided for both.
+    It is made by `App.web`. Access control applies to both.
 
     Parameters
     ----------
@@ -74,11 +74,11 @@ class Site(Flask):
 
     @functools.cached_property
     def console(self) -> Console:
-        """The console; the app is observed for it from when it is first asked for."""
+        """The console, which observes the app from the first use of this property on."""
         return Console(self.dicom_app, self._dicomweb.answer)
 
     def add_url_rule(self, rule: str, *arguments: Any, **options: Any) -> None:
-        """Register a route, which is not below a path that is taken already."""
+        """Register a route; its path must not be below a reserved one."""
         reserved = (*_RESERVED, self.dicom_app.config.web_root)
         if any(_is_below(rule, path) for path in reserved if path != "/"):
             raise SetupError(f"app.web: {rule} is below one of {', '.join(reserved)}")
@@ -86,7 +86,7 @@ class Site(Flask):
 
     def wsgi_app(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a WSGI request (PEP 3333)."""
-        if "wsgi_app" in vars(self):  # what the user has put around it knows bytes only
+        if "wsgi_app" in vars(self):  # the user's middleware only handles bytes
             environ.pop("pacsroute.sends_files", None)
         if "pacsroute.served" not in environ:
             self._enter_lifespan()
@@ -169,7 +169,7 @@ class Site(Flask):
             return self._dicomweb.answer(http, below, caller)
         except HTTPException as error:
             return refusal(error)
-        except OSError as error:  # the client's doing: it went, or did not send what it said
+        except OSError as error:  # the client hung up, or sent less than it announced
             logger.warning("HTTP from %s: %s", caller.remote_address, error)
             return refusal(BadRequest("the request is not whole"))
         except Exception:
@@ -177,7 +177,7 @@ class Site(Flask):
             return refusal(InternalServerError("the request could not be answered"))
 
     def _with_headers(self, http: Request, response: Response) -> Response:
-        """Add what holds for every answer: nothing is cached, and pages of friends may ask."""
+        """Add the common headers: no caching, and CORS for allowed origins."""
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         origins = self.dicom_app.config.web_cors
@@ -193,7 +193,7 @@ class Site(Flask):
         return response
 
     def _enter_lifespan(self) -> None:
-        """Hold the lifespan in a process of another WSGI server, from its first request on."""
+        """Run the lifespan in a process of another WSGI server, from the first request on."""
         with self._entering:
             if self._entered:
                 return
@@ -210,7 +210,7 @@ class Site(Flask):
 
 
 class _Ending:
-    """The body of a response of Flask's, behind which the hooks of the caller are called."""
+    """The body of a Flask response; the caller's hooks run after it."""
 
     def __init__(self, chunks: Iterable[bytes], app: BaseApp, caller: Caller) -> None:
         self._chunks, self._app, self._caller = chunks, app, caller
@@ -228,7 +228,7 @@ class _Ending:
 
 
 def _readiness(environ: Environ) -> Response:
-    """Tell a balancer whether the server is ready, like the metrics port, without login."""
+    """Report readiness to a load balancer without login, like the metrics port."""
     why = environ["pacsroute.obstacle"]()
     headers = {"Cache-Control": "no-store"}
     return Response(f"{why or 'ready'}\n", 503 if why else 200, headers, mimetype="text/plain")

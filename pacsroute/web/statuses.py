@@ -1,4 +1,4 @@
-"""DIMSE statuses as those of HTTP (PS3.18 §8.5)."""
+"""DIMSE statuses mapped to HTTP statuses (PS3.18 §8.5)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pacsroute.status import (
 )
 
 RETRY_AFTER = 30
-"""Seconds after which a client may try again if there is no room."""
+"""Seconds after which a client may retry if resources were exhausted."""
 
 _CLOSED_REQUEST = 499
 
 
 def http_status(status: Status) -> int:
-    """Return the HTTP status of a request that has failed.
+    """Return the HTTP status of a failed request.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def http_status(status: Status) -> int:
 
 
 class Failed(HTTPException):
-    """A request that the handler has refused, or that it could not answer.
+    """A request that the handler refused or could not answer.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""STOW-RS: instances to be stored (PS3.18 §10.5, Annex I)."""
+"""STOW-RS storage of instances (PS3.18 §10.5, Annex I)."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _DICOM, _JSON = "application/dicom", "application/dicom+json"
 _NO_TRANSFER_SYNTAX = 0xC122
 _URL = "00081190"
 _PIECE = 1 << 18
-_OPEN = 32  # answers that wait for the response, with their files; a body may have thousands
-_WAITING = 1000  # functions of `request.after` that do, which may hold files as well
+_OPEN = 32  # most answers, with their files, kept until the response; a body may have thousands
+_WAITING = 1000  # most `request.after` functions kept until then; they may hold files as well
 
 
 class _Result(NamedTuple):
@@ -54,19 +54,19 @@ class _Result(NamedTuple):
 
     @property
     def is_stored(self) -> bool:
-        """Whether the handler has stored it."""
+        """Whether the handler stored it."""
         return self.outcome.status.category in ("Success", "Warning")
 
 
 def answer(exchange: Exchange, **unique: str) -> Response:
-    """Answer a request to store instances, one by one as they come.
+    """Answer a request to store instances, handling each one as it arrives.
 
     Parameters
     ----------
     exchange : Exchange
         The request.
     **unique : str
-        ``StudyInstanceUID``, where the path names the study that all of them are of.
+        ``StudyInstanceUID``, if the path names the study of all instances.
     """
     kind, _ = exchange.model_type
     content_type = exchange.http.headers.get("Content-Type", "")
@@ -85,7 +85,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
 
 @contextlib.contextmanager
 def _under_way(exchange: Exchange) -> Iterator[None]:
-    """Keep periods of `@app.quiet` open while more of a series may be in the body."""
+    """Keep `@app.quiet` periods open while the body may contain more of a series."""
     if not exchange.app.declared.quiet:
         yield
         return
@@ -98,7 +98,7 @@ def _under_way(exchange: Exchange) -> Iterator[None]:
 
 def _receive(exchange: Exchange, content_type: str, storing: _Storing) -> None:
     kind = content_type.partition(";")[0].strip().lower()
-    if kind not in (_DICOM, _JSON, XML):  # those come without parts around them, too
+    if kind not in (_DICOM, _JSON, XML):  # these may also come without multipart
         receive(exchange.body, content_type, storing, exchange.app.config.max_web_parts)
         return
     body = exchange.body
@@ -115,14 +115,14 @@ def _is(content_type: str, kind: str) -> bool:
 
 
 def _spool_of(exchange: Exchange, sop_class: str, head: bytes) -> Spool:
-    """Return a spool where the handler of a class has saved instances."""
+    """Return a spool in the folder where the handler of a class saved instances."""
     app, caller = exchange.app, exchange.caller
     route = sop_class and app.route("store", sop_class, caller.calling_ae, caller.called_ae)
     return spool_for(head, app.config, app.room, route.place if route else None)
 
 
 class _Storing:
-    """Takes the parts of a body, and lets the handler store each."""
+    """Receives the parts of a body, and calls the handler to store each instance."""
 
     def __init__(self, exchange: Exchange, study: str) -> None:
         self._exchange = exchange
@@ -147,12 +147,12 @@ class _Storing:
         self.size = 0
 
     def close(self) -> None:
-        """Keep only the results."""
-        self._incoming = None  # which holds this
+        """Release everything except the results."""
+        self._incoming = None  # breaks a reference cycle
         self._models.close()
 
     def begin(self, headers: Mapping[str, str]) -> None:
-        """Take a part that begins."""
+        """Begin a part."""
         content_type = headers.get("content-type", _DICOM)
         self._incoming = None
         if _is(content_type, _DICOM):
@@ -171,7 +171,7 @@ class _Storing:
         return _spool_of(self._exchange, sop_class, head)
 
     def data(self, piece: memoryview) -> None:
-        """Take a piece of it."""
+        """Add data to the part."""
         self.size += len(piece)
         if self._incoming is not None:
             self._incoming.data(piece)
@@ -180,7 +180,7 @@ class _Storing:
                 self._models.data(piece)
 
     def end(self) -> None:
-        """Store an instance that is whole."""
+        """Store the instance, which is complete now."""
         incoming = self._incoming
         if incoming is not None:
             incoming.end()
@@ -191,7 +191,7 @@ class _Storing:
                 self._models.end()
 
     def finish(self) -> None:
-        """Store the instances that came as metadata and bulk data: all parts are here now."""
+        """Store the instances received as metadata and bulk data, after the last part."""
         for made in self._models:
             if made.error is None:
                 self._store_file(made)
@@ -253,7 +253,7 @@ class _Storing:
             self._end_first()
 
     def _end_first(self) -> None:
-        """End the answer to the first instance; what follows the response waits with the next."""
+        """End the answer to the first instance; its `after` functions wait with the next answer."""
         first, following = self.answerings.pop(0), self.answerings[0].request
         functions = first.request.followers or []
         if len(functions) < _WAITING:
@@ -263,19 +263,19 @@ class _Storing:
 
 
 def _of(instance: Instance) -> tuple[str, str]:
-    """Return the study and series of an instance; empty if they cannot be read."""
+    """Return the study and series UIDs of an instance; empty if they cannot be read."""
     try:
         dataset = instance.dataset
         return str(dataset.get("StudyInstanceUID") or ""), str(
             dataset.get("SeriesInstanceUID") or ""
         )
-    except Exception:  # noqa: BLE001 - the handler decides what becomes of such a data set
+    except Exception:  # noqa: BLE001 - the handler decides what to do with such a data set
         return "", ""
 
 
 @contextlib.contextmanager
 def _refused() -> Iterator[None]:
-    """Refuse the request if the process has no memory for it."""
+    """Refuse the request if the process runs out of memory for it."""
     try:
         yield
     except DataSetTooLarge as error:
@@ -291,7 +291,7 @@ def _response(exchange: Exchange, storing: _Storing, kind: str, study: str) -> R
     results = storing.results
     good = [one for one in results if one.is_stored]
     bad = [one for one in results if not one.is_stored]
-    model: dict[str, Any] = {_URL: {"vr": "UR"}}  # empty, if they are of several studies
+    model: dict[str, Any] = {_URL: {"vr": "UR"}}  # empty if there are several studies
     studies = {one.study for one in good if one.study}
     if study or len(studies) == 1:
         model[_URL] = _url(exchange.url("studies", study or studies.pop()))

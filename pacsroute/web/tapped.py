@@ -1,4 +1,4 @@
-"""HTTP requests and responses for observers: ``--trace``."""
+"""Observe HTTP requests and responses, for ``--trace``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tap = Callable[[HttpExchange], object]
 
 
 class Tapped:
-    """A WSGI application whose exchanges are shown to observers when they have ended.
+    """A WSGI application that shows each exchange to observers after its end.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Tapped:
         self._root = root
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Answer a request."""
+        """Answer a WSGI request."""
         began, at = time.time(), time.perf_counter()
         said: list[Any] = ["", []]
 
@@ -67,7 +67,7 @@ class Tapped:
 
 
 class _Counted:
-    """The body of an answer, counted while it is sent."""
+    """The body of a response, counted while it is sent."""
 
     def __init__(self, chunks: Iterable[bytes], ended: Callable[[int], None]) -> None:
         self._chunks, self._ended, self._size = chunks, ended, 0

@@ -1,9 +1,9 @@
-"""Limit the HTTP requests handled at once, and leave associations their share of the interpreter.
+"""Limit concurrent HTTP requests, and leave associations their share of the interpreter.
 
 The interpreter runs one thread at a time. An association releases it with each system call,
-several times for each message, and would wait for all HTTP requests each time. So while
-associations are at work, one HTTP request works at a time, and all of them together leave as much
-time free as they take.
+several times per message, and would wait for all HTTP requests each time. So while associations
+are active, only one HTTP request runs at a time, and HTTP as a whole leaves as much time free as it
+uses.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 from pacsroute.net.at_work import ASSOCIATIONS
 
-_LATELY = 0.05  # seconds for which an association counts as at work
-_LOOK = 0.002  # seconds after which it shows whether they use the time that is left to them
-_DEBT = 0.01  # the most that is left to them at a time
-_PATIENCE = 0.05  # seconds after which a turn begins beside another, which may wait for a disk
-_STEP = 0.001  # seconds of work after which another may have a turn
+_LATELY = 0.05  # seconds after a read during which an association counts as active
+_LOOK = 0.002  # seconds between checks whether associations use the time left to them
+_DEBT = 0.01  # most seconds left to them at a time
+_PATIENCE = 0.05  # seconds until a turn starts beside another, which may be waiting for a disk
+_STEP = 0.001  # seconds of work before another request may get a turn
 
 
 class Turns:
@@ -28,7 +28,7 @@ class Turns:
     Parameters
     ----------
     most : int
-        How many requests work at once: the setting ``web_threads``.
+        The maximum number of requests running at once: the setting ``web_threads``.
 
     Examples
     --------
@@ -46,14 +46,14 @@ class Turns:
         self._have_read = False
 
     def take(self) -> bool:
-        """Begin to work, as soon as it is fair; return what `give_back` takes."""
+        """Start a turn as soon as that is fair; return the argument for `give_back`."""
         self._places.acquire()
         if not self.are_associations_at_work():
             self._debt = 0.0
             return False
         self.note()
         is_alone = self._alone.acquire(timeout=_PATIENCE)
-        if self._have_read:  # else they wait for their peers, and HTTP owes them the time
+        if self._have_read:  # otherwise they wait for their peers, and HTTP still owes them time
             self._have_read = False
             self._leave_time()
         return is_alone
@@ -67,7 +67,7 @@ class Turns:
         self._places.release()
 
     def note(self) -> float:
-        """Count the processor time of this thread; return how much it was since the last time."""
+        """Count this thread's processor time; return the time since the last call."""
         now = time.thread_time()
         spent: float = now - getattr(self._thread, "noted", now)
         self._thread.noted = now
@@ -75,7 +75,7 @@ class Turns:
         return spent
 
     def are_associations_at_work(self) -> bool:
-        """Return whether an association has read something of late."""
+        """Return whether an association has read anything recently."""
         if ASSOCIATIONS.seen:
             ASSOCIATIONS.seen = False
             self._have_read = True
@@ -84,7 +84,7 @@ class Turns:
         return time.monotonic() < self._at_work_until
 
     def _leave_time(self) -> None:
-        """Wait as long as HTTP has worked, while associations make use of it."""
+        """Wait as long as HTTP has worked, if associations use the time."""
         debt, self._debt = self._debt, 0.0
         while debt > 0:
             time.sleep(min(debt, _LOOK))
@@ -95,12 +95,12 @@ class Turns:
 
 
 class Turn:
-    """One request's turn to work: it is given up while bytes of the peer are waited for.
+    """One request's turn to run, given up while it waits for the peer.
 
     Parameters
     ----------
     turns : Turns
-        Those of the process.
+        The turns of the process.
     """
 
     def __init__(self, turns: Turns) -> None:
@@ -116,7 +116,7 @@ class Turn:
         self._turns.give_back(self._is_alone)
 
     def while_away(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that waits for the peer, without holding the turn."""
+        """Call a function that waits for the peer, with the turn given up."""
         self._turns.give_back(self._is_alone)
         try:
             return function(*args)
@@ -124,7 +124,7 @@ class Turn:
             self._is_alone = self._turns.take()
 
     def pause(self) -> None:
-        """Give others a turn between two steps, after working for a while."""
+        """Give other requests a turn if this one has worked for a while."""
         if not self._turns.are_associations_at_work():
             return
         self._worked += self._turns.note()
@@ -134,14 +134,14 @@ class Turn:
 
 
 class Input:
-    """The body of a request, whose reader gives up its turn while it waits.
+    """The body of a request; its reader gives up the turn while waiting.
 
     Parameters
     ----------
     stream : binary file
         The file to read.
     turn : Turn
-        Its turn.
+        The turn of its request.
     """
 
     def __init__(self, stream: Any, turn: Turn) -> None:
@@ -149,7 +149,7 @@ class Input:
         self._turn = turn
 
     def read(self, *size: int) -> bytes:
-        """Read some bytes."""
+        """Read bytes."""
         data: bytes = self._turn.while_away(self._stream.read, *size)
         return data
 
@@ -168,7 +168,7 @@ class Input:
 
 
 class Output:
-    """The body of a response, whose parts are made in turn, and sent without one."""
+    """The body of a response: chunks are made with the turn held, and sent without it."""
 
     def __init__(self, chunks: Iterable[bytes], turn: Turn) -> None:
         self._chunks = chunks
@@ -183,7 +183,7 @@ class Output:
             return next(self._next)
 
     def close(self) -> None:
-        """End it: what follows a response is worked on in turn, too."""
+        """Close the body with the turn held, since hooks run after the response."""
         close = getattr(self._chunks, "close", None)
         if close is not None:
             with self._turn:

@@ -1,7 +1,7 @@
-"""A built viewer below ``/viewer``: static files, with its configuration pointed at this server.
+"""A built viewer below ``/viewer``: static files, configured to use this server.
 
-OHIF's build is fixed to the root of a site. Its page, its configuration and the public path of its
-bundle are rewritten as they are served; the folder stays as it is.
+OHIF's build expects to be at the root of a site. Its page, its configuration and the public path of
+its bundle are rewritten when served; the folder is not changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pacsroute.errors import SetupError
 
 ROOT = "/viewer"
 _PUBLIC_PATH = b'__webpack_require__.p = "/"'
-_ISOLATED = {  # what lets a page share memory with its decoders' workers
+_ISOLATED = {  # required for memory shared with the decoders' workers
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -43,11 +43,11 @@ def answer(config: Config, http: Request, path: str) -> Response:
     Parameters
     ----------
     config : Config
-        Its ``web_viewer`` is the folder, its ``web_root`` what the viewer asks.
+        The settings: ``web_viewer`` is the folder, ``web_root`` the DICOMweb root to query.
     http : werkzeug.Request
         The request.
     path : str
-        The path behind ``/viewer``. A path of the viewer that is not a file gets its page.
+        The path after ``/viewer``. The viewer's own routes, which are not files, get its page.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def answer(config: Config, http: Request, path: str) -> Response:
 
 
 def _rewritten(config: Config, path: str, name: str) -> bytes | None:
-    """Return a file with adapted paths; None if it is sent unchanged."""
+    """Return a file with adapted paths; None if it needs no change."""
     if name == "index.html":
         page = Path(path).read_bytes()
         for attribute in (b"href", b"src", b"content"):
@@ -86,7 +86,7 @@ def _rewritten(config: Config, path: str, name: str) -> bytes | None:
         return Path(path).read_bytes() + _configuration(config).encode()
     if name.endswith(".css"):
         return Path(path).read_bytes().replace(b"url(/", f"url({ROOT}/".encode())
-    if name.endswith(".js"):  # its workers have bundles of their own
+    if name.endswith(".js"):  # its workers have their own bundles
         script = Path(path).read_bytes()
         ours = _PUBLIC_PATH.replace(b'"/"', f'"{ROOT}/"'.encode())
         return script.replace(_PUBLIC_PATH, ours) if _PUBLIC_PATH in script else None
@@ -94,7 +94,7 @@ def _rewritten(config: Config, path: str, name: str) -> bytes | None:
 
 
 def _configuration(config: Config) -> str:
-    """Return OHIF's configuration: one source of data, this server."""
+    """Return OHIF's configuration, with this server as its only data source."""
     root = config.web_root
     source = {
         "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",

@@ -1,6 +1,6 @@
 """UPS-RS: unified procedure steps as work items (PS3.18 §11).
 
-There is no event channel: a subscription is taken for AE titles that DIMSE reaches.
+There is no event channel: only AE titles reachable over DIMSE can be subscribed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _STATUSES = {
     0xC315: 403,
     **dict.fromkeys((SOP_CLASS_NOT_SUPPORTED, 0x0123, 0x0211), 501),
 }
-"""Statuses of the UPS service class as those of HTTP (PS3.4 Annex CC, PS3.18 §11)."""
+"""Statuses of the UPS service class mapped to HTTP statuses (PS3.4 Annex CC, PS3.18 §11)."""
 
 _WRONG_TRANSACTION, _FINAL = 0xC301, 0xC300
 _INCONSISTENT = "The submitted request is inconsistent with the current state of the Workitem."
@@ -62,11 +62,11 @@ _WARNINGS = {
     0xC310: "The target URI did not reference a claimed Workitem.",
     **dict.fromkeys((_FINAL, 0xC302, 0xC304, 0xC311), _INCONSISTENT),
 }
-"""What the header Warning says of a status (PS3.18 Tables 11.4.3-2 to 11.10.3-2)."""
+"""The texts of the Warning header by status (PS3.18 Tables 11.4.3-2 to 11.10.3-2)."""
 
 
 def create(exchange: Exchange) -> Response:
-    """Create a work item: 201, with its Location."""
+    """Create a work item: 201 with a Location header."""
     arguments = exchange.http.args
     bare = next((name for name in arguments if uids.is_uid(name)), "")
     named = arguments.get("workitem") or bare
@@ -87,7 +87,7 @@ def create(exchange: Exchange) -> Response:
 
 def retrieve(exchange: Exchange, workitem: str) -> Response:
     """Answer with a work item, without its Transaction UID."""
-    _ = exchange.model_type  # refused before the handler is asked
+    _ = exchange.model_type  # refuses a bad Accept header before the handler runs
     request = exchange.make(NGetRequest, sop_class=uids.UPS_PUSH, sop_instance=_uid(workitem))
     outcome, answering = _asked(exchange, "UPS-RS retrieve", request)
     if outcome.status.code == NOT_AUTHORIZED:
@@ -123,7 +123,7 @@ def update(exchange: Exchange, workitem: str) -> Response:
 
 
 def change_state(exchange: Exchange, workitem: str) -> Response:
-    """Take a work item, complete or cancel it."""
+    """Claim, complete or cancel a work item."""
     information = _data_set(_payload(exchange))
     is_missing = not information.get("TransactionUID")
     return _act(exchange, workitem, ups.CHANGE_STATE, information, 200, is_missing=is_missing)
@@ -138,7 +138,7 @@ def request_cancel(exchange: Exchange, workitem: str) -> Response:
 
 
 def subscribe(exchange: Exchange, workitem: str, aetitle: str) -> Response:
-    """Subscribe an AE title to events, which go there over DIMSE: 201."""
+    """Subscribe an AE title to events, which are sent over DIMSE: 201."""
     if exchange.app.resolve(aetitle) is None:
         raise Forbidden("there is no event channel, and no DIMSE address of that AE title is known")
     arguments, information = exchange.http.args, _subscription(aetitle)
@@ -159,7 +159,7 @@ def unsubscribe(exchange: Exchange, workitem: str, aetitle: str) -> Response:
 
 
 def suspend(exchange: Exchange, workitem: str, aetitle: str) -> Response:
-    """Suspend a global subscription: of work items to come."""
+    """Suspend a global subscription, so that it excludes future work items."""
     return _act(exchange, workitem, ups.SUSPEND, _subscription(aetitle), 200)
 
 
@@ -190,7 +190,7 @@ def _act(
 
 
 def _asked(exchange: Exchange, name: str, request: NormalizedRequest) -> tuple[Outcome, Answering]:
-    """Call the handler; return its outcome, and the answering that ends with the response."""
+    """Call the handler; return its outcome and the answering, which ends with the response."""
     request.abstract_syntax = uids.UPS_PUSH
     answering = exchange.answering(name, request)
     try:
@@ -217,11 +217,11 @@ def _response(
     exchange : Exchange
         The request.
     outcome, answering : Outcome, Answering
-        How it went, and what ends with the response.
+        The handler's outcome, and the answering that ends with the response.
     success : int
         The HTTP status of a success.
     is_missing : bool
-        Whether the request has no Transaction UID.
+        Whether the Transaction UID is missing from the request.
     """
     status = outcome.status
     failed = status.category == "Failure"

@@ -1,4 +1,4 @@
-"""The Native DICOM Model: a data set in XML (PS3.19 §A.1), to the DICOM JSON Model and back."""
+"""Convert between the Native DICOM Model in XML (PS3.19 §A.1) and the DICOM JSON Model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _FIRST_BLOCK = 0x10  # of private elements (PS3.5 §7.8.1)
 _PIECE, _LONGEST_TAG = 65_536, 1_048_576  # bytes
-_MOST_MISSING = 65_536  # values of one model that may be left out: a number takes no room
+_MOST_MISSING = 65_536  # most values a model may skip: a high number costs no bytes
 
 # ------------------------------------------------------------- to XML
 
@@ -43,7 +43,7 @@ def _elements(model: Mapping[str, Any]) -> str:
     return "".join(
         _element(tag, element, _creator(tag, model))
         for tag, element in sorted(model.items())
-        if not _is_creator(tag)  # each private element names its own
+        if not _is_creator(tag)  # each private element names its creator
     )
 
 
@@ -100,26 +100,26 @@ def _clean(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    return escape(_clean(value), {"\r": "&#13;"})  # a parser would make a line feed of it
+    return escape(_clean(value), {"\r": "&#13;"})  # a parser would turn it into a line feed
 
 
 # ------------------------------------------------------------- and back
 
 
 def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
-    """Return a data set in the DICOM JSON Model, out of its XML.
+    """Parse the XML of a data set into the DICOM JSON Model.
 
     Parameters
     ----------
     text : bytes
-        One NativeDicomModel. It has no document type: nothing in it is expanded or fetched.
+        One NativeDicomModel. A document type is refused, so no entity is expanded or fetched.
     depth : int
-        How deep sequences may be nested.
+        The maximum depth of nested sequences.
 
     Raises
     ------
     DataSetError
-        If it is not in this model.
+        If the text does not follow this model.
 
     Examples
     --------
@@ -145,9 +145,9 @@ def model_of(text: bytes | bytearray, depth: int) -> dict[str, Any]:
 
 
 def _feed(parser: expat.XMLParserType, text: bytes | bytearray) -> None:
-    """Parse a text in pieces, between which other threads run.
+    """Parse a text in pieces, so that other threads can run in between.
 
-    Each piece looks again at a tag or comment that has not ended: a long one would take hours.
+    The parser rescans an unfinished tag or comment with each piece: a long one would take hours.
     """
     for start in range(0, len(text), _PIECE):
         piece = bytes(text[start : start + _PIECE])
@@ -163,7 +163,7 @@ class _Reader:
     Parameters
     ----------
     depth : int
-        How deep sequences may be nested.
+        The maximum depth of nested sequences.
 
     Attributes
     ----------
@@ -181,15 +181,15 @@ class _Reader:
         self._missing = 0
 
     def refuse(self, *_: object) -> None:
-        """Refuse a document type, in which entities could be declared."""
+        """Refuse a document type, which could declare entities."""
         raise DataSetError("the metadata have a document type")
 
     def text(self, data: str) -> None:
-        """Take text."""
+        """Handle character data."""
         self._text.append(data)
 
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take the beginning of an element."""
+        """Handle a start tag."""
         name = name.rpartition(" ")[2]
         inside = self._names[-1] if self._names else ""
         self._names.append(name)
@@ -226,7 +226,7 @@ class _Reader:
         return values
 
     def end(self, name: str) -> None:
-        """Take the end of an element."""
+        """Handle an end tag."""
         name = self._names.pop()
         if name == "DicomAttribute":
             self._open.pop()
@@ -241,7 +241,7 @@ class _Reader:
 
 
 def _begun(dataset: dict[str, Any], attributes: Mapping[str, str]) -> dict[str, Any]:
-    """Add an element without a value to a data set, and return it."""
+    """Add an empty element to a data set, and return it."""
     tag = attributes["tag"].upper()
     number, creator = int(tag, 16), attributes.get("privateCreator")
     vr = attributes.get("vr")
@@ -255,7 +255,7 @@ def _begun(dataset: dict[str, Any], attributes: Mapping[str, str]) -> dict[str, 
 
 
 def _block(dataset: dict[str, Any], group: str, creator: str) -> int:
-    """Return the block of a private creator in a data set; it is reserved if need be."""
+    """Return the block of a private creator in a data set, reserving one if necessary."""
     for block in range(_FIRST_BLOCK, 0x100):
         owner = dataset.setdefault(f"{group}00{block:02X}", {"vr": "LO", "Value": [creator]})
         if owner.get("Value") == [creator]:

@@ -1,1 +1,1 @@
-"""Packet captures: their files, their packets, and the TCP connections in them."""
+"""Packet captures: files, packets and TCP connections."""

@@ -1,4 +1,4 @@
-"""Captures of a network: the packets of pcap and pcapng files."""
+"""Read the packets of pcap and pcapng files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pacsroute.trace.conversation import UnreadableFile
 
 _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE, _ENHANCED = 0x0A0D0D0A, 1, 2, 3, 6
 _RESOLUTION, _OFFSET = 9, 14  # options of an interface
-_LONGEST = 1 << 26  # bytes of a packet or block
+_LONGEST = 1 << 26  # limit for a packet or block, in bytes
 
 
 class Packet(NamedTuple):
-    """A packet, at a time in seconds since 1970, and the type of the link it was on."""
+    """A packet, with its time in seconds since 1970 and the type of its link."""
 
     time: float
     link_type: int
@@ -32,9 +32,9 @@ def packets(file: BinaryIO) -> Iterator[Packet]:
     Raises
     ------
     UnreadableFile
-        If it is neither.
+        If it is not such a file.
     DamagedCapture
-        If it ends in the middle of one.
+        If the file ends in the middle of a packet.
     """
     magic = file.read(4)
     for order in "<>":
@@ -60,7 +60,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 def _records(file: BinaryIO, order: str, unit: float) -> Iterator[Packet]:
     """Return the packets of a pcap file."""
     (link_type,) = struct.unpack(f"{order}16xI", _exactly(file, 20))
-    link_type &= 0x0FFF_FFFF  # the bits above tell the checksum
+    link_type &= 0x0FFF_FFFF  # the upper bits describe the checksum
     head = struct.Struct(f"{order}IIII")
     while first := file.read(1):
         seconds, fraction, size, _ = head.unpack(first + _exactly(file, head.size - 1))
@@ -83,14 +83,14 @@ def _blocks(file: BinaryIO) -> Iterator[Packet]:
         (number,) = struct.unpack(f"{order}I", kind)
         size = _exactly(file, 4)
         body = b""
-        if number == _SECTION:  # the same in both byte orders; its next field tells which
+        if number == _SECTION:  # same in both byte orders; the field after the length states which
             body = _exactly(file, 4)
             order, interfaces = "<" if body == b"\x4d\x3c\x2b\x1a" else ">", []
         (length,) = struct.unpack(f"{order}I", size)
         if length < 12 + len(body):
             raise DamagedCapture("the capture is damaged here")
         body += _exactly(file, length - 12 - len(body))
-        _exactly(file, 4)  # the length again
+        _exactly(file, 4)  # skip the repeated length
         try:
             if number == _INTERFACE:
                 interfaces.append(_interface(order, body))

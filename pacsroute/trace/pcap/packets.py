@@ -1,4 +1,4 @@
-"""From a packet on some link to the TCP segment in it."""
+"""Extract the TCP segment from a packet of any link type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FRAGMENT = 44
 
 
 class Segment(NamedTuple):
-    """A TCP segment; the ends are each a host and a port."""
+    """A TCP segment; each end is a host and a port."""
 
     time: float
     source: tuple[str, int]
@@ -31,12 +31,12 @@ class Segment(NamedTuple):
 
 
 def segment(packet: Packet) -> Segment | None:
-    """Return the TCP segment of a packet; None if it is something else, or cut short.
+    """Return the TCP segment in a packet; None if it has none or is truncated.
 
     Raises
     ------
     UnreadableFile
-        If nothing is known of such links.
+        If the link type is not supported.
     """
     network = _LINKS.get(packet.link_type)
     if network is None:
@@ -51,7 +51,7 @@ def segment(packet: Packet) -> Segment | None:
         ports = struct.unpack_from(">HH", body)
         sequence, offset, flags = struct.unpack_from(">4xI4xBB", body)
         data = body[(offset >> 4) * 4 :]
-    except (struct.error, IndexError, ValueError):  # the latter for half an address
+    except (struct.error, IndexError, ValueError):  # ValueError: half an address
         return None
     return Segment(packet.time, (source, ports[0]), (target, ports[1]), sequence, flags, data)
 
@@ -63,7 +63,7 @@ def _internet(data: bytes) -> tuple[str, str, bytes] | None:
         length, fragment, protocol = struct.unpack_from(">2xH2xHxB", data)
         if protocol != _TCP or fragment & 0x1FFF:
             return None
-        # With segmentation offload the length is 0; and Ethernet pads what is short.
+        # With segmentation offload the length is 0, and Ethernet pads short packets.
         body = data[(data[0] & 15) * 4 : length or len(data)]
         return _address(data[12:16]), _address(data[16:20]), body
     if version == 6:
@@ -92,11 +92,11 @@ def _ethernet(data: bytes) -> bytes:
     return data[at + 2 :] if kind in (_IPV4, _IPV6) else b""
 
 
-# Nothing but the IP packet matters, and that tells itself which version it is.
+# Skip the link header; the IP packet states its own version.
 _LINKS: dict[int, Callable[[bytes], bytes]] = {
     1: _ethernet,
     113: lambda data: data[16:],  # Linux cooked capture
-    276: lambda data: data[20:],  # and its second version
+    276: lambda data: data[20:],  # Linux cooked capture, version 2
     **dict.fromkeys((0, 108), lambda data: data[4:]),  # BSD loopback
     **dict.fromkeys((12, 14, 101, 228, 229), lambda data: data),  # raw IP
 }

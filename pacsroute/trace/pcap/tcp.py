@@ -1,4 +1,4 @@
-"""TCP connections put together from the segments of a capture."""
+"""Reassemble TCP connections from the segments of a capture."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pacsroute.trace.pcap.capture import DamagedCapture, Packet
 from pacsroute.trace.pcap.packets import ACK, FIN, RST, SYN, Segment, segment
 
 _End = tuple[str, int]
-_WAITING = 16 * 1_048_576  # bytes after a gap beyond which nobody expects it to be filled
+_WAITING = 16 * 1_048_576  # with more bytes after it, a gap is taken as permanent
 
 
 def conversations(packets: Iterable[Packet]) -> Iterator[tuple[Conversation, Chunk | None]]:
-    """Return the bytes of each connection as they come, and None at the end of each.
+    """Return the bytes of each connection in order, and None at the end of each.
 
-    Segments that are retransmitted, that overlap or that come in another order are put
-    right. Where some were not captured, that direction ends there.
+    Retransmitted, overlapping and reordered segments are put in order. If segments are missing from
+    the capture, their direction ends at the gap.
     """
     open_now: dict[frozenset[_End], _Connection] = {}
     done: set[frozenset[_End]] = set()
@@ -35,7 +35,7 @@ def conversations(packets: Iterable[Packet]) -> Iterator[tuple[Conversation, Chu
                 connection = None
             if connection is None:
                 if not begins and (key in done or not (found.data or found.flags & SYN)):
-                    continue  # the rest of a connection that is over
+                    continue  # the rest of a connection that has ended
                 done.discard(key)
                 connection = open_now[key] = _Connection(found)
             for chunk in connection.add(found):
@@ -51,13 +51,13 @@ def conversations(packets: Iterable[Packet]) -> Iterator[tuple[Conversation, Chu
 
 
 class _Connection:
-    """A connection, from its first segment that was captured."""
+    """A connection, from its first captured segment on."""
 
     def __init__(self, first: Segment) -> None:
         ends = first.source, first.target
         if first.flags & SYN:
             requestor = first.target if first.flags & ACK else first.source
-        elif first.data[:2] in (b"\1\0", b"\2\0"):  # of an A-ASSOCIATE-RQ or -AC
+        elif first.data[:2] in (b"\1\0", b"\2\0"):  # the start of an A-ASSOCIATE-RQ or -AC
             requestor = first.source if first.data[0] == 1 else first.target
         else:
             requestor = max(ends, key=lambda end: end[1])  # servers have the lower ports
@@ -68,11 +68,11 @@ class _Connection:
         self._reset = False
 
     def is_another(self, found: Segment) -> bool:
-        """Return whether a SYN opens a new connection, and is not this one's again."""
+        """Return whether a SYN opens a new connection, rather than repeating this one's."""
         return self._streams[found.source].first not in (None, found.sequence + 1 & 0xFFFF_FFFF)
 
     def add(self, found: Segment) -> Iterator[Chunk]:
-        """Take a segment; return the bytes that are in order now."""
+        """Add a segment; return the bytes that are now in order."""
         self._reset = self._reset or bool(found.flags & RST)
         data = self._streams[found.source].add(found)
         if data:
@@ -80,11 +80,11 @@ class _Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether both ends have closed it, or one has broken it off."""
+        """Whether both ends closed it, or one reset it."""
         return self._reset or all(stream.finished for stream in self._streams.values())
 
     def end(self, trouble: str) -> Iterator[tuple[Conversation, None]]:
-        """Say that it is over, and whether anything is missing."""
+        """End the conversation, and note whether anything is missing."""
         for stream in self._streams.values():
             if stream.gap:
                 trouble = f"{stream.gap:,} bytes were not captured, so the rest is not shown"
@@ -99,23 +99,23 @@ class _Stream:
         self.first: int | None = None
         self.finished = False
         self._next = 0
-        self._waiting: dict[int, bytes] = {}  # by its distance from the first byte
-        self._order: list[int] = []  # a heap of these: a capture may have a million of them
-        self._last: int | None = None  # where the end is, likewise
+        self._waiting: dict[int, bytes] = {}  # segments by offset from the first byte
+        self._order: list[int] = []  # a heap of the offsets: a capture may have a million
+        self._last: int | None = None  # the offset of the end
         self._size = 0
         self._lost = False
 
     @property
     def gap(self) -> int:
-        """How many bytes are missing before what is waiting."""
+        """The number of missing bytes before the waiting segments."""
         return self._order[0] - self._next if self._order else 0
 
     def add(self, found: Segment) -> bytes:
-        """Take a segment; return the bytes that are in order now."""
+        """Add a segment; return the bytes that are now in order."""
         begins = bool(found.flags & SYN)
         if self.first is None:
             self.first = found.sequence + begins & 0xFFFF_FFFF
-        # Numbers wrap around at 4 GiB: what is meant is the position next to what is known.
+        # Sequence numbers wrap around at 4 GiB: take the position nearest to the known one.
         ahead = found.sequence + begins - self.first - self._next & 0xFFFF_FFFF
         position = self._next + ahead - (0x1_0000_0000 if ahead & 0x8000_0000 else 0)
         if found.flags & FIN:

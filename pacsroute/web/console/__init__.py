@@ -1,1 +1,1 @@
-"""The console: a server's work in a browser, for the person who runs it."""
+"""The console: web pages that show an operator what the server is doing."""

@@ -1,4 +1,4 @@
-"""Access to the console, and to patient data on it; protection against forged buttons."""
+"""Access to the console and to its patient data; protection against forged forms."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Visit:
     caller : Caller
         The client.
     name : str
-        The user's name; empty for somebody on this machine.
+        The user's name; empty for a local user.
     values : bool
         Whether patient data may be shown.
     token : str
-        The token of the page's forms and of the browser's cookie.
+        The token in the page's forms and in the browser's cookie.
     """
 
     app: BaseApp
@@ -60,7 +60,7 @@ class Visit:
         return f"{self.http.environ.get('SCRIPT_NAME', '')}{ROOT}"
 
     def tell(self, what: str, *, action: Action = "R", failed: bool = False) -> None:
-        """Tell `@app.audit` about this visit."""
+        """Report this visit to `@app.audit`."""
         if self.app.auditors:
             outcome = SERIOUS if failed else SUCCESS
             accessed(self.app, self.caller, what, action=action, outcome=outcome)
@@ -69,7 +69,7 @@ class Visit:
 def visit_of(app: BaseApp, http: Request, caller: Caller) -> Visit:
     """Return the visit of an admitted user who may see the console.
 
-    Somebody on this machine may, and users that the setting ``web_console`` names.
+    Local users may see it, and users named in the setting ``web_console``.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def visit_of(app: BaseApp, http: Request, caller: Caller) -> Visit:
 
 
 def user_name(user: Any) -> str:
-    """Return the name of a user: a text, or the ``name`` of a mapping or an object.
+    """Return the name of a user: the text itself, or the ``name`` of a mapping or object.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def _is_named(names: tuple[str, ...], name: str, *, anonymous: bool = False) -> 
 
 
 def remember(response: Response, visit: Visit) -> None:
-    """Give the browser the token of its forms."""
+    """Set the form token as a cookie."""
     response.set_cookie(
         COOKIE,
         visit.token,
@@ -124,10 +124,10 @@ def remember(response: Response, visit: Visit) -> None:
 
 
 def check_button(visit: Visit) -> None:
-    """Refuse a form that no page of the console has sent.
+    """Refuse a form that was not sent by a page of the console.
 
-    The browser says which page has sent the form, and the form repeats the token of the cookie:
-    another site knows neither, and another program on the same host cannot do both.
+    The browser states which page sent the form, and the form repeats the cookie's token. Another
+    site can provide neither, and another program on the same host cannot provide both.
 
     Raises
     ------

@@ -24,15 +24,15 @@ from pacsroute.upper_layer.rejections import reason_of
 from pacsroute.web.console.rates import DICOMWEB, FAILURES, RECEIVED, SENT, Rates, kind_of
 
 KEPT = 200
-"""How many failures are kept; those that are alike are one, with a count."""
+"""How many failures are kept; identical ones are merged, with a count."""
 
-_LONGEST = 300  # characters of a text
+_LONGEST = 300  # limit for a text, in characters
 _RETRIEVALS = ("C-GET", "C-MOVE")
 
 
 @dataclass
 class Open:
-    """An association that is open; times are in seconds since 1970.
+    """An open association; times are in seconds since 1970.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Open:
     asked : str
         The last request.
     asked_since : float
-        When it came, to the second.
+        When it arrived, to the second.
     """
 
     address: str
@@ -80,11 +80,11 @@ class Trouble:
     kind : str
         ``failed``, ``refused``, ``rejected`` or ``aborted``.
     reason : str
-        Why, in words that hold no patient data.
+        The reason, without patient data.
     comment : str
-        The handler's comment, which may.
+        The handler's comment, which may contain patient data.
     recording : str
-        The file in which its association is recorded; empty without one.
+        The file with the recording of its association; empty if it was not recorded.
     """
 
     kind: str
@@ -104,8 +104,8 @@ class Trouble:
 class Activity(Observer):
     """Observes an app for the console.
 
-    Successful requests are counted by their associations; `settle` looks at these once a second,
-    and before anybody sees the numbers.
+    Successful requests are counted per association; `settle` collects these counts once a second
+    and before the numbers are shown.
 
     Parameters
     ----------
@@ -115,14 +115,14 @@ class Activity(Observer):
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.Lock()  # guards the attributes below
         self._open: dict[int, _Watched] = {}  # by the association's identity
         self._rates = Rates(now)
         self._troubles: OrderedDict[tuple[str, ...], Trouble] = OrderedDict()
         self._numbers = itertools.count(1)
 
     def accepted(self, association: PeerView) -> Traffic:
-        """Note an association, and count its requests."""
+        """Record an association, and return the counter of its requests."""
         certificate = association.peer_certificate
         one = Open(
             association.remote_address,
@@ -148,7 +148,7 @@ class Activity(Observer):
         self._note(association, "failed", "association", str(error))
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
-        """Note that it is gone, and why, unless it was released."""
+        """Remove an association, and record why it ended unless it was released."""
         with self._lock:
             watched = self._open.pop(id(association), None)
             if watched is not None:
@@ -157,7 +157,7 @@ class Activity(Observer):
             self._note(association, "aborted", "association", str(error))
 
     def unsuccessful(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
-        """Note a request that has failed, or that has failed in part."""
+        """Record a request that failed, wholly or in part."""
         category = status.category
         if category == "Failure" or (category == "Warning" and command in _RETRIEVALS):
             kind = "refused" if status.name.startswith("Refused") else "failed"
@@ -166,7 +166,7 @@ class Activity(Observer):
             self._note(peer, kind, what, reason, status.comment)
 
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
-        """Count the bytes."""
+        """Count the bytes sent."""
         with self._lock:
             self._rates.add(SENT, size)
             watched = self._open.get(id(peer))
@@ -174,23 +174,23 @@ class Activity(Observer):
                 watched.shown.sent += size
 
     def over_http(self, size: int) -> None:
-        """Count a request for DICOMweb, with a body of so many bytes."""
+        """Count a DICOMweb request and the bytes of its body."""
         with self._lock:
             self._rates.add(DICOMWEB)
             self._rates.add(RECEIVED, size)
 
     def refused(self, caller: PeerView, why: str) -> None:
-        """Note an HTTP request that was not admitted."""
+        """Record an HTTP request that was not admitted."""
         self._note(caller, "rejected", "HTTP request", why)
 
     def settle(self) -> None:
-        """Add the counts since the last time to the current minute."""
+        """Add the counts since the last call to the current minute."""
         with self._lock:
             for watched in self._open.values():
                 self._settle(watched)
 
     def _settle(self, watched: _Watched) -> None:
-        """Count the traffic of an association since the last time; the caller holds the lock."""
+        """Count an association's traffic since the last call; the caller must hold the lock."""
         traffic, counted, shown = watched.traffic, watched.counted, watched.shown
         for command, count in tuple(traffic.requests.items()):
             new = count - counted.requests.get(command, 0)
@@ -223,7 +223,7 @@ class Activity(Observer):
                 self._troubles.popitem(last=False)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all of it as values that JSON has."""
+        """Return the whole state as JSON values."""
         self.settle()
         with self._lock:
             return {

@@ -1,4 +1,4 @@
-"""The rates of the last hour as small charts, in SVG."""
+"""Small SVG charts of the last hour's rates."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Chart(NamedTuple):
     Parameters
     ----------
     title : str
-        The counted command.
+        The command that is counted.
     total, most : str
-        How much there was, and the most of a minute.
+        The total, and the highest count of any minute.
     bars : str
-        The bars, as the path of an SVG that is `WIDTH` by `HEIGHT`.
+        The bars, as an SVG path in a box of `WIDTH` by `HEIGHT`.
     is_bad : bool
-        Whether it counts failures, and there are any.
+        Whether it counts failures and the count is not zero.
     """
 
     title: str
@@ -35,9 +35,9 @@ class Chart(NamedTuple):
 
 
 def charts(counts: Mapping[str, Sequence[int]]) -> list[Chart]:
-    """Return the charts of the counts of an hour.
+    """Return the charts for the counts of an hour.
 
-    Requests of a kind that nobody sends have none, unless it is one of the five usual ones.
+    The five usual kinds of requests always have a chart; others only if their count is not zero.
     """
     found = [
         _chart(name, counts[name], number)
@@ -61,7 +61,7 @@ def _chart(title: str, row: Sequence[int], shown: Callable[[float], str]) -> Cha
 
 
 def number(count: float) -> str:
-    """Return a number as people read it.
+    """Format a number for reading.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def number(count: float) -> str:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes as people read it.
+    """Format a number of bytes for reading.
 
     Examples
     --------

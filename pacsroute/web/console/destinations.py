@@ -14,9 +14,9 @@ from pacsroute.framework.base import BaseApp
 from pacsroute.framework.requests import Peer
 from pacsroute.trace.layout import printable
 
-_PATIENCE = 10.0  # seconds that a destination has
+_PATIENCE = 10.0  # seconds to wait for a destination
 _KEPT = 100
-_NOWHERE = "2.25.0"  # a study that no archive has
+_NOWHERE = "2.25.0"  # a study UID that no archive contains
 
 
 class Destination(NamedTuple):
@@ -27,9 +27,9 @@ class Destination(NamedTuple):
     title : str
         Its AE title.
     address : str
-        Its address, or the source of it.
+        Its address, or where the address comes from.
     tls : bool
-        Whether TLS is spoken.
+        Whether TLS is used.
     echo : dict or None
         Its result in `Echoes`.
     """
@@ -41,7 +41,7 @@ class Destination(NamedTuple):
 
 
 class Echoes:
-    """The result of the last C-ECHO to each destination that the console has sent."""
+    """The result of the console's last C-ECHO to each destination."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -54,10 +54,10 @@ class Echoes:
             return dict(self._found)
 
     def ask(self, app: Any, title: str) -> bool:
-        """Send a C-ECHO to a destination, and keep the result; return whether it answered.
+        """Send a C-ECHO to a destination and keep the result; return whether it answered.
 
-        While one C-ECHO is under way, no second one is sent. DICOMweb has no C-ECHO: a destination
-        at a URL is asked for a study that it does not have.
+        Only one C-ECHO is sent at a time. DICOMweb has no C-ECHO, so a destination with a URL is
+        asked for a study that does not exist.
 
         Raises
         ------
@@ -107,7 +107,7 @@ def _echo(app: Any, title: str, peer: Peer) -> str:
 
 
 def destinations(app: BaseApp, echoes: dict[str, dict[str, Any]]) -> list[Destination]:
-    """Return the destinations of an app, and others that a C-ECHO was sent to."""
+    """Return the destinations of an app, and any others that were sent a C-ECHO."""
     found = [
         Destination(title, _address(peer), bool(peer.tls), echoes.get(title))
         for title, peer in app.destinations.items()

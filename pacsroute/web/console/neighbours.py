@@ -1,7 +1,8 @@
-"""The processes of a server with several workers show each other's activity on the console.
+"""Share the console's activity between the worker processes of a server.
 
-Each listens at a socket in a folder that only they can enter, and answers with its activity. So
-nothing is written while nobody looks, and each process can make the page for all of them.
+Each listens on a socket in a folder that only the workers can enter, and answers with its
+activity. So nothing is written while no one is looking, and any process can render the page for
+all of them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ logger = logging.getLogger("pacsroute")
 
 Snapshot = dict[str, Any]
 
-_PATIENCE = 1.0  # seconds that a neighbour has to begin its answer, and for each part of it
-_LONGEST = 16 << 20  # bytes of an answer
+_PATIENCE = 1.0  # seconds to wait for the start of an answer, and for each part
+_LONGEST = 16 << 20  # limit for an answer, in bytes
 _PIECE = 65_536
 
 
 class Neighbours:
-    """The processes that share a folder, of which this is one.
+    """The processes that share a folder, including this one.
 
     Parameters
     ----------
@@ -45,10 +46,10 @@ class Neighbours:
         self._listener: socket.socket | None = None
 
     def start(self) -> None:
-        """Begin to answer the others."""
+        """Start answering the other processes."""
         listener = socket.socket(socket.AF_UNIX)
         try:
-            # Under its name it listens: what refuses is taken for left behind, and removed.
+            # Rename only once listening: sockets that refuse connections are removed as stale.
             new = self._own.with_suffix(".new")
             new.unlink(missing_ok=True)
             listener.bind(os.fspath(new))
@@ -64,7 +65,7 @@ class Neighbours:
         ).start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self._own.unlink(missing_ok=True)
@@ -83,7 +84,7 @@ class Neighbours:
                 sock.sendall(json.dumps(self._snapshot()).encode())
 
     def others(self) -> tuple[list[Snapshot], int]:
-        """Return the activity of the others, and how many did not answer."""
+        """Return the activity of the other processes, and how many did not answer."""
         found: list[Snapshot] = []
         silent = 0
         for path in sorted(self._folder.glob("*.socket")):
@@ -91,7 +92,7 @@ class Neighbours:
                 continue
             try:
                 found.append(_ask(path))
-            except (ConnectionRefusedError, FileNotFoundError):  # it has ended
+            except (ConnectionRefusedError, FileNotFoundError):  # its process has ended
                 path.unlink(missing_ok=True)
             except (OSError, ValueError):
                 silent += 1

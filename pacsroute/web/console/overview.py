@@ -1,4 +1,4 @@
-"""The overview: all that a server does, on one page."""
+"""The overview: everything a server does, on one page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pacsroute.web.console.destinations import destinations, knows_others
 from pacsroute.web.console.queue import instance_of, queue_of
 from pacsroute.web.console.rates import together
 
-_SHOWN = 200  # associations
+_SHOWN = 200  # most associations on the page
 _TITLES = {title: title.capitalize().replace("Sop", "SOP") for title in HEADER}
 
 
@@ -30,7 +30,7 @@ def overview(
     server : ServerView or None
         The DICOM server of this process.
     snapshots : sequence of dict
-        The activity of each process of the server; this one's is the first.
+        The activity of each process of the server, this one's first.
     """
     associations = [one for each in snapshots for one in each["associations"]]
     troubles = [one for each in snapshots for one in each["troubles"]]
@@ -66,18 +66,18 @@ def overview(
 
 
 def _obstacles(snapshots: Sequence[dict[str, Any]]) -> list[str]:
-    """Return why processes are not ready, each reason once."""
+    """Return the reasons why processes are not ready, without duplicates."""
     return list(dict.fromkeys(each["obstacle"] for each in snapshots if each["obstacle"]))
 
 
 def _places(snapshots: Sequence[dict[str, Any]]) -> dict[str, int] | None:
-    """Return how many associations there are, and may be, in all processes."""
+    """Return the number of associations in all processes, and the limit."""
     taken, most = (sum(each["places"][at] for each in snapshots) for at in (0, 1))
     return {"taken": taken, "most": most, "left": max(0, most - taken)} if most else None
 
 
 def _routes(app: BaseApp) -> list[dict[str, str]]:
-    """Return the routes by columns, without the columns that say nothing."""
+    """Return the routes by column, without empty columns."""
     lines = [line_of(route) for route in in_order(app)]
     said = [at for at in range(len(HEADER)) if any(line[at] not in ("", "*") for line in lines)]
     return [{_TITLES[HEADER[at]]: line[at] for at in said} for line in lines]

@@ -1,4 +1,4 @@
-"""The pages of the console: made on the server, readable without JavaScript."""
+"""The pages of the console: rendered on the server, usable without JavaScript."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _FILES = {
     "console.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-_TICK = 1.0  # seconds between two times that requests are counted
-_FORM = 65_536  # bytes of a form
+_TICK = 1.0  # seconds between two counts of the requests
+_FORM = 65_536  # limit for a form, in bytes
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -53,7 +53,7 @@ _HEADERS = {
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "same-origin",  # without one, browsers hide which page sends a form
+    "Referrer-Policy": "same-origin",  # otherwise browsers hide which page sent a form
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -82,14 +82,14 @@ _PAGES.globals |= {"version": version("pacsroute"), "field": FIELD, "kept": KEPT
 
 
 class Console:
-    """Answers below ``/console``, and observes an app for it from when it is made.
+    """Answers requests below ``/console``, and observes the app from its creation on.
 
     Parameters
     ----------
     app : App
         The app.
     ask : callable
-        Answers requests for DICOMweb, which some pages make.
+        Answers the DICOMweb requests that some pages make.
     """
 
     def __init__(self, app: BaseApp, ask: Ask) -> None:
@@ -104,15 +104,15 @@ class Console:
         app.observe(self._activity)
 
     def attend(self, server: ServerView) -> None:
-        """Show a DICOM server from now on, too."""
+        """Also show a DICOM server from now on."""
         self._server = server
         self._neighbours = None
         if server.neighbours is not None:
             self._neighbours = Neighbours(server.neighbours, self._snapshot)
 
     def start(self) -> None:
-        """Begin to count, and to answer the consoles of the server's other processes."""
-        self._over.set()  # of a server before
+        """Start counting, and answering the consoles of the server's other processes."""
+        self._over.set()  # ends the thread of a previous start
         self._over = over = threading.Event()
         threading.Thread(
             target=self._settle, args=(over,), name="pacsroute-console-counts", daemon=True
@@ -127,12 +127,12 @@ class Console:
             self._neighbours.stop()
 
     def over_http(self, http: Request) -> None:
-        """Count a request for DICOMweb."""
+        """Count a DICOMweb request."""
         self._activity.over_http(http.content_length or 0)
 
     def refused(self, address: str, error: HTTPException) -> None:
-        """Note an HTTP request that was not admitted."""
-        if error.code == Forbidden.code:  # an Unauthorized asks for credentials
+        """Record an HTTP request that was not admitted."""
+        if error.code == Forbidden.code:  # an Unauthorized only asks for credentials
             sender = Caller(self._app.config.web_ae_title, self._app.ae_title, address)
             self._activity.refused(sender, error.description or error.name)
 
@@ -148,7 +148,7 @@ class Console:
         http : werkzeug.Request
             The request.
         path : str
-            The path behind ``/console``.
+            The path after ``/console``.
         caller : Caller
             The client.
         """
@@ -229,7 +229,7 @@ class Console:
         return self._activity.snapshot() | facts
 
     def _snapshots(self) -> tuple[list[dict[str, Any]], int]:
-        """Return the activity of each process of the server, and how many did not answer."""
+        """Return the activity of each process of the server, and the number that did not answer."""
         others, silent = ([], 0) if self._neighbours is None else self._neighbours.others()
         return [self._snapshot(), *others], silent
 
@@ -255,7 +255,7 @@ class Console:
 
     def _echo(self, visit: Visit) -> Response:
         title = visit.http.form.get("title", "").strip()
-        away = visit.http.environ["pacsroute.away"]  # others work while this waits for a peer
+        away = visit.http.environ["pacsroute.away"]  # gives up the turn while waiting for a peer
         good = away(self._echoes.ask, self._app, title)
         visit.tell(f"echo {title}", action="E", failed=not good)
         return _back(visit, "destinations")

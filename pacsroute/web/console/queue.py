@@ -1,4 +1,4 @@
-"""The lanes and jobs of the queue, and the buttons that change them."""
+"""The lanes and jobs of the queue, and the buttons that control them."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def queue_of(app: BaseApp) -> dict[str, Any]:
 
 
 def instance_of(job: JobView) -> str:
-    """Return the SOP Instance UID in the key of a delivery; empty for other jobs.
+    """Return the SOP Instance UID in a delivery's key; empty for other jobs.
 
-    Other keys are the app's own, and may hold patient data.
+    Other keys are chosen by the app and may contain patient data.
     """
     last = (job.key or "").rpartition(" ")[2]
     return last if uids.is_uid(last) else ""
 
 
 def change(visit: Visit) -> None:
-    """Carry out a button's form: retry or drop a job, pause or resume a lane.
+    """Carry out a button's action: retry or drop a job, pause or resume a lane.
 
     Raises
     ------
     werkzeug.exceptions.HTTPException
-        If it cannot be done.
+        If the action is not possible.
     """
     control = _control(visit.app)
     if control is None:

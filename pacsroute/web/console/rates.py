@@ -1,4 +1,4 @@
-"""Counts by the minute, of the last hour."""
+"""Counts per minute over the last hour."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def kind_of(command: str) -> str:
 class Rates:
     """Counts of requests, bytes and failures in each minute of the last hour.
 
-    Minutes are those of the time of day, so that several processes have the same ones. The caller
-    holds a lock.
+    Minutes are aligned with the clock, so that several processes agree on them. The caller must
+    hold a lock.
 
     Parameters
     ----------
@@ -50,13 +50,13 @@ class Rates:
         self._counts = {name: [0] * MINUTES for name in _NAMES}
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count something that happens now."""
+        """Count an event in the current minute."""
         if int(self._now() // 60) > self._minute:
             self._go_on()
         self._counts[name][self._minute % MINUTES] += count
 
     def all(self) -> tuple[int, dict[str, list[int]]]:
-        """Return which minute it is, and the counts of the hour before it, the oldest first."""
+        """Return the current minute, and the counts of the last hour, oldest first."""
         if int(self._now() // 60) > self._minute:
             self._go_on()
         first = (self._minute + 1) % MINUTES
@@ -65,7 +65,7 @@ class Rates:
         }
 
     def _go_on(self) -> None:
-        """Begin the minute that it is now; a clock that is set back begins none."""
+        """Start the current minute; if the clock was set back, keep the last one."""
         minute = int(self._now() // 60)
         for one in range(max(self._minute, minute - MINUTES) + 1, minute + 1):
             for counts in self._counts.values():
@@ -74,7 +74,7 @@ class Rates:
 
 
 def together(several: Iterable[tuple[int, dict[str, list[int]]]]) -> dict[str, list[int]]:
-    """Return the counts of several processes together, up to the latest minute of any.
+    """Return the sums over several processes, up to the latest minute of any.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The state of a server: its ports, its certificates, and the space that is left."""
+"""The state of a server: its ports, its certificates, and its free space."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from pacsroute.tls import expires
 
 DAY = 86_400.0
 SOON = 30.0
-"""Days before its end from which a certificate is shown as one to be renewed."""
+"""A certificate that expires in fewer days is shown as due for renewal."""
 
-_LITTLE = 0.1  # share of a disk that is free, below which it is shown as full
+_LITTLE = 0.1  # with a smaller share free, a disk is shown as nearly full
 
 
 class Port(NamedTuple):
-    """A port that the server listens on, and its use."""
+    """A port that the server listens on, and its purpose."""
 
     purpose: str
     address: str
 
 
 class Certificate(NamedTuple):
-    """A certificate of the server, and the days that it is still valid; None if unreadable."""
+    """A certificate of the server, and its days until expiry; None if it is unreadable."""
 
     purpose: str
     days: float | None
 
     @property
     def is_due(self) -> bool:
-        """Whether it has ended, or soon does."""
+        """Whether it has expired or soon will."""
         return self.days is None or self.days < SOON
 
 
 class Room(NamedTuple):
-    """How much of a disk, or of a limit, is in use, in bytes."""
+    """The usage of a disk or of a limit, in bytes."""
 
     purpose: str
     used: int
@@ -51,17 +51,17 @@ class Room(NamedTuple):
 
     @property
     def free(self) -> int:
-        """The rest."""
+        """The bytes still free."""
         return max(0, self.size - self.used)
 
     @property
     def is_little(self) -> bool:
-        """Whether little is left."""
+        """Whether little space is left."""
         return self.free < self.size * _LITTLE
 
 
 def ports(server: ServerView) -> Iterator[Port]:
-    """Yield where a server listens."""
+    """Yield the ports of a server."""
     config = server.config
     if server.tls_port != server.port:
         yield Port("DICOM", _address(server.host, server.port))
@@ -75,7 +75,7 @@ def ports(server: ServerView) -> Iterator[Port]:
 
 
 def certificates(server: ServerView) -> Iterator[Certificate]:
-    """Yield the certificates that a server shows to its peers."""
+    """Yield the certificates that a server presents to its peers."""
     config = server.config
     files = ("DICOM", config.tls_certificate), ("HTTPS", config.web_certificate)
     for purpose, file in files:
@@ -88,14 +88,14 @@ def certificates(server: ServerView) -> Iterator[Certificate]:
 
 
 def rooms(app: BaseApp, spools: Iterable[tuple[int, int]]) -> Iterator[Room]:
-    """Yield the room of an app's spools, and of the disks that it writes to, each disk once.
+    """Yield the usage of an app's spools and of the disks that it writes to, each disk once.
 
     Parameters
     ----------
     app : App
-        The app of the folders.
+        The app with the folders.
     spools : iterable of (int, int)
-        The bytes that each process has in its spool, and the most that it may have.
+        For each process, the bytes in its spool and the limit.
     """
     config = app.config
     used, size = map(sum, zip(*spools, strict=True))
@@ -109,7 +109,7 @@ def rooms(app: BaseApp, spools: Iterable[tuple[int, int]]) -> Iterator[Room]:
             folders[scope.name] = os.fspath(scope.folder)
     disks: dict[int, tuple[str, list[str]]] = {}
     for purpose, folder in folders.items():
-        with suppress(OSError):  # it is made when it is first needed
+        with suppress(OSError):  # the folder is made when it is first needed
             disks.setdefault(os.stat(folder).st_dev, (folder, []))[1].append(purpose)
     for folder, purposes in disks.values():
         disk = shutil.disk_usage(folder)

@@ -1,4 +1,4 @@
-"""The studies of an app, from its handlers, with patient data masked as needed."""
+"""The studies that an app's handlers find, with patient data masked if necessary."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _OURS = ("HTTP_ACCEPT", "HTTP_ACCEPT_ENCODING", "HTTP_IF_NONE_MATCH", "HTTP_RANG
 
 
 class Field(NamedTuple):
-    """A field of the search: its key, how it is called, and what kind of input it is."""
+    """A search field: its key, its label, and its input type."""
 
     name: str
     label: str
@@ -67,7 +67,7 @@ _MASKED_FIELDS = (
 
 
 def has_studies(app: BaseApp) -> bool:
-    """Return whether an app answers searches for studies over DICOMweb."""
+    """Return whether an app answers DICOMweb searches for studies."""
     return _is_routed(app, "find")
 
 
@@ -80,13 +80,13 @@ def _is_routed(app: BaseApp, command: str) -> bool:
 
 
 def studies(visit: Visit, ask: Ask) -> dict[str, Any]:
-    """Return the values of the page: the search, and a page of its matches.
+    """Return the values of the page: the search and one page of its matches.
 
     Parameters
     ----------
     visit : Visit
-        The visit with the parameters of the search. A user who may not see patient data may not
-        search for it either: the number of matches would reveal it.
+        The visit with the search parameters. Users who may not see patient data may not search
+        for it either, because the number of matches would reveal it.
     ask : callable
         Answers the search.
     """
@@ -115,12 +115,12 @@ def studies(visit: Visit, ask: Ask) -> dict[str, Any]:
 
 
 def thumbnail(visit: Visit, ask: Ask, study: str) -> Response:
-    """Return a small picture of a study; text in the picture may be patient data.
+    """Return a thumbnail of a study; text in the image may be patient data.
 
     Raises
     ------
     werkzeug.exceptions.HTTPException
-        If there is none.
+        If there is no image.
     """
     if not visit.values or not uids.is_uid(study):
         raise NotFound("there is no such picture")
@@ -140,21 +140,21 @@ def _search(visit: Visit, ask: Ask, keys: Mapping[str, str], at: int) -> list[di
 
 
 def _why(visit: Visit, error: HTTPException) -> str:
-    """Return why a search has failed; a handler's comment may hold patient data."""
+    """Return why a search failed; a handler's comment may contain patient data."""
     if isinstance(error, Failed) and not visit.values:
         return str(Status(error.outcome.status.code))
     return printable(error.description or error.name)
 
 
 def _request(visit: Visit, query: Mapping[str, str], accept: str) -> Request:
-    """Return a request for DICOMweb with the same sender."""
+    """Return a DICOMweb request from the same sender."""
     environ = {name: value for name, value in visit.http.environ.items() if name not in _OURS}
     environ |= {"QUERY_STRING": urlencode(query), "HTTP_ACCEPT": accept}
     return Request(environ, populate_request=False)
 
 
 def _keys(said: Mapping[str, str]) -> dict[str, str]:
-    """Return the keys of a search: names from their beginning, and a range of dates."""
+    """Return the search keys: names match as prefixes, and dates as a range."""
     keys = {name: value for name, value in said.items() if value and name not in ("from", "to")}
     if (name := keys.get("PatientName")) and not any(mark in name for mark in "*?"):
         keys["PatientName"] = f"{name}*"
@@ -165,7 +165,7 @@ def _keys(said: Mapping[str, str]) -> dict[str, str]:
 
 
 def _row(visit: Visit, model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study by keywords, each a text; None if it is masked."""
+    """Return a study's attributes by keyword, as texts; a masked one is None."""
     row: dict[str, Any] = {}
     for keyword in _SHOWN:
         tag = tag_for_keyword(keyword) or 0
@@ -181,7 +181,7 @@ def _row(visit: Visit, model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, dict):  # the name of a person
+    if isinstance(value, dict):  # a person name
         value = next((text for text in value.values() if text), "")
     return str(value)
 

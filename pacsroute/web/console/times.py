@@ -1,4 +1,4 @@
-"""Times as people read them."""
+"""Times, formatted for reading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def ago(seconds: float) -> str:
-    """Return how long something takes, or has taken, in its largest unit.
+    """Format a duration in its largest unit.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def ago(seconds: float) -> str:
 
 
 def clock(moment: float, now: float) -> str:
-    """Return a time of day, with its date unless that is today's, in the server's time zone.
+    """Format a time in the server's time zone, with its date unless it is today.
 
     Examples
     --------

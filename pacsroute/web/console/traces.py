@@ -10,8 +10,8 @@ from pacsroute.trace.files import read
 from pacsroute.trace.text import Trace
 
 _WIDTH = 100
-_MOST = 500  # blocks of lines that are shown
-_READ = 64 << 20  # bytes of a recording that are read for them
+_MOST = 500  # most blocks of lines on the page
+_READ = 64 << 20  # most bytes read from a recording
 _CUT = "… the rest is left out: pacsroute explain shows all of it"
 
 
@@ -23,7 +23,7 @@ def explained(path: str, *, values: bool) -> str:
     path : str
         The file of the recording.
     values : bool
-        Whether values are shown that may hold patient data.
+        Whether to show values that may contain patient data.
     """
     late.load()
     blocks: list[str] = []
