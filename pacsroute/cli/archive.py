@@ -1,4 +1,4 @@
-"""``pacsroute archive``: whether files and index of an archive agree, and what makes them."""
+"""``pacsroute archive``: check that the files and index of an archive agree, and repair them."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def reason(error: Exception) -> str:
 def _failed(error: Exception, exit_code: int) -> click.ClickException:
     """Return the exception that makes click write a line and exit."""
     failed = click.ClickException(reason(error))
-    failed.exit_code = exit_code  # type: ignore[misc]  # its own, instead of the class's
+    failed.exit_code = exit_code  # type: ignore[misc]  # for this instance, instead of the class
     return failed
 
 
@@ -79,7 +79,7 @@ def _exit_codes() -> Iterator[None]:
     """Turn the exception of a request into a line and an exit code."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's, of values that others have written
+            warnings.simplefilter("ignore")  # pydicom's warnings about the peer's values
             yield
     except (AssociationError, NotAccepted, ProtocolError) as error:
         raise _failed(error, NO_ASSOCIATION) from None
@@ -91,7 +91,7 @@ def _exit_codes() -> Iterator[None]:
         raise _failed(error, NO_ASSOCIATION) from None
     except (Failure, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            raise  # somebody has read enough: click knows how to end then
+            raise  # the reader has closed the pipe: click handles that
         raise _failed(error, SOME_FAILED) from None
     except KeyboardInterrupt:
         raise Exit(INTERRUPTED) from None
@@ -110,7 +110,7 @@ def _released(client: Client) -> Iterator[Client]:
 
 
 class CtrlC:
-    """Makes the first Ctrl-C ask to stop, and the second interrupt.
+    """Stop politely at the first Ctrl-C, and interrupt at the second.
 
     An interrupt in the middle of a message would leave an association that can only be
     aborted. While `polite` is false there is nothing to cancel, and the first interrupts.
@@ -134,29 +134,29 @@ class CtrlC:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.stopping or not self.polite:
-            # Aborting waits until the peer closes its side, which a busy one does late.
+            # Aborting waits until the peer closes its side, which may be late if it is busy.
             deadline = threading.Timer(_PATIENCE, os._exit, (INTERRUPTED,))
             deadline.daemon = True
             deadline.start()
             raise KeyboardInterrupt
         self.stopping = True
-        # Not with click: what was interrupted may be in the middle of writing itself.
+        # Not with click: the interrupted code may be in the middle of writing.
         os.write(2, b"\nstopping; Ctrl-C again does not wait\n")
 
 
 def _each(
     answers: Generator[_T, None, Status], ctrl_c: CtrlC, take: Callable[[_T], object]
 ) -> Status | None:
-    """Hand on each answer until one is enough; return the final status, if it came to that.
+    """Pass on each answer until `take` returns true; return the final status, if reached.
 
     Parameters
     ----------
     answers : generator
-        Of a `Client`. Closing it before its end sends a C-CANCEL.
+        A generator of a `Client`. Closing it early sends a C-CANCEL.
     ctrl_c : CtrlC
         Whether to stop.
     take : callable
-        Called with each answer; something true is enough.
+        Called with each answer; a true result stops.
     """
     with contextlib.closing(answers):
         while True:
@@ -255,7 +255,7 @@ class PeerCommand(click.Command):
     """A command that asks a peer: at HOST and PORT, or at the URL of its DICOMweb alone."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the arguments; a URL stands for a host and a port."""
+        """Read the arguments; a URL replaces the host and port."""
         for at, text in enumerate(args):
             if text.startswith(("http://", "https://")):
                 args = [*args[: at + 1], "443", *args[at + 1 :]]  # the URL has its own

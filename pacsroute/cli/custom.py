@@ -1,4 +1,4 @@
-"""The commands that an app brings along: ``pacsroute [--app APP] NAME``."""
+"""The commands of an app: ``pacsroute [--app APP] NAME``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Commands(click.Group):
 
 
 def choose_app(ctx: click.Context, option: click.Parameter, spec: str | None) -> str | None:
-    """Make ``--app`` what every command finds when it looks for its app."""
+    """Make every command use the app of ``--app``."""
     if spec is not None:
         os.environ["PACSROUTE_APP"] = spec
     return spec

@@ -18,27 +18,27 @@ from pacsroute.errors import DataSetError, SetupError
 from pacsroute.framework.requests import LEVELS
 
 Path = tuple[str, ...]
-"""The keywords that lead to a key: those of sequences, and its own."""
+"""The keywords of a key: those of its sequences, then its own."""
 
 _STEP = re.compile(r"(\([0-9A-F]{4},\s?[0-9A-F]{4}\)|\w+)(?:\[(\d+)\])?", re.IGNORECASE)
 _TAG = re.compile(r"\(?([0-9A-F]{4}),?\s?([0-9A-F]{4})\)?", re.IGNORECASE)
-_CONTROLS = re.compile("[\x7f-\x9f]")  # to a terminal some of them are what ESC is
-_NARROWEST = 6  # cells that a column keeps when the terminal is too narrow for all
+_CONTROLS = re.compile("[\x7f-\x9f]")  # terminals treat some of them like ESC
+_NARROWEST = 6  # minimum width of a column in cells
 
 
 def read_keys(texts: Iterable[str]) -> tuple[dict[str, Any], list[Path]]:
-    r"""Return the identifier that keys of a command line make, and its columns.
+    r"""Return the identifier for the keys of a command line, and its columns.
 
     Parameters
     ----------
     texts : iterable of str
-        ``Keyword=value``, ``(gggg,eeee)=value`` or ``Sequence[0].Keyword=value``. Without a
-        value a key is asked for only; a backslash stands between several.
+        ``Keyword=value``, ``(gggg,eeee)=value`` or ``Sequence[0].Keyword=value``. A key without a
+        value is only returned; a backslash separates several values.
 
     Raises
     ------
     DataSetError
-        If one is not understood; the message says which.
+        If a key is not valid; the message names it.
 
     Examples
     --------

@@ -19,8 +19,8 @@ from pacsroute.framework.requests import Peer
 from pacsroute.framework.work import Job
 from pacsroute.instances.decoding.channel import hear, tell
 
-_MAIN = "__pacsroute_main__"  # what a script is called here, so that its main guard holds
-_BEYOND = 60  # seconds of processor time beyond the timeout, if no process is left that checks
+_MAIN = "__pacsroute_main__"  # the name of a script here, so that its main guard is false
+_BEYOND = 60  # seconds of CPU time beyond the timeout, in case the server is gone
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         _run(call, lambda: _announce(channel))
     except BaseException as error:  # noqa: BLE001 - whatever the user's function does
         traceback.print_exc()
-        tell(channel, {"error": type(error).__name__})  # its text may hold patient data
+        tell(channel, {"error": type(error).__name__})  # its text may contain patient data
     else:
         tell(channel, {"done": True})
 

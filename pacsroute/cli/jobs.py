@@ -17,7 +17,7 @@ from pacsroute.framework.work import JobView, Lane, WorkControl, where
 from pacsroute.jobs.opening import is_url, shown
 from pacsroute.trace.layout import printable
 
-_MOST = 1000  # jobs that are shown to people
+_MOST = 1000  # maximum jobs in the list
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -185,7 +185,7 @@ def _state(job: JobView) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return a time as people say it.
+    """Return a duration in a readable form.
 
     Examples
     --------

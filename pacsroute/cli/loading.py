@@ -58,7 +58,7 @@ def load(spec: str | None) -> App:
 
 def _check_commands(app: App) -> None:
     """Refuse commands of the app that could not be reached."""
-    if "cli" not in app.__dict__:  # it is made when the first is registered
+    if "cli" not in app.__dict__:  # it is made when the first command is registered
         return
     taken = sorted(set(app.cli.commands) & HOMES.keys())
     if taken:
@@ -71,12 +71,12 @@ def _check_commands(app: App) -> None:
 def configure(
     config: Config, file: str | None, options: Mapping[str, object] | None = None
 ) -> None:
-    """Take settings from a file, then the environment, then options; None is not given.
+    """Take settings from a file, then the environment, then options; None means not given.
 
     Raises
     ------
     click.UsageError
-        If one is wrong.
+        If a setting is not valid.
     """
     try:
         if file is not None:
@@ -182,6 +182,6 @@ def _only_app(module: ModuleType, source: str) -> App:
     if callable(getattr(module, "create_app", None)):
         return _resolve(module, "create_app()", f"{source}:create_app()")
     where = getattr(module, "__file__", None)
-    if where is None and Path(source).is_dir():  # which can be imported, as an empty package
+    if where is None and Path(source).is_dir():  # a folder can be imported, as an empty package
         raise click.ClickException(_no_file(source, Path(source)))
     raise click.ClickException(f"there is no App in {source!r}" + (f" ({where})" if where else ""))

@@ -53,7 +53,7 @@ def _write(source: Traversable, folder: Path, words: dict[str, str]) -> list[Pat
     for entry in sorted(source.iterdir(), key=lambda entry: entry.name):
         if entry.name == "__pycache__":
             continue
-        # A file of its true name would say what git leaves out of pacsroute itself.
+        # A file named .gitignore would apply to pacsroute's own repository.
         name = ".gitignore" if entry.name == "gitignore" else _replaced(entry.name, words)
         path = folder / name
         if entry.is_dir():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-_NO_TERMINAL = 100  # characters of a line that goes to a file
+_NO_TERMINAL = 100  # characters of a line in a file
 
 _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     click.option(
@@ -45,12 +45,12 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
 
 
 def observes(*, err: bool, http: bool = False) -> Callable[[Command], Command]:
-    """Give a command ``--record`` and ``--trace``; it is called with the `taps` they mean.
+    """Give a command ``--record`` and ``--trace``; it is called with the resulting `taps`.
 
     Parameters
     ----------
     err : bool
-        Whether a trace goes to stderr, where stdout has something else on it.
+        Whether to write the trace to stderr, because stdout has other output.
     http : bool
         Whether requests over HTTP are shown, too: by the `http_taps` that it is called with.
     """
@@ -94,7 +94,7 @@ def width() -> int:
 
 def writer(*, err: bool = False) -> Callable[[str], None]:
     """Return the function that prints a text, in colour on a terminal unless NO_COLOR is set."""
-    # Not every terminal has every character; that is no reason to stop.
+    # Some terminals lack some characters; that must not stop the command.
     stream = sys.stderr if err else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")

@@ -19,8 +19,8 @@ from pacsroute.cli.identifiers import Path
 from pacsroute.dataset.vr import several
 from pacsroute.trace.layout import printable
 
-_CONTROLS = re.compile("[\x7f-\x9f]")  # to a terminal some of them are what ESC is
-_NARROWEST = 6  # cells that a column keeps when the terminal is too narrow for all
+_CONTROLS = re.compile("[\x7f-\x9f]")  # terminals treat some of them like ESC
+_NARROWEST = 6  # minimum width of a column in cells
 
 
 def table(rows: Sequence[list[str]], names: list[str], width: int) -> Iterable[str]:
@@ -29,12 +29,12 @@ def table(rows: Sequence[list[str]], names: list[str], width: int) -> Iterable[s
     Parameters
     ----------
     rows : sequence of list of str
-        The texts of what has matched. They are shown in order, column by column.
+        The texts of the matches, which are sorted by their columns.
     names : list of str
         The keywords of the columns.
     width : int
-        The cells of a line, 0 for as many as it takes. Texts are cut to fit in, but never a UID:
-        where that does not do, each row is a block of lines.
+        The cells of a line; 0 for no limit. Texts are cut to fit, except for UIDs; if that is not
+        enough, each row is a block of lines.
     """
     lines = sorted(rows)
     widths = [max(map(_cells, column)) for column in zip(names, *lines, strict=True)]
@@ -126,7 +126,7 @@ def json_array() -> Iterator[Callable[[Any], None]]:
         nonlocal before
         # A value that is invalid for its VR has no JSON; the rest of the row has.
         text = json.dumps(row.to_json_dict(suppress_invalid_tags=True), ensure_ascii=False)
-        text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as those below 20H
+        text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # like those below 20H
         click.echo(before + text, nl=False)
         before = ",\n"
 

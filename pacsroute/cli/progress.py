@@ -21,7 +21,7 @@ def on_a_terminal() -> bool:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr, over the progress that stands there; it may hold a peer's text."""
+    """Write a line to stderr, over the current progress; it may contain a peer's text."""
     text = printable(text)
     click.echo(f"\r\033[K{text}" if on_a_terminal() else text, err=True)
 
@@ -45,7 +45,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
 def counting(text: str) -> Iterator[Callable[[int | None], None]]:
     """Yield a function that shows a count, once the work takes longer than a second.
 
-    None takes the count away, before something else is printed.
+    None removes the count before other output.
 
     Parameters
     ----------

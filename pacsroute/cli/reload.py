@@ -1,8 +1,8 @@
 """``pacsroute run --reload``: a new process for each saved file, on the same port.
 
-This process never loads the app. It forks one that does and serves; when a file is saved it
-ends that one and forks the next. The first that listens hands its socket over, and this
-process keeps it for those that follow: peers that come meanwhile wait and are answered.
+This process never loads the app. It forks a child that loads and serves it; when a file is saved,
+it ends that child and forks the next. The first child that listens hands over its socket, and this
+process keeps it for later children, so that peers that connect meanwhile wait and are answered.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from pacsroute.foreground import explained, serve
 from pacsroute.net.listening import Listener, listen
 from pacsroute.net.server import Server
 
-_TICK = 100  # milliseconds between two looks for a message of the child
+_TICK = 100  # milliseconds between checks for a message of the child
 _PATIENCE = 3.0  # seconds that a child has to end
-_MISUSED = 2  # the exit code of a command line that no saved file mends
+_MISUSED = 2  # the exit code for a wrong command line, which saving a file cannot fix
 _wanted = PythonFilter(extra_extensions=[".toml"])
 
 
@@ -43,9 +43,9 @@ def run_reloading(load_app: Callable[[], App], spec: str | None) -> None:
     Parameters
     ----------
     load_app : callable
-        Loads the app; called in a process of its own.
+        Loads the app; called in its own process.
     spec : str or None
-        How the app is named on the command line.
+        The name of the app on the command line.
     """
 
     def serve_once(session: Session) -> None:
@@ -73,7 +73,7 @@ class Session:
     Parameters
     ----------
     channel : socket
-        The path of its messages.
+        The channel for its messages to the parent.
     listeners : dict of str to Listener
         The sockets on which an earlier child listened.
     """
@@ -83,7 +83,7 @@ class Session:
         self._channel = channel
 
     def listen(self, config: Config) -> dict[str, socket.socket]:
-        """Listen where the settings say, with the sockets of before where that is the same."""
+        """Listen as set, reusing earlier sockets for unchanged addresses."""
         before, self._listeners = self._listeners, listen(config, self._listeners)
         for name, listener in before.items():
             if self._listeners.get(name) is not listener:
@@ -176,7 +176,7 @@ class _Supervisor:
 def _child(serve: Callable[[Session], object], session: Session) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A file that is saved twice within a second would be taken for the version compiled first.
+    # If a file is saved twice within a second, Python would use the first compiled version.
     sys.dont_write_bytecode = True
     # multiprocessing has closed it, and `breakpoint()` in a handler wants it.
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
@@ -190,7 +190,7 @@ def _child(serve: Callable[[Session], object], session: Session) -> None:
 
 
 def _first_folders(spec: str | None) -> set[str]:
-    """Return the place of the app, as far as its name tells."""
+    """Return the folder of the app, if its name shows it."""
     source = (spec or "app.py").partition(":")[0]
     is_path = source.endswith(".py")
     folders = [Path(source).parent] if is_path else Path(*source.split(".")).parents
@@ -222,7 +222,7 @@ def _present(folders: Iterable[str]) -> frozenset[tuple[str, int]]:
 def _newer(folders: Iterable[str], since: float) -> list[str]:
     """Return the files that were saved before their folders were watched."""
     found = []
-    now = time.time()  # a time in the future says nothing
+    now = time.time()  # a time in the future means nothing
     for folder in folders:
         with contextlib.suppress(OSError):  # it may be gone by now
             found += [

@@ -1,4 +1,4 @@
-"""``pacsroute routes``: what an app answers, and which function does it."""
+"""``pacsroute routes``: the services of an app, and their handlers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def routes(app: str | None, as_json: bool) -> None:
 
 
 def _resources(app: App) -> Iterator[tuple[str, list[str]]]:
-    """Yield the resources of DICOMweb: those of a called AE title have a path of their own."""
+    """Yield the DICOMweb resources; each called AE title has its own path."""
     titles = sorted({route.called_ae or "" for route in app.routes})
     for title in titles:
         routes = [route for route in app.routes if (route.called_ae or "") == title]

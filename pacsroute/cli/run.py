@@ -136,7 +136,7 @@ def run(
         settle(found.config)
         return found
 
-    settle(Config())  # for what is logged before there is an app
+    settle(Config())  # for log messages before the app is loaded
     if workers and reload:
         raise click.UsageError("--workers and --reload do not go together: SIGHUP reloads workers")
     if (user and not workers) or (group and not user):

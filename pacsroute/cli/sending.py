@@ -36,14 +36,14 @@ from pacsroute.instances.instance import Instance
 from pacsroute.net.client import Client
 from pacsroute.status import Status
 
-# A peer that is at its limit may count an association for a while that it has aborted.
+# A peer at its limit may still count an aborted association for a while.
 _TRANSIENT = 2
 _PAUSES = (0.01, 0.1, 1.0)  # seconds
-_SHOWN = 10  # failures of a kind on a terminal; a file or a pipe gets all
+_SHOWN = 10  # failures of a kind to show on a terminal; a file or pipe gets all
 
 
 class File(NamedTuple):
-    """A file as it was found; another size or time is another file."""
+    """A file as found; a different size or time makes it a different file."""
 
     path: str
     size: int
@@ -52,7 +52,7 @@ class File(NamedTuple):
 
 @dataclass
 class Counts:
-    """Counts of the files by result; `size` is in bytes, of those that were sent."""
+    """Counts of the files by result; `size` is the total of the sent files in bytes."""
 
     not_sent: int = 0  # neither sent nor failed, so far
     sent: int = 0
@@ -98,7 +98,7 @@ class Journal:
                 raise ValueError
         except (ValueError, TypeError):
             raise DataSetError(f"{path} is not a list of sent files") from None
-        if last:  # a run was killed while it wrote: the line is worth nothing
+        if last:  # a run was killed while writing: ignore the incomplete line
             self._file.truncate(len("\n".join([*whole, ""]).encode()))
         return known
 
@@ -110,7 +110,7 @@ class Journal:
         self._file.close()
 
     def add(self, file: File) -> None:
-        """Note a file, at once."""
+        """Add a file, and write it immediately."""
         self._file.write(json.dumps(file) + "\n")
         self._file.flush()
 
@@ -118,18 +118,18 @@ class Journal:
 def collect(
     paths: Iterable[str], counts: Counts, journal: Journal | None, say: Callable[[str], None]
 ) -> Iterator[File]:
-    """Find the files to send; those that are not are counted.
+    """Find the files to send, and count the others.
 
     Parameters
     ----------
     paths : iterable of str
         Files, and folders with their contents.
     counts : Counts
-        Of the run.
+        The counts of the run.
     journal : Journal, optional
         Its files are left out.
     say : callable
-        Told what cannot be read.
+        Called with a line for each unreadable file.
     """
 
     def fails(path: str, error: Exception) -> None:
@@ -181,13 +181,13 @@ def _is_part_10(path: str) -> bool:
 class FileSender:
     """Sends files over several associations at once.
 
-    A failing file is reported, and the others continue. When a peer takes no more
-    associations, those that there are do the rest.
+    A failing file is reported, and the others continue. If a peer accepts no more associations, the
+    existing ones do the rest.
 
     Parameters
     ----------
     client : Client
-        Of the peer. The threads share it: what one has learnt to propose, all propose.
+        A client of the peer. All threads share it, and what it has learnt to propose.
     files : iterable of File
         The files to send.
     counts : Counts
@@ -195,11 +195,11 @@ class FileSender:
     journal : Journal, optional
         The journal of acknowledged files.
     say : callable
-        Told of each failure, in a line.
+        Called with a line for each failure.
     moved : callable
-        Told the size of each file that is done with, sent or not.
+        Called with the size of each finished file, sent or not.
     stopping : callable
-        Whether to stop after the files under way.
+        Returns whether to stop after the current files.
     """
 
     def __init__(
@@ -230,14 +230,14 @@ class FileSender:
         Raises
         ------
         AssociationError
-            If the peer is gone, or does not associate.
+            If the peer is unreachable, or accepts no association.
         OSError
             If the journal cannot be written.
         """
         while self._waiting and not self._stopping():
             done = self.counts.sent + self.counts.failed
             self._lost = None
-            # Not waited for at the end, should a second Ctrl-C come.
+            # Daemon threads, so that a second Ctrl-C does not wait for them.
             threads = [
                 threading.Thread(target=self._work, daemon=True)
                 for _ in range(min(jobs, len(self._waiting)))
@@ -258,7 +258,7 @@ class FileSender:
             try:
                 self._send(file)
             except (AssociationError, OSError) as error:
-                self._waiting.appendleft(file)  # for the threads whose associations live
+                self._waiting.appendleft(file)  # for threads that still have an association
                 self._lost = error
                 return
 
@@ -279,7 +279,7 @@ class FileSender:
             self._acknowledge(file, status)
 
     def _probe(self) -> None:
-        """Raise if the peer is gone; else it was the instance that ended the association."""
+        """Raise if the peer is unreachable; otherwise, the instance ended the association."""
         for pause in (*_PAUSES, None):
             try:
                 with contextlib.suppress(NotAccepted, RequestFailed):
@@ -301,7 +301,7 @@ class FileSender:
             self._moved(file.size)
 
     def tell_others(self) -> None:
-        """Tell how many failures of a kind were too many for a terminal."""
+        """Report how many failures of each kind were not shown."""
         for kind, count in self._failures.items():
             if count > _SHOWN and on_a_terminal():
                 self._say(f"and {count - _SHOWN} more: {kind}")
@@ -398,7 +398,7 @@ def _bar(files: list[File], counts: Counts, *, shown: bool) -> Iterator[Callable
         return f"{counts.sent + counts.failed}/{len(files)} files, {speed:.1f} MB/s"
 
     length = sum(file.size for file in files)
-    # A line longer than the terminal is wide would be a new one at each step: width 0 fits it in.
+    # A line wider than the terminal would be repeated at each step: width 0 fits it in.
     with click.progressbar(length=length, file=sys.stderr, item_show_func=state, width=0) as bar:
         yield bar.update
 

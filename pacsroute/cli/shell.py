@@ -26,7 +26,7 @@ def shell(app: str | None) -> None:
     speaks to it in memory. IPython is used if it is installed.
     """
     found = load(app)
-    # Its jobs are those of the app itself: the shell puts some into the queue, and does none.
+    # The shell can put jobs into the app's queue, but runs none.
     with lifespan_of(found), TestClient(found, calling_ae="SHELL", jobs=False) as client:
         names = {
             "app": found,
@@ -57,8 +57,8 @@ def _ipython(banner: str, names: dict[str, Any]) -> bool:
 
 
 def _plain(banner: str, names: dict[str, Any]) -> None:
-    # Python's own start of a session, as `python` does it: history, and completion of
-    # these names instead of the module's.
+    # Start a session like `python`: with history, and completion of these names instead of the
+    # module's.
     sys.excepthook = _show
     start = getattr(sys, "__interactivehook__", None)
     if start is not None and sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""The commands that read what ``--record`` has kept: ``explain`` and ``replay``."""
+"""The commands that read the files of ``--record``: ``explain`` and ``replay``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def explain(file: str, values: bool) -> None:
             if chunk is not None:
                 trace.add(*chunk)
             else:
-                # Each as a whole, though they may have happened at the same time.
+                # One after the other, though they may have overlapped.
                 trace.end()
                 tell(None)
                 write("\n".join(blocks))
@@ -97,7 +97,7 @@ def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) ->
 
 @contextlib.contextmanager
 def _explained(file: str) -> Iterator[None]:
-    """End with a line where a file cannot be read."""
+    """End with a one-line error if a file cannot be read."""
     try:
         yield
     except UnreadableFile as error:

@@ -1,10 +1,11 @@
 """``pacsroute run --workers``: several processes that serve, under gunicorn's arbiter.
 
-The arbiter never loads the app: each worker does, so that SIGHUP brings in what has changed.
+The arbiter never loads the app: each worker does, so that SIGHUP loads changes.
 
-All workers accept from one listening socket. The kernel wakes those who wait in `accept` in
-turn, which spreads associations evenly: of 8 on two workers always 4 and 4. With SO_REUSEPORT
-and a socket for each it was 3 and 5 on average, and a worker that stops loses those who wait.
+All workers accept from one listening socket. The kernel wakes the processes in `accept` in turn,
+which spreads associations evenly: 8 associations on two workers were always 4 and 4. With
+SO_REUSEPORT and a socket for each worker they were 3 and 5 on average, and a worker that stops
+drops its waiting peers.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ logger = logging.getLogger("pacsroute")
 _HEARTBEAT = 1.0
 _SILENCE = 30  # seconds without a heartbeat after which a worker is killed
 _AFTERWARDS = 30  # seconds for `request.after` and lifespans, once associations have ended
-_PAUSE = 1.0  # seconds before a worker that cannot start is followed by the next
-_TICK = 0.1  # seconds between looks whether new workers serve
+_PAUSE = 1.0  # seconds before replacing a worker that cannot start
+_TICK = 0.1  # seconds between checks that new workers serve
 _COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ def run_workers(
         Their account, if it is not that of this process.
     """
     account = Account.of(user, group) if user else None
-    get_ready()  # once for all workers, and while every file can still be read
+    get_ready()  # once for all workers, while root can still read every file
     first: Config | None = None
 
     def look() -> Config:
@@ -126,7 +127,7 @@ def _share(account: Account | None) -> str:
 def _get_monitor_ready() -> None:
     """Import the HTTP servers: the workers' user may not be able to read them."""
     import_module("pacsroute.net.monitor")
-    with contextlib.suppress(ModuleNotFoundError):  # which the workers tell
+    with contextlib.suppress(ModuleNotFoundError):  # the workers report it
         import_module("pacsroute.net.metrics")
 
 
@@ -154,12 +155,12 @@ class Account(NamedTuple):
 
     @classmethod
     def of(cls, user: str, group: str | None) -> Account:
-        """Return the account of a user; without a group it is in the user's own.
+        """Return the account of a user; by default, with the user's own group.
 
         Raises
         ------
         click.UsageError
-            If there is no such account, or this process is not root's.
+            If the account does not exist, or this process does not run as root.
         """
         try:
             uid, gid = pwd.getpwnam(user)[2:4]
@@ -183,7 +184,7 @@ def try_out(look: Callable[[], T], account: Account | None) -> T:
     Raises
     ------
     click.exceptions.Exit
-        If it fails, which it has told itself.
+        If it fails; the other process has reported the error.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -230,7 +231,7 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     folders : list of str
         Their shared folders, which are removed at the end.
     time : float
-        Seconds that a worker drains when all stop, and that running associations have then.
+        Seconds for a worker to drain when all stop, and to end its associations.
     """
 
     def __init__(
@@ -261,7 +262,7 @@ class Supervisor(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         }
         if account is not None:
             self._settings |= {
-                "user": account.uid,  # who owns the file that the heartbeat touches
+                "user": account.uid,  # the owner of the heartbeat file
                 "group": account.gid,
                 "post_fork": lambda arbiter, worker: account.take(),
             }
@@ -318,7 +319,7 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
             raise _NotReplacedError
 
     def stop(self, graceful: bool = True) -> None:
-        """Stop, also while one worker after the other turns out not to have started."""
+        """Stop, even while workers fail to start."""
         if graceful:
             self.app.stops[0] = 1
         while True:
@@ -337,10 +338,10 @@ def _serves(worker: Worker) -> bool:
 
 
 class Log(glogging.Logger):  # type: ignore[misc]
-    """gunicorn's log within ours: its messages about daily work are for debugging."""
+    """gunicorn's messages in our log; its routine messages are at debug level."""
 
     def setup(self, cfg: Any) -> None:
-        """Send everything where our own log goes."""
+        """Send all messages to our own log."""
         self.cfg = cfg
         self.error_log = logging.getLogger("pacsroute.arbiter")
 
@@ -365,12 +366,12 @@ class DicomWorker(Worker):  # type: ignore[misc]
             self.server = self.app.make(dict(zip(self.app.names, sockets, strict=True)))
             with lifespan_of(self.server.app), self.server:
                 os.write(self.tmp.fileno(), b"serves")
-                self.notify()  # for its time was the heartbeat
+                self.notify()  # its timestamp was the heartbeat
                 logger.info("worker %d serves", os.getpid())
                 while self.alive and os.getppid() == self.ppid:
                     if select.select(self.PIPE[:1], [], [], _HEARTBEAT)[0]:
                         os.read(self.PIPE[0], 4096)  # there was a signal
-                if self.app.stops[0]:  # and not only for another one to take its place
+                if self.app.stops[0]:  # all workers stop, and not only this one
                     self.server.drain()
             logger.info("worker %d has ended", os.getpid())
         except Exception as error:

@@ -16,13 +16,13 @@ from pacsroute.status import (
 )
 
 Rules = dict[str, tuple[list[str], "Rules"]]
-"""By keyword: what each column says, and the rules of an item if it is a sequence."""
+"""By keyword: the value of each column, and the rules for items of a sequence."""
 
 
 def rules(table: str) -> Rules:
     """Read a table with a line for each attribute: its keyword and the columns.
 
-    Attributes of an item have one more ``>`` before them than the sequence above.
+    Attributes of an item have one more leading ``>`` than their sequence.
     """
     levels: list[Rules] = [{}]
     for line in table.strip().split("\n"):
@@ -35,9 +35,9 @@ def rules(table: str) -> Rules:
 
 
 def check(dataset: Dataset, column: int, rules: Rules, before: Dataset | None = None) -> None:
-    """Raise a `Failure` for attributes that are missing in a data set, or after it was applied.
+    """Raise a `Failure` for attributes that a data set lacks, or `before` with it applied.
 
-    Type 1 has to be there with a value, type 2 has to be there; ``-`` says nothing.
+    Type 1 must be present with a value, type 2 must be present; ``-`` requires nothing.
     """
     for keyword, (types, inner) in rules.items():
         where = before if before is not None and keyword not in dataset else dataset
@@ -48,7 +48,7 @@ def check(dataset: Dataset, column: int, rules: Rules, before: Dataset | None = 
 
 
 def check_settable(before: Dataset, modifications: Dataset, column: int, rules: Rules) -> None:
-    """Raise a `Failure` for attributes that a column says ``-`` of and that would be changed."""
+    """Raise a `Failure` for changes to attributes with ``-`` in a column."""
     wrong = [
         keyword
         for keyword, (types, _) in rules.items()
@@ -66,7 +66,7 @@ def _or_none(value: Any) -> Any:
 
 
 def require(keyword: str, kind: str, dataset: Dataset) -> None:
-    """Raise a `Failure` if an attribute of a type is not there: 0x0120, or 0x0121 if empty."""
+    """Raise a `Failure` if an attribute is missing (0x0120), or empty but of type 1 (0x0121)."""
     if kind in "12" and keyword not in dataset:
         raise failure(MISSING_ATTRIBUTE, [keyword], f"{keyword} is missing")
     if kind == "1" and dataset[keyword].is_empty:
@@ -74,6 +74,6 @@ def require(keyword: str, kind: str, dataset: Dataset) -> None:
 
 
 def failure(status: int, keywords: Iterable[str], comment: str) -> Failure:
-    """Return a `Failure` that lists the attributes it is about."""
+    """Return a `Failure` that lists the attributes concerned."""
     tags = tuple(int(tag_for_keyword(keyword) or 0) for keyword in keywords)
     return Failure(status, comment, AttributeIdentifierList=tags)

@@ -1,13 +1,12 @@
 """Text between Python and the character sets of DICOM, in both directions.
 
-PS3.3 C.12.1.1.2 names the sets, PS3.5 §6.1.2 says how their bytes are read. A character
-set is known here by the tuple of its terms as the standard spells them; `terms` makes one
-from whatever a peer, a row or pydicom has.
+PS3.3 C.12.1.1.2 names the sets, PS3.5 §6.1.2 says how their bytes are read. Here, a character set
+is the tuple of its terms in the standard's spelling; `terms` makes it from the value of a peer, a
+row or pydicom.
 
-`decode` never raises. Terms that cannot be understood count as the default repertoire;
-bytes that the set does not have become the Latin-1 characters of the same value, so that
-they can be told apart and nothing is thrown away. `encode` is strict: it raises
-`UnicodeEncodeError` rather than lose a character.
+`decode` never raises. Unknown terms count as the default repertoire; bytes that are not in the set
+become the Latin-1 characters of the same value, so that no information is lost. `encode` is strict:
+it raises `UnicodeEncodeError` rather than lose a character.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from typing import NamedTuple
 ESC = 0x1B
 
 DEFAULT: tuple[str, ...] = ()
-"""The default repertoire, ISO-IR 6: what a data set without a term is in."""
+"""The default repertoire, ISO-IR 6: the set of a data set without a term."""
 
 UTF8: tuple[str, ...] = ("ISO_IR 192",)
-"""The set that has every character, so the last resort of an encoder."""
+"""The set with every character; encoders fall back to it."""
 
 
 class _Set(NamedTuple):
     """The character set of an escape sequence (PS3.3 tables C.12-3 and C.12-4).
 
-    The codec is Python's for the same bytes with the high bit set; a code word of it has
-    `width` bytes after `prefix`, which is EUC's single shift and not part of the word.
+    The Python codec reads the same bytes with the high bit set; its code words have `width` bytes
+    after `prefix`, which is EUC's single shift and not part of the word.
     """
 
     term: str
@@ -46,7 +45,7 @@ class _Set(NamedTuple):
 _ASCII = _Set("6", b"\x1b(B", "ascii", 0, 1)
 _ROMAJI = _Set("14", b"\x1b(J", "ascii", 0, 1)
 
-# Python's tables are of later editions of two sets than the ones DICOM registers.
+# For two sets, Python's tables follow later editions than those that DICOM registers.
 _G1 = (
     _Set("100", b"\x1b-A", "iso8859_1", 1, 1),
     _Set("101", b"\x1b-B", "iso8859_2", 1, 1),
@@ -77,10 +76,10 @@ SUPPORTED = (
     *(f"ISO 2022 IR {s.term}" for s in (_ASCII, *_G1, *_G0)),
     *("ISO_IR 192", "GB18030", "GBK"),
 )
-"""Every defined term that is understood (PS3.3 C.12.1.1.2)."""
+"""The supported defined terms (PS3.3 C.12.1.1.2)."""
 
-# Without code extensions the whole value is one Python codec's; ISO_IR 13 is left out
-# since JIS X 0201 is only a part of Shift-JIS.
+# Without code extensions, one Python codec reads the whole value; ISO_IR 13 is left out, since JIS
+# X 0201 is only a part of Shift-JIS.
 _WHOLE = {"ISO_IR 192": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}
 _SINGLE = {
     (f"{prefix} {s.term}",): s
@@ -122,7 +121,7 @@ _ISO_8859 = dict(
         strict=True,
     )
 )
-_REMEMBERED = 512  # characters of a Specific Character Set; the longest real ones have 150
+_REMEMBERED = 512  # maximum characters of a cached Specific Character Set; real ones have up to 150
 _NUMBER = re.compile(r"(ISO)?(2022)?(IR)?(\d+)$")
 
 
@@ -136,12 +135,12 @@ codecs.register_error("pacsroute.latin1", _to_latin_1)
 
 
 def terms(value: str | Iterable[str | None] | None) -> tuple[str, ...]:
-    r"""The terms of a Specific Character Set as the standard spells them.
+    r"""The terms of a Specific Character Set, in the standard's spelling.
 
-    Misspelt terms ("ISO-IR 100", "ISO_IR_192", "ISO 2022 100", "UTF-8", "ISO 8859-1")
-    and pydicom's names of encodings are understood. A set without code extensions
-    (UTF-8, GB18030, GBK) stands alone: whatever is beside it goes. An unknown term counts as the
-    default repertoire (PS3.3 C.12.1.1.2).
+    Misspelt terms ("ISO-IR 100", "ISO_IR_192", "ISO 2022 100", "UTF-8", "ISO 8859-1") and pydicom's
+    names of encodings are understood. A set without code extensions (UTF-8, GB18030, GBK) must be
+    alone: other terms beside it are dropped. An unknown term counts as the default repertoire
+    (PS3.3 C.12.1.1.2).
 
     Parameters
     ----------
@@ -151,7 +150,7 @@ def terms(value: str | Iterable[str | None] | None) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Empty for the default repertoire; an empty first term stands for it.
+        Empty for the default repertoire; an empty first term means the default repertoire, too.
 
     Examples
     --------
@@ -163,10 +162,10 @@ def terms(value: str | Iterable[str | None] | None) -> tuple[str, ...]:
     if not value:
         return DEFAULT
     if not isinstance(value, str):
-        # A value with a VR of numbers is not a list of terms.
+        # A value with a numeric VR is not a list of terms.
         listed = value if isinstance(value, Iterable) and not isinstance(value, bytes) else ()
         value = "\\".join(str(v or "") for v in listed)
-    # A peer decides how long it is; what is remembered does not grow with that.
+    # The peer chooses the length; the cache must not grow with it.
     return _terms(value) if len(value) <= _REMEMBERED else _terms.__wrapped__(value)
 
 
@@ -209,17 +208,17 @@ def _term(text: str) -> str:
 def decode(data: bytes, charset: str | Iterable[str | None] | None = None, vr: str = "LO") -> str:
     r"""The text of the bytes of a value, several values with backslashes between them.
 
-    A 5CH byte inside a character of GBK, GB18030, Shift-JIS or JIS X 0208 is part of
-    that character, so the text may be split at its backslashes (unless the VR is one
-    where they are text). Escape sequences are obeyed even if their set was not declared.
-    Never raises; padding is left where it is.
+    A 5CH byte inside a character of GBK, GB18030, Shift-JIS or JIS X 0208 is part of that
+    character, so the text may be split at its backslashes (unless backslashes are text in the VR).
+    Escape sequences work even for undeclared sets. Never raises; padding is left
+    where it is.
 
     Parameters
     ----------
     data : bytes
         The value as in the data set.
     charset : str or iterable of str, optional
-        The Specific Character Set that holds for it.
+        The Specific Character Set that applies to it.
     vr : str
         Decides at which delimiters code extensions are reset (PS3.5 §6.1.2.5.3).
 
@@ -237,8 +236,7 @@ def decode(data: bytes, charset: str | Iterable[str | None] | None = None, vr: s
         if names in _SINGLE:
             return data.decode(_SINGLE[names].codec, "pacsroute.latin1")
         if names[0].endswith(" 13"):
-            # half-width katakana are the one-byte part of the Shift-JIS that some
-            # peers send under this term
+            # some peers send Shift-JIS under this term; its one-byte part is half-width katakana
             return _lenient(data, "shift_jis")
     return _decode_extended(data, names, vr)
 
@@ -250,8 +248,8 @@ def _lenient(data: bytes, codec: str) -> str:
         return data.decode(_LENIENT.get(codec, codec), "pacsroute.latin1")
 
 
-# Text is taken in runs that one code element reads. In G0 the multi-byte sets own the
-# bytes 21H to 7EH, a backslash among them.
+# Text is decoded in runs of one code element. In G0, multi-byte sets use the bytes 21H to 7EH,
+# including the backslash.
 _RUN = re.compile(rb"\x1b(?:\$[()][A-D]|\$[@B]|[-()][A-Za-z])|[\x80-\xff]+|[\x00-\x7f]")
 _PAIRS = re.compile(rb"(?:[\x21-\x7e]{2})+")
 _SINGLES = re.compile(rb"[\x00-\x1a\x1c-\x7f]+")
@@ -274,8 +272,8 @@ def _decode_extended(data: bytes, names: tuple[str, ...], vr: str) -> str:
     first0, first1 = _initial(names)
     g0, g1 = first0, first1
     declared = (_BY_NUMBER.get(n.rpartition(" ")[2]) for n in names)
-    # Bytes of G1 with nothing designated, which some peers send after a delimiter, are
-    # most likely of the set that was designated before it.
+    # Some peers send bytes of G1 after a delimiter without designating a set again: they are most
+    # likely of the set that was designated before the delimiter.
     spare = next((s for s in declared if s and s.half), None)
     delimiters = _DELIMITERS.get(vr, _OTHER_DELIMITERS)
     out: list[str] = []
@@ -306,7 +304,7 @@ def _decode_extended(data: bytes, names: tuple[str, ...], vr: str) -> str:
 
 
 def _decode_pairs(pairs: bytes, g0: _Set) -> str:
-    """Decode code words of two bytes; one that is not in the set is taken for Latin-1."""
+    """Decode code words of two bytes; a code word outside the set is read as Latin-1."""
     words = [pairs[at : at + 2] for at in range(0, len(pairs), 2)]
     high = pairs.translate(_HIGH)
     if g0.prefix:
@@ -335,8 +333,8 @@ def encode(text: str, charset: str | Iterable[str | None] | None = None, vr: str
     Raises
     ------
     UnicodeEncodeError
-        A character is not in the set. UTF-8 has them all; only a lone surrogate, which is not a
-        character, becomes a question mark there.
+        A character is not in the set. UTF-8 has every character; a lone surrogate, which is not a
+        character, becomes a question mark.
 
     Examples
     --------
@@ -368,7 +366,7 @@ def _word(char: str, candidate: _Set) -> bytes | None:
         word = char.encode(candidate.codec)
     except UnicodeEncodeError:
         return None
-    # Python's codecs cover more than the set: ASCII, JIS X 0212 behind a single shift,
+    # Python's codecs cover more than the set: ASCII, JIS X 0212 after a single shift,
     # KS X 1001 syllables put together from eight bytes.
     body = word[len(candidate.prefix) :]
     if not word.startswith(candidate.prefix) or len(body) != candidate.width or body[0] < 0x80:
@@ -383,7 +381,7 @@ def _word(char: str, candidate: _Set) -> bytes | None:
 def _encode_extended(text: str, names: tuple[str, ...], vr: str) -> bytes:
     first0, first1 = _initial(names)
     if first1 and first1.width == 2:
-        # not allowed in value 1, so that not every reader has it in G1 from the start
+        # not allowed in value 1, so some readers do not have it in G1 initially
         first1 = None
     g0, g1 = first0, first1
     usable = [s for n in names if (s := _BY_NUMBER.get(n.rpartition(" ")[2]))]

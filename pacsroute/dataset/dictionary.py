@@ -1,4 +1,4 @@
-"""The VRs that the dictionaries of the standard, and of pydicom's private ones, give elements."""
+"""The VRs of elements in the standard's dictionary and pydicom's private ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _UNDEFINED = 0xFFFFFFFF
 
 
 class _Tags(dict[int, BaseTag]):
-    """The tags of the dictionary as pydicom has them, made once each."""
+    """The dictionary's tags as pydicom objects, each made once."""
 
     def __missing__(self, number: int) -> BaseTag:
         tag = BaseTag(number)
-        if number in DicomDictionary:  # a peer makes up others without end
+        if number in DicomDictionary:  # peers can invent any number of others
             self[number] = tag
         return tag
 
@@ -27,14 +27,14 @@ TAGS: Mapping[int, BaseTag] = _Tags()
 
 
 def meant_vr(tag: int, elements: Mapping[BaseTag, Any]) -> str | None:
-    """Return the VR that a dictionary gives an element; UN where none knows it.
+    """Return the VR of an element in the dictionaries; UN if it is in none of them.
 
     Parameters
     ----------
     tag : int
         Its tag.
     elements : mapping of tags to elements
-        Those before it, with the creators of private ones.
+        The elements before it, including private creators.
 
     Examples
     --------
@@ -70,9 +70,9 @@ def implicit_vr_of(
     tag, elements
         As for `meant_vr`.
     length : int
-        Its length as it came; FFFFFFFFH is undefined.
+        Its received length; FFFFFFFFH is undefined.
     signed : bool or None
-        Whether the pixels are; None if nothing says so.
+        Whether the pixels are signed; None if unknown.
 
     Examples
     --------

@@ -1,9 +1,9 @@
 """Rows and Datasets to the bytes of a data set (PS3.5 §7, Annex A).
 
-`encode` writes one data set; `RowEncoder` writes many rows in answer to one C-FIND
-identifier. Sequences and items have defined lengths. Text is written in the default
-repertoire where it fits, then in the set that was asked for, then in UTF-8: no character
-is ever lost and none raises. Error messages name keywords and types, never values.
+`encode` writes one data set; `RowEncoder` writes many rows in answer to one C-FIND identifier.
+Sequences and items have defined lengths. Text is written in the default repertoire if possible,
+else in the requested set, else in UTF-8: no character is lost or raises an error. Error messages
+name keywords and types, never values.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def encode(
         group lengths are left out. The bytes of OW, OF, OL, OD and OV in a mapping are
         little endian.
     transfer_syntax : str
-        Encapsulated ones are explicit VR little endian (PS3.5 §A.4).
+        Its UID; encapsulated ones are explicit VR little endian (PS3.5 §A.4).
     charset : str or iterable of str, optional
-        The Specific Character Set to write text in that is not ASCII; the row's own
-        without. If it cannot encode a value, the data set becomes ISO_IR 192.
+        The Specific Character Set for text that is not ASCII; by default, the row's own. If it
+        cannot encode a value, the data set becomes ISO_IR 192.
 
     Raises
     ------
@@ -63,23 +63,23 @@ def encode(
 class RowEncoder:
     r"""The data sets of the responses to one C-FIND (PS3.4 §C.4.1.1.3.2).
 
-    Only what the identifier asks for is encoded, inside sequences too: a sequence key
-    without an item, or with an empty one, asks for all of the sequence. Time zone offsets
-    are kept in any case, as what `kept` names is at the top.
+    Only requested elements are encoded, inside sequences too: a sequence key without an item, or
+    with an empty item, requests the whole sequence. Time zone offsets are always kept, as are the
+    elements in `kept` at the top level.
 
     Parameters
     ----------
     transfer_syntax : str
         That of the presentation context.
     identifier : Dataset, optional
-        The request's; all of a row is encoded without.
+        The identifier of the request; without it, whole rows are encoded.
     always : mapping of str, optional
-        The elements of every response; values of the row win over these.
+        The elements of every response; the row's own values take precedence.
     kept : iterable of str, optional
         Keywords that are sent if the row has them, requested or not.
     charset : str or iterable of str, optional
-        The set of responses that are not ASCII; the identifier's own without. A row that
-        it cannot encode goes as ISO_IR 192.
+        The set of responses that are not ASCII; by default, the identifier's own. A row that it
+        cannot encode is sent as ISO_IR 192.
 
     Raises
     ------
@@ -128,8 +128,8 @@ class RowEncoder:
         bytes
             The data set, with a Specific Character Set only if it needs one.
         bool
-            False when a key that was asked for is not in the row: the response is then
-            Pending with warning, 0xFF01.
+            False if a requested key is not in the row: the response is then Pending with warning,
+            0xFF01.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class RowEncoder:
         return (_deflate(body) if self._deflated else body), complete
 
     def encode_what_fits(self, row: Row) -> tuple[bytes, list[str]]:
-        r"""The data set of a row some of whose values cannot be written: without those.
+        r"""The data set of a row, without the values that cannot be written.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class RowEncoder:
         bytes
             The data set.
         list of str
-            The keywords of what is not in it, at any depth.
+            The keywords of the values left out, at any depth.
 
         Raises
         ------

@@ -33,23 +33,23 @@ def from_dicom_json(
 ) -> bytes:
     """Return the bytes of a data set from its DICOM JSON Model.
 
-    JSON is in UTF-8 whatever its Specific Character Set says: the data set is encoded in that set
-    if all of it fits, and otherwise the set becomes ``ISO_IR 192``.
+    JSON is always in UTF-8. The data set is encoded in its Specific Character Set if that has all
+    characters; otherwise the set becomes ``ISO_IR 192``.
 
     Parameters
     ----------
     model : mapping
-        As `dicom_json` and `json.loads` return it. Group lengths, File Meta Information
-        and delimiters in it are left out.
+        As `dicom_json` and `json.loads` return it. Its group lengths, File Meta Information and
+        delimiters are left out.
     transfer_syntax : str
-        The transfer syntax to write: an uncompressed one.
+        The transfer syntax to write, which must be uncompressed.
     bulk_data : callable, optional
-        Returns the bytes behind a ``BulkDataURI``; without it, such a value is an error.
+        Returns the bytes at a ``BulkDataURI``; without it, such a value is an error.
 
     Raises
     ------
     DataSetError
-        If it is no such model, or a value does not fit its VR; it names no value.
+        If it is not a valid model, or a value does not fit its VR; the message quotes no value.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class Elsewhere(Protocol):
     """A value whose bytes are not in memory."""
 
     is_encapsulated: bool
-    """Whether they are items of compressed pixel data, as PS3.5 §A.4 has them."""
+    """Whether they are the items of compressed pixel data (PS3.5 §A.4)."""
 
     def __len__(self) -> int:
         """Return how many bytes there are."""
@@ -75,19 +75,19 @@ class Elsewhere(Protocol):
 def pieces(
     model: Mapping[str, Any], bulk_data: Callable[[str], bytes | Elsewhere] | None = None
 ) -> list[bytes | Elsewhere]:
-    """Return a data set as `from_dicom_json`, in pieces of which some are elsewhere.
+    """Return a data set like `from_dicom_json`, in pieces; some may not be in memory.
 
     Parameters
     ----------
     model : mapping
         A data set in the DICOM JSON Model.
     bulk_data : callable, optional
-        Returns the bytes behind a ``BulkDataURI``, or where they are.
+        Returns the bytes at a ``BulkDataURI``, or their location.
 
     Raises
     ------
     DataSetError
-        If it is no such model, or a value does not fit its VR.
+        If it is not a valid model, or a value does not fit its VR.
     """
     try:
         try:
@@ -129,7 +129,7 @@ def _tagged(model: Mapping[str, Any]) -> Iterable[tuple[int, str, dict[str, Any]
         if not (isinstance(key, str) and _TAG.fullmatch(key) and isinstance(element, dict)):
             raise DataSetError("an attribute in JSON must be an object with a tag of eight digits")
         tag = int(key, 16)
-        if tag in found:  # with letters in upper and lower case
+        if tag in found:  # the same tag in upper and lower case
             raise DataSetError(f"({key[:4]},{key[4:]}) occurs twice")
         found.add(tag)
         yield tag, key, element

@@ -1,7 +1,7 @@
 """The DICOM JSON Model: a data set as plain values (PS3.18 Annex F).
 
-Values go from the bytes of a data set to JSON without pydicom's elements in between. It takes a
-quarter of the time of `pydicom.Dataset.to_json_dict`, with the same result.
+Values are converted from bytes to JSON without pydicom's elements, in a quarter of the time of
+`pydicom.Dataset.to_json_dict` and with the same result.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from pacsroute.dataset.wanted import CHARACTER_SET, never_written
 from pacsroute.errors import DataSetError
 
 BulkData = Callable[[tuple[str, ...], str, int], "str | None"]
-"""Returns the URI of a value, or None to have it inline.
+"""Returns the URI of a value, or None to keep it inline.
 
-It is called with the path of the element, its VR, and its length in bytes. A path is tags of
-eight digits, with an item number, from 1, after the tag of each sequence.
+It is called with the path of the element, its VR, and its length in bytes. A path consists of tags
+of eight digits, with an item number, from 1, after each sequence's tag.
 """
 
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _CHARSET = f"{CHARACTER_SET:08X}"
 _UTF8 = {"vr": "CS", "Value": list(charsets.UTF8)}
 _INLINE = 1024
-"""Bytes of a value that are never left to a URI."""
+"""Values up to this many bytes are always inline."""
 
 
 def dicom_json(
@@ -99,7 +99,7 @@ def json_of(
     bulk_data : callable, optional
         As for `dicom_json`.
     path : tuple of str
-        Where it is, if it is an item.
+        Its path, if it is an item.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def _inline(vr: str, data: bytes, little: bool) -> dict[str, Any]:
 
 
 def _strings(vr: str, data: bytes, names: tuple[str, ...]) -> list[Any] | None:
-    """Return the values of text; None if there is nothing but padding."""
+    """Return the values of text; None if it is only padding."""
     is_plain = vr not in TEXT_VRS or (data.isascii() and charsets.ESC not in data)
     text = data.decode("latin_1") if is_plain else charsets.decode(data, names, vr)
     text = text.rstrip("\0 ")

@@ -1,4 +1,4 @@
-"""The keywords of rows, and the error for those that the dictionary lacks."""
+"""The keywords of rows, and the error for unknown ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from pacsroute.errors import DataSetError, nearest
 
-_DELIMITERS = 0xFFFE  # the group of items and their ends, which no row has
+_DELIMITERS = 0xFFFE  # the group of items and delimiters, which rows never contain
 
 
 @lru_cache(4096)

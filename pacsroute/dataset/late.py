@@ -1,11 +1,10 @@
 """The late import of pydicom, which takes most of a server's start.
 
-With NumPy that takes several times as long as everything else, so importing pacsroute does not
-import it. A server listens before that is done: peers that connect wait in the queue of its socket
-for a fifth of a second. But it is done on one thread, before any other can ask for it: the modules
-of pydicom import each other in a circle, and two threads that enter this at different places break
-each other's import. So `BaseApp.running` calls `load` before lifespans run and threads begin, and
-so do other late imports.
+With NumPy it takes several times as long as everything else, so importing pacsroute does not import
+it. A server listens before the import: peers that connect wait in its socket's queue for a fifth of
+a second. But one thread must finish the import before others need it: pydicom's modules import each
+other in a cycle, and two threads that enter it at different places break each other's import. So
+`BaseApp.running` calls `load` before lifespans run and threads start, and so do other late imports.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _loaded = False
 
 
 def load() -> None:
-    """Import pydicom, whatever else it imports included, on this thread only."""
+    """Import pydicom and everything that it imports, on this thread only."""
     global _loaded  # noqa: PLW0603 - imported or not is a fact of the process
     if not _loaded:
         with _importing:
@@ -33,7 +32,7 @@ def load() -> None:
 
 
 def is_dataset(value: object) -> TypeGuard[Dataset]:
-    """Return whether something is a pydicom Dataset: nothing is before pydicom is imported.
+    """Return whether something is a pydicom Dataset; always False before pydicom is imported.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How a data set that a peer has sent is read, and how much it may be made of."""
+"""The limits for reading a peer's data set."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class Limits(NamedTuple):
     Parameters
     ----------
     depth : int
-        How deep sequences may be nested; real ones stay below ten.
+        The maximum nesting depth of sequences; real ones stay below ten.
     inflated : int
-        How many bytes a deflated data set may become. There is no limit of the ratio: real
+        The maximum size of an inflated data set in bytes. The ratio is not limited: real
         segmentations are deflated to a thousandth.
     elements : int
-        How many elements and items are read of it, those within sequences too, but only once
-        these are opened. It bounds the time; `memory` bounds what is held.
+        The maximum number of elements and items; those in a sequence count once it is opened. This
+        bounds the time; `memory` bounds the memory.
     memory : int
         How many bytes the process may hold for all peers: the setting ``max_memory``.
     charset : str
-        The Specific Character Set of one that names none: the setting ``default_charset``.
+        The Specific Character Set of a data set without one: the setting ``default_charset``.
     """
 
     depth: int = 64

@@ -1,8 +1,8 @@
 """The bytes of a data set to a pydicom Dataset (PS3.5 §7, Annex A).
 
-Lenient, since the peer will not send it better, but a part of it is never lost silently: a data
-set that cannot be read to its end is an error. Values are converted when they are accessed, and
-sequences are read when they are opened, which may raise DataSetError too.
+Parsing is lenient, but never loses a part silently: a data set that cannot be read to its end is an
+error. Values are converted when they are accessed, and sequences are read when they are opened,
+which may raise DataSetError too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pacsroute.errors import DataSetTooLarge, UnreadableDataSet
 
 Source: TypeAlias = "bytes | bytearray | memoryview | BinaryIO"
 
-_SMALL = 1 << 20  # bytes of a file that are read at once
-_PIECE = 1 << 16  # bytes that are inflated at a time
-_LARGE = 16 << 20  # bytes beyond which only a few are inflated at the same time
+_SMALL = 1 << 20  # files up to this many bytes are read at once
+_PIECE = 1 << 16  # bytes to inflate at a time
+_LARGE = 16 << 20  # data sets beyond this many bytes are inflated a few at a time
 
 MAX_KEYS = 50_000
-"""How many elements and items an identifier may have, those in sequences too."""
+"""The maximum number of elements and items of an identifier, including those in sequences."""
 
 
 def parse(
@@ -46,26 +46,26 @@ def parse(
     defer_size: int | None = None,
     limits: Limits = LIMITS,
 ) -> Dataset:
-    r"""Return the Dataset that some bytes are.
+    r"""Return the Dataset encoded in some bytes.
 
     Parameters
     ----------
     data : bytes-like or binary file
-        A file has to be seekable and is read from its current position.
+        The data set; a file must be seekable, and is read from its current position.
     transfer_syntax : str
-        A private one that nobody registered with pydicom is taken for explicit VR little
+        Its UID; a private one that is not registered with pydicom is read as explicit VR little
         endian, unless the first element shows that its VR is implicit.
     defer_size : int, optional
-        Values of a file that are longer stay there until they are accessed, for which
-        the file has to be open still or to be found by its name; those of a deflated data
-        set stay where it was inflated. Values inside sequences are never deferred.
+        Longer values in a file are read only when they are accessed: the file must then still be
+        open, or exist under its name. Those of a deflated data set stay in its inflated copy.
+        Values inside sequences are never deferred.
     limits : Limits
-        How deep and how large it may be, and its character set if it names none.
+        The allowed depth and size, and the default character set.
 
     Raises
     ------
     UnreadableDataSet
-        Not a data set, or a part of it would be lost: it is cut off, or a length is wrong.
+        If it is not a data set, or a part would be lost: it is cut off, or a length is wrong.
     DataSetTooLarge
         Beyond a limit.
 
@@ -78,12 +78,12 @@ def parse(
 
 
 def name_syntax(dataset: Dataset, transfer_syntax: str) -> None:
-    """Note the transfer syntax of a Dataset where pydicom looks for it, to make arrays of pixels.
+    """Set the transfer syntax of a Dataset where pydicom looks for it to decode pixels.
 
     Parameters
     ----------
     dataset : Dataset
-        It gets File Meta Information of its own.
+        The Dataset, which gets its own File Meta Information.
     transfer_syntax : str
         The UID.
 
@@ -99,7 +99,7 @@ def name_syntax(dataset: Dataset, transfer_syntax: str) -> None:
 
 
 def parse_all(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
-    r"""Return the Dataset that some bytes are, as `parse` does, with all of its sequences read.
+    r"""Return the Dataset encoded in some bytes, as `parse` does, with all sequences read.
 
     Errors inside them are raised here, not when they are opened.
 
@@ -137,12 +137,12 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
     transfer_syntax : str
         That of the presentation context.
     limits : Limits
-        How deep it may be.
+        The allowed depth.
 
     Raises
     ------
     DataSetError
-        Not a data set, or one that is cut off.
+        If it is not a data set, or is cut off.
 
     Examples
     --------
@@ -154,10 +154,10 @@ def identifier(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> D
 
 
 def readable(data: Source, transfer_syntax: str, limits: Limits = LIMITS) -> Dataset:
-    r"""Return the Dataset of some bytes, as far as they go, to look at.
+    r"""Return the Dataset of some bytes for display, as far as it can be read.
 
-    A data set that is cut off ends with its bytes. All of its values are converted as those of an
-    `identifier` are, so that no access raises or warns of them.
+    A truncated data set ends where its bytes end. All values are converted as for an `identifier`,
+    so that no access raises or warns.
 
     Parameters
     ----------
@@ -203,12 +203,12 @@ def _parse(
     if reader.deferred:
         return _with_file(dataset, file)
     if how.deflated:
-        reading.holding.shrink(size)  # its values are copies
+        reading.holding.shrink(size)  # the values are copies
     return dataset
 
 
 def _source(data: Source) -> tuple[Any, Any, int]:
-    """Return the source to read, the file behind it if any, and its beginning in there."""
+    """Return the source to read, its file if any, and the offset in that file."""
     if isinstance(data, (bytes, bytearray)):
         return data, None, 0
     if isinstance(data, memoryview):
@@ -223,7 +223,7 @@ def _source(data: Source) -> tuple[Any, Any, int]:
 
 
 def _inflated(data: Any, reading: Reading) -> Pages:
-    """Inflate a data set, piece by piece, as far as it may become that long (PS3.5 §A.5)."""
+    """Inflate a data set piece by piece, within the limit (PS3.5 §A.5)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     most = reading.limits.inflated
     inflated = Pages()

@@ -2,8 +2,8 @@
 
 Bounds: depth, number of elements, and the memory of the process. Leniency: a data set or item in
 the other VR encoding than announced, an unknown VR, numbers with odd bytes after the last whole
-one, and delimiters in odd places are read as far as nothing is lost. Silence: no message and no
-warning quotes a value. Sequences are passed over, and read when they are opened (PS3.5 §7).
+one, and misplaced delimiters are read if nothing is lost. Silence: no message and no
+warning quotes a value. Sequences are skipped, and read when they are opened (PS3.5 §7).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNDEFINED = 0xFFFFFFFF
 _DELIMITERS = 0xFFFE
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_REPRESENTATION = 0x00280103
-_TELLING = frozenset((CHARACTER_SET, _PIXEL_REPRESENTATION))  # how others are read
+_TELLING = frozenset((CHARACTER_SET, _PIXEL_REPRESENTATION))  # they affect other elements
 _VRS = {vr.encode("ascii"): vr for vr in (*STRING_VRS, *WORD_SIZES, "SQ")}
 _SHORT = {code: vr for code, vr in _VRS.items() if vr not in LONG_VRS}
 _LONG = {code: vr for code, vr in _VRS.items() if vr in LONG_VRS - {"SQ", "UN"}}
@@ -45,11 +45,11 @@ _HEADS = {
     little: tuple(struct.Struct(order + code) for code in ("HHI", "HH2sH", "I"))
     for little, order in ((True, "<"), (False, ">"))
 }
-_STRIDE = 1024  # elements between two looks at the limits
-_A_TURN = 16  # strides that are read before somebody else may have a turn
-_PASSED_FOR_ONE = 8  # elements passed over that count as one
-_ELEMENT, _ITEM_OBJECT = 256, 1536  # bytes that one takes once it is read, beside its value
-_AT_A_TIME = 1 << 20  # bytes of values that are held before they are counted
+_STRIDE = 1024  # elements between checks of the limits
+_A_TURN = 16  # strides before another thread may take a turn
+_PASSED_FOR_ONE = 8  # skipped elements that count as one
+_ELEMENT, _ITEM_OBJECT = 256, 1536  # bytes of memory for each, besides the value
+_AT_A_TIME = 1 << 20  # bytes of values to hold before counting them
 
 TURNS = threading.BoundedSemaphore(2)
 """Held while thousands of elements are read, or megabytes inflated: more at once would keep the
@@ -59,7 +59,7 @@ interpreter from all others, and all of them would fail where one after the othe
 class _Head(NamedTuple):
     """The head of an element: its tag, VR and length, where its value is, and how it was read.
 
-    `odd` is one whose VR is unknown, in explicit VR.
+    `odd` marks an unknown VR in explicit VR.
     """
 
     tag: int
@@ -79,9 +79,9 @@ class _Level:
         self.frame = frame
         self.names, self.signed = frame.names, frame.signed
         self.elements: dict[BaseTag, Any] = {}
-        self.size = 0  # bytes of values that are not counted yet
-        self.end = 0  # where a delimiter has ended them
-        self.other_vr: list[BaseTag] = []  # sequences whose items are in another VR encoding
+        self.size = 0  # bytes of values not counted yet
+        self.end = 0  # the offset of the delimiter that ended them
+        self.other_vr: list[BaseTag] = []  # sequences with items in the other VR encoding
 
     def finished(self, reading: Reading) -> Received:
         """Return the data set."""
@@ -91,7 +91,7 @@ class _Level:
         dataset.__dict__["_frame"] = frame._replace(names=names, signed=self.signed)
         dataset.__dict__["_count"] = len(self.elements)
         for tag in self.other_vr:
-            dataset[tag]  # written as it came, it would have the wrong encoding
+            dataset[tag]  # writing the received bytes would give the wrong encoding
         return dataset
 
 
@@ -103,16 +103,16 @@ class Reading:
     little : bool
         Whether it is little endian.
     limits : Limits
-        How deep it may be, how many elements it may have, and how much memory it may use.
+        The allowed depth, number of elements, and memory.
     lossless : bool
-        Whether what would lose a part of it is an error.
+        Whether losing a part of it is an error.
     strict : bool
-        Whether a sequence without items is an error too.
+        Whether a sequence without items is an error, too.
 
     Attributes
     ----------
     holding : Holding
-        The memory that it takes; given back when nothing uses it any more.
+        The memory in use; released when nothing uses it any more.
     """
 
     def __init__(
@@ -138,24 +138,24 @@ class Reading:
             raise DataSetTooLarge(f"no memory for it within max_memory, {most} bytes")
 
     def expect(self, items: int) -> None:
-        """Refuse, before the first item, to read more than the process could hold.
+        """Refuse a sequence, before its first item, if the process could not hold its items.
 
         Raises
         ------
         DataSetTooLarge
-            If there are so many.
+            If there are too many.
         """
         most = self.limits.memory
         if items * _ITEM_OBJECT > most:
             raise DataSetTooLarge(f"{items} items are more than max_memory holds, {most} bytes")
 
     def lost(self, why: str) -> None:
-        """Refuse what would lose a part of the data set.
+        """Refuse a data set if a part of it would be lost.
 
         Raises
         ------
         UnreadableDataSet
-            Unless it is read as far as it goes.
+            If the reading is lossless.
         """
         if self.lossless:
             raise UnreadableDataSet(why)
@@ -192,20 +192,20 @@ class Reading:
 
 
 class Reader:
-    """Reads elements out of something that can be sliced.
+    """Reads elements from data that can be sliced.
 
     It is held while it reads.
 
     Parameters
     ----------
     data : bytes-like or File
-        All of a data set, or of a sequence.
+        A whole data set, or a whole sequence.
     reading : Reading
         The counters, and how lenient the reader is.
     base : int
         The offset of the data in its file.
     defer_size : int or None
-        Values of the outermost data set that are longer stay in their file; without, none do.
+        Longer values of the outermost data set stay in their file; None reads all values.
 
     Attributes
     ----------
@@ -239,11 +239,11 @@ class Reader:
         if isinstance(error, RecursionError):
             raise DataSetTooLarge("sequences are nested too deeply") from None
         if isinstance(error, _BROKEN) and not isinstance(error, DataSetError):
-            # the exceptions of pydicom and of struct quote the bytes they are about
+            # exceptions of pydicom and struct quote the bytes
             raise UnreadableDataSet(f"not a data set ({type(error).__name__})") from None
 
     def _count(self) -> None:
-        """Count one element, item or fragment that is met."""
+        """Count one element, item or fragment."""
         self._room -= 1
         if self._room >= 0:
             return
@@ -259,11 +259,11 @@ class Reader:
             if self._has_turn:
                 TURNS.release()
                 self._has_turn = False
-                time.sleep(0)  # lets another one have it
+                time.sleep(0)  # lets another thread have it
             self._has_turn = TURNS.acquire()
 
     def _pass(self) -> None:
-        """Count skipped elements, which takes a fraction of the time, and no memory."""
+        """Count a skipped element, which takes a fraction of the time, and no memory."""
         self._passed += 1
         if not self._passed % _PASSED_FOR_ONE:
             self._count()
@@ -271,12 +271,12 @@ class Reader:
     # ------------------------------------------------------------- data sets
 
     def implicit_at(self, at: int, end: int, implicit: bool, *, top: bool = False) -> bool:
-        """Return whether the VR is implicit in what begins here, whatever was announced."""
+        """Return whether the VR is implicit in the data set at `at`, judging by its bytes."""
         if end - at < 8 or (implicit and not top):
             return implicit
         code, length = self._explicit(at)[2:]
         if implicit:
-            # a length below 64 KB has zeros where an explicit VR has its own length
+            # a length below 64 KB has zeros where an explicit VR would have its length
             return not (code in _VRS and (length == 0) == (_VRS[code] in LONG_VRS))
         if code.isalpha() and code.isupper():
             return False
@@ -365,14 +365,14 @@ class Reader:
         return at
 
     def behind_items(self, at: int, end: int, implicit: bool) -> int:
-        """Return where what follows a sequence of undefined length begins.
+        """Return the offset after a sequence of undefined length.
 
         Parameters
         ----------
         at, end : int
-            Where its items begin, and where the data end.
+            The offsets of its items, and of the end of the data.
         implicit : bool
-            Whether the VR is implicit in them.
+            Whether their VR is implicit.
 
         Raises
         ------
@@ -413,8 +413,9 @@ class Reader:
     def _odd(self, at: int, end: int) -> _Head:
         """Read the head of an element with an invalid VR, such as two spaces or ``??``.
 
-        New VRs have 32-bit lengths (PS3.5 §6.2), those that peers make up 16-bit ones, and some
-        elements are in implicit VR: it is what lets the next element begin behind it.
+        New VRs have 32-bit lengths (PS3.5 §6.2), VRs that peers invent have 16-bit lengths, and
+        some elements are in implicit VR: the right reading is the one that another element can
+        follow.
         """
         group, number, code, short = self._explicit(at)
         tag = group << 16 | number
@@ -432,7 +433,7 @@ class Reader:
         return best
 
     def _likelihood(self, head: _Head, end: int) -> int:
-        """Tell how likely an element has a length, by what follows: 0 is impossible."""
+        """Rate how likely a length is by the bytes that follow; 0 is impossible."""
         if head.length == _UNDEFINED:
             return 2 if self._is_item(head.start, end) else 0
         at = head.start + head.length
@@ -458,7 +459,7 @@ class Reader:
         if head.tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
             if not frame.undefined:
                 return head.start
-            level.end = head.start if head.tag == _ITEM_END else at  # its sequence takes any other
+            level.end = head.start if head.tag == _ITEM_END else at  # or its sequence ends here
             return None
         if head.tag == 0 and head.length == 0:
             return head.start
@@ -475,7 +476,7 @@ class Reader:
             self._add(level, head._replace(vr="SQ", implicit=below), stop)
             return after
         if vr not in _OCTETS:
-            # no other VR may have it (PS3.5 §7.1.1), and pydicom would convert it
+            # only these VRs may have it (PS3.5 §7.1.1), and pydicom would convert it
             vr = self._no_sequence() if vr == "SQ" else "OB"
         stop, after = self._fragments(start, end)
         # pydicom compares the VR when it reads a deferred value
@@ -497,7 +498,7 @@ class Reader:
             self._reading.lost("a value is longer than the data set")
             length = end - start
         stop = start + length
-        # pydicom takes the VR of the dictionary instead of UN, so it has to fit
+        # pydicom uses the dictionary's VR instead of UN, so it must fit
         meant = meant_vr(tag, level.elements) if vr == "UN" else vr
         sequence = meant == "SQ" and (vr == "SQ" or length > 0)
         if sequence and not (length == 0 or self._is_sequence(start, stop)):
@@ -526,7 +527,7 @@ class Reader:
         return stop
 
     def _add(self, level: _Level, head: _Head, stop: int) -> bytes:
-        """Take an element with its value; return that."""
+        """Add an element with its value; return the value."""
         tag = TAGS[head.tag]
         level.size += stop - head.start
         if level.size > _AT_A_TIME:
@@ -556,7 +557,7 @@ class Reader:
     # ------------------------------------------------------------- sequences and fragments
 
     def starts(self, end: int, frame: Frame) -> array[int]:
-        """Return where the items of a sequence begin that is all of the data."""
+        """Return the offsets of the items, if the data is a sequence."""
         found = array("Q")
         at = 0
         while at + 8 <= end:
@@ -647,7 +648,7 @@ class Reader:
         """Return where a value of undefined length ends, and where the next element begins."""
         first = at
         while at + 8 <= end:
-            self._pass()  # one that ends in nothing is gone through again for each element
+            self._pass()  # a value without an end is scanned again for each element
             group, number, length = self._implicit(at)
             tag = group << 16 | number
             if tag == _SEQUENCE_END:

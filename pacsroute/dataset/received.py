@@ -1,7 +1,7 @@
-"""A data set as it came: its values are converted, and its sequences read, when they are used.
+"""A received data set: values are converted, and sequences read, when they are used.
 
-pydicom's own conversion warns, and its warnings quote values, which are patient data. Here it
-is quiet and lenient, and text is read in the character sets of the standard.
+pydicom's own conversion warns, and its warnings quote values, which are patient data. This
+conversion is silent and lenient, and reads text in the standard's character sets.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Frame(NamedTuple):
     names : tuple of str
         The Specific Character Set, as `charsets.terms` gives it.
     signed : bool or None
-        Whether the pixels are; None if nothing says so.
+        Whether the pixels are signed; None if unknown.
     depth : int
-        In how many sequences they are.
+        The number of sequences around them.
     undefined : bool
-        Whether they are those of an item that ends with a delimiter.
+        Whether they belong to an item that ends with a delimiter.
     """
 
     implicit: bool
@@ -58,7 +58,7 @@ class Reading(Protocol):
         """Count memory that is taken; raise if the process has no room for it."""
 
     def expect(self, items: int) -> None:
-        """Raise if so many items are more than the process could hold."""
+        """Raise if the process could not hold so many items."""
 
     def starts(self, data: bytes, frame: Frame) -> array[int]:
         """Return where the items of a sequence begin."""
@@ -83,7 +83,7 @@ class Received(Dataset):
     _frame: Frame = Frame(False)
 
     def take_over(self, other: Received) -> None:
-        """Read the rest as the data set would that its elements come from."""
+        """Read the rest as the data set does that the elements are from."""
         for name in ("_reading", "_frame", "_count", "_looked_at"):
             if name in other.__dict__:
                 self.__dict__[name] = other.__dict__[name]
@@ -109,7 +109,7 @@ class Received(Dataset):
                     self._dict[key] = element
                     return element
                 with contextlib.suppress(AttributeError, ValueError, TypeError):
-                    return super().__getitem__(key)  # which of several VRs it is, others tell
+                    return super().__getitem__(key)  # other elements decide between several VRs
         return super().__getitem__(key)
 
     def __eq__(self, other: object) -> bool:
@@ -129,7 +129,7 @@ class Received(Dataset):
     def vr_of(self, raw: RawDataElement) -> str | None:
         """Return the VR of an element as it came; the dictionary's for implicit VR and UN.
 
-        It may be several, such as ``US or SS``; None if the VR is not known.
+        The result may name several, such as ``US or SS``; None if the VR is not known.
         """
         vr = raw.VR
         if vr is None:
@@ -202,7 +202,7 @@ class ReceivedSequence(Sequence):
 
     @property
     def _list(self) -> list[Dataset]:
-        """All items, for what changes the sequence or needs all of them."""
+        """All items, for callers that change the sequence or need all of them."""
         if self._changed is None:
             self._changed = list(self)
         return self._changed
@@ -274,8 +274,8 @@ def made(
 ) -> _Kind:
     """Return a Dataset of some elements, as it was read.
 
-    pydicom looks each attribute that is set up in the dictionary of keywords, which takes as long
-    as the rest of the work for an identifier.
+    pydicom looks up each attribute that is set in the keyword dictionary, which takes as long as
+    the rest of the work for an identifier.
 
     Parameters
     ----------
@@ -284,9 +284,9 @@ def made(
     elements : dict of tags to elements
         Its new elements.
     implicit, little : bool
-        The encoding that it came in.
+        The encoding that it was received in.
     names, around : tuple of str
-        The Specific Character Sets of it, and of what it is in.
+        The Specific Character Sets of the data set, and of the one around it.
     """
     dataset = kind.__new__(kind)
     own = list(encodings(names))
@@ -309,7 +309,7 @@ def open_all(dataset: Dataset) -> None:
 
 
 def is_edited(dataset: Dataset) -> bool:
-    """Return whether a data set that was parsed is no longer as it came.
+    """Return whether a parsed data set was changed.
 
     Only the elements that were accessed are compared, with the bytes they were read from.
 
@@ -319,7 +319,7 @@ def is_edited(dataset: Dataset) -> bool:
         As `pacsroute.dataset.parse` has returned it.
     """
     if not isinstance(dataset, Received) or dataset._reading is None:
-        return True  # somebody has put it there
+        return True  # the user added it
     looked_at = dataset._as_read
     if len(dataset) != dataset.__dict__["_count"]:
         return True

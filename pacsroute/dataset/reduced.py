@@ -1,6 +1,6 @@
 """The bytes of a few elements of a data set, without reading the others (PS3.5 §7.1).
 
-An index wants forty elements of three hundred. Skipping an element costs a tenth of reading it.
+An index needs forty elements of three hundred. Skipping an element costs a tenth of reading it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def reduced(data: bytes, transfer_syntax: str, tags: Container[int]) -> bytes | 
     Returns
     -------
     bytes or None
-        None if it is not as simple as that: then it has to be parsed. That is so in big
-        endian and deflated, where lengths are undefined or lead elsewhere than to the end, and
-        where tags are not in order.
+        None if the data set must be parsed: in big endian or deflated syntaxes, with undefined or
+        inconsistent lengths, or if tags are not in order.
 
     Examples
     --------

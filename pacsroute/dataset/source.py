@@ -1,4 +1,4 @@
-"""A file as something that can be sliced, as bytes can."""
+"""A file that can be sliced like bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class File:
     Attributes
     ----------
     base : int
-        The offset at which it was.
+        The position at which the file was.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -47,7 +47,7 @@ class File:
 
 
 class Pages(mmap.mmap):
-    """Memory, as a file, which returns to the system as soon as it is not needed.
+    """Memory as a file, returned to the system as soon as it is not needed.
 
     The allocator of C keeps memory that many threads free: several times the amount in use.
 
@@ -63,7 +63,7 @@ class Pages(mmap.mmap):
         return super().__new__(cls, -1, size)
 
     def with_room(self, count: int) -> Pages:
-        """Return pages with the same bytes, at the same position, and room for more behind it."""
+        """Return pages with the same bytes and position, and room for more."""
         used = self.tell()
         if used + count <= len(self):
             return self
@@ -73,7 +73,7 @@ class Pages(mmap.mmap):
         return larger
 
     def __deepcopy__(self, memo: object) -> Pages:
-        """Return the same ones: they are only read."""
+        """Return the same pages: they are only read."""
         return self
 
 

@@ -1,4 +1,4 @@
-"""Whether values can be given back once they are kept (PS3.7 §10.1.3, §10.1.5)."""
+"""Whether values can be stored and returned later (PS3.7 §10.1.3, §10.1.5)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _BYTES = {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"}
 
 
 def check_storable(dataset: Dataset, status: int = INVALID_ATTRIBUTE_VALUE) -> None:
-    """Raise a `Failure` for values that could not be given back later.
+    """Raise a `Failure` for values that could not be returned later.
 
     A stored data set must survive JSON (PS3.18 Annex F) and any transfer syntax:
-    a decimal string of ``nan``, for instance, can be read, but not be written again.
+    a decimal string of ``nan``, for instance, can be read but not written.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
         The data set of a peer. Its elements are decoded.
     status : int
-        The status for those that cannot: invalid attribute value, or 0x0115 for an N-ACTION.
+        The status of the failure: invalid attribute value, or 0x0115 for an N-ACTION.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def check_storable(dataset: Dataset, status: int = INVALID_ATTRIBUTE_VALUE) -> N
 
 
 def _misfits(dataset: Dataset) -> Iterator[int]:
-    """Yield the tags of the elements that cannot be kept each by itself."""
+    """Yield the tags of the elements that cannot be kept."""
     for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset converts its elements
         part = Dataset()
         try:
@@ -77,7 +77,7 @@ def _can_be_kept(dataset: Dataset) -> bool:
 def _as_json(dataset: Dataset) -> dict[str, Any]:
     """Return the result of `Dataset.to_json_dict` without its log of errors.
 
-    Bytes are left out: they can be given back, and may be long.
+    Bytes are left out: they can always be returned, and may be long.
     """
     every = (dataset[tag] for tag in dataset.keys())  # noqa: SIM118 - as above
     elements = (e for e in every if not (isinstance(e.value, bytes) and e.VR in _BYTES))

@@ -1,4 +1,4 @@
-"""The raw values of elements to what pydicom has for them (PS3.5 §6.2).
+"""Convert raw values of elements to pydicom's types (PS3.5 §6.2).
 
 pydicom's own conversion warns, and its warnings quote values, which are patient data.
 """
@@ -26,13 +26,13 @@ from pacsroute.dataset.vr import (
     WORD_SIZES,
 )
 
-_SMALL = 1024  # bytes of a value above which these checks are skipped
-_ELEMENT, _NUMBER, _STRING, _OBJECT = 512, 40, 64, 320  # bytes that one takes in memory
+_SMALL = 1024  # the size check skips values up to this many bytes
+_ELEMENT, _NUMBER, _STRING, _OBJECT = 512, 40, 64, 320  # bytes of memory for each
 
 
 @lru_cache(256)
 def encodings(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Pydicom's names of the encodings, including of the one that it has not.
+    """Pydicom's names of the encodings, including the one that pydicom lacks.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def encodings(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def character_set(data: bytes, around: tuple[str, ...] = charsets.DEFAULT) -> tuple[str, ...]:
-    r"""Return the terms that the bytes of (0008,0005) are; if empty, those that hold around it.
+    r"""Return the terms in the bytes of (0008,0005); if empty, those of the data set around it.
 
     Examples
     --------
@@ -76,8 +76,8 @@ def read_value(
     names : tuple of str
         The Specific Character Set, as `charsets.terms` gives it.
     strip : bool
-        Whether each of several values loses its trailing spaces, as keys to match do. pydicom
-        keeps those of codes.
+        Whether to strip trailing spaces of each of several values, as for matching keys. pydicom
+        keeps them in codes.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def read_value(
 
 
 def size_of_value(vr: str, data: bytes) -> int:
-    """Return about how many bytes a value takes once it is read.
+    """Return the approximate memory in bytes that a value takes once it is read.
 
     Parameters
     ----------

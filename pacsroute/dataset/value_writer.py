@@ -23,7 +23,7 @@ from pacsroute.dataset.vr import (
     several,
 )
 
-_WORDS = WORD_SIZES.keys() - NUMBER_FORMATS.keys()  # whose values are bytes or buffers
+_WORDS = WORD_SIZES.keys() - NUMBER_FORMATS.keys()  # their values are bytes or buffers
 
 
 def to_bytes(
@@ -36,13 +36,13 @@ def to_bytes(
     vr : str
         Its VR, two letters; not SQ.
     value : object
-        The value that the user gave, or pydicom read.
+        The value from the user, or read by pydicom.
     target : tuple of str
         The Specific Character Set, as `charsets.terms` gives it.
     order : str
         ``<`` or ``>``, as for `struct`.
     swap : bool
-        Whether bytes are in the other byte order.
+        Whether bytes are in the opposite byte order.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def _decimal_string(value: Any) -> str:
     if len(text) > 16 or not math.isfinite(value):
         text = format_number_as_ds(value)
     if not math.isfinite(float(text)):
-        # the largest numbers, rounded up beyond what a reader can hold
+        # the largest numbers, rounded up beyond a reader's range
         raise ValueError
     return text
 
@@ -168,8 +168,8 @@ def string_bytes(text: str, vr: str, target: tuple[str, ...]) -> bytes:
     """The bytes of a text in a character set."""
     if vr in TEXT_VRS:
         return charsets.encode(text, target, vr)
-    # Such a VR has the default repertoire; what a peer put there beyond it was read as
-    # Latin-1, and gets its own bytes back.
+    # Such a VR has the default repertoire; other bytes of a peer were read as Latin-1, and are
+    # written back unchanged.
     try:
         return text.encode("latin_1")
     except UnicodeEncodeError:
@@ -213,7 +213,7 @@ def _octets(value: Any, size: int, swap: bool) -> bytes:
 
 
 def swapped(data: bytes, size: int) -> bytes:
-    """Words of a size in the other byte order."""
+    """Words of a size in the opposite byte order."""
     if size == 1:
         return data
     data += b"\0" * (-len(data) % size)

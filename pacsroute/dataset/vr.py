@@ -1,4 +1,4 @@
-"""Value representations and transfer syntaxes: what decides how a value is written (PS3.5 §6.2)."""
+"""Value representations and transfer syntaxes: they decide how values are written (PS3.5 §6.2)."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Syntax(NamedTuple):
 def syntax(uid: str) -> Syntax:
     """How a transfer syntax encodes a data set.
 
-    A UID that is not in the dictionary is taken for an encapsulated syntax, hence explicit VR
-    little endian (PS3.5 §A.4), unless it was registered with pydicom.
+    An unknown UID counts as an encapsulated syntax, hence explicit VR little endian (PS3.5 §A.4),
+    unless it was registered with pydicom.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def resolve_vr(vr: str, tag: int, value: Any, rows: Sequence[Row], implicit: boo
     numbers = [v for v in (many if many is not None else (value,)) if isinstance(v, int)]
     if any(v < 0 for v in numbers):
         return "SS"
-    # the first value of a LUT descriptor is a count, whatever the pixels are
+    # the first value of a LUT descriptor is a count, even if the pixels are signed
     signed = "SS" in vr and _first(rows, "PixelRepresentation") == 1
     return "SS" if signed and all(v < 0x8000 for v in numbers) else "US"
 
@@ -113,7 +113,7 @@ def _first(rows: Sequence[Row], keyword: str) -> Any:
 
 
 def several(value: Any) -> list[Any] | tuple[Any, ...] | None:
-    """The values of something that has several, None when it is one."""
+    """The values of a multi-valued object; None if it is a single value."""
     if isinstance(value, (list, tuple)):
         return value
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview)):

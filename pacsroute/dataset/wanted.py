@@ -13,7 +13,7 @@ TIME_ZONE = 0x00080201
 
 
 class Wanted(NamedTuple):
-    """The keys of an identifier; those of a sequence in turn, None for all of them."""
+    """The keys of an identifier, nested for sequences; None requests all keys."""
 
     keys: dict[int, Wanted | None]
     private: list[tuple[int, str, int, Wanted | None]]
@@ -61,7 +61,7 @@ def _vr_of(dataset: Dataset, tag: int) -> str:
 
 
 def implicit_vr(dataset: Dataset, tag: int) -> str:
-    """The VR that the dictionaries give an element."""
+    """The VR of an element in the dictionaries."""
     try:
         if not Tag(tag).is_private:
             return dictionary_VR(tag)

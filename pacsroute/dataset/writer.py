@@ -1,7 +1,7 @@
 """Elements, rows and Datasets to bytes, in one character set and one syntax (PS3.5 §7.1).
 
-Each set of keys gets a plan, which its rows share. Rows and Datasets are in
-one class since each may have the other among its items.
+Each set of keys gets a plan, which its rows share. One class handles rows and Datasets, since each
+may contain the other as items.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from pacsroute.dataset.vr import (
 from pacsroute.dataset.wanted import CHARACTER_SET, TIME_ZONE, Wanted, implicit_vr, never_written
 from pacsroute.errors import DataSetError
 
-_NO_KEYS = {0x00080052, 0x00080053}  # the level and the view: they say how to ask
+_NO_KEYS = {0x00080052, 0x00080053}  # the level and the view, which are not keys
 _UNDEFINED = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
 _PLANS = 256
-_PLANNED = 2048  # elements of a Dataset whose plan is kept: a peer may send a million of them
+_PLANNED = 2048  # maximum elements of a Dataset with a cached plan: a peer may send a million
 _TABLE = 1024
 _LENGTHS = {
     code: tuple(struct.pack(code, n) for n in range(_TABLE)) for code in ("<H", "<I", ">H", ">I")
@@ -71,18 +71,18 @@ class _DatasetPlan(NamedTuple):
 
 
 class Encoder:
-    """Writes rows of one syntax that were asked for in one way.
+    """Writes rows in one syntax for one set of requested keys.
 
-    Those of sequences are written by others of the same syntax.
+    Other encoders of the same syntax write the items of sequences.
 
     Parameters
     ----------
     how : Syntax
         The transfer syntax.
     wanted : Wanted, optional
-        The requested keys; the whole row without.
+        The requested keys; without them, the whole row is written.
     always : mapping of str, optional
-        Elements of every row; its own values win over these.
+        Elements of every row; the row's own values take precedence.
     kept : iterable of str, optional
         Keywords that are sent if the row has them, requested or not.
 
@@ -108,7 +108,7 @@ class Encoder:
         self._always.pop("SpecificCharacterSet", None)
         self._always_tags = {keyword_tag(k) for k in self._always}
         self._kept = {TIME_ZONE, *map(keyword_tag, kept)} | self._always_tags
-        # An empty one of these is left out: nobody has asked for nothing.
+        # Empty ones are left out, because they were not requested.
         self._unasked = set() if wanted is None else {*map(keyword_tag, kept)} - wanted.keys.keys()
         self._plans: dict[tuple[Any, ...], dict[tuple[Any, ...], _Plan]] = {}
         self._dataset_plans: dict[tuple[Any, ...], _DatasetPlan] = {}
@@ -131,7 +131,7 @@ class Encoder:
         target : tuple of str
             The character set of its text, as `charsets.terms` gives it.
         specific : tuple of str
-            Its (0008,0005); none when empty.
+            Its (0008,0005), which is left out if empty.
         above : tuple of rows
             The rows around it, the innermost first.
 
@@ -145,7 +145,7 @@ class Encoder:
         if isinstance(row, Dataset):
             return self._from_dataset(row, target, specific, above)
         if target or specific:
-            if len(self._plans) >= _PLANS:  # a peer chooses the order of its character sets
+            if len(self._plans) >= _PLANS:  # peers choose the order of character sets
                 self._plans.clear()
             plans = self._plans.setdefault((target, specific), {})
         else:

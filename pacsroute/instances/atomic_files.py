@@ -1,7 +1,7 @@
-"""Files that are not whole yet: until they are, they have another name, or none.
+"""Drafts of files: until a file is complete, it has a temporary name, or none.
 
-A draft gets its final name all at once, so that nobody finds a part of a file. Files that a process
-leaves behind when it dies are removed by the next one in the folder.
+A draft gets its final name atomically, so readers never find a partial file. If a process dies, the
+next process to use the folder removes its drafts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _IOV_MAX = 512
 # Windows has no such call.
 _writev = getattr(os, "writev", lambda fd, pieces: os.write(fd, b"".join(pieces)))
 
-# Read once: os.umask changes it for all threads while it tells.
+# Read once: os.umask can only read it by changing it, for all threads.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
@@ -42,13 +42,13 @@ def draft(folder: str | None) -> tuple[int, str]:
     Parameters
     ----------
     folder : str or None
-        Where, made if it is not there; None is the system's folder for such things.
+        The folder, created if needed; None means the system's temporary folder.
 
     Returns
     -------
     descriptor, path : int and str
-        Linux has files without a name, whose path is empty: whatever happens to the process,
-        nothing of them stays behind.
+        On Linux, the file may have no name, and an empty path: the system then removes it if the
+        process dies.
     """
     if folder is None:
         folder = _temporary()
@@ -60,21 +60,21 @@ def draft(folder: str | None) -> tuple[int, str]:
 
 
 def nameless(folder: str) -> int:
-    """Open a new file without a name, in a folder that is there: no part of it stays behind.
+    """Open a new file without a name in an existing folder; the system removes it if unused.
 
     Raises
     ------
     OSError
-        If the folder is not there, or if its file system has no such files.
+        If the folder does not exist, or its file system does not support such files.
     """
     if not _NAMELESS:
         raise OSError(errno.EOPNOTSUPP, "files need a name here")
-    # Nobody finds it before it has its name, and then it may have the usual mode.
+    # It is invisible before it has its name, so it may have the usual mode.
     return os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o666)
 
 
 def try_out(folder: str) -> None:
-    """Make a folder for drafts if need be, and one draft in it, of which nothing stays behind.
+    """Check that drafts can be made in a folder, which is created if needed.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _open_draft(folder: str) -> tuple[int, str]:
                 raise
     path = _named_in(folder)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    if not _ours_alone(fd):  # it is being swept
+    if not _ours_alone(fd):  # another process is sweeping it
         os.close(fd)
         return _open_draft(folder)
     return fd, path
@@ -120,17 +120,17 @@ def _partial_name() -> str:
 
 
 def publish(fd: int, path: str, target: str, *, replace: bool) -> None:
-    """Give a draft its final name, all at once.
+    """Give a draft its final name atomically.
 
     Raises
     ------
     FileExistsError
-        If there is a file of that name, and it is not to be replaced.
+        If a file of that name exists, and `replace` is false.
     OSError
-        If it cannot have that name, as on another file system; it is as it was then.
+        If it cannot have that name, as on another file system; the draft is then unchanged.
     """
     if path:
-        # The mode was for secrets; a file that is whole has the one that the umask gives.
+        # Drafts are private; a complete file gets the mode of the umask.
         os.fchmod(fd, 0o666 & ~_UMASK)
         _rename(path, target, replace=replace)
         return
@@ -162,7 +162,7 @@ def _replace(fd: int, target: str) -> None:
         _link(fd, path)
         try:
             os.rename(path, target)
-        except FileNotFoundError:  # swept by another process, which found it unlocked
+        except FileNotFoundError:  # another process found it unlocked and swept it
             if not os.path.isdir(os.path.dirname(target)):
                 raise
         except BaseException:
@@ -173,7 +173,7 @@ def _replace(fd: int, target: str) -> None:
 
 
 def sweep(folder: str) -> int:
-    """Remove what processes that have died left unfinished; return how many files that was."""
+    """Remove the drafts of dead processes; return how many files were removed."""
     count = 0
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -198,9 +198,9 @@ def _held(path: str) -> Iterator[bool]:
 
 
 def _ours_alone(fd: int) -> bool:
-    """Lock a file that is not whole yet, for as long as it is open; return whether we could."""
+    """Lock a draft for as long as it is open; return whether that was possible."""
     if fcntl is None:
-        return True  # such a system does not remove open files
+        return True  # Windows does not remove open files
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -211,7 +211,7 @@ def _ours_alone(fd: int) -> bool:
 
 
 def _quickly(path: str, flags: int) -> int:
-    """Open a file, but no link, and no pipe without a writer."""
+    """Open a file without following links or waiting for the writer of a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -222,7 +222,7 @@ def scratch(folder: str | None) -> Iterator[str]:
     Parameters
     ----------
     folder : str or None
-        Where it is made; None is the system's folder for such things.
+        The parent folder; None means the system's temporary folder.
     """
     parent = _temporary() if folder is None else folder
     if not os.path.isdir(parent):
@@ -236,7 +236,7 @@ def scratch(folder: str | None) -> Iterator[str]:
 
 
 def _open_scratch(parent: str) -> tuple[int, str]:
-    """Make a folder and hold it, which another process may sweep before."""
+    """Make and hold a folder; retry if another process sweeps it first."""
     while True:
         path = _named_in(parent)
         os.mkdir(path, 0o700)
@@ -248,7 +248,7 @@ def _open_scratch(parent: str) -> tuple[int, str]:
 
 
 def write_all(fd: int, *pieces: bytes | memoryview) -> None:
-    """Write all of the data, in one call; a disk that fills up may take a part of it."""
+    """Write all data, in one system call if possible; a disk that fills up may take only a part."""
     written = _writev(fd, pieces[:_IOV_MAX])
     if written < sum(map(len, pieces)):
         rest = memoryview(b"".join(pieces))[written:]
@@ -262,7 +262,7 @@ def copy(source: int, target: int, size: int) -> None:
     Raises
     ------
     OSError
-        If that is not possible, or if there are fewer bytes.
+        If copying fails, or the source has fewer bytes.
     """
     position = 0
     while position < size:
@@ -274,9 +274,9 @@ def copy(source: int, target: int, size: int) -> None:
 
 
 def start_write_back(fd: int, start: int, size: int) -> None:
-    """Start writing a part of a file to the disk that will be flushed; nothing waits for it.
+    """Start writing part of a file to the disk without waiting, to speed up a later flush.
 
-    It makes no promise, and so replaces no flush: the one that comes has less to do.
+    It guarantees nothing, so the flush is still needed.
     """
     if (call := _sync_file_range()) is not None:
         call(fd, start, size, _WRITE)
@@ -287,7 +287,7 @@ _WRITE = 2  # SYNC_FILE_RANGE_WRITE of Linux
 
 @functools.cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return the system's call for it, which Python has no function for; None elsewhere."""
+    """Return Linux's system call, which Python does not wrap; None on other systems."""
     if sys.platform != "linux":
         return None
     import ctypes  # noqa: PLC0415 - seldom needed
@@ -308,7 +308,7 @@ def sync(path: str) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """Make a folder and those above it, so that they are there after a power cut, too."""
+    """Make a folder and its parents, and flush them to survive a power cut."""
     above = os.path.dirname(os.path.abspath(folder))
     if not os.path.isdir(above):
         make_folder(above)

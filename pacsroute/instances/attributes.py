@@ -1,4 +1,4 @@
-"""A few attributes of an instance, without reading all of it if that is possible."""
+"""Read a few attributes of an instance, without parsing all of it if possible."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def attributes_of(instance: Instance, tags: Container[int]) -> Dataset:
-    """Return a data set with the wanted attributes of an instance, and perhaps more.
+    """Return a data set with at least the wanted attributes of an instance.
 
-    Of one that is in memory no more is read than that.
+    Of an instance in memory, only these are read.
     """
     with instance.open() as file:
         if isinstance(file, io.BytesIO):

@@ -8,7 +8,7 @@ _VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")  # MPEG and HEVC; SM
 
 
 def is_video(transfer_syntax: str) -> bool:
-    """Return whether the pixels of a transfer syntax are a stream, which is never decoded.
+    """Return whether a transfer syntax is a video stream, which is never decoded.
 
     Examples
     --------
@@ -19,7 +19,7 @@ def is_video(transfer_syntax: str) -> bool:
 
 
 def obstacle(source: str, target: str) -> str:
-    """Return why there is no conversion, whatever the instance; an empty text if there may be one.
+    """Return why no instance can be converted; an empty text if a conversion may be possible.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def obstacle(source: str, target: str) -> str:
 
 
 def can_convert(source: str, target: str) -> bool:
-    """Return whether a conversion may be tried: out of most standard syntaxes, into native ones.
+    """Return whether to try a conversion: from most standard syntaxes, to uncompressed ones.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from pacsroute.errors import DataSetError
 from pacsroute.instances.pixel_data import ImagePixel, find_pixels
 
 _PIECE = 1 << 18
-_SHARE_SAMPLES = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two pixels have two samples, not three
+_SHARE_SAMPLES = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two samples per pixel on average, not three
 
 
 class Frames:
@@ -25,9 +25,9 @@ class Frames:
     Parameters
     ----------
     file : binary file
-        Positioned at the data set, as `Instance.open` returns it, and has to stay open.
+        Positioned at the data set, as `Instance.open` returns it; it must stay open.
     transfer_syntax : str
-        The UID of its syntax, which is not a deflated one.
+        The UID of its transfer syntax, which must not be deflated.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Frames:
     Raises
     ------
     DataSetError
-        If it has no pixels, or does not say how large they are.
+        If it has no pixels, or does not describe their size.
 
     Examples
     --------
@@ -63,17 +63,17 @@ class Frames:
 
     @property
     def is_encapsulated(self) -> bool:
-        """Whether each frame is compressed, or at least wrapped, on its own."""
+        """Whether frames are encapsulated, compressed or not."""
         return self._syntax not in uids.NATIVE and self._where.element.tag == 0x7FE00010
 
     @property
     def stored_length(self) -> int:
-        """How many bytes all of them take in the file, about."""
+        """The approximate size of all frames in the file, in bytes."""
         start = self._where.element.offset
         return self._where.element.length or self._file.seek(0, 2) - start
 
     def check_count(self) -> None:
-        """Raise a `DataSetError` if there cannot be as many frames as are said to be there."""
+        """Raise a `DataSetError` if the pixel data is too short for Number of Frames."""
         if not self.is_encapsulated:
             there = self.stored_length * 8 >= self._native_bits * self.image.number_of_frames
         else:
@@ -90,8 +90,8 @@ class Frames:
         Parameters
         ----------
         number : int
-            From 1. Frames of single bits that do not begin with a byte are moved, so that
-            the first pixel is the lowest bit of the first byte.
+            From 1. Single-bit frames that do not begin at a byte boundary are shifted, so that the
+            first pixel is the lowest bit of the first byte.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class Frames:
             )
 
     def value(self) -> tuple[int, Iterator[bytes]]:
-        """Return how long pixels are that are not compressed, and their bytes in little endian.
+        """Return the length of uncompressed pixels, and their bytes in little endian.
 
         The bytes are read in pieces.
 
@@ -136,9 +136,9 @@ class Frames:
             yield data if self._where.little else swapped(data, word)
 
     def place(self, number: int) -> tuple[int, int] | None:
-        """Return the offset in the file, and the length, of a frame whose bytes need no change.
+        """Return the file offset and length of a frame whose bytes can be sent unchanged.
 
-        None if they do, or if it is compressed.
+        None if they must be changed, or the frame is compressed.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Frames:
         return element.offset + start, size
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield all frames as `read` returns them, in one go through the file."""
+        """Yield all frames as `read` returns them, in one pass through the file."""
         numbers = range(1, self.image.number_of_frames + 1)
         if not self.is_encapsulated:
             yield from map(self._native, numbers)
@@ -176,7 +176,7 @@ class Frames:
                 yield frame
 
     def _table(self) -> tuple[bytes, bytes] | None:
-        """Return the Extended Offset Table, if there is a whole one (PS3.3 C.7.6.3.1.8)."""
+        """Return the Extended Offset Table, if it is complete (PS3.3 C.7.6.3.1.8)."""
         size = 8 * self.image.number_of_frames
         tables = (self._where.offsets, self._where.lengths)
         found = []
@@ -193,7 +193,7 @@ class Frames:
         element = self._where.element
         start = (number - 1) * self._native_bits
         end = start + self._native_bits
-        # Words are swapped as wholes: the first and the last one may be another frame's, too.
+        # Whole words are swapped: the first and last may be shared with other frames.
         word = 1 if self._where.little else WORD_SIZES.get(element.vr, 1)
         first = start // 8 // word * word
         last = -(-end // (8 * word)) * word
@@ -211,7 +211,7 @@ class Frames:
 
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
-    """Raise a `DataSetError` where pydicom cannot read the fragments."""
+    """Raise a `DataSetError` if pydicom cannot read the fragments."""
     try:
         yield
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:

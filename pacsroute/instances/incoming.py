@@ -1,4 +1,4 @@
-"""A Part 10 file that comes in pieces, on its way into the spool."""
+"""A Part 10 file that arrives in pieces, and is spooled."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pacsroute.errors import DataSetError
 from pacsroute.instances import part10, peek
 from pacsroute.instances.spool import Spool
 
-_HEAD = 65_536  # bytes of what is before a data set, at most
+_HEAD = 65_536  # maximum bytes before the data set
 
 
 class Incoming:
-    r"""Takes the pieces of a Part 10 file; its data set goes to the spool as it came.
+    r"""Takes the pieces of a Part 10 file; its data set is spooled unchanged.
 
     Parameters
     ----------
     open_spool : callable
-        Called with the head of the file that is written: returns its spool.
+        Called with the head of the file to write; returns its spool.
     writer, sender, receiver : str
         AE titles for that head, as in `pacsroute.instances.part10.head`.
 
     Attributes
     ----------
     sop_class, sop_instance, transfer_syntax : str
-        Its UIDs, once `end` was called: the data set wins over the File Meta
-        Information. Empty where it does not say so.
+        Its UIDs, once `end` was called: the data set takes precedence over the File Meta
+        Information. Empty if unknown.
     spool : Spool or None
         The data set; None if it is not a Part 10 file.
 
@@ -66,7 +66,7 @@ class Incoming:
                 self._look()
 
     def end(self) -> None:
-        """Take its end."""
+        """Take the end of the file."""
         if self.spool is None and not self._is_broken:
             self._look()
         if self.spool is not None and self.spool.size & 1:

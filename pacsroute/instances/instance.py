@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 Duplicate = Literal["replace", "keep", "refuse"]
 
 _WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", None)
-_BUFFER = io.DEFAULT_BUFFER_SIZE  # said, so that nobody asks whether it is a terminal
-_AT_ONCE = 1_048_576  # bytes of a file that are read in one call, as they are needed
+_BUFFER = io.DEFAULT_BUFFER_SIZE  # explicit, so that open() need not check for a terminal
+_AT_ONCE = 1_048_576  # files up to this many bytes are read in one call
 DEFER_SIZE = 1_048_576
 """Values longer than this many bytes are read from a file only when they are used."""
 
@@ -47,9 +47,9 @@ class Instance:
         The path of a Part 10 file, a data set, or bytes: those of a Part 10 file, or of a data set
         in the given `transfer_syntax`; or a Part 10 file in a storage.
     sop_class, sop_instance, transfer_syntax : str, optional
-        UIDs that are known already; with all three, no file is opened to read them.
+        UIDs, if known; with all three, no file is opened to read them.
     limits : Limits, optional
-        The depth and size to which it is parsed.
+        The allowed depth and size when it is parsed.
 
     Examples
     --------
@@ -174,8 +174,8 @@ class Instance:
     def opened(self) -> Instance:
         """Return the same instance with its file open or read, so that `open` does not wait for it.
 
-        The copy is independent: others may be sending this one, too. An instance that cannot be
-        opened is returned unchanged, and `open` says why.
+        The copy is independent: other threads may be sending this one, too. An instance that cannot
+        be opened is returned unchanged, and `open` raises the error.
         """
         is_file = isinstance(self._source, (str, os.PathLike, Stored))
         if type(self) is not Instance or not is_file or self._opened is not None:
@@ -244,8 +244,8 @@ class Instance:
         transfer_syntax : str
             Its UID.
         wanted : callable, optional
-            Tells whether the result is still wanted, without waiting itself; it is asked a
-            few times a second while a child works.
+            Returns whether the result is still wanted, without waiting; called a few times a second
+            while a child process works.
 
         Raises
         ------
@@ -313,7 +313,7 @@ class Instance:
 
     @property
     def dataset(self) -> Dataset:
-        """The data set, parsed on first use, and large values when they are used.
+        """The data set, parsed on first use; large values are read when they are used.
 
         Raises
         ------
@@ -340,14 +340,15 @@ class Instance:
             raise
         data_sets.name_syntax(dataset, self.transfer_syntax)
         if getattr(dataset, "buffer", None) is file:
-            # Deferred values are read from it: it stays open as long as the data set lives.
+            # Deferred values are read from the file, so it stays open as long as the data set
+            # lives.
             weakref.finalize(dataset, file.close)
         else:
             file.close()
         return dataset
 
     def _compare(self, dataset: Dataset) -> None:
-        """Refuse an instance whose data set has other UIDs than its command."""
+        """Refuse an instance if its data set and its command have different UIDs."""
         named = {
             0x0008_0016: ("SOP Class UID", self.sop_class),
             0x0008_0018: ("SOP Instance UID", self.sop_instance),
@@ -358,7 +359,7 @@ class Instance:
                 raise Failure(IDENTIFIER_MISMATCH, f"{name} differs from the command's")
 
     def _edited(self) -> bool:
-        """Return whether the data set that was handed out differs from the bytes."""
+        """Return whether the user has changed the data set."""
         if self._dataset is None or is_dataset(self._source):
             return False
         return data_sets.is_edited(self._dataset)
@@ -481,7 +482,7 @@ class Instance:
             )
 
     def _put(self, storage: Storage, name: str | None, duplicate: str) -> Instance:
-        """Put it into a storage, under a key of its own."""
+        """Put it into a storage, under a new key."""
         if not isinstance(storage, Storage):
             raise TypeError(f"save() takes a folder or a storage, not {storage!r:.40}")
         if name is not None or duplicate != "replace":
@@ -504,7 +505,7 @@ class Instance:
         )
 
     def _copy(self, folder: str, target: str, *, replace: bool, durable: bool) -> None:
-        """Write the file, and give it its name when it is whole."""
+        """Write the file, and give it its name when it is complete."""
         fd, path = draft(folder)
         try:
             self._write(fd)
@@ -541,7 +542,7 @@ def _prefix(folder: str) -> tuple[str, Path]:
 
 
 def _syntax_of(dataset: Dataset) -> str:
-    """Return the syntax that a Dataset says it is in, else that of how it was read."""
+    """Return a Dataset's own transfer syntax, else the one that it was read in."""
     told = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     if told is not None:
         return str(told)
@@ -555,7 +556,7 @@ def _syntax_of(dataset: Dataset) -> str:
 def _opened(path: str | os.PathLike[str], at_once: int) -> tuple[BinaryIO, part10.Head, bytes]:
     """Open a Part 10 file at its data set; return its head and how the data set begins.
 
-    A file of no more than `at_once` bytes is read, and closed already.
+    A file of up to `at_once` bytes is read into memory and closed.
     """
     file: BinaryIO = open(path, "rb", 0)  # noqa: SIM115 - the caller closes it
     try:
@@ -590,9 +591,9 @@ def _all(file: BinaryIO, size: int) -> bytes:
 
 
 def _told(head: part10.Head, first: bytes) -> dict[str, str]:
-    """Return the UIDs of a file's instance; those in the data set win.
+    """Return the UIDs of a file's instance; those in the data set take precedence.
 
-    A peer would refuse the instance else.
+    Otherwise a peer would refuse the instance.
     """
     sop_class, sop_instance = peek.sop_uids(first, head.transfer_syntax)
     return {
@@ -603,7 +604,7 @@ def _told(head: part10.Head, first: bytes) -> dict[str, str]:
 
 
 def _occupied(folder: str, target: str, duplicate: str, durable: bool) -> Path:
-    if durable:  # which its writer may not have waited for, or not yet
+    if durable:  # its writer may not have flushed it
         sync(target)
         sync(folder)
     if duplicate == "refuse":

@@ -13,7 +13,7 @@ LOOK = 8192
 """How many bytes of a file are read to find its head: enough for most."""
 
 _PREAMBLE = 128
-_LONGEST = 256  # bytes that are read of a UID
+_LONGEST = 256  # maximum bytes to read of a UID
 _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sHI")
 _LONG_VRS = frozenset((b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"))
@@ -48,8 +48,8 @@ def head(
     sop_class, sop_instance, transfer_syntax : str
         UIDs of the instance and of the syntax of its data set.
     writer, sender, receiver : str
-        AE titles: whose file it is (0002,0016), who sent the instance (0002,0017) and
-        who received it (0002,0018). An empty one is left out.
+        AE titles of the file's writer (0002,0016), and of the instance's sender (0002,0017) and
+        receiver (0002,0018). Empty ones are left out.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def head(
 def _around(
     sop_class: str, transfer_syntax: str, writer: str, sender: str, receiver: str, instance: int
 ) -> tuple[bytes, bytes]:
-    """Return the bytes around the SOP Instance UID, which one association shares."""
+    """Return the bytes around the SOP Instance UID, cached for an association's instances."""
     before = _VERSION + _element(0x02, sop_class)
     after = _element(0x10, transfer_syntax) + _WRITER
     for number, title in ((0x16, writer), (0x17, sender), (0x18, receiver)):
@@ -82,13 +82,13 @@ class Head(NamedTuple):
     Parameters
     ----------
     sop_class, sop_instance, transfer_syntax : str
-        UIDs; empty if it does not say.
+        UIDs; empty if missing.
     sender : str
-        The AE title of the sender (0002,0017); empty if it does not say.
+        The AE title of the sender (0002,0017); empty if missing.
     end : int
         The offset of the data set.
     is_whole : bool
-        Whether the bytes that were read reach to its end.
+        Whether the given bytes contain all of the head.
     """
 
     sop_class: str
@@ -103,12 +103,12 @@ _NAMES = {0x02: "sop_class", 0x03: "sop_instance", 0x10: "transfer_syntax", 0x17
 
 
 def read_head(data: bytes) -> Head:
-    """Read the head of a file, whatever its length says.
+    """Read the head of a file, even if its group length is wrong.
 
     Parameters
     ----------
     data : bytes
-        The file's, from its beginning; if `Head.is_whole` is false, more of them are needed.
+        The beginning of the file; if `Head.is_whole` is false, more bytes are needed.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def read_head(data: bytes) -> Head:
         if vr in _LONG_VRS:
             length = int.from_bytes(data[start : start + 4], "little")
             start += 4
-        elif not vr.isalpha():  # some have written it in implicit VR
+        elif not vr.isalpha():  # some programs write it in implicit VR
             length = int.from_bytes(data[at + 4 : start], "little")
         at = start + length
         if number in _NAMES:
@@ -144,7 +144,7 @@ def read_head(data: bytes) -> Head:
 
 
 def head_of(file: BinaryIO) -> Head:
-    """Read the head of a file that can be sought in; it is then positioned at the data set.
+    """Read the head of a seekable file, and leave it positioned at the data set.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def head_of(file: BinaryIO) -> Head:
         found = read_head(first)
         if found.is_whole or len(first) < look:
             break
-        look *= 8  # private information in the head, which may be long
+        look *= 8  # private information in the head may be long
     if found.end > len(first):
         raise DataSetError("not a Part 10 file: its head is longer than the file")
     file.seek(found.end)

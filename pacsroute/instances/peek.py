@@ -8,11 +8,11 @@ import zlib
 from pacsroute import uids
 
 LOOK = 4096
-"""How many bytes are enough for it."""
+"""The number of bytes that suffice."""
 
 _SOP_CLASS, _SOP_INSTANCE = 0x0016, 0x0018
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # have 32-bit lengths
-# Where the VR is implicit, its place holds the lower half of the length.
+# In implicit VR, these bytes are the lower half of the length.
 _LITTLE = struct.Struct("<HH2sH").unpack_from
 _BIG = struct.Struct(">HH2sH").unpack_from
 
@@ -20,7 +20,7 @@ _BIG = struct.Struct(">HH2sH").unpack_from
 def sop_uids(data: bytes, transfer_syntax: str) -> tuple[str, str]:
     r"""Return the SOP Class and Instance UIDs that a data set begins with.
 
-    Both stand among the first few elements; one that is not found there is empty.
+    Both are among the first few elements; if one is not found, it is empty.
 
     Parameters
     ----------

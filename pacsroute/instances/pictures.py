@@ -1,4 +1,4 @@
-"""How a frame is shown as a picture that any browser shows (PS3.18 §8.3.5)."""
+"""Options for rendering a frame in a format for browsers (PS3.18 §8.3.5)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}
 
 
 class Options(NamedTuple):
-    """How a frame is shown.
+    """Options for rendering a frame.
 
     Parameters
     ----------
     media_type : str
         ``image/jpeg``, ``image/png`` or ``image/gif``.
     quality : int
-        Of JPEG, from 1 to 100.
+        The JPEG quality, from 1 to 100.
     size : (int, int) or None
-        The size of the viewport: width and height in pixels, 0 for the matching one.
+        The size of the viewport: width and height in pixels; 0 keeps the aspect ratio.
     region : (float, float, float, float) or None
         The region to show: left, top, width and height in its own pixels; a negative width or
         height flips the picture.

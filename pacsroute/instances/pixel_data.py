@@ -1,7 +1,7 @@
-"""Where the pixels of a data set are, and how large it says they are (PS3.3 C.7.6.3, PS3.5 §8).
+"""Find the pixels of a data set and their description (PS3.3 C.7.6.3, PS3.5 §8).
 
-Nothing is parsed for it and nothing decoded: sequences are skipped, so that a frame of an
-instance can be found however many elements the instance has.
+Nothing is parsed or decoded, and sequences are skipped, so finding a frame is fast even if the
+instance has many elements.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pacsroute.errors import DataSetError
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT_VALUE = 64  # bytes; what describes an image is shorter
+_SHORT_VALUE = 64  # bytes; values that describe an image are shorter
 _DEPTH = 200
-_LOOK = 16_384  # bytes that are read at once
+_LOOK = 16_384  # bytes to read at once
 
 _IMAGES = {
     0x7FE00008: "FloatPixelData",
@@ -41,7 +41,7 @@ _TOLD = frozenset((*_IMAGES, *_NUMBERS, _PHOTOMETRIC, _FRAMES, _OFFSETS, _LENGTH
 
 
 class Element(NamedTuple):
-    """Where an element's value is in a file; the length is None if it has an end instead."""
+    """The location of an element's value in a file; the length is None if undefined."""
 
     tag: int
     vr: str
@@ -57,7 +57,7 @@ class ImagePixel(NamedTuple):
     keyword : str
         ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
     number_of_frames : int
-        One, if nothing else is said.
+        One by default.
 
     Examples
     --------
@@ -79,17 +79,17 @@ class ImagePixel(NamedTuple):
 
     @property
     def frame_bits(self) -> int:
-        """How many bits one frame has when it is not compressed."""
+        """The number of bits of one uncompressed frame."""
         return self.rows * self.columns * self.samples_per_pixel * self.bits_allocated
 
     @property
     def frame_length(self) -> int:
-        """How many bytes one frame has when it is not compressed, the last one filled up."""
+        """The number of bytes of one uncompressed frame, rounded up."""
         return -(-self.frame_bits // 8)
 
     @property
     def length(self) -> int:
-        """How many bytes all frames have when they are not compressed."""
+        """The number of bytes of all frames, uncompressed."""
         return -(-self.frame_bits * self.number_of_frames // 8)
 
 
@@ -107,19 +107,19 @@ class PixelData(NamedTuple):
 
 
 def find_pixels(file: BinaryIO, transfer_syntax: str) -> PixelData | None:
-    """Return where the pixels of a data set are; None if it has none.
+    """Return the location of a data set's pixels; None if it has none.
 
     Parameters
     ----------
     file : binary file
-        Positioned at the data set, which is not deflated, and is left somewhere else.
+        Positioned at the data set, which must not be deflated; its position changes.
     transfer_syntax : str
         The UID of its syntax.
 
     Raises
     ------
     DataSetError
-        If it cannot be read that far, or does not say how large its pixels are.
+        If it cannot be read that far, or does not describe the size of its pixels.
     """
     values: dict[str, int | str] = {}
     tables: dict[int, Element] = {}
@@ -189,7 +189,7 @@ class _Heads:
         self._explicit = struct.Struct(order + "HH2sH").unpack_from
 
     def at_the_top(self) -> Iterator[Element]:
-        """Yield the elements that describe the pixels, before them; sequences are skipped."""
+        """Yield the elements that describe the pixels, then the pixels; sequences are skipped."""
         at = self._start
         first = self._bytes(at, 6)[4:]
         implicit = not (first.isalpha() and first.isupper())
@@ -209,7 +209,7 @@ class _Heads:
                 at = offset + length
 
     def _behind_others(self, at: int) -> int:
-        """Return where the next element begins that is relevant or unusual."""
+        """Return the offset of the next relevant or unusual element."""
         chunk, base, unpack = self._chunk, self._chunk_at, self._explicit
         start, most = at - base, len(self._chunk) - 12
         while 0 <= start <= most:
@@ -257,7 +257,7 @@ class _Heads:
         return tag, code, at + 12, self._long(chunk, start + 8)[0]
 
     def _skip(self, at: int, implicit: bool) -> int:
-        """Return where what follows a value without a length begins."""
+        """Return the offset after a value of undefined length."""
         inside = [implicit]
         while inside:
             found = self._read(at, inside[-1])

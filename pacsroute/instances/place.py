@@ -1,4 +1,4 @@
-"""Where the files of spools are made: where the last instance of their route was saved."""
+"""The folder for spool files: that of the last saved instance of the route."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pacsroute.instances.atomic_files import nameless
 
 
 class Place:
-    """Remembers where instances were saved last, so that the next ones are spooled there.
+    """Remembers where the last instance was saved, so that the next one is spooled there.
 
-    To save one is to rename it then, on whatever file system that is. A file in such a place has
-    no name until it is saved: however a process ends, no part of it stays behind in a folder of
-    the user's. Where files need a name, nothing is remembered.
+    Saving an instance then only renames its file, because it is on the same file system. Such a
+    file has no name until it is saved, so a process that dies leaves nothing in the user's folder.
+    If the file system requires names, nothing is remembered.
 
-    All threads share it: what one has saved, another one's spool is made for.
+    All threads share it.
 
     Examples
     --------
@@ -26,19 +26,19 @@ class Place:
         self.is_durable = False
 
     def learn(self, folder: str, *, durable: bool) -> None:
-        """Take it that an instance was saved in a folder, and whether it was flushed to the disk.
+        """Note that an instance was saved in a folder, and whether it was flushed to the disk.
 
         Parameters
         ----------
         folder : str
-            On a file system that has files without names.
+            The folder, on a file system that supports files without names.
         durable : bool
-            Whether it was on the disk before the handler went on.
+            Whether it was flushed before `save` returned.
         """
         self._folder, self.is_durable = folder, durable
 
     def open(self) -> int | None:
-        """Return a descriptor of a new file there; None if there is no such place, or it is gone.
+        """Return a descriptor of a new file there; None if no folder is known, or it was removed.
 
         The folder is not made again: the user may have removed it.
         """
@@ -50,5 +50,5 @@ class Place:
         return None
 
     def forget(self) -> None:
-        """Make no more files there, until something is saved again."""
+        """Make no more files there until another instance is saved."""
         self._folder = ""

@@ -1,4 +1,4 @@
-"""Files that are open, read by several at positions of their own."""
+"""Open files that several readers share, each at its own position."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 
 class _Reader(io.RawIOBase):
-    """Reads an open file at a position of its own."""
+    """Reads an open file at its own position."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -45,7 +45,7 @@ class _Reader(io.RawIOBase):
 
 
 def reader(fd: int, at: int = 0) -> BinaryIO:
-    """Return a file that reads from a descriptor, which it closes, at a position of its own."""
+    """Return a file that reads from a descriptor at its own position, and closes it."""
     file = io.BufferedReader(_Reader(fd))
     file.seek(at)
     return file

@@ -1,8 +1,8 @@
-"""Where the bytes of a data set wait: in memory while few, in a temporary file beyond.
+"""Spools for received data sets: small ones in memory, larger ones in a temporary file.
 
-A data set that comes whole in one large PDU stays in the buffer that it was received into, and
-is written once: when it is saved. Of others, what is beyond `THRESHOLD` goes to a file, which is
-made where the last instance of the route was saved; saving it only gives it a name then.
+A data set that arrives whole in one large PDU stays in its receive buffer, and is written once:
+when it is saved. Others are written to a file once they exceed `THRESHOLD`. The file is made where
+the last instance of the route was saved, so that saving only gives it a name.
 """
 
 from __future__ import annotations
@@ -31,50 +31,50 @@ from pacsroute.instances.room import Room, check_room
 from pacsroute.upper_layer.buffers import buffers
 
 THRESHOLD = 131_072
-"""How many bytes of one data set are copied to memory, before they go to a file."""
+"""The maximum bytes of a data set to hold in memory before writing to a file."""
 
 LONGEST_KEPT = 1_048_576
-"""How many bytes of one data set may stay in the buffer that they were received into."""
+"""The maximum bytes of a data set that may stay in its receive buffer."""
 
 Claim = Callable[[memoryview], memoryview | None]
-"""Asks for the buffer that a fragment is in; returns all of it, or None: it is used again."""
+"""Claims the buffer of a fragment; returns the whole buffer, or None if it will be reused."""
 
-_MANY = 1024  # fragments that are held apart
-_WRITE_BACK = 8 << 20  # bytes of a file that are written to the disk while the rest arrives
-_SHARE = 4  # the part of max_memory up to which buffers are kept
+_MANY = 1024  # maximum number of separate fragments
+_WRITE_BACK = 8 << 20  # bytes between write-backs to the disk while the rest arrives
+_SHARE = 4  # divisor of max_memory that limits kept buffers
 
 
 class Spool:
-    """Takes the fragments of one data set as they come.
+    """Takes the fragments of one data set as they arrive.
 
     Parameters
     ----------
     head : bytes
         The bytes before the data set in a Part 10 file, so that the temporary file is one already.
     folder : str or None
-        Where a temporary file goes; None is the system's folder for them.
+        The folder of the temporary file; None means the system's temporary folder.
     threshold : int
-        How many bytes are held in memory before that.
+        The number of bytes to hold in memory before using a file.
     place : Place, optional
-        Where it goes without a folder, if something was saved there.
+        The preferred place of the file if `folder` is None.
     claim : callable, optional
-        As `Claim`; without it nothing stays in the buffer that it came in.
+        See `Claim`; without it, all bytes are copied from their buffers.
     most : int, optional
-        How many bytes there may be.
+        The maximum number of bytes.
     room : Room, optional
-        The account that it shares with others.
+        The disk space that it shares with other spools.
     most_of_all : int, optional
-        How many bytes they may have in files together.
+        The maximum bytes of these spools in files together.
     max_memory : int
         How many bytes the process may hold for all peers, including claimed buffers.
 
     Attributes
     ----------
     size : int
-        The bytes of the data set that have come.
+        The number of bytes received.
     error : OSError or None
-        Why they could not be kept; what comes after it is dropped, so that the rest of a
-        message can be read to its end.
+        The reason why they could not be kept; later bytes are dropped, so that the message can be
+        read to its end.
 
     Examples
     --------
@@ -104,14 +104,14 @@ class Spool:
         self._place = place
         self._claim = claim
         self._chunks: list[bytes | memoryview] = []
-        self._buffer: memoryview | None = None  # which a peer's bytes were received into
+        self._buffer: memoryview | None = None  # the claimed receive buffer
         self._held: memory.Holding | None = None
         self._first = b""
         self._fd = -1
         self._path = ""
         self._temporary = False
         self._is_placed = False
-        self._begun = 0  # bytes of the file that the disk has begun with
+        self._begun = 0  # bytes whose write-back has started
         self._most = most
         self._room = room
         self._most_of_all = most_of_all
@@ -133,7 +133,7 @@ class Spool:
         if self._fd < 0 and self.error is None:
             if self.size <= self._threshold and (self._most is None or self.size <= self._most):
                 self._chunks.append(bytes(data))
-                if len(self._chunks) == _MANY:  # of two bytes each take 20 times the memory
+                if len(self._chunks) == _MANY:  # chunks of two bytes take 20 times the memory
                     self._chunks = [b"".join(self._chunks)]
             elif self._claim is None or not self._keep(data):
                 self._to_file(data)
@@ -145,7 +145,7 @@ class Spool:
                 self._fail(error)
 
     def _keep(self, data: bytes | memoryview) -> bool:
-        """Leave the first fragment in the buffer that it was received into, if that is possible."""
+        """Leave the first fragment in its receive buffer, if possible."""
         longest = LONGEST_KEPT if self._most is None else min(LONGEST_KEPT, self._most)
         if self.size > len(data) or len(data) > longest or not isinstance(data, memoryview):
             return False
@@ -153,15 +153,15 @@ class Spool:
         self._buffer = self._claim(data)
         if self._buffer is None:
             return False
-        # A handler that keeps its instances leaves memory for what others ask.
+        # Leave memory for others if a handler keeps its instances.
         self._held = memory.Holding(self._max_memory // _SHARE)
         if not self._held.grow(len(self._buffer)):
-            return False  # the buffer is given back when all of it is in a file
+            return False  # the buffer is given back once the bytes are in a file
         self._chunks.append(data)
         return True
 
     def _drop_chunks(self) -> None:
-        """Hold no bytes in memory; the buffer that they are in may be used again."""
+        """Drop the bytes in memory; their buffer may be reused."""
         self._chunks.clear()
         buffer, self._buffer = self._buffer, None
         if buffer is not None:
@@ -171,8 +171,8 @@ class Spool:
             self._held = None
 
     def _fail(self, error: OSError) -> None:
-        """Free the space: the received part is of no use."""
-        self.error = error.with_traceback(None)  # whose frames would keep this spool
+        """Free the space: the received part is useless."""
+        self.error = error.with_traceback(None)  # its frames would keep this spool alive
         self.close()
 
     def _take(self, count: int) -> None:
@@ -221,7 +221,7 @@ class Spool:
         self._temporary = True
 
     def _append(self, *pieces: bytes | memoryview) -> None:
-        """Write the next bytes; somewhere else, where those before are on a disk that is full."""
+        """Write the next bytes; if the disk is full, move the file elsewhere."""
         size = sum(map(len, pieces))
         if size == self.size:
             pieces = self.head, *pieces
@@ -270,7 +270,7 @@ class Spool:
         """Return a file to read, at the beginning of the data set."""
         if self._fd < 0:
             return io.BytesIO(b"".join(self._chunks))
-        # Not by its path: under that there may be another instance by now.
+        # Not by path, which may belong to another instance by now.
         return reader(os.dup(self._fd), len(self.head))
 
     def copy_to(self, fd: int) -> None:
@@ -281,17 +281,17 @@ class Spool:
             copy(self._fd, fd, len(self.head) + self.size)
 
     def saved(self, folder: str, *, durable: bool) -> None:
-        """Take it that it was saved in a folder, in a file that had no name before."""
+        """Note that it was saved in a folder, from a file without a name."""
         if self._place is not None:
             self._place.learn(folder, durable=durable)
 
     def move_to(self, target: str, *, replace: bool, durable: bool) -> bool:
-        """Give the temporary file its final name; return False if it has to be copied.
+        """Give the temporary file its final name; return False if it must be copied.
 
         Raises
         ------
         FileExistsError
-            If there is a file of that name, and it is not to be replaced.
+            If a file of that name exists, and `replace` is false.
         """
         if not self._temporary:
             return False
@@ -321,7 +321,7 @@ def spool_for(
     place: Place | None = None,
     claim: Claim | None = None,
 ) -> Spool:
-    """Return a spool by the settings.
+    """Return a spool with the limits of the settings.
 
     Parameters
     ----------
@@ -330,9 +330,9 @@ def spool_for(
     config : Config
         Its ``spool``, ``max_dataset_length``, ``max_spool`` and ``max_memory``.
     room : Room, optional
-        The account that it shares with the other spools of the app.
+        The disk space that it shares with the other spools of the app.
     place : Place, optional
-        Of the route.
+        The place of the route.
     claim : callable, optional
         As for `Spool`.
     """

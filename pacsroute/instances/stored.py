@@ -1,4 +1,4 @@
-"""Instances in a storage, which is anything that keeps files by key: read in ranges."""
+"""Instances in a storage, which keeps files by key; they are read in ranges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 _TOKEN = os.urandom(3).hex()
 _COUNT = itertools.count()
-_AT_ONCE = 1 << 20  # bytes that are read ahead: a request to a bucket takes milliseconds
+_AT_ONCE = 1 << 20  # bytes to read ahead: a request to a bucket takes milliseconds
 
 
 @runtime_checkable
@@ -19,16 +19,16 @@ class Storage(Protocol):
     """A storage for `request.save`: see `pacsroute.storage` for two of them."""
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Keep a file under a key, and return when it is durable.
+        """Store a file under a key, and return when it is durable.
 
         Raises
         ------
         OSError
-            If that is not possible; nothing is there under the key then.
+            If it cannot be stored; nothing is then stored under the key.
         """
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
-        """Return a file to read from, from an offset on, to its end or for this many bytes.
+        """Return a file to read, from an offset to the end, or for `length` bytes.
 
         Raises
         ------
@@ -42,11 +42,11 @@ class Storage(Protocol):
         """Remove the object of a key, if there is one."""
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys, those that begin with some whole parts of a path, in any order."""
+        """Yield the keys below a prefix of whole path components, in any order."""
 
 
 class Stored(NamedTuple):
-    """A file in a storage, which an `Instance` can be made of.
+    """A file in a storage, as a source of an `Instance`.
 
     Parameters
     ----------
@@ -65,7 +65,8 @@ class Stored(NamedTuple):
         Parameters
         ----------
         at_once : int
-            A file of no more bytes is read immediately: seeking in it would fetch it again.
+            A file of up to this many bytes is read immediately, because seeking would fetch it
+            again.
         """
         file = _Ranges(self.storage, self.key)
         if file.size is not None and file.size <= at_once:
@@ -75,7 +76,7 @@ class Stored(NamedTuple):
 
 
 def new_key(sop_instance: str) -> str:
-    """Return a key for an attempt to store an instance: those of one sort by time.
+    """Return a new key for storing an instance; keys of the same instance sort by time.
 
     Examples
     --------
@@ -87,13 +88,13 @@ def new_key(sop_instance: str) -> str:
 
 
 class _Ranges(io.RawIOBase):
-    """A file in a storage: opened at a place when something is read there."""
+    """A file in a storage, opened at the current offset when it is read."""
 
     def __init__(self, storage: Storage, key: str) -> None:
         self._storage = storage
         self._key = key
         self._position = 0
-        self._stream: BinaryIO | None = storage.open(key)  # tells now if it is gone
+        self._stream: BinaryIO | None = storage.open(key)  # fails now if it was removed
         self._stream_at = 0
         self.size: int | None = getattr(self._stream, "size", None)
         self.name = key  # pydicom asks a file for its name
@@ -120,7 +121,7 @@ class _Ranges(io.RawIOBase):
         return self._position
 
     def _end(self) -> int:
-        if self.size is None:  # of a storage that does not tell
+        if self.size is None:  # the storage did not report it
             with self._storage.open(self._key) as file:
                 self.size = sum(map(len, iter(lambda: file.read(_AT_ONCE), b"")))
         return self.size

@@ -1,1 +1,1 @@
-"""Sockets, threads and deadlines: the only place that has them."""
+"""Sockets, threads and deadlines: no other package uses them."""

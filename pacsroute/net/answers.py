@@ -35,7 +35,7 @@ from pacsroute.services.responses import check_response, response
 from pacsroute.status import OUT_OF_RESOURCES, SUCCESS, Status
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
-_AFTER_CANCEL = 10.0  # seconds in which a peer has to end what was cancelled
+_AFTER_CANCEL = 10.0  # seconds that a peer has to end a cancelled request
 
 
 def answers_to(
@@ -49,22 +49,22 @@ def answers_to(
 ) -> Generator[Message, None, None]:
     """Send a request and yield its responses, the final one last.
 
-    Closed before that, it sends a C-CANCEL and waits for the end.
+    If the generator is closed before that, it sends a C-CANCEL and waits for the final response.
 
     Parameters
     ----------
     app : App
         The app that answers requests of the peer.
     association : Association
-        Over which they go.
+        The association that carries them.
     context : AcceptedContext
-        That of the request.
+        The presentation context of the request.
     command : RequestCommand
         A C-FIND, C-GET or C-MOVE.
     data : bytes
         Its identifier.
     fetches : bool
-        Whether a C-STORE of the peer comes for it too.
+        Whether the peer sends C-STORE requests for it, too.
     """
     association.send(context.id, command, data)
     final = False
@@ -76,7 +76,7 @@ def answers_to(
     except GeneratorExit:
         if final:
             return
-        if sys.is_finalizing():  # no thread begins any more, and starting one may never end
+        if sys.is_finalizing():  # no thread can start any more, and trying may block
             association.abort()
             raise
         patience = threading.Timer(_AFTER_CANCEL, association.stop)
@@ -111,7 +111,7 @@ def answer_to(
 ) -> Message:
     """Return the next message for a request; the app answers other requests of the peer.
 
-    Not endlessly: a response must arrive in time, whatever else does.
+    A response must arrive in time, even if the peer keeps sending requests.
 
     Parameters
     ----------
@@ -140,14 +140,14 @@ def answer_to(
 def answer_to_store(app: BaseApp, association: Exchange, command: CStoreRQ) -> Message:
     """Return the response to a C-STORE, as `answer_to` does.
 
-    Where nothing else comes first, the association keeps its room for what is sent next.
+    If nothing else arrives first, the association keeps its buffer for the next message.
     """
     message = association.answered(command.message_id)
     return message or answer_to(app, association, command)
 
 
 def is_final(message: Message) -> bool:
-    """Return whether it is a response after which there is no other."""
+    """Return whether a message is the final response."""
     answer = message.command
     return isinstance(answer, Response) and Status(answer.status).category != "Pending"
 
@@ -167,14 +167,14 @@ def checked(what: str, status: Status, progress: Progress | None = None) -> Stat
     what : str
         The request, as its failure names it.
     status : Status
-        How it was answered.
+        The status of the response.
     progress : Progress, optional
         The counts so far.
 
     Raises
     ------
     RequestFailed
-        If it is another one.
+        If it is any other status.
     """
     if status.category not in ("Success", "Warning"):
         raise RequestFailed(what, status, progress)
@@ -182,12 +182,12 @@ def checked(what: str, status: Status, progress: Progress | None = None) -> Stat
 
 
 def data_set_of(message: Message, context: AcceptedContext, charset: str = "") -> Dataset | None:
-    """Return the data set of a response, if it has one; `charset` is that of one without.
+    """Return the data set of a response, if any; `charset` is the default character set.
 
     Raises
     ------
     DataSetError
-        If it cannot be read as a data set, or not to its end.
+        If it cannot be read to its end as a data set.
     """
     data: Any = message.data
     if getattr(data, "cut", ""):
@@ -241,7 +241,7 @@ def progress_of(message: Message, context: AcceptedContext) -> Progress:
     failed: tuple[str, ...] = ()
     data: Any = message.data
     if data:
-        # As readable: a long list is UN, which pydicom leaves as bytes (PS3.5 §6.2.2).
+        # Read by `readable`: a long list has VR UN, which pydicom leaves as bytes (PS3.5 §6.2.2).
         listed = readable(bytes(data), context.transfer_syntax).get("FailedSOPInstanceUIDList")
         failed = (listed,) if isinstance(listed, str) else tuple(listed or ())
     return Progress(

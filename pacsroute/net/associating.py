@@ -31,7 +31,7 @@ def wait_for_request(channel: Channel, deadline: float) -> AssociateRQ:
     Parameters
     ----------
     channel : Channel
-        Over which it comes.
+        The channel to read from.
     deadline : float
         Of `time.monotonic`.
 
@@ -66,7 +66,7 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
     Parameters
     ----------
     channel : Channel
-        Over which it goes.
+        The channel to use.
     request : AssociateRQ
         The association request.
     who : str
@@ -77,7 +77,7 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
     Raises
     ------
     AssociationRejected, AssociationAborted
-        If it does not.
+        If the peer does not accept.
     """
     connection = channel.connection
     connection.associate(request)
@@ -103,7 +103,7 @@ def ask(channel: Channel, request: AssociateRQ, who: str, deadline: float) -> As
 
 
 def _say_goodbye(channel: Channel) -> None:
-    """Send an A-ABORT if the peer still reads; its earlier bytes say more."""
+    """Send an A-ABORT if the peer still reads; an error here is ignored."""
     with contextlib.suppress(AssociationError):
         channel.write_out()
 
@@ -118,7 +118,7 @@ def _refused(error: ProtocolError | None, who: str, source: int | None) -> Assoc
 
 
 def _no_answer(channel: Channel, deadline: float) -> str:
-    """Describe the bytes of the peer instead of an answer."""
+    """Describe the bytes that the peer sent instead of an answer."""
     lost = channel.connection.transport_closed() is not None and time.monotonic() < deadline
     if not lost:
         how = "did not answer in time"

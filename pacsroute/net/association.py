@@ -55,8 +55,8 @@ association_id = itertools.count(1).__next__
 class Association:
     """An association with a peer.
 
-    `accept` and `request` make one; `receive`, `send`, `cancelled`, `release` and `abort`
-    are for a `pacsroute.Dispatcher`, or for your own.
+    `accept` and `request` make one; a `pacsroute.Dispatcher`, or your own, calls `receive`, `send`,
+    `cancelled`, `release` and `abort`.
 
     It has three parts: a `Channel` (the socket and its end), an `Outbox` (messages to send) and an
     `Inbox` (received messages). One thread reads; if operations overlap, other threads send
@@ -114,8 +114,8 @@ class Association:
         self._defer = defer
         self._vacate = vacate
         self._admitted = False
-        self._fetches = False  # whether the peer was offered to be an SCU, as for a C-GET
-        self._idle = False  # no request is being answered, but those of other threads
+        self._fetches = False  # whether we offered the peer the SCU role, as for a C-GET
+        self._idle = False  # this thread answers no request; others may
         self._inbox = Inbox(
             self._open_sink, self.config.max_command_length, self.config.max_identifier_length
         )
@@ -140,7 +140,7 @@ class Association:
         Parameters
         ----------
         sock : socket.socket
-            The socket; it belongs to the association from now on.
+            The socket; the association owns it from now on.
         app : App
             The app whose routes decide.
         **options
@@ -149,14 +149,14 @@ class Association:
         Raises
         ------
         AssociationRejected, AssociationAborted
-            If there is none; the socket is closed then.
+            If there is no association; the socket is then closed.
         """
         check_own(options)
         sock.setblocking(True)
         try:
             host = str(sock.getpeername()[0])
         except (OSError, IndexError):
-            host = ""  # not a TCP socket, or the peer is gone already
+            host = ""  # not a TCP socket, or the peer has gone
         association = cls(sock, app, host, config=app.config.replace(**options))
         try:
             association.negotiate()
@@ -224,7 +224,7 @@ class Association:
         self.peer_certificate = self._channel.peer_certificate
         self._channel.observe(self.app.taps)
         self._fetches = bool(request.user_information.roles)
-        # A response has a fixed time; an instance, which comes for a C-GET only, has more for its
+        # A response has a fixed time; an instance, which only a C-GET brings, gets more for its
         # bytes.
         rate = self.config.min_rate if self._fetches else math.inf
         self._channel.coming = Pace(self.patience, rate)
@@ -238,7 +238,7 @@ class Association:
 
     @property
     def patience(self) -> float:
-        """Seconds to wait for the peer's response."""
+        """Seconds to wait for a response of the peer."""
         return self.config.idle_timeout
 
     @property
@@ -248,11 +248,11 @@ class Association:
 
     @property
     def recording(self) -> str:
-        """The file of the association's recording; empty without one."""
+        """The file that the association is recorded in; empty if it is not recorded."""
         return self._channel.recording
 
     def connect(self, peer: Peer, request: AssociateRQ) -> Association:
-        """Ask another peer for an association, for the same app and with the same patience."""
+        """Ask another peer for an association, with the same app and timeouts."""
         return type(self).request(
             peer,
             request,
@@ -263,7 +263,7 @@ class Association:
         )
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Call a function after the sent message: immediately, without a server."""
+        """Call a function once the message is sent; without a server, call it immediately."""
         if self._defer is None:
             function()
         else:
@@ -301,7 +301,7 @@ class Association:
         except ProtocolError as error:
             self._channel.abort_for(error)
         except BaseException:
-            # The exception of a hook is logged above; the peer may try again.
+            # A hook's exception was logged above; the peer may try again.
             self._reject(AssociateRJ(2, 2, 1))
             raise
         if isinstance(answer, AssociateRJ):
@@ -316,7 +316,7 @@ class Association:
         self._channel.write_out()
 
     def _overlap(self, user: UserInformation) -> None:
-        """Take how many operations may overlap."""
+        """Apply the negotiated number of overlapping operations."""
         if user.asynchronous_operations is not None:
             self.window = self._inbox.window = user.asynchronous_operations[0]
             self._outbox.overlapping = self.window > 1
@@ -342,15 +342,15 @@ class Association:
         Parameters
         ----------
         context_id : int
-            Of an accepted presentation context.
+            The ID of an accepted presentation context.
         command : Command
             The command set.
         data : bytes or binary file, optional
-            The data set, in the context's transfer syntax; an odd number of bytes is made
-            even with a NUL. A file is read from its position, while it is sent. If that fails, the
-            association is aborted, because the peer has half of a message.
+            The data set, in the context's transfer syntax; an odd number of bytes is made even with
+            a NUL. A file is read from its position while it is sent; if reading fails, the
+            association is aborted, because the peer has part of a message.
         more : bool
-            Whether others follow immediately. Then the message may wait for them, up to 50 ms.
+            Whether more messages follow immediately: then this one may wait for them, up to 50 ms.
 
         Raises
         ------
@@ -413,7 +413,7 @@ class Association:
         AssociationReleased, AssociationAborted
             If the association has ended instead.
         """
-        if self.window > 1:  # what the peer asks for meanwhile is not kept waiting
+        if self.window > 1:  # requests of the peer must not wait
             return self._receive_shared(message_id)
         while not self._inbox.waiting:
             self._go_on()
@@ -433,7 +433,7 @@ class Association:
             event = None if inbox.waiting else channel.connection.next_event()
 
     def _receive_shared(self, response_to: int | None) -> Message:
-        """Receive where operations overlap: one thread reads for all of them."""
+        """Receive while operations overlap: one thread reads for all of them."""
         channel, inbox = self._channel, self._inbox
         if response_to is not None and not inbox.is_read_here:
             found = inbox.wait_for_response(response_to, self.patience)
@@ -456,7 +456,7 @@ class Association:
                 self._take(event)
 
     def _take(self, event: Event) -> None:
-        """Do what an event asks for; the thread that reads calls it."""
+        """Handle an event; the reading thread calls it."""
         channel = self._channel
         if isinstance(event, PDataTF):
             try:
@@ -474,8 +474,8 @@ class Association:
     def cancelled(self, message_id: int) -> bool:
         """Return whether the peer has cancelled a request, or has disconnected; never waits.
 
-        It looks at the bytes of one read, and at none while several requests wait: a peer that
-        sends too far ahead fills its own buffers.
+        It makes at most one read, and none while several requests wait: a peer that sends too far
+        ahead fills its own buffers.
         """
         channel, inbox = self._channel, self._inbox
         if self.window == 1 or inbox.is_read_here:
@@ -494,7 +494,8 @@ class Association:
         if self.role == "acceptor":
             expected = is_expected(self.app, self, context_id, command)
         else:
-            # Not by the roles agreed on: some that send for a C-GET do not answer them.
+            # Not by the agreed roles: some C-GET SCPs send instances without answering role
+            # selection.
             expected = self._fetches or not isinstance(command, CStoreRQ)
         if not expected:
             return Memory(0)
@@ -511,7 +512,7 @@ class Association:
         return AssociationAborted(None, message=str(how))
 
     def release(self) -> None:
-        """Release the association in good order, and close it (PS3.8 §7.2)."""
+        """Release the association and close it (PS3.8 §7.2)."""
         self._channel.release()
         self.close()
 
@@ -524,7 +525,7 @@ class Association:
         self._channel.stop()
 
     def close(self) -> None:
-        """Tell the hooks, and close the socket as soon as the peer has closed its side."""
+        """Call the hooks, and close the socket once the peer has closed its side."""
         if self._admitted:
             self._admitted = False
             ended = self._channel.ended

@@ -1,15 +1,15 @@
-"""Whether associations have been at work of late, for what gives way to them."""
+"""Whether associations were active recently; background work yields to them."""
 
 from __future__ import annotations
 
 
 class AtWork:
-    """A mark that associations set with each of their reads.
+    """A flag that associations set at each read.
 
     Attributes
     ----------
     seen : bool
-        Whether one has read something since this was last set to False.
+        Whether an association has read anything since this was last set to False.
     """
 
     __slots__ = ("seen",)
@@ -19,4 +19,4 @@ class AtWork:
 
 
 ASSOCIATIONS = AtWork()
-"""That of the associations of this process."""
+"""The flag of this process's associations."""

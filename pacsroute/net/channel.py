@@ -31,11 +31,11 @@ from pacsroute.upper_layer.pdu import Abort, ReleaseRP, ReleaseRQ
 from pacsroute.upper_layer.tap import TapFactory
 
 _SMALL_READ = 16_384
-_SOON = 100e-6  # seconds that a quick peer is waited for without going to sleep
-_CROWDED = 0.1  # seconds after which it is tried again, where others needed the processor
+_SOON = 100e-6  # seconds to poll for a quick peer before sleeping
+_CROWDED = 0.1  # seconds without polling after other programs needed the CPU
 _yield_cpu = getattr(os, "sched_yield", lambda: None)
 _AFTER_ABORT = 1.0  # seconds that a peer has to close after our A-ABORT
-_FOR_OTHERS = 0.5  # seconds that another thread has to finish what it sends
+_FOR_OTHERS = 0.5  # seconds for another thread to finish sending
 
 
 def _never() -> bool:
@@ -47,17 +47,17 @@ class NothingCame(AssociationAborted):
 
 
 class Channel:
-    """A socket, the upper-layer connection over it, and how that has ended.
+    """A socket, the upper-layer connection over it, and how it ended.
 
-    One thread at a time reads, and takes the connection's events. Any thread may send while it
-    holds `sending`, and any thread may end the channel: `ended` is set once.
+    One thread at a time reads and takes the connection's events. Any thread may send while it holds
+    `sending`, and any thread may end the channel; `ended` is set once.
 
     Parameters
     ----------
     sock : socket.socket
-        It belongs to the channel from now on.
+        The socket; the channel owns it from now on.
     config : Config
-        The limits and times.
+        The limits and timeouts.
     role : {"acceptor", "requestor"}
         Whether this side requests the association or accepts it.
     remote_address : str
@@ -65,24 +65,24 @@ class Channel:
     tls : ssl.SSLContext, optional
         The TLS context.
     alone : callable, optional
-        Tells whether no other association needs the processor: a quick peer is waited for
-        without going to sleep then.
+        Returns whether no other association needs the CPU; if so, the thread polls briefly for a
+        quick peer instead of sleeping.
     on_end : callable, optional
-        Called by the thread that ends the channel, once.
+        Called once, by the thread that ends the channel.
 
     Attributes
     ----------
     coming : Pace
-        How fast a message has to come; used by the thread that reads, which restarts it with each
+        The minimum rate of an incoming message; the reading thread uses it and restarts it for each
         message.
     connection : Connection
         The upper layer.
     ended : AssociationError or None
-        How it has ended.
+        How the association ended.
     lost : OSError or None
         The error of the socket when the peer was lost during negotiation.
     peer_certificate : dict or None
-        As `ssl.SSLSocket.getpeercert` has it.
+        The result of `ssl.SSLSocket.getpeercert`.
     sending : threading.RLock
         Held by the thread that sends.
     """
@@ -114,13 +114,13 @@ class Channel:
         self._tls = tls
         self._alone = alone or _never
         self._on_end = on_end
-        # A whole number of ticks is `idle_timeout`, which is counted in them.
+        # `idle_timeout` is a whole number of ticks, because it is counted in ticks.
         shortest = min(config.artim, config.network_timeout, config.idle_timeout)
         self._tick = config.idle_timeout / math.ceil(config.idle_timeout / shortest)
         self._quick, self._small = True, False
-        self._crowded = 0.0  # until when other programs need the processor
+        self._crowded = 0.0  # the time until which polling is off
         self._stopping = False
-        self._halfway = False  # a part of a PDU has gone, and its rest has not
+        self._halfway = False  # part of a PDU was sent, and the rest was not
         self._socket: transport.Socket = sock
         transport.set_up(sock, self._tick, config.network_timeout)
         if isinstance(sock, ssl.SSLSocket):
@@ -132,25 +132,25 @@ class Channel:
 
     @property
     def secured(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether the connection uses TLS."""
         return self._tls is not None
 
     def secure(self, deadline: float) -> None:
-        """Begin TLS, if the port has it, before a deadline.
+        """Complete the TLS handshake before a deadline, if the port uses TLS.
 
         Raises
         ------
         NothingCame
-            If the peer is gone already.
+            If the peer has already gone.
         OSError
-            If it does not speak TLS.
+            If the peer does not speak TLS.
         """
         sock = self._socket
         if self._tls is None or not isinstance(sock, socket.socket):
             return
         acceptor = self.role == "acceptor"
         if acceptor:
-            # Bytes that are not TLS are reported as such, instead of in OpenSSL's many words.
+            # Report bytes that are not TLS plainly, instead of with OpenSSL's message.
             if not transport.readable(sock, deadline - time.monotonic()):
                 raise TimeoutError("nothing came")
             try:
@@ -170,7 +170,7 @@ class Channel:
             do_handshake_on_connect=False,
         )
         self._socket = TLSSocket(wrapped, self._tick, self.config.network_timeout)
-        if self._stopping:  # `stop` has shut down the socket that was there before
+        if self._stopping:  # `stop` shut down the previous socket
             raise ConnectionError("the server stops")
         try:
             self.peer_certificate = self._socket.handshake(deadline - time.monotonic())
@@ -178,7 +178,7 @@ class Channel:
             raise TimeoutError(f"the handshake took {self.config.artim:g} s") from None
 
     def observe(self, taps: Sequence[TapFactory]) -> None:
-        """Show the bytes to taps; without any, nothing stands between."""
+        """Show the bytes to taps; without taps, the socket is not wrapped."""
         if taps and not isinstance(self._socket, TappedSocket):
             self._socket = TappedSocket(self._socket, self.role, taps)
 
@@ -190,13 +190,13 @@ class Channel:
     # ------------------------------------------------------------- receiving
 
     def read(self, size: int | None = None) -> None:
-        """Wait for bytes of the peer.
+        """Wait for bytes from the peer.
 
         Parameters
         ----------
         size : int, optional
-            The bytes that have come of a message that is not whole, besides those of a PDU
-            that is not whole either; None if none has begun.
+            The bytes received so far of an incomplete message, without those of an incomplete PDU;
+            None between messages.
         """
         silent = 0.0
         in_message = size is not None or self.connection.partial > 0
@@ -208,7 +208,7 @@ class Channel:
             try:
                 count = self._receive()
             except BlockingIOError:
-                if self.ended is not None:  # by another thread, and the peer does not close
+                if self.ended is not None:  # another thread ended it, and the peer does not close
                     return
                 silent += self._tick
                 if silent >= self.config.network_timeout and in_message:
@@ -229,12 +229,12 @@ class Channel:
             return
 
     def _keep_up(self, size: int) -> None:
-        """Do what waiting in the middle of a message asks for: bound it, and hurry the peer.
+        """Bound the wait in the middle of a message, and acknowledge early.
 
-        A peer with Nagle's algorithm on, such as DCMTK's tools at their defaults, waits for
-        our acknowledgment of a small piece before it sends the rest. At once instead of after
-        40 ms, that makes 1,000 instances of 40 KB a second out of 22. In the middle of a bulk
-        transfer reads are larger, and it would only cost.
+        A peer with Nagle's algorithm on, such as DCMTK's tools at their defaults, waits for our
+        acknowledgment of a small piece before it sends the rest. Acknowledging at once instead of
+        after 40 ms raises the rate from 22 to 1,000 instances of 40 KB a second. Reads in a bulk
+        transfer are larger, and do not need it.
         """
         if self.coming.is_too_slow(size + self.connection.partial):
             self.give_up(f"a message did not come in time: {self.coming}")
@@ -256,16 +256,16 @@ class Channel:
         return count
 
     def _soon(self, room: memoryview, deadline: float) -> int:
-        """Read available bytes, or return -1: then the thread may as well sleep.
+        """Poll for bytes and read them; return -1 if the thread should sleep instead.
 
-        Falling asleep and being woken up costs more than most messages. A peer that has
-        been quick is given a moment, if this is the only association: echoes 1.6 times,
-        instances of 40 KB 1.15 times as many a second on one machine. A peer across a
-        network, or one that reads from a disk in between, is not that quick; finding out
-        costs a tenth of a millisecond.
+        Sleeping and waking up costs more than most messages. So the thread polls briefly for a peer
+        that was quick before, if this is the only association: on one machine, that gives 1.6 times
+        as many echoes and 1.15 times as many instances of 40 KB a second. A peer across a network,
+        or one that reads from a disk in between, is not that quick; finding out costs a tenth of a
+        millisecond.
 
-        Where other programs need the processor, giving it to them takes milliseconds, while a
-        thread that sleeps is woken up before them: echoes 3 times as many on a crowded machine.
+        If other programs need the CPU, yielding to them takes milliseconds, while a sleeping thread
+        is woken before them. So polling stops: 3 times as many echoes on a busy machine.
         """
         while True:
             try:
@@ -299,7 +299,7 @@ class Channel:
         """Read bytes before a deadline; return whether any came."""
         while (left := deadline - time.monotonic()) > 0:
             flags = 0
-            # A read ends by itself after a tick, which is near enough for most deadlines.
+            # A read times out after a tick, which is precise enough for most deadlines.
             if left < 0.9 * self._tick:
                 if not transport.readable(self._socket, left):
                     return False
@@ -307,7 +307,7 @@ class Channel:
             try:
                 count = self._receive(flags)
             except BlockingIOError:
-                continue  # nothing, or less than a record of TLS
+                continue  # nothing, or an incomplete TLS record
             except OSError as error:
                 let_go(error)
                 self.lost = error
@@ -333,13 +333,13 @@ class Channel:
         Raises
         ------
         AssociationAborted
-            If the peer does not take it, or takes it too slowly.
+            If the peer does not read the bytes, or reads them too slowly.
         """
         buffers = self.connection.data_to_send()
         if not buffers:
             return
         try:
-            self._halfway = True  # also where a KeyboardInterrupt ends it
+            self._halfway = True  # stays set if a KeyboardInterrupt ends it
             transport.send_all(self._socket, buffers, self._pace)
             self._halfway = False
         except OSError as error:
@@ -349,18 +349,18 @@ class Channel:
             raise self.ended from None
 
     def send_now(self, data: bytes) -> int:
-        """Send as much of whole PDUs as needs no waiting, and return how much went.
+        """Send as much of whole PDUs as possible without waiting; return the number of bytes sent.
 
-        The caller has `sending`, and sends the rest before anything else.
+        The caller holds `sending`, and sends the rest before anything else.
         """
         sent = self._socket.send(data, transport.DONTWAIT)
         self._halfway = sent < len(data)
         return sent
 
     def _write_end(self) -> None:
-        """Send what ends the association; cut the connection where it would end up in a PDU.
+        """Send the PDU that ends the association; in the middle of another PDU, cut the connection.
 
-        In the middle of an instance it would be taken for a part of it, and stored.
+        The peer would take it for part of that PDU, and perhaps store it.
         """
         if self.sending.acquire(timeout=_FOR_OTHERS):
             try:
@@ -382,7 +382,7 @@ class Channel:
                 self._on_end()
 
     def release(self) -> None:
-        """Release the association in good order (PS3.8 §7.2); the caller closes it then."""
+        """Release the association (PS3.8 §7.2); the caller then closes the channel."""
         if self.ended is not None:
             return
         self.end(AssociationReleased("released by this side"))
@@ -393,7 +393,8 @@ class Channel:
             while self.connection.state not in ("Sta1", "Sta13"):
                 event = self.connection.next_event()
                 if isinstance(event, ReleaseRQ | ReleaseRP):
-                    # Both sides at the same time: the requestor answers first (Sta9, Sta12).
+                    # Both sides release at the same time: the requestor answers first (Sta9,
+                    # Sta12).
                     if self.connection.state in ("Sta9", "Sta12"):
                         self.connection.respond_release()
                         self.write_out()
@@ -417,7 +418,7 @@ class Channel:
         self._abort_with(AssociationAborted(source, reason, "aborted by this side"))
 
     def abort_for(self, error: ProtocolError) -> NoReturn:
-        """End the association for a violation by the peer, and raise its end."""
+        """End the association for a violation by the peer, and raise the resulting error."""
         self.end(AssociationAborted(2, error.reason, str(error)))
         self.connection.abort(2, error.reason)
         self._write_end()
@@ -436,18 +437,18 @@ class Channel:
                 self._write_end()
 
     def stop(self) -> None:
-        """Make the thread that reads abort the association; called from another one."""
+        """Make the reading thread abort the association; called from another thread."""
         self._stopping = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
-        """Close the socket, as soon as the peer has closed its side, or ARTIM ends.
+        """Close the socket once the peer has closed its side, or ARTIM expires.
 
-        Closing first could destroy what was sent, on its way (PS3.8 §9.2.1, Sta13).
+        Closing first could discard data that is still being sent (PS3.8 §9.2.1, Sta13).
         """
         if self.connection.state == "Sta13" and not self._stopping:
-            # A requestor that aborts its association waits for nothing more.
+            # A requestor that aborts does not wait.
             in_a_hurry = self.role == "requestor" and self.ended is not None
             patience = min(self.config.artim, _AFTER_ABORT) if in_a_hurry else self.config.artim
             deadline = time.monotonic() + patience

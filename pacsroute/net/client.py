@@ -66,7 +66,7 @@ class Reply(NamedTuple):
     status : Status
         Success or a warning.
     sop_instance : str
-        The UID of the instance; in an N-CREATE without one, that of the peer.
+        The UID of the instance; if an N-CREATE gave none, the peer's choice.
     dataset : pydicom.Dataset or None
         The attribute list, action reply or event reply.
     """
@@ -77,7 +77,7 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """Asks a peer for its services; made by `connect`, `App.connect` and `App.test_client`.
+    """Requests services of a peer; made by `connect`, `App.connect` and `App.test_client`.
 
     It associates with the contexts that a request needs, and again when a context or role is
     missing. As a context manager it releases at the end, or aborts after an exception. Threads may
@@ -125,7 +125,7 @@ class Client:
 
     @property
     def _charset(self) -> str:
-        """The Specific Character Set of responses that name none."""
+        """The Specific Character Set of responses without one."""
         return default_charset(self._app.config, self.called_ae)
 
     # ------------------------------------------------------------- requests
@@ -141,7 +141,7 @@ class Client:
         Raises
         ------
         AssociationError
-            If there is no association, or it ends; this holds for all methods.
+            If no association can be made, or it ends; this holds for all methods.
         NotAccepted
             If the peer does not accept the presentation context; this too.
         RequestFailed
@@ -170,7 +170,7 @@ class Client:
             If it cannot be read or converted, or its SOP Instance UID is too long to be sent.
         """
         instance = source if isinstance(source, Instance) else Instance(source)
-        if len(instance.sop_instance) > uids.LONGEST:  # many a peer aborts the association for it
+        if len(instance.sop_instance) > uids.LONGEST:  # many peers would abort the association
             raise DataSetError(f"its SOP Instance UID is longer than {uids.LONGEST} characters")
         needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
         with self._pool.use(needed) as (association, _):
@@ -231,7 +231,7 @@ class Client:
                     row = data_set_of(message, context, self._charset)
                     if row is not None:
                         yield row
-        raise AssertionError  # the last of the answers is a status
+        raise AssertionError  # the last answer is a status
 
     def get(
         self,
@@ -252,16 +252,16 @@ class Client:
         sop_class : str
             ``StudyRoot``, ``PatientRoot``, a UID or a keyword.
         storage : iterable of str, optional
-            The expected storage classes, as UIDs or keywords: 127 contexts at most. Each transfer
-            syntax has its own context while they fit, so that the peer can send instances
-            unchanged. By default, the most usual classes; images have a second context if
-            compressed ones are accepted.
+            The expected storage classes, as UIDs or keywords: 127 contexts at most. If they fit,
+            each transfer syntax gets its own context, so that the peer can send instances
+            unchanged. By default, the most common classes; image classes get a second context if
+            compressed transfer syntaxes are accepted.
         transfer_syntaxes : sequence of str
-            The accepted transfer syntaxes, as UIDs or keywords, the best first.
+            The accepted transfer syntaxes, as UIDs or keywords, in order of preference.
         priority : int
             As for `store`.
         progress : callable, optional
-            Called with the counts of each response, those of the final one last.
+            Called with the counts of each response, including the final one.
 
         Yields
         ------
@@ -327,8 +327,8 @@ class Client:
         Yields
         ------
         Progress
-            The counts in the peer's responses, the final ones last. Closing the iterator
-            sends a C-CANCEL.
+            The counts in each of the peer's responses, including the final one. Closing the
+            iterator sends a C-CANCEL.
 
         Returns
         -------
@@ -372,10 +372,10 @@ class Client:
         attributes : mapping of str or Dataset, optional
             Its attribute list.
         sop_instance : str, optional
-            Its UID; by default, the peer makes one.
+            Its UID; by default, the peer assigns one.
         meta : str, optional
-            The SOP class of the presentation context, if it is another one: a print management meta
-            class, or a class of UPS. This holds for all N-services.
+            The SOP class of the presentation context, if it differs: a print management meta class,
+            or a UPS class. This holds for all N-services.
 
         Returns
         -------
@@ -474,7 +474,7 @@ class Client:
 
 
 def _with_role(what: str, association: Exchange, scp_of: Collection[str]) -> str:
-    """Return the name of a request for its failure: with the role that the peer did not grant."""
+    """Return the name of a request for an error, with the role that the peer did not grant."""
     contexts = association.contexts.values()
     if not scp_of or any(one.scp for one in contexts if one.abstract_syntax in scp_of):
         return what

@@ -39,8 +39,8 @@ def connect(
     user : str, (str, str) or UserIdentity, optional
         A user name, or one with a passcode, or another identity of PS3.7 §D.3.3.7.
     timeout : float
-        Seconds without a response, or in which the peer reads no byte, after which a request is
-        given up, whatever else the peer sends.
+        Seconds without a response, or without the peer reading a byte, after which a request fails,
+        even if the peer sends other messages.
     app : BaseApp, optional
         The app that answers requests of the peer.
 
@@ -59,7 +59,7 @@ def connect(
     if tls is True:
         tls = TLS()
     if isinstance(tls, TLS):
-        tls.client()  # says now what is wrong with the files
+        tls.client()  # reports problems with the files now
     is_url = host.startswith(("http://", "https://"))
     peer = Peer("" if is_url else host, port, called_ae, tls or None, host if is_url else "")
     return client_of(peer, calling_ae, user=user, timeout=timeout, app=app)

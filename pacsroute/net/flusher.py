@@ -10,22 +10,22 @@ from typing import Protocol
 logger = logging.getLogger("pacsroute")
 
 TICK = 0.02
-"""Seconds between rounds while an answer may be waiting; none waits longer than two."""
+"""Seconds between rounds while an answer may be waiting; no answer waits longer than two rounds."""
 
 
 class Waiting(Protocol):
     """Something with answers that wait."""
 
     def flush_waiting(self) -> None:
-        """Send what waits, without blocking."""
+        """Send the waiting answers, without blocking."""
 
 
 class Flusher:
-    """Sends what associations hold back, soon after.
+    """Sends the answers that associations hold back, after a short delay.
 
-    An association adds itself when it begins to hold answers back, and removes itself
-    when a final response has gone. The thread begins with the first, and sleeps while
-    there is none.
+    An association adds itself when it begins to hold back answers, and removes itself once it has
+    sent the final response. The thread starts with the first association, and sleeps while there
+    are none.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Flusher:
         thread = threading.Thread(target=self._run, name="pacsroute-flusher", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # what waits goes with the final response; the next tries
+        except RuntimeError as error:  # the final response flushes these; the next call retries
             logger.error("no thread for answers that wait: %s", error)
         else:
             self._started = True
@@ -65,14 +65,14 @@ class Flusher:
                     self._condition.wait()
                 self._asleep = False
                 waiting = list(self._waiting)
-            while waiting:  # and so nothing is held on to while this thread sleeps
+            while waiting:  # so a sleeping thread keeps no reference
                 self._flush(waiting.pop())
             time.sleep(TICK)
 
     def _flush(self, one: Waiting) -> None:
         try:
             one.flush_waiting()
-        except Exception:  # no memory, perhaps; its answers go with the final one
+        except Exception:  # perhaps out of memory; the final response flushes them
             logger.exception("answers that wait could not be sent")
             self.remove(one)
 

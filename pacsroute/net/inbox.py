@@ -1,4 +1,4 @@
-"""The messages that wait to be received, and the requests that the peer has cancelled."""
+"""The received messages that wait to be taken, and the cancelled requests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pacsroute.errors import ProtocolError
 from pacsroute.framework.observer import Traffic
 from pacsroute.upper_layer.pdu import UNEXPECTED_PARAMETER, PDataTF
 
-_BUSY = 4  # requests that are read ahead of the one being answered
-_UNANSWERED = 64  # messages that a peer sends besides the response that is waited for
-_AHEAD = 1_048_576  # bytes of memory that they may take, not counting the first one
+_BUSY = 4  # requests to read ahead of the current one
+_UNANSWERED = 64  # messages to accept while waiting for a response
+_AHEAD = 1_048_576  # maximum bytes of these messages, except for the first
 
 
 class Inbox:
-    """Puts messages together from fragments, and keeps them until they are taken.
+    """Assembles messages from fragments, and keeps them until they are taken.
 
-    One thread reads: it alone calls `add`. Where operations overlap, others wait for their
+    Only the reading thread calls `add`. If operations overlap, other threads wait for their
     responses in `wait_for_response`; `_arrived` guards the messages, and wakes those threads.
 
     Parameters
@@ -29,18 +29,18 @@ class Inbox:
     open_sink : callable
         As for `pacsroute.dimse.messages.Assembler`.
     max_command_length : int
-        The longest command set that is taken, in bytes.
+        The longest accepted command set, in bytes.
     max_response_length : int
         The longest data set of a response; it is read to its end up to twice that.
 
     Attributes
     ----------
     waiting : deque of Message
-        Those that have come and were not taken; read-only from outside.
+        The messages that were received but not taken; read-only for callers.
     window : int
         How many operations may overlap (PS3.7 §D.3.3.3).
     traffic : Traffic or None
-        Counts the requests that come, where somebody looks at it.
+        Counts the received requests, if they are monitored.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Inbox:
         self.waiting: deque[Message] = deque()
         self._cancelled: set[int] = set()
         self._reader = 0
-        # A thread may take it twice: within, the collector may end what was left open.
+        # Reentrant: the garbage collector may close an iterator while a thread holds the lock.
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._sleepers = 0  # threads
@@ -66,9 +66,9 @@ class Inbox:
 
     @property
     def partial(self) -> int | None:
-        """How many bytes have come of a message that is not whole; None if none has begun.
+        """The number of bytes received of an incomplete message; None between messages.
 
-        Those of a response do not count: they do not give a peer more time.
+        Bytes of a response do not count: they do not give a peer more time.
         """
         assembler = self._assembler
         if assembler.command is None:
@@ -77,16 +77,16 @@ class Inbox:
 
     @property
     def is_busy(self) -> bool:
-        """Whether as many messages wait as are read ahead."""
+        """Whether the limit of messages to read ahead is reached."""
         return len(self.waiting) >= _BUSY
 
     def read_here(self) -> None:
-        """Say that the calling thread is the one that reads."""
+        """Make the calling thread the reading thread."""
         self._reader = threading.get_ident()
 
     @property
     def is_read_here(self) -> bool:
-        """Whether the calling thread is the one that reads."""
+        """Whether the calling thread is the reading thread."""
         return threading.get_ident() == self._reader
 
     def add(self, data: PDataTF, contexts: Container[int]) -> bool:
@@ -102,8 +102,7 @@ class Inbox:
         Raises
         ------
         ProtocolError
-            If a fragment does not belong where it comes, or more messages wait than a peer
-            may send.
+            If a fragment is out of place, or too many messages wait.
         """
         whole = False
         for pdv in data.pdvs:
@@ -120,7 +119,7 @@ class Inbox:
         return whole
 
     def _check_response(self) -> None:
-        """Refuse a response without end: no request asked for one."""
+        """Refuse a response that is too long."""
         if isinstance(self._assembler.command, Response):
             raise ProtocolError(f"a response of more than {self._longest} bytes")
 
@@ -131,7 +130,7 @@ class Inbox:
             self._cancelled.add(command.message_id_responded_to)
             return
         if self._cancelled:
-            # A cancel that came too late is not for a request of the same ID.
+            # A late C-CANCEL does not apply to a new request with the same ID.
             self._cancelled.discard(getattr(command, "message_id", -1))
         if self.traffic is not None and not isinstance(command, Response):
             self.traffic.take(command.name, 0 if message.data is None else message.size or 0)
@@ -143,7 +142,7 @@ class Inbox:
                 self._check()
 
     def _check(self) -> None:
-        """Refuse more than a peer may send ahead: it has to wait for its responses."""
+        """Refuse more messages than a peer may send before it waits for responses."""
         if len(self.waiting) > _UNANSWERED + self.window:
             raise ProtocolError("too many messages sent ahead")
         behind = itertools.islice(self.waiting, 1, None)
@@ -153,11 +152,11 @@ class Inbox:
     # ------------------------------------------------------------- taking messages
 
     def next(self) -> Message:
-        """Take the message that has waited longest; there has to be one."""
+        """Take the oldest message; at least one must be waiting."""
         return self.waiting.popleft()
 
     def next_request(self) -> Message | None:
-        """Take the request that has waited longest, and leave the responses."""
+        """Take the oldest request, and leave the responses."""
         with self._lock:
             for place, message in enumerate(self.waiting):
                 if not isinstance(message.command, Response):
@@ -181,7 +180,7 @@ class Inbox:
     def wait_for_response(self, message_id: int, seconds: float) -> Message | None:
         """Take the response to a request of ours, which another thread reads.
 
-        None comes where the association ends first, or time.
+        Return None if the association ends, or the time is up.
         """
         with self._arrived:
             self._sleepers += 1

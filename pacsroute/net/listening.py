@@ -1,4 +1,4 @@
-"""The sockets that a server listens at, by the names of the settings that ask for them."""
+"""The listening sockets of a server, by the names of the port settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _PORTS = tuple(name for name in SETTINGS if name.endswith("port"))
 
 
 class Listener(NamedTuple):
-    """A socket that listens, and the address that the settings have for it.
+    """A listening socket and its address in the settings.
 
     Parameters
     ----------
     host, port : str and int
-        As the settings have them: port 0 is a free one.
+        The address in the settings; port 0 means any free port.
     socket : socket.socket
-        It listens.
+        The listening socket.
     """
 
     host: str
@@ -28,7 +28,7 @@ class Listener(NamedTuple):
 
 
 def addresses(config: Config) -> dict[str, tuple[str, int]]:
-    """Return the hosts and ports that the settings ask for, by the name of the port's setting.
+    """Return the hosts and ports in the settings, by the name of the port setting.
 
     Examples
     --------
@@ -44,25 +44,24 @@ def addresses(config: Config) -> dict[str, tuple[str, int]]:
 
 
 def listen(config: Config, kept: Mapping[str, Listener] | None = None) -> dict[str, Listener]:
-    """Listen at all ports that the settings ask for, or at none.
+    """Listen on all ports in the settings, or raise and listen on none.
 
     Parameters
     ----------
     config : Config
         The settings.
     kept : mapping of str to Listener, optional
-        The result of an earlier call. Where the settings ask for the same address, its
-        socket is used again.
+        The result of an earlier call; its socket is reused for each address that is unchanged.
 
     Returns
     -------
     dict of str to Listener
-        By the name of the port's setting.
+        The sockets, by the name of the port setting.
 
     Raises
     ------
     OSError
-        If it cannot listen there.
+        If a port is not available.
     """
     kept = kept or {}
     found: dict[str, Listener] = {}

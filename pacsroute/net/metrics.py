@@ -1,7 +1,7 @@
 """Prometheus metrics of an app; they need the extra ``metrics``.
 
-No label has more values than the standard has names, or the app has lanes: whatever else peers
-send, and whatever else handlers answer, is ``other``.
+The values of labels are names in the standard, or lanes of the app; any other value that a peer
+sends or a handler returns is counted as ``other``.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _LANES = {
 class Metrics(Observer):
     """Counts what an app does.
 
-    Where the environment has ``PROMETHEUS_MULTIPROC_DIR``, the numbers are those of all
-    processes that share this folder.
+    If ``PROMETHEUS_MULTIPROC_DIR`` is set, the numbers are the sums over all processes that share
+    this folder.
 
     Parameters
     ----------
     app : App
-        Which it observes.
+        The app to observe.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class Metrics(Observer):
         app.observe(self)
 
     def _make(self, kind: Any, name: str, purpose: str, *labels: str) -> Any:
-        """Return a metric, or what gives its children: remembered, which makes it fast."""
+        """Return a metric, or a cached function that returns its children, which is faster."""
         options: dict[type, dict[str, Any]] = {
             Gauge: {"multiprocess_mode": "livesum"},
             Histogram: {"buckets": _SECONDS},
@@ -138,7 +138,7 @@ class Metrics(Observer):
         self._open.dec()
 
     def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
-        """Count it among those in flight, and its bytes."""
+        """Count it as in flight, and its bytes."""
         self._in_flight(command).inc()
         if size:
             self._received(command).inc(size)
@@ -174,7 +174,7 @@ class Metrics(Observer):
         self._sent(command.name).inc(size)
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' format, those of the app included."""
+        """Return all metrics in Prometheus' format, including the app's own."""
         self._spool.set(self._app.room.used)
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             shared = CollectorRegistry()
@@ -185,7 +185,7 @@ class Metrics(Observer):
         return counted + self._lanes() + self._gauges()
 
     def _lanes(self) -> bytes:
-        """Return the state of the lanes of the queue, which all processes share."""
+        """Return the state of the queue's lanes, which all processes share."""
         work = self._app.work_under_way
         if work is None:
             return b""
@@ -218,7 +218,7 @@ class _Gauges(Collector):
 
 
 class _Lanes(Collector):
-    """Asks a queue for its lanes at each scrape: the numbers are in its database."""
+    """Reads the lanes of a queue from its database at each scrape."""
 
     def __init__(self, work: WorkQueue) -> None:
         self._work = work

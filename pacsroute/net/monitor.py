@@ -18,7 +18,7 @@ from pacsroute.framework.base import BaseApp
 
 logger = logging.getLogger("pacsroute")
 
-_PATIENCE = 5.0  # seconds that a client has for its request, and again for our answer
+_PATIENCE = 5.0  # seconds for a client to send its request, and to read the answer
 _HEAD = 8192  # bytes of a request
 _CLIENTS = 16
 _TICK = 0.2
@@ -28,18 +28,18 @@ _END = (b"\r\n\r\n", b"\n\n")
 
 
 class Monitor(ThreadingMixIn, TCPServer):
-    """Tells over HTTP how a server is.
+    """Reports the state of a server over HTTP.
 
-    Clients have few seconds and few places: the newest one replaces the oldest.
+    Clients have a few seconds each, and their number is limited: a new client replaces the oldest.
 
     Parameters
     ----------
     listener : socket
-        Where they connect to; other processes may accept from it, too.
+        The listening socket; other processes may accept from it, too.
     app : App
         The app of the metrics.
     obstacle : callable
-        Returns why no association would be accepted now, or an empty text.
+        Returns the reason why no association would be accepted now, or an empty text.
     """
 
     daemon_threads = True
@@ -50,7 +50,7 @@ class Monitor(ThreadingMixIn, TCPServer):
         self.socket.close()
         self.socket = listener
         self.port: int = self.server_address[1]
-        listener.setblocking(False)  # another process may be the one that accepts
+        listener.setblocking(False)  # another process may accept first
         self.obstacle = obstacle
         self.metrics = _metrics(app)
         self._clients: dict[Any, None] = {}
@@ -58,14 +58,14 @@ class Monitor(ThreadingMixIn, TCPServer):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering."""
         self._thread = threading.Thread(
             target=self.serve_forever, args=(_TICK,), name="pacsroute-monitor", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._thread is not None:
             self.shutdown()
         self.server_close()
@@ -74,7 +74,7 @@ class Monitor(ThreadingMixIn, TCPServer):
                 _hang_up(client)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a client on a thread of its own."""
+        """Answer a client on its own thread."""
         with self._lock:
             if len(self._clients) >= _CLIENTS:
                 oldest = next(iter(self._clients))
@@ -84,18 +84,18 @@ class Monitor(ThreadingMixIn, TCPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Let a client go."""
+        """Close the connection to a client."""
         with self._lock:
             self._clients.pop(request, None)
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what went wrong; the next client may have more luck."""
+        """Log the error, and go on with the next client."""
         logger.exception("an answer over HTTP failed")
 
 
 def _metrics(app: BaseApp) -> Callable[[], bytes] | None:
-    """Return the renderer of an app's metrics, which are counted from now on."""
+    """Start counting an app's metrics, and return the function that renders them."""
     try:
         from pacsroute.net.metrics import Metrics  # noqa: PLC0415 - only where prometheus_client is
     except ModuleNotFoundError as error:
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _head(client: socket.socket) -> bytes:
     """Return a request without its body; empty if it does not come in time.
 
-    A timeout of the socket alone would restart with every byte that a client sends.
+    A socket timeout alone would restart with every byte that a client sends.
     """
     deadline = time.monotonic() + _PATIENCE
     head = b""

@@ -1,4 +1,4 @@
-"""Multipart bodies of responses, part by part, as they come (RFC 2046 §5.1)."""
+"""Multipart bodies of responses, read part by part as they arrive (RFC 2046 §5.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Parts:
     stream : binary file
         The body.
     content_type : str
-        Its header, which names the boundary.
+        The Content-Type header, which names the boundary.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class Parts:
             raise DataSetError("the answer is not multipart")
         self._stream = stream
         self._delimiter = b"\r\n--" + boundary.encode("latin-1")
-        self._buffer = b"\r\n"  # the first delimiter may be the beginning of the body
+        self._buffer = b"\r\n"  # the body may begin with a delimiter
 
     def _more(self) -> None:
         piece = self._stream.read(_PIECE)
@@ -58,7 +58,7 @@ class Parts:
         while not self._is_last():
             part = self._part()
             yield part
-            for _ in part:  # what nobody has read of it
+            for _ in part:  # skip the unread rest of the part
                 pass
 
     def _is_last(self) -> bool:

@@ -1,4 +1,4 @@
-"""The messages that go out: at once, held back for a moment, or read from a file."""
+"""Outgoing messages: sent at once, held back for a moment, or read from a file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pacsroute.net.channel import Channel
 from pacsroute.net.flusher import flusher
 from pacsroute.upper_layer.pdu import Buffer
 
-_HELD_BACK = 65_536  # bytes of answers that are sent together at the most
-_PULSE = 0.9  # seconds after which a Pending is due, where one a second has to go
+_HELD_BACK = 65_536  # maximum bytes of answers to send together
+_PULSE = 0.9  # seconds of silence before a keep-alive Pending
 
 
 class Outbox:
     """Sends messages over a channel.
 
-    Any thread may send. Waiting messages and pulses belong to the holder of the channel's
-    `sending`: the sending threads, and the flusher's for a moment at a time.
+    Any thread may send. The channel's `sending` lock guards waiting messages and pulses; the
+    sending threads hold it, and the flusher's thread for a moment at a time.
 
     Parameters
     ----------
     channel : Channel
-        Over which they go.
+        The channel to send over.
     app : App
         The app with the observer.
     peer : PeerView
@@ -54,7 +54,7 @@ class Outbox:
         self._room: memoryview | None = None
         self._held: list[Buffer] = []
         self._held_size = 0
-        self._holding = False  # whether the flusher looks after what is held back
+        self._holding = False  # whether the flusher will send the held-back messages
         self._pulses: dict[int, Callable[[], tuple[int, Command]]] = {}  # by thread
         self._pulsed = 0.0
         self._owed: set[int] = set()
@@ -88,7 +88,7 @@ class Outbox:
                 channel.connection.send_data(buffers)
                 channel.write_out()
                 return
-            if not more:  # before it goes: the peer may release after this response
+            if not more:  # before sending: the peer may release after this response
                 self._owed.discard(getattr(command, "message_id_responded_to", 0))
             self._held += buffers
             if more:
@@ -113,9 +113,9 @@ class Outbox:
         size = file.seek(0, os.SEEK_END) - start
         file.seek(start)
         with channel.sending:
-            # Made once for many: new memory costs as much as what is read into it.
+            # Reused: allocating new memory costs as much as reading into it.
             needed = min(BATCH, size + 2 & ~1)
-            room = self._room  # which another thread, in `receive`, may free meanwhile
+            room = self._room  # another thread, in `receive`, may free it meanwhile
             if room is None or len(room) < needed:
                 room = self._room = memoryview(bytearray(needed))
             batches = stream(context_id, file, size, self.maximum_length, room)
@@ -132,23 +132,23 @@ class Outbox:
             return next(batches, None)
         except (OSError, EOFError) as error:
             why = f"reading an instance failed: {getattr(error, 'strerror', None) or error}"
-            self._flush()  # of an earlier message a part may have gone already
+            self._flush()  # part of an earlier message may have been sent
             self._channel.give_up(why)
             raise ReadFailed(0, message=why) from None
 
     def free_room(self) -> None:
-        """Free the memory that files are read into: many associations wait for a request."""
+        """Free the buffer for reading files, so that idle associations do not keep it."""
         self._room = None
 
     # ------------------------------------------------------------- overlapping operations
 
     def owe(self, message_id: int) -> None:
-        """Note a request that is answered by another thread than the one that reads."""
+        """Note a request that a thread other than the reading one answers."""
         self._owed.add(message_id)
 
     @property
     def owes(self) -> bool:
-        """Whether the final response to such a request is still to be sent."""
+        """Whether the final response to such a request has not been sent yet."""
         return bool(self._owed)
 
     # ------------------------------------------------------------- held back
@@ -171,7 +171,7 @@ class Outbox:
         self._channel.write_out()
 
     def flush_waiting(self) -> None:
-        """Send answers that wait for a slow handler, as far as that needs no waiting.
+        """Send answers that are held back by a slow handler, as far as possible without waiting.
 
         The flusher's thread calls it, for all associations: it must not block.
         """
@@ -180,7 +180,7 @@ class Outbox:
         try:
             if self._pulses and time.monotonic() - self._pulsed > _PULSE:
                 self._pulsed = time.monotonic()
-                if not self._held:  # what waits already says that we are alive
+                if not self._held:  # any held-back message serves as a keep-alive
                     for make in self._pulses.values():
                         context_id, command = make()
                         self._held += fragment(context_id, command, None, self.maximum_length)
@@ -190,7 +190,7 @@ class Outbox:
                 self._held = [data[sent:]] if sent < len(data) else []
                 self._held_size = len(data) - sent
         except OSError:
-            pass  # the association's own thread meets it too, and knows what to do
+            pass  # the association's own thread handles the error
         finally:
             self._channel.sending.release()
 

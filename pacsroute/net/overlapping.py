@@ -13,13 +13,13 @@ from pacsroute.thread_pool import DaemonPool
 
 logger = logging.getLogger("pacsroute")
 
-_AHEAD = 2  # times its window that a peer may have outstanding before it is aborted
+_AHEAD = 2  # multiple of its window that a peer may have outstanding before an abort
 
 
 def run(dispatcher: Dispatcher) -> None:
-    """Receive and dispatch until the association is released, as many at once as its window.
+    """Receive and dispatch until the association is released, at most its window at once.
 
-    Unlike `Dispatcher.run`, which answers one request after the other.
+    `Dispatcher.run`, in contrast, answers one request at a time.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def run(dispatcher: Dispatcher) -> None:
     try:
         while True:
             message = association.receive()
-            # This thread has to go on reading: cancels and responses come here, too.
+            # This thread must go on reading, because it receives cancels and responses, too.
             if not under_way.acquire(blocking=False):
                 association.abort(2)
                 raise AssociationAborted(
@@ -52,7 +52,7 @@ def _answer(dispatcher: Dispatcher, message: Message, under_way: threading.Semap
     try:
         dispatcher.dispatch(message)
     except AssociationError:
-        pass  # the reading thread meets it, too
+        pass  # the reading thread handles the error
     except BaseException:
         logger.exception("an operation failed")
         dispatcher.association.abort(2)

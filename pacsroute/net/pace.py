@@ -1,4 +1,4 @@
-"""How fast a message has to come, or to go."""
+"""The minimum rate of an incoming or outgoing message."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 
 
 class Pace:
-    """Tells whether a message comes, or goes, as fast as it has to.
+    """Checks whether a message is received, or sent, fast enough.
 
-    A slow but steady peer may take its time for a large instance; one that trickles may not,
-    however much it has sent before. The time begins with the first question. One thread at a
-    time may use it.
+    A slow but steady peer may take long for a large instance; a peer that slows to a trickle may
+    not, however much it sent before. The first call of `is_too_slow` starts the time. Only one
+    thread at a time may use it.
 
     Parameters
     ----------
     seconds : float
-        How long the rate is measured, and how long a message of any length may take.
+        The period over which the rate is measured; any message may take that long.
     rate : float
-        Bytes a second that have to make their way in that time; where it is infinite, all of
-        the message has to.
+        The minimum rate in bytes per second over that period; if it is infinite, the whole message
+        must arrive within it.
 
     Examples
     --------
@@ -39,12 +39,12 @@ class Pace:
         return fixed if math.isinf(self._rate) else f"{fixed}, or min_rate, {self._rate:g} bytes/s"
 
     def is_too_slow(self, size: int) -> bool:
-        """Return whether a message should have made more way in the last while.
+        """Return whether a message made too little progress in the last period.
 
         Parameters
         ----------
         size : int
-            The bytes of it that have come, or gone, so far.
+            The bytes of it received, or sent, so far.
         """
         now = time.monotonic()
         if self._since:
@@ -57,5 +57,5 @@ class Pace:
         return False
 
     def begin_anew(self) -> None:
-        """Forget the message: it is whole. The time of the next one begins with it."""
+        """Forget the message, which is complete. The next message starts a new period."""
         self._since = 0.0

@@ -1,4 +1,4 @@
-"""How many associations and connections there may be, of everybody and of each peer."""
+"""Limits for associations and connections, in total and for each peer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pacsroute.upper_layer.pdu import AssociateRJ
 
 logger = logging.getLogger("pacsroute")
 
-REFUSALS = 50  # peers that are being rejected for the limit at the same time
-_TELL = 10.0  # seconds without connections that are too many, before the next is logged
+REFUSALS = 50  # maximum number of rejections under way because of the limit
+_TELL = 10.0  # seconds without excess connections before the next is logged
 _ALL = ""  # counts them all
 _LIMITS = ("max_associations", "max_associations_per_host", "max_associations_per_ae")
 
@@ -21,8 +21,8 @@ _LIMITS = ("max_associations", "max_associations_per_host", "max_associations_pe
 class Places:
     """Counts the associations of a server, and rejects those beyond the limit.
 
-    A connection counts from when it is accepted. One that sends no request takes a thread as
-    well, and so does one that was refused and that the peer does not close.
+    A connection counts as soon as it is accepted. It takes a thread even if it sends no request, or
+    if it was refused and the peer does not close it.
 
     All threads of the server share it, and its lock guards the counts.
     """
@@ -35,11 +35,11 @@ class Places:
 
     @property
     def associations(self) -> int:
-        """How many associations there are."""
+        """The number of associations."""
         return self._taken[_ALL]
 
     def has_one(self) -> bool:
-        """Return whether there is one association at the most."""
+        """Return whether there is at most one association."""
         return self._taken[_ALL] <= 1
 
     def connect(self, host: str) -> bool:
@@ -62,9 +62,9 @@ class Places:
         self.leave([_connections(host)])
 
     def associate(self, host: str, calling_ae: str) -> tuple[list[str], AssociateRJ | None]:
-        """Take places for an association; return them, or none and what rejects it.
+        """Take places for an association; return them, or none and the rejection.
 
-        One beyond the limit does not count for others while it is being rejected.
+        An association beyond the limit does not count while it is being rejected.
         """
         places = [_ALL, f"host {host}", f"AE {calling_ae}"]
         with self._lock:
@@ -80,7 +80,7 @@ class Places:
         return [], AssociateRJ(2, 3, 2)  # transient: local limit exceeded
 
     def leave(self, places: list[str]) -> None:
-        """Give places back, and forget them: it may be said twice."""
+        """Give places back; a second call does nothing."""
         with self._lock:
             self._free(places)
             places.clear()
@@ -93,7 +93,7 @@ class Places:
 
 
 class Stay:
-    """The places that one peer's association takes; its own thread uses it.
+    """The places of one peer's association; only its own thread uses it.
 
     Parameters
     ----------
@@ -112,12 +112,12 @@ class Stay:
         self._taken: list[str] = []
 
     def begin(self, calling_ae: str) -> AssociateRJ | None:
-        """Take the places of an association; return what rejects it if there are none."""
+        """Take the places of an association; return the rejection if there are none."""
         self._taken, full = self._places.associate(self._host, calling_ae)
         return self._refusal or full
 
     def end(self) -> None:
-        """Give the places back; it may be said twice."""
+        """Give the places back; a second call does nothing."""
         self._places.leave(self._taken)
 
 

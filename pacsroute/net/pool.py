@@ -1,4 +1,4 @@
-"""The associations of a client: made when a request needs another, and used again."""
+"""The associations of a client: opened on demand, and reused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Pool:
     app : App
         The app that answers requests of the peer.
     user : str, (str, str) or UserIdentity, optional
-        As `pacsroute.connect` has it.
+        As for `pacsroute.connect`.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class Pool:
         self._identity = identity_of(user)
         self._idle: list[_Open] = []
         self._busy: list[_Open] = []
-        # It guards what is idle, busy and closed. A thread that has it may collect an iterator
-        # that was left open, which gives back what it had: so a thread may take it twice.
+        # Guards the idle, busy and closed state. It is reentrant: the garbage collector may close
+        # an iterator while a thread holds the lock, which gives the iterator's association back.
         self._lock = threading.RLock()
         self._contexts: dict[Context, None] = {}
         self._closed = False
@@ -94,7 +94,7 @@ class Pool:
     ) -> Iterator[tuple[Exchange, AcceptedContext]]:
         """Take an association on which the contexts were proposed; no other request uses it.
 
-        With it comes the first context that was accepted of the first abstract syntax.
+        The first accepted context of the first abstract syntax is returned with it.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class Pool:
                 if not self._idle:
                     return None
                 one = self._idle.pop()
-                self._busy.append(one)  # `close` has to see it
+                self._busy.append(one)  # so that `close` sees it
             if _is_gone(one):
                 self._drop(one, abort=True)
             elif wanted <= one.proposed and _has_roles(one, scp_of):
@@ -150,7 +150,7 @@ class Pool:
 
     def _drop(self, one: _Open, *, abort: bool) -> None:
         with self._lock:
-            if one not in self._busy:  # it was ended by `close`
+            if one not in self._busy:  # `close` ended it
                 return
             self._busy.remove(one)
         _end(one, abort=abort)
@@ -160,7 +160,7 @@ class Pool:
             everything = self._contexts | dict.fromkeys(contexts)
             if len(everything) > MAXIMUM_CONTEXTS:
                 everything = dict.fromkeys(contexts)
-            # Roles belong to a class as a whole: what is fetched is proposed for that only.
+            # Roles apply to a whole class: classes to fetch are proposed only for fetching.
             proposed = dict.fromkeys(contexts) if scp_of else everything
             if not scp_of:
                 self._contexts = everything
@@ -211,9 +211,9 @@ def _accepted(
 
 
 def _has_roles(one: _Open, scp_of: frozenset[str]) -> bool:
-    """Return whether an association has the roles that a request needs, and none without need.
+    """Return whether an association has the needed roles; if none are needed, it must have none.
 
-    A peer that was asked for instances may not want to be sent some over the same association.
+    A peer that sends instances over an association may not accept instances on it.
     """
     return scp_of <= one.scp_of if scp_of else not one.scp_of
 
@@ -222,12 +222,12 @@ def _is_gone(one: _Open) -> bool:
     """Return whether an association has ended while it was idle."""
     try:
         return one.association.cancelled(-1)
-    except AssociationError:  # for what the peer has sent meanwhile
+    except AssociationError:  # the peer sent something meanwhile
         return True
 
 
 def _interrupt(one: _Open) -> None:
-    """Abort an association that a request has, whose thread may be waiting: that closes it."""
+    """Abort an association in use; its thread, which may be waiting, closes it."""
     with contextlib.suppress(AssociationError):
         one.association.abort()
         one.association.stop()

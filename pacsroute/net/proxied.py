@@ -1,4 +1,4 @@
-"""Connections through a balancer, which names the peer first."""
+"""Connections through a load balancer, which first sends the peer's address."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pacsroute.upper_layer.proxy import ProxyHeaderError, Source, missing, sourc
 
 logger = logging.getLogger("pacsroute")
 
-_PATIENCE = 5.0  # seconds that a header may take: the balancer sends it at once
-_AGAIN = 60.0  # seconds after which what goes on failing is logged again
+_PATIENCE = 5.0  # seconds for the header, which the balancer sends at once
+_AGAIN = 60.0  # seconds before a continuing failure is logged again
 
 
 class Balancers:
-    """The balancers that are trusted to name peers.
+    """The load balancers that are trusted to send peers' addresses.
 
     Parameters
     ----------
     networks : tuple of str
-        The setting ``proxy_from``; if it is empty, there are none, and peers connect themselves.
+        The setting ``proxy_from``; if it is empty, peers connect directly.
 
     Examples
     --------
@@ -43,9 +43,9 @@ class Balancers:
         Parameters
         ----------
         sock : socket.socket
-            Nothing was read from it yet; no byte after the header is read.
+            Nothing was read from it yet; bytes after the header are left unread.
         host : str
-            The address that it comes from.
+            The address of the other side.
         """
         if not any(within(host, network) for network in self._networks):
             self._tell(host, "it is not in proxy_from")
@@ -62,7 +62,7 @@ class Balancers:
         return None
 
     def _tell(self, host: str, why: object) -> None:
-        """Log why connections are closed, but not each time."""
+        """Log why connections are closed, at a limited rate."""
         now = time.monotonic()
         if now - self._told >= _AGAIN:
             self._told = now

@@ -1,9 +1,9 @@
 """The server: one thread for each association, from accept to handler.
 
-A few threads wait in `accept` at the same time; the one that gets a peer serves it itself and goes
-back. No thread is started for it, which would cost more than a short association itself. A peer on
-the same machine is also woken up faster (1.8 times as many echoes and 2 times as many associations
-a second as with a thread each).
+A few threads wait in `accept`; the thread that accepts a peer also serves it, then waits again.
+Starting a thread for each peer would cost more than a short association. A peer on the same machine
+also gets its responses faster: 1.8 times as many echoes and 2 times as many associations a second
+as with a new thread each.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ logger = logging.getLogger("pacsroute")
 _AFTER_THREADS = 4
 _STOP_TICK = 0.05
 _SIGNAL_TICK = 0.1
-_ACCEPT_TICK = 0.25  # how soon those who accept from a shared listener see that it stops
-_SPARE = 4  # threads that wait for a peer, at each port
-_HURRY = 1.0  # seconds that a peer has while nobody waits for the next one
-_AGAIN = 60.0  # seconds after which what goes on failing is logged again
+_ACCEPT_TICK = 0.25  # seconds between checks of a shared listener for a stop
+_SPARE = 4  # threads waiting for a peer, on each port
+_HURRY = 1.0  # seconds for a peer that is served by the last waiting thread
+_AGAIN = 60.0  # seconds before a continuing failure is logged again
 
 
 @dataclass(eq=False)
 class _Door:
-    """A port for DICOM, and how many threads wait there: the server's lock guards that."""
+    """A DICOM port, and the number of threads that wait there, guarded by the server's lock."""
 
     listener: socket.socket
     tls: TLS | None = None
@@ -57,7 +57,7 @@ class _Door:
 
 
 class Server:
-    """A DICOM server for an app; it listens from its creation on.
+    """A DICOM server for an app; it listens as soon as it is created.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Server:
     host, port : str and int
         The address on which it listens.
     tls_port : int or None
-        The port for TLS: `port` itself, if the settings have no other.
+        The port for TLS; it is `port` if the settings name no other.
     metrics_port : int or None
         The port for health and metrics over HTTP, if any.
     web_port : int or None
@@ -140,14 +140,14 @@ class Server:
             for listener in listeners.values():
                 listener.close()
             raise
-        # The accepting threads, and the one that stops the server, share these under the lock.
+        # Shared by the accepting threads and the one that stops the server; the lock guards them.
         self._threads: dict[threading.Thread, Association | None] = {}
         self._places = Places(self.config)
         self._balancers = Balancers(self.config.proxy_from)
         self._lock = threading.Lock()
         self._logged: dict[str, float] = {}
         self._stop = threading.Event()
-        self._over = False  # the grace period, and with it all associations
+        self._over = False  # the grace period has ended
         self._hurried = False
         self._draining = False
         self._signalled = False
@@ -162,7 +162,7 @@ class Server:
         self.stop()
 
     def start(self) -> None:
-        """Begin to accept associations, in the app's lifespan."""
+        """Start accepting associations, in the app's lifespan."""
         for one in self._monitors:
             one.start()
         try:
@@ -202,7 +202,7 @@ class Server:
     def _beside(
         self, listeners: Mapping[str, socket.socket], makers: Mapping[str, ListenerFactory]
     ) -> list[Listening]:
-        """Return the servers at other ports than those for DICOM."""
+        """Return the servers for ports other than DICOM's."""
         return [
             makers[name](listener, self.app, self)
             for name, listener in listeners.items()
@@ -210,10 +210,10 @@ class Server:
         ]
 
     def _wind_down(self) -> None:
-        """Stop all but the app's lifespan, and the monitor where no other process answers."""
+        """Stop everything except for the app's lifespan, and the monitor unless others answer."""
         self._stop.set()
         sites = threading.Thread(target=_stop_all, args=(self._sites,), daemon=True)
-        sites.start()  # their requests have the same time to end
+        sites.start()  # their requests have the same grace period
         try:
             self._end_associations()
         finally:
@@ -223,25 +223,25 @@ class Server:
             self._after.drain(lambda: self._hurried)
 
     def _end_associations(self) -> None:
-        """Take no more associations; those that there are have their time to end."""
-        if self._shared:  # to shut them down would be to shut them down for the others, too
-            _stop_all(self._monitors)  # the others answer; that this one stops is irrelevant
+        """Accept no more associations; running ones have the grace period."""
+        if self._shared:  # shutting them down would affect the other processes, too
+            _stop_all(self._monitors)  # the other processes answer instead
             deadline = time.monotonic() + 2 * _ACCEPT_TICK
             while self._spare and time.monotonic() < deadline and not self._hurried:
                 time.sleep(_STOP_TICK)
         else:
             for door in self._doors:
                 with contextlib.suppress(OSError):
-                    door.listener.shutdown(socket.SHUT_RDWR)  # wakes those in accept
+                    door.listener.shutdown(socket.SHUT_RDWR)  # wakes the threads in accept
         _close(self._doors)
         count = len(self._associations())
         if count:
             logger.info("stopping: %d associations have %g s to finish", count, self.config.grace)
         deadline = time.monotonic() + self.config.grace
-        # One that has just accepted a peer is not an association yet.
+        # A peer that was just accepted has no association yet.
         while self._busy() and time.monotonic() < deadline and not self._hurried:
             time.sleep(_STOP_TICK)
-        self._over = True  # for those that are not among these yet
+        self._over = True  # for associations that begin later
         for association in self._associations():
             association.stop()
         deadline = time.monotonic() + 2
@@ -254,9 +254,9 @@ class Server:
             logger.warning("stopped, although %d handlers have not ended", len(stuck))
 
     def drain(self) -> None:
-        """Continue to serve for the time of the setting, while `obstacle` reports the end.
+        """Continue to serve for the drain time, while `obstacle` reports the coming stop.
 
-        So a balancer stops using the server before it ends.
+        This lets a load balancer stop using the server before it stops.
         """
         self._draining = True
         deadline = time.monotonic() + self.config.drain
@@ -266,7 +266,7 @@ class Server:
             time.sleep(_SIGNAL_TICK)
 
     def hurry(self) -> None:
-        """Make `drain` and `stop` wait no longer; a signal handler may call it."""
+        """End the waits of `drain` and `stop`; a signal handler may call it."""
         self._hurried = True
 
     def run(self, ready: Callable[[], object] | None = None) -> None:
@@ -275,7 +275,7 @@ class Server:
         Parameters
         ----------
         ready : callable, optional
-            Called when associations are accepted.
+            Called once the server accepts associations.
         """
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self._on_signal) for number in signals}
@@ -283,7 +283,7 @@ class Server:
             with self:
                 if ready is not None:
                     ready()
-                # Not one long wait: a signal that another thread receives does not end it.
+                # Short waits, because a signal that another thread receives does not end a wait.
                 while not self._signalled:
                     time.sleep(_SIGNAL_TICK)
                 self.drain()
@@ -293,13 +293,13 @@ class Server:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Stop `run`. The main thread runs this, and may hold any lock: so there is no Event."""
+        """Stop `run`. The main thread may hold any lock here, so this does not use an Event."""
         if self._signalled:
             self.hurry()
         self._signalled = True
 
     def obstacle(self) -> str:
-        """Return why the server is not ready, or an empty text."""
+        """Return the reason why the server is not ready, or an empty text."""
         if self._stop.is_set():
             return "it is stopping"
         if self._draining:
@@ -313,7 +313,7 @@ class Server:
 
     @property
     def associations(self) -> int:
-        """How many associations there are."""
+        """The number of associations."""
         return self._places.associations
 
     @property
@@ -321,7 +321,7 @@ class Server:
         return sum(door.spare for door in self._doors)
 
     def _busy(self) -> int:
-        """Return how many threads have a peer."""
+        """Return how many threads serve a peer."""
         with self._lock:
             return len(self._threads) - self._spare
 
@@ -330,7 +330,7 @@ class Server:
             return [association for association in self._threads.values() if association]
 
     def _begin(self, door: _Door) -> bool:
-        """Begin a thread that waits for a peer, under the lock; return whether it began."""
+        """Start a thread that waits for a peer, under the lock; return whether it started."""
         thread = threading.Thread(target=self._work, args=(door,), name="pacsroute", daemon=True)
         self._threads[thread] = None
         door.spare += 1
@@ -344,14 +344,14 @@ class Server:
         return True
 
     def _complain(self, what: str, why: object) -> None:
-        """Log a repeated failure, but not each time; the caller has the lock."""
+        """Log a repeated failure at a limited rate; the caller holds the lock."""
         now = time.monotonic()
         if now - self._logged.get(what, -_AGAIN) >= _AGAIN:
             self._logged[what] = now
             logger.error("%s: %s", what, why)
 
     def _work(self, door: _Door) -> None:
-        """Accept a peer, serve it, and accept the next, while few others wait."""
+        """Accept and serve one peer after another, while few other threads wait."""
         thread = threading.current_thread()
         try:
             while (accepted := self._accept(door.listener)) is not None:
@@ -366,7 +366,7 @@ class Server:
                     host = self._host(*accepted)
                     if host is not None:
                         self._serve(thread, accepted[0], host, door.tls, last=last)
-                except BaseException:  # no memory, perhaps; the next peer is heard all the same
+                except BaseException:  # perhaps out of memory; serve the next peer anyway
                     logger.exception("a peer could not be served")
                     accepted[0].close()
                 finally:
@@ -399,7 +399,7 @@ class Server:
                 continue
             except OSError as error:
                 if not self._stop.is_set():
-                    # Out of descriptors, or a peer that gave up already: wait, and go on.
+                    # Out of descriptors, or the peer has gone: wait, and go on.
                     with self._lock:
                         self._complain("accept failed", error.strerror)
                     self._stop.wait(0.1)
@@ -410,9 +410,9 @@ class Server:
         return None
 
     def _host(self, sock: socket.socket, host: str) -> str | None:
-        """Return the host of a peer, as its balancer says where there is one.
+        """Return the host of a peer; behind a load balancer, the one it reports.
 
-        None closes the connection: it has no peer, or the peer has too many.
+        None means to close the connection: it has no peer, or the peer has too many.
         """
         if not self._balancers:
             return host
@@ -426,7 +426,7 @@ class Server:
         assert self._after is not None
         try:
             self._after.submit(function)
-        except RuntimeError:  # there is no thread for it, or the server has stopped
+        except RuntimeError:  # no thread is available, or the server has stopped
             function()
 
     def _serve(
@@ -438,7 +438,7 @@ class Server:
         *,
         last: bool,
     ) -> None:
-        """Serve a peer; one that came to the last thread is sent away, for others to be heard."""
+        """Serve a peer; if no other thread waits, turn it away, so that others can connect."""
         config = self.config.replace(artim=min(self.config.artim, _HURRY)) if last else self.config
         stay = Stay(self._places, host, AssociateRJ(2, 3, 1) if last else None)
         association = Association(
@@ -453,12 +453,12 @@ class Server:
         )
         with self._lock:
             self._threads[thread] = association
-            if self._over:  # this peer was accepted a moment before
+            if self._over:  # this peer was accepted just before the stop
                 association.stop()
         try:
             serve(self.app, association, stay.begin)
         finally:
-            stay.end()  # while the peer takes its time to close
+            stay.end()  # before waiting for the peer to close
             association.dispose()
 
 
@@ -479,7 +479,7 @@ def _close(doors: Iterable[_Door]) -> None:
 
 
 def check_spool(spool: str | None) -> None:
-    """Refuse a spool that cannot be written."""
+    """Refuse a spool folder that is not writable."""
     if spool is not None:
         try:
             try_out(spool)

@@ -26,7 +26,7 @@ _NAMED = 8  # SOP classes in a log line
 def serve(
     app: BaseApp, association: Association, refuse: Callable[[str], AssociateRJ | None]
 ) -> None:
-    """Answer a peer until its association has ended; however it does, nothing is raised.
+    """Answer a peer until its association ends; never raises.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ def serve(
         )
     except AssociationError as error:
         logger.warning("%s: %s", association.remote_address, error)
-    except BaseException:  # a handler may raise what it likes; this thread goes on
+    except BaseException:  # a handler may raise anything; this thread goes on
         logger.exception("an association failed", extra=about(association, event="failed"))
         with contextlib.suppress(Exception):
             association.abort(2)
 
 
 def _tell_of_rejected(association: Association) -> None:
-    """Log a peer that gets nothing, and the roles that it would have had to select."""
+    """Log a peer without accepted contexts, and the roles that it should have selected."""
     who = ascii(association.calling_ae)[1:-1]
     policy = association.app.policy(association.calling_ae, association.called_ae)
     accepted = {context.abstract_syntax for context in association.contexts.values()}

@@ -16,7 +16,7 @@ logger = logging.getLogger("pacsroute")
 
 
 class TappedSocket:
-    """A socket whose bytes are observed; without an observer, a plain one is used.
+    """A socket with observed bytes; without observers, a plain socket is used.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class TappedSocket:
     role : {"acceptor", "requestor"}
         Ours in the association.
     factories : sequence of TapFactory
-        They make the observers. One that raises is logged, and told no more.
+        Functions that make the observers. An observer that raises is logged, and not called again.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TappedSocket:
 
     @contextlib.contextmanager
     def _guarded(self, tap: Tap | None = None) -> Iterator[None]:
-        """Keep what an observer raises away from the association."""
+        """Keep an observer's exceptions away from the association."""
         try:
             yield
         except Exception as error:
@@ -76,7 +76,7 @@ class TappedSocket:
         return count
 
     def sending(self, data: Buffer) -> socket.socket | TLSSocket:
-        """Show data and return the socket to send it on: it is shown before any response to it."""
+        """Show data to the observers before it is sent, and return the socket to send it on."""
         self._tell(lambda tap: tap.sent(data))
         return self._socket
 
@@ -96,6 +96,6 @@ class TappedSocket:
 def _address(name: Callable[[], Any]) -> str:
     try:
         host, port = name()[:2]
-    except (OSError, ValueError):  # the peer is gone already, or it is not a TCP socket
+    except (OSError, ValueError):  # the peer has gone, or it is not a TCP socket
         return ""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pacsroute.upper_layer.pdu import Buffer
 
-_RECORD = 16_384  # bytes in a record of TLS
+_RECORD = 16_384  # bytes in a TLS record
 _LINGER = 1.0  # seconds
 
 
@@ -42,16 +42,15 @@ def wait_for(sock: Descriptor, seconds: float, *, writes: bool = False) -> bool:
 class TLSSocket:
     """A TLS connection that behaves like a plain socket with time-outs as options.
 
-    Two threads must not use it at once, but one waits for the peer while another one
-    sends. So the socket beneath never blocks: a lock is held for each step of TLS, and
-    waiting is done without it.
+    Two threads must not use it at once, but one waits for the peer while another one sends. So the
+    underlying socket never blocks: each TLS step holds a lock, and waiting does not.
 
     Parameters
     ----------
     sock : ssl.SSLSocket
-        Before or after its handshake.
+        The socket, before or after its handshake.
     receive, send : float
-        Seconds that a read, and each step of a write, may wait; BlockingIOError then.
+        Seconds that a read, and each step of a write, may wait before BlockingIOError.
     """
 
     def __init__(self, sock: ssl.SSLSocket, receive: float, send: float) -> None:
@@ -75,7 +74,7 @@ class TLSSocket:
         return self.peer_certificate()
 
     def _linger(self) -> None:
-        """Let the peer read why it was refused; closing at once could destroy that."""
+        """Wait until the peer has read the alert; closing at once could discard it."""
         deadline = time.monotonic() + _LINGER
         with contextlib.suppress(OSError):
             self.shutdown(socket.SHUT_WR)
@@ -88,7 +87,7 @@ class TLSSocket:
         return self._socket.getpeercert() or None
 
     def pending(self) -> int:
-        """Return how many bytes are there already, and in no buffer of the system's."""
+        """Return how many decrypted bytes can be read without the system's socket."""
         with self._lock:
             return self._socket.pending()
 
@@ -100,11 +99,11 @@ class TLSSocket:
     def send(self, data: Buffer, flags: int = 0) -> int:
         """Send the data; with `DONTWAIT`, as much as possible without waiting.
 
-        The rest must come again, at the beginning of the next data.
+        The caller must pass the rest again, at the beginning of the next data.
         """
         view, sent = memoryview(data), 0
         try:
-            while sent < len(view):  # each step in a time of its own
+            while sent < len(view):  # each step has its own timeout
                 step = (view[sent : sent + _RECORD],)
                 sent += self._step(self._socket.send, step, 0 if flags else self._send)
         except BlockingIOError:
@@ -136,11 +135,11 @@ class TLSSocket:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def shutdown(self, how: int) -> None:
-        """Shut the connection down beneath TLS, which wakes a thread that waits for the peer."""
-        socket.socket.shutdown(self._socket, how)  # ssl's own also forgets that it is TLS
+        """Shut down the underlying socket, which wakes a thread that waits for the peer."""
+        socket.socket.shutdown(self._socket, how)  # ssl's own method also drops the TLS state
 
     def close(self) -> None:
-        """Tell the peer that nothing more comes, without waiting for it, and close."""
+        """Send a TLS close_notify, without waiting for the peer's, and close."""
         with self._lock:
             with contextlib.suppress(OSError, ValueError):
                 self._socket.unwrap()

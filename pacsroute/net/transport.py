@@ -1,4 +1,4 @@
-"""Sockets for associations, plain or TLS: functions beyond those of the standard library."""
+"""Sockets for associations, plain or TLS: functions that the standard library lacks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pacsroute.net.tls_socket import TLSSocket, wait_for
 from pacsroute.upper_layer.pdu import Buffer
 
 DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # only on Linux
 
 _IOV_MAX = 512
-_JOINED = 131_072  # bytes up to which joining buffers costs less than sending several
+_JOINED = 131_072  # bytes up to which joining buffers is cheaper than sending several
 
 
 Socket = socket.socket | TLSSocket | TappedSocket
 
 
 def set_up(sock: socket.socket, receive: float, send: float) -> None:
-    """Prepare a plain socket: small messages at once, and time-outs in seconds.
+    """Prepare a plain socket: send small messages at once, and set timeouts in seconds.
 
-    As socket options these cost nothing for each call, which `settimeout` does.
+    Timeouts as socket options cost nothing per call, unlike `settimeout`.
     """
     with contextlib.suppress(OSError):  # not a TCP socket, or the peer is gone already
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -50,7 +50,7 @@ def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
 def readable(sock: Socket, seconds: float) -> bool:
     """Return whether something can be read within a time, in seconds.
 
-    With TLS it may be less than a record, and give nothing yet.
+    With TLS it may be an incomplete record, so that a read returns nothing yet.
     """
     if isinstance(sock, TLSSocket | TappedSocket) and sock.pending():
         return True
@@ -63,21 +63,21 @@ def send_all(sock: Socket, buffers: list[Buffer], make_pace: Callable[[], Pace])
     Parameters
     ----------
     make_pace : callable
-        Returns how fast they have to go; called where not all of them go at once.
+        Returns the minimum rate; called if they cannot all be sent at once.
 
     Raises
     ------
     OSError
-        If the peer does not take them; TimeoutError if it takes them too slowly.
+        If the peer does not read them; TimeoutError if it reads them too slowly.
     """
-    if isinstance(sock, TappedSocket):  # which tells all of it before it goes
+    if isinstance(sock, TappedSocket):  # it shows all data to the observers first
         buffers = [b"".join(buffers)]
         sock = sock.sending(buffers[0])
     whole = sum(map(len, buffers))
     if len(buffers) > 1 and whole <= _JOINED:
         buffers = [b"".join(buffers)]
     gone = sent = _send(sock, buffers)
-    if sent == whole:  # as most are
+    if sent == whole:  # the usual case
         return
     waiting, pace = deque(memoryview(buffer) for buffer in buffers), make_pace()
     while True:

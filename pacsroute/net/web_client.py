@@ -48,20 +48,20 @@ from pacsroute.upper_layer.pdu import UserIdentity
 _UNIQUE = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _PARTS = {"STUDY": "studies", "SERIES": "series", "IMAGE": "instances"}
 _STATUSES = {400: IDENTIFIER_MISMATCH, 401: NOT_AUTHORIZED, 403: NOT_AUTHORIZED}
-_LONGEST = 1 << 26  # bytes of an answer in JSON
+_LONGEST = 1 << 26  # maximum bytes of a JSON response
 _PIECE = 1 << 18
 _JWT = 5
 
 
 class WebClient(Client):
-    """A `Client` whose peer speaks DICOMweb; made by `connect` with a URL.
+    """A `Client` for a DICOMweb server; made by `connect` with a URL.
 
-    `find`, `get` and `store` are those of DICOMweb; other services are not accepted.
+    `find`, `get` and `store` use DICOMweb; other services raise an error.
 
     Parameters
     ----------
     url : str
-        The root of the peer's DICOMweb, such as ``https://pacs.example/dicom-web``.
+        The base URL of the server, such as ``https://pacs.example/dicom-web``.
     user : str, (str, str) or UserIdentity, optional
         A user name with its passcode (Basic); a JSON Web Token as a `UserIdentity` of type 5
         (Bearer).
@@ -94,7 +94,7 @@ class WebClient(Client):
             raise AssociationError(f"{url!r} is not a URL such as https://pacs.example/dicom-web")
 
     def close(self, *, abort: bool = False) -> None:
-        """Do nothing: each request has a connection of its own."""
+        """Do nothing: each request has its own connection."""
 
     # ------------------------------------------------------------- requests
 
@@ -131,7 +131,7 @@ class WebClient(Client):
         Yields
         ------
         pydicom.Dataset
-            What matches, page by page.
+            A match; matches are fetched page by page.
         """
         if uids.sop_class(sop_class, "find") not in uids.QUERY_RETRIEVE["find"].values():
             raise NotAccepted("DICOMweb finds studies, series and instances only")
@@ -150,7 +150,7 @@ class WebClient(Client):
             for row in rows:
                 dataset = parse(from_dicom_json(row), uids.EXPLICIT_VR_LITTLE_ENDIAN)
                 uid = str(dataset.get(_UNIQUE[level]) or "")
-                if uid and uid in seen:  # it does not know pages
+                if uid and uid in seen:  # the server does not support paging
                     return Status(0)
                 seen.add(uid)
                 yield dataset
@@ -177,7 +177,7 @@ class WebClient(Client):
         storage, priority
             Not sent.
         transfer_syntaxes : sequence of str
-            The one that instances may come in; of several, or ``*``, any.
+            The accepted transfer syntax; several, or ``*``, mean any.
         """
         asked = _asked_for(keys)
         _, path = _path(asked, searching=False)
@@ -320,13 +320,13 @@ def _pieces(before: bytes, file: BinaryIO, after: bytes) -> Iterator[bytes]:
 
 
 def _asked_for(keys: Keys) -> Dataset:
-    """Return keys as a peer reads them."""
+    """Return keys as the data set that a peer would read."""
     syntax = uids.EXPLICIT_VR_LITTLE_ENDIAN
     return identifier(encode(keys, syntax), syntax)
 
 
 def _path(keys: Dataset, *, searching: bool) -> tuple[str, str]:
-    """Return the level that keys are at, and the path of it."""
+    """Return the level of the keys, and its path."""
     level = str(keys.get("QueryRetrieveLevel") or "").strip().upper()
     if level not in _UNIQUE:
         raise NotAccepted("DICOMweb has the levels STUDY, SERIES and IMAGE")
@@ -346,7 +346,7 @@ def _path(keys: Dataset, *, searching: bool) -> tuple[str, str]:
 
 
 def _parameters(keys: Dataset, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the parameters of a search: keys to match, and those that are only asked for."""
+    """Yield the parameters of a search: keys to match, and keys only to return."""
     for element in keys:
         name = element.keyword or f"{element.tag:08X}"
         if name in ("QueryRetrieveLevel", "SpecificCharacterSet"):
@@ -379,14 +379,14 @@ def _failure(what: str, response: http.client.HTTPResponse) -> RequestFailed:
     code = response.status
     found = _STATUSES.get(code, OUT_OF_RESOURCES if code == 503 else UNABLE_TO_PROCESS)
     text = response.read(200).decode("utf-8", "replace").strip().partition("\n")[0]
-    if not text or "<" in text:  # a page for people
+    if not text or "<" in text:  # an HTML page
         text = "is the path of the URL right?" if code == 404 else ""
     comment = f"HTTP {code} {response.reason}" + (f": {text}" if text else "")
     return RequestFailed(what, Status(found, comment))
 
 
 def _stored(what: str, response: http.client.HTTPResponse) -> Status:
-    """Return how a store went, as its response says (PS3.18 Annex I)."""
+    """Return the status of a store from its response (PS3.18 Annex I)."""
     try:
         answer = _json(response)
         answer = answer[0] if isinstance(answer, list) else answer

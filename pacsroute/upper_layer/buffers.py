@@ -1,8 +1,8 @@
-"""Receive buffers that are used again: new memory costs as much as receiving into it."""
+"""Reusable receive buffers: allocating new memory costs as much as receiving into it."""
 
 from __future__ import annotations
 
-_MOST = 8  # that wait to be used again
+_MOST = 8  # unused buffers to keep
 
 
 class Buffers:
@@ -37,4 +37,4 @@ class Buffers:
 
 
 buffers = Buffers()
-"""Those of this process."""
+"""The buffers of this process."""

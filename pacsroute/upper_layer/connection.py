@@ -1,9 +1,8 @@
 """An upper-layer connection without a socket: bytes in, events out (PS3.8 §7 and §9).
 
-The events are the PDUs themselves, instead of the standard's indications, and
-`TransportClosed`. The shell around it reads into `get_buffer`, says so with
-`buffer_updated`, takes events with `next_event` until there is none, and writes what
-`data_to_send` returns.
+The events are the PDUs themselves, instead of the standard's indications, and `TransportClosed`.
+The caller reads into `get_buffer`, reports the number of bytes with `buffer_updated`, takes events
+with `next_event` until there are none, and writes the result of `data_to_send`.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from pacsroute.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, Associate
 from pacsroute.upper_layer.state_machine import ACTIONS, EVENTS, NEXT, RELEASE_COLLISION
 
 DEFAULT_MAXIMUM_LENGTH = 1_048_576
-"""What we offer as maximum length of the P-DATA-TF variable field, in bytes."""
+"""The maximum length of the P-DATA-TF variable field that we offer, in bytes."""
 
 _FIRST_BUFFER = 16_384
 _SLACK = 65_536  # room after a large PDU, so that one read can bring the next one's head
 
-# The actions of table 9-10 that hand the PDU on to the user.
+# The actions of table 9-10 that pass the PDU to the user.
 _INDICATIONS = frozenset({"AE-3", "AE-4", "DT-2", "AR-2", "AR-3", "AR-6", "AR-8", "AR-10", "AA-3"})
 
-_PARTS = 4  # a fragment that is handed over with its buffer is one of so many, at least
+_PARTS = 4  # a fragment is handed over if it fills at least 1/_PARTS of its buffer
 
-_TLS = (0x15, 0x16)  # what a record of TLS begins with, where it cannot know us yet
-_TEXT = 40  # bytes of text instead of a PDU that an error shows
+_TLS = (0x15, 0x16)  # the first byte of a TLS record at the start of a connection
+_TEXT = 40  # bytes of text that an error shows instead of a PDU
 
 _RECEIVED = {1: "Evt6", 2: "Evt3", 3: "Evt4", 4: "Evt10", 5: "Evt12", 6: "Evt13", 7: "Evt16"}
 
 
 class TransportClosed(NamedTuple):
-    """The transport connection is gone, without an A-ABORT before."""
+    """The transport connection was lost without an A-ABORT."""
 
 
 Event = Pdu | TransportClosed
@@ -86,8 +85,8 @@ class Connection:
         self._view = memoryview(bytearray(_FIRST_BUFFER))
         self._start = self._end = 0
         self._needed = 6
-        self._usual = 0  # bytes of a buffer instead of one that was handed over
-        self._data_length = -1  # of the P-DATA-TF that was the last event
+        self._usual = 0  # size of the buffer that replaces a handed-over one
+        self._data_length = -1  # length of the P-DATA-TF in the last event
         self._lost_framing = False
         self._out: list[Buffer] = []
         self._request: bytes | None = None
@@ -97,7 +96,7 @@ class Connection:
     # ------------------------------------------------------------- bytes in
 
     def get_buffer(self) -> memoryview:
-        """Return the buffer for the peer's next bytes; it has room for one at least.
+        """Return the buffer for the peer's next bytes, with room for at least one.
 
         Fragments of earlier events are no longer valid after this.
         """
@@ -117,14 +116,14 @@ class Connection:
         self._end += count
 
     def hand_over(self, fragment: memoryview) -> memoryview | None:
-        """Return the buffer that a fragment is in; it is the caller's, and used here no more.
+        """Give up the buffer of a fragment to the caller.
 
         The caller gives it to `pacsroute.upper_layer.buffers` when nothing of it is needed.
 
         Parameters
         ----------
         fragment : memoryview
-            Of the event that was returned last.
+            A fragment of the last event.
 
         Returns
         -------
@@ -140,7 +139,7 @@ class Connection:
         return view
 
     def receive_data(self, data: Buffer) -> None:
-        """Take bytes that are already in hand, by copying them."""
+        """Copy bytes that the caller has already read."""
         data = memoryview(data)
         while data:
             room = self.get_buffer()
@@ -168,7 +167,7 @@ class Connection:
                 self._needed = 6
                 return None
             number, length = pdus.HEADER.unpack_from(self._view, start)
-            # DT-2 changes no state: the hot path goes by no table.
+            # DT-2 changes no state, so the hot path skips the table.
             is_data = number == 4 and self.state == "Sta6" and length <= self._data_limit
             try:
                 if not is_data:
@@ -195,7 +194,7 @@ class Connection:
             hint = ", but TLS begins like that" if number in _TLS else self._as_text()
             raise ProtocolError(f"no PDU has the type {number:02X}H{hint}", pdus.UNRECOGNIZED_PDU)
         if number == 4 and self.state in ("Sta2", "Sta3", "Sta5"):
-            # Answered as it would be when whole, but nobody gets a buffer before they are known.
+            # Answered like a complete PDU, but without allocating a buffer for it.
             self._lost_framing = True
             raise ProtocolError("a P-DATA-TF before the association", pdus.UNEXPECTED_PDU)
         if length > (self._data_limit if number == 4 else self._associate_limit):
@@ -210,9 +209,9 @@ class Connection:
         return self.state in ("Sta2", "Sta5") and self._view[self._start] not in _RECEIVED
 
     def _as_text(self) -> str:
-        """Return an error's text about text instead of the first PDU; empty if it is not text.
+        """Describe text that was received instead of the first PDU; empty if it is not text.
 
-        Later it could be a part of a data set, which an error must not tell.
+        Later bytes could be part of a data set, which an error must not quote.
         """
         if self.state not in ("Sta2", "Sta5"):
             return ""
@@ -238,7 +237,7 @@ class Connection:
             error = error or ProtocolError(f"unexpected: {EVENTS[event]}", pdus.UNEXPECTED_PDU)
             let_go(error)
             self.error = self.error or error
-            # In Sta2 there is no provider yet that could speak for the association.
+            # In Sta2 there is no association yet for which the provider could abort.
             abort = Abort(0) if action == "AA-1" else Abort(2, error.reason)
             self._out.append(pdus.encode(abort))
             if action == "AA-8":
@@ -261,7 +260,7 @@ class Connection:
 
     def accept(self, accept: AssociateAC) -> None:
         """Accept the association that was requested (Evt7)."""
-        data = pdus.encode(accept)  # first, so that what cannot be sent changes no state
+        data = pdus.encode(accept)  # first, so that an encoding error changes no state
         self._apply("Evt7")
         self._out.append(data)
 
@@ -306,7 +305,7 @@ class Connection:
         return self.state in ("Sta2", "Sta13")
 
     def artim_expired(self) -> None:
-        """Report that ARTIM has expired (Evt18); the state is Sta1 then, to be closed."""
+        """Report that ARTIM has expired (Evt18); the state is then Sta1, and the caller closes."""
         self._apply("Evt18")
 
     def data_to_send(self) -> list[Buffer]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pacsroute.errors import SetupError
 
-# PS3.4 §C.5.1.1, §C.5.2.1, §C.5.3.1: one byte for each, 0 or 1.
+# PS3.4 §C.5.1.1, §C.5.2.1, §C.5.3.1: one byte for each option, 0 or 1.
 _FIND = (
     "relational",
     "date_time",
@@ -18,7 +18,7 @@ _FIND = (
     "multiple_value",
 )
 _RETRIEVE = ("relational", "enhanced_multi_frame")
-# PS3.4 §B.3.1: a level in each; the empty ones are reserved.
+# PS3.4 §B.3.1: one byte for each level; the empty names are reserved.
 _STORE = ("level", "", "signature", "", "coercion", "")
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,7 @@ def supported(command: str, what: Iterable[str] | Mapping[str, int] | None) -> b
     command : str
         ``find``, ``get``, ``move`` or ``store``.
     what : iterable of str, or mapping of str to int
-        The names that are supported; for a store the level of each.
+        The supported options; for a store, with their levels.
 
     Raises
     ------
@@ -65,11 +65,11 @@ def supported(command: str, what: Iterable[str] | Mapping[str, int] | None) -> b
 
 
 def answer(command: str, supported: bytes, offered: bytes, *, worklist: bool = False) -> bytes:
-    """Return the answer to an offer: as many bytes as were offered and are known.
+    """Return the answer to an offer: as many bytes as were offered, up to those known.
 
-    A requestor of a query proposes what it wants to use, of which what is supported is
-    left; an SCP of storage says what it supports itself. In a worklist the first two bytes
-    are always 1 (PS3.4 §K.5.1.2).
+    For a query, the requestor proposes options, and the answer keeps the supported ones; a storage
+    SCP answers with its own support. In a worklist the first two bytes are always 1 (PS3.4
+    §K.5.1.2).
 
     Examples
     --------

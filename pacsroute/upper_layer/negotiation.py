@@ -23,15 +23,15 @@ from pacsroute.upper_layer.pdu import (
 ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 3, 4
 
 MAXIMUM_CONTEXTS = 128
-SMALLEST_MAXIMUM_LENGTH = 8  # a PDV's six bytes and one pair of its fragment
+SMALLEST_MAXIMUM_LENGTH = 8  # a PDV's six-byte header and two bytes of a fragment
 
 
 class AcceptedContext(NamedTuple):
     """A presentation context that may be used.
 
-    `scu` and `scp` tell which roles the requestor of the association has in it,
-    `information` is what the acceptor answered to its extended negotiation, and `general`
-    the related general SOP class that the SOP class is served as (PS3.7 §D.3.3.6).
+    `scu` and `scp` are the requestor's roles, `information` is the acceptor's answer to extended
+    negotiation, and `general` is the related general SOP class that the SOP class is served as
+    (PS3.7 §D.3.3.6).
     """
 
     id: int
@@ -60,7 +60,7 @@ class Policy(Protocol):
 
     @property
     def window(self) -> int:
-        """How many operations may be outstanding at once."""
+        """The maximum number of outstanding operations."""
 
     def extended(self, sop_class: str, offered: bytes) -> bytes:
         """Return the answer to an extended negotiation, or nothing."""
@@ -77,7 +77,7 @@ def negotiate(
     Raises
     ------
     ProtocolError
-        If the request cannot even be refused: a maximum length that holds nothing.
+        If the request's maximum length is too short for any data.
     """
     user = request.user_information
     if user.maximum_length and user.maximum_length < SMALLEST_MAXIMUM_LENGTH:
@@ -90,7 +90,7 @@ def negotiate(
     accepted: dict[int, AcceptedContext] = {}
     for context in request.contexts:
         if context.id in accepted:
-            continue  # some peers give an ID twice: it stands for the first that is accepted
+            continue  # some peers repeat an ID: it means the first accepted context
         results[context.id], found = judge.of(context)
         if found is not None:
             accepted[context.id] = found
@@ -133,9 +133,9 @@ class _Judge:
         self._policy = policy
         self._offers = {item.sop_class: item.information for item in user.extended}
         related = {common.sop_class: common.related for common in user.common_extended}
-        # Once for all contexts of a class: a peer may say a lot, and propose it often.
+        # Computed once per class: a peer may propose a class many times.
         self._generals = {uid: _general(policy, uid, of) for uid, of in related.items()}
-        # Only for what is proposed: an answer to all there may be would not fit into its item.
+        # Only for proposed classes: answers for all classes might not fit into the item.
         proposed = {context.abstract_syntax for context in request.contexts}
         self.roles = {
             role.sop_class: RoleSelection(
@@ -162,7 +162,7 @@ class _Judge:
         """Return the answer to a context, and the accepted context or None."""
         sop_class, policy = context.abstract_syntax, self._policy
         role = self._role(sop_class)
-        # The syntax of a rejected context is not significant, but it is there.
+        # The syntax of a rejected context is not significant, but required.
         first = context.transfer_syntaxes[0] if context.transfer_syntaxes else ""
         if not (role.scu or role.scp):
             return ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first), None
@@ -181,7 +181,7 @@ class _Judge:
 def _general(policy: Policy, sop_class: str, related: Iterable[str]) -> str:
     """Return the related general storage class that a class can be served as, or "".
 
-    The requestor says what it is related to (PS3.4 §B.3.1.4).
+    The requestor names the related classes (PS3.4 §B.3.1.4).
     """
     if not uids.is_storage(sop_class):
         return ""
@@ -224,7 +224,7 @@ def propose(
     user_identity : UserIdentity, optional
         The identity of the requestor.
     maximum_length : int
-        Of P-DATA-TF, in bytes.
+        The maximum length of P-DATA-TF, in bytes.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def agreed(request: AssociateRQ, answer: AssociateAC) -> dict[int, AcceptedConte
         if context is None or result.result != 0:
             continue
         if result.transfer_syntax not in context.transfer_syntaxes:
-            continue  # a syntax that was not proposed is of no use
+            continue  # a syntax that was not proposed is unusable
         sop_class = context.abstract_syntax
         role = roles.get(sop_class) or RoleSelection(sop_class, True, False)
         accepted[result.id] = AcceptedContext(

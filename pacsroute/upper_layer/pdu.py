@@ -18,7 +18,7 @@ _LENGTH = struct.Struct(">H")
 _PDV = struct.Struct(">IBB")
 
 MAXIMUM_PDVS = 1024
-"""PDVs that are read of one P-DATA-TF. Peers send one or two; each costs 50 times its header."""
+"""The maximum PDVs of one P-DATA-TF. Peers send one or two; each costs 50 times its header."""
 
 MAXIMUM_ITEMS = 16_384
 """Items and sub-items of an A-ASSOCIATE PDU; 128 contexts of 100 transfer syntaxes have 13,056."""
@@ -105,7 +105,7 @@ class UserInformation:
 class AssociateRQ:
     """A-ASSOCIATE-RQ (PS3.8 §9.3.2).
 
-    `titles` holds bytes 11 to 74 as they came, which the A-ASSOCIATE-AC repeats. Some peers
+    `titles` holds bytes 11 to 74 as received; the A-ASSOCIATE-AC repeats them. Some peers
     give several contexts the same ID.
     """
 
@@ -181,7 +181,7 @@ def encode(pdu: Pdu) -> bytes:
     Raises
     ------
     ValueError
-        If a field does not fit where the standard puts it.
+        If a value does not fit its field.
 
     Examples
     --------
@@ -298,7 +298,7 @@ _ENCODERS: dict[type, Callable[..., tuple[int, bytes]]] = {
 
 
 def decode(data: bytes | memoryview) -> Pdu:
-    """Return the PDU that whole bytes, header included, hold.
+    """Return the PDU encoded in its complete bytes, including the header.
 
     Reserved bytes are not tested, and unknown items are skipped (PS3.8 §9.3.1).
 
@@ -335,7 +335,7 @@ def _count(left: Iterator[int]) -> None:
 
 
 def _items(view: memoryview, left: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
-    """Yield the kinds and bodies of items; `left` has one number for each that there may be."""
+    """Yield the types and bodies of items; `left` has one number for each allowed item."""
     position, end = 0, len(view)
     while position < end:
         _count(left)
@@ -354,13 +354,13 @@ def _text(view: memoryview) -> str:
     return bytes(view).decode("latin-1").strip(" \0")
 
 
-# A title ends up in log lines, which its bytes must not be able to forge. It is of the default
-# repertoire (PS3.5 §6.2), so that nothing is lost of one that is right.
+# Titles appear in log lines, which their bytes must not be able to forge. A valid title has only
+# the default repertoire (PS3.5 §6.2), so it is unchanged.
 _NOT_IN_A_TITLE = dict.fromkeys((*range(32), *range(127, 256)), "?")
 
 
 def _read_title(view: memoryview) -> str:
-    # After a NUL come leftovers of the memory of a peer that fills in C strings.
+    # Peers that copy C strings leave stale memory after a NUL.
     text = _text(view).partition("\0")[0]
     return text.rstrip(" ").translate(_NOT_IN_A_TITLE)
 
@@ -477,7 +477,7 @@ def decode_data(view: memoryview) -> PDataTF:
     position, end = 0, len(view)
     if end >= 6:
         length, context_id, control = _PDV.unpack_from(view)
-        if length == end - 4:  # one PDV, as in most: no list, no loop
+        if length == end - 4:  # one PDV, the usual case: no list, no loop
             return PDataTF((PDV(context_id, control & 1 == 1, control & 2 == 2, view[6:]),))
     pdvs: list[PDV] = []
     while position < end:

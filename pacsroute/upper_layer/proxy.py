@@ -1,6 +1,6 @@
 """The header of HAProxy's PROXY protocol, versions 1 and 2, which names the peer.
 
-Without I/O: the caller reads as many bytes as `missing` says, and none after the header.
+Without I/O: the caller reads as many bytes as `missing` returns, and none after the header.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 from pacsroute.errors import PacsrouteError
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-"""What version 2 begins with."""
+"""The first bytes of version 2."""
 
 _FIRST = b"PROXY "
 _END = b"\r\n"
-_LONGEST_LINE = 107  # bytes of version 1, with its end
-_LONGEST = 4096  # bytes that may follow the fixed part of version 2
+_LONGEST_LINE = 107  # maximum bytes of a version 1 header, including its line end
+_LONGEST = 4096  # maximum bytes after the fixed part of version 2
 _FIXED = struct.Struct("!12sBBH")
 _LOCAL, _PROXY = 0x20, 0x21  # version and command
 _TCP4, _TCP6 = 0x11, 0x21  # family and transport
@@ -35,8 +35,8 @@ class Source(NamedTuple):
     Parameters
     ----------
     host, port : str and int
-        The address of the peer; an empty text and 0 if the balancer speaks for itself, as its
-        health checks do.
+        The address of the peer; an empty text and 0 for the balancer's own connections, such as
+        health checks.
     """
 
     host: str
@@ -47,7 +47,7 @@ _NOBODY = Source("", 0)
 
 
 def missing(data: bytes) -> int:
-    r"""Return how many bytes are still to be read, at least; 0 when the header is whole.
+    r"""Return the minimum number of bytes still to read; 0 when the header is complete.
 
     Parameters
     ----------
@@ -81,12 +81,12 @@ def missing(data: bytes) -> int:
 
 
 def source(data: bytes) -> Source:
-    r"""Return the peer of a connection, by its whole header.
+    r"""Return the peer of a connection from its complete header.
 
     Raises
     ------
     ProxyHeaderError
-        If it is not a valid one.
+        If it is not a valid header.
 
     Examples
     --------
@@ -145,6 +145,6 @@ def _binary(data: bytes) -> Source:
 
 
 def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """Return an address as a socket tells it: IPv4 that comes over IPv6 is IPv4."""
+    """Return an address in a socket's notation; IPv4 mapped to IPv6 becomes IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

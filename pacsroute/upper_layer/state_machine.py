@@ -1,8 +1,7 @@
 """The upper layer's state machine: table 9-10 of PS3.8 §9.2.3, kept as data.
 
-Hold `TABLE` beside the standard's: its rows are the events and its columns the states, in
-the standard's order, with the actions by the standard's names. An empty cell of the
-standard is a dot here.
+Compare `TABLE` with the standard's: rows are events, columns are states, in the standard's order
+and with its names of the actions. Empty cells of the standard are dots here.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ EVENTS = {
     "Evt19": "unrecognized or invalid PDU received",
 }
 
-# The state that each action ends in (PS3.8 tables 9-6 to 9-9). AE-6 ends in Sta13 instead
-# where the request cannot be accepted by the provider; AR-8 depends on the role.
+# The state that each action ends in (PS3.8 tables 9-6 to 9-9). AE-6 ends in Sta13 instead if the
+# provider cannot accept the request; AR-8 depends on the role.
 NEXT = {
     "AE-1": "Sta4",
     "AE-2": "Sta5",
@@ -85,7 +84,7 @@ NEXT = {
 }
 
 RELEASE_COLLISION = {"requestor": "Sta9", "acceptor": "Sta10"}
-"""Where AR-8 ends, by who requested the association."""
+"""The state after AR-8, by the role of this side."""
 
 
 def _read(table: str) -> dict[tuple[str, str], str]:
