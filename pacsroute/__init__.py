@@ -116,7 +116,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs pydicom when it is asked for; see `pacsroute.dataset.late`."""
+    """Import a name that needs pydicom on first use; see `pacsroute.dataset.late`."""
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415 - takes 10 ms, and is seldom asked
 

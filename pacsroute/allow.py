@@ -21,7 +21,7 @@ class Rule(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def rule(text: str) -> Rule:
-    """Return the rule that a text is: ``AE``, ``NETWORK`` or ``AE@NETWORK``.
+    """Parse a rule: ``AE``, ``NETWORK`` or ``AE@NETWORK``.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def within(address: str, network: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def network_of(text: str) -> Network:
-    """Return the network that a text is.
+    """Parse a network.
 
     Raises
     ------
@@ -133,6 +133,6 @@ def _within(address: str, network: Network | None) -> bool:
         host = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    # A peer that connects over IPv4 to a socket for both has an address that looks like IPv6.
+    # On a dual-stack socket, an IPv4 peer has an address that looks like IPv6.
     mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
     return (mapped or host) in network

@@ -1,4 +1,4 @@
-"""The class `App`; the only module that opens doors to the upper floors."""
+"""The class `App`; the only module here that reaches the upper layers."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class App(BaseApp):
 
     @functools.cached_property
     def web(self) -> Site:
-        """The app over HTTP: a Flask application, with DICOMweb in it.
+        """The app over HTTP: a Flask application that includes DICOMweb.
 
         Add your own routes to it. It is also the WSGI application for another server, such as
         gunicorn; each of its processes enters the lifespan with its first request.
@@ -175,12 +175,12 @@ class App(BaseApp):
         if self.declared or self.config.jobs is not None:
             self.work.start()
         elif is_there(self.config):
-            with contextlib.suppress(SetupError):  # another app's, in the same folder
+            with contextlib.suppress(SetupError):  # another app's queue, in the same folder
                 self.work.start()
         try:
             yield
         finally:
-            if (work := self.work_under_way) is not None:  # `forward` may have begun it since
+            if (work := self.work_under_way) is not None:  # `forward` may have opened it since
                 work.stop()
 
     def forward(
@@ -341,7 +341,7 @@ class App(BaseApp):
         retry : sequence of float
             Seconds after which a failed call is tried again; then it is given up.
         timeout : float, optional
-            Seconds after which its process is ended, and the call fails. It needs `process`.
+            Seconds after which its process is killed and the call fails. Requires `process`.
         process : bool
             Whether each call runs in its own process, so that a crash, a hang or a leak affects
             nothing else. The process imports the app's file, and enters its lifespan.
@@ -408,7 +408,7 @@ class App(BaseApp):
         """Register a function that runs on a thread while the app serves, in one process only.
 
         It is called with a `threading.Event`, which is set when it must end. If it raises, it is
-        started again.
+        restarted.
 
         Examples
         --------
@@ -505,7 +505,7 @@ class App(BaseApp):
         ...         client.echo().category
         'Success'
         """
-        late.load()  # several threads may be clients
+        late.load()  # several threads may use clients
         from pacsroute.net.client import Client  # noqa: PLC0415 - upstairs, only when asked
         from pacsroute.net.connecting import client_of  # noqa: PLC0415
 

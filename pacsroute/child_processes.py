@@ -1,8 +1,8 @@
-"""Child processes: programs of their own, none of which outlives the process that started it.
+"""Child processes: separate programs that never outlive the process that started them.
 
 They are never forks: a fork has the threads' locks, the sockets and the memory of its parent.
-They inherit no open file but the one socket that they are given, and of the environment only
-what a program needs to find its libraries, because it also contains secrets.
+They inherit one socket and no other open file. From the environment, which also contains
+secrets, they get only the variables that a program needs to find its libraries.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _ENVIRONMENT = (
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
 )
-# One thread: each of those of a library reserves memory, of which a child has little.
+# One thread: each thread of a library reserves memory, and a child has little.
 _THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _PR_SET_PDEATHSIG = 1
 
-# By process: a fork, as those of gunicorn are, has none of its parent's threads.
+# By process: a fork, such as a gunicorn worker, has none of its parent's threads.
 _starters: dict[int, DaemonPool] = {}
 
 
@@ -44,18 +44,18 @@ def start_child(
 ) -> subprocess.Popen[bytes]:
     """Start ``python -m module`` as a child that ends with this process.
 
-    Linux ends a child with the thread that has started it, so one thread starts all of them
+    Linux ends a child with the thread that started it, so a single thread starts all children
     and lives as long as the process.
 
     Parameters
     ----------
     module : str
-        The program. It calls `begin_child` first, which returns its end of the channel.
+        The program. It first calls `begin_child`, which returns its end of the channel.
     channel : socket.socket
         The socket that it inherits.
     trusted : bool
-        Whether it runs the user's own code, and not what peers' data goes through: it has the
-        environment, the folder and the output of this process then.
+        Whether it runs the user's own code, and handles no data of peers: then it gets the
+        environment, the folder and the output of this process.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def _popen(module: str, channel: socket.socket, *, trusted: bool) -> subprocess.
         cwd="/",
         env=environment | _THREADS | {"PYTHONPATH": path},
         pass_fds=(number,),
-        process_group=0,  # a Ctrl-C in the terminal is for the parent, which ends its children
+        process_group=0,  # Ctrl-C in the terminal is for the parent, which ends its children
     )
 
 
@@ -111,12 +111,12 @@ def begin_child(*, trusted: bool = False) -> socket.socket:
         import ctypes  # noqa: PLC0415 - only in a child
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before
+        if os.getppid() != parent:  # the parent died first
             os._exit(0)
     if sys.platform == "linux" and not trusted:
-        # Where memory runs out, the server is not what the system ends.
+        # If memory runs out, the system kills this process instead of the server.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
     if not trusted:
-        os.nice(10)  # it leaves the processors to those who answer peers
+        os.nice(10)  # threads that answer peers come first
     return socket.socket(fileno=number)

@@ -1,4 +1,4 @@
-"""The settings of an app: their defaults, and where else they come from."""
+"""The settings of an app: their defaults and their sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pacsroute.errors import SetupError, nearest
 
 MIB = 1_048_576
 RESPONSE_TIMEOUT = 120.0
-"""Seconds without a message, in which a peer has to answer a request of ours."""
+"""Seconds without a message after which a request of ours has timed out."""
 
 
 def _setting(
@@ -31,8 +31,8 @@ def _setting(
 ) -> Any:
     """Describe a setting.
 
-    One of scope ``server`` may differ between servers of the same app; a path is given as text or
-    path, and kept as text.
+    A setting of scope ``server`` may differ between servers of the same app. A path is given as
+    text or path, and kept as text.
     """
     metadata = {"purpose": purpose, "low": low, "high": high, "choices": choices}
     metadata |= {"scope": scope, "path": path}
@@ -43,16 +43,16 @@ def _setting(
 class Config:
     """The settings of an app and of the server around it.
 
-    Later values win: the defaults, the arguments of `App`, then in the order of their
-    calls `from_mapping`, `from_file` and `from_environment`. ``pacsroute run`` adds ``--config``,
-    the environment and its own options, in this order.
+    Later values win: first the defaults and the arguments of `App`, then `from_mapping`,
+    `from_file` and `from_environment` in the order of their calls. ``pacsroute run`` adds
+    ``--config``, the environment and its own options, in this order.
 
     Every value is checked when it is set, and unknown names are errors.
 
     Raises
     ------
     SetupError
-        If a setting has no such value, or there is no such setting.
+        If a value is not valid, or a setting is unknown.
 
     Examples
     --------
@@ -88,9 +88,9 @@ class Config:
     default_charset: tuple[str, ...] = _setting(
         (), "Specific Character Set of data without one: TERM, or AE=TERM for one peer."
     )
-    # A large offer takes few PDUs: with 1 MiB instead of 128 KiB, eight associations at once store
-    # 1.5 times as much a second, and 200 MB take 0.6 of the time. The buffer for it is made for
-    # peers that use it, which DCMTK's tools do not.
+    # A large maximum length means few PDUs. With 1 MiB instead of 128 KiB, eight concurrent
+    # associations store 1.5 times as much per second, and 200 MB take 0.6 of the time. The buffer
+    # is allocated only for peers that use it; DCMTK's tools do not.
     maximum_length: int = _setting(
         MIB, "Maximum length of P-DATA-TF that is offered, in bytes.", 4096, 0x0FFF_FFFF
     )
@@ -114,7 +114,7 @@ class Config:
         scope="server",
     )
 
-    # TLS (PS3.15 §B.12, §B.13); the files are PEM, and read again when they have changed.
+    # TLS (PS3.15 §B.12, §B.13). The files are PEM, and are read again after a change.
     tls_certificate: str | None = _setting(
         None,
         "Its certificate; with one, it speaks TLS, at the port of --tls-port or else --port.",
@@ -287,7 +287,7 @@ class Config:
         10.0, "Processor time for a frame, and for each 16 MiB of a larger one.", 0.1
     )
 
-    # Times. They are in seconds.
+    # Times, in seconds.
     artim: float = _setting(
         30.0, "Time for the association request, and to close.", 0.01, scope="server"
     )
@@ -309,13 +309,13 @@ class Config:
         10.0, "Time that associations have to finish when the server stops.", 0, scope="server"
     )
 
-    if not TYPE_CHECKING:  # else any name could be set, as far as type checkers know
+    if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
         def __setattr__(self, name, value):
             object.__setattr__(self, name, _checked(name, value))
 
     def from_mapping(self, mapping: Mapping[str, object]) -> None:
-        """Take settings from a mapping; texts are converted.
+        """Take settings from a mapping; strings are converted.
 
         Parameters
         ----------
@@ -326,7 +326,7 @@ class Config:
             setattr(self, name, value)
 
     def from_file(self, path: str | os.PathLike[str]) -> None:
-        """Take settings from a TOML file, whose keys are their names.
+        """Take settings from a TOML file, whose keys are the names of settings.
 
         Parameters
         ----------
@@ -336,7 +336,7 @@ class Config:
         Raises
         ------
         SetupError
-            Also if the file does not exist, or is not TOML.
+            If a setting is not valid, or the file does not exist or is not TOML.
         """
         import tomllib  # noqa: PLC0415 - only if there is such a file
 
@@ -355,8 +355,8 @@ class Config:
     ) -> None:
         """Take settings from environment variables, such as ``PACSROUTE_MAX_ASSOCIATIONS``.
 
-        Lists are separated by commas. Other variables with the prefix are ignored
-        unless they look like a misspelt setting: the commands have some, too.
+        List items are separated by commas. Other variables with the prefix are ignored, since the
+        commands use some too, unless they look like a misspelt setting.
 
         Parameters
         ----------
@@ -376,7 +376,7 @@ class Config:
                     raise SetupError(f"{variable}: {error}") from None
 
     def replace(self, **settings: Any) -> Config:
-        """Return a copy in which some settings are different."""
+        """Return a copy with some settings changed."""
         if not settings:
             return self
         copy = dataclasses.replace(self)
@@ -385,14 +385,14 @@ class Config:
 
 
 def check_own(settings: Iterable[str]) -> None:
-    """Raise a `SetupError` for what one server or association cannot have apart from its app."""
+    """Raise a `SetupError` for settings that a server or association cannot override."""
     for name in settings:
         if name in SETTINGS and SETTINGS[name].metadata["scope"] == "app":
             raise SetupError(f"{name} is a setting of the app: say App({name}=…)")
 
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
-"""The settings by name; the metadata of each has the arguments of `_setting`."""
+"""The settings by name; the metadata of each holds the arguments of `_setting`."""
 
 _KINDS = get_type_hints(Config)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -463,6 +463,6 @@ def _converted(name: str, value: Any) -> Any:
         pass
     what = {bool: "true or false", int: "a whole number", float: "a number"}
     text = kind in (str, str | None)
-    shown = f", not {value!r}" if SETTINGS[name].repr else ""  # some are secrets
+    shown = f", not {value!r}" if SETTINGS[name].repr else ""  # some values are secret
     wanted = "a text" if text else what.get(kind, "a list of texts")
     raise SetupError(f"{name} must be {wanted}{shown}")

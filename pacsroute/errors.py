@@ -21,7 +21,7 @@ class SetupError(PacsrouteError):
 
 
 def nearest(text: str, names: Iterable[str], cutoff: float = 0.5, *, any_case: bool = False) -> str:
-    """Return what an error message says of the name that was perhaps meant; empty if none is near.
+    """Return a suggestion of the nearest name for an error message; empty if none is near.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ def nearest(text: str, names: Iterable[str], cutoff: float = 0.5, *, any_case: b
     names : iterable of str
         The valid names.
     cutoff : float
-        How near, from 0 to 1.
+        The required similarity, from 0 to 1.
     any_case : bool
-        Whether names are as near in another case.
+        Whether to ignore case.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class DataSetError(PacsrouteError, ValueError):
 
 
 class UnreadableDataSet(DataSetError):
-    """A peer's data set that cannot be read, or not to its end; it is answered with 0xC000.
+    """A peer's data set that cannot be read completely; it is answered with 0xC000.
 
     The message names no value. Worth a retry: no, unless the peer sends it again.
     """
@@ -63,7 +63,7 @@ class UnreadableDataSet(DataSetError):
 class DataSetTooLarge(UnreadableDataSet):
     """A data set that exceeds a limit of the settings; it is answered with 0xA700.
 
-    Worth a retry: later if the limit was `max_memory`, which others share; else no.
+    Worth a retry: later if the limit was `max_memory`, which all peers share; else no.
     """
 
 
@@ -93,7 +93,7 @@ class ProtocolError(PacsrouteError):
 
 
 class AssociationError(PacsrouteError):
-    """The base of the ways in which an association ends or never begins.
+    """The base of errors that end an association, or prevent it.
 
     Worth a retry: that depends on the subclass.
     """
@@ -114,10 +114,10 @@ class AssociationAborted(AssociationError):
     Parameters
     ----------
     source : int or None
-        0 when the peer's service user ended it, 2 when the service provider
-        did, None when the transport connection was lost without an A-ABORT.
+        0 if the peer's service user ended it, 2 if the service provider
+        did, None if the transport connection was lost without an A-ABORT.
     reason : int
-        The provider's reason (PS3.8 §9.3.8); 0 without one.
+        The provider's reason (PS3.8 §9.3.8); 0 if there is none.
     message : str
         More about the cause.
 
@@ -152,7 +152,7 @@ class ConnectionRefused(AssociationAborted):
 
 
 class ReadFailed(AssociationAborted):
-    """A file that was being sent could not be read to its end, so we aborted the association.
+    """A file could not be read to its end while it was sent, so we aborted the association.
 
     Worth a retry: no, the file is damaged or its disk is.
     """
@@ -170,7 +170,7 @@ class AssociationRejected(AssociationError):
     source : int
         1 service user, 2 service provider (ACSE), 3 service provider (presentation).
     reason : int
-        As the table of the source says.
+        The reason, from the table for the source.
     """
 
     def __init__(self, result: int, source: int, reason: int, message: str = "") -> None:
@@ -185,8 +185,8 @@ class AssociationRejected(AssociationError):
 def let_go(error: BaseException) -> None:
     """Clear an exception's traceback and context, so that storing it does not keep frames alive.
 
-    The frames refer to what the exception is stored in, an association or a request with its
-    file: all of it would stay until the garbage collector runs, which is not often.
+    The frames refer back to the association, or the request with its file, that stores the
+    exception. All of it would stay in memory until the garbage collector runs, which is rare.
     """
     error.__traceback__ = error.__context__ = error.__cause__ = None
 
@@ -226,7 +226,7 @@ class Failure(PacsrouteError):
         if unknown:
             known = ", ".join(sorted(_FAILURE_ELEMENTS))
             raise TypeError(f"a Failure takes {known}, not {unknown}")
-        # Here, where the traceback shows the handler's line, and not when the response is encoded.
+        # Checked here, so that the traceback shows the handler's line, not when it is encoded.
         if not isinstance(comment, str):
             raise TypeError(f"the comment of a Failure must be a text, not {comment!r:.40}")
         for name in elements.keys() - {"ErrorID"}:
@@ -241,14 +241,14 @@ class Failure(PacsrouteError):
 
 
 class NotAccepted(PacsrouteError):
-    """A peer has not accepted the presentation context that a request needs.
+    """The peer did not accept the presentation context that a request needs.
 
     Worth a retry: no, not before the peer's configuration changes.
     """
 
 
 class RequestFailed(PacsrouteError):
-    """A peer has answered a request of ours with a failure, or with Cancel.
+    """A peer answered a request of ours with a failure, or with Cancel.
 
     Worth a retry: by `status`: later for 0xA7xx and 0x0213, no for others.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pacsroute")
 
-_NO_TERMINAL = 100  # characters of a line that goes to a file
+_NO_TERMINAL = 100  # characters of a line in a file
 
 
 _LOADING = ContextVar("loading", default=False)
@@ -38,7 +38,7 @@ _LOADING = ContextVar("loading", default=False)
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Hold this while the command loads a user's file: a call of `App.run` in it does nothing."""
+    """Make `App.run` do nothing while the command loads a user's file."""
     token = _LOADING.set(True)
     try:
         yield
@@ -47,11 +47,11 @@ def loading() -> Iterator[None]:
 
 
 def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettings) -> None:
-    """Do what `App.run` promises: the same as the command, in a script, without the command."""
+    """Implement `App.run`: serve from a script, as the command does."""
     if _LOADING.get():
         logger.warning("app.run() is left out: the command serves the app")
         return
-    if not logging.getLogger().hasHandlers():  # else the script has a log of its own
+    if not logging.getLogger().hasHandlers():  # otherwise the script has set up logging
         log = logging.StreamHandler()
         logging.basicConfig(handlers=[log])
         set_up(log, app.config)
@@ -65,7 +65,7 @@ def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettin
 
 
 def set_up(log: logging.Handler, config: Config, line: str = "%(asctime)s") -> None:
-    """Set up the log by the settings; each line begins with the given text."""
+    """Set up the log from the settings; each line begins with `line`."""
     is_json = config.log_format == "json"
     plain = LineFormatter(f"{line} %(levelname)-7s %(message)s")
     log.setFormatter(JSONFormatter() if is_json else plain)
@@ -96,7 +96,7 @@ def serve(server: Server, ready: Callable[[], object] = lambda: None) -> None:
 
 @contextlib.contextmanager
 def lifespan_of(app: BaseApp) -> Iterator[None]:
-    """End with a line where a lifespan raises, under its traceback in the user's file."""
+    """If a lifespan raises, print its traceback in the user's file and exit with a message."""
     try:
         yield
     except SetupError as error:
@@ -107,7 +107,7 @@ def lifespan_of(app: BaseApp) -> Iterator[None]:
 
 
 def announce(app: BaseApp) -> None:
-    """Tell what an app serves."""
+    """Print the services of an app."""
     if not app.routes:
         logger.warning("no handler is registered: only C-ECHO is answered")
     click.echo(f"{app.ae_title} serves")
@@ -131,12 +131,12 @@ def _wrapped(line: str) -> str:
 
 
 def announce_monitor(host: str, port: int) -> None:
-    """Tell where it is answered how the server is."""
+    """Print the URL of the metrics and health checks."""
     click.echo(f"/metrics, /health and /ready at http://{_bracketed(host)}:{port}")
 
 
 def announce_web(config: Config, port: int) -> None:
-    """Tell where DICOMweb is answered, and where the console is."""
+    """Print the URLs of DICOMweb and the console."""
     scheme = "https" if config.web_certificate else "http"
     site = f"{scheme}://{_bracketed(config.web_host)}:{port}"
     click.echo(f"DICOMweb at {site}{config.web_root}")
@@ -144,7 +144,7 @@ def announce_web(config: Config, port: int) -> None:
 
 
 def address(host: str, port: int, tls_port: int | None) -> str:
-    """Return where it is served, for people.
+    """Return the server's address, for people.
 
     Examples
     --------
@@ -158,13 +158,13 @@ def address(host: str, port: int, tls_port: int | None) -> str:
 
 
 def _bracketed(host: str) -> str:
-    """Return a host as it stands before a port (RFC 3986 §3.2.2)."""
+    """Return a host as it is written before a port (RFC 3986 §3.2.2)."""
     return f"[{host}]" if ":" in host else host
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Say in a line why a server cannot be made."""
+    """Print one line that says why a server cannot be made."""
     try:
         yield
     except SetupError as error:
@@ -187,7 +187,7 @@ def _why_not(error: OSError) -> str:
 
 
 def show_from_users_file(error: BaseException, otherwise: TracebackType | None = None) -> None:
-    """Print an exception with its traceback from the user's file on, or else with another."""
+    """Print an exception with its traceback from the user's file on, or with `otherwise`."""
     frames = error.__traceback__
     while frames is not None and is_ours(frames):
         frames = frames.tb_next
@@ -195,7 +195,7 @@ def show_from_users_file(error: BaseException, otherwise: TracebackType | None =
 
 
 def is_ours(frame: TracebackType) -> bool:
-    """Return whether a frame of a traceback is not the user's."""
+    """Return whether a frame of a traceback belongs to pacsroute, not to the user."""
     name = frame.tb_frame.f_code.co_filename
     package = str(Path(__file__).parent)
     between = name in (contextlib.__file__, "<string>")  # lifespans; dataclasses

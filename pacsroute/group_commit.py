@@ -1,4 +1,4 @@
-"""Transactions of SQLite that several threads share: one commit, and one flush, for all of them."""
+"""SQLite transactions that several threads share: one commit and one flush for all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class _Job(Generic[T]):
-    """Work that a thread wants to be committed, and its result."""
+    """A thread's work to commit, and its result."""
 
     def __init__(self, work: Callable[[sqlite3.Connection], T], is_flushed: bool) -> None:
         self.work = work
@@ -28,16 +28,16 @@ class _Job(Generic[T]):
 
 
 class GroupCommit:
-    """Commits what several threads write at the same time in one transaction.
+    """Commits concurrent writes of several threads in one transaction.
 
-    The thread that has `_turn` commits what all others have put into `_jobs` until then; they
-    find it done when they have their turn. `_turn` guards the connection.
+    The thread that holds `_turn` commits everything that the others have put into `_jobs`. They
+    find their work done once they get `_turn`, which also guards the connection.
 
     Parameters
     ----------
     connect : callable
-        Opens the connection, for the first write; it has no transaction of its own making
-        (``isolation_level=None``) and serves all threads (``check_same_thread=False``).
+        Opens the connection, on the first write. It must begin no transactions by itself
+        (``isolation_level=None``) and serve all threads (``check_same_thread=False``).
 
     Examples
     --------
@@ -60,24 +60,24 @@ class GroupCommit:
         self._mode = ""
 
     def write(self, work: Callable[[sqlite3.Connection], T], *, flush: bool = True) -> T:
-        """Do something in a transaction, together with what other threads wait to write.
+        """Do something in a transaction, together with the pending writes of other threads.
 
         Parameters
         ----------
         work : callable
-            Called with the connection; an exception of it undoes what it did, and is raised.
+            Called with the connection. If it raises, its changes are undone.
         flush : bool
-            Whether it must survive a power cut, with everything written before it.
+            Whether this write, and everything before it, must survive a power cut.
         """
         job = _Job(work, flush)
         self._jobs.append(job)
         with self._turn:
-            if not job.is_done:  # else the thread before has done it, too
+            if not job.is_done:  # otherwise the previous thread has done it
                 self._do_all()
         return job.result()
 
     def close(self) -> None:
-        """Close the connection; a transaction that is under way ends first."""
+        """Close the connection, after any transaction in progress."""
         with self._turn:
             if self._connection is not None:
                 self._connection.close()
@@ -103,7 +103,7 @@ class GroupCommit:
 
 
 def _do(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
-    """Do the work of all jobs in one transaction; one that fails leaves nothing of its own."""
+    """Do the work of all jobs in one transaction; the changes of a failed job are undone."""
     db.execute("BEGIN IMMEDIATE")
     try:
         if len(jobs) == 1:

@@ -1,4 +1,4 @@
-"""The log: lines that nothing from a peer can forge, and what they say of associations."""
+"""The log: lines that a peer's data cannot forge, and their fields for associations."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class JSONFormatter(logging.Formatter):
 
 
 class LineFormatter(logging.Formatter):
-    r"""Formats each record as one line, and its traceback as lines behind a bar.
+    r"""Formats each record as one line, followed by its traceback, marked with a bar.
 
-    Both may contain text of a peer, which may look like another record.
+    Both may contain text from a peer that looks like another record.
 
     Examples
     --------
@@ -51,11 +51,11 @@ class LineFormatter(logging.Formatter):
     'INFO stored\\n2026-01-01 INFO'
     """
 
-    # The last second that was shown, and how: one tuple, since several threads write lines.
+    # The last second and its text: one tuple, since several threads write lines.
     _second = (-1, "")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return the time of a record; that of a whole second is made once for all its lines."""
+        """Return the time of a record; each second is formatted once for all its lines."""
         if datefmt is not None:
             return super().formatTime(record, datefmt)
         number, text = self._second
@@ -84,7 +84,7 @@ def _printable(text: str) -> str:
 def write(logger: logging.Logger, level: int, text: str, *args: object, extra: Any = None) -> None:
     """Log a line without looking for its caller, which costs as much as the rest.
 
-    For what is logged for each association and each request.
+    For lines that are logged for every association and request.
     """
     if logger.isEnabledFor(level):
         record = logger.makeRecord(logger.name, level, "", 0, text, args, None, extra=extra)
@@ -105,7 +105,7 @@ def counted(number: int, noun: str) -> str:
 def about(who: Any, **fields: Any) -> dict[str, Any]:
     """Return the ``extra`` of a log record that says whose association or request it is about.
 
-    It is one attribute, ``dicom``, for each costs logging a third of a microsecond.
+    It is a single attribute, ``dicom``, because each one costs a third of a microsecond.
     """
     return {
         "dicom": {

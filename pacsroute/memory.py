@@ -1,7 +1,7 @@
-"""One account of the memory that peers make this process hold.
+"""An account of the memory that this process holds for its peers.
 
-Messages, identifiers, inflated and parsed data sets draw on it while they are held. Each has a
-`Holding`; what is beyond the setting ``max_memory`` is refused, and the rest goes on.
+Messages, identifiers, inflated and parsed data sets count while they are held. Each has a
+`Holding`. If one would exceed the setting ``max_memory``, it is refused; the others continue.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ DEFAULT = 512 * 1_048_576
 FREE = 65_536
 """Bytes of each holding that are not counted: small messages take no lock."""
 
-_STEP = 65_536  # bytes that are taken from the account at a time
+_STEP = 65_536  # bytes taken from the account at a time
 
 
 class Account:
-    """How many bytes all holdings of the process have together.
+    """The total number of bytes of all holdings of the process.
 
     Examples
     --------
@@ -60,12 +60,12 @@ class Holding:
     most : int
         How many bytes all holdings of the process may have: the setting ``max_memory``.
     account : Account
-        The account that it draws on.
+        The account that counts it.
 
     Attributes
     ----------
     size : int
-        The bytes that it has.
+        The bytes that it holds.
 
     Examples
     --------
@@ -81,10 +81,10 @@ class Holding:
         self.most = most
         self.size = 0
         self._account = account
-        self._limit = FREE  # up to which it may grow without the account
+        self._limit = FREE  # the size up to which it need not ask the account
 
     def grow(self, count: int) -> bool:
-        """Hold more bytes; return False, and hold no more, if the process has no room."""
+        """Hold more bytes; if that exceeds the limit, hold no more and return False."""
         self.size += count
         return self.size <= self._limit or self._take(count)
 
@@ -114,5 +114,5 @@ class Holding:
     __del__ = close
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle without memory: a copy is not the peer's doing."""
+        """Copy and pickle an empty holding: the peer did not cause the copy."""
         return Holding, (self.most,)

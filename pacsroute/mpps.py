@@ -35,9 +35,9 @@ FINAL = frozenset({"COMPLETED", "DISCONTINUED"})
 _STATUS = "PerformedProcedureStepStatus"
 _CREATE, _SET, _FINAL = 0, 1, 2
 
-# PS3.4 Table F.7.2-1 without its optional rows: the type that an attribute has in an N-CREATE, in
-# an N-SET ("-" is not allowed there) and in the final state. The codes' own attributes are left to
-# their reader.
+# PS3.4 Table F.7.2-1 without its optional rows: the type of an attribute in an N-CREATE, in an
+# N-SET ("-" is not allowed there) and in the final state. Attributes inside code sequences are not
+# checked.
 _TABLE = """
 ScheduledStepAttributesSequence         1 - 3
 >StudyInstanceUID                       1 - 3
@@ -110,7 +110,7 @@ def check_create(attribute_list: Dataset, *, strict: bool = True) -> None:
     Raises
     ------
     Failure
-        0x0120 or 0x0121 for a required attribute, or the value of one, that is missing (§5.4.2.1);
+        0x0120 for a missing required attribute, 0x0121 for its missing value (§5.4.2.1);
         0x0106 for a status other than IN PROGRESS (§F.7.2.1.3), or a value that could not be given
         back once it is kept.
 
@@ -136,7 +136,7 @@ def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = Tru
     """Raise a `Failure` if an N-SET must be refused (PS3.4 §F.7.2.2).
 
     An attribute that may not be set is accepted if its value does not change, because some
-    modalities send everything again. So is one that the N-CREATE has not created.
+    modalities send everything again. So is an attribute that the N-CREATE did not create.
 
     Parameters
     ----------

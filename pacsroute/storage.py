@@ -32,8 +32,8 @@ from pacsroute.instances.stored import Storage, Stored
 __all__ = ["Folder", "Objects", "Storage", "Stored"]
 
 _made: WeakValueDictionary[str, Folder | Objects] = WeakValueDictionary()  # by URL
-_PIECE = 8 << 20  # bytes that are sent at once; an object that is longer goes in such parts
-_PATIENCE = timedelta(seconds=20)  # for which a request is tried again
+_PIECE = 8 << 20  # bytes per part of an upload; longer objects are sent in parts
+_PATIENCE = timedelta(seconds=20)  # how long a request is retried
 
 
 class Folder:
@@ -58,7 +58,7 @@ class Folder:
         return Stored(self, key)
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Keep a file: it appears whole, and is on the disk when this returns."""
+        """Store a file: it appears whole, and is on the disk when this returns."""
         path = self._path(key)
         folder = os.path.dirname(path)
         fd, name = draft(folder)
@@ -125,7 +125,7 @@ class Objects:
     url : str
         As ``s3://bucket/prefix``.
     **options
-        As obstore's ``from_url`` takes them, instead of the variables.
+        The options of obstore's ``from_url``, instead of the variables.
 
     Raises
     ------
@@ -163,7 +163,7 @@ class Objects:
         return Stored(self, key)
 
     def put(self, key: str, file: BinaryIO, size: int) -> None:
-        """Keep an object: it is durable, and visible to all, when this returns."""
+        """Store an object: it is durable and visible to all when this returns."""
         with _as_os_errors(key):
             if size <= _PIECE:
                 self._obstore.put(self._store, _key(key), file.read(), use_multipart=False)
@@ -208,7 +208,7 @@ def url_of(storage: Storage) -> str | None:
 
 
 def at_url(url: str) -> Storage:
-    """Return the storage of a URL: the one that this process has made, else a new one.
+    """Return the storage of a URL: an existing one of this process, or a new one.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def at_url(url: str) -> Storage:
 
 
 class _Object(io.RawIOBase):
-    """An object that comes piece by piece."""
+    """An object that is read piece by piece."""
 
     def __init__(self, pieces: Any, size: int, key: str) -> None:
         self._pieces = pieces
@@ -249,12 +249,12 @@ class _Object(io.RawIOBase):
 
 
 class _BeyondTheEnd(Exception):
-    """A range begins where an object has ended."""
+    """A range begins at or after the end of an object."""
 
 
 @contextlib.contextmanager
 def _as_os_errors(key: str) -> Iterator[None]:
-    """Raise what obstore raises as the errors of files, without what may be secret in them."""
+    """Raise obstore's errors as `OSError`, without their secrets."""
     try:
         yield
     except FileNotFoundError:

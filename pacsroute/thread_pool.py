@@ -10,17 +10,17 @@ _TICK = 0.05  # seconds
 
 
 class DaemonPool:
-    """A few daemon threads, begun as they are needed, that call the functions they are given.
+    """A few daemon threads that call submitted functions; they are started on demand.
 
-    Unlike those of `concurrent.futures`, they do not keep a process from ending whose user
-    has lost patience. Any thread may submit; the lock guards the list of threads.
+    Unlike those of `concurrent.futures`, they do not keep a process alive when its user wants it
+    to exit. Any thread may submit; the lock guards the list of threads.
 
     Parameters
     ----------
     name : str
         The name of the threads.
     most : int
-        How many there may be.
+        The maximum number of threads.
     """
 
     def __init__(self, name: str, most: int) -> None:
@@ -37,7 +37,7 @@ class DaemonPool:
         Raises
         ------
         RuntimeError
-            If there is no thread for it, or the pool was drained; it is not called then.
+            If no thread can be started, or the pool was drained; the function is not called.
         """
         with self._lock:
             if self._ended:
@@ -59,10 +59,10 @@ class DaemonPool:
     def _work(self) -> None:
         for function in iter(self._waiting.get, None):
             function()
-            del function  # which would keep its request until the next one
+            del function  # it would keep its request until the next function
 
     def drain(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
-        """Take nothing more, and wait until all is done, or `is_hurried` says to stop waiting."""
+        """Take nothing more; wait until everything is done, or `is_hurried` returns True."""
         with self._lock:
             self._ended = True
             for _ in self._threads:

@@ -26,13 +26,13 @@ HANDSHAKE = 0x16
 
 _VERSION, _UTC_TIME = 0xA0, 0x17  # tags of a certificate's version, and of a time before 2050
 
-# For TLS 1.2. Those of TLS 1.3 are OpenSSL's to choose, which leaves out the two with CCM that
-# PS3.15 §B.13 has too, unless its own configuration adds them.
+# For TLS 1.2. OpenSSL chooses those of TLS 1.3; it omits the two with CCM that PS3.15 §B.13 also
+# lists, unless its own configuration adds them.
 _CIPHERS = {
     # Forward secrecy and authenticated encryption (RFC 9325 §4.2).
     "bcp195": "ECDHE+AESGCM:ECDHE+CHACHA20",
-    # PS3.15 names them. The optional ones with DHE and Camellia are left out: the
-    # length of a DHE key is not ours to set, and OpenSSL has no Camellia with GCM.
+    # Named in PS3.15. The optional ones with DHE and Camellia are left out: we cannot
+    # set the length of a DHE key, and OpenSSL has no Camellia with GCM.
     "modified": ":".join(
         (
             "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -60,9 +60,9 @@ class TLS:
     Parameters
     ----------
     certificate : path, optional
-        The own certificate, followed by intermediate ones; a server needs one.
+        This side's certificate, followed by intermediate ones; a server needs one.
     key : path, optional
-        The file of its private key, if that is another file.
+        The file of its private key, if it is a separate file.
     passphrase : str, optional
         The passphrase of the key.
     ca : path, optional
@@ -72,14 +72,14 @@ class TLS:
         Whether a server requires certificates of clients: ``none``, ``optional`` or ``required``.
         The default is ``required`` with `ca`, else ``none``.
     profile : str
-        ``bcp195`` (§B.12), or ``modified`` (§B.13), with another list of cipher suites for TLS 1.2.
+        ``bcp195`` (§B.12), or ``modified`` (§B.13), which lists other cipher suites for TLS 1.2.
         Both allow TLS 1.2 and 1.3 only.
     verify : bool
         Whether a client checks the server's certificate at all.
     check_hostname : bool, optional
         Whether a client checks that the certificate is for the host that it called. Certificates of
         DICOM devices often name an application entity or a device instead of a host. By default a
-        client checks the host only if it trusts the system's CAs, which sign for anybody.
+        client checks the host only if it trusts the system's CAs, which sign for anyone.
 
     Raises
     ------
@@ -167,8 +167,8 @@ class TLS:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS[self.profile])
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        # Many close without saying so first. A message that is cut off is noticed without it, and
-        # an A-ABORT can still be sent then.
+        # Many peers close without a close_notify alert. A truncated message is detected without
+        # it, and an A-ABORT can still be sent.
         context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if self.ca:
@@ -179,7 +179,7 @@ class TLS:
         if self.certificate:
             both = f"{self.certificate} and {self.key}" if self.key else str(self.certificate)
             try:
-                # With no passphrase at all OpenSSL would ask on the terminal.
+                # Without a passphrase, OpenSSL would ask for one on the terminal.
                 context.load_cert_chain(self.certificate, self.key, self.passphrase or "")
             except (OSError, ValueError) as error:
                 raise SetupError(f"TLS: {both} cannot be used: {explain(error)}") from None
@@ -187,7 +187,7 @@ class TLS:
 
 
 def _state(name: File) -> object:
-    """Return what changes when a file does."""
+    """Return a value that changes when the file changes."""
     try:
         found = os.stat(name)
     except OSError as error:
@@ -196,7 +196,7 @@ def _state(name: File) -> object:
 
 
 def configured(config: Config) -> TLS | None:
-    """Return the TLS settings of a server, with files that can be used."""
+    """Return the TLS settings of a server; its files have been checked."""
     names = ("certificate", "key", "ca", "client_certificate", "port")
     if all(getattr(config, f"tls_{name}") is None for name in names):
         return None
@@ -230,14 +230,14 @@ def expires(certificate: File) -> float:
     Parameters
     ----------
     certificate : path
-        A file in PEM; the first one of several counts.
+        A PEM file; only its first certificate counts.
 
     Raises
     ------
     OSError
         If it cannot be read.
     SetupError
-        If it has no certificate.
+        If it contains no certificate.
     """
     text = Path(certificate).read_text("ascii", "replace")
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
@@ -247,7 +247,7 @@ def expires(certificate: File) -> float:
         ((_, signed),) = _elements(whole)
         (_, fields), *_ = _elements(signed)
         at = [one for one in _elements(fields) if one[0] != _VERSION]
-        _, (kind, ends) = _elements(at[3][1])  # behind serial number, algorithm and issuer
+        _, (kind, ends) = _elements(at[3][1])  # after serial number, algorithm and issuer
         written = ends.decode("ascii")
         form = "%y%m%d%H%M%SZ" if kind == _UTC_TIME else "%Y%m%d%H%M%SZ"
         return datetime.strptime(written, form).replace(tzinfo=UTC).timestamp()
@@ -267,7 +267,7 @@ def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def explain(error: Exception) -> str:
-    """Return why TLS has failed, in a few words."""
+    """Return a short reason why TLS failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is refused, {error.verify_message}"
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):

@@ -17,8 +17,8 @@ IMPLEMENTATION_VERSION = "PACSROUTE_0_2"
 def _dictionary() -> dict[str, tuple[str, str, str, str, str]]:
     """Return pydicom's dictionary of UIDs without importing pydicom.
 
-    It is a module of literals that needs nothing of the rest, which takes 0.2 s and more;
-    see `pacsroute.dataset.late`.
+    The dictionary is a module of literals; importing all of pydicom takes 0.2 s or more.
+    See `pacsroute.dataset.late`.
     """
     package = find_spec("pydicom")
     assert package is not None
@@ -49,7 +49,7 @@ EXPLICIT_VR_BIG_ENDIAN = _KEYWORDS["ExplicitVRBigEndian"]
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = _KEYWORDS["DeflatedExplicitVRLittleEndian"]
 
 IMPLICIT = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, "1.2.840.113619.5.2"})
-"""The transfer syntaxes of implicit VR little endian (PS3.5 §A.1), a private one of GE's too."""
+"""The transfer syntaxes of implicit VR little endian (PS3.5 §A.1), including GE's private one."""
 
 DEFLATED = frozenset(
     {
@@ -78,7 +78,7 @@ ENCODABLE = frozenset(
 """The transfer syntaxes in which identifiers and attribute lists are exchanged."""
 
 NATIVE = ENCODABLE
-"""The transfer syntaxes whose pixel data is not compressed: what can be converted into."""
+"""The transfer syntaxes with uncompressed pixel data: possible targets of a conversion."""
 
 _WITH_LOSS = (*range(50, 57), *range(59, 65), 81, 91, 93, 111, 112, 203)
 LOSSY = frozenset(
@@ -93,8 +93,8 @@ JPEG XL and video (PS3.5 §A.4)."""
 VERIFICATION = _KEYWORDS["Verification"]
 WORKLIST = _KEYWORDS["ModalityWorklistInformationModelFind"]
 
-# Two retired storage classes of which the dictionary knows no more than the UID, and the
-# classes whose names speak of storage but which do not store.
+# Two retired storage classes for which the dictionary has only the UID, and the classes with
+# "storage" in their names that do not store.
 _NAMELESS_STORAGE = frozenset({"1.2.840.10008.5.1.4.1.1.12.77", "1.2.840.10008.5.1.4.1.1.40"})
 _NOT_STORAGE = frozenset(
     {
@@ -109,7 +109,7 @@ STORAGE = _NAMELESS_STORAGE | frozenset(
     for uid, row in UID_dictionary.items()
     if row[1] == "SOP Class" and "Storage" in row[0] and uid not in _NOT_STORAGE
 )
-"""Every storage SOP class of the dictionary, the retired ones too (PS3.4 §B.5)."""
+"""Every storage SOP class of the dictionary, including retired ones (PS3.4 §B.5)."""
 
 _ROOTS = ("PatientRoot", "StudyRoot", "PatientStudyOnly")
 
@@ -124,7 +124,7 @@ QUERY_RETRIEVE = {
 
 
 def _models(command: str) -> dict[str, str]:
-    """Return the keywords of a command's classes by what distinguishes them."""
+    """Return the keywords of a command's classes by their distinguishing part."""
     ending = re.compile(f"(QueryRetrieve)?(InformationModel)?{command.capitalize()}$")
     found = {ending.sub("", word): word for word in _KEYWORDS if ending.search(word)}
     return {short: word for short, word in found.items() if _KEYWORDS[word] in SOP_CLASSES}
@@ -157,7 +157,7 @@ _NORMALIZED = {
     "MediaCreation": "MediaCreationManagement",
     "SubstanceAdministration": "SubstanceAdministrationLogging",
 } | {
-    name: name  # as the dictionary has them
+    name: name  # as in the dictionary
     for name in (
         *("Printer", "PrintJob", "PresentationLUT", "VOILUTBox", "DisplaySystem"),
         *("ProceduralEventLogging", "InventoryCreation"),
@@ -170,7 +170,7 @@ N_COMMANDS = ("n_create", "n_set", "n_get", "n_action", "n_delete", "n_event_rep
 _SHORT |= dict.fromkeys(N_COMMANDS, _NORMALIZED)
 _SHORT["echo"] = {"Verification": "Verification"}
 
-# Of each class that has a short name: those that it is for.
+# The commands of each class that has a short name.
 _COMMANDS = {
     _KEYWORDS[word]: [command for command in _SHORT if word in _SHORT[command].values()]
     for words in _SHORT.values()
@@ -247,7 +247,7 @@ def sop_instance(text: str) -> str:
     return uid
 
 
-# Rare classes: the last to be proposed if only some can be.
+# Rare classes: proposed last if there is no room for all.
 _RARE = re.compile(
     "DICOS|Protocol|MPR|VolumeRendering|RT[A-Z]\\w*(Radiation|Prep|Intent|Position)|ArmRadiation|"
     "ArmPhoton|Tomotherap|Robotic|SurfaceScan|Eddy|gramWaveform|Measurements|Photoacoustic|"
@@ -275,11 +275,11 @@ def usual_storage(count: int) -> tuple[str, ...]:
     return tuple(known[:count])
 
 
-_UID = re.compile(r"[0-9]++(?:\.[0-9]++)*+")  # without backtracking it takes half the time
+_UID = re.compile(r"[0-9]++(?:\.[0-9]++)*+")  # no backtracking: half the time
 
 
 LONGEST = 64
-"""Characters that a UID has at most (PS3.5 §9.1)."""
+"""The maximum length of a UID in characters (PS3.5 §9.1)."""
 
 
 def is_uid(text: str) -> bool:
@@ -291,7 +291,7 @@ def is_uid(text: str) -> bool:
 
 
 def trim(text: str) -> str:
-    """Return a UID without the padding that a peer put around it."""
+    """Return a UID without a peer's padding."""
     return text.strip(" \0\t\r\n")
 
 
@@ -312,7 +312,7 @@ def is_storage(uid: str) -> bool:
 
 
 def name(uid: str) -> str:
-    """Return the name of a UID, or the UID without one."""
+    """Return the name of a UID, or the UID if it has no name."""
     row = UID_dictionary.get(uid)
     return row[0] if row and row[0] else uid
 

@@ -1,7 +1,7 @@
-"""Command sets: the bytes of commands, written and read.
+"""Encode and decode command sets.
 
-A command set is always implicit VR little endian (PS3.7 §6.3.1). Group length and
-elements that a message does not have are ignored when they come.
+A command set is always implicit VR little endian (PS3.7 §6.3.1). On receipt, the group length
+and elements that do not belong to the message are ignored.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _uid(element: int, value: str) -> bytes:
 
 
 def _read_uid(value: bytes) -> str:
-    # Spaces stay: a response gives the peer's own bytes back. `uids.trim` takes them away.
+    # Spaces are kept, because a response repeats the peer's bytes. `uids.trim` removes them.
     return value.decode("latin-1").rstrip("\0")
 
 
@@ -99,7 +99,7 @@ _TAGS: _Codec = (_tags, _read_tags)
 
 _COMMAND_FIELD = 0x0100
 
-# Element numbers of group 0000 (PS3.7 §E.1), in their order.
+# Element numbers of group 0000 (PS3.7 §E.1), in ascending order.
 _ELEMENTS: dict[str, tuple[int, _Codec]] = {
     "affected_sop_class": (0x0002, _UID),
     "requested_sop_class": (0x0003, _UID),
@@ -129,7 +129,7 @@ _ELEMENTS: dict[str, tuple[int, _Codec]] = {
 
 
 def keyword(name: str) -> str:
-    """Return the dictionary's keyword of a field of a command.
+    """Return the dictionary's keyword for a field of a command.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def keyword(name: str) -> str:
     return dictionary_keyword(_ELEMENTS[name][0])
 
 
-# How each message type is written: what fetches its values, and what writes each of them.
+# The encoding of each message type: a getter of its values, and a writer for each.
 _Writer = tuple[str, int, Callable[[int, Any], bytes]]
 _Plan = tuple[Callable[[Any], tuple[Any, ...]], list[_Writer]]
 
@@ -164,7 +164,7 @@ _READERS = {element: (name, codec[1]) for name, (element, codec) in _ELEMENTS.it
 
 
 def encode(command: Command) -> bytes:
-    """Return the bytes of a command set, its group length first.
+    """Return the bytes of a command set, with the group length first.
 
     Elements whose value is None are left out.
 
@@ -207,13 +207,13 @@ def _body(command: Command) -> bytes:
 
 
 class _Usual(NamedTuple):
-    """The writing of messages that differ only in their ID and second half.
+    """The encoding of messages that differ only in their ID and second half.
 
-    They are sent over and over; this takes a third of the time of building them again.
+    They are sent repeatedly; this takes a third of the time of encoding them in full.
     """
 
-    number: Callable[[Any], int]  # fetches the Message ID
-    values: Callable[[Any], tuple[Any, ...]]  # fetches what else is in the first half
+    number: Callable[[Any], int]  # gets the Message ID
+    values: Callable[[Any], tuple[Any, ...]]  # gets the other values of the first half
     first: list[_Writer]  # before the SOP Instance UID
     second: list[_Writer]
 
@@ -250,20 +250,20 @@ def _first_half(kind: Any, values: tuple[Any, ...], second: int) -> tuple[bytes,
     return before, body[at:]
 
 
-# Where the elements begin that differ from message to message, and what is read of each.
+# The start of the elements that differ between messages, and how each is read.
 _MESSAGE_IDS = {
     b"\0\0\x10\1\2\0\0\0": "message_id",
     b"\0\0\x20\1\2\0\0\0": "message_id_responded_to",
 }
 _INSTANCE = b"\0\0\0\x10"
-_SHORT = 256  # bytes of elements that are remembered
+_SHORT = 256  # bytes: longer elements are not cached
 
 
 def _read(data: bytes) -> dict[str, Any]:
     """Return the values of a command set, by name.
 
-    The elements before the Message ID, and after it up to the SOP Instance UID, are the same in
-    message after message of a peer, and are read once: this takes half of the time.
+    A peer repeats the elements before the Message ID, and after it up to the SOP Instance UID,
+    in every message. They are read once, which halves the time.
     """
     for tag, name in _MESSAGE_IDS.items():
         before, found, rest = data.partition(tag)
@@ -286,9 +286,9 @@ def _remembered(data: bytes) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=1024)
 def _whole_elements(data: bytes) -> dict[str, Any] | None:
-    """Return the values of whole elements; None if the last one is not whole.
+    """Return the values of complete elements; None if the last one is incomplete.
 
-    Then what was found behind it was no element, but a part of its value.
+    In that case, the tag that was found after it is part of its value.
     """
     known: dict[str, Any] = {}
     try:
@@ -315,7 +315,7 @@ def _elements(data: bytes, known: dict[str, Any]) -> int:
 
 
 def decode(data: bytes | bytearray | memoryview) -> Command:
-    """Return the command that the bytes of a command set hold.
+    """Return the command encoded in the bytes of a command set.
 
     Elements of other groups are ignored: Orthanc adds the list of failed instances.
 
@@ -333,9 +333,9 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
         kind = UnknownRSP if number & 0x8000 else UnknownRQ
         known["received_field"] = number
     if issubclass(kind, Response) and known.get("status") is None:
-        known["status"] = PROCESSING_FAILURE  # it has not said that all went well
+        known["status"] = PROCESSING_FAILURE  # a missing status is not a success
     try:
         return kind(**known)
-    except TypeError:  # elements that the message does not have
+    except TypeError:  # elements that do not belong to the message
         own = {one.name for one in fields(kind)}
         return kind(**{name: value for name, value in known.items() if name in own})

@@ -1,4 +1,4 @@
-"""Commands: one light value type for each message of PS3.7."""
+"""Commands: a lightweight value type for each message of PS3.7."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOW, MEDIUM, HIGH = 2, 0, 1  # priorities (PS3.7 §E.1)
 class Command:
     """The base of all messages: their Command Field, and whether a data set follows.
 
-    A command that is sent many times has its bytes in `encoded`, and is not changed any more.
+    A command that is sent many times has its bytes in `encoded`, and must not change.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Command:
     has_data_set: bool = False
     encoded: bytes | None = field(default=None, init=False)
 
-    # One for all: generating them for each message takes a twentieth of a server's start.
+    # Shared: generating them for each message takes a twentieth of a server's start.
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
@@ -310,14 +310,14 @@ class NDeleteRSP(InstanceResponse):
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class UnknownRQ(RequestCommand):
-    """A request with an unknown Command Field; it is answered as well."""
+    """A request with an unknown Command Field; it is answered, too."""
 
     received_field: int = 0
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
 class UnknownRSP(Response):
-    """The answer to one: its Command Field with the bit of a response."""
+    """The response to an `UnknownRQ`: its Command Field with the response bit set."""
 
     received_field: int = 0
 
@@ -334,7 +334,7 @@ TYPES: dict[int, type[Command]] = {
 
 
 NAMES: dict[str, str] = {kind.route: kind.name for kind in TYPES.values() if kind.route}
-"""The standard's names of the operations by what routes call them."""
+"""The standard's names of the operations, by their names in routes."""
 
 
 def full_name(command: Command) -> str:

@@ -1,4 +1,4 @@
-"""Messages: put together from PDVs, and cut into them (PS3.7 §6.3, PS3.8 Annex E)."""
+"""Assemble messages from PDVs, and fragment them (PS3.7 §6.3, PS3.8 Annex E)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pacsroute.dimse.commands import Command
 from pacsroute.errors import ProtocolError
 from pacsroute.upper_layer.pdu import PDV, UNEXPECTED_PARAMETER, Buffer
 
-_HEADER = struct.Struct(">BxIIBB")  # of a P-DATA-TF and of the one PDV in it
+_HEADER = struct.Struct(">BxIIBB")  # of a P-DATA-TF and its single PDV
 _COMMAND, _LAST = 1, 2
-_EMPTY = 64  # fragments without a byte in one message: they end nothing and bring nothing
+_EMPTY = 64  # empty fragments in a message before it is refused
 
 
 class Sink(Protocol):
-    """Where the bytes of a data set go as they come."""
+    """A receiver of the bytes of a data set as they arrive."""
 
     def write(self, data: memoryview, /) -> object:
         """Take a fragment; the view is not valid afterwards. It must not raise."""
 
 
 class Message(NamedTuple):
-    """A whole message: its context, its command, and its data set if one came."""
+    """A complete message: its context, its command, and its data set, if any."""
 
     context_id: int
     command: Command
@@ -33,7 +33,7 @@ class Message(NamedTuple):
 
     @property
     def size(self) -> int | None:
-        """The length of the data set in bytes; None without one."""
+        """The length of the data set in bytes; None if there is none."""
         data = self.data
         if data is None:
             return None
@@ -46,27 +46,27 @@ class Message(NamedTuple):
 
 
 def message_ids() -> Iterator[int]:
-    """Return the Message IDs of one association's requests, one after the other."""
+    """Return an iterator of Message IDs for the requests of one association."""
     return itertools.cycle(range(1, 0x10000))
 
 
 class Assembler:
-    """Puts the messages of one association together from their fragments.
+    """Assembles the messages of one association from their fragments.
 
     Parameters
     ----------
     open_sink : callable
         Called with the context ID and the command of each message that has a data
-        set; returns where the bytes go.
+        set; returns the sink for its bytes.
     maximum_command_length : int
-        The longest command set that is taken, in bytes.
+        The maximum length of a command set, in bytes.
 
     Attributes
     ----------
     command : Command or None
-        That of the message whose data set is awaited.
+        The command of the message whose data set is awaited.
     size : int
-        The bytes that have come of the message that is not complete.
+        The number of bytes received of the incomplete message.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Assembler:
 
     @property
     def partial(self) -> bool:
-        """Whether a message has begun that is not complete."""
+        """Whether a message is incomplete."""
         return self.command is not None or self._begun
 
     @property
@@ -107,8 +107,8 @@ class Assembler:
     def add(self, pdv: PDV) -> list[Message]:
         """Take the next fragment; return the messages that it completes.
 
-        These are one at most, except if a peer announced a data set and sent the next command
-        instead: its data set was empty.
+        It completes at most one, unless a peer announced a data set but sent the next command
+        instead: then that data set is empty.
 
         Raises
         ------
@@ -171,7 +171,7 @@ def fragment(
     *,
     follows: bool = False,
 ) -> list[Buffer]:
-    """Cut a message into P-DATA-TF PDUs, in their encoded form.
+    """Fragment a message into encoded P-DATA-TF PDUs.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def fragment(
         The peer's limit for the variable field of a PDU, in bytes; 0 for no limit. Fragments
         are of even length.
     follows : bool
-        Whether a data set comes after it that is not given, but streamed.
+        Whether a data set follows that is streamed, not passed here.
 
     Examples
     --------
@@ -220,35 +220,35 @@ def _cut(context_id: int, data: bytes | memoryview, room: int, control: int) -> 
 
 
 BATCH = 1_048_576
-"""Bytes of a file that are read, and sent, at a time."""
+"""The number of bytes of a file that are read and sent at a time."""
 
 PIECES = 4096
-"""PDUs that they are cut into at the most: a peer may want two bytes in each, and not read them."""
+"""The maximum number of PDUs per batch: a peer may allow only two bytes in each, and not read."""
 
 
 def stream(
     context_id: int, file: BinaryIO, size: int, maximum_length: int, room: memoryview
 ) -> Iterator[list[Buffer]]:
-    """Cut a data set that is read from a file into P-DATA-TF PDUs, some at a time.
+    """Fragment a data set from a file into P-DATA-TF PDUs, in batches.
 
     The buffers of one step are valid until the next.
 
     Parameters
     ----------
     file : binary file
-        Positioned at the data set.
+        The file, positioned at the data set.
     size : int
-        How many bytes that has. An odd number is made even with a NUL.
+        The length of the data set in bytes. An odd length is padded with a NUL.
     maximum_length : int
         As for `fragment`.
     room : memoryview
-        Where the bytes are read to: of an even length, with room for all of them and the NUL,
-        or for `BATCH`.
+        The buffer that the bytes are read into: of even length, with room for all of them and the
+        NUL, or for `BATCH`.
 
     Raises
     ------
     EOFError
-        If the file ends before that.
+        If the file ends before the data set does.
     """
     length = min(maximum_length or BATCH, BATCH) - 6 & ~1
     batch = room[: min(max(1, len(room) // length), PIECES) * length]

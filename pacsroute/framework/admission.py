@@ -29,11 +29,11 @@ def admit(
     app : App
         The app whose settings, functions and routes decide.
     association : PeerView
-        Its titles and remote address are known already.
+        The association, with its titles and remote address.
     request : AssociateRQ
         The association request.
     user : object, optional
-        The user, if a test names one; then no function is called.
+        The user, if a test passes one; then no function is called.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def let_in(
 ) -> None:
     """Admit a peer without an association, as over HTTP, and set its `user`.
 
-    The rules are those for an association. An AE title that was not claimed in one
+    The rules are those for an association. An AE title that was not claimed in an association
     matches no rule of the setting ``allow``.
 
     Parameters
@@ -82,7 +82,7 @@ def let_in(
     app : App
         The app whose settings and functions decide.
     caller : PeerView
-        Its titles and remote address are known already.
+        The peer, with its titles and remote address.
     claimed : UserIdentity or None
         The claimed identity.
     user : object, optional
@@ -118,7 +118,7 @@ def _excess(app: BaseApp, association: PeerView, request: AssociateRQ) -> Associ
 def _stranger(
     app: BaseApp, association: PeerView, *, anonymous: bool = False
 ) -> AssociateRJ | None:
-    """Reject a peer that is not on the list, or that calls another AE title."""
+    """Reject a peer that no rule allows, or that calls another AE title."""
     config = app.config
     who = ascii(association.calling_ae)[1:-1], association.remote_address
     claimed = "" if anonymous else association.calling_ae
@@ -138,7 +138,7 @@ def _stranger(
 def _authenticate(
     app: BaseApp, association: PeerView, claimed: UserIdentity | None, user: Any
 ) -> bytes | None:
-    """Set the association's user; return the response that the peer has asked for."""
+    """Set the association's user; return the response that the peer requested."""
     if user is not None:
         association.user = user
         return None
@@ -152,7 +152,7 @@ def _authenticate(
             _audit(app, association, identity)
             raise
         except Exception as error:  # noqa: BLE001
-            # Not with a traceback: what an authentication library quotes may be the secret.
+            # Without a traceback: an authentication library may quote the secret.
             logger.error("@app.authenticate failed: %s", type(error).__name__)
             _audit(app, association, identity)
             raise AssociationRejected(2, 2, 1) from None
@@ -160,7 +160,7 @@ def _authenticate(
             who = ascii(association.calling_ae)[1:-1], association.remote_address
             kind = (
                 "None" if found is None else type(found).__name__
-            )  # and not what it is: a secret may be in it
+            )  # not its value, which may hold a secret
             logger.warning(
                 "%s (%s) is not authenticated: @app.authenticate returned %s", *who, kind
             )
@@ -182,7 +182,7 @@ def _proof(identity: Identity | None, association: PeerView) -> str:
 
 
 def _audit(app: BaseApp, association: PeerView, failed: Identity | None) -> None:
-    """Tell the audit functions, if there are any, of an authentication that has failed."""
+    """Report a failed authentication to the audit functions, if there are any."""
     if app.auditors:
         from pacsroute.framework import auditing  # noqa: PLC0415 - only for apps that audit
 
@@ -198,7 +198,7 @@ def tell_of_rejected(app: BaseApp, peer: PeerView, why: str) -> None:
 
 
 def _narrowed(answer: AssociateAC, contexts: dict[int, AcceptedContext]) -> AssociateAC:
-    """Return the answer without the contexts that a hook has taken away."""
+    """Return the answer without the contexts that a hook has removed."""
     results = tuple(
         result._replace(result=_USER_REJECTION)
         if result.result == 0 and result.id not in contexts

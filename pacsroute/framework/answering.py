@@ -28,38 +28,38 @@ _AS_USUAL = SUCCESS, CANCEL
 class Answering:
     """The frame around the response to a request: `App.handle` and the response are inside it.
 
-    At the beginning the app's observer is notified. At the end, when the response is written or
-    cannot be, the observer is notified again, the hooks of `after_request` are called, one line is
-    logged, and the functions of `Request.after` are deferred. The exception of the handler is kept
-    until then, and not longer.
+    At the beginning, the app's observer is notified. At the end, when the response has been
+    written or cannot be, the observer is notified again, the hooks of `after_request` are called,
+    one line is logged, and the functions of `Request.after` are deferred. The handler's exception
+    is kept only until then.
 
     Parameters
     ----------
     app : App
         The app whose handler answers.
     peer : object
-        The peer: its `calling_ae`, `called_ae` and `remote_address` are logged. An association,
+        The peer, whose `calling_ae`, `called_ae` and `remote_address` are logged: an association,
         or the request itself.
     command : str
-        The operation by the standard's name, such as ``C-STORE``.
+        The standard's name of the operation, such as ``C-STORE``.
     sop_class : str
         The UID of its SOP class.
     size : int, optional
-        The length of the data set that came with it, in bytes.
+        The length of its data set in bytes.
     defer : callable
         Called with each function of `Request.after`; by default, it is run at once.
 
     Attributes
     ----------
     request : Request or None
-        The request for the handler; None if it is refused before. The transport sets it as soon as
-        there is one.
+        The request for the handler; None if it is refused earlier. The transport sets it as soon as
+        it has made one.
     outcome : Outcome or None
         The result; the transport sets it once the response is written.
 
     Examples
     --------
-    A transport answers each request like this; a `FindRequest` is iterated within, too:
+    A transport answers each request like this; a `FindRequest` is also iterated inside:
 
     >>> from pacsroute import App, EchoRequest
     >>> app = App()
@@ -137,7 +137,7 @@ class Answering:
             if logger.isEnabledFor(level):
                 self._log(level, outcome, seconds)
         if request is not None and request.followers:
-            # A function that knows its request would keep it, and the request the function.
+            # A function that refers to its request would form a reference cycle with it.
             followers, request.followers = request.followers, None
             for function in followers:
                 if self._defer is None:

@@ -30,7 +30,7 @@ def tell(
     kind : str
         As for `Event`.
     peer : PeerView, optional
-        The association, or the sender of the HTTP request, that has asked for it.
+        The association, or the sender of the HTTP request, that requested it.
     **values
         The other parameters of `Event`, which override those of the peer.
     """
@@ -41,7 +41,7 @@ def tell(
         try:
             function(event)
         except BaseException as error:  # noqa: BLE001
-            # Its traceback may quote the event, which is not for the log.
+            # Its traceback may quote the event, which must not reach the log.
             name = getattr(function, "__qualname__", repr(function))
             logger.error("@app.audit: %s failed: %s", name, type(error).__name__)
 

@@ -1,7 +1,7 @@
 """The events of requests, peers and pages for the functions of `@app.audit`.
 
-The parts of an app ask ``if app.auditors:`` before they import this, so that an app without an
-audit trail pays for that check only.
+Other modules check ``if app.auditors:`` before they import this one, so that an app without
+an audit trail pays only for the check.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def of_instance(instance: Instance) -> Subject:
 
 
 def _of_identifier(identifier: Dataset) -> Iterable[Subject]:
-    """Yield the subjects of a retrieval by its identifier, if its handler does not name them."""
+    """Yield the subjects in a retrieval's identifier, for handlers that do not name them."""
     study = identifier.get("StudyInstanceUID")
     studies = list(study) if isinstance(study, MultiValue) else [study or ""]
     for uid in studies:
@@ -142,14 +142,14 @@ def authenticated(app: BaseApp, association: PeerView) -> None:
 def not_authenticated(app: BaseApp, peer: PeerView, identity: Identity | None) -> None:
     """Report a peer that `@app.authenticate` has rejected, by its claimed name."""
     if identity is None and getattr(peer, "transport", "") == "web":
-        return  # it is asked for its credentials now
+        return  # the response asks for credentials
     claimed = None if identity is None else identity.name or f"({identity.kind})"
     why = "not authenticated"
     app.tell_auditors("authentication", peer, user=claimed, outcome=SERIOUS, why=why)
 
 
 def rejected(app: BaseApp, peer: PeerView, why: str) -> None:
-    """Report a peer that gets no association, or no response over HTTP."""
+    """Report a peer whose association or HTTP request was rejected."""
     app.tell_auditors("rejection", peer, outcome=SERIOUS, why=why)
 
 
@@ -166,10 +166,10 @@ def accessed(
     count: int | None = None,
     outcome: int = SUCCESS,
 ) -> None:
-    """Report that a user has seen a page, or acted on it.
+    """Report that a user viewed a page, or acted on it.
 
     Requests through `App.handle`, such as a search over DICOMweb, are reported already.
-    This is for pages that ask the index or the queue themselves.
+    This is for pages that query the index or the queue directly.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The app without a socket: its routes, its settings, and the one door to its handlers."""
+"""The app without a socket: its routes, its settings, and the single entry to its handlers."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pacsroute")
 
-_FOUND = 4096  # routes that are remembered: titles come from the wire, and there is no end of them
+_FOUND = 4096  # cached routes; bounded, because peers choose the titles
 
 
 class Listening(Protocol):
-    """An object that answers at a port of its own, beside the DICOM server."""
+    """A listener with its own port, beside the DICOM server."""
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to answer."""
 
     def stop(self) -> None:
-        """Answer no more, and close the socket."""
+        """Stop answering, and close the socket."""
 
 
 class ServerView(Protocol):
-    """The DICOM server of an app, as other servers beside it see it.
+    """The DICOM server of an app, as seen by the other servers beside it.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class ServerView(Protocol):
     tls_port, metrics_port, web_port : int or None
         Its other ports.
     associations : int
-        How many associations there are.
+        The number of open associations.
     neighbours : str or None
         A folder for the sockets of the processes that share its listeners.
     """
@@ -89,13 +89,13 @@ class ServerView(Protocol):
 
 
 ListenerFactory = Callable[[socket, "BaseApp", ServerView], Listening]
-"""Makes one for a socket that listens, an app, and the server that it is beside."""
+"""Makes a listener from a listening socket, an app, and the DICOM server."""
 
 
 class BaseApp(Scope):
-    """The app as the rooms above the framework see it: see `pacsroute.App`, its only subclass.
+    """The app as the layers above the framework see it; `pacsroute.App` is its only subclass.
 
-    Nothing here opens a socket or imports a room above.
+    Nothing here opens a socket or imports a layer above.
     """
 
     def __init__(self, ae_title: str = "PACSROUTE", **settings: Unpack[Settings]) -> None:
@@ -106,7 +106,7 @@ class BaseApp(Scope):
         self._destinations = Destinations()
         self.reach = Reach()
         self.room = Room()
-        self.fetched_place = Place()  # of instances that its clients retrieve
+        self.fetched_place = Place()  # for instances that its clients retrieve
         self.decoders = Decoders(self.config, self.room)
         self.observers: list[Observer] = []
         self.observer = Observer()  # all of them
@@ -118,8 +118,8 @@ class BaseApp(Scope):
         self._locked = False
         self.declared = Declared()  # its durable work
         self.listeners: dict[str, ListenerFactory] = {}  # by the name of the port's setting
-        self.taps: list[TapFactory] = []  # what observes the bytes of associations
-        self.http_taps: list[Callable[[HttpExchange], object]] = []  # and what requests over HTTP
+        self.taps: list[TapFactory] = []  # observe the bytes of associations
+        self.http_taps: list[Callable[[HttpExchange], object]] = []  # observe HTTP requests
         self.auditors: list[Callable[[Event], object]] = []
 
     def __repr__(self) -> str:
@@ -128,7 +128,7 @@ class BaseApp(Scope):
 
     @property
     def ae_title(self) -> str:
-        """Its own AE title."""
+        """The app's own AE title."""
         return self.config.ae_title
 
     @property
@@ -148,7 +148,7 @@ class BaseApp(Scope):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
-        """Enter the lifespans, as a server, a test client or a command does around its work.
+        """Enter the lifespans, as servers, test clients and commands do around their work.
 
         The first entry runs them, and the last exit ends them. Meanwhile nothing can
         be registered, except by the lifespans themselves. `state` and `destinations` are data
@@ -164,9 +164,9 @@ class BaseApp(Scope):
 
     @contextlib.contextmanager
     def serving_peers(self) -> Iterator[Self]:
-        """Enter the lifespans and run the durable work, as a server does around its work.
+        """Enter the lifespans and run the durable work, as a server does.
 
-        `serving` is true meanwhile, and while the lifespans begin, so that they can tell.
+        `serving` is true meanwhile, including while the lifespans begin.
         """
         with self._served:
             yield self
@@ -186,20 +186,20 @@ class BaseApp(Scope):
             self.serving = False
 
     def _working(self) -> AbstractContextManager[object]:
-        """Return the context in which durable work is done; a `BaseApp` has none."""
+        """Return the context that runs durable work; a `BaseApp` has no such work."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _lifespans(self) -> Iterator[None]:
         check_charsets(self.config)
-        late.load()  # while there is one thread: lifespans may begin others, and servers do
+        late.load()  # before lifespans or servers start other threads
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet_libraries)
             stack.enter_context(self.decoders.serving())
             if self.config.spool is not None and (left := sweep(self.config.spool)):
                 logger.info("%d unfinished files of an earlier run removed", left)
             begun: Counter[Scope] = Counter()
-            # Those that a lifespan registers come last.
+            # Scopes that a lifespan registers come last.
             while coming := [one for one in self._scopes if begun[one] < len(one.lifespans)]:
                 scope = coming[0]
                 function = scope.lifespans[begun[scope]]
@@ -211,7 +211,7 @@ class BaseApp(Scope):
 
     @property
     def _scopes(self) -> list[Scope]:
-        """The blueprints, and then the app: its own lifespans may use what those have opened."""
+        """The blueprints, then the app, whose lifespans may use what the blueprints have opened."""
         scopes = dict.fromkeys(scope for family, _ in self.families for scope in family)
         return [*(scope for scope in scopes if scope is not self), self]
 
@@ -233,7 +233,7 @@ class BaseApp(Scope):
         return None
 
     def unready(self) -> str:
-        """Return why the app is not ready, by the checks of `ready`, or an empty text."""
+        """Return why a check of `ready` failed, or an empty text."""
         for scope in self._scopes:
             for check in scope.ready_checks:
                 try:
@@ -253,7 +253,7 @@ class BaseApp(Scope):
                 yield from gauges()
 
     def considered(self) -> list[str]:
-        """Return the text of a conformance statement for services that belong together."""
+        """Return the texts of a conformance statement for services that belong together."""
         return [text for scope in self._scopes for text in scope.considerations]
 
     def audit(self, function: Auditor) -> Auditor:
@@ -262,9 +262,9 @@ class BaseApp(Scope):
         Parameters
         ----------
         function : callable
-            Called with a `pacsroute.audit.Event`, on the thread that has done it, once it is
-            done; several threads call it at the same time. The type of an exception is logged; it
-            changes no response.
+            Called with a `pacsroute.audit.Event` after the action, on the thread that performed
+            it; several threads may call it at the same time. If it raises, only the type of the
+            exception is logged, and the response does not change.
 
         Examples
         --------
@@ -287,7 +287,7 @@ class BaseApp(Scope):
             tell(self.auditors, self.ae_title, kind, peer, **values)
 
     def client_of(self, peer: Peer, calling_ae: str) -> Any:
-        """Return a client of a peer that was resolved."""
+        """Return a client of a resolved peer."""
         raise SetupError("only an App has clients")
 
     # ------------------------------------------------------------- called AE titles
@@ -305,7 +305,7 @@ class BaseApp(Scope):
         return tuple(dict.fromkeys((self, *scopes)))
 
     def _owner(self, called_ae: str) -> str | None:
-        """Return a called AE title if a blueprint owns it; None stands for all others."""
+        """Return a called AE title if a blueprint owns it; None for all others."""
         return called_ae if any(title == called_ae for _, title in self.families) else None
 
     def register_blueprint(self, blueprint: Blueprint, *, called_ae: str | None = None) -> None:
@@ -332,8 +332,8 @@ class BaseApp(Scope):
     ) -> Peer | None:
         """Return the peer of an AE title, or None.
 
-        Without a request, `called_ae` is the title under which we call the peer: the function of
-        the blueprint that owns it comes first.
+        Without a request, `called_ae` is the title under which we call the peer; the function of
+        the blueprint that owns it is tried first.
         """
         for scope in reversed(self.scopes_of(called_ae if request is None else request.called_ae)):
             peer = None if scope.destinator is None else scope.destinator(ae_title, request)
@@ -347,13 +347,13 @@ class BaseApp(Scope):
     # ------------------------------------------------------------- routes
 
     def add_route(self, route: Route) -> None:
-        """Add a route, unless there is one for the same requests, or it is too late."""
+        """Add a route; raise if one exists for the same requests, or it is too late."""
         self._still_open(route.command)
         super().add_route(route)
         self._found.clear()
 
     def routes_for(self, calling_ae: str, called_ae: str) -> list[Route]:
-        """Return the routes that one AE title reaches when it calls another."""
+        """Return the routes open to a calling AE title at a called one."""
         owner = self._owner(called_ae)
         return [
             route
@@ -413,10 +413,10 @@ class BaseApp(Scope):
             self._policies[key] = policy
         return policy
 
-    # ------------------------------------------------------------- the one door
+    # ------------------------------------------------------------- the entry to the handlers
 
     def handle(self, request: Request) -> Any:
-        """Let the handler of a request answer it, after the hooks of `before_request`.
+        """Call the hooks of `before_request`, then the handler of a request.
 
         The transport of the request runs later steps, such as the hooks of
         `after_request`: see `pacsroute.framework.answering`.
@@ -430,8 +430,8 @@ class BaseApp(Scope):
         Returns
         -------
         Outcome or iterator of Answer
-            For a find, get or move: the handler's rows or instances, one by one, and then the final
-            answer without one. An exception of the handler becomes a status in it.
+            For a find, get or move: the handler's rows or instances, one by one, then the final
+            answer, whose row is None. An exception of the handler becomes its status.
         """
         if request.app is not self:
             request.app, request.route = self, None

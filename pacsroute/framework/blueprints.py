@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 Family = tuple[tuple["Scope", ...], str | None]
-"""A blueprint with those around it, from the outermost, and the called AE title it owns."""
+"""A blueprint after its outer ones, outermost first, and the called AE title it owns."""
 
 
 class Scope(Router):
@@ -143,14 +143,14 @@ class Scope(Router):
         """Register a function that answers requests whose handler raised a class of exception.
 
         The most specific class counts, first in the blueprint of the route, then outwards. A
-        `Failure` is already a response, and goes to an error handler of `Failure` only.
+        `Failure` is already a response; only an error handler of `Failure` gets it.
 
         Parameters
         ----------
         kind : exception class
             The decorated function is called with the exception and the request. It returns a status
-            or raises a `Failure`, and the original exception is logged. If it returns None, the
-            response is as without an error handler.
+            or raises a `Failure`, and the original exception is logged. If it returns None, it has
+            no effect on the response.
 
         Examples
         --------
@@ -189,9 +189,9 @@ class Scope(Router):
         Parameters
         ----------
         function : callable
-            Called for every association with the peer's `Identity`, or None if it sends none, and
-            the association. The result becomes `request.user`; None, False or anything empty
-            rejects, and so does an exception.
+            Called for every association with the peer's `Identity` (None if it sent no identity)
+            and the association. The result becomes `request.user`; None, False, an empty value or
+            an exception rejects the association.
 
         Examples
         --------
@@ -268,14 +268,14 @@ class Scope(Router):
     def ready(self, function: ReadyCheck) -> ReadyCheck:
         """Register a check for ``/ready``, in addition to the server's own.
 
-        A balancer sends no associations to a node that is not ready; if any arrive, they are
-        served.
+        A load balancer sends no associations to a node that is not ready. If any still arrive,
+        they are answered as usual.
 
         Parameters
         ----------
         function : callable
-            Called with the app; returns why no association should be sent now, or None. An
-            exception is logged, and the node is not ready. The function must return quickly.
+            Called with the app; returns why the node is not ready, or None. If it raises,
+            the exception is logged and the node is not ready. The function must return quickly.
 
         Examples
         --------
@@ -339,7 +339,7 @@ class Scope(Router):
         """Raise if it is too late to register anything."""
 
     def tell_auditors(self, kind: Kind, peer: PeerView | None = None, **values: Any) -> None:
-        """Tell the functions of `App.audit` of something."""
+        """Report an event to the functions of `App.audit`."""
 
 
 class Blueprint(Scope):
@@ -370,11 +370,11 @@ class Blueprint(Scope):
 
     @property
     def is_registered(self) -> bool:
-        """Whether an app, or another blueprint, has it."""
+        """Whether it is registered with an app or another blueprint."""
         return self.parent is not None
 
     def tell_auditors(self, kind: Kind, peer: PeerView | None = None, **values: Any) -> None:
-        """Tell the functions of `App.audit` of something that was done with the blueprint."""
+        """Report an event of the blueprint to the functions of `App.audit`."""
         if self.parent is not None:
             self.parent.tell_auditors(kind, peer, **values)
 

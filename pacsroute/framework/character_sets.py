@@ -1,4 +1,4 @@
-"""The settings of character sets: their terms, and those of peers that declare none."""
+"""The settings of character sets, and the default for peers that declare none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_charset(text: str) -> None:
 
 
 def check_charsets(config: Config) -> None:
-    """Raise a `SetupError` if a setting names no Specific Character Set."""
+    """Raise a `SetupError` if a setting is not a Specific Character Set."""
     if config.charset is not None:
         check_charset(config.charset)
     for text in config.default_charset:
@@ -31,14 +31,14 @@ def check_charsets(config: Config) -> None:
 
 
 def default_charset(config: Config, peer: str) -> str:
-    """Return the Specific Character Set of data that names none; empty for the default repertoire.
+    """Return the Specific Character Set of undeclared data; empty for the default repertoire.
 
     Parameters
     ----------
     config : Config
-        The settings, of which ``default_charset`` decides.
+        The settings; ``default_charset`` is used.
     peer : str
-        The AE title that the data comes from.
+        The AE title that sent the data.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The checks of decorators: functions that could not be called, or would never run."""
+"""The checks of decorators: find functions that cannot be called, or would never run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def check_callable(
     *,
     generates: bool = False,
 ) -> None:
-    """Raise a `SetupError` if something cannot be called with these arguments, by position.
+    """Raise a `SetupError` if an object cannot be called with these positional arguments.
 
-    A function that is async, or has a yield although the result is not iterated, would never run.
+    An async function, or a generator function whose result is not iterated, would never run.
     """
     if not callable(function):
         raise SetupError(f"@app.{decorator} decorates a function, not {function!r:.40}")
     name = getattr(function, "__qualname__", repr(function))
-    bodies = (function, type(function).__call__)  # of a function, and of an object with __call__
+    bodies = (function, type(function).__call__)  # a function, or an object with __call__
     if any(map(_is_async, bodies)):
         raise SetupError(
             f"@app.{decorator}: {name} is async; each association has a thread of its own, "

@@ -1,4 +1,4 @@
-"""A context that several use at the same time: entered once, ended once."""
+"""A context shared by several users: entered once, exited once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 
 
 class Counted:
-    """A context that the first user enters, and the last one ends.
+    """A context that the first user enters and the last one exits.
 
-    Others wait while it begins or ends, unless they run on the same thread.
+    Other threads wait while it begins or ends; the same thread may enter it again.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Counted:
     def __init__(self, make: Callable[[], AbstractContextManager[object]]) -> None:
         self._make = make
         self._count = 0
-        # Of one thread several times: what it makes may hold it, too.
+        # Reentrant: `make` may enter this context again.
         self._lock = threading.RLock()
         self._made: AbstractContextManager[object] | None = None
 
@@ -58,6 +58,6 @@ class Counted:
             try:
                 if self._count == 1 and self._made is not None:
                     made, self._made = self._made, None
-                    made.__exit__(None, None, None)  # errors of one holder concern no other
+                    made.__exit__(None, None, None)  # one holder's errors do not concern the others
             finally:
                 self._count -= 1

@@ -91,8 +91,8 @@ class Router:
         sop_class : str, optional
             A UID or pydicom's keyword; without it, every storage SOP class.
         transfer_syntaxes : list of str, optional
-            UIDs or keywords in order of preference. Without it, whatever the peer puts
-            first: the bytes are only stored.
+            UIDs or keywords in order of preference. Without it, the peer's first choice,
+            because the bytes are only stored.
         calling_ae : str, optional
             Only for this calling AE title.
         unknown : bool
@@ -130,12 +130,12 @@ class Router:
         calling_ae : str, optional
             Only for this calling AE title.
         extended : list of str, optional
-            The supported ones of ``relational``, ``date_time``, ``fuzzy``, ``time_zone``,
+            Those supported of ``relational``, ``date_time``, ``fuzzy``, ``time_zone``,
             ``enhanced_multi_frame``, ``empty_value`` and ``multiple_value`` (PS3.4 §C.5.1.1);
-            `request.extended` has those that a peer negotiated.
+            `request.extended` holds the negotiated ones.
         charset : str, optional
-            The Specific Character Set of its rows that are not ASCII, instead of the
-            setting; a row that it cannot encode is sent as ISO_IR 192.
+            The Specific Character Set of rows that are not ASCII, instead of the setting. A
+            row that it cannot encode is sent as ISO_IR 192.
 
         Examples
         --------
@@ -165,15 +165,15 @@ class Router:
         calling_ae : str, optional
             Only for this calling AE title.
         pending_interval : float, optional
-            Seconds between Pending responses; without it there is one for each
+            Seconds between Pending responses; without it, one is sent after each
             sub-operation.
         extended : list of str, optional
-            The supported ones of ``relational`` and ``enhanced_multi_frame`` (PS3.4 §C.5.3.1).
+            Those supported of ``relational`` and ``enhanced_multi_frame`` (PS3.4 §C.5.3.1).
 
         Notes
         -----
-        A generator continues when the peer has answered its last instance. A handler that
-        returns a list is faster: the next instance is opened while the peer stores the current one.
+        A generator is resumed once the peer has answered its last instance. Returning a list is
+        faster: the next instance is opened while the peer stores the current one.
 
         Examples
         --------
@@ -349,7 +349,7 @@ class Router:
     def _decorate(
         self, command: str, first: Any, options: Mapping[str, Any], kind: type[Any]
     ) -> Any:
-        """Register a function at once if the decorator is bare, or return what does so."""
+        """Register a function directly if the decorator is bare, or return a decorator."""
         if callable(first):
             return self._registers(command, None, options, kind)(first)
         return self._registers(command, first, options, kind)

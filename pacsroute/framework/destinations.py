@@ -14,12 +14,12 @@ from pacsroute.tls import TLS
 
 
 class Destinations(UserDict[str, Peer]):
-    """Peers by AE title: what `App.destinations` is. They are checked when they are set.
+    """Peers by AE title: the type of `App.destinations`. Entries are checked when they are set.
 
     Raises
     ------
     SetupError
-        If it is not an AE title, or not a `Peer` with an address.
+        If a key is not an AE title, or a value is not a `Peer` with an address.
 
     Examples
     --------
@@ -38,12 +38,12 @@ class Destinations(UserDict[str, Peer]):
         super().__setitem__(title, peer)
 
     def __ior__(self, others: Mapping[str, Peer]) -> Self:  # type: ignore[override,misc]
-        self.update(others)  # UserDict's own would check nothing
+        self.update(others)  # UserDict's own would not check them
         return self
 
 
 def _check(peer: object) -> None:
-    """Raise a `SetupError` for what no connection could be opened to."""
+    """Raise a `SetupError` if no connection could be opened to a peer."""
     if not isinstance(peer, Peer):
         raise SetupError(f'expected a Peer, such as Peer("10.0.0.7", 104), not {peer!r:.40}')
     if peer.url:

@@ -30,21 +30,21 @@ from pacsroute.instances.instance import Instance
 from pacsroute.status import Status
 
 Final: TypeAlias = int | Status | None
-"""A final status; None is Success, or what a find, get or move computes."""
+"""A final status; None is Success, or the computed status of a find, get or move."""
 
 Attributes: TypeAlias = Mapping[str, Any] | Dataset
 """A data set: pydicom's, or a dict of keywords."""
 
 Answer: TypeAlias = Final | Attributes | tuple[Final, Attributes] | tuple[Attributes, Final]
-"""What a handler of an N-service returns: a status, a data set, or one of each."""
+"""The result of an N-service's handler: a status, a data set, or both."""
 
 Matches: TypeAlias = Iterable[Attributes | tuple[Attributes, int | Status]]
-"""What a find yields: rows, or rows with their status."""
+"""The items that a find yields: rows, or rows with their status."""
 
 Instances: TypeAlias = Iterable[str | os.PathLike[str] | Dataset | Instance]
-"""What a get or move yields."""
+"""The items that a get or move yields."""
 
-# A class is a callable, too, which returns what is iterated.
+# A class is also a callable, whose instances are iterated.
 EchoHandler = TypeVar("EchoHandler", bound=Callable[[EchoRequest], Final])
 StoreHandler = TypeVar("StoreHandler", bound=Callable[[StoreRequest], Final])
 FindHandler = TypeVar("FindHandler", bound=Callable[[FindRequest], Matches])
@@ -57,8 +57,8 @@ ActionHandler = TypeVar("ActionHandler", bound=Callable[[NActionRequest], Answer
 DeleteHandler = TypeVar("DeleteHandler", bound=Callable[[NDeleteRequest], Answer])
 EventHandler = TypeVar("EventHandler", bound=Callable[[NEventReportRequest], Answer])
 
-# The association is Any: hooks may name `pacsroute.Association`, which the server's are, or
-# `pacsroute.PeerView`, which those of tests are, too.
+# The association is Any: hooks may annotate it as `pacsroute.Association`, as in a server, or as
+# `pacsroute.PeerView`, which also covers tests.
 BeforeAssociation = TypeVar("BeforeAssociation", bound=Callable[[Any], object])
 AfterAssociation = TypeVar(
     "AfterAssociation", bound=Callable[[Any, AssociationAborted | None], object]

@@ -44,7 +44,7 @@ logger = logging.getLogger("pacsroute")
 
 
 def handle(request: Request) -> Any:
-    """Let the handler of a request's route answer it: see `App.handle`."""
+    """Call the handler of a request's route: see `App.handle`."""
     route = request.route
     if isinstance(request, FindRequest):
         return _answers(request, route, find_rows)
@@ -66,7 +66,7 @@ def handle(request: Request) -> Any:
 
 
 def _prioritized(request: StoreRequest, route: Route) -> object:
-    """Call the handler of a C-STORE that is not of medium priority; what it forwards is neither."""
+    """Call the handler of a C-STORE with its priority, which instances it forwards inherit."""
     token = current_priority.set(request.priority)
     try:
         return route.handler(request)
@@ -75,7 +75,7 @@ def _prioritized(request: StoreRequest, route: Route) -> object:
 
 
 def after_store(work: WorkQueue, request: StoreRequest, outcome: Outcome) -> Outcome:
-    """Note an instance that was taken, before its Success is answered; return what answers it."""
+    """Note a stored instance before Success is sent; return the outcome to send."""
     if outcome.status.category not in ("Success", "Warning"):
         return outcome
     try:
@@ -103,7 +103,7 @@ def _answers(
         result = yield from items(request, source, rows)
         if result is not None or isinstance(request, FindRequest):
             outcome = Outcome(final_status(result, route.where))
-    except GeneratorExit:  # not the handler's: its consumer has closed this generator
+    except GeneratorExit:  # not from the handler: the consumer closed this generator
         raise
     except BaseException as error:  # noqa: BLE001
         outcome = failed(request, error)
@@ -113,7 +113,7 @@ def _answers(
 
 
 def _unserved(request: Request) -> Outcome:
-    """Return the outcome of a request without a route; a peer's never gets here."""
+    """Return the outcome of a request without a route; never used for requests of peers."""
     if request.sop_class and not uids.is_uid(request.sop_class):
         name = request.sop_class
         raise ValueError(
@@ -147,7 +147,7 @@ def finished(request: Request, status: Status | None, error: BaseException | Non
 
 
 def failed(request: Request, error: BaseException) -> Outcome:
-    """Return the outcome of a request whose handler raised, and log unintended exceptions."""
+    """Return the outcome of a request whose handler raised; log unintended exceptions."""
     request.error = error
     scopes = reversed(_scopes(request))
     handler = next(filter(None, (scope.error_handler_of(error) for scope in scopes)), None)
@@ -165,16 +165,16 @@ def failed(request: Request, error: BaseException) -> Outcome:
 
 
 def refused(command: str, calling_ae: str, outcome: Outcome, why: str) -> Outcome:
-    """Log why something that a peer sent is refused: in one line, since there may be many."""
+    """Log why a peer's request is refused, in one line, since there may be many."""
     logger.warning("%s from %s: %s", name_of(command), ascii(calling_ae)[1:-1], ascii(why)[1:-1])
     return outcome._replace(is_logged=True)
 
 
 def _caused(request: Request, outcome: Outcome, cause: BaseException | None) -> Outcome:
-    """Log what made a handler, or an error handler, answer with a failure."""
+    """Log the exception that led a handler or error handler to answer with a failure."""
     if cause is None or isinstance(cause, Failure):
-        return outcome  # its status and comment say it
-    if isinstance(cause, IdentifierError | UnreadableDataSet):  # the peer's doing
+        return outcome  # its status and comment are enough
+    if isinstance(cause, IdentifierError | UnreadableDataSet):  # the peer's fault
         return refused(request.command, request.calling_ae, outcome, str(cause))
     logger.warning(
         "%s from %s: behind the 0x%04X is %s",
@@ -189,9 +189,9 @@ def _caused(request: Request, outcome: Outcome, cause: BaseException | None) -> 
 
 
 def _default(request: Request, error: BaseException, cause: BaseException | None = None) -> Outcome:
-    """Return the outcome of an exception without an error handler, or raised by one.
+    """Return the outcome of an exception that has no error handler, or was raised by one.
 
-    The latter has had another one as its `cause`.
+    For the latter, `cause` is the exception that it handled.
     """
     if isinstance(error, KeyboardInterrupt):
         raise error
@@ -202,7 +202,7 @@ def _default(request: Request, error: BaseException, cause: BaseException | None
             outcome = Outcome(status, error.elements)
             return outcome if hidden else _caused(request, outcome, error.__cause__ or cause)
         error = ValueError(f"Failure(0x{error.status:04X}): not a failure status")
-    # The peer's doing, and no fault of the handler.
+    # The peer's fault, not the handler's.
     if isinstance(error, IdentifierError):
         outcome = Outcome(Status(IDENTIFIER_MISMATCH, str(error)))
         return refused(request.command, request.calling_ae, outcome, str(error))
@@ -220,7 +220,7 @@ def _default(request: Request, error: BaseException, cause: BaseException | None
         exc_info=error,
         extra=_about(request, "failed"),
     )
-    # The text of an exception may hold patient data; the name of its type does not.
+    # The text of an exception may hold patient data; its type's name cannot.
     text = f": {error}" if request.app.config.debug else ""
     return Outcome(
         Status(_code(request, error), f"the handler failed: {type(error).__name__}{text}")
@@ -250,6 +250,6 @@ def _code(request: Request, error: BaseException) -> int:
 
 
 def _scopes(request: Request) -> tuple[Any, ...]:
-    """Return whose hooks and error handlers are for a request, the outermost first."""
+    """Return the scopes whose hooks and error handlers apply to a request, outermost first."""
     route = request.route
     return () if route is None else route.scopes

@@ -23,10 +23,10 @@ class Identity:
     Attributes
     ----------
     kind : str
-        ``username``, ``passcode`` (a user name with one), ``kerberos``, ``saml``, ``jwt``, or
+        ``username``, ``passcode`` (with a user name), ``kerberos``, ``saml``, ``jwt``, or
         ``unknown`` for a type that the standard does not define.
     name : str
-        The user name; empty with a token.
+        The user name; empty if there is a token.
     token : bytes
         The Kerberos service ticket, SAML assertion or JSON Web Token, or the bytes of an unknown
         type; else empty.
@@ -48,7 +48,7 @@ class Identity:
 
     @property
     def passcode(self) -> str:
-        """The passcode, to pass on; to compare it, use `proves`."""
+        """The passcode, for passing on; to compare it, use `proves`."""
         return self._passcode.decode("utf-8", "replace")
 
     def proves(self, name: str, passcode: str) -> bool:

@@ -1,4 +1,4 @@
-"""The observers of an app at work, such as its metrics."""
+"""The observers of an app's work, such as its metrics."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Gauge(NamedTuple):
-    """A number that goes up and down, which is measured when it is asked for.
+    """A number that rises and falls, measured on demand.
 
     Parameters
     ----------
     name, purpose : str
         Its name in the metrics, without a prefix, and its meaning.
     label, of : str
-        The label that distinguishes several of the same name, and its value here.
+        The label that distinguishes gauges of the same name, and its value.
     value : float
-        The number, in the unit that ends the name.
+        The number, in the unit at the end of the name.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Gauge(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Traffic:
-    """The requests that have come over an association, counted by the thread that reads.
+    """The requests received on an association, counted by the reading thread.
 
-    An observer that looks at it from time to time costs a request less than one that is told.
+    Polling this counter costs less per request than calling an observer.
 
     Attributes
     ----------
     asked : str
-        The last request, by the standard's name.
+        The standard's name of the last request.
     requests : dict of str to int
-        How many there were of each.
+        The number of requests by name.
     received : int
-        The bytes of their data sets.
+        The total bytes of their data sets.
     """
 
     asked: str = ""
@@ -54,7 +54,7 @@ class Traffic:
     received: int = 0
 
     def take(self, command: str, size: int) -> None:
-        """Count a request of this many bytes."""
+        """Count a request whose data set has this many bytes."""
         self.asked = command
         self.requests[command] = self.requests.get(command, 0) + 1
         self.received += size
@@ -79,18 +79,18 @@ class Observer:
         """A connection ended before an association was accepted or rejected."""
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
-        """An association that was accepted has ended; None if it was released."""
+        """An accepted association has ended; `error` is None if it was released."""
 
     def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
-        """A request with a data set of that many bytes has arrived, and will be answered."""
+        """A request with a data set of this many bytes has arrived, and will be answered."""
 
     def answered(
         self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
     ) -> None:
-        """A request that began has been answered; None if no final response could be sent."""
+        """A request has been answered; the status is None if no final response could be sent."""
 
     def unsuccessful(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
-        """A request has been answered with another final status than Success."""
+        """A request has been answered with a final status other than Success."""
 
     def sub_operation(self, command: str, status: Status) -> None:
         """A sub-operation of a C-GET or C-MOVE has ended."""
@@ -99,14 +99,14 @@ class Observer:
         """An archive has set an instance aside: ``conflict`` or ``mismatch``."""
 
     def delivered(self, lane: str, category: str) -> None:
-        """A destination has taken an instance of the queue, with Success or a Warning."""
+        """A destination has accepted a queued instance, with Success or a Warning."""
 
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
         """A data set of this many bytes has been sent."""
 
 
 class Observers(Observer):
-    """Several observers of one app, each of which is told everything.
+    """Several observers of one app; each call is passed on to all of them.
 
     Parameters
     ----------
@@ -118,60 +118,60 @@ class Observers(Observer):
         self._each = each
 
     def accepted(self, association: PeerView) -> Traffic | None:
-        """Tell each; at most one of them counts requests."""
+        """Notify each; at most one of them counts requests."""
         traffic = None
         for one in self._each:
             traffic = one.accepted(association) or traffic
         return traffic
 
     def rejected(self, association: PeerView, answer: AssociateRJ) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.rejected(association, answer)
 
     def failed(self, association: PeerView, error: AssociationAborted) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.failed(association, error)
 
     def ended(self, association: PeerView, error: AssociationAborted | None) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.ended(association, error)
 
     def began(self, peer: PeerView, command: str, sop_class: str, size: int | None) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.began(peer, command, sop_class, size)
 
     def answered(
         self, peer: PeerView, command: str, sop_class: str, status: Status | None, seconds: float
     ) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.answered(peer, command, sop_class, status, seconds)
 
     def unsuccessful(self, peer: PeerView, command: str, sop_class: str, status: Status) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.unsuccessful(peer, command, sop_class, status)
 
     def sub_operation(self, command: str, status: Status) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.sub_operation(command, status)
 
     def quarantined(self, reason: str) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.quarantined(reason)
 
     def delivered(self, lane: str, category: str) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.delivered(lane, category)
 
     def sent(self, peer: PeerView, command: Command, size: int) -> None:
-        """Tell each."""
+        """Notify each."""
         for one in self._each:
             one.sent(peer, command, size)

@@ -22,7 +22,7 @@ class EchoOptions(TypedDict, total=False):
 
 
 class RouteOptions(TypedDict, total=False):
-    """The options of `@app.n_create`, `n_set`, `n_get` and `n_delete`; the others have more."""
+    """The options of `@app.n_create`, `n_set`, `n_get` and `n_delete`; others extend them."""
 
     transfer_syntaxes: Names | None
     calling_ae: str | None
@@ -85,7 +85,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_options(command: str, options: Mapping[str, Any]) -> None:
-    """Refuse values that no route could have."""
+    """Raise for values that no route can have."""
     for name, value in options.items():
         what, fits = _OPTIONS.get(name, ("", lambda value: True))
         if not fits(value):

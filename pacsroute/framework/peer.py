@@ -18,7 +18,7 @@ class PeerView(Protocol):
     remote_address : str
         The peer's host.
     peer_certificate : dict or None
-        The peer's certificate, as `ssl.SSLSocket.getpeercert` returns it; None without TLS or
+        The peer's certificate, as returned by `ssl.SSLSocket.getpeercert`; None without TLS or a
         certificate.
     user : object
         The result of `@app.authenticate`; None without an identity.

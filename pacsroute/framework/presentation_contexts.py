@@ -6,14 +6,14 @@ from pacsroute import uids
 from pacsroute.framework.routes import Route, choose_syntax, storable
 from pacsroute.upper_layer import extended
 
-_KNOWN = 1024  # SOP classes that are remembered: peers may name what they like
+_KNOWN = 1024  # cached SOP classes; bounded, because peers choose them
 _LONGEST = 64  # characters of a UID
 
 
 class ContextPolicy:
     """The presentation contexts that may be negotiated, for `pacsroute.upper_layer.negotiation`.
 
-    The associations of an app share it, and what it has found out about SOP classes.
+    The associations of an app share it, with its cached results for SOP classes.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class ContextPolicy:
     window : int
         The number of operations that may be outstanding at once.
     get_without_role : bool
-        Whether a C-GET is answered on storage contexts for which no role was selected.
+        Whether a C-GET may send on storage contexts without role selection.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ContextPolicy:
         self._known: dict[str, list[Route]] = {}
 
     def covering(self, sop_class: str) -> list[Route]:
-        """Return the routes that commands on a context of this class may reach, best first."""
+        """Return the routes open to commands on a context of this class, best first."""
         known = self._known.get(sop_class)
         if known is None:
             classes = (sop_class, *uids.carried(sop_class))
@@ -66,13 +66,13 @@ class ContextPolicy:
         return uids.is_storage(sop_class) and any(route.command == "get" for route in self._all)
 
     def sends_without_role(self, sop_class: str) -> bool:
-        """Return whether a C-GET of this class sends over contexts without role selection, too."""
+        """Return whether a C-GET may send this class on contexts without role selection."""
         return self._get_without_role and any(
             route.command == "get" for route in self.covering(sop_class)
         )
 
     def extended(self, sop_class: str, offered: bytes) -> bytes:
-        """Return the answer to an extended negotiation; empty if no route has one."""
+        """Return the answer to an extended negotiation; empty if no route supports it."""
         for route in self._routes(sop_class):
             if route.extended:
                 worklist = sop_class == uids.WORKLIST
@@ -85,12 +85,12 @@ class ContextPolicy:
             return choose_syntax(route, proposed)
         if sop_class == uids.VERIFICATION:
             return choose_syntax(ECHO, proposed)
-        # The instances of a C-GET are in any syntax, and are converted if possible.
+        # Instances of a C-GET may have any syntax; they are converted if possible.
         return storable(proposed) if self.uses(sop_class) else None
 
 
 def _is_replaced(route: Route, others: list[Route]) -> bool:
-    """Return whether a default route has lost its place to one that covers the same."""
+    """Return whether another route that covers the same class replaces a default route."""
     return route.default and any(
         other.command == route.command and other.kind in (None, route.kind) and not other.default
         for other in others
@@ -98,4 +98,4 @@ def _is_replaced(route: Route, others: list[Route]) -> bool:
 
 
 ECHO = Route("echo", None, None, (), False, lambda request: None)
-"""What answers a C-ECHO where no route does."""
+"""The handler of a C-ECHO that has no route."""

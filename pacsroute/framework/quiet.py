@@ -1,4 +1,4 @@
-"""Libraries that are silent while an app runs, because they log data of peers."""
+"""Silence libraries while an app runs, because they log data of peers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pacsroute.framework.counted import Counted
 
 _LIBRARIES = "pydicom", "openjpeg", "pylibjpeg", "libjpeg", "rle"
-_USUAL = logging.NOTSET, logging.WARNING  # pydicom sets the latter
+_USUAL = logging.NOTSET, logging.WARNING  # pydicom sets WARNING
 
 
 @contextlib.contextmanager
@@ -29,14 +29,14 @@ def _quieted() -> Iterator[None]:
         for logger, level in before.items():
             logger.setLevel(level)
         for one in ours:
-            with contextlib.suppress(ValueError):  # a program that sets them again has dropped it
+            with contextlib.suppress(ValueError):  # the program has reset the filters
                 warnings.filters.remove(one)  # type: ignore[attr-defined]
 
 
 quiet_libraries = Counted(_quieted)
-"""Hold this while an app runs: pydicom and the decoders log nothing, and warn of nothing.
+"""While held, as while an app runs, pydicom and the decoders issue no log messages or warnings.
 
-Their messages quote values, which are patient data, and a peer decides how many are logged. What
-concerns the answer to a request is said once, by pacsroute. A library whose logger level you have
-set, for example to ``INFO``, is left alone.
+Their messages quote values, which are patient data, and a peer decides how many are logged.
+Problems that affect a response are logged once, by pacsroute. A library whose logger level you
+have set, for example to ``INFO``, is left alone.
 """

@@ -1,4 +1,4 @@
-"""How an app reaches other AE titles."""
+"""The way an app reaches other AE titles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pacsroute.framework.requests import Peer
 
 
 class Reach:
-    """How an app reaches other AE titles: over the network, or as a test client decides."""
+    """The way an app reaches other AE titles: by network, unless a test client replaces it."""
 
     def settle(self, ae_title: str, peer: Peer) -> Peer:
-        """Return the address of a title, for which `@app.destination` has found a peer."""
+        """Return the address of a title that `@app.destination` resolved to a peer."""
         return peer
 
     def opener(self, ae_title: str) -> Any:

@@ -43,8 +43,8 @@ class Request:
     sop_class, sop_instance, transfer_syntax : str
         UIDs; empty if the command has none.
     abstract_syntax : str
-        The UID of its presentation context, which is not always the command's SOP class: a film box
-        comes on the context of a print management meta class.
+        The UID of its presentation context, which is not always that of the command's SOP class:
+        a film box is sent on the context of a print management meta class.
     general : str
         The UID of the related general SOP class that it is served as, if the peer has negotiated
         one (PS3.7 §D.3.3.6) and its own class has no route; else empty.
@@ -56,17 +56,17 @@ class Request:
     transport : str
         ``dimse`` or ``web``: an association, or HTTP.
     is_cancelled : callable, optional
-        The function behind `cancelled`; the transport sets it. Without one, it is false.
+        The function behind `cancelled`, set by the transport; without it, `cancelled` is false.
 
     Attributes
     ----------
     route : Route or None
-        The route of its handler, once it is being answered.
+        The route of its handler, set when it is answered.
     error : BaseException or None
         The exception of the handler.
     keep_failure : callable or None
-        Called with an unintended exception of the handler, before it is answered: a test client
-        raises it. Without one, its frames are released afterwards.
+        Called with an unintended exception of the handler, before the response: a test client
+        raises it. Without it, the frames of the exception are released afterwards.
     """
 
     command: ClassVar[str] = ""
@@ -94,7 +94,7 @@ class Request:
     _state: SimpleNamespace | None = field(default=None, init=False, repr=False)
     route: Route | None = field(default=None, init=False, repr=False, compare=False)
 
-    # One for all: generating them for each kind takes a twentieth of a server's start.
+    # Shared: generating them for each class takes a twentieth of a server's start.
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
@@ -116,17 +116,17 @@ class Request:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the peer has sent a C-CANCEL for it, or has disconnected; checked on each use."""
+        """Whether the peer has cancelled it (C-CANCEL) or disconnected; checked on each use."""
         return self.is_cancelled is not None and self.is_cancelled()
 
     def is_wanted(self) -> bool:
-        """Return whether the peer still waits for it; slow functions check this now and then."""
+        """Return whether the peer still waits for it; slow functions should check now and then."""
         return not self.cancelled
 
     def after(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function once the response is written; a crash loses the call.
+        """Call a function once the response has been sent; a crash loses the call.
 
-        It runs once, on a small pool of threads, which a stopping server finishes. Work that must
+        It runs once, on a small pool of threads; a stopping server waits for it. Work that must
         not be lost needs a durable job: see `App.job` and `App.forward`.
 
         Examples
@@ -157,9 +157,9 @@ class StoreRequest(Request):
     instance : Instance
         The instance to store.
     priority : int
-        That of the C-STORE: 0 medium, 1 high, 2 low (PS3.7 §9.3.1.1).
+        The priority of the C-STORE: 0 medium, 1 high, 2 low (PS3.7 §9.3.1.1).
     move_originator_ae, move_originator_message_id : str and int, or None
-        The AE title and Message ID of the C-MOVE that made the peer send it.
+        The AE title and Message ID of the C-MOVE behind it.
 
     Examples
     --------
@@ -231,9 +231,9 @@ class QueryRequest(Request):
 
     @property
     def level(self) -> str:
-        """The Query/Retrieve Level in the standard's spelling; empty if it is not valid.
+        """The Query/Retrieve Level in the standard's spelling; empty if it is invalid.
 
-        Peers also write ``IMAGES`` or ``Study``: the first three letters count.
+        Peers also write ``IMAGES`` or ``Study``, so only the first three letters count.
         """
         written = str(self.identifier.get("QueryRetrieveLevel") or "").strip().upper()
         return {level[:3]: level for level in LEVELS}.get(written[:3], "")
@@ -248,12 +248,12 @@ class FindRequest(QueryRequest):
     identifier : pydicom.Dataset
         The keys to match, and those to return (PS3.4 §C.4.1.1.3).
     limit, offset : int, optional
-        The number of requested rows, and of rows to skip; a C-FIND wants all rows.
+        The number of requested rows, and of rows to skip; a C-FIND requests all rows.
     paged : bool
         Set by a handler that has applied `limit` and `offset` itself.
     total : callable, optional
-        Set by such a handler, if it can count matches: called with a bound, it returns the number
-        of rows, counted up to the bound.
+        Set by such a handler if it can count matches. It is called with a bound, and returns the
+        number of rows up to it.
 
     Examples
     --------
@@ -290,12 +290,12 @@ class GetRequest(QueryRequest):
     Attributes
     ----------
     read_ahead : bool
-        Set by a generator, before its first yield, that may continue before its last instance was
-        sent: then the next one is read in advance.
+        Set by a generator before its first yield, if it may be resumed before its last instance
+        was sent: then the next one is read in advance.
     ahead : sequence
         All instances, if they are known before the first is sent.
     subjects : tuple of pacsroute.audit.Subject
-        Their patients and studies, if the handler names them for `App.audit`.
+        The patients and studies of the instances, if the handler names them for `App.audit`.
     """
 
     command: ClassVar[str] = "get"
@@ -320,7 +320,7 @@ class MoveRequest(GetRequest):
     Attributes
     ----------
     peer : Peer or None
-        Its address, once it was resolved.
+        The resolved address of the destination.
     """
 
     command: ClassVar[str] = "move"
@@ -333,8 +333,8 @@ class MoveRequest(GetRequest):
 class NormalizedRequest(Request):
     """The base of the requests of the N-services (PS3.7 §10).
 
-    `sop_instance` is the affected or the requested one; in an N-CREATE without one, it is made
-    before the handler runs.
+    `sop_instance` is the affected or requested SOP instance. If an N-CREATE has none, it is
+    generated before the handler runs.
     """
 
     reports: list[EventReport] | None = field(default=None, init=False, repr=False)
@@ -373,7 +373,7 @@ class NormalizedRequest(Request):
 
 
 class EventReport(NamedTuple):
-    """An event to be reported."""
+    """An event to report."""
 
     sop_class: str
     sop_instance: str
@@ -383,7 +383,7 @@ class EventReport(NamedTuple):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NCreateRequest(NormalizedRequest):
-    """N-CREATE: make this SOP instance (PS3.7 §10.1.5).
+    """N-CREATE: create this SOP instance (PS3.7 §10.1.5).
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ class NSetRequest(NormalizedRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NGetRequest(NormalizedRequest):
-    """N-GET: return these attributes, or all without a list (PS3.7 §10.1.2).
+    """N-GET: return these attributes, or all if there is no list (PS3.7 §10.1.2).
 
     Parameters
     ----------
@@ -428,7 +428,7 @@ class NGetRequest(NormalizedRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NActionRequest(NormalizedRequest):
-    """N-ACTION: do this (PS3.7 §10.1.4).
+    """N-ACTION: perform this action (PS3.7 §10.1.4).
 
     Parameters
     ----------
@@ -446,14 +446,14 @@ class NActionRequest(NormalizedRequest):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NDeleteRequest(NormalizedRequest):
-    """N-DELETE: this SOP instance is no longer needed (PS3.7 §10.1.6)."""
+    """N-DELETE: delete this SOP instance (PS3.7 §10.1.6)."""
 
     command: ClassVar[str] = "n_delete"
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class NEventReportRequest(NormalizedRequest):
-    """N-EVENT-REPORT: this has happened (PS3.7 §10.1.1).
+    """N-EVENT-REPORT: an event has happened (PS3.7 §10.1.1).
 
     Parameters
     ----------
@@ -475,7 +475,7 @@ class Progress(NamedTuple):
     Parameters
     ----------
     remaining, completed, failed, warning : int
-        The numbers that remain, succeeded, failed, or ended with a warning.
+        The numbers of those that remain, succeeded, failed, or ended with a warning.
     failed_instances : tuple of str
         The SOP Instance UIDs of the failed ones, if the peer lists them.
     """

@@ -24,10 +24,10 @@ logger = logging.getLogger("pacsroute")
 
 
 class Outcome(NamedTuple):
-    """How a request went: its status, more elements of the response, and a note for the log.
+    """The outcome of a request: its status, more response elements, and a note for the log.
 
-    `is_logged` tells that the reason of the refusal is logged already, and `number` is the number
-    of answers or instances.
+    `is_logged` is true if the reason of a refusal is logged already; `number` is the number of
+    its answers or instances.
     """
 
     status: Status
@@ -45,7 +45,7 @@ _ROW = {code: Outcome(Status(code)) for code in (PENDING, PENDING_WARNING)}
 class Answer(NamedTuple):
     """An answer of a generator; `row` is None in the final one.
 
-    Its outcome is None if the handler left the final status to the service.
+    The outcome is None if the handler left the final status to the service.
     """
 
     row: Mapping[str, Any] | Dataset | Instance | None
@@ -59,7 +59,7 @@ def final_status(result: object, who: str = "a handler") -> Status:
     Raises
     ------
     TypeError, ValueError
-        If the value is not valid.
+        If the value is invalid.
     """
     if result is None:
         return Status(SUCCESS)
@@ -107,7 +107,7 @@ def find_rows(request: Any, source: Any, rows: Iterator[Any]) -> Generator[Answe
             item = next(rows)
         except StopIteration as stop:
             return stop.value
-        if item.__class__ is dict:  # as most rows are
+        if item.__class__ is dict:  # most rows are
             yield Answer(item, matched)
             continue
         row, status = item if isinstance(item, tuple) and len(item) == 2 else (item, PENDING)
@@ -151,7 +151,7 @@ def instances_of(
     """Yield instances, with `request.count` known before the first."""
     request.ahead = source if isinstance(source, (list, tuple)) else ()
     coming = _Instances(request.command, rows)
-    first = next(coming, None)  # a generator has set the count by now, if it ever does
+    first = next(coming, None)  # a generator that sets the count has done so by now
     instances = itertools.chain(() if first is None else (first,), coming)
     if request.count is None and hasattr(source, "__len__"):
         request.count = len(source)
@@ -169,7 +169,7 @@ def instances_of(
 
 
 def _drained(request: GetRequest, instances: Iterator[Instance], folder: str) -> list[Instance]:
-    """Return all instances, to count them; a request that is cancelled meanwhile gets no more."""
+    """Return all instances, to count them; stop if the request is cancelled."""
     known: list[Instance] = []
     for instance in instances:
         if known and request.cancelled:
@@ -179,10 +179,10 @@ def _drained(request: GetRequest, instances: Iterator[Instance], folder: str) ->
 
 
 def _set_aside(instance: Instance, folder: str, number: int) -> Instance:
-    """Write a Dataset to a file, so that it takes neither memory nor an open file meanwhile."""
+    """Write a Dataset to a file, so that it occupies neither memory nor an open file."""
     try:
         return instance.set_aside(folder, str(number))
-    except (DataSetError, Failure):  # the sub-operation fails with the same, and not all of them
+    except (DataSetError, Failure):  # only its own sub-operation fails
         return instance
 
 

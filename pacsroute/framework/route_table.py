@@ -1,4 +1,4 @@
-"""The routes of an app as a table: for the command, and for the console."""
+"""The routes of an app as a table, for the command and the console."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pacsroute.framework.routes import BARE, Handler, Route, name_of
 
 
 class Line(NamedTuple):
-    """The columns of a route, in their order."""
+    """The columns of a route, in order."""
 
     command: str
     sop_class: str
@@ -35,7 +35,7 @@ HEADER = Line(
 def in_order(app: BaseApp) -> list[Route]:
     """Return the routes by called AE title and command, the winning ones first.
 
-    A C-ECHO without a route of its own has the built-in one.
+    The built-in route of C-ECHO is included if there is no other.
     """
     titles: list[str | None] = [*dict.fromkeys(title for _, title in app.families if title), None]
     commands = dict.fromkeys(("echo", *(route.command for route in app.routes)))
@@ -52,7 +52,7 @@ def in_order(app: BaseApp) -> list[Route]:
 
 
 def described(route: Route) -> dict[str, Any]:
-    """Return all properties of a route, for other programs; None stands for any."""
+    """Return all properties of a route, for other programs; None means any."""
     file, line = _place(route.handler)
     return {
         "command": name_of(route.command),
@@ -103,20 +103,20 @@ def _blueprint(route: Route) -> str:
 
 
 def _name(route: Route) -> str:
-    """Return a handler's name, and whether any other route that covers the same is asked first."""
+    """Return a handler's name, marked if any other route for the same requests replaces it."""
     if route.handler is ECHO.handler:
         return "built in"
     return f"{route.where} (default)" if route.default else route.where
 
 
 def _place(handler: Handler) -> tuple[str | None, int | None]:
-    """Return the file and line of a handler, if it has any of its own."""
+    """Return the file and line of a handler, if it has them."""
     found: Any = handler
     while isinstance(found, functools.partial):
         found = found.func
     found = inspect.unwrap(found)
     if not hasattr(found, "__code__") and not inspect.isclass(found):
-        found = type(found).__call__  # an object that can be called
+        found = type(found).__call__  # a callable object
     if handler is ECHO.handler:
         return None, None
     try:

@@ -1,4 +1,4 @@
-"""Routes: which handler answers which command, SOP class and calling AE title."""
+"""Routes: the handlers of commands, by SOP class and calling AE title."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BARE = {
     command: frozenset({models["PatientRoot"], models["StudyRoot"]})
     for command, models in uids.QUERY_RETRIEVE.items()
 }
-"""The classes of a find, get or move without one."""
+"""The SOP classes of a find, get or move that names none."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,13 +33,13 @@ class Route:
     calling_ae : str or None
         The calling AE title that it answers; None for all.
     transfer_syntaxes : tuple of str
-        UIDs in order of preference; empty leaves it to the peer.
+        UIDs in order of preference; if empty, the peer's order counts.
     unknown : bool
         Whether a store without a class covers unknown classes.
     handler : callable
         The user's function.
     pending_interval : float
-        Seconds between the Pending responses of a get or move; 0 is one for each
+        Seconds between the Pending responses of a get or move; 0 sends one after each
         sub-operation.
     kind : int, optional
         The action or event type that it answers.
@@ -53,9 +53,9 @@ class Route:
         The app and the blueprints of its registration, the outermost first, with their hooks and
         error handlers.
     default : bool
-        Whether any other route that covers a request replaces it.
+        Whether any other route for the same request replaces it.
     place : Place
-        The folder in which its handler has saved instances.
+        The folder in which its handler saves instances.
     """
 
     command: str
@@ -75,7 +75,7 @@ class Route:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The key that no two routes share."""
+        """The key that identifies the route."""
         return (
             self.command,
             self.sop_class,
@@ -87,7 +87,7 @@ class Route:
 
     @property
     def rank(self) -> tuple[bool, bool, bool, bool]:
-        """Its rank: of the routes for one request, the least wins."""
+        """Its rank: of several routes for a request, the lowest rank wins."""
         return (
             self.default,
             self.sop_class is None,
@@ -99,7 +99,7 @@ class Route:
         """Return whether it answers for a SOP class."""
         if self.sop_class is not None:
             return self.sop_class == sop_class or (
-                # UPS Push is what all of UPS is called (PS3.4 §CC.3.1).
+                # Commands of every UPS class name UPS Push (PS3.4 §CC.3.1).
                 self.sop_class == uids.UPS_PUSH and sop_class in uids.UPS
             )
         if self.command == "echo":
@@ -142,11 +142,11 @@ def name_of(command: str) -> str:
 
 
 def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
-    """Return the transfer syntax of a context for a route, or None if none will do.
+    """Return the transfer syntax of a context for a route, or None if none is acceptable.
 
-    The route's own order comes first; without one, the peer's. Bytes that are only stored may be in
-    any syntax, see `storable`; others must be in a known one. Implicit VR little endian is always
-    acceptable.
+    The route's order of preference counts; if it has none, the peer's. Bytes that are only stored
+    may be in any syntax, see `storable`; others must be in a known one. Implicit VR little endian
+    is always accepted.
     """
     proposed = tuple(proposed)
     for syntax in route.transfer_syntaxes:
@@ -165,8 +165,8 @@ def choose_syntax(route: Route, proposed: Iterable[str]) -> str | None:
 def storable(proposed: Sequence[str]) -> str | None:
     """Return the transfer syntax of a context for instances, or None if there is none.
 
-    It is the first one that others can read later: not a private one, nor one whose pixels
-    stay with the peer, unless nothing else is proposed.
+    It is the first that others can read later. A private one, or one whose pixels stay with the
+    peer, is used only if nothing else is proposed.
 
     Examples
     --------

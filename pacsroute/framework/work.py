@@ -38,14 +38,14 @@ R = TypeVar("R")
 Level = Literal["SERIES", "STUDY"]
 
 current_priority: ContextVar[int] = ContextVar("priority", default=0)
-"""The priority of the C-STORE whose handler runs, as its command has it (PS3.7 §9.3.1.1)."""
+"""The priority of the C-STORE whose handler is running (PS3.7 §9.3.1.1)."""
 
 RETRY = (1.0, 5.0, 30.0, 300.0)
-"""Seconds after which a function that has raised is tried again, unless it says otherwise."""
+"""The default delays in seconds before a function that raised is retried."""
 
 
 def where(config: Config) -> str:
-    """Return the place of the queue of an app: by its setting, in the spool, or here."""
+    """Return the place of an app's queue: its setting, the spool, or the current folder."""
     return config.jobs or os.path.join(config.spool or "", "jobs.db")
 
 
@@ -68,7 +68,7 @@ class Lane(NamedTuple):
 
 
 class JobView(NamedTuple):
-    """A job as people see it, without its arguments, which may be patient data; times in seconds.
+    """A job for display, without its arguments, which may be patient data; times in seconds.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class JobView(NamedTuple):
     lane : str
         The AE title of its destination, or the name of its function and ``()``.
     key : str or None
-        The key by which a later job replaces it: for a delivery, the calling AE title and the SOP
+        A later job with the same key replaces it. For a delivery: the calling AE title and the SOP
         Instance UID.
     age : float
         The time since it was queued.
@@ -88,7 +88,7 @@ class JobView(NamedTuple):
     attempts : int
         The number of failed attempts.
     error : str
-        The error of the last one, without patient data.
+        The error of the last attempt, without patient data.
     """
 
     id: int
@@ -102,30 +102,30 @@ class JobView(NamedTuple):
 
 
 class WorkControl(Protocol):
-    """The view of a queue for people, with changes that every process follows.
+    """The view and control of a queue for people; its changes affect all processes.
 
-    All of it raises an `OSError` if the queue cannot be used.
+    All methods raise an `OSError` if the queue cannot be used.
     """
 
     def lanes(self) -> list[Lane]:
         """Return the state of each lane."""
 
     def jobs(self, lane: str | None = None, most: int | None = 1000) -> list[JobView]:
-        """Return jobs, those that were put in first, first.
+        """Return jobs, the oldest first.
 
         Parameters
         ----------
         lane : str, optional
             Only those of this lane.
         most : int or None
-            How many at the most; None is all of them.
+            The maximum number of jobs; None for all.
         """
 
     def retry(self, number: int) -> bool:
         """Retry a failed job, or run a waiting one at once; False if there is no such job."""
 
     def drop(self, number: int) -> bool:
-        """Remove a job that waits or has failed, for good; False if there is none."""
+        """Remove a waiting or failed job for good; False if there is no such job."""
 
     def pause(self, lane: str) -> bool:
         """Stop a lane until `resume`; running jobs end. False if there is no such lane."""
@@ -135,16 +135,16 @@ class WorkControl(Protocol):
 
 
 class Together(Protocol):
-    """Jobs that are committed with something else; see `WorkQueue.together`."""
+    """Jobs that are committed with other changes; see `WorkQueue.together`."""
 
     def put_in(self, execute: Callable[[str, Mapping[str, Any]], Any]) -> None:
-        """Queue the collected jobs, in a transaction of its database.
+        """Queue the collected jobs in a transaction of the caller's database.
 
         Parameters
         ----------
         execute : callable
-            Runs a statement with values by name, as psycopg marks them, and returns its cursor.
-            A transaction that is tried again may put its jobs again.
+            Runs a statement with named values in psycopg's style, and returns its cursor. If the
+            transaction is retried, this may be called again.
         """
 
     def committed(self) -> None:
@@ -152,29 +152,29 @@ class Together(Protocol):
 
 
 class WorkQueue(Protocol):
-    """The keeper of the durable work of an app."""
+    """The queue that stores the durable work of an app."""
 
     def is_in(self, url: str) -> bool:
         """Return whether the queue is in the database of a URL."""
 
     def together(self) -> AbstractContextManager[Together]:
-        """Collect what this thread puts into the queue, to be committed with something else.
+        """Collect the jobs that this thread queues, to commit them with other changes.
 
         Jobs that are not committed at the end of the block are dropped.
         """
 
     @property
     def control(self) -> WorkControl | None:
-        """The view of the queue for people; None before there is a queue.
+        """The view of the queue for people; None until there is a queue.
 
-        The door for a console: ``app.work_under_way.control``.
+        A console uses it as ``app.work_under_way.control``.
         """
 
     def lanes(self) -> list[Lane]:
-        """Return the state of each lane; nothing if there is no queue yet."""
+        """Return the state of each lane; an empty list if there is no queue yet."""
 
     def obstacle(self) -> str:
-        """Return why nothing can be queued now; an empty text if something can."""
+        """Return why nothing can be queued now; an empty text if the queue works."""
 
     def later(
         self,
@@ -188,19 +188,19 @@ class WorkQueue(Protocol):
         """Put a call of a job's function into the queue."""
 
     def associated(self, calling_ae: str) -> None:
-        """Note that a peer is there: instances may wait for it."""
+        """Note that a peer is reachable: instances may be waiting for it."""
 
     def receiving(self, association: PeerView) -> None:
-        """Note that an association has a C-STORE under way."""
+        """Note that an association is receiving a C-STORE."""
 
     def answered(self, association: PeerView) -> None:
-        """Note that one of the C-STOREs of an association has been answered."""
+        """Note that a C-STORE of an association has been answered."""
 
     def report(self, information: Dataset) -> None:
-        """Act on a report of storage commitment."""
+        """Process a report of storage commitment."""
 
     def stored(self, request: StoreRequest) -> None:
-        """Note an instance that a handler has taken, before its Success is answered."""
+        """Note an instance that a handler has stored, before Success is sent."""
 
 
 class Job(Generic[P, R]):
@@ -237,12 +237,12 @@ class Job(Generic[P, R]):
     def later(self, *args: Any, key: str | None = None, delay: float = 0.0, **kwargs: Any) -> None:
         """Put a call into the queue; it is on the disk before this returns.
 
-        It runs at least once, after restarts and crashes, too, and possibly more than once.
+        It runs at least once, also after restarts and crashes, and possibly more than once.
 
         Parameters
         ----------
         *args, **kwargs
-            What the function is called with: what JSON has, such as text, numbers and lists.
+            The arguments of the function, as JSON values such as text, numbers and lists.
         key : str, optional
             One call waits for each key: a later one replaces it, with its arguments and time.
         delay : float
@@ -251,7 +251,7 @@ class Job(Generic[P, R]):
         Raises
         ------
         TypeError
-            If an argument has no JSON.
+            If an argument cannot be encoded as JSON.
         Failure
             With 0xA700 if the queue cannot be written.
         """
@@ -271,7 +271,7 @@ class QuietFunction:
 
 @dataclass(frozen=True)
 class BackgroundFunction:
-    """A function that runs while the app serves, in one process of all."""
+    """A function that runs while the app serves, in only one of its processes."""
 
     function: Callable[[threading.Event], object]
     name: str
@@ -279,9 +279,9 @@ class BackgroundFunction:
 
 @dataclass
 class Declared:
-    """The functions of durable work that an app has, by name: jobs belong to names.
+    """An app's functions of durable work, by name. Jobs refer to them by name.
 
-    So a queue outlives an upgrade: what waits for a function that is gone stays in it.
+    So a queue survives an upgrade: jobs of a removed function stay in it.
     """
 
     jobs: dict[str, Job[Any, Any]] = field(default_factory=dict)
@@ -294,7 +294,7 @@ class Declared:
         return bool(self.jobs or self.quiet or self.background or self.commit_timeout)
 
     def add_job(self, job: Job[Any, Any]) -> None:
-        """Take a function of `@app.job`."""
+        """Add a function of `@app.job`."""
         _check(self, "job", job.function)
         if job.timeout is not None and not job.process:
             raise SetupError(
@@ -305,7 +305,7 @@ class Declared:
         self.jobs[job.name] = job
 
     def add_quiet(self, quiet: QuietFunction) -> None:
-        """Take a function of `@app.quiet`."""
+        """Add a function of `@app.quiet`."""
         _check(self, "quiet", quiet.function, ("series",))
         if quiet.level not in ("SERIES", "STUDY"):
             raise SetupError(f'@app.quiet {quiet.name}: say "SERIES" or "STUDY"')
@@ -314,12 +314,12 @@ class Declared:
         self.quiet[quiet.name] = quiet
 
     def add_background(self, background: BackgroundFunction) -> None:
-        """Take a function of `@app.background`."""
+        """Add a function of `@app.background`."""
         _check(self, "background", background.function, ("stop",))
         self.background[background.name] = background
 
     def add_gave_up(self, function: Callable[[Any, Any], object]) -> None:
-        """Take a function of `@app.gave_up`."""
+        """Add a function of `@app.gave_up`."""
         check_callable("gave_up", function, ("job", "error"))
         self.gave_up.append(function)
 

@@ -1,4 +1,4 @@
-"""A message on its way to a handler, with the means to answer it."""
+"""A message for a handler, with the means to answer it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-_LARGE = 65_536  # bytes of a data set that are not copied to read it
+_LARGE = 65_536  # bytes: longer data sets are not copied to be read
 
 _Made = TypeVar("_Made", bound=Request)
 _Query = TypeVar("_Query", bound=QueryRequest)
@@ -39,9 +39,9 @@ _Query = TypeVar("_Query", bound=QueryRequest)
 
 @dataclass(slots=True)
 class Call:
-    """A message on its way to a handler, with the means to answer it.
+    """A message for a handler, with the means to answer it.
 
-    `route` is what answers it, once that is found.
+    `route` is the route that answers it, once found.
     """
 
     app: BaseApp
@@ -53,7 +53,7 @@ class Call:
     route: Route | None = None
 
     def find_route(self, sop_class: str = "", kind: int | None = None) -> Route | None:
-        """Find the route: for the context's class, or what that is served as, by default.
+        """Find the route: by default for the context's class, or the general class it is served as.
 
         `kind` is an action or event type.
         """
@@ -98,7 +98,7 @@ class Call:
 
     @property
     def limits(self) -> Limits:
-        """How deep and how large a data set to be stored may be when it is parsed."""
+        """The limits on depth and size when the data set of a C-STORE is parsed."""
         config = self.app.config
         return Limits(
             config.max_depth,
@@ -110,7 +110,7 @@ class Call:
 
     @property
     def _undeclared(self) -> str:
-        """The Specific Character Set of data from the peer that names none."""
+        """The Specific Character Set of data from the peer that declares none."""
         association = self.association
         is_caller = association.role == "acceptor"
         peer = association.calling_ae if is_caller else association.called_ae
@@ -122,20 +122,20 @@ class Call:
         Parameters
         ----------
         said : str, list of str or None
-            The Specific Character Set of its identifier.
+            The Specific Character Set of the request's identifier.
         """
         config = self.app.config
         return (self.route and self.route.charset) or config.charset or said or self._undeclared
 
     def read(self, how: Callable[[Any, str, Limits], Dataset]) -> Dataset:
-        """Return the data set of the message, which is not one to be stored.
+        """Return the data set of a message other than a C-STORE.
 
         Raises
         ------
         UnreadableDataSet
             If it cannot be read as a data set.
         DataSetTooLarge
-            If it is longer than a limit.
+            If it exceeds a limit.
         """
         data: Any = self.message.data
         if getattr(data, "cut", ""):
@@ -152,9 +152,9 @@ def unreadable(call: Call, status: Status, error: DataSetError) -> Outcome:
 
 
 def misplaced(call: Call, sop_class: str) -> Outcome | None:
-    """Refuse a command whose SOP class is another than its presentation context's.
+    """Refuse a command whose SOP class differs from its presentation context's.
 
-    The context has fixed the class (PS3.4 §C.4.1.1.1), and with it who may be asked.
+    The context fixes the class (PS3.4 §C.4.1.1.1), and so the handlers that may be reached.
     """
     abstract = call.context.abstract_syntax
     if sop_class in ("", abstract) or sop_class in uids.carried(abstract):
@@ -163,7 +163,7 @@ def misplaced(call: Call, sop_class: str) -> Outcome | None:
 
 
 def read_query(call: Call, kind: type[_Query], **values: Any) -> _Query | Outcome:
-    """Return the request with its identifier, or the outcome that refuses it."""
+    """Return the request with its identifier, or the outcome of a refusal."""
     command: Any = call.command
     if call.find_route() is None:
         return Outcome(Status(SOP_CLASS_NOT_SUPPORTED))

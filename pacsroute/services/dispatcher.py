@@ -25,7 +25,7 @@ _loaded: dict[str, _Service] = {}
 
 
 def _service(route: str) -> _Service:
-    """Return the service of an operation, imported with the first one: see `dataset.late`."""
+    """Return the service of an operation; the first call imports it: see `dataset.late`."""
     if not route:
         return _unrecognized
     if route not in _loaded:
@@ -42,7 +42,7 @@ def get_ready() -> None:
 
 
 def _may_ask(call: Call) -> bool:
-    """Return whether the peer may ask this of us at all.
+    """Return whether the peer may send us this request at all.
 
     A requestor was admitted and may use every route open to it. A peer that we called was never
     admitted: it may send C-ECHO and N-EVENT-REPORT, and requests for which it negotiated the
@@ -81,12 +81,12 @@ class Dispatcher:
         self.association = association
 
     def run(self) -> None:
-        """Receive and dispatch, one message after the other, until the association is released.
+        """Receive and dispatch messages one by one until the association is released.
 
         Raises
         ------
         AssociationAborted
-            If it ends in another way.
+            If it is aborted or lost.
         """
         try:
             while True:
@@ -101,7 +101,7 @@ class Dispatcher:
     def dispatch(self, message: Message) -> None:
         """Answer one message.
 
-        An unexpected response and a C-CANCEL that comes too late are ignored.
+        An unexpected response, or a C-CANCEL that arrives too late, is ignored.
         """
         command, association = message.command, self.association
         if not isinstance(command, RequestCommand):

@@ -1,4 +1,4 @@
-"""Protocols: what services need of the association on which they answer."""
+"""Protocols: the parts of an association that services use."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Sending(Protocol):
         *,
         more: bool = False,
     ) -> None:
-        """Send a message; with `more`, others follow at once and may share its way."""
+        """Send a message; with `more`, others follow at once and may be sent together with it."""
 
 
 class Carrier(Sending, Protocol):
-    """An association with a peer, over whatever carries it, for requests of ours.
+    """An association with a peer, over any transport, for requests of ours.
 
     Attributes
     ----------
@@ -45,24 +45,24 @@ class Carrier(Sending, Protocol):
     def receive(self, response_to: int | None = None) -> Message:
         """Return the next message, or the next response to a request of ours.
 
-        It raises when the association has ended.
+        It raises if the association has ended.
         """
 
     def release(self) -> None:
         """Release the association, and close it."""
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
-        """End the association at once."""
+        """Abort the association."""
 
     def stop(self) -> None:
-        """Make the thread that waits for it abort it; called from another thread."""
+        """Make the waiting thread abort the association; called from another thread."""
 
     def close(self) -> None:
-        """Close what carries it."""
+        """Close the transport."""
 
 
 class Exchange(Carrier, Protocol):
-    """An association with a peer that asks for something, as the services see it."""
+    """An association with a peer that sends requests, as the services see it."""
 
     id: int
     role: Literal["acceptor", "requestor"]
@@ -81,22 +81,22 @@ class Exchange(Carrier, Protocol):
 
     @property
     def patience(self) -> float:
-        """Seconds in which the peer has to answer a request of ours."""
+        """The seconds that the peer has to answer a request of ours."""
 
     def cancelled(self, message_id: int) -> bool:
-        """Return whether the peer has cancelled a request, or is gone."""
+        """Return whether the peer has cancelled a request, or has disconnected."""
 
     def ended(self) -> AssociationAborted | None:
         """Return how the association has ended, if it has."""
 
     def answered(self, message_id: int) -> Message | None:
-        """Return the response to a request of ours; None if the peer asks for something first."""
+        """Return the response to a request of ours; None if the peer sends a request first."""
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Call a function once the sent message is written."""
+        """Call a function once the message has been sent."""
 
     def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
         """Send a message after each second of silence; None stops it."""
 
     def connect(self, peer: Peer, request: AssociateRQ) -> Carrier:
-        """Ask another peer for an association."""
+        """Request an association with another peer."""

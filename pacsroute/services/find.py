@@ -30,10 +30,10 @@ from pacsroute.status import (
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# Keys that a response may have unrequested, or instead of a requested Retrieve AE Title (PS3.4
-# §C.4.1.1.3.2).
+# Keys that a response may contain without a request, or instead of a requested Retrieve AE Title
+# (PS3.4 §C.4.1.1.3.2).
 _KEPT = ("InstanceAvailability", "StorageMediaFileSetID", "StorageMediaFileSetUID")
-_LOOK_EVERY = 0.01  # seconds between looks for a C-CANCEL while answers follow at once
+_LOOK_EVERY = 0.01  # seconds between checks for a C-CANCEL
 
 
 def answer(call: Call) -> Outcome:
@@ -43,7 +43,7 @@ def answer(call: Call) -> Outcome:
 
 
 def _pending(command: RequestCommand, status: int) -> Response:
-    """Return a Pending that is sent over and over, encoded once."""
+    """Return a Pending response that is sent repeatedly, but encoded once."""
     pending = response(command, Outcome(Status(status)))
     pending.has_data_set = True
     pending.encoded = encode(pending)
@@ -51,7 +51,7 @@ def _pending(command: RequestCommand, status: int) -> Response:
 
 
 def _send_answers(call: Call, request: FindRequest) -> Outcome:
-    """Send a Pending for each answer; return the outcome for the final response."""
+    """Send a Pending response for each answer; return the outcome for the final one."""
     association, context = call.association, call.context
     encoder = _encoder(call, request.identifier)
     complete = _pending(call.command, PENDING)
@@ -62,7 +62,7 @@ def _send_answers(call: Call, request: FindRequest) -> Outcome:
         for row, outcome, supported in answers:
             if row is None or isinstance(row, Instance):
                 assert outcome is not None
-                # A handler that ends because it saw the cancel has not told everything.
+                # A handler that stopped because of the cancel has not yielded everything.
                 early = outcome.status.code == SUCCESS
                 if early and association.cancelled(request.message_id):
                     return Outcome(Status(CANCEL), note=counted(sent, "answer"), number=sent)

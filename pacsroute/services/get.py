@@ -1,4 +1,4 @@
-"""C-GET: instances that travel back on the same association (PS3.4 §C.4.3, PS3.7 §9.1.3)."""
+"""C-GET: send instances back on the same association (PS3.4 §C.4.3, PS3.7 §9.1.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers with values that cannot be written: they are sent without those."""
+"""Send answers without the values that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ logger = logging.getLogger("pacsroute")
 
 
 def without_misfits(encoder: RowEncoder, row: Any, request: Request, told: set[str]) -> bytes:
-    """Return the data set of a row without what cannot be written; log each such key once.
+    """Return the data set of a row without the values that cannot be encoded; log each key once.
 
     Parameters
     ----------
     encoder : RowEncoder
-        It has refused the row.
+        The encoder, which has refused the row.
     row : mapping of str or pydicom.Dataset
         The row of the handler.
     request : Request
         The request that the row answers.
     told : set of str
-        The keywords that have been logged for the request. They are added to.
+        The keywords already logged for the request; new ones are added.
 
     Raises
     ------
     DataSetError
-        An unknown keyword, or an object that is not a row.
+        If a keyword is unknown, or the object is not a row.
     """
     try:
         data, lost = encoder.encode_what_fits(row)

@@ -31,10 +31,10 @@ from pacsroute.upper_layer.pdu import AssociateRQ
 
 logger = logging.getLogger("pacsroute")
 
-_NOT_YET = 1.0  # seconds in which a destination may open its port
+_NOT_YET = 1.0  # seconds that a destination has to open its port
 _TICK = 0.1
-_IN_VAIN = 10  # associations that deliver nothing before a destination is given up
-_PATIENCE = 60.0  # seconds that they may take together: one that never answers takes more
+_IN_VAIN = 10  # associations without a delivery before a destination is given up
+_PATIENCE = 60.0  # seconds that these may take together
 
 
 def answer(call: Call) -> Outcome:
@@ -47,9 +47,9 @@ def answer(call: Call) -> Outcome:
 
 
 def _destination(call: Call, request: MoveRequest) -> _Destination | _WebDestination | Outcome:
-    """Return where the instances go, or the outcome that refuses the request."""
+    """Return the destination of the instances, or the outcome of a refusal."""
     title, peer = request.move_destination, None
-    if len(title) <= 16 and title.isprintable():  # else it is not an AE title
+    if len(title) <= 16 and title.isprintable():  # otherwise it is not an AE title
         try:
             peer = call.app.resolve(title, request)
         except BaseException as error:  # noqa: BLE001 - the user's function
@@ -63,7 +63,7 @@ def _destination(call: Call, request: MoveRequest) -> _Destination | _WebDestina
 
 
 class _WebDestination:
-    """Where a C-MOVE sends over DICOMweb, an instance with each request."""
+    """A DICOMweb destination of a C-MOVE: each request sends one instance."""
 
     def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
         calling_ae = request.called_ae or call.app.ae_title
@@ -88,15 +88,15 @@ class _WebDestination:
 
 
 class _Destination:
-    """The association with the destination of a C-MOVE, from its first instance to its last.
+    """The association with the destination of a C-MOVE, from the first instance to the last.
 
-    It proposes what the instances so far have needed, and what those of a list will need
-    that have their hints. One that needs more makes it associate again, with all of that while it
-    fits into 128 contexts.
+    It proposes the contexts that the instances so far needed, and those that listed instances
+    with hints will need. If an instance needs another context, it associates again, proposing all
+    of them while they fit into 128 contexts.
 
-    An association that breaks is made again. The instance on which it broke is sent once
-    more, unless it was the first one there: then that one fails, and the rest is tried. The whole
-    retrieval fails only if the destination can no longer be reached, or no instance gets through.
+    A broken association is replaced. The instance on which it broke is sent once more, unless
+    it was the first on that association: then it fails, and the rest are tried. The whole
+    retrieval fails only if the destination cannot be reached any more, or no instance gets through.
     """
 
     def __init__(self, call: Call, request: MoveRequest, peer: Peer) -> None:
@@ -111,8 +111,8 @@ class _Destination:
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._ahead = transfer.contexts_ahead(request)
         self._association: Carrier | None = None
-        self._delivered = 0  # over the association that there is
-        self._broken = 0  # associations one after the other that have delivered nothing
+        self._delivered = 0  # over the current association
+        self._broken = 0  # consecutive associations without a delivery
         self._wasted = 0.0  # seconds that they took
         self._lost: Exception | None = None
 
@@ -123,7 +123,7 @@ class _Destination:
         self.close()
 
     def send(self, instance: Instance, meanwhile: Callable[[], object]) -> Status:
-        """Send an instance, on a second association if the first one breaks."""
+        """Send an instance; if the association breaks, retry on a second one."""
         needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
         while True:
             association = self._associated(needed)
@@ -131,7 +131,7 @@ class _Destination:
             try:
                 status = self._send_on(association, instance, meanwhile)
             except ReadFailed as error:
-                # Not sent again: it would arrive as a whole instance, and be a part of one.
+                # Not sent again: the destination would store a part as a whole instance.
                 self._drop(association)
                 raise DataSetError(str(error)) from None
             except (AssociationError, ProtocolError) as error:
@@ -187,14 +187,14 @@ class _Destination:
         )
         try:
             self._association = self._connected(request)
-        except (AssociationError, ValueError) as error:  # no host name, no AE title
+        except (AssociationError, ValueError) as error:  # not a host name or AE title
             logger.warning("no association to %s: %s", self._name, ascii(str(error))[1:-1])
             self._lost = error
             raise DataSetError(str(error)) from None
         return self._association
 
     def _connected(self, request: AssociateRQ) -> Carrier:
-        """Ask for an association; some open their port only after they have asked for the move."""
+        """Request an association; some peers open their port only after sending the C-MOVE."""
         deadline = time.monotonic() + _NOT_YET
         while True:
             try:

@@ -48,9 +48,9 @@ from pacsroute.status import (
 
 logger = logging.getLogger("pacsroute")
 
-_ELEMENTS = 200_000  # of a data set: a commitment for 30,000 instances has half as many
+_ELEMENTS = 200_000  # in a data set; a commitment for 30,000 instances has half as many
 
-# Each operation's request class, and the names of its data set and type in there.
+# The request class of each operation, and its attributes for the data set and the type.
 _KINDS: dict[str, tuple[type[NormalizedRequest], str, str]] = {
     kind.command: (kind, data_name, type_name)
     for kind, data_name, type_name in (
@@ -79,7 +79,7 @@ def answer(call: Call) -> Outcome:
         if outcome.data is not None:
             try:
                 data, outcome = _encoded(call, request, outcome)
-                data = data or None  # a data set has an element at least
+                data = data or None  # a data set has at least one element
             except DataSetError as error:
                 outcome = failed(request, error)
     reply = response(command, outcome)
@@ -89,7 +89,7 @@ def answer(call: Call) -> Outcome:
         reply.event_type = command.event_type
     call.association.send(call.context.id, reply, data)
     if request is not None and request.reports:
-        # The response has gone: the end of the association now is for the next receiver.
+        # The response was sent; if the association has ended, the next `receive` raises.
         with contextlib.suppress(AssociationError):
             for report in request.reports:
                 _report(call, report)
@@ -97,7 +97,7 @@ def answer(call: Call) -> Outcome:
 
 
 def _request(call: Call, command: Any) -> NormalizedRequest | Outcome:
-    """Return the request for the handler, or the outcome that refuses it."""
+    """Return the request for the handler, or the outcome of a refusal."""
     kind, data_name, type_name = _KINDS[command.route]
     sop_class, sop_instance = _named(command)
     sop_class = sop_class or call.context.abstract_syntax
@@ -130,7 +130,7 @@ def _parsed(data: Any, syntax: str, limits: Limits) -> Dataset:
 
 
 def _named(command: Any) -> tuple[str, str]:
-    """Return the SOP class and instance that a command is about."""
+    """Return the SOP class and instance that a command names."""
     role = "requested" if hasattr(command, "requested_sop_class") else "affected"
     sop_class = getattr(command, f"{role}_sop_class") or ""
     sop_instance = getattr(command, f"{role}_sop_instance") or ""
@@ -140,7 +140,7 @@ def _named(command: Any) -> tuple[str, str]:
 def _unknown(
     call: Call, kind: type[NormalizedRequest], sop_class: str, command: Any, type_name: str
 ) -> Outcome | None:
-    """Refuse what no route is for: the class, the operation, or the type of it."""
+    """Refuse a request without a route: name the unsupported class, operation or type."""
     number = getattr(command, type_name) if type_name else None
     if call.find_route(sop_class, number) is not None:
         return None
@@ -156,7 +156,7 @@ def _unknown(
 def _encoded(
     call: Call, request: NormalizedRequest, outcome: Outcome
 ) -> tuple[bytes | None, Outcome]:
-    """Return the data set of the response; that of an N-GET has the requested attributes."""
+    """Return the data set of the response; for an N-GET, only the requested attributes."""
     syntax, data = call.context.transfer_syntax, outcome.data
     assert data is not None
     if isinstance(request, NDeleteRequest):
@@ -177,7 +177,7 @@ def _encoded(
 
 
 def _asked(request: NGetRequest, data: Mapping[str, Any] | Dataset) -> Dataset | None:
-    """Return an identifier of what an N-GET asks for; None for everything."""
+    """Return an identifier with the attributes that an N-GET requests; None for all."""
     if not request.attribute_identifiers:
         return None
     asked = Dataset()
@@ -185,14 +185,14 @@ def _asked(request: NGetRequest, data: Mapping[str, Any] | Dataset) -> Dataset |
         asked.add_new(tag, "LO", None)
         creator = Tag(tag.group, tag.element >> 8)
         if tag.is_private and isinstance(data, Dataset) and creator in data:
-            asked.add(data[creator])  # it is asked for by its tag here, whatever the block
+            asked.add(data[creator])  # requested by its tag here, in any block
     return asked
 
 
 def _report(call: Call, report: EventReport) -> None:
-    """Send an N-EVENT-REPORT on the association of the request, and wait for its answer.
+    """Send an N-EVENT-REPORT on the association of the request, and wait for the response.
 
-    Not endlessly: a peer that goes on without having answered does not look at events.
+    The wait is limited: a peer that sends other requests first ignores events.
     """
     association = call.association
     for context in (call.context, *association.contexts.values()):

@@ -12,7 +12,7 @@ from pacsroute.framework.results import Outcome
 
 
 def _names(kind: type[Command]) -> tuple[type[Response], list[tuple[str, str]]]:
-    """Return the response to a type of request, and which of its UIDs that repeats."""
+    """Return the type of response to a type of request, and the UIDs that it repeats."""
     answer: Any = commands.TYPES.get(kind.command_field | 0x8000, commands.UnknownRSP)
     pairs = [
         (f"affected_{name}", f"{role}_{name}")
@@ -28,7 +28,7 @@ _RESPONSES = {kind: _names(kind) for kind in (*commands.TYPES.values(), commands
 
 
 def check_response(answer: Command, request: commands.RequestCommand) -> None:
-    """Raise a `ProtocolError` if a response is to another command than the request's."""
+    """Raise a `ProtocolError` if a response does not match the request's command."""
     if not isinstance(answer, _RESPONSES[type(request)][0]):
         raise ProtocolError(f"a {type(request).__name__} was answered with {type(answer).__name__}")
 
@@ -41,7 +41,7 @@ def response(request: commands.RequestCommand, outcome: Outcome) -> Response:
     for ours, theirs in pairs:
         setattr(answer, ours, getattr(request, theirs) or None)
     if comment:
-        # An LO of the default repertoire: there is no character set in a command.
+        # An LO in the default repertoire: a command has no character set.
         answer.error_comment = _NOT_IN_A_COMMENT.sub("?", comment)[:64]
     if elements:
         tags = elements.get("OffendingElement")

@@ -42,7 +42,7 @@ from pacsroute.status import (
 logger = logging.getLogger("pacsroute")
 
 SendInstance = Callable[[Instance, Callable[[], object]], Status]
-"""Sends one instance, and calls the function while the peer stores it.
+"""Sends one instance, and calls the given function while the peer stores it.
 
 DataSetError, NotAccepted and OSError are failures of that sub-operation.
 """
@@ -51,9 +51,9 @@ DataSetError, NotAccepted and OSError are failures of that sub-operation.
 class _Ahead:
     """A handler's answers, with a look-ahead of one.
 
-    While a peer stores an instance, the next one is opened, and read if it is small: a fifth
-    more of them a second. The handler is not resumed for it, which may still need what was sent
-    last, unless it has set `GetRequest.read_ahead`: else all instances have to be known.
+    While a peer stores an instance, the next one is opened, and read if it is small. This sends
+    a fifth more instances per second. It requires that all instances are known, or that the
+    handler has set `GetRequest.read_ahead`: otherwise it may still need the last one.
     """
 
     def __init__(self, request: GetRequest, answers: Iterator[Answer]) -> None:
@@ -70,10 +70,10 @@ class _Ahead:
         return answer or next(self._answers)
 
     def look(self) -> None:
-        """Fetch the next one, if that is possible."""
+        """Fetch the next one, if possible."""
         request = self._request
         if (request.ahead or request.read_ahead) and self._fetched is None:
-            answer = next(self._answers)  # the last one is never looked beyond
+            answer = next(self._answers)  # never past the last one
             if isinstance(answer.row, Instance):
                 self._ready = answer.row.opened()
                 answer = answer._replace(row=self._ready)
@@ -88,7 +88,7 @@ class _Ahead:
 
 @dataclass
 class SubOperations:
-    """The counts of the sub-operations, and what failed of them."""
+    """The counts of the sub-operations, and the instances that failed."""
 
     remaining: int = 0
     completed: int = 0
@@ -97,7 +97,7 @@ class SubOperations:
     failed_instances: list[str] = field(default_factory=list)
 
     def add(self, status: Status, sop_instance: str) -> None:
-        """Count one that has ended."""
+        """Count a sub-operation that has ended."""
         self.remaining = max(0, self.remaining - 1)
         if status.category == "Success":
             self.completed += 1
@@ -109,7 +109,7 @@ class SubOperations:
                 self.failed_instances.append(sop_instance)
 
     def status(self) -> Status:
-        """Return the final status that the counts mean (PS3.4 §C.4.2.1.5)."""
+        """Return the final status for the counts (PS3.4 §C.4.2.1.5)."""
         if not (self.failed or self.warning):
             return Status(SUCCESS)
         if not (self.completed or self.warning):
@@ -117,7 +117,7 @@ class SubOperations:
         return Status(SUB_OPERATIONS_WARNING)
 
 
-_TOLD = 20  # failures of a retrieval that have a warning line each
+_TOLD = 20  # failures per retrieval that are logged as warnings
 _UNIQUE = {
     "PATIENT": "PatientID",
     "STUDY": "StudyInstanceUID",
@@ -127,24 +127,24 @@ _UNIQUE = {
 
 
 def refusal(request: GetRequest) -> Outcome | None:
-    """Return why a request does not even reach a handler: it would fetch the whole archive."""
+    """Return why a request never reaches a handler: it would fetch the whole archive."""
     roots = {uid: root for root, uid in uids.QUERY_RETRIEVE[request.command].items()}
     root = roots.get(request.sop_class)
     if root is None:
-        return None  # another class, with other keys
+        return None  # a class with other keys
     level = request.level
     if not level or (level == "PATIENT" and root == "StudyRoot"):
         return Outcome(Status(IDENTIFIER_MISMATCH, "no such Query/Retrieve Level"))
     key = request.identifier.get(_UNIQUE[level])
     values = [str(value).strip() for value in (key if isinstance(key, MultiValue) else [key or ""])]
-    # A list with an empty value in it would match everything, as an empty value does.
+    # A list that contains an empty value would match everything.
     if not all(values) or any(mark in value for value in values for mark in ("*", "?")):
         return Outcome(Status(IDENTIFIER_MISMATCH, f"{_UNIQUE[level]} needs a value"))
     return None
 
 
 def priority_of(call: Call) -> int:
-    """Return the priority of its sub-operations: its own (PS3.4 §C.4.2.1.2), if that is one."""
+    """Return the priority of the sub-operations: the request's if valid (PS3.4 §C.4.2.1.2)."""
     command = call.command
     assert isinstance(command, CGetRQ | CMoveRQ)
     return command.priority if command.priority in (LOW, HIGH) else MEDIUM
@@ -166,12 +166,12 @@ def answer(
     call : Call
         The message.
     kind : type
-        That of its request.
+        The type of its request.
     sender : callable
-        Called with both; returns what sends the instances, held while they are sent, or the
-        outcome that refuses the request.
+        Called with the call and the request; returns a context of the function that sends the
+        instances, or the outcome of a refusal.
     **values
-        What the request has beyond its identifier.
+        Other values of the request, besides its identifier.
     """
     request = read_query(call, kind, **values)
     if isinstance(request, Outcome):
@@ -186,10 +186,10 @@ def answer(
 
 
 class _Progress:
-    """Tells the peer how far its retrieval is, with Pending responses.
+    """Reports the progress of a retrieval to the peer, with Pending responses.
 
-    One goes out after each sub-operation, or as often as the route says, and one each second
-    while nothing else is sent.
+    One is sent after each sub-operation, or at the route's interval, and after each second in
+    which nothing else was sent.
     """
 
     def __init__(self, call: Call, counts: SubOperations) -> None:
@@ -210,11 +210,11 @@ class _Progress:
         return self._call.context.id, answer
 
     def tell(self) -> None:
-        """Send the counts, unless the last ones went out a moment ago."""
+        """Send the counts, unless the last ones were sent a moment ago."""
         now = time.monotonic()
         if now - self._told >= self._interval:
             self._told = now
-            # It is sent with the next instance, or soon after.
+            # It is sent together with the next instance, or soon after.
             self._call.association.send(*self._pending(), more=True)
 
 
@@ -228,18 +228,18 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
     ):
         for item, outcome, _ in answers:
             if item is None:
-                # A handler that ends because it saw the cancel has not sent everything.
+                # A handler that stopped because of the cancel has not sent everything.
                 early = outcome is None and (counts.remaining or not known)
                 if early and association.cancelled(request.message_id):
                     break
                 return _final(request, outcome, counts), counts
             if not known:
-                # An unsigned number cannot hold the -1 of some databases.
+                # Some databases return -1, which an unsigned number cannot hold.
                 known, counts.remaining = True, max(0, request.count or 0)
             if association.cancelled(request.message_id):
                 break
             assert isinstance(item, Instance)
-            name = item.sop_instance_if_known  # now: the handler may use a Dataset again
+            name = item.sop_instance_if_known  # now: the handler may reuse the Dataset
             status = _sent(send, item, request, answers.look, counts.failed)
             counts.add(status, name or item.sop_instance_if_known)
             call.app.observer.sub_operation(call.command.name, status)
@@ -252,7 +252,7 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
 
 def _final(request: GetRequest, outcome: Outcome | None, counts: SubOperations) -> Outcome:
     """Return the outcome of a retrieval whose handler has ended."""
-    # A handler that returns Success says no more than that it is done.
+    # A handler's Success only means that it has finished.
     if outcome is not None and outcome.status.code != SUCCESS:
         return outcome
     if counts.remaining:
@@ -277,17 +277,17 @@ def _sent(
     meanwhile: Callable[[], object],
     failed: int,
 ) -> Status:
-    """Send an instance; log a failure with its reason, but not of thousands alike."""
+    """Send an instance; log the reason of a failure, up to a limit."""
     try:
         status = send(instance, meanwhile)
-    except (DataSetError, NotAccepted, OSError, ValueError) as error:  # also an invalid path
+    except (DataSetError, NotAccepted, OSError, ValueError) as error:  # or a bad path
         why = getattr(error, "strerror", None) or error
         status = Status(SUB_OPERATIONS_FAILED, f"{why}")
-        # A path may be made of a patient's name.
+        # A path may contain a patient's name.
         logger.debug("an instance cannot be sent: %s", ascii(str(error))[1:-1])
     except (AssociationError, ProtocolError):
         raise
-    except Exception as error:  # of an Instance or a Dataset that is the handler's own
+    except Exception as error:  # from a handler's subclass of Instance or Dataset
         logger.exception("an instance cannot be read")
         status = Status(SUB_OPERATIONS_FAILED, type(error).__name__)
     finally:
@@ -308,7 +308,7 @@ def _sent(
 def _counted(
     call: Call, outcome: Outcome, counts: SubOperations, *, remaining: bool
 ) -> SubOperationsResponse:
-    """Return a response with the counts; that of the remaining is not in every one."""
+    """Return a response with the counts; not every response has that of the remaining."""
     answer = response(call.command, outcome)
     assert isinstance(answer, SubOperationsResponse)
     answer.remaining = min(counts.remaining, 0xFFFF) if remaining else None
@@ -319,7 +319,7 @@ def _counted(
 
 
 def _finish(call: Call, outcome: Outcome, counts: SubOperations) -> Outcome:
-    """Send the final response, with the list of the instances that failed; note the counts."""
+    """Send the final response, listing the instances that failed; note the counts."""
     code = outcome.status.code
     answer = _counted(call, outcome, counts, remaining=code == CANCEL)
     data = None
@@ -331,6 +331,6 @@ def _finish(call: Call, outcome: Outcome, counts: SubOperations) -> Outcome:
     sent = counts.completed + counts.warning
     return outcome._replace(
         note=f"{sent} sent" + (f", {counts.failed} failed" * bool(counts.failed)),
-        is_logged=outcome.is_logged or counts.failed > 0,  # each with its reason
+        is_logged=outcome.is_logged or counts.failed > 0,  # with reasons
         number=sent,
     )

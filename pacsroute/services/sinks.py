@@ -1,4 +1,4 @@
-"""Where the data sets of messages go while they come."""
+"""Sinks: they receive the data sets of incoming messages."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pacsroute.upper_layer.negotiation import AcceptedContext
 
 
 class Memory(bytearray):
-    """A sink for data sets that are read at once: all but those to be stored.
+    """A sink in memory, for data sets of all requests except C-STORE.
 
-    A data set beyond a limit is dropped, with everything that came before.
+    A data set that exceeds a limit is dropped, including the fragments before.
 
     Parameters
     ----------
     limit : int
-        How many bytes there may be.
+        The maximum number of bytes.
     setting : str
-        The setting that says so.
+        The name of the setting with that limit.
     most : int
-        How many bytes the process may hold for all peers: the setting ``max_memory``.
+        The maximum number of bytes for all peers of the process: the setting ``max_memory``.
 
     Attributes
     ----------
     cut : str
-        The limit that was passed, for the log; empty if all of it is here.
+        The limit that was exceeded, for the log; empty if the data set is complete.
     """
 
     def __init__(self, limit: int, setting: str = "the limit", most: int = memory.DEFAULT) -> None:
@@ -56,17 +56,17 @@ class Memory(bytearray):
         self._holding.close()
 
     def __bool__(self) -> bool:
-        """Return whether anything came."""
+        """Return whether any data arrived."""
         return bool(self.cut) or len(self) > 0
 
     @property
     def in_memory(self) -> int:
-        """How many bytes of memory it takes."""
+        """The number of bytes that it occupies in memory."""
         return len(self)
 
 
 def limit_of(command: Command) -> str:
-    """Return the setting that limits the data set of a command, if that is not to be stored."""
+    """Return the setting that limits the data set of a command other than a C-STORE."""
     return "max_set_length" if isinstance(command, NSetRQ) else "max_identifier_length"
 
 
@@ -77,12 +77,12 @@ def open_sink(
     command: Command,
     claim: Claim | None = None,
 ) -> Sink:
-    """Return where the data set of a message goes.
+    """Return the sink for the data set of a message.
 
     Parameters
     ----------
     claim : callable, optional
-        Asks the carrier for the buffer of a fragment, as `pacsroute.instances.spool.Claim`.
+        Requests the buffer of a fragment from the transport; see `pacsroute.instances.spool.Claim`.
     """
     if isinstance(command, CStoreRQ):
         if app.declared.quiet:
@@ -102,7 +102,7 @@ def _open_spool(
     uid = uids.trim(command.affected_sop_instance)
     head = part10.head(
         context.abstract_syntax,
-        uid if uids.is_uid(uid) else "",  # one that is not is refused later
+        uid if uids.is_uid(uid) else "",  # an invalid UID is refused later
         context.transfer_syntax,
         writer=app.ae_title,
         sender=association.calling_ae,

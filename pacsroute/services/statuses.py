@@ -1,4 +1,4 @@
-"""The status codes that the services answer by themselves, and when (PS3.7 Annex C, PS3.4)."""
+"""The status codes that services send by themselves, and when (PS3.7 Annex C, PS3.4)."""
 
 from __future__ import annotations
 
@@ -91,4 +91,4 @@ ANSWERED: dict[str, list[tuple[int, str]]] = {
     "n_delete": _NORMALIZED,
     "n_event_report": [*_NORMALIZED, (NO_SUCH_EVENT_TYPE, "there is no such event type")],
 }
-"""By what routes call the operation; handlers may answer with other codes, too."""
+"""By the route's name of the operation; handlers may also return other codes."""

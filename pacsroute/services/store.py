@@ -63,7 +63,7 @@ def _outcome(call: Call) -> Outcome:
 
 
 def refusal(sop_instance: str, spool: object) -> Outcome | None:
-    """Return why an instance does not even reach a handler."""
+    """Return why an instance never reaches a handler."""
     if not uids.is_uid(sop_instance):
         return Outcome(Status(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID"))
     if isinstance(spool, Spool) and spool.error is not None:
@@ -75,7 +75,7 @@ def refusal(sop_instance: str, spool: object) -> Outcome | None:
 
 
 def mismatch(spool: Spool, context: AcceptedContext, sop_instance: str) -> Outcome | None:
-    """Refuse a data set that says it is another instance than its command."""
+    """Refuse a data set whose UIDs differ from those of its command."""
     told_class, told_instance = peek.sop_uids(spool.first(), context.transfer_syntax)
     if told_class not in ("", context.abstract_syntax):
         return Outcome(Status(IDENTIFIER_MISMATCH, "SOP Class UID differs from the command's"))

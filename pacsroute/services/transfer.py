@@ -1,4 +1,4 @@
-"""Sending an instance with a C-STORE: what C-GET, C-MOVE and the client share (PS3.4 §B)."""
+"""Send an instance with a C-STORE, for C-GET, C-MOVE and the client (PS3.4 §B)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pacsroute.services.responses import check_response
 from pacsroute.status import Status
 from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext
 
-# The targets of a conversion, the best first: most peers know the first two.
+# The targets of a conversion, best first: most peers know the first two.
 CONVERTED = (
     uids.EXPLICIT_VR_LITTLE_ENDIAN,
     uids.IMPLICIT_VR_LITTLE_ENDIAN,
@@ -40,25 +40,25 @@ FETCHED = (
     ),
     CONVERTED[2],
 )
-"""What instances may come in that are only stored; the native ones first."""
+"""The transfer syntaxes for instances that are only stored; native ones first."""
 
 
 def contexts_to_fetch(
     classes: Sequence[str] | None, syntaxes: Sequence[str]
 ) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the presentation contexts for the instances of a C-GET, which are 127 at most.
+    """Return the presentation contexts for the instances of a C-GET, 127 at most.
 
-    A context has one transfer syntax in the end. So a class has a context for each, where
-    they fit; else one for what is native and one for what is compressed, so that the peer
-    can send both as they are; else one for all of them.
+    Each context ends up with one transfer syntax. So each class gets a context per syntax if
+    they fit; otherwise one for native and one for compressed syntaxes, so that the peer can send
+    both unconverted; otherwise one for all of them.
 
     Parameters
     ----------
     classes : sequence of str or None
-        The storage classes that may come, as UIDs; None for the most usual ones, of which
-        those of images have two contexts.
+        The UIDs of the expected storage classes; None for the most common ones, where image
+        classes get two contexts.
     syntaxes : sequence of str
-        The transfer syntaxes that they may come in, as UIDs, the best first.
+        The UIDs of their transfer syntaxes, best first.
     """
     most = MAXIMUM_CONTEXTS - 1
     native = tuple(syntax for syntax in syntaxes if syntax in CONVERTED[:2])
@@ -80,8 +80,8 @@ def contexts_to_fetch(
 def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[str, ...]]]:
     """Return the presentation contexts to propose for instances of a class.
 
-    The syntax in which they are stored has a context of its own, so that a peer that knows
-    it gets them as they are; what they can be converted into has another.
+    The syntax in which they are stored gets its own context, so that a peer that supports it
+    receives them unconverted. The targets of a conversion share another context.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
     Raises
     ------
     DataSetError
-        If one of them is not a UID, which cannot be proposed (PS3.8 §9.3.2.2).
+        If one of them is not a UID, so that it cannot be proposed (PS3.8 §9.3.2.2).
     """
     for uid, name in ((sop_class, "SOP Class"), (transfer_syntax, "Transfer Syntax")):
         if not uids.is_uid(uid):
@@ -107,7 +107,7 @@ def contexts_ahead(request: GetRequest) -> Iterator[tuple[str, tuple[str, ...]]]
     kinds = (one.kind_if_known for one in request.ahead if isinstance(one, Instance))
     for kind in dict.fromkeys(kinds):
         if kind is not None:
-            with contextlib.suppress(DataSetError):  # it is reported when that one is sent
+            with contextlib.suppress(DataSetError):  # it is reported when the instance is sent
                 yield from contexts_for(*kind)
 
 
@@ -119,17 +119,17 @@ def pick(
     Parameters
     ----------
     contexts : collection of AcceptedContext
-        Those of the association.
+        The accepted contexts of the association.
     instance : Instance
         The instance to send.
     as_acceptor : bool
-        Whether it goes to the requestor of the association, as in a C-GET; that has to
-        have the SCP role then.
+        Whether it is sent to the requestor of the association, as in a C-GET; the requestor
+        must then have the SCP role.
 
     Raises
     ------
     NotAccepted
-        If there is none; the message says why.
+        If there is no such context; the message says why.
     DataSetError
         If the instance has no SOP class.
     """
@@ -173,30 +173,30 @@ def send(
     Parameters
     ----------
     association : Association
-        Over which it goes.
+        The association on which to send it.
     context : AcceptedContext
-        From `pick`.
+        The context returned by `pick`.
     instance : Instance
-        It is read while it is sent, and not parsed if it is in the context's syntax.
+        The instance: read while it is sent, and not parsed if it is in the context's syntax.
     message_id : int
-        Of the C-STORE.
+        The Message ID of the C-STORE.
     priority : int
-        As `pacsroute.dimse.commands` names it.
+        The priority: a constant of `pacsroute.dimse.commands`.
     originator : (str, int), optional
         The calling AE title and the Message ID of the C-MOVE behind it.
     meanwhile : callable, optional
-        Called when it is sent, while the peer has to do with it.
+        Called once it is sent, while the peer processes it.
     wait : callable, optional
-        Waits for the response; by default, what the peer asks first waits instead.
+        Waits for the response; by default, other requests of the peer wait until then.
     wanted : callable, optional
-        Tells whether it is still to be sent, while it is converted.
+        Returns whether it should still be sent, called during a conversion.
 
     Raises
     ------
     DataSetError, OSError
-        If it cannot be converted or opened; nothing was sent then.
+        If it cannot be converted or opened; nothing has been sent.
     ReadFailed
-        If it could not be read to its end, which ends the association too.
+        If it could not be read to its end, which also ends the association.
     AssociationError
         If the association ends otherwise.
     """

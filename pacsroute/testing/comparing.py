@@ -40,7 +40,7 @@ class Difference(NamedTuple):
     Attributes
     ----------
     where : str
-        The message and, if need be, the element.
+        The message and, if applicable, the element.
     recorded, replayed : str
         The recorded value, and the new one.
     """
@@ -85,7 +85,7 @@ def compare(
         for number, (one, other) in enumerate(pairs, 1):
             label = f"{where}, number {number}" if len(pairs) > 1 else where
             if one is None or other is None:
-                # A recording that was cut does not show the rest.
+                # A truncated recording does not show the rest.
                 if one is not None or not script.conversation.trouble:
                     yield Difference(label, _text(one), _text(other))
             elif isinstance(one, Message) and isinstance(other, Message):
@@ -97,7 +97,7 @@ def compare(
 
 
 def _grouped(answers: list[Seen], cancelled: set[int]) -> defaultdict[str, list[Seen]]:
-    """Return the answers by what they answer, so that one more does not shift all others."""
+    """Return the answers by their requests, so that an extra one does not shift the others."""
     groups: defaultdict[str, list[Seen]] = defaultdict(list)
     answered: Counter[int] = Counter()
     for seen in answers:

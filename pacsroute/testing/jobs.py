@@ -1,4 +1,4 @@
-"""The durable work of an app in a test: a queue in memory, and time that is made to pass."""
+"""The durable work of an app in a test: a queue in memory, whose delays pass immediately."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pacsroute.framework.base import BaseApp
 
 @contextlib.contextmanager
 def jobs_in_memory(app: BaseApp) -> Iterator[Callable[[], None]]:
-    """Give an app an empty queue in memory; yield what does all the jobs that wait in it.
+    """Give an app an empty queue in memory; yield a function that runs all waiting jobs.
 
     The file or database of its setting `jobs` is never opened.
     """
@@ -27,7 +27,7 @@ def jobs_in_memory(app: BaseApp) -> Iterator[Callable[[], None]]:
     client: Any = app
     work = Work(app, client.connect, lambda: open_in_memory(folder, now), runs=False)
     before = app.__dict__.get("work")
-    app.__dict__["work"] = work  # where `App.work` is kept once it was asked for
+    app.__dict__["work"] = work  # the cached value of `App.work`
     try:
         yield lambda: work.drain(now)
     finally:

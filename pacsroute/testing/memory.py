@@ -1,4 +1,4 @@
-"""A client that speaks to an app in memory."""
+"""A client that is connected to an app in memory."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ _Pdu = TypeVar("_Pdu", AssociateRQ, AssociateAC | AssociateRJ)
 class MemoryAssociation:
     """One end of an association without a network; a `Dispatcher` serves it like any other.
 
-    Negotiation and commands are encoded and decoded, so that values which a socket would not carry
-    fail here, too.
+    Negotiation and commands are encoded and decoded, so that values that cannot be encoded fail
+    here, too.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class MemoryAssociation:
         *,
         more: bool = False,
     ) -> None:
-        """Hand a message over to the other end."""
+        """Pass a message to the other end."""
         if self._ended is not None:
             raise self._ended
         command.has_data_set = data is not None
@@ -165,7 +165,7 @@ class MemoryAssociation:
             self._go_on()
 
     def answered(self, message_id: int) -> Message | None:
-        """Return the response to a request of ours; None if the other end asks for something."""
+        """Return the response to a request of ours; None if the other end sends a request first."""
         while not self._messages:
             self._go_on()
         command = self._messages[0].command
@@ -193,7 +193,7 @@ class MemoryAssociation:
         self.failure = error
 
     def cancelled(self, message_id: int) -> bool:
-        """Return whether the other end has cancelled a request, or is gone."""
+        """Return whether the other end has cancelled a request, or has disconnected."""
         with contextlib.suppress(queue.Empty):
             while self._ended is None:
                 self._take(self._coming.get_nowait())
@@ -206,32 +206,32 @@ class MemoryAssociation:
         return AssociationAborted(None, message=str(self._ended))
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Call it: the response has been sent."""
+        """Call the function at once: the response has been sent."""
         function()
 
     def pulse(self, make: Callable[[], tuple[int, Command]] | None) -> None:
         """Send nothing: in memory there is no timeout."""
 
     def connect(self, peer: Peer, request: AssociateRQ) -> MemoryAssociation | Association:
-        """Ask another app, or a real peer if the test has no such app, for an association."""
+        """Request an association with another app, or a real peer if the test has no such app."""
         app = self.peers.get(request.called_ae)
         if app is None:
             return Association.request(peer, request, self.app)
         return associate(request, app, self.app, self.peers)
 
     def release(self) -> None:
-        """Release the association; what `request.after` has of the other end is done then."""
+        """Release the association; by then, the other end's `request.after` functions have run."""
         self._end(AssociationReleased("released"), AssociationReleased("released by the peer"))
         if self.serving is not None:
             self.serving.join(WAIT)
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
-        """End the association at once."""
+        """Abort the association."""
         error = AssociationAborted(source, reason)
         self._end(error, error)
 
     def stop(self) -> None:
-        """Let the thread that waits for it end it; called from another thread."""
+        """Make the waiting thread end the association; called from another thread."""
         error = AssociationAborted(0)
         self._coming.put(error)
         self.peer._coming.put(error)
@@ -250,7 +250,7 @@ class MemoryAssociation:
 
 
 def _carried(pdu: _Pdu) -> _Pdu:
-    """Return a PDU as the other end of a connection gets it."""
+    """Return a PDU as the other end of a connection receives it."""
     return pdus.decode(pdus.encode(pdu))  # type: ignore[return-value]
 
 
@@ -294,7 +294,7 @@ class InMemory(Reach):
         self._peers = peers
 
     def settle(self, ae_title: str, peer: Peer) -> Peer:
-        """Return the peer under the title that it has in the test, whatever it has of its own."""
+        """Return the peer under its title in the test, whatever its own title is."""
         return peer._replace(ae_title=ae_title) if ae_title in self._peers else peer
 
     def opener(self, ae_title: str) -> Opener | None:
@@ -309,7 +309,7 @@ class InMemory(Reach):
 
 
 class _FrankPool(Pool):
-    """Raises the exception of the other end's handler, instead of the failure."""
+    """Raises the exception of the other end's handler instead of a failure."""
 
     @contextlib.contextmanager
     def use(
@@ -323,19 +323,19 @@ class _FrankPool(Pool):
                 theirs.failure = None
                 yield association, context
         except (RequestFailed, AssociationError):
-            # Out here: the association lives on, as it does over a socket.
+            # Raised here, so that the association survives, as it does over a socket.
             if theirs is not None and theirs.failure is not None:
                 raise theirs.failure from None
             raise
 
 
 class TestClient(Client):
-    """A `pacsroute.Client` of an app, with no socket between; made by `App.test_client`.
+    """A `pacsroute.Client` of an app without a socket; made by `App.test_client`.
 
     An unintended exception of a handler is raised in the test, too.
     """
 
-    __test__ = False  # pytest takes what is called Test… for tests
+    __test__ = False  # pytest collects classes named Test…
     _pool_class = _FrankPool
 
     def __init__(
@@ -380,7 +380,7 @@ class TestClient(Client):
         super().__exit__(kind)
         if kind is None:
             self.run_jobs()
-        for thread in self._serving:  # of aborted associations, too, with hooks that may still run
+        for thread in self._serving:  # also of aborted associations, whose hooks may still run
             thread.join(WAIT)
         self._running.close()
 

@@ -1,4 +1,4 @@
-"""Recordings as tests: the messages of a peer, played back to an app."""
+"""Recordings as tests: replay the messages of a peer to an app."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def replay(
 ) -> list[Difference]:
     """Play the messages of a requestor to an app; return the differences in its responses.
 
-    No network is used and no time passes. The app runs in its lifespan, and does its work: an
-    archive stores the recorded instances.
+    No network is used and no time passes. The app runs in its lifespan and does its work: an
+    archive does store the recorded instances.
 
     Differences between servers are not compared: implementation, maximum length, Message IDs of the
     app's own requests, and how messages are cut into PDUs. Neither are the Pending responses of
@@ -44,8 +44,8 @@ def replay(
     Parameters
     ----------
     file : path
-        A recording of ``pacsroute run --record``, or a pcap or pcapng capture, also of another
-        server. The requestor's part is played, and the acceptor's is compared.
+        A recording of ``pacsroute run --record``, or a pcap or pcapng capture, possibly of another
+        server. The requestor's part is replayed, and the acceptor's part is compared.
     app : App
         The app that answers.
     peers : mapping of str to BaseApp, optional
@@ -123,7 +123,7 @@ class _Peers(dict[str, BaseApp]):
 
 
 def _stand_in(title: str) -> BaseApp:
-    """Return a peer that takes everything."""
+    """Return a peer that accepts everything."""
     app = BaseApp(title)
     app.store(_take)
     app.n_event_report("StorageCommitment")(_take)
@@ -131,11 +131,11 @@ def _stand_in(title: str) -> BaseApp:
 
 
 def _take(request: Any) -> None:
-    """Say that all went well."""
+    """Return Success."""
 
 
 def _destinations(script: Script) -> set[str]:
-    """Return the destinations of C-MOVE that were known when it was recorded."""
+    """Return the C-MOVE destinations that were known during the recording."""
     answers = [one.command for one in script.answers if isinstance(one, Message)]
     unknown = {
         answer.message_id_responded_to

@@ -1,4 +1,4 @@
-"""A recorded association as a script: the peer's messages, and its turns."""
+"""A recorded association as a script: the peer's messages, in turns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pacsroute.trace.files import read
 from pacsroute.trace.wire import Frames, Seen, WireReader
 from pacsroute.upper_layer.pdu import AssociateAC, Buffer
 
-_PATIENCE = 5.0  # seconds in which operations that overlap have to answer
+_PATIENCE = 5.0  # seconds that overlapping operations have to answer
 
-# Command Field of a response, and further on its Message ID Being Responded To.
+# Command Field of a response, followed later by its Message ID Being Responded To.
 _RESPONSE = re.compile(
     rb"\x00\x00\x00\x01\x02\x00\x00\x00.\x80.*?\x00\x00\x20\x01\x02\x00\x00\x00(..)", re.DOTALL
 )
@@ -30,15 +30,15 @@ _RESPONSE = re.compile(
 class Progress(NamedTuple):
     """The position of an acceptor in the script.
 
-    Pending responses count up to the next other one only: how many there are before a cancel
-    comes, or while a handler thinks, depends on the time.
+    Pending responses count only up to the next other response: their number before a cancel, or
+    while a handler works, depends on the time.
     """
 
     others: int = 0
     pending: int = 0
 
     def and_then(self, seen: list[Seen]) -> Progress:
-        """Return the position after these as well."""
+        """Return the position after these messages."""
         others, pending = self
         for one in seen:
             command = one.command if isinstance(one, Message) else None
@@ -50,7 +50,7 @@ class Progress(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The bytes that the requestor sends, once the acceptor has reached this point."""
+    """The bytes that the requestor sends once the acceptor has reached this point."""
 
     data: bytes
     after: Progress
@@ -63,7 +63,7 @@ class Script:
     Attributes
     ----------
     turns : list of Turn
-        The PDUs of the requestor; the last one, empty, stands for closing.
+        The PDUs of the requestor; an empty one at the end means closing.
     said : list
         The same, decoded.
     answers : list
@@ -88,12 +88,12 @@ class Script:
         self.said += seen
         after = self._progress
         self.turns += [Turn(frame, after) for frame in self._frames.add(chunk.data)]
-        if self._frames.lost:  # then as it came
+        if self._frames.lost:  # then unchanged
             self.turns.append(Turn(bytes(self._frames.rest), after))
             self._frames.rest.clear()
 
     def end(self) -> None:
-        """Take the end."""
+        """Note the end of the recording."""
         after = self._progress
         if self._frames.rest:
             self.turns.append(Turn(bytes(self._frames.rest), after))
@@ -115,7 +115,7 @@ def scripts(file: str | os.PathLike[str]) -> Iterator[Script]:
 
 
 class Wire:
-    """The requestor of a script, in the shape of the socket that an association has.
+    """The requestor of a script, with the interface of an association's socket.
 
     When the association wants to read, it is the requestor's turn: no time passes, and
     nothing is sent over a network.
@@ -134,12 +134,12 @@ class Wire:
         self._ready = memoryview(b"")
         self._address = script.conversation.requestor
         self._recorded = iter(_message_ids(script.answers))
-        self._ids: dict[int, int] = {}  # of the acceptor's requests: as recorded, and now
+        self._ids: dict[int, int] = {}  # of the acceptor's requests: recorded to current
         self._patience = 0.0
         self._answered = threading.Condition()
 
     def recv_into(self, view: memoryview, size: int = 0, flags: int = 0) -> int:
-        """Read the requestor's current bytes; any flags mean that it may have to wait."""
+        """Read the requestor's current bytes; any flags mean that this may have to wait."""
         if not self._ready:
             with self._answered:
                 data = self._next(may_wait=not flags)
@@ -162,7 +162,7 @@ class Wire:
         return self._adapted(data)
 
     def _adapted(self, data: bytes) -> bytes:
-        """Give a response of the requestor the Message ID that the request has now."""
+        """Give a response of the requestor the current Message ID of the request."""
         found = _RESPONSE.search(data, 0, 1024) if data[:1] == b"\4" else None
         if found is None:
             return data
@@ -171,7 +171,7 @@ class Wire:
         return data[: found.start(1)] + number + data[found.end(1) :]
 
     def sendall(self, data: Buffer) -> None:
-        """Take what the association sends."""
+        """Accept the bytes that the association sends."""
         with self._answered:
             for seen in self.reader.add(False, data):
                 self.answers.append(seen)
@@ -184,23 +184,23 @@ class Wire:
             self._answered.notify_all()
 
     def send(self, data: Buffer, flags: int = 0) -> int:
-        """Take what the association sends."""
+        """Accept the bytes that the association sends."""
         self.sendall(data)
         return len(data)
 
     def sendmsg(self, buffers: list[memoryview]) -> int:
-        """Take what the association sends."""
+        """Accept the bytes that the association sends."""
         return sum(map(self.send, buffers))
 
     def getpeername(self) -> tuple[str, int]:
-        """Return where the requestor was."""
+        """Return the requestor's address."""
         host, _, port = self._address.rpartition(":")
         return host.strip("[]"), int(port) if re.fullmatch("[0-9]{1,5}", port) else 0
 
     getsockname = getpeername
 
     def fileno(self) -> int:
-        """Refuse: the system does not know this socket."""
+        """Raise: this is not a socket of the system."""
         raise OSError("not a socket")
 
     def setblocking(self, flag: bool) -> None:
