@@ -1,19 +1,19 @@
 """The archive: instances in a folder or bucket, and an index for queries (PS3.4 §B, §C, §J).
 
-`Archive`, in `blueprint`, is a blueprint of default routes. Its parts, in the order in which an
-instance passes through:
+`Archive`, in `blueprint`, is a blueprint of default routes. Its parts, in the order an instance
+passes through them:
 
-- `model`: the attributes that are indexed, at which level; `entry`: those of one instance
-- `keeper`: what keeps instances; `files`: a folder, with names by `layout`; `bucket`: a storage,
-  with `ownership` for whose index may remove objects, and `ahead` for retrievals
-- `storing`: file first, then row, and what does not fit aside; `intake`: the rules of the index;
-  `same`: whether two instances are equal
-- `database`: what is needed of one; `sqlite` and `postgresql`: the two there are; `schema`: its
-  tables
-- `queries`: the answers to C-FIND, and what a retrieval sends
-- `decisions`: what people have decided, which no instance tells, and its `journal`; `deletion` and
+- `model`: the indexed attributes of each level; `entry`: the attributes of one instance
+- `keeper`: the interface for keeping instances; `files`: a folder, with names by `layout`;
+  `bucket`: a storage, with `ownership` to check the index and `ahead` for retrievals
+- `storing`: stores file, then row, or quarantines the instance; `intake`: the rules of the index;
+  `same`: compares two instances
+- `database`: the interface of the index's database; `sqlite` and `postgresql` implement it;
+  `schema`: its tables
+- `queries`: the answers to C-FIND, and the instances of a retrieval
+- `decisions`: decisions by people, which no instance contains, and their `journal`; `deletion` and
   `corrections`
-- `upkeep`: recovery at a start, `check` and `reindex`; `commitment`: PS3.4 Annex J
-- `settings`: the settings of an archive; `room`: the free space that has to stay
-- `audited`: what audit events say of patients and studies
+- `upkeep`: recovery at startup, `check` and `reindex`; `commitment`: PS3.4 Annex J
+- `settings`: the settings of an archive; `room`: the free space that it must leave
+- `audited`: the patients and studies of audit events
 """

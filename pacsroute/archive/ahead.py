@@ -1,4 +1,4 @@
-"""Open the next instances of a retrieval while one is sent: each takes a bucket milliseconds."""
+"""Open the next instances of a retrieval while one is sent: each open takes milliseconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pacsroute.instances.instance import Instance
 
 _THREADS = 16
 _EACH = 4  # instances that one retrieval opens ahead
-_ALL = 64  # and all of them: up to a megabyte is in memory of each
+_ALL = 64  # instances that all retrievals open ahead; each takes up to a megabyte of memory
 
 
 class Opener:
@@ -23,11 +23,11 @@ class Opener:
         self._places = threading.BoundedSemaphore(_ALL)
 
     def close(self) -> None:
-        """Open nothing any more."""
+        """Stop opening instances."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def begin(self, instance: Instance) -> Future[Instance]:
-        """Open an instance, or return it unopened where many are open ahead already."""
+        """Open an instance, or return it unopened if too many are open already."""
         if self._places.acquire(blocking=False):
             try:
                 future = self._pool.submit(instance.opened)
@@ -38,7 +38,7 @@ class Opener:
         return _done(instance)
 
     def end(self, future: Future[Instance]) -> None:
-        """Free the place of an instance that is being sent or is not wanted."""
+        """Free the place of an instance that is being sent or no longer needed."""
         if not isinstance(future, _Done):
             self._places.release()
 
@@ -54,14 +54,14 @@ def _done(instance: Instance) -> _Done:
 
 
 class Ahead(list[Instance]):
-    """The instances of a retrieval, which are opened ahead when they are iterated over.
+    """The instances of a retrieval, opened ahead during iteration.
 
     Parameters
     ----------
     instances : iterable of Instance
-        In their order.
+        The instances, in order.
     opener : Opener
-        That of the archive.
+        The archive's opener.
     """
 
     def __init__(self, instances: Iterable[Instance], opener: Opener) -> None:

@@ -17,7 +17,7 @@ _STUDY = (
 
 
 def subjects_of(database: Database, rows: Iterable[Any]) -> tuple[Subject, ...]:
-    """Return the subjects of instances, by rows with StudyInstanceUID and SOPClassUID."""
+    """Return the subjects of instances, from rows with StudyInstanceUID and SOPClassUID."""
     counts: dict[str, Counter[str]] = {}
     for row in rows:
         counts.setdefault(row["StudyInstanceUID"], Counter())[row["SOPClassUID"]] += 1
@@ -38,7 +38,7 @@ def subject_of_entry(entry: Entry) -> Subject:
 
 
 def subject_of(database: Database, study: str, sop_classes: Mapping[str, int]) -> Subject:
-    """Return the index's data of a study."""
+    """Return the data of a study in the index."""
     for row in database.rows(_STUDY, [study]):
         return Subject(
             patient_id=row["PatientID"] or "",

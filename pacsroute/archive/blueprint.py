@@ -1,4 +1,4 @@
-"""`Archive`: the blueprint, and its parts for handlers of the app's own."""
+"""`Archive`: the blueprint, and the methods that an app's own handlers can call."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _NO_MATCHES = 0xA701  # refused: out of resources, unable to calculate the numbe
 
 
 class Archive(Blueprint):
-    """An archive: it stores, answers queries, sends, and commits to its instances.
+    """An archive: it stores instances, answers queries, sends instances and commits to them.
 
     Registered with an app, it answers C-STORE of every storage class, C-FIND, C-GET and C-MOVE
     of Patient Root and Study Root at all levels, and storage commitment (PS3.4 §B, §C, §J). A route
@@ -75,33 +75,32 @@ class Archive(Blueprint):
         The folder of the files and the index, created at the first start; or a bucket, such as
         ``s3://bucket/prefix``, with the extra ``s3``; or a storage of `pacsroute.storage`.
     index : str or path, optional
-        Another place for the index: a file of SQLite, or ``postgresql://user@host/database``, with
-        the extra ``postgres``. Then several machines may serve a folder that they share, or a
-        bucket. By default, the index of a bucket is a file in a folder with the name of the
-        archive.
+        Another place for the index: an SQLite file, or ``postgresql://user@host/database``, with
+        the extra ``postgres``. With PostgreSQL, several machines may serve a shared folder or a
+        bucket. By default, the index of a bucket is a file in a folder named after the archive.
     name : str
-        Its name in lists and messages.
+        The archive's name in lists and messages.
     layout : str
         The folders of the files in a folder, such as ``{PatientID}/{StudyInstanceUID}``. Values are
         made safe for file systems; a Patient ID includes its issuer.
     keys : mapping of str to iterable of str
-        More attributes to match and return, by level. An archive with files reads all of them at
-        its next start.
+        More attributes to match and return, by level. If the archive has files already, it reads
+        all of them at its next start.
     conflict : {"refuse", "replace", "keep-both"}
-        The treatment of different content with a known SOP Instance UID: it is refused and kept in
-        quarantine, replaces the other within the same patient and study, or is kept beside it.
-        Equal content, in any transfer syntax, is Success and changes nothing.
+        How to treat different content with a known SOP Instance UID: refuse it and keep it in
+        quarantine, replace the other within the same patient and study, or keep both. Equal
+        content, in any transfer syntax, is answered with Success and changes nothing.
     mismatch : {"quarantine", "refuse", "accept"}
-        The treatment of an instance whose patient differs from that of its study.
+        How to treat an instance whose patient differs from its study's patient.
     default_issuer : str or mapping of str to str
         The Issuer of Patient ID of instances without one: one for all, or one for each rule as in
         the setting `allow`, such as ``{"CT1": "NORTH", "10.2.0.0/16": "SOUTH"}``.
     min_free : str or int
         The free space below which stores are refused with 0xA700: ``5%`` of the file system, or
-        bytes. Other requests are answered. With a bucket it concerns the file of the index.
+        bytes. Other requests are still answered. With a bucket, this applies to the index file.
     retain : timedelta or str, optional
-        The time after the arrival of its last instance in which a study cannot be deleted: ``10y``,
-        ``6m``, ``2w`` or ``30d``.
+        How long a study cannot be deleted after its last instance arrived: ``10y``, ``6m``, ``2w``
+        or ``30d``.
 
     Raises
     ------
@@ -145,7 +144,7 @@ class Archive(Blueprint):
         self._app: Any = None  # once it runs
         self._any_patient = mismatch == "accept"
 
-        # Nothing is made here: the file of an app is imported to look at it, too.
+        # Create nothing here: some commands import an app only to inspect it.
         self._database = self._index(index)
         self._has_folder = storage is None or isinstance(self._database, SQLite)
         if storage is not None and index and self._has_folder:
@@ -226,17 +225,17 @@ class Archive(Blueprint):
         return function
 
     def stored(self, function: F) -> F:
-        """Register what puts jobs into the queue for an instance that is stored.
+        """Register a function that queues jobs for each stored instance.
 
-        Where queue and index are in the same database of PostgreSQL, its jobs are put in the
-        transaction of the instance's row: neither is there without the other. Elsewhere it is
-        called once the row is there, before Success, and again if the same instance comes again.
+        If queue and index share a PostgreSQL database, the jobs are queued in the transaction
+        that writes the instance's row: both are committed, or neither. Otherwise the function is
+        called after the row is written, before Success, and again if the instance is resent.
 
         Parameters
         ----------
         function : callable
-            Called with the request, or what else was given to `add`, and the instance in the
-            archive; it may call `App.forward`, and `later` of a job. It may run more than once.
+            Called with the request, or whatever was passed to `add`, and the instance in the
+            archive; it may call `App.forward` and a job's `later`. It may run more than once.
 
         Examples
         --------
@@ -263,12 +262,12 @@ class Archive(Blueprint):
         return Following(follow, self._app.work, self._database.url)
 
     def add(self, what: StoreRequest | Instance) -> Status | None:
-        """Store an instance: first the file, on the disk, then the row in the index.
+        """Store an instance: first write the file to the disk, then the row to the index.
 
         Parameters
         ----------
         what : StoreRequest or Instance
-            The request, or an instance of the app's own.
+            The request, or an instance that the app created.
 
         Returns
         -------
@@ -278,7 +277,7 @@ class Archive(Blueprint):
         Raises
         ------
         Failure
-            If it is refused; with 0xA700 if files or index are not available.
+            If the instance is refused; with 0xA700 if files or index are not available.
         """
         self._check_open()
         self._room.check()
@@ -304,7 +303,7 @@ class Archive(Blueprint):
     def _put(
         self, what: StoreRequest | Instance, instance: Instance, entry: Entry, issuer: str
     ) -> Status | None:
-        """Store an instance; `issuer` is that of its network, which is in no file."""
+        """Store an instance; `issuer` is derived from its network and is in no file."""
         try:
             if issuer:
                 self._remember_issuer(entry.study_instance, issuer)
@@ -316,8 +315,8 @@ class Archive(Blueprint):
     def find(self, *args: Any, **options: Any) -> Any:
         """Register a handler of C-FIND, or return the answers to a `FindRequest`.
 
-        With a request it returns the rows, the newest study first. They are read in pages, so no
-        lock of the index is held while they are sent, and the query ends when the peer cancels.
+        With a request, it returns the rows, newest study first. Rows are read in pages, so no
+        index lock is held while they are sent, and the query ends when the peer cancels.
         `request.limit` and `request.offset` are applied.
 
         Raises
@@ -351,8 +350,8 @@ class Archive(Blueprint):
         Raises
         ------
         Failure
-            With 0xA900 for a level that the model does not have, and for a Patient ID of several
-            issuers; with 0xA701 if the index is not available.
+            With 0xA900 for a level that the model does not have, and for a Patient ID that several
+            issuers use; with 0xA701 if the index is not available.
         """
         self._check_open()
         level = self._level(request)
@@ -434,7 +433,7 @@ class Archive(Blueprint):
         Raises
         ------
         Failure
-            With 0x0124 if its study is held, and 0x0112 if the UID is unknown.
+            With 0x0124 if the study is held, and 0x0112 if the UID is unknown.
         """
         self._check_registered()
         with self.opened():
@@ -447,19 +446,19 @@ class Archive(Blueprint):
     def restore(
         self, *, study: str = "", series: str = "", instance: str = "", reason: str, by: str
     ) -> int:
-        """Allow deleted instances to be stored again; return their number."""
+        """Allow deleted instances to be stored again; return how many."""
         self._check_registered()
         with self.opened():
             return self._deletion.restore(study, series, instance, reason, by)
 
     def hold(self, study: str, *, reason: str, by: str) -> None:
-        """Protect a study from deletion, until `release`."""
+        """Protect a study from deletion until `release`."""
         self._check_registered()
         with self.opened():
             self._deletion.hold(study, reason, by)
 
     def release(self, study: str, *, reason: str, by: str) -> None:
-        """End the protection of a study by `hold`."""
+        """Release a study protected by `hold`."""
         self._check_registered()
         with self.opened():
             self._deletion.release(study, reason, by)
@@ -473,11 +472,11 @@ class Archive(Blueprint):
         Parameters
         ----------
         study : str
-            Its Study Instance UID.
+            The Study Instance UID.
         reason, by : str
             The reason, and the user who decided.
         **values : str
-            The values by keyword, such as ``PatientID="777"``; an empty one removes it.
+            The values by keyword, such as ``PatientID="777"``; an empty value removes the old one.
 
         Raises
         ------
@@ -505,7 +504,7 @@ class Archive(Blueprint):
         Parameters
         ----------
         progress : callable, optional
-            Called with the number of checked files.
+            Called with the number of files checked so far.
         """
         self._check_registered()
         with self.opened():
@@ -514,15 +513,15 @@ class Archive(Blueprint):
     def reindex(
         self, since: datetime | None = None, progress: Callable[[int], object] | None = None
     ) -> int:
-        """Add files that the index does not know; return their number.
+        """Add files that are not in the index; return how many.
 
         Parameters
         ----------
         since : datetime, optional
-            Only files written since then. Without it, rows without a file are removed, too.
+            Only add files written since then. By default, rows without a file are also removed.
         progress : callable, optional
-            Called with the number of files looked at so far; those to take in count twice, as
-            they are read, too.
+            Called with the number of files examined so far; files to add count twice, because
+            they are also read.
         """
         self._check_registered()
         with self.opened(), self._files.locked("reindex.lock"):
@@ -532,7 +531,7 @@ class Archive(Blueprint):
     def _audited(
         self, kind: Kind, by: str | None, reason: str, subjects: tuple[Subject, ...], part: str = ""
     ) -> Iterator[None]:
-        """Tell the audit functions of what no request is about, whether it is done or refused."""
+        """Send an audit event for an action without a request, done or refused."""
         count = sum(sum(one.sop_classes.values()) for one in subjects)
         told: dict[str, Any] = {"user": by, "subjects": subjects, "count": count, "what": part}
         try:
@@ -543,7 +542,7 @@ class Archive(Blueprint):
             raise
         self.tell_auditors(kind, why=reason, **told)
 
-    # ------------------------------------------------------------- its routes
+    # ------------------------------------------------------------- routes
 
     def answer_store(self, request: StoreRequest) -> Status | None:
         """Answer a C-STORE."""
@@ -562,7 +561,7 @@ class Archive(Blueprint):
         self._check_open()
         self._commitment.answer(request)
 
-    # ------------------------------------------------------------- open and closed
+    # ------------------------------------------------------------- opening and closing
 
     def _lifespan(self, app: Any) -> Iterator[None]:
         if app.config.spool is None and isinstance(self._files, Files):  # saving is a rename then
@@ -578,7 +577,7 @@ class Archive(Blueprint):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Open the archive, as its app does while it runs."""
+        """Keep the archive open while its app runs."""
         with self._opening:
             if not self._opened:
                 if self._has_folder:
@@ -611,7 +610,7 @@ class Archive(Blueprint):
         if not self._opened:
             raise SetupError(f"the archive {self.name!r} is not open: use it within app.running()")
 
-    # ------------------------------------------------------------- of one request
+    # ------------------------------------------------------------- within a request
 
     def _level(self, request: FindRequest | GetRequest) -> str:
         study_root = request.sop_class in _STUDY_ROOT
@@ -648,12 +647,12 @@ class Archive(Blueprint):
         return entry
 
     def _why_not_ready(self, app: Any) -> str | None:
-        """Report to a balancer if stores would be refused."""
+        """Return why stores would be refused, for a load balancer."""
         return self._room.why_not()
 
 
 def _place(where: str | os.PathLike[str] | Storage, name: str) -> tuple[Path, Storage | None]:
-    """Return the folder on this machine, and the storage if the files are in one."""
+    """Return the folder on this machine, and the storage if it holds the files."""
     if isinstance(where, str) and _URL.match(where):
         return Path(name), Objects(where)
     if isinstance(where, (str, os.PathLike)):
@@ -668,7 +667,7 @@ _STUDY_ROOT = frozenset(uids.QUERY_RETRIEVE[one]["StudyRoot"] for one in ("find"
 
 
 def _check_issuers(identifier: Dataset, patients: set[str]) -> None:
-    """Refuse a retrieval by a Patient ID that is of several patients (IHE: of several issuers)."""
+    """Refuse a retrieval by a Patient ID shared by several patients (IHE: several issuers)."""
     if identifier.get("IssuerOfPatientID"):
         return
     asked = [patient.split("\\")[0] for patient in patients]

@@ -1,9 +1,9 @@
-"""The objects of an archive: each attempt to store an instance has a key of its own.
+"""The objects of an archive: each attempt to store an instance has its own key.
 
-Its key is noted in the index first; then the object is put, and acknowledged; then one transaction
-writes the row and forgets the attempt, and only then the sender is told. So a crash leaves at
-worst an object without a row, whose attempt is noted. Such objects are removed when the attempt is
-over for sure, and so are those that have left the index. An object that neither knows is kept.
+The index first notes the key. Then the object is put and the storage acknowledges it. Then one
+transaction writes the row and deletes the note, and only then is the response sent. So a crash
+leaves at worst an object without a row, and a note of its attempt. Such an object is removed once
+the attempt can no longer succeed, as is one whose row was deleted. Other objects are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pacsroute.instances.stored import Storage, Stored
 logger = logging.getLogger("pacsroute")
 
 _EVERY = 60.0  # seconds between sweeps
-_OVER = 3600.0  # seconds after which an attempt is given up: it can have no row any more
+_OVER = 3600.0  # seconds after which an attempt is given up: its row can no longer be written
 _STAMP = re.compile(r"/(\d{20})-")
 _OLDEST = "SELECT path FROM attempt WHERE at < ?"
 _GIVE_UP = "DELETE FROM attempt WHERE at < ? RETURNING path"
@@ -44,10 +44,10 @@ class Bucket:
     storage : Storage
         The storage of the objects.
     database : Database
-        The index, which notes what is under way.
+        The index, which notes the attempts in progress.
     """
 
-    flushes_rows = True  # nothing else tells a start what was stored
+    flushes_rows = True  # after a crash, only the rows show what was stored
 
     def __init__(self, storage: Storage, database: Database) -> None:
         self._storage = storage
@@ -60,7 +60,7 @@ class Bucket:
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Begin to sweep."""
+        """Start sweeping."""
         self._opener = Opener()
         self._stop.clear()
         self._thread = threading.Thread(
@@ -69,7 +69,7 @@ class Bucket:
         self._thread.start()
 
     def close(self) -> None:
-        """Sweep no more; stored objects are counted."""
+        """Stop sweeping; stored objects are counted."""
         if self._opener is not None:
             self._opener.close()
         self._stop.set()
@@ -80,7 +80,7 @@ class Bucket:
             self._count_on()
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Hold a lock that all processes of the archive share, in its index."""
+        """Hold a lock in the index, shared by all processes of the archive."""
         return self._database.locked(name)
 
     def instance(
@@ -91,7 +91,7 @@ class Bucket:
         sop_instance: str | None = None,
         transfer_syntax: str | None = None,
     ) -> Instance:
-        """Return the instance of an object; known UIDs are not read."""
+        """Return the instance of an object, without reading UIDs that are known."""
         return Instance(
             Stored(self._storage, name),
             sop_class=sop_class,
@@ -100,21 +100,21 @@ class Bucket:
         )
 
     def received(self, name: str) -> int:
-        """Return when an object was put, in nanoseconds since 1970, which its key contains."""
+        """Return when an object was put, in nanoseconds since 1970, as its key says."""
         found = _STAMP.search(name)
         return int(found[1]) if found else 0
 
     def sender(self, name: str) -> str:
-        """Return the AE title of the sender of an instance, from its head."""
+        """Return the AE title of the sender of an instance, from its file meta information."""
         with Stored(self._storage, name).open() as file:
             return part10.head_of(file).sender
 
     def ahead(self, instances: list[Instance]) -> list[Instance]:
-        """Return the instances in a list that opens the next ones while one is sent."""
+        """Return the instances as a list that opens the next ones while one is sent."""
         return Ahead(instances, self._opener) if self._opener is not None else instances
 
     def has(self, name: str) -> bool:
-        """Return whether an object is there."""
+        """Return whether an object exists."""
         try:
             self._storage.open(name, 0, 1).close()
         except FileNotFoundError:
@@ -128,7 +128,7 @@ class Bucket:
                 yield key, self.received(key)
 
     def remove(self, names: list[str]) -> list[str]:
-        """Remove objects; return the removed keys. The others are swept later."""
+        """Remove objects; return the removed keys. The rest are swept later."""
         gone: list[str] = []
         if not names or self._ownership.why_not():
             return gone
@@ -144,18 +144,18 @@ class Bucket:
     # ------------------------------------------------------------- from attempt to instance
 
     def receive(self, instance: Instance) -> str:
-        """Put an instance under a key of its own, which the index has noted; return the key."""
+        """Put an instance under its own key, noted in the index first; return the key."""
         noting = _Noting(self._storage, self._database)
         instance.save(noting)
         self._stores += 1
         return noting.key
 
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
-        """Return True: asking the index takes less time than putting an object."""
+        """Return True: querying the index is faster than putting an object."""
         return True
 
     def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
-        """Return the key: it stays."""
+        """Return the key, which does not change."""
         return draft
 
     def keep(self, db: Transaction, name: str) -> None:
@@ -164,13 +164,13 @@ class Bucket:
             raise UnavailableError("the attempt took too long, and was given up")
 
     def settle(self, draft: str) -> None:
-        """Do nothing: there is nothing left to do."""
+        """Do nothing: no work is left."""
 
     def withdraw(self, name: str) -> None:
         """Do nothing: an attempt is discarded, or swept."""
 
     def discard(self, draft: str) -> None:
-        """Give up an attempt, unless its row is there: a commit may have no answer."""
+        """Give up an attempt, unless its row exists: a commit may succeed without a response."""
 
         def work(db: Transaction) -> bool:
             is_over = db.execute(FORGET_ATTEMPT, [draft]).fetchone() is not None
@@ -185,32 +185,32 @@ class Bucket:
             logger.debug("%s is swept later", draft)
 
     def quarantine(self, draft: str, sop_instance: str) -> str:
-        """Return the key: the index says that it is in quarantine."""
+        """Return the key: the index marks it as quarantined."""
         return draft
 
     def leftovers(self) -> Iterator[str]:
-        """Yield nothing: interrupted attempts are swept in time."""
+        """Yield nothing: interrupted attempts are swept later."""
         yield from ()
 
     def is_whole(self, draft: str) -> bool:
-        """Return whether an object is whole: a storage has no other ones."""
+        """Return whether an object is complete: a storage has no partial objects."""
         return True
 
     def bring_back(self, draft: str, name: str) -> None:
         """Do nothing."""
 
-    # ------------------------------------------------------------- what is removed
+    # ------------------------------------------------------------- sweeping
 
     def why_unswept(self) -> str:
-        """Return why nothing is removed, or an empty text."""
+        """Return why nothing is removed, or an empty string."""
         return self._ownership.look()
 
     def adopt(self) -> None:
-        """Record that the index has everything here: from now on it may be swept."""
+        """Record that the index has all objects, so sweeping may start."""
         self._ownership.adopt()
 
     def sweep(self) -> None:
-        """Remove objects of attempts that are over, and of rows that are gone."""
+        """Remove the objects of expired attempts and of deleted rows."""
         self._count_on()
         until = time.time_ns() - int(_OVER * 1e9)
         over = self._database.rows(f"{_OLDEST} LIMIT 1", [until])
@@ -224,7 +224,7 @@ class Bucket:
                 return
 
     def _count_on(self) -> None:
-        """Mark the time, so that an index restored later is recognised as older."""
+        """Increase the counter, so that an index restored later is recognised as older."""
         if self._stores != self._told:
             told, self._told = self._stores, self._stores
             try:
@@ -253,14 +253,14 @@ class Bucket:
 
 
 def _give_up(db: Transaction, until: int) -> None:
-    """Give up attempts of that age; a later commit finds no attempt, and fails."""
+    """Give up attempts of that age; a later commit finds no attempt and fails."""
     over = [(row[0],) for row in db.execute(_GIVE_UP, [until]).fetchall()]
     db.executemany(LEAVES, over)
     logger.warning("%d objects of failed attempts are removed", len(over))
 
 
 class _Noting:
-    """A storage that notes the key of an attempt in the index before it puts the object."""
+    """A storage that notes each key in the index before it puts the object."""
 
     def __init__(self, storage: Storage, database: Database) -> None:
         self.key = ""
@@ -269,7 +269,7 @@ class _Noting:
         self.open, self.delete, self.list = storage.open, storage.delete, storage.list
 
     def put(self, key: str, file: object, size: int) -> None:
-        """Note the key, and put the file there."""
+        """Note the key, then put the file there."""
         self.key = key
         lazily = self._database.lazily
 

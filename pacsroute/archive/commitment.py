@@ -23,12 +23,12 @@ logger = logging.getLogger("pacsroute")
 # The reasons of a failure (PS3.3 §C.14.1.1).
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, RESOURCE_LIMITATION = 0x0110, 0x0112, 0x0213
 CLASS_NOT_SUPPORTED, CLASS_CONFLICT, DUPLICATE_TRANSACTION = 0x0122, 0x0119, 0x0131
-ALL_ARE_HERE, SOME_FAILED = 1, 2  # the types of event (PS3.4 §J.3.3)
+ALL_ARE_HERE, SOME_FAILED = 1, 2  # event types (PS3.4 §J.3.3)
 
-_WAITS = (5, 30, 120, 600, 3600)  # seconds between attempts to report; the last one is repeated
+_WAITS = (5, 30, 120, 600, 3600)  # seconds between attempts to report; the last repeats
 _DAYS = 7 * 86_400  # seconds after which a report is given up
-_LEASE = 300  # seconds that an attempt may take before another process tries
-_STOP = 10  # seconds that a report under way has when the app stops
+_LEASE = 300  # seconds before another process retries an attempt that has not finished
+_STOP = 10  # seconds that a report in progress has to finish when the app stops
 
 Reference = tuple[str, str]
 """A SOP Class and a SOP Instance UID."""
@@ -40,7 +40,7 @@ class Commitment:
     Parameters
     ----------
     files, database : Keeper and Database
-        Of the archive.
+        The parts of the archive.
     """
 
     def __init__(self, files: Keeper, database: Database) -> None:
@@ -73,7 +73,7 @@ class Commitment:
     def _remember(
         self, request: NActionRequest, transaction: str, references: list[Reference]
     ) -> bool:
-        """Note a report; return False if it is noted already."""
+        """Save a report; return False if it was already saved."""
         refs = json.dumps(references)
         row = [request.calling_ae, _title(request), transaction, refs, time.time(), time.time()]
 
@@ -97,7 +97,7 @@ class Commitment:
     def outcome(
         self, calling_ae: str, transaction: str, references: list[Reference]
     ) -> tuple[int, dict[str, Any]]:
-        """Return the report: the type of the event, and the result of each reference."""
+        """Return the report: the event type, and the result of each reference."""
         kept, failed = [], []
         for reference in references:
             reason = self._why_not(calling_ae, *reference)
@@ -109,12 +109,12 @@ class Commitment:
         return kind, _information(transaction, kept, failed)
 
     def _why_not(self, calling_ae: str, sop_class: str, sop_instance: str) -> int | None:
-        """Return why an instance cannot be committed to, or None: it is here."""
+        """Return why an instance cannot be committed to, or None if it can."""
         if not uids.is_uid(sop_instance):
             return NO_SUCH_INSTANCE
         try:
             if self._database.rows(_REFUSED, [sop_instance, calling_ae]):
-                return PROCESSING_FAILURE  # what is here is not what this one has sent
+                return PROCESSING_FAILURE  # the stored content differs from what this peer sent
             found = self._database.rows(_FOUND, [sop_instance])
             if not found:
                 known = uids.is_storage(sop_class)
@@ -127,7 +127,7 @@ class Commitment:
             return RESOURCE_LIMITATION
 
     def _is_whole(self, row: Any) -> bool:
-        """Return whether the file of a row is there, and that instance's."""
+        """Return whether the file of a row exists and contains that instance."""
         found = self._files.instance(row["path"])
         try:
             return (found.sop_class, found.sop_instance) == (row["SOPClassUID"], row["uid"])
@@ -140,7 +140,7 @@ class Commitment:
     # ------------------------------------------------------------- reports
 
     def start(self, app: Any) -> None:
-        """Begin to send reports, also those that an earlier run has left."""
+        """Start sending reports, including any left by an earlier run."""
         self._app = app
         self._stopped = False
         self._wake.clear()
@@ -150,7 +150,7 @@ class Commitment:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no more; the remaining reports are sent after the next start."""
+        """Stop sending; the remaining reports are sent after the next start."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
@@ -169,7 +169,7 @@ class Commitment:
             self._wake.wait(pause)
 
     def _due(self) -> Iterator[Any]:
-        """Yield the reports that are due, each to one process only."""
+        """Yield the due reports, each to one process only."""
 
         def take(db: Transaction) -> Any | None:
             now = time.time()
@@ -187,12 +187,12 @@ class Commitment:
         return bool(self._database.rows("SELECT 1 FROM report WHERE due <= ?", [time.time()]))
 
     def _pause(self) -> float | None:
-        """Return the seconds until the next report is due; None if none is waiting."""
+        """Return the seconds until the next report is due, or None if none is waiting."""
         ((due,),) = self._database.rows("SELECT min(due) FROM report")
         return None if due is None else min(max(0.1, due - time.time()), _LEASE)
 
     def _report(self, row: Any) -> None:
-        """Send the report; if that fails, try again later, for some days."""
+        """Send the report; if that fails, retry later, for several days."""
         references = [(one[0], one[1]) for one in json.loads(row["refs"])]
         try:
             kind, information = self.outcome(row["calling_ae"], row["transaction_uid"], references)

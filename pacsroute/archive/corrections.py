@@ -1,6 +1,6 @@
-"""Corrections of a study: sent instances have the corrected values, the files do not change.
+"""Corrections of a study: sent instances have the corrected values; the files do not change.
 
-The Original Attributes Sequence (0400,0561) of each instance that is sent has its earlier values.
+Each sent instance has its earlier values in the Original Attributes Sequence (0400,0561).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UTF_8 = "ISO_IR 192"
 
 
 class Correction(NamedTuple):
-    """The value that an attribute of a study has been given, and the one it had at first."""
+    """The corrected and the original value of an attribute of a study."""
 
     study: str
     keyword: str
@@ -56,7 +56,7 @@ def _is_of_its_vr(keyword: str, value: str) -> bool:
 
 
 def carry_out(db: Transaction, decision: dict[str, Any]) -> None:
-    """Note a correction, and correct the row of its study, if there is one."""
+    """Record a correction, and correct the row of its study, if it has one."""
     study = decision["study"]
     row = db.execute("SELECT * FROM study WHERE StudyInstanceUID = ?", [study]).fetchone()
     for keyword, value in decision["values"].items():
@@ -89,7 +89,7 @@ def apply(db: Transaction, study: Row) -> Row:
 
 
 def undone(db: Transaction, study: Row) -> Row:
-    """Return the row of a study as it was before its corrections: as its instances still say."""
+    """Return the row of a study before its corrections, as in its instances."""
     row = dict(study)
     for one in of_study(db, row["StudyInstanceUID"]):
         row[one.keyword] = one.original
@@ -112,7 +112,7 @@ _OF_STUDY = "SELECT * FROM correction WHERE StudyInstanceUID = ?"
 
 
 def of_studies(database: Database, studies: Iterable[str]) -> dict[str, list[Correction]]:
-    """Return the corrections of studies, by the UID of those that have any."""
+    """Return the corrections of studies by UID; studies without any are left out."""
     found: dict[str, list[Correction]] = {}
     for study in studies:
         for row in database.rows(_OF_STUDY, [study]):
@@ -120,11 +120,11 @@ def of_studies(database: Database, studies: Iterable[str]) -> dict[str, list[Cor
     return found
 
 
-# ------------------------------------------------------------- on the way out
+# ------------------------------------------------------------- in sent instances
 
 
 class Corrected(Instance):
-    """An instance whose study was corrected: its file as it came, with the corrected values."""
+    """An instance of a corrected study: the file as received, with the corrected values."""
 
     def __init__(self, original: Instance, corrections: list[Correction], system: str) -> None:
         super().__init__(
@@ -143,19 +143,19 @@ class Corrected(Instance):
         return correct(self._original.dataset, self._corrections, self._system)
 
     def open(self, *, whole: bool = True) -> BinaryIO:
-        """Return a binary file to read the bytes of the corrected data set from."""
+        """Return a binary file with the bytes of the corrected data set."""
         return io.BytesIO(encode(self.dataset, self.transfer_syntax))
 
 
 def correct(dataset: Dataset, corrections: list[Correction], system: str) -> Dataset:
-    """Return a data set with its corrected values, and the original ones (PS3.3 C.12.1).
+    """Return a data set with its corrected and its original values (PS3.3 C.12.1).
 
     Parameters
     ----------
     dataset : pydicom.Dataset
-        It is changed.
+        The data set; changed in place.
     corrections : list of Correction
-        Those of its study.
+        The corrections of its study.
     system : str
         The name of the modifying system in the item.
     """
@@ -188,7 +188,7 @@ def _moment(text: str) -> str:
 
 
 def _in_utf_8(dataset: Dataset) -> None:
-    """Decode all text of a data set, to be written in a character set that has everything."""
+    """Decode all text of a data set, so that it can be written in UTF-8."""
     if dataset.get("SpecificCharacterSet") == _UTF_8:
         return
     try:

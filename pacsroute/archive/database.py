@@ -1,4 +1,4 @@
-"""The interface of the index's database, whichever it is."""
+"""The interface of the index's database."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class UnavailableError(Exception):
-    """The database cannot be asked or changed now."""
+    """The database cannot be queried or changed now."""
 
 
 class UnknownCommitError(UnavailableError):
-    """The database was lost while a transaction was committed: it may be, or not."""
+    """The connection was lost during a commit: the transaction may or may not be committed."""
 
 
 class Transaction(Protocol):
-    """Executes statements; parameters are marked with ``?``."""
+    """Executes statements; ``?`` marks a parameter."""
 
     def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
         """Execute a statement; return a cursor of its rows."""
@@ -44,17 +44,17 @@ class Database(Protocol):
     dialect : str
         As `pacsroute.matching.where` takes it.
     identity : str
-        The type of a column that numbers its rows.
+        The type of a column that numbers the rows.
     text : str
-        The type of a column of text, which is compared by code points.
+        The type of a text column that is compared by code points.
     list_of : str
         The function that joins values with a separator.
     ordered_join : str
-        The words that join tables in the order in which they are written.
+        The keywords that join tables in the order written.
     for_update : str
-        The end of a SELECT that takes a row from others.
+        The end of a SELECT that locks its rows.
     lazily : str
-        The beginning of a transaction that need not be on the disk; may be empty.
+        The start of a transaction that need not be flushed to the disk; may be empty.
     """
 
     dialect: Name
@@ -69,14 +69,14 @@ class Database(Protocol):
     def rows(
         self, sql: str, parameters: Sequence[Any] = (), stop: Callable[[], bool] | None = None
     ) -> list[Any]:
-        """Return all rows of a query, each to be asked by number and by name.
+        """Return all rows of a query; values are read by number or by name.
 
         Parameters
         ----------
         sql, parameters : str and sequence
             The query.
         stop : callable, optional
-            Asked now and then while it runs; True ends it with an `UnavailableError`.
+            Called now and then while the query runs; True ends it with an `UnavailableError`.
         """
 
     def write(
@@ -86,26 +86,26 @@ class Database(Protocol):
         flush: bool = False,
         alone: Sequence[str] | None = (),
     ) -> T:
-        """Do something in a transaction.
+        """Run a function in a transaction.
 
         Parameters
         ----------
         work : callable
-            Called with the transaction; what it raises undoes what it did, and is raised.
+            Called with the transaction; an exception rolls it back and is raised again.
         flush : bool
-            Whether it must survive a power cut, with everything written before it.
+            Whether this and everything written before must survive a power cut.
         alone : sequence of str, optional
-            UIDs that no other transaction changes meanwhile; None is everything.
+            UIDs that no other transaction may change meanwhile; None means all.
         """
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold a lock that all processes of the index share."""
 
     def incarnation(self) -> str:
-        """Return a text that differs after the database was restored, or another took over."""
+        """Return a string that changes if the database is restored or another takes over."""
 
     def connect(self) -> Connection:
-        """Return a new connection, to be closed by the caller; it commits each statement."""
+        """Return a new connection that commits each statement; the caller closes it."""
 
     def close(self) -> None:
         """Close the connections."""

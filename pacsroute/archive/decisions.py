@@ -1,10 +1,10 @@
-"""Decisions about an archive: they are in no instance, and have to survive its index.
+"""Decisions about an archive: no instance contains them, and they must survive the index.
 
-The journal has one for each deletion, restoration, hold and correction, with who and when. It has
-one for each instance that went into the quarantine, and for each study whose Issuer of Patient ID
-was derived from the network it came from, too: no file contains that. The index holds what follows
-from them, and which it knows. So a decision that was written before a crash is carried out at the
-next start, and a new index knows all of them.
+The journal has an entry for each deletion, restoration, hold and correction, with the user and the
+time. It also has one for each quarantined instance, and for each study whose Issuer of Patient ID
+was derived from its network, because no file contains that. The index holds the effects of the
+decisions, and which ones it has applied. So a decision written before a crash is carried out at
+the next start, and a new index applies all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Decisions:
         self._database = database
 
     def decide(self, kind: str, by: str, reason: str, **details: Any) -> None:
-        """Write a decision down, and carry it out in the index."""
+        """Write a decision to the journal, and carry it out in the index."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"decision": kind, "at": at, "by": by, "reason": reason, **details})
         with self._journal.locked():
@@ -54,7 +54,7 @@ class Decisions:
 def _carry_out(db: Transaction, line: bytes) -> None:
     try:
         decision = json.loads(line)
-    except ValueError:  # cut off, and never acknowledged
+    except ValueError:  # truncated, so never acknowledged
         return
     if decision.get("decision") in _CARRY_OUT:
         _CARRY_OUT[decision["decision"]](db, decision)

@@ -1,4 +1,4 @@
-"""Deletion: decided by a person, with a reason, and kept from coming back by a resend."""
+"""Deletion: a person decides it, with a reason, and a resend does not undo it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Deletion:
     database, decisions, storing
         The parts of the archive.
     retain : timedelta, optional
-        How long a study is kept in any case, from when its last instance came.
+        How long a study is kept after its last instance arrived.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Deletion:
         self._storing = storing
 
     def find(self, study: str, series: str, instance: str) -> list[Any]:
-        """Return the instances of a study, a series, or one."""
+        """Return the instances of a study or series, or a single one."""
         where, parameters = _named(study, series, instance, _COLUMNS)
         return self._database.rows(f"{_FOUND} WHERE {where}", parameters)
 
     def delete(self, found: list[Any], reason: str, by: str) -> int:
-        """Delete the found instances; first the rows, then the files."""
+        """Delete the instances: first the rows, then the files."""
         studies = {row["StudyInstanceUID"] for row in found}
         if not found:
             raise Failure(_NO_SUCH_INSTANCE, "nothing here has this UID")
@@ -91,7 +91,7 @@ class Deletion:
                 raise Failure(_NOT_AUTHORIZED, "the study must be retained for longer")
 
     def restore(self, study: str, series: str, instance: str, reason: str, by: str) -> int:
-        """Forget that something was deleted."""
+        """Allow deleted instances to be stored again."""
         where, parameters = _named(study, series, instance, _TOMBSTONES)
         found = self._database.rows(
             f"SELECT SOPInstanceUID FROM tombstone WHERE {where}", parameters
@@ -102,11 +102,11 @@ class Deletion:
         return len(found)
 
     def hold(self, study: str, reason: str, by: str) -> None:
-        """Keep a study from being deleted."""
+        """Protect a study from deletion."""
         self._decisions.decide("hold", by, reason, study=study)
 
     def release(self, study: str, reason: str, by: str) -> None:
-        """Allow its deletion again."""
+        """Allow a study to be deleted again."""
         self._decisions.decide("release", by, reason, study=study)
 
 

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Row = dict[str, Any]
-_UNBINDABLE = re.compile("[\0\ud800-\udfff]")  # what no database takes as text
+_UNBINDABLE = re.compile("[\0\ud800-\udfff]")  # characters that databases refuse in text
 
 
 @dataclass
 class Entry:
-    """The rows of an instance, with data besides its attributes.
+    """The rows of an instance, with further data about it.
 
     Parameters
     ----------
     study, series, image : dict
-        Its attributes at each level, in the form in which they are matched.
+        The attributes of each level, in the form for matching.
     transfer_syntax : str
-        The UID of the syntax it is kept in.
+        The UID of the transfer syntax it is stored in.
     calling_ae : str
         The calling AE title.
     received : int
-        When, in nanoseconds since 1970.
+        When it arrived, in nanoseconds since 1970.
     """
 
     study: Row
@@ -48,12 +48,12 @@ class Entry:
 
     @property
     def sop_instance(self) -> str:
-        """Its SOP Instance UID."""
+        """The SOP Instance UID."""
         return str(self.image["SOPInstanceUID"])
 
     @property
     def study_instance(self) -> str:
-        """Its Study Instance UID."""
+        """The Study Instance UID."""
         return str(self.study["StudyInstanceUID"])
 
 
@@ -71,7 +71,7 @@ def describe(
     Raises
     ------
     Failure
-        With 0xA900 if it has no place in the hierarchy of study, series and instance.
+        With 0xA900 if it lacks a UID of its study, series or instance.
     """
     rows = {
         table: _row(model, [key for level in levels for key in model.keys[level]], dataset)
@@ -91,7 +91,7 @@ def describe(
 def patient_of(study: Row) -> str:
     r"""Return the identity of a patient: the Patient ID and its issuer.
 
-    A study without a Patient ID is of a patient of its own.
+    A study without a Patient ID counts as a separate patient.
 
     Examples
     --------

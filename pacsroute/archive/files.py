@@ -1,9 +1,9 @@
-"""The folder of an archive: drafts, and files that stay.
+"""The folder of an archive: drafts and final files.
 
-An instance is first written under ``.incoming``, in a folder that its process holds locked. There
-it is whole, and on the disk. Then it gets a second name, where it stays, and a row in the index.
-Its first name goes when both are on the disk, for many instances at once. So after a crash the
-folders under ``.incoming`` name all that the index may not know yet, however large it is.
+An instance is first written and flushed under ``.incoming``, in a folder that its process keeps
+locked. Then it gets its final name, a second hard link, and a row in the index. Once both are on
+the disk, the first name is removed, for many instances at once. So after a crash, the folders
+under ``.incoming`` list every instance that the index may lack, however large the archive is.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from pacsroute.instances.instance import Instance
 
 try:
     import fcntl
-except ImportError:  # Windows, where an archive has one process
+except ImportError:  # on Windows, an archive has one process
     fcntl = None  # type: ignore[assignment]
 
 INCOMING, QUARANTINE = ".incoming", ".quarantine"
-_MANY = 256  # first names that go together
-# On these, flushing a new file flushes the name that it has: they have one journal for both.
+_MANY = 256  # first names that are removed together
+# On these, flushing a new file also flushes its name: one journal records both.
 _NAMES_WITH_FILES = frozenset({"ext4", "xfs", "f2fs"})
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES, errno.ENOSYS)
 
@@ -43,14 +43,14 @@ class Files:
     Parameters
     ----------
     root : Path
-        Its folder.
+        The folder.
     layout : Layout
-        The folders in it.
+        The layout of its subfolders.
     flush_index : callable
-        Has the index written to the disk.
+        Flushes the index to the disk.
     """
 
-    flushes_rows = False  # the drafts tell a start what rows there have been
+    flushes_rows = False  # after a crash, the drafts show which rows may be missing
 
     def __init__(self, root: Path, layout: Layout, flush_index: Callable[[], object]) -> None:
         self.root = root.absolute()  # so that a draft, which is a path, stays one below it
@@ -65,7 +65,7 @@ class Files:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Make the folder in which this process receives."""
+        """Make the folder for instances that this process receives."""
         token = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._incoming = os.path.abspath(os.path.join(self.root, INCOMING, token))
         make_folder(self._incoming)
@@ -75,9 +75,9 @@ class Files:
             fcntl.flock(self._held, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Remove that folder, unless something is left in it for the next start.
+        """Remove that folder, unless it still contains drafts for the next start.
 
-        So it is if the index cannot be reached.
+        Drafts remain if the index cannot be reached.
         """
         with contextlib.suppress(OSError, UnavailableError):
             self.flush()
@@ -102,7 +102,7 @@ class Files:
         sop_instance: str | None = None,
         transfer_syntax: str | None = None,
     ) -> Instance:
-        """Return the instance of a file; known UIDs are not read."""
+        """Return the instance of a file, without reading UIDs that are known."""
         return Instance(
             self.path(name),
             sop_class=sop_class,
@@ -115,16 +115,16 @@ class Files:
         return os.stat(self.path(name)).st_mtime_ns
 
     def sender(self, name: str) -> str:
-        """Return the AE title of the sender of an instance, from its head."""
+        """Return the AE title of the sender of an instance, from its file meta information."""
         with open(self.path(name), "rb") as file:
             return part10.head_of(file).sender
 
     def ahead(self, instances: list[Instance]) -> list[Instance]:
-        """Return the instances: files open at once."""
+        """Return the instances unchanged: files open quickly."""
         return instances
 
     def has(self, name: str) -> bool:
-        """Return whether a file is there."""
+        """Return whether a file exists."""
         return os.path.exists(self.path(name))
 
     def remove(self, names: list[str]) -> list[str]:
@@ -138,38 +138,38 @@ class Files:
         return names
 
     def receive(self, instance: Instance) -> str:
-        """Write an instance to the disk; return its path, which is not the one to stay.
+        """Write an instance to the disk; return its temporary path.
 
         Raises
         ------
         OSError
-            If it cannot be written; no part of it stays behind.
+            If it cannot be written; no partial file is left.
         """
         name = f"{instance.sop_instance}~{next(self._numbers)}"
         if not self._is_one_flush:
             return os.fspath(instance.save(self._incoming, name))
         with instance.open() as file:
-            if not isinstance(file, io.BytesIO):  # to read it all would cost more than a flush
+            if not isinstance(file, io.BytesIO):  # reading it all would cost more than a flush
                 return os.fspath(instance.save(self._incoming, name))
             name = f"{name}~{zlib.crc32(file.getbuffer()):08x}"
         draft = os.fspath(instance.save(self._incoming, name, durable=False))
         try:
-            sync(draft)  # its name is flushed with it, and may be there before the bytes are
+            sync(draft)  # this also flushes its name, which may reach the disk before the bytes
         except BaseException:
             remove(draft)
             raise
         return draft
 
     def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
-        """Give a draft the name under which it stays; return that name, within the folder."""
+        """Give a draft its final name; return that name, relative to the folder."""
         folder = self._layout.folder_of(values)
         return self._link(draft, folder, sop_instance)
 
     def keep(self, db: Transaction, name: str) -> None:
-        """Do nothing: a draft is a file until it is settled."""
+        """Do nothing: a draft stays a file until it is settled."""
 
     def withdraw(self, name: str) -> None:
-        """Remove the name of a draft."""
+        """Remove the final name of a draft."""
         remove(self.path(name))
 
     def discard(self, draft: str) -> None:
@@ -177,12 +177,12 @@ class Files:
         remove(draft)
 
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
-        """Return whether there is a file of the name that an instance would get."""
+        """Return whether a file already has the name that an instance would get."""
         name = os.path.join(self.root, self._layout.folder_of(values), f"{sop_instance}.dcm")
         return os.path.lexists(name)
 
     def quarantine(self, draft: str, sop_instance: str) -> str:
-        """Give a draft a name in the quarantine; return it."""
+        """Give a draft a name in the quarantine; return that name."""
         return self._link(draft, QUARANTINE, sop_instance)
 
     def _link(self, draft: str, folder: str, sop_instance: str) -> str:
@@ -202,7 +202,7 @@ class Files:
         raise AssertionError
 
     def settle(self, draft: str) -> None:
-        """Record that a draft has its name and its row: the first name is removed in time."""
+        """Record that a draft has its name and its row; its first name is removed later."""
         with self._lock:
             self._settled.append(draft)
             is_time = len(self._settled) >= _MANY
@@ -230,7 +230,7 @@ class Files:
             remove(draft)
 
     def leftovers(self) -> Iterator[str]:
-        """Yield the drafts of processes that have died, and remove their folders after that."""
+        """Yield the drafts of dead processes, then remove their folders."""
         parent = os.path.join(self.root, INCOMING)
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(parent)):
@@ -244,13 +244,13 @@ class Files:
                         os.rmdir(folder)
 
     def is_whole(self, draft: str) -> bool:
-        """Return whether a draft is as it was received; a power cut may leave a name without bytes.
+        """Return whether a draft is complete; a power cut may leave a name without bytes.
 
-        That one was never acknowledged: its flush did not finish.
+        An incomplete draft was never acknowledged, because its flush did not finish.
         """
         told = os.path.basename(draft).split("~")[2:]
         if not told:
-            return True  # it got its name when all of it was on the disk
+            return True  # it got its name after all of it was on the disk
         try:
             with Instance(draft).open() as file:
                 return f"{zlib.crc32(file.read()):08x}" == told[0]
@@ -258,21 +258,21 @@ class Files:
             return False
 
     def bring_back(self, draft: str, name: str) -> None:
-        """Give a draft its name again, where a power cut has taken it."""
+        """Restore the name of a draft if a power cut has lost it."""
         path = self.path(name)
         if not os.path.exists(path):
             make_folder(os.path.dirname(path))
             os.link(draft, path)
 
     def why_unswept(self) -> str:
-        """Return an empty text: a folder has the index beside it."""
+        """Return an empty string: a folder has its index beside it."""
         return ""
 
     def adopt(self) -> None:
         """Do nothing."""
 
     def found(self) -> Iterator[tuple[str, int]]:
-        """Yield the names of all finished files, and when each was written."""
+        """Yield the name of each finished file, and when it was written."""
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -289,7 +289,7 @@ class Files:
 
 
 def _file_system_of(folder: str) -> str:
-    """Return the type of the file system that a folder is on; empty if unknown."""
+    """Return the type of a folder's file system; empty if unknown."""
     device = os.stat(folder).st_dev
     number = f"{os.major(device)}:{os.minor(device)}" if hasattr(os, "major") else ""
     with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8") as mounts:
@@ -311,7 +311,7 @@ def locked(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unheld(folder: str) -> Iterator[bool]:
-    """Hold a folder of drafts; return whether no living process has it."""
+    """Lock a folder of drafts; yield whether no living process holds it."""
     if fcntl is None:
         yield True
         return
@@ -332,7 +332,7 @@ def _unheld(folder: str) -> Iterator[bool]:
 
 
 def remove(path: str) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -351,7 +351,7 @@ def _linked(draft: str, target: str) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS or os.path.lexists(target):
             raise
-        os.rename(draft, target)  # a file system without hard links
+        os.rename(draft, target)  # the file system has no hard links
 
 
 def _is_same_file(one: str, other: str) -> bool:

@@ -1,4 +1,4 @@
-"""The jobs that follow from an instance that was stored, and are put into the queue with it."""
+"""The jobs of a stored instance, queued together with it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pacsroute.instances.instance import Instance
 
 
 class Following:
-    """Calls what `Archive.stored` has registered, so that its jobs are there with the instance.
+    """Calls the functions of `Archive.stored`, and queues their jobs with the instance.
 
-    Where queue and index are in the same database, the jobs are put in the transaction of the
-    instance's row: neither is there without the other. Elsewhere they are put once the row is
-    there, and again if the instance comes again: its sender has had no Success before.
+    If queue and index share a database, the jobs are queued in the transaction that writes the
+    instance's row: both are committed, or neither. Otherwise they are queued after the row is
+    written, and again if the instance is resent, as a sender does if it has not received Success.
 
     Parameters
     ----------
     function : callable
-        Called with the instance where it is now.
+        Called with the stored instance.
     work : WorkQueue
         The queue.
     url : str
-        Where the index is; empty for a file.
+        The URL of the index; empty for a file.
     """
 
     def __init__(self, function: Callable[[Instance], object], work: WorkQueue, url: str) -> None:
@@ -33,7 +33,7 @@ class Following:
 
     @contextlib.contextmanager
     def with_row(self, instance: Instance) -> Iterator[Together | None]:
-        """Collect the jobs of an instance before its row is written; None if they come later."""
+        """Collect the jobs of an instance before its row is written; None if that is done later."""
         if not self.is_shared:
             yield None
             return
@@ -42,6 +42,6 @@ class Following:
             yield jobs
 
     def after(self, instance: Instance) -> None:
-        """Queue the jobs of an instance that is in the index, if they were not queued with it."""
+        """Queue the jobs of an indexed instance, if they were not queued with its row."""
         if not self.is_shared:
             self._function(instance)

@@ -1,7 +1,7 @@
-"""Put instances into the index: nothing is replaced, or moves, without being reported.
+"""Put instances into the index; report conflicts instead of replacing or moving anything.
 
-This module reports an instance whose SOP Instance UID is there already, or whose patient is not its
-study's. The code that stores instances decides what becomes of it.
+This module reports an instance whose SOP Instance UID is already indexed, or whose patient is not
+its study's patient. `storing` decides how to treat it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EMPTY = (None, "")
 
 @dataclass(frozen=True)
 class Known:
-    """The entry of an instance that arrives again."""
+    """The existing entry of an instance that arrives again."""
 
     id: int
     path: str
@@ -32,11 +32,11 @@ class AnotherPatientError(Exception):
 
 
 class DeletedError(Exception):
-    """The instance was deleted, and must not come back."""
+    """The instance was deleted, and must not be stored again."""
 
 
 class KnownError(Exception):
-    """Instances of the same SOP Instance UID are in the index."""
+    """The index has instances with the same SOP Instance UID."""
 
     def __init__(self, known: list[Known]) -> None:
         super().__init__("the SOP instance is there already")
@@ -63,27 +63,27 @@ def admit(
     beside: frozenset[int] = frozenset(),
     any_patient: bool = False,
 ) -> None:
-    """Put an instance in.
+    """Add an instance to the index.
 
     Parameters
     ----------
     entry : Entry
-        Its attributes.
+        The attributes of the instance.
     path : str
         The name of its file.
     beside : frozenset of int
-        The IDs of what may be there of the same SOP Instance UID.
+        The IDs of existing instances that may share its SOP Instance UID.
     any_patient : bool
-        Whether its patient may be another than its study's.
+        Whether its patient may differ from its study's patient.
 
     Raises
     ------
     DeletedError
         If it was deleted.
     KnownError
-        If there is another of the same SOP Instance UID.
+        If another instance has the same SOP Instance UID.
     AnotherPatientError
-        If its study is another patient's.
+        If its study belongs to another patient.
     """
     if _one(db, _HEARD_OF, [entry.sop_instance, entry.sop_instance]):
         _check_unknown(db, entry.sop_instance, beside)
@@ -144,7 +144,7 @@ def _series(db: Transaction, entry: Entry, study: int) -> int:
 
 
 def contradicts(there: Any, new: Row) -> bool:
-    """Return whether two rows of a study are of different patients.
+    """Return whether two rows of a study name different patients.
 
     A missing value contradicts nothing; without a Patient ID, the names are compared.
     """
@@ -158,7 +158,7 @@ def contradicts(there: Any, new: Row) -> bool:
 
 
 def _fill(db: Transaction, table: str, there: Any, new: Row) -> None:
-    """Add values that the first instance lacked, from this one."""
+    """Add values from this instance that earlier ones lacked."""
     gaps = {
         key: value
         for key, value in new.items()
@@ -184,7 +184,7 @@ def _insert(db: Transaction, table: str, row: Row) -> int:
 
 
 def take_out(db: Transaction, ids: list[int]) -> list[str]:
-    """Remove instances, with empty series and studies; return their files."""
+    """Remove instances, and the series and studies left empty; return the files."""
     paths = []
     for one in ids:
         row = _one(db, "SELECT path, series FROM image WHERE id = ?", [one])

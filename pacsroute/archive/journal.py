@@ -1,4 +1,4 @@
-"""Journals: the decisions about an archive, in the order in which they were made."""
+"""Journals: the decisions about an archive, in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pacsroute.instances.atomic_files import sync, write_all
 from pacsroute.instances.stored import Storage, new_key
 
 Apply = Callable[[Transaction, bytes], None]
-"""Carries a decision out in the index; what cannot be read was never acknowledged."""
+"""Carries out a decision in the index; an unreadable one was never acknowledged."""
 
 logger = logging.getLogger("pacsroute")
 
@@ -30,10 +30,10 @@ _READ = "decisions read"  # the name of the fact: bytes of the file
 
 
 class Journal(Protocol):
-    """Keeps decisions where the instances are, so that they survive the index."""
+    """Keeps decisions beside the instances, so that they survive the index."""
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Lock out the decisions of other processes, if all must have the same order."""
+        """Exclude decisions of other processes, if all processes must agree on the order."""
 
     def append(self, line: bytes) -> str:
         """Record a decision durably; return its key."""
@@ -44,20 +44,20 @@ class Journal(Protocol):
         Parameters
         ----------
         only : str
-            The result of `append`, if only that decision has to be carried out.
+            The result of `append`, to carry out that decision only.
         """
 
 
 class Lines:
-    """A journal in a file, of which the index knows how far it was read.
+    """A journal in a file; the index records how far it was read.
 
-    A file that is shorter than that was restored from a backup that is older than the index. The
-    index knows its decisions.
+    If the file is shorter than that, it was restored from a backup older than the index. The
+    index has its decisions already.
 
     Parameters
     ----------
     folder : Path
-        Of the archive.
+        The folder of the archive.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,11 +65,11 @@ class Lines:
         self._lock = os.fspath(folder / ".decisions.lock")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Lock out the decisions of other processes."""
+        """Exclude decisions of other processes."""
         return locked(self._lock)
 
     def append(self, line: bytes) -> str:
-        """Write a decision down; see `Journal`."""
+        """Record a decision; see `Journal`."""
         line += b"\n"
         is_new = not self._path.exists()
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -104,7 +104,7 @@ class Lines:
         return self._path.stat().st_size if self._path.exists() else 0
 
     def _since(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines from a place in the file on, each with where it ends."""
+        """Yield the lines from an offset in the file, each with its end offset."""
         if not self._path.exists():
             return
         with open(self._path, "rb") as file:
@@ -120,24 +120,24 @@ class Notes:
     Parameters
     ----------
     storage : Storage
-        That of the archive.
+        The storage of the archive.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Hold no lock: each decision has its own key."""
+        """Take no lock: each decision has its own key."""
         return contextlib.nullcontext()
 
     def append(self, line: bytes) -> str:
-        """Write a decision down; see `Journal`."""
+        """Record a decision; see `Journal`."""
         key = new_key(_NOTES)
         self._storage.put(key, io.BytesIO(line), len(line))
         return key
 
     def carry_out(self, database: Database, apply: Apply, only: str = "") -> None:
-        """Carry out recorded decisions that the index lacks, in a transaction for each."""
+        """Carry out recorded decisions that the index lacks, each in its own transaction."""
         if only:
             keys = [only]
         else:

@@ -1,4 +1,4 @@
-"""The interface of what keeps an archive's instances, whichever it is."""
+"""The interface for keeping an archive's instances, in a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pacsroute.instances.instance import Instance
 class Keeper(Protocol):
     """Keeps instances by name.
 
-    A received instance is a draft until the index has a row of it.
+    A received instance is a draft until the index has its row.
 
     Attributes
     ----------
     flushes_rows : bool
-        Whether a row has to be on the disk before its sender is told: a start would not find the
-        draft again.
+        Whether a row must be on the disk before the response is sent, because the next start
+        could not find the draft.
     """
 
     flushes_rows: bool
 
     def open(self) -> None:
-        """Get ready to receive; the index has its tables."""
+        """Prepare to receive; the index has its tables already."""
 
     def close(self) -> None:
-        """Receive no more."""
+        """Stop receiving."""
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold a lock that all processes of the archive share."""
 
-    # ------------------------------------------------------------- by name, or a draft
+    # ------------------------------------------------------------- by name or draft
 
     def instance(
         self,
@@ -43,22 +43,22 @@ class Keeper(Protocol):
         sop_instance: str | None = None,
         transfer_syntax: str | None = None,
     ) -> Instance:
-        """Return an instance; known UIDs are not read."""
+        """Return an instance, without reading UIDs that are known."""
 
     def received(self, name: str) -> int:
-        """Return when it was written, in nanoseconds since 1970."""
+        """Return when an instance was written, in nanoseconds since 1970."""
 
     def sender(self, name: str) -> str:
-        """Return the AE title of its sender, from its head; else an empty text."""
+        """Return the AE title of an instance's sender, from its file meta information, or ""."""
 
     def ahead(self, instances: list[Instance]) -> list[Instance]:
-        """Return instances in a list that opens the next ones while one is sent, where it helps."""
+        """Return instances as a list that, if useful, opens the next ones while one is sent."""
 
     def has(self, name: str) -> bool:
-        """Return whether an instance is there."""
+        """Return whether an instance exists."""
 
     def found(self) -> Iterator[tuple[str, int]]:
-        """Yield the names of all instances, each with the time when it was written."""
+        """Yield the name of each instance, and when it was written."""
 
     def remove(self, names: list[str]) -> list[str]:
         """Remove instances without a row; return the removed names."""
@@ -66,7 +66,7 @@ class Keeper(Protocol):
     # ------------------------------------------------------------- from draft to name
 
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
-        """Return whether the index should be asked for an instance before it is kept once more."""
+        """Return whether to query the index for an instance before keeping it again."""
 
     def receive(self, instance: Instance) -> str:
         """Keep an instance durably; return the draft.
@@ -74,48 +74,48 @@ class Keeper(Protocol):
         Raises
         ------
         OSError
-            If it cannot be written; no part of it stays behind.
+            If it cannot be written; no part of it is left.
         """
 
     def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
-        """Give a draft the name under which it stays; return that name."""
+        """Give a draft its final name; return that name."""
 
     def keep(self, db: Transaction, name: str) -> None:
-        """Note, in the transaction that writes its row, that a draft has become an instance.
+        """Turn a draft into an instance, in the transaction that writes its row.
 
         Raises
         ------
         UnavailableError
-            If it was given up meanwhile.
+            If the draft was given up meanwhile.
         """
 
     def settle(self, draft: str) -> None:
         """Record that the row of a draft is written."""
 
     def withdraw(self, name: str) -> None:
-        """Take the name from a draft that has got no row."""
+        """Remove the final name of a draft that got no row."""
 
     def discard(self, draft: str) -> None:
         """Remove a draft, unless it has become an instance."""
 
     def quarantine(self, draft: str, sop_instance: str) -> str:
-        """Give a draft a name in the quarantine; return it."""
+        """Give a draft a name in the quarantine; return that name."""
 
     # ------------------------------------------------------------- after a crash
 
     def leftovers(self) -> Iterator[str]:
-        """Yield the drafts of processes that have died, which a start has to settle."""
+        """Yield the drafts of dead processes, for the start to settle."""
 
     def is_whole(self, draft: str) -> bool:
-        """Return whether a draft is as it was received."""
+        """Return whether a draft is complete."""
 
     def bring_back(self, draft: str, name: str) -> None:
-        """Give a draft its name again, if that is lost and its row is not."""
+        """Restore the name of a draft if it is lost and its row is not."""
 
-    # ------------------------------------------------------------- whose index it is
+    # ------------------------------------------------------------- ownership by an index
 
     def why_unswept(self) -> str:
-        """Return why nothing is removed: the index is another one, or older; empty if it is not."""
+        """Return why nothing is removed: a different or older index; empty if it is current."""
 
     def adopt(self) -> None:
-        """Record that the index has everything here."""
+        """Record that the index has all instances."""

@@ -12,7 +12,7 @@ from pydicom.datadict import keyword_dict
 
 from pacsroute.errors import SetupError, nearest
 
-_LONGEST = 100  # characters of a name: file systems take 255 bytes
+_LONGEST = 100  # characters of a name: file systems allow 255 bytes
 _SAFE = frozenset(string.ascii_letters + string.digits + "-_ .^")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -23,12 +23,12 @@ class Layout:
     Parameters
     ----------
     pattern : str
-        Keywords in braces, and slashes between the names of folders.
+        Keywords in braces, and slashes between folder names.
 
     Raises
     ------
     SetupError
-        If it has another keyword, or leads out of the folder.
+        If it has an unknown keyword, or leads out of the folder.
 
     Examples
     --------
@@ -46,11 +46,11 @@ class Layout:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keywords in it."""
+        """The keywords in the pattern."""
         return frozenset(key for part in self._parts for _, key in part if key)
 
     def folder_of(self, values: Mapping[str, Any]) -> str:
-        """Return the folder of an instance with these values, with slashes; may be empty."""
+        """Return the folder for these values, separated by slashes; may be empty."""
         return "/".join(
             _name("".join(text + (_value(values, key) if key else "") for text, key in part))
             for part in self._parts
@@ -70,7 +70,7 @@ def _pieces(pattern: str, part: str) -> list[tuple[str, str | None, str | None, 
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:
-    """Return a value as a part of a name; of two values that differ, the names differ."""
+    """Return a value as a part of a name; different values give different names."""
     text = escaped(str(values.get(key) or ""))
     if key == "PatientID" and values.get("IssuerOfPatientID"):
         return f"{text}@{escaped(str(values['IssuerOfPatientID']))}"
@@ -78,7 +78,7 @@ def _value(values: Mapping[str, Any], key: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text in which only letters, digits and a few signs are left as they are.
+    """Return a text with everything but letters, digits and a few signs escaped.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def escaped(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """Return a text as the name of one folder: not hidden, not too long, on Windows too."""
+    """Return a text as a folder name: not hidden, not too long, and valid on Windows too."""
     if not text:
         return "_"
     if text == "_" or text[0] == "." or _RESERVED.fullmatch(text):

@@ -28,14 +28,14 @@ _KEYS = {
     "AcquisitionTime NumberOfFrames Rows Columns BitsAllocated",
 }
 WHOLE = frozenset({"IS", "SL", "SS", "UL", "US"})
-"""The VRs of whole numbers; other values count as empty."""
+"""The VRs of whole numbers; any other value counts as empty."""
 
 _REAL = frozenset({"DS", "FD", "FL"})
 _TEXT = "AE AS CS DA DT LO LT PN SH ST TM UC UI UR UT"
 _MATCHED = WHOLE | _REAL | frozenset(_TEXT.split())
 
 TABLES = {"study": ("PATIENT", "STUDY"), "series": ("SERIES",), "image": ("IMAGE",)}
-"""The levels of each table: what is known of a patient is known of each study."""
+"""The levels of each table: the attributes of a patient are stored with each study."""
 
 TABLE_OF = {level: table for table, levels in TABLES.items() for level in levels}
 
@@ -71,7 +71,7 @@ class Model:
         """The tag of each attribute."""
         self.wanted = frozenset(self.tags.values())
         self.names = frozenset(key for key in self.all if dictionary_VR(key) == "PN")
-        """The names of persons: returned as they came, and matched in a column of their own."""
+        """The person names: returned as received, and matched in a separate column."""
 
     def _add(self, level: str, keywords: Iterable[str]) -> None:
         for keyword in keywords:
@@ -85,11 +85,11 @@ class Model:
 
     @property
     def all(self) -> list[str]:
-        """All keywords, those of the upper levels first."""
+        """All keywords, upper levels first."""
         return [key for keys in self.keys.values() for key in keys]
 
     def down_to(self, level: str) -> Iterable[tuple[str, str]]:
-        """Yield the keywords that are known at a level, each with its table."""
+        """Yield the keywords available at a level, each with its table."""
         for above in LEVELS[: LEVELS.index(level) + 1]:
             for key in self.keys[above]:
                 yield key, TABLE_OF[above]

@@ -1,8 +1,8 @@
-"""Tells which index belongs to the objects of a storage, and whether it is as new as they are.
+"""Check that an index belongs to the objects of a storage and is as new as they are.
 
-An object ``.index`` names the index, which database it is, and a number that grows while it is
-used. An index that was restored, or one that has taken over from another machine, may not know of
-objects that were acknowledged: it shows a smaller number, or another database.
+An object ``.index`` contains the name of the index, the identity of its database, and a number
+that grows with use. An index that was restored, or took over from another machine, may lack
+acknowledged objects. It has a smaller number, or another database.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class _Mark(NamedTuple):
 
 
 class Ownership:
-    """Tells whether an index may remove objects of a storage.
+    """Decides whether an index may remove objects of a storage.
 
     Parameters
     ----------
     storage, database : Storage and Database
-        Where the objects are, and the index.
+        The storage of the objects, and the index.
     """
 
     def __init__(self, storage: Storage, database: Database) -> None:
@@ -55,15 +55,15 @@ class Ownership:
         return self._why
 
     def look(self) -> str:
-        """Return why nothing may be removed; an empty text if the index is the newest one.
+        """Return why nothing may be removed; empty if the index is the newest one.
 
         Raises
         ------
         OSError, UnavailableError
-            If one of them cannot be asked.
+            If the storage or the index cannot be read.
         """
         with self._lock:
-            there, own = self._read(), self._own()  # in this order: the number grows meanwhile
+            there, own = self._read(), self._own()  # in this order: the number may grow meanwhile
             before, self._why = self._why, _difference(there, own)
             if self._why and self._why not in (before, UNCLAIMED):
                 logger.error(
@@ -77,7 +77,7 @@ class Ownership:
             self._write()
 
     def adopt(self) -> None:
-        """Record that the index knows all objects."""
+        """Record that the index has all objects."""
         with self._lock:
             self._write(self._read())
             self._why = ""
@@ -90,7 +90,7 @@ class Ownership:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            return _Mark("", "", 0)  # of nobody that we know
+            return _Mark("", "", 0)  # of an unknown index
 
     def _own(self) -> _Mark:
         sql = "SELECT name, value FROM fact WHERE name IN (?, ?)"
@@ -99,7 +99,7 @@ class Ownership:
         return _Mark(facts.get(_IDENTITY, ""), database, int(facts.get(_GENERATION, 0)))
 
     def _write(self, there: _Mark | None = None) -> None:
-        """Count on, first in the index: it is never behind `.index`."""
+        """Increase the number, first in the index, so that it is never behind `.index`."""
         least = there.generation if there else 0
 
         def work(db: Transaction) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""An index in PostgreSQL, which several machines share; it needs the extra ``postgres``."""
+"""An index in PostgreSQL, for several machines; it needs the extra ``postgres``."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 _CONNECTIONS = 16
 _PATIENCE = 10.0  # seconds that a thread waits for a connection
-_AGAIN = 2.0  # seconds for which the pool tries to connect before it waits to be asked again
-_LOOK_EVERY = 0.05  # seconds between looks whether a query is still wanted
+_AGAIN = 2.0  # seconds for which the pool tries to connect before it waits for a request
+_LOOK_EVERY = 0.05  # seconds between checks whether to cancel a query
 _NAMES = (
     "StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID PatientID IssuerOfPatientID "
     "PatientName_key"
 )
 
 
-# A dump that is restored has other tables.
+# A restored dump has other tables.
 _INCARNATION = (
     "SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
     " || '/' || 'attempt'::regclass::oid FROM pg_control_system()"
@@ -34,14 +34,14 @@ _INCARNATION = (
 
 
 class PostgreSQL:
-    """A database of PostgreSQL.
+    """A PostgreSQL database.
 
     Parameters
     ----------
     url : str
-        As ``postgresql://user@host/database``; it may hold a password, and is not shown.
+        As ``postgresql://user@host/database``; it may contain a password, and is never shown.
     model : Model
-        The attributes of the index, whose names PostgreSQL folds to lower case.
+        The attributes of the index; PostgreSQL folds their names to lower case.
     """
 
     dialect: Name = "postgresql"
@@ -80,11 +80,11 @@ class PostgreSQL:
         flush: bool = False,
         alone: Sequence[str] | None = (),
     ) -> T:
-        """Do something in a transaction, which is durable in any case; see `Database`."""
+        """Run a function in a transaction, which is always durable; see `Database`."""
         with self._connection() as db:
             if alone is None:
                 db.execute("LOCK TABLE image IN EXCLUSIVE MODE")
-            for uid in sorted(alone or ()):  # in one order, so that there is no deadlock
+            for uid in sorted(alone or ()):  # in a fixed order, to avoid deadlocks
                 db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [uid])
             result = work(_Statements(db))
             try:
@@ -95,7 +95,7 @@ class PostgreSQL:
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold a lock that all machines share; it goes with the connection."""
+        """Hold a lock shared by all machines; losing the connection releases it."""
         own = self.connect()
         try:
             own.execute("SELECT pg_advisory_lock(hashtextextended(?, 0))", [f"archive {name}"])
@@ -104,7 +104,7 @@ class PostgreSQL:
             own.close()
 
     def incarnation(self) -> str:
-        """Return which database it is: one that was promoted has another timeline."""
+        """Return the identity of the database: a promoted replica has another timeline."""
         ((found,),) = self.rows(_INCARNATION)
         return str(found)
 
@@ -138,7 +138,7 @@ class PostgreSQL:
 
 
 class _Row(tuple[Any, ...]):
-    """A row to be asked by number and, in any case, by name."""
+    """A row with values by number, or by name in any case."""
 
     _names: list[str]
     _places: dict[str, int]
@@ -149,7 +149,7 @@ class _Row(tuple[Any, ...]):
         return row
 
     def keys(self) -> list[str]:
-        """The names of its columns."""
+        """The names of the columns."""
         return self._names
 
     def __getitem__(self, key: Any) -> Any:
@@ -157,7 +157,7 @@ class _Row(tuple[Any, ...]):
 
 
 class _Statements:
-    """A transaction that takes statements with the marks of SQLite."""
+    """A transaction that takes statements with SQLite's parameter marks."""
 
     def __init__(self, db: psycopg.Connection[Any]) -> None:
         self._db = db
@@ -187,7 +187,7 @@ def _marked(sql: str) -> Any:
 
 @contextlib.contextmanager
 def _available() -> Iterator[None]:
-    """Raise errors of psycopg as `UnavailableError`, without the address in them."""
+    """Raise psycopg's errors as `UnavailableError`, without their address."""
     try:
         yield
     except (psycopg.Error, PoolTimeout) as error:

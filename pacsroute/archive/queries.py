@@ -12,7 +12,7 @@ from pacsroute.archive.model import LEVELS, TABLE_OF, UNIQUE, Model
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_PAGE = 500  # rows that are read at once; nothing is held of the database while they are sent
+_PAGE = 500  # rows read at once; no lock is held while they are sent
 
 _TO_STUDY = "JOIN study ON study.id = series.study"
 _SOURCE = {
@@ -21,8 +21,8 @@ _SOURCE = {
     "SERIES": f"series {_TO_STUDY}",
     "IMAGE": f"image JOIN series ON series.id = image.series {_TO_STUDY}",
 }
-# The join in this order: a page of a million instances is read in the order of their studies, and
-# SQLite would look at all of them first.
+# The join has this order so that a page of a million instances is read in study order; otherwise
+# SQLite would read all of them first.
 _FROM_STUDIES = (
     "study @then series ON series.study = study.id @then image ON image.series = series.id"
 )
@@ -44,7 +44,7 @@ _OF_STUDY = "FROM series AS e {} WHERE e.study = study.id"
 _OF_SERIES = "FROM image AS i WHERE i.series = series.id"
 _VALUES = r"(SELECT @list({0}, '\') FROM (SELECT DISTINCT {0} {1} ORDER BY 1) AS v)"
 
-# Computed attributes: each is a query within the query, made only on demand.
+# Computed attributes: each is a subquery, added only if it is requested.
 _COMPUTED = {
     "PATIENT": {
         "NumberOfPatientRelatedStudies": f"(SELECT count(*) {_OF_PATIENT.format('')})",
@@ -65,12 +65,12 @@ _COMPUTED = {
 
 
 class Query:
-    """The query of an identifier at a level, as SQL.
+    """The SQL query for an identifier at a level.
 
     Parameters
     ----------
     model, database : Model and Database
-        The attributes of the index, and where it is.
+        The attributes of the index, and its database.
     identifier : pydicom.Dataset
         The keys.
     level : str
@@ -97,13 +97,13 @@ class Query:
             computed = {key: sql for key, sql in _COMPUTED[above].items() if key in identifier}
             self._selected |= computed
             matched |= computed
-            # Series and instances of a page are of few studies: it is computed for each study once.
+            # The series or instances of a page belong to few studies: compute it once for each.
             if level in ("SERIES", "IMAGE") and TABLE_OF[above] == "study":
                 self._shared |= computed
                 self._selected |= {key: f"shared.{key}" for key in computed}
-        matched.pop("TimezoneOffsetFromUTC", None)  # it says how others are meant (§C.4.1.1.3.1)
+        matched.pop("TimezoneOffsetFromUTC", None)  # it qualifies other keys (§C.4.1.1.3.1)
         multiple = {"Modality"} if level == "STUDY" else ()
-        for key in multiple:  # many ask a study for it, and mean those of its series
+        for key in multiple:  # many SCUs send these for a study, and mean the values of its series
             matched[key] = _COMPUTED["STUDY"]["ModalitiesInStudy"]
         self._where = matching.where(
             identifier, matched, multiple=multiple, dialect=database.dialect
@@ -118,10 +118,10 @@ class Query:
         offset: int = 0,
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the rows in their order: the newest study first.
+        """Yield the rows in order, newest study first.
 
-        Between two pages no lock of the database is held, and no row is left out or returned twice
-        because others came or went.
+        No database lock is held between pages. No row is skipped or repeated if others are added or
+        removed meanwhile.
         """
         after: list[Any] | None = None
         while limit is None or limit > 0:
@@ -135,7 +135,7 @@ class Query:
             limit = None if limit is None else limit - size
 
     def count(self, most: int) -> int:
-        """Return how many rows there are, counted up to a bound."""
+        """Return the number of rows, counted up to a limit."""
         group, one = "", "1"
         if self._level == "PATIENT":
             group, one = "GROUP BY study.patient", "max(study.id)"
@@ -165,7 +165,7 @@ class Query:
             where, parameters = f"({where}) AND ({condition})", parameters + values
         by = ", ".join(f"{column} {direction}" for column, direction in order)
         group, one = "", f"{table}.id"
-        if self._level == "PATIENT":  # what is known of a patient is what the last study says
+        if self._level == "PATIENT":  # the latest study provides the patient's attributes
             group, one = "GROUP BY study.patient", "max(study.id)"
         names = ", ".join([*self._selected.values(), *(column for column, _ in order)])
         page = (
@@ -188,13 +188,13 @@ class Query:
 
 
 def _later(order: tuple[tuple[str, str], ...], after: list[Any]) -> tuple[str, list[Any]]:
-    """Return the condition for the rows after a row in an order, and its parameters."""
+    """Return the condition for the rows that follow a given row, and its parameters."""
     (column, direction), value = order[0], after[0]
     sign = "<" if direction == "DESC" else ">"
     if len(order) == 1:
         return f"{column} {sign} ?", [value]
     rest, values = _later(order[1:], after[1:])
-    # The first part alone is what an index of the column can serve.
+    # An index of the column can serve only the first part.
     sql = f"{column} {sign}= ? AND ({column} {sign} ? OR ({column} = ? AND {rest}))"
     return sql, [value, value, value, *values]
 
@@ -208,12 +208,12 @@ _FOUND = (
 def instances(
     database: Database, identifier: Dataset, level: str, stop: Callable[[], bool] | None = None
 ) -> list[Any]:
-    """Return the instances of a retrieval, all at once: sending may take hours.
+    """Return the instances of a retrieval, all at once, because sending may take hours.
 
     Parameters
     ----------
     identifier : pydicom.Dataset
-        The unique keys; and Issuer of Patient ID, if it has one.
+        The unique keys, and Issuer of Patient ID if present.
     level : str
         As for `Query`.
     stop : callable, optional
@@ -223,8 +223,8 @@ def instances(
     unique = {UNIQUE[one]: f"{TABLE_OF[one]}.{UNIQUE[one]}" for one in levels}
     unique |= {"IssuerOfPatientID": "study.IssuerOfPatientID"}
     asked = {key: column for key, column in unique.items() if identifier.get(key)}
-    # A study without a Patient ID does not belong to every patient, though a query for any finds
-    # it.
+    # A study without a Patient ID belongs to no other patient, although a query for any patient
+    # finds it.
     where = matching.where(identifier, asked, empty_matches=False, dialect=database.dialect)
     sql = (
         f"SELECT {_FOUND} FROM {_SOURCE['IMAGE']} WHERE {where.sql}"

@@ -1,4 +1,4 @@
-"""The free space of the file system that an archive is on."""
+"""The free space of an archive's file system."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _LEAST = "Below this free space an archive refuses stores: min_free."
 
 
 class Room:
-    """The free space that has to stay.
+    """Checks the free space that an archive must leave.
 
     Parameters
     ----------
     name : str
         The name of the archive.
     folder : Path or None
-        A folder of the file system; None if there is no folder.
+        A folder of the file system, or None.
     least : str or int
         The space that must stay free: a share such as ``5%``, or bytes.
 
     Raises
     ------
     SetupError
-        If it is neither.
+        If `least` is neither.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class Room:
         self._bytes, self._share = _parsed(least)
 
     def check(self) -> None:
-        """Refuse a store where too little is free."""
+        """Refuse a store if too little space is free."""
         if not self._is_left():
             raise Failure(OUT_OF_RESOURCES, _NO_ROOM)
 
@@ -59,7 +59,7 @@ class Room:
     def gauges(self) -> Iterator[Gauge]:
         """Yield the free space, and the space that must stay free."""
         if self._folder is not None:
-            with contextlib.suppress(OSError):  # it is not made yet
+            with contextlib.suppress(OSError):  # the folder does not exist yet
                 free, least = self._measured(self._folder)
                 yield Gauge("archive_free_bytes", _FREE, "archive", self._name, free)
                 yield Gauge("archive_min_free_bytes", _LEAST, "archive", self._name, least)
@@ -76,7 +76,7 @@ class Room:
 
 
 def _parsed(least: str | int) -> tuple[int, float]:
-    """Return how much has to be free: in bytes, and as a share of the file system."""
+    """Return the space that must stay free: in bytes, and as a share of the file system."""
     text = str(least).strip()
     try:
         if text.endswith("%"):

@@ -1,4 +1,4 @@
-"""Compare the contents of two instances, whatever their transfer syntaxes."""
+"""Compare the contents of two instances in any transfer syntax."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
 _PIECE = 1 << 20
-# How a data set is written, and not what it says: its character set, and padding at its end.
+# These affect how a data set is encoded, not its content: the character set, trailing padding.
 _MANNER = frozenset({0x0008_0005, 0xFFFC_FFFC})
 
 
 def is_same(one: Instance, other: Instance) -> bool:
     """Return whether two instances have equal values and pixels.
 
-    Another transfer syntax of the same image is equal to it. Where the pixels of one cannot be
-    decoded here, they are not known to be equal.
+    The same image in another transfer syntax is equal. If the pixels of one cannot be decoded
+    here, the two do not count as equal.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def _same_bytes(one: Instance, other: Instance) -> bool:
 
 
 def _native(instance: Instance) -> Dataset:
-    """Return a data set as it is in Explicit VR Little Endian, if it can be brought into that."""
+    """Return a data set in Explicit VR Little Endian, if it can be converted."""
     target = uids.EXPLICIT_VR_LITTLE_ENDIAN
     syntax = instance.transfer_syntax
     if not can_convert(syntax, target):
@@ -60,7 +60,7 @@ def _same_item(one: Dataset, other: Dataset) -> bool:
 
 
 def _tags(dataset: Dataset) -> list[int]:
-    """Return the tags that say something: no group lengths, and none of `_MANNER`."""
+    """Return the tags that carry content: no group lengths, and none of `_MANNER`."""
     return [tag for tag in sorted(dataset.keys()) if tag not in _MANNER and tag & 0xFFFF]
 
 

@@ -1,4 +1,4 @@
-"""The tables of the index, in words that SQLite and PostgreSQL share."""
+"""The tables of the index, in SQL that both SQLite and PostgreSQL accept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MORE = {
         "received BIGINT NOT NULL",
     ),
 }
-"""The columns that hold no attributes."""
+"""The columns other than attributes."""
 
 _INDEXES = {
     "study": (
@@ -38,7 +38,7 @@ _INDEXES = {
     "image": ("SOPInstanceUID", "series, SOPClassUID", "path"),
 }
 
-# Facts that no file contains: they stay when the index is made again.
+# Facts that no file contains: rebuilding the index keeps them.
 _LASTING = {
     "quarantine": "id {identity}, SOPInstanceUID TEXT, SOPClassUID TEXT, "
     "StudyInstanceUID TEXT, transfer_syntax TEXT, calling_ae TEXT, received BIGINT, reason TEXT, "
@@ -64,13 +64,13 @@ LEAVES = "INSERT INTO leaving VALUES (?) ON CONFLICT DO NOTHING"
 
 
 def signature(model: Model) -> str:
-    """Return a text that differs where tables made for another model, or by another version, do."""
+    """Return a string that changes if the model or the version requires other tables."""
     columns = repr([(table, model.columns(table)) for table in TABLES])
     return hashlib.sha256(f"{_VERSION} {columns}".encode()).hexdigest()
 
 
 def lasting(database: Database) -> Iterator[str]:
-    """Yield the statements that make the tables that stay, if they are not there."""
+    """Yield the statements that create the permanent tables if they do not exist."""
     for table, columns in _LASTING.items():
         yield f"CREATE TABLE IF NOT EXISTS {table} ({_typed(columns, database)})"
     yield "INSERT INTO fact VALUES ('flushed', '') ON CONFLICT DO NOTHING"
@@ -79,7 +79,7 @@ def lasting(database: Database) -> Iterator[str]:
 
 
 def attributes(model: Model, database: Database) -> Iterator[str]:
-    """Yield the statements that make the tables of studies, series and instances again."""
+    """Yield the statements that recreate the tables of studies, series and instances."""
     for table in TABLES:
         yield f"DROP TABLE IF EXISTS {table}"
         columns = [*_MORE[table], *(f"{key} {kind}" for key, kind in model.columns(table).items())]
@@ -91,5 +91,5 @@ def attributes(model: Model, database: Database) -> Iterator[str]:
 
 
 def _typed(columns: str, database: Database) -> str:
-    """Return the columns of a table in the types of an engine."""
+    """Return the columns of a table with the types of a database."""
     return re.sub(r"\bTEXT\b", database.text, columns.replace("{identity}", database.identity))

@@ -1,4 +1,4 @@
-"""The settings of an archive, checked when it is made."""
+"""The settings of an archive, checked when it is created."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pacsroute.errors import SetupError
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a `SetupError` for a value that is not one of a few."""
+    """Raise a `SetupError` for a value that is not one of the choices."""
     if value not in choices:
         raise SetupError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
@@ -32,7 +32,7 @@ class Issuers:
     Parameters
     ----------
     default : str or mapping of str to str
-        One for all, or one for each rule as in the setting `allow`.
+        One issuer for all, or one for each rule as in the setting `allow`.
 
     Examples
     --------
@@ -48,11 +48,11 @@ class Issuers:
             rule(text)
 
     def is_by_address(self, calling_ae: str, address: str) -> bool:
-        """Return whether the issuer would be another one without the address."""
+        """Return whether the issuer depends on the address."""
         return self.of(calling_ae, address) != self.of(calling_ae, "")
 
     def of(self, calling_ae: str, address: str) -> str:
-        """Return the issuer for a calling AE title and an address; empty without."""
+        """Return the issuer for a calling AE title and an address, or an empty string."""
         found = (
             issuer for one, issuer in self._rules.items() if allowed([one], calling_ae, address)
         )
@@ -73,7 +73,7 @@ _MISMATCHES = {
 
 
 def consideration(name: str, conflict: str, mismatch: str) -> str:
-    """Return the text of the conformance statement for an archive (PS3.2 §N.5.6)."""
+    """Return the text about an archive for the conformance statement (PS3.2 §N.5.6)."""
     return (
         f"What is stored in the archive {name!r} is found by queries, sent by retrievals and "
         "committed to from then on. The same content again, in any transfer syntax, is answered "

@@ -1,4 +1,4 @@
-"""An index in a file of SQLite: connections that read, and one that writes for all threads."""
+"""An index in an SQLite file: several connections read, and one writes for all threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pacsroute.matching.dialects import Name
 
 T = TypeVar("T")
 Work = Callable[[Transaction], T]
-_STEPS = 1000  # of SQLite's machine between looks at the clock: 50 patterns of some ms at worst
-_LOOK_EVERY = 0.01  # seconds between looks whether a query is still wanted
-_TIMEOUT = 30  # seconds that a writer waits for those of other processes
+_STEPS = 1000  # SQLite instructions between checks of the clock: at worst 50 patterns of some ms
+_LOOK_EVERY = 0.01  # seconds between checks whether to cancel a query
+_TIMEOUT = 30  # seconds that a writer waits for writers of other processes
 
 
 class SQLite:
@@ -28,7 +28,7 @@ class SQLite:
     Parameters
     ----------
     path : Path
-        Its file.
+        The file.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class SQLite:
         sql, parameters : str and sequence
             The query.
         stop : callable, optional
-            Asked now and then while it runs; True ends it with an `UnavailableError`.
+            Called now and then while the query runs; True ends it with an `UnavailableError`.
         """
         with _available(), self._connection() as db:
             if stop is not None:
@@ -79,30 +79,30 @@ class SQLite:
                     db.set_progress_handler(None, 0)
 
     def write(self, work: Work[T], *, flush: bool = False, alone: Sequence[str] | None = ()) -> T:
-        """Do something in a transaction, together with what other threads wait to write.
+        """Run a function in a transaction, together with pending writes of other threads.
 
         Parameters
         ----------
         work : callable
-            Called with a connection; an exception of it undoes what it did, and is raised.
+            Called with a connection; an exception rolls back its changes and is raised again.
         flush : bool
-            Whether it must survive a power cut, with everything written before it.
+            Whether this and everything written before must survive a power cut.
         alone : sequence of str, optional
-            Nothing that SQLite needs: it has one transaction that writes at a time.
+            Ignored: SQLite runs one write transaction at a time.
         """
         with _available():
             return self._commits.write(work, flush=flush)
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Hold a lock that all processes of the index share."""
+        """Hold a lock shared by all processes that use the index."""
         return locked(f"{self._path}.{name}")
 
     def incarnation(self) -> str:
-        """Return which file it is: a copy is another one."""
+        """Return the identity of the file: a copy has another one."""
         return str(os.stat(self._path).st_ino)
 
     def connect(self) -> sqlite3.Connection:
-        """Return a new connection, to be closed by the caller."""
+        """Return a new connection; the caller closes it."""
         db = sqlite3.connect(
             self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
         )
@@ -124,7 +124,7 @@ class SQLite:
 
 @contextlib.contextmanager
 def _available() -> Iterator[None]:
-    """Raise errors of SQLite as `UnavailableError`."""
+    """Raise SQLite's errors as `UnavailableError`."""
     try:
         yield
     except sqlite3.Error as error:
@@ -132,7 +132,7 @@ def _available() -> Iterator[None]:
 
 
 def _now_and_then(stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a function that asks only so often: it may have to look at a socket."""
+    """Return a function that limits how often `stop` is called: it may have to poll a socket."""
     looked = 0.0
 
     def is_stopped() -> bool:

@@ -1,4 +1,4 @@
-"""Take an instance in: first the file, then the row; set aside what does not fit."""
+"""Store an instance: first the file, then the row; quarantine conflicting ones."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ Conflict = Literal["refuse", "replace", "keep-both"]
 Mismatch = Literal["quarantine", "refuse", "accept"]
 
 DUPLICATE_SOP_INSTANCE = 0x0111
-_COERCED = SUB_OPERATIONS_WARNING  # the same code, 0xB000, warns of a C-STORE
+_COERCED = SUB_OPERATIONS_WARNING  # the same code, 0xB000, is a warning of C-STORE
 
 
 class Storing:
-    """Takes instances into an archive.
+    """Stores instances in an archive.
 
     Parameters
     ----------
     files, database, decisions : Keeper, Database and Decisions
-        Of the archive.
+        The parts of the archive.
     conflict : {"refuse", "replace", "keep-both"}
-        The treatment of different content with a known SOP Instance UID.
+        How to treat different content with a known SOP Instance UID.
     mismatch : {"quarantine", "refuse", "accept"}
-        The treatment of an instance whose patient differs from that of its study.
+        How to treat an instance whose patient differs from its study's patient.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Storing:
         self, instance: Instance, entry: Entry, following: Following | None = None
     ) -> Status | None:
         """Store a received instance; return a warning or None."""
-        # Only to do less if it is known: the transaction asks again.
+        # This only saves work for a known instance: the transaction checks again.
         if self._files.may_have(entry.sop_instance, entry.values):
             there = self._database.rows(KNOWN, [entry.sop_instance])
             if any(self._is_same(instance, Known(*row)) for row in there):
@@ -83,13 +83,13 @@ class Storing:
             entry.received = self._files.received(draft)
             return self.take_in(draft, entry, following)
         except UnknownCommitError:
-            raise  # a start finds out
+            raise  # the next start finds out
         except BaseException:
             self._files.discard(draft)
             raise
 
     def _follow(self, following: Following | None, entry: Entry) -> None:
-        """Queue the jobs of an instance that is in the index, if they were not queued with it."""
+        """Queue the jobs of an indexed instance, if they were not queued with its row."""
         if following is not None and not following.is_shared:
             *_, row = self._database.rows(KNOWN, [entry.sop_instance])
             following.after(self._instance(Known(*row).path, entry))
@@ -110,9 +110,9 @@ class Storing:
         *,
         is_new_name: bool = True,
     ) -> Status | None:
-        """Put a draft where it belongs: into the archive, or into the quarantine.
+        """Move a draft into the archive or into the quarantine.
 
-        A draft of an earlier run may have its name already, and a row, too.
+        A draft of an earlier run may already have its final name, and a row.
         """
         name = self._files.place(draft, entry.sop_instance, entry.values)
         try:
@@ -147,12 +147,12 @@ class Storing:
         return None
 
     def _withdraw(self, name: str, is_new: bool) -> None:
-        """Take a name from a draft, unless the index has it from before."""
+        """Remove the final name of a draft, unless the index had it before."""
         if is_new or not self._database.rows("SELECT 1 FROM image WHERE path = ?", [name]):
             self._files.withdraw(name)
 
     def _admit(self, draft: str, entry: Entry, name: str, jobs: Together | None = None) -> bool:
-        """Put it into the index; return whether it was not there."""
+        """Add a draft to the index; return whether it is new."""
         beside: frozenset[int] = frozenset()
         replaced: list[int] = []
         any_patient = self._mismatch == "accept"
@@ -188,7 +188,7 @@ class Storing:
                 return True
 
     def _may_join(self, entry: Entry, others: list[Known]) -> bool:
-        """Return whether an instance may be stored beside, or instead of, others with its UID."""
+        """Return whether an instance may be stored beside or instead of others with its UID."""
         if self._conflict == "replace":
             place = entry.study["patient"], entry.study_instance
             return all((one.patient, one.study_instance) == place for one in others)
@@ -212,7 +212,7 @@ class Storing:
                 )
             )
 
-    # ------------------------------------------------------------- what does not fit
+    # ------------------------------------------------------------- conflicts
 
     def _of_another_patient(self, draft: str, entry: Entry) -> Status:
         if self._mismatch == "refuse":
@@ -226,7 +226,7 @@ class Storing:
         return Status(_COERCED, "quarantined: its patient is not that of its study")
 
     def set_aside(self, draft: str, entry: Entry, reason: str) -> None:
-        """Put a draft into the quarantine, unless the same is there already."""
+        """Put a draft into the quarantine, unless an equal one is already there."""
         mine = self._files.instance(draft, transfer_syntax=entry.transfer_syntax)
         there = self._database.rows(_ASIDE, [entry.sop_instance, entry.calling_ae])
         if any(self._is_same(mine, Known(row[0], row[1], row[2], "", "")) for row in there):

@@ -1,4 +1,4 @@
-"""Keep files and index in step: at a start, on request, and when the index is rebuilt."""
+"""Keep files and index consistent: at startup, on request, and when the index is rebuilt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOT_THE_OTHERS = (
     "EXCEPT SELECT path FROM attempt EXCEPT SELECT path FROM leaving"
     " EXCEPT SELECT path FROM quarantine"
 )
-_READERS = 8  # threads that read files: a bucket takes its time for each
+_READERS = 8  # threads that read files, because a bucket is slow to answer
 _BATCH = 500  # files between transactions
 
 
@@ -40,13 +40,13 @@ class Finding(NamedTuple):
     Parameters
     ----------
     kind : str
-        ``missing``: the index has it, the folder does not. ``unknown``: the folder has it, the
-        index does not. ``quarantined``: it is kept aside, and a person has to decide.
-        ``unswept``: nothing is removed from the bucket until `reindex` has run.
+        ``missing``: only the index has it. ``unknown``: only the folder has it.
+        ``quarantined``: a person has to decide about it. ``unswept``: nothing is removed from the
+        bucket until `reindex` has run.
     path : str
         The file, within the archive's folder, or the key of the object.
     sop_instance : str
-        The SOP Instance UID; empty if only the file knows it.
+        The SOP Instance UID; empty if it is known only from the file.
     reason : str
         Why it is in quarantine, ``conflict`` or ``mismatch``; or why nothing is removed.
     """
@@ -58,16 +58,16 @@ class Finding(NamedTuple):
 
 
 class Upkeep:
-    """Brings files and index in step.
+    """Makes files and index consistent.
 
     Parameters
     ----------
     model, files, database, decisions, storing
         The parts of the archive.
     read : callable
-        Returns the entry of an instance, by its name.
+        Returns the entry of an instance from its name.
     any_patient : bool
-        Whether an instance may be of another patient than its study.
+        Whether an instance's patient may differ from its study's patient.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Upkeep:
     def start(self) -> None:
         """Prepare the archive before it answers: settle interrupted stores.
 
-        Only an index that was made for other attributes is made again, from all files.
+        The index is rebuilt from all files only if it was made for other attributes.
         """
         self._database.write(lambda db: _run(db, schema.lasting(self._database)))
         facts = dict(map(tuple, self._database.rows("SELECT name, value FROM fact")))
@@ -116,7 +116,7 @@ class Upkeep:
             self._settle(draft)
 
     def _settle(self, draft: str) -> None:
-        """Finish the stores that a dead process had begun."""
+        """Finish a store that a dead process began."""
         if not self._files.is_whole(draft):
             logger.warning("%s was cut off before it was acknowledged: it is removed", draft)
             self._files.discard(draft)
@@ -127,12 +127,12 @@ class Upkeep:
                 self._storing.take_in(draft, self._read(draft), is_new_name=False)
                 logger.warning("%s was not in the index", instance.sop_instance)
             self._files.discard(draft)
-        except Failure as error:  # of what was refused already, or would have been
+        except Failure as error:  # the instance was or would have been refused
             logger.warning("%s is not taken in: %s", draft, error)
             self._files.discard(draft)
         except UnavailableError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
+        except Exception as error:  # noqa: BLE001 - any error; the others are still served
             logger.error("%s cannot be put into the index: %r", draft, error)
 
     def _is_in(self, draft: str, sop_instance: str) -> bool:
@@ -158,7 +158,7 @@ class Upkeep:
                 f"SELECT path FROM seen EXCEPT SELECT path FROM image {_NOT_THE_OTHERS} ORDER BY 1"
             ):
                 known = self._database.rows("SELECT 1 FROM image WHERE path = ?", [path])
-                if not known and self._files.has(path):  # else stored meanwhile, or gone
+                if not known and self._files.has(path):  # otherwise stored meanwhile, or removed
                     yield Finding("unknown", path)
             sql = "SELECT path, SOPInstanceUID FROM image WHERE path NOT IN (SELECT path FROM seen)"
             for path, uid in seen.rows(sql):
@@ -172,15 +172,15 @@ class Upkeep:
     def reindex(
         self, since: datetime | None = None, progress: Callable[[int], object] | None = None
     ) -> int:
-        """Take in the files that the index does not know; return how many those were.
+        """Add the files that are not in the index; return how many.
 
-        The one that was written first is taken in first. Rows without a file leave the index,
-        unless only the files since some time are looked at.
+        Files are added in the order in which they were written. Rows without a file are removed,
+        unless `since` is given.
         """
         count = 0
         tell = _counter(progress)
         is_unswept = bool(self._files.why_unswept())
-        if is_unswept and since is None:  # old notes name what was acknowledged later
+        if is_unswept and since is None:  # old notes may name objects acknowledged later
             self._database.write(lambda db: db.execute("DELETE FROM attempt"), flush=True)
         earliest = 0 if since is None else int(since.timestamp() * 1e9)
         with _Seen(self._database) as seen, ThreadPoolExecutor(_READERS) as readers:
@@ -189,7 +189,7 @@ class Upkeep:
                 if at >= earliest:
                     seen.add(name, at)
             new = f"SELECT path FROM seen WHERE path NOT IN (SELECT path FROM image {_AND_OTHERS})"
-            if not is_unswept:  # what is noted has failed, unless the notes are old
+            if not is_unswept:  # noted attempts have failed, unless the notes are old
                 new += " AND path NOT IN (SELECT path FROM attempt)"
             rows = seen.rows(f"{new} ORDER BY at, path")
             while paths := [path for (path,) in itertools.islice(rows, _BATCH)]:
@@ -210,7 +210,7 @@ class Upkeep:
     def _entry(self, path: str) -> Entry | None:
         try:
             return self._read(path)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken in
+        except Exception as error:  # noqa: BLE001 - any error; the others are still added
             logger.error("%s cannot be put into the index: %r", path, error)
             return None
 
@@ -249,7 +249,7 @@ class Upkeep:
 
 
 class _Seen:
-    """The files of a folder in a table of their own: a million of them fit into no list."""
+    """The files of a folder in a temporary table, because a million do not fit into a list."""
 
     def __init__(self, database: Database) -> None:
         self._db = database.connect()
@@ -262,11 +262,11 @@ class _Seen:
         self._db.close()
 
     def add(self, path: str, at: int) -> None:
-        """Note a file, and when it was written."""
+        """Record a file and when it was written."""
         self._db.execute("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", [path, at])
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query; the index may change meanwhile, which they do not show."""
+        """Yield the rows of a query, without changes made to the index meanwhile."""
         self._db.execute("DROP TABLE IF EXISTS answer")
         numbered = f"SELECT row_number() OVER () AS number, one.* FROM ({sql}) AS one"
         self._db.execute(f"CREATE TEMP TABLE answer AS {numbered}")
@@ -275,7 +275,7 @@ class _Seen:
 
 
 def _counter(progress: Callable[[int], object] | None) -> Callable[[], object]:
-    """Return a function that tells `progress` how often it has been called."""
+    """Return a function that passes `progress` the number of its calls."""
     if progress is None:
         return lambda: None
     numbers = itertools.count(1)

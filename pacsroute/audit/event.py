@@ -23,15 +23,15 @@ Kind = Literal[
     "correction",
     "deletion",
 ]
-"""What was done.
+"""The kind of action.
 
-A ``retrieve`` went back to its requestor, by C-GET or over HTTP; an ``export`` went to
-another destination, by C-MOVE or from the queue. An ``access`` is a page that was seen, or
-something that was done there.
+A ``retrieve`` sent instances to its requestor, by C-GET or over HTTP; an ``export`` sent them
+to another destination, by C-MOVE or from the queue. An ``access`` is a page view or an action
+on a page.
 """
 
 SUCCESS, MINOR, SERIOUS = 0, 4, 8
-"""How it went: as wanted; in part, with a warning, or cancelled; or not at all (PS3.15 §A.5.1)."""
+"""The outcome: success; partial, with a warning, or cancelled; or failure (PS3.15 §A.5.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Subject:
     study : str
         The Study Instance UID.
     accession_number : str
-        Of the study.
+        The accession number of the study.
     sop_classes : mapping of str to int
-        The number of instances of the study in the event, by SOP Class UID.
+        The number of the study's instances in the event, by SOP Class UID.
     """
 
     patient_id: str = ""
@@ -60,7 +60,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """An action that was done or tried.
+    """An action that succeeded or failed.
 
     Parameters
     ----------
@@ -69,27 +69,27 @@ class Event:
     ae_title : str
         The app's own AE title.
     at : datetime.datetime
-        When, in UTC.
+        The time, in UTC.
     outcome : int
         0, 4 or 8: see `SUCCESS`, `MINOR` and `SERIOUS`.
     why : str
         The status of a response, or a reason.
     user : object
-        The user: the result of `@app.authenticate`, or the `by` of a correction or deletion. Of an
-        authentication that failed, the name that was claimed. None without a name.
+        The user: the result of `@app.authenticate`, or the `by` of a correction or deletion. For a
+        failed authentication, the claimed name. None if there is no name.
     proven_by : str
         The proof of the identity: ``passcode``, ``kerberos``, ``saml``, ``jwt`` or ``certificate``;
         ``username`` is a claim without proof; empty without a user.
     calling_ae, called_ae : str
-        The AE titles of the association, or those under which HTTP is answered.
+        The AE titles of the association, or those used for HTTP.
     address : str
-        The address of the peer; behind a balancer with the PROXY protocol, also the peer's own.
+        The address of the peer, even behind a load balancer with the PROXY protocol.
     transport : str
         ``dimse``, ``web``, or empty for neither.
     destination_ae, destination : str
-        The AE title and the host or URL that an export went to.
+        The AE title and the host or URL of an export's destination.
     subjects : tuple of Subject
-        The patients and studies, as far as they are known.
+        The patients and studies, if known.
     count : int, optional
         The number of answers or instances.
     sop_class : str
@@ -99,8 +99,8 @@ class Event:
     what : str
         The content of a page, or the deleted part of a study.
     action : str
-        ``C`` create, ``R`` read, ``U`` update, ``D`` delete or ``E`` execute, if it does not follow
-        from the kind.
+        ``C`` create, ``R`` read, ``U`` update, ``D`` delete or ``E`` execute, if the kind does not
+        imply it.
     """
 
     kind: Kind

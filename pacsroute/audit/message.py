@@ -61,12 +61,12 @@ def xml(event: Event) -> bytes:
     Parameters
     ----------
     event : Event
-        The argument of the function of `@app.audit`.
+        The event, as passed to a function of `@app.audit`.
 
     Returns
     -------
     bytes
-        An ``AuditMessage`` in UTF-8, in one line.
+        An ``AuditMessage`` in UTF-8, on one line.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def xml(event: Event) -> bytes:
 
 def _identify(message: ET.Element, event: Event) -> None:
     code, kind, action = _EVENTS[event.kind]
-    if event.kind == "deletion" and event.what:  # of a part of a study
+    if event.kind == "deletion" and event.what:  # only part of a study
         code = _ACCESSED
     found = ET.SubElement(
         message,
@@ -103,7 +103,7 @@ def _identify(message: ET.Element, event: Event) -> None:
         ET.SubElement(found, "EventOutcomeDescription").text = _text(event.why)
 
 
-# ------------------------------------------------------------- who takes part
+# ------------------------------------------------------------- active participants
 
 
 def _add_participants(message: ET.Element, event: Event) -> None:
@@ -164,7 +164,7 @@ def _access_point(where: str) -> str:
     return _IP_ADDRESS if ":" in where or where.replace(".", "").isdecimal() else _HOST_NAME
 
 
-# ------------------------------------------------------------- what it is about
+# ------------------------------------------------------------- participant objects
 
 
 def _add_objects(message: ET.Element, event: Event) -> None:

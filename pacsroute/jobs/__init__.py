@@ -1,9 +1,10 @@
-"""Work that survives the process: jobs in lanes, forwarding, and series that are complete.
+"""Work that survives the process: jobs in lanes, forwarding, and complete series.
 
-`work.Work` is what an app has as ``app.work``. People, and the console, look and intervene by its
-`control`: lanes with what waits, runs and has failed, and how old the oldest is; jobs; retry, drop,
-pause and resume. `pacsroute.framework.work.WorkControl` describes it, so that the floors above need
-nothing of this room:
+An app has its `work.Work` as ``app.work``. Users and the console inspect and change the queue by
+its `control`: it lists lanes, with the number of waiting, running and failed jobs and the age of
+the oldest, and single jobs; it can retry and drop jobs, and pause and resume lanes.
+`pacsroute.framework.work.WorkControl` describes it, so that higher layers need not import this
+package:
 
 >>> from pacsroute import App
 >>> app = App("ROUTER")

@@ -1,4 +1,4 @@
-"""Functions that run while the app serves, each in exactly one process of all that use a queue."""
+"""Functions that run while the app serves, each in only one of the processes that use a queue."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pacsroute.jobs.queue import Queue
 
 logger = logging.getLogger("pacsroute")
 
-_LOOK = 1.0  # seconds between tries to take over from a process that has ended
+_LOOK = 1.0  # seconds between attempts to take over from a dead process
 _LONGEST_REST = 60.0
 
 
 class Background:
-    """Runs a function of `@app.background` on a thread, while this process has the place for it.
+    """Runs a function of `@app.background` on a thread, while this process holds its place.
 
     Parameters
     ----------
     queue : Queue
-        The queue that gives the place: one for each function.
+        The queue, which has one place for each function.
     background : BackgroundFunction
-        The function. If it raises, it is started again after a rest; if it returns, it is done.
+        The function. If it raises, it is restarted after a pause; if it returns, it is done.
     """
 
     def __init__(self, queue: Queue, background: BackgroundFunction) -> None:
@@ -30,30 +30,30 @@ class Background:
         self._background = background
         self._lane = f"background {background.name}"
         self._stop = threading.Event()
-        self._ending = threading.Event()  # what the function has: it ends also without the place
+        self._ending = threading.Event()  # passed to the function; also set if the place is lost
         self._thread = threading.Thread(
             target=self._run, name=f"pacsroute-{background.name}", daemon=True
         )
 
     def start(self) -> None:
-        """Begin to wait for the place."""
+        """Start waiting for the place."""
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Set the function's event, and wait a while for it to end."""
+        """Set the function's event, and wait a while for the function to end."""
         self._stop.set()
         self._ending.set()
         self._thread.join(seconds)
 
     def lost(self) -> None:
-        """Set the function's event: another process has the place. Wait for it again then."""
+        """Set the function's event, because another process has the place; then wait again."""
         self._ending.set()
 
     def _run(self) -> None:
         rest, failed = _LOOK, False
         while not self._stop.is_set():
             try:
-                if failed:  # the place may still be ours
+                if failed:  # this process may still hold the place
                     self._queue.release(self._lane)
                     failed = False
                 if self._has_run():
@@ -69,7 +69,7 @@ class Background:
                 self._stop.wait(_LOOK)
 
     def _has_run(self) -> bool:
-        """Run the function if there is a place for it; return whether it is done for good."""
+        """Run the function if its place is free; return whether it is done for good."""
         place = self._queue.take_place(self._lane, 1)
         if place is None:
             return False

@@ -1,4 +1,4 @@
-"""Jobs that a function puts while it runs, kept until they can be committed with its end."""
+"""Jobs that a function queues while it runs, kept until they are committed with its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _collected: ContextVar[list[NewJob] | None] = ContextVar("collected", default=No
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[NewJob]]:
-    """Collect the jobs of this thread, and queue them later."""
+    """Collect the jobs of this thread, to queue them later."""
     jobs: list[NewJob] = []
     token = _collected.set(jobs)
     try:
@@ -23,5 +23,5 @@ def collecting() -> Iterator[list[NewJob]]:
 
 
 def collected() -> list[NewJob] | None:
-    """Return where this thread collects jobs; None if it puts them at once."""
+    """Return the list in which this thread collects jobs, or None if it queues them at once."""
     return _collected.get()

@@ -1,9 +1,10 @@
 """Storage commitment for deliveries: requested, reported, and acted upon (PS3.4 Annex J).
 
 A job of `App.forward` with ``commit=True`` moves to another lane once its instance is delivered.
-There it is asked for, with others of the same destination, and waits for the report. The report
-may come on any association and to any process, even before its request was answered: what was
-asked for is in the database, and a report changes the jobs there, whichever process has them.
+There, commitment is requested, together with others of the same destination, and the job waits for
+the report. The report may arrive on any association and in any process, even before the response
+to its request. So the requests are in the database, and a report changes the jobs there, even
+those of another process.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pacsroute")
 
 GATHER = 5.0
-"""Seconds for which deliveries are gathered, so that many are asked for in one request."""
+"""Seconds for which deliveries are gathered into one request."""
 ASK, OVER = "commit", "committed"
-"""What a job does here: ask for a commitment and wait for it, and remove what is committed."""
+"""The functions of jobs: request a commitment and wait for it; remove committed instances."""
 
 _LANE = "storage commitment of "
 _MOST = 500  # instances of a request
-_ASKS = 2  # requests that get no report, after which a job is given up
-_LISTENS = 10  # looks for a report on the association of the request
-_TICK = 0.5  # seconds between them
+_ASKS = 2  # requests without a report after which a job is given up
+_LISTENS = 10  # checks for a report on the association of the request
+_TICK = 0.5  # seconds between these checks
 _NO_SUCH_INSTANCE, _RESOURCE_LIMITATION = 0x0112, 0x0213
 _FINAL = {0x0119: "class-instance conflict", 0x0122: "SOP class not supported"}
 _PUSH = ("StorageCommitment", "StorageCommitmentPushModel")
@@ -67,11 +68,11 @@ class Surroundings(NamedTuple):
     Parameters
     ----------
     connect : callable
-        Returns a client of a destination.
+        Returns a client for a destination.
     gave_up : callable
-        Called with a job that has failed for good, and why.
+        Called with a job that has failed for good, and the reason.
     timeout : float
-        Seconds in which a report has to come.
+        Seconds within which a report must arrive.
     """
 
     connect: Callable[[str], Client]
@@ -89,7 +90,7 @@ class Commitments:
     surroundings : Surroundings
         The app around them.
     listens : bool
-        Whether an association is kept for a while, for a report that comes on it.
+        Whether to keep an association for a while, in case the report arrives on it.
     """
 
     places = 1
@@ -117,7 +118,7 @@ class Commitments:
                 return
 
     def _asks(self, lane: str) -> dict[int, int]:
-        """Return for each of our jobs of a lane how often the peer has promised a report."""
+        """Return how often the peer has promised a report, for each of our jobs in a lane."""
         rows = self._queue.database.read(
             "SELECT job, SUM(asked) FROM jobs_commitments JOIN jobs ON jobs.id = job "
             "WHERE owner = :owner AND lane = :lane GROUP BY job",
@@ -136,7 +137,7 @@ class Commitments:
     # ------------------------------------------------------------- requests
 
     def _ask(self, lane: str, jobs: list[Job], stop: threading.Event) -> bool:
-        """Ask for commitment to some instances; return whether the lane goes on."""
+        """Request commitment to instances; return whether the lane continues."""
         transaction_uid = f"2.25.{uuid.uuid4().int}"
         self._queue.database.write(
             lambda transaction: _note(transaction, transaction_uid, jobs), durable=False
@@ -145,7 +146,7 @@ class Commitments:
         assert title is not None
         try:
             with self._around.connect(title) as client:
-                answers_echo = _echo(client)  # on the association on which the report may come
+                answers_echo = _echo(client)  # on the same association as the request
                 client.n_action(*_PUSH, 1, _information(transaction_uid, jobs))
                 self._asked(lane, transaction_uid, jobs)
                 if answers_echo:
@@ -156,14 +157,14 @@ class Commitments:
             return self._settle(lane, transaction_uid, jobs, outcome)
         except NotAccepted as error:
             return self._settle(lane, transaction_uid, jobs, Attempt(Verdict.REFUSED, str(error)))
-        except AssociationAborted as error:  # it may have the request
+        except AssociationAborted as error:  # the peer may have received the request
             return self._settle(lane, "", jobs, Attempt(Verdict.RESTS, str(error)))
         except AssociationError as error:
             return self._settle(lane, transaction_uid, jobs, Attempt(Verdict.RESTS, str(error)))
         return True
 
     def _asked(self, lane: str, transaction_uid: str, jobs: list[Job]) -> None:
-        """Let jobs wait for the report, unless it is there already."""
+        """Let jobs wait for the report, unless it has already arrived."""
         if self._queue.failures(lane):
             self._queue.wake(lane)
         self._queue.database.write(
@@ -179,7 +180,7 @@ class Commitments:
             self._queue.put_back(job, delay=self._around.timeout, tried=True)
 
     def _listen(self, client: Client, transaction_uid: str, stop: threading.Event) -> None:
-        """Keep the association for a while; the app answers the report as any other request."""
+        """Keep the association for a while; the app answers a report like any other request."""
         with suppress(AssociationError, RequestFailed):
             for _ in range(self._looks):
                 client.echo()
@@ -187,7 +188,7 @@ class Commitments:
                     return
 
     def _settle(self, lane: str, unheard: str, jobs: list[Job], outcome: Attempt) -> bool:
-        """Record that a request has failed; return whether the lane goes on.
+        """Record that a request has failed; return whether the lane continues.
 
         `unheard` is the UID of a transaction that the peer cannot know.
         """
@@ -251,7 +252,7 @@ def _forget(transaction: Transaction) -> None:
 
 
 def _count_anew(transaction: Transaction, job: Job) -> None:
-    """Forget the requests that got no report: now there is one, or somebody may retry the job."""
+    """Reset the count of requests without a report: one arrived, or a user may retry the job."""
     transaction.run("UPDATE jobs_commitments SET asked = 0 WHERE job = :job", job=job.id)
 
 
@@ -270,10 +271,10 @@ def _is_awaited(queue: Queue, transaction_uid: str) -> bool:
 
 
 def report(queue: Queue, information: Dataset) -> list[tuple[Job, str]]:
-    """Act on a report, durably; return the jobs that it ends as failures, and why.
+    """Apply a report, durably; return the jobs that fail because of it, with the reasons.
 
-    Instances that it names as committed are done. Those that the destination does not have are
-    sent again, those that it never will are given up, and all others are asked for again later.
+    Committed instances are done. Instances that the destination lacks are sent again, those that
+    it can never commit to are given up, and commitment to all others is requested again later.
 
     Parameters
     ----------
@@ -306,7 +307,7 @@ def _named(
     *,
     committed: bool,
 ) -> Iterator[tuple[Job, int]]:
-    """Yield the jobs of the instances that one of the sequences names, and the failure reasons."""
+    """Yield the jobs of the instances in one of the sequences, with the failure reasons."""
     items = information.get("ReferencedSOPSequence" if committed else "FailedSOPSequence")
     for item in items or ():
         sop_class = str(item.get("ReferencedSOPClassUID") or "")
@@ -323,7 +324,7 @@ def _named(
 
 
 def _failed(queue: Queue, transaction: Transaction, job: Job, reason: int) -> str:
-    """Note that there is no commitment to an instance; return why it is given up, if it is."""
+    """Record a failed commitment; return why the instance is given up, or an empty string."""
     said = f"no commitment: 0x{reason:04X}"
     tries = job.arguments.get("tries", 0)
     _count_anew(transaction, job)
@@ -350,7 +351,7 @@ def _failed(queue: Queue, transaction: Transaction, job: Job, reason: int) -> st
 
 
 def _set(transaction: Transaction, job: Job, changes: str, queue: Queue, **values: Any) -> None:
-    """Change a job whichever process has it: its owner finds that it is no longer its own."""
+    """Change a job of any process: its owner finds out that it no longer owns the job."""
     known = {
         "over": OVER,
         "forward": FORWARD,

@@ -1,4 +1,4 @@
-"""The view of a queue for people, with its changes: for ``pacsroute jobs`` and the console."""
+"""Inspect and change a queue, for ``pacsroute jobs`` and the console."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pacsroute.jobs.rows import Job
 
 
 class Control:
-    """The lanes and jobs of a queue, for people; see `pacsroute.framework.work.WorkControl`.
+    """The lanes and jobs of a queue, for users; see `pacsroute.framework.work.WorkControl`.
 
     Parameters
     ----------
     queue, files : Queue and Files
         The queue, and its files.
     changed : callable
-        Called after each change, so that this process acts on it at once. Others look four times
-        a second.
+        Called after each change, so that this process acts on it at once. Other processes check
+        four times a second.
     """
 
     def __init__(self, queue: Queue, files: Files, changed: Callable[[], object]) -> None:

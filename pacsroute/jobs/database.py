@@ -15,8 +15,8 @@ from pacsroute.group_commit import GroupCommit
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
-_LOG = 4_200_000  # bytes of the log, which SQLite writes back when it has 1000 pages
-_BUSY = 30.0  # seconds that a process waits for another one's transaction
+_LOG = 4_200_000  # bytes of the log: SQLite checkpoints it at 1000 pages
+_BUSY = 30.0  # seconds that a process waits for a transaction of another process
 
 
 class DatabaseFailed(OSError):
@@ -24,52 +24,52 @@ class DatabaseFailed(OSError):
 
 
 class Transaction(Protocol):
-    """Runs statements; all of them take effect together, or none does."""
+    """Runs statements; either all of them take effect or none."""
 
     def run(self, statement: str, /, **values: Any) -> list[Row]:
-        """Run a statement, whose ``:names`` are values, and return its rows."""
+        """Run a statement with ``:name`` parameters, and return its rows."""
 
 
 class Database(Protocol):
-    """Where the queue lives.
+    """The database of a queue.
 
     Attributes
     ----------
     shared : bool
-        Whether other machines may use it, too: an owner is alive by its lease then.
+        Whether other machines may also use it; if so, owners stay alive by leases.
     identity : str
-        The SQL type of a number that the database gives to each new row.
+        The SQL type of a number that the database assigns to each new row.
     """
 
     shared: bool
     identity: str
 
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> T:
-        """Run a function in a transaction of its own, and return its result.
+        """Run a function in its own transaction, and return its result.
 
         Parameters
         ----------
         work : callable
-            It may run again where the database asks for that, so it changes nothing else.
+            The function. It must change nothing else, because the database may require a rerun.
         durable : bool
-            Whether it is on the disk before this returns. Without, it survives the end of
-            the process, and a power loss may undo it.
+            Whether to flush the transaction to the disk before returning. If not, it survives the
+            end of the process, but a power loss may undo it.
 
         Raises
         ------
         DatabaseFailed
-            If the database cannot do it.
+            If the database cannot carry it out.
         """
 
     def read(self, statement: str, /, **values: Any) -> list[Row]:
         """Run a query outside of any transaction."""
 
     def close(self) -> None:
-        """Close it; a transaction that is under way ends first."""
+        """Close the database; a transaction in progress ends first."""
 
 
 class SQLite:
-    """A file of SQLite; threads that write at the same time share a commit and its flush.
+    """An SQLite file; threads that write at the same time share a commit and its flush.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class SQLite:
         self._path = path
         self._is_closed = False
         self._reading = threading.Lock()  # guards _reader: one statement at a time
-        # Each connection to memory is a database of its own.
+        # Each in-memory connection has a separate database.
         with _AsFailure():
             self._reader = None if path is None else _opened(path)
         self._commits = GroupCommit(self._connect)
@@ -124,7 +124,7 @@ class SQLite:
 
 
 class _AsFailure:
-    """Raise errors of SQLite as `DatabaseFailed`."""
+    """Raise SQLite's errors as `DatabaseFailed`."""
 
     def __enter__(self) -> None: ...
 
@@ -146,18 +146,17 @@ def _opened(path: Path | None) -> sqlite3.Connection:
 
 
 def _lengthen_log(connection: sqlite3.Connection, path: Path) -> None:
-    """Give the write-ahead log its usual length now.
+    """Extend the write-ahead log to its usual length now.
 
-    A flush takes half as long where it need not note a new length of the file. Pages of a
-    transaction that the cache cannot hold go to the log, which keeps its length when they are
-    rolled back.
+    A flush takes half as long if it need not record a new file length. SQLite writes pages that
+    exceed its cache to the log, and the log keeps its length when they are rolled back.
     """
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size >= _LOG:
         return
     ((cache,),) = connection.execute("PRAGMA cache_size").fetchall()
     connection.execute("PRAGMA cache_size = 10")
-    with contextlib.suppress(sqlite3.Error):  # there is no room for it, but perhaps for a job
+    with contextlib.suppress(sqlite3.Error):  # the disk is full, but a job may still fit
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("CREATE TABLE room (bytes BLOB)")
         connection.execute("INSERT INTO room VALUES (zeroblob(?))", (_LOG,))
@@ -180,7 +179,7 @@ _NAME = re.compile(r"(?<!:):([a-z_]+)")
 
 
 def with_percent(statement: str) -> str:
-    """Return a statement with its values named as Python's DB API calls *pyformat*.
+    """Return a statement with its parameters in the *pyformat* style of Python's DB API.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Delivers instances to a destination, and judges what its answers mean for the queue.
+"""Deliver instances to a destination, and decide what its responses mean for the queue.
 
-If a peer cannot be reached or is full, the instance is not at fault: the lane rests, and no attempt
-is used up. The response to one instance concerns that instance only; the others continue.
+If a peer cannot be reached or is full, the instance is not at fault: the lane rests, and the
+instance uses up no attempt. The response to an instance affects only that instance.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from pacsroute.status import Status
 logger = logging.getLogger("pacsroute")
 
 RETRY = (5.0, 60.0, 600.0, 3600.0)
-"""Seconds after which an instance that a peer has refused is tried again; then it is given up."""
+"""Seconds between retries of a refused instance; after the last one, it is given up."""
 
 LINGER = 1.0
-"""Seconds for which an association is kept, unless somebody says otherwise."""
+"""Seconds for which an association is kept by default."""
 
 _BATCH = 20  # jobs that are claimed at a time
-_LOOKS = 10  # into the queue, while it is kept
-_LONGEST_REST = 60.0  # seconds: a peer that is back waits no longer for us
-_SUSPECTS = 3  # instances in a row that end the association: it is the peer then
-_HANGS = 5.0  # seconds after which a peer that has not answered is not asked again at once
+_LOOKS = 10  # checks of the queue while the association is kept
+_LONGEST_REST = 60.0  # seconds: the longest wait of a peer that is reachable again
+_SUSPECTS = 3  # if this many instances in a row end the association, the peer is at fault
+_HANGS = 5.0  # seconds without a response after which a peer is not retried at once
 
 
 class Verdict(Enum):
     """The meaning of an attempt for the queue."""
 
     DELIVERED = "delivered"
-    REFUSED = "refused"  # the instance's own: it is tried again later, then given up
-    RESTS = "rests"  # the peer's state: the lane rests, the instance is as it was
-    PAUSED = "paused"  # the peer forbids it: somebody has to look
-    SUSPECT = "suspect"  # the association ended under it
+    REFUSED = "refused"  # the instance is at fault: it is retried later, then given up
+    RESTS = "rests"  # the peer is at fault: the lane rests, the instance is unchanged
+    PAUSED = "paused"  # the peer forbids it: a user has to intervene
+    SUSPECT = "suspect"  # the association ended while the instance was sent
 
 
 class Attempt(NamedTuple):
@@ -85,7 +85,7 @@ def judge(status: Status) -> Attempt:
 
 
 def attempt(client: Client, instance: Instance) -> Attempt:
-    """Send an instance once, and return how that went."""
+    """Send an instance once, and return the result."""
     try:
         return judge(client.store(instance))
     except RequestFailed as error:
@@ -100,7 +100,7 @@ def attempt(client: Client, instance: Instance) -> Attempt:
 
 
 def rest(failures: int) -> float:
-    """Return how long a lane rests that has done so before, in seconds.
+    """Return how long a lane rests after a number of earlier failures, in seconds.
 
     Examples
     --------
@@ -116,13 +116,12 @@ class Outlet(NamedTuple):
     Parameters
     ----------
     connect : callable
-        Returns a client of a destination for the AE title that calls; raises
-        `AssociationError` if nobody knows the destination.
+        Returns a client of a destination for a calling AE title; raises `AssociationError` if the
+        destination is unknown.
     delivered : callable
-        Called with the category of the status and a job that was delivered: it takes that out of
-        the lane.
+        Called with the category of the status and a delivered job; removes the job from the lane.
     gave_up : callable
-        Called with a job that has failed for good, and what was said of it.
+        Called with a job that has failed for good, and the reason.
     """
 
     connect: Callable[[str, str], Client]
@@ -131,9 +130,9 @@ class Outlet(NamedTuple):
 
 
 class Delivery:
-    """Delivers what waits in the lane of a destination.
+    """Delivers the waiting instances of a destination's lane.
 
-    It remembers which instances it suspects, from one turn to the next.
+    It remembers suspected instances from one turn to the next.
 
     Parameters
     ----------
@@ -142,7 +141,7 @@ class Delivery:
     outlet : Outlet
         The app around them.
     linger : float
-        Seconds for which an association is kept for what may still come.
+        Seconds for which an association is kept for further instances.
     """
 
     places = 1  # an association for each destination
@@ -167,9 +166,9 @@ class _Memory:
     Attributes
     ----------
     suspects : set of int
-        They go after all others.
+        Jobs that are sent after all others.
     on_probation : set of int
-        Suspects of a time after which the peer was well.
+        Suspects after which the peer worked again.
     """
 
     def __init__(self) -> None:
@@ -185,13 +184,13 @@ class _Memory:
 
 
 class _Turn:
-    """One thread's time in a lane: the clients that it has, and the instances that it suspects.
+    """A thread's turn in a lane, with its clients and suspected instances.
 
-    An instance under which the association ended is suspected until another one is delivered:
-    then the peer is well, and the instance has used up an attempt. Several in a row are the
-    peer's fault, and so it is if the peer does not answer afterwards: the lane rests. But then
-    the others go before the suspects, so that one that ends each association holds up nobody.
-    Once one of them is delivered, a suspect gets one more chance; then it has used up an attempt.
+    If the association ends while an instance is sent, the instance is suspected. If another one
+    is delivered next, the peer works, and the suspect has used up an attempt. If several in a row
+    fail, or the peer does not respond afterwards, the peer is at fault, and the lane rests. After
+    that, the others are sent before the suspects, so that one bad instance blocks nobody. Once
+    another is delivered, a suspect gets one more chance; then it has used up an attempt.
     """
 
     def __init__(
@@ -209,7 +208,7 @@ class _Turn:
         self._lane = lane
         self._open = open_clients
         self._clients: dict[str, Client] = {}
-        self._suspects: list[tuple[Job, str]] = []  # this turn's, which are still claimed
+        self._suspects: list[tuple[Job, str]] = []  # of this turn, still claimed
         self._memory = memory
         self._failures = queue.failures(lane)
 
@@ -270,16 +269,16 @@ class _Turn:
         except AssociationError as error:
             return Attempt(Verdict.RESTS, str(error))
         except Exception as error:
-            logger.exception("where is %s?", self._lane)  # a function of @app.destination
+            logger.exception("where is %s?", self._lane)  # a function of @app.destination failed
             return Attempt(Verdict.RESTS, type(error).__name__)
         began, outcome = time.monotonic(), attempt(client, instance)
         if outcome.verdict is Verdict.SUSPECT and time.monotonic() - began < _HANGS:
-            again = attempt(client, instance)  # alone, on an association of its own
+            again = attempt(client, instance)  # alone on a new association
             outcome = outcome if again.verdict is Verdict.RESTS else again
         return outcome
 
     def _settle(self, job: Job, outcome: Attempt) -> bool:
-        """Record how a job went; return whether the lane goes on."""
+        """Record the result of a job; return whether the lane continues."""
         if outcome.verdict is Verdict.DELIVERED:
             self._delivered(job, outcome.said)
         elif outcome.verdict is Verdict.REFUSED:
@@ -334,7 +333,7 @@ class _Turn:
     # ------------------------------------------------------------- suspects
 
     def _is_well(self, job: Job) -> bool:
-        """Return whether the peer answers at all."""
+        """Return whether the peer responds at all."""
         try:
             self._client(job).echo()
         except PacsrouteError:

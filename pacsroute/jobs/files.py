@@ -1,8 +1,8 @@
 """The files of a queue: forwarded instances are kept until they are delivered.
 
-Each job has a file of its own, a hard link where the file system has them. So two lanes may
-have the same instance, and a file saved under its name later does not change the sent one. An
-instance in a storage stays there: a key is never used twice.
+Each job has its own file, a hard link if the file system supports them. So two lanes may have the
+same instance, and overwriting the original file does not change the instance that is sent. An
+instance in a storage stays there, because keys are never reused.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from pacsroute.instances.stored import Stored
 _SUFFIX = ".dcm"
 
 Place = str | list[str]
-"""Where an instance is, as JSON has it: a file, or the URL of a storage and a key."""
+"""The place of an instance, as JSON: a file, or the URL of a storage and a key."""
 
 
 class Keeper(Protocol):
-    """A process that keeps files, among others that keep theirs in the same folder."""
+    """One of the processes that keep files in the same folder."""
 
     id: str
 
     def has_ended(self, other: str) -> bool:
-        """Return whether another process has ended, so that it puts nothing into the queue."""
+        """Return whether another process has ended, so that it queues nothing more."""
 
     def close(self) -> None:
-        """Tell the others that this process keeps no more."""
+        """Show other processes that this one keeps no more files."""
 
 
 class Files:
-    """A folder of instances that wait.
+    """A folder of waiting instances.
 
     Parameters
     ----------
     folder : Path
-        It is made when the first instance comes.
+        The folder; created for the first instance.
     keeper : callable
-        Returns this process as a `Keeper`, when the folder is used. Each file has its name, and
-        `sweep` removes it only after its end.
+        Returns this process as a `Keeper` when the folder is first used. Its name is part of each
+        file name, and `sweep` removes its files only after it has ended.
     """
 
     def __init__(self, folder: Path, keeper: Callable[[], Keeper]) -> None:
@@ -66,19 +66,19 @@ class Files:
             return self._made
 
     def close(self) -> None:
-        """Keep no more files: those without a job may be swept."""
+        """Stop keeping files: files without a job may be swept."""
         with self._making:
             if self._made is not None:
                 self._made.close()
                 self._made = None
 
     def keep(self, instance: Instance) -> Place:
-        """Keep an instance, durably, and return where it is from now on.
+        """Keep an instance durably, and return its place.
 
         Raises
         ------
         OSError
-            If there is no room for it, or its file cannot be read.
+            If the disk is full, or the file cannot be read.
         """
         if (place := _in_storage(instance)) is not None:
             return place
@@ -103,26 +103,26 @@ class Files:
         return self.path(place) if isinstance(place, str) else _stored(place)
 
     def path(self, name: str) -> Path:
-        """Return where a file of the folder is."""
+        """Return the path of a file in the folder."""
         return self.folder / name
 
     def remove(self, place: Place | None) -> None:
-        """Remove an instance that nothing refers to any more, if it is kept here."""
+        """Remove an instance that is no longer referenced, if it is kept here."""
         if isinstance(place, str):
             (self.folder / place).unlink(missing_ok=True)
 
     def sweep(self, known: Callable[[], Container[str]]) -> int:
-        """Remove files without a job: those of calls that never returned.
+        """Remove files without a job, left by calls that never returned.
 
         Parameters
         ----------
         known : callable
-            Returns the names that jobs refer to; asked only if there may be others.
+            Returns the names that jobs refer to; called only if there may be other files.
 
         Returns
         -------
         int
-            How many files that were.
+            The number of removed files.
         """
         left = list(self._of_ended_processes())
         names = known() if left else ()
@@ -144,16 +144,16 @@ class Files:
                     yield entry.name
 
 
-# ------------------------------------------------------------- the files of others
+# ------------------------------------------------------------- original files
 
 
 def original_of(instance: Instance) -> Place | None:
-    """Return the file that ``delete=True`` removes in the end; None without one.
+    """Return the file that ``delete=True`` removes after delivery, or None.
 
     Raises
     ------
     SetupError
-        If it is in a storage that cannot be found again after a restart.
+        If its storage cannot be found again after a restart.
     """
     if instance.path is not None:
         return os.path.abspath(instance.path)
@@ -167,7 +167,7 @@ def original_of(instance: Instance) -> Place | None:
 
 
 def remove_original(place: Place) -> None:
-    """Remove what `original_of` has returned, if it is still there."""
+    """Remove a file returned by `original_of`, if it still exists."""
     if isinstance(place, str):
         Path(place).unlink(missing_ok=True)
     else:
@@ -194,6 +194,6 @@ def _linked(path: Path, target: Path) -> bool:
         os.link(path, target)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one without links
+    except OSError:  # a different file system, or one without hard links
         return False
     return True

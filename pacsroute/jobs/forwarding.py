@@ -1,8 +1,7 @@
-"""The result of `App.forward`: an instance that is kept, and a job that delivers it.
+"""The result of `App.forward`: a kept instance, and a job that delivers it.
 
-The job of a delivery knows where its instance is kept (``file``), and which files to remove in the
-end (``delete``): the file that was given, and those of older versions of the same instance that it
-has replaced.
+The job stores where its instance is kept (``file``), and which files to remove after delivery
+(``delete``): the original file, and those of older versions of the instance that it replaces.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ def delivery(
     instance : Instance
         The instance to deliver.
     file : Place
-        Where it is kept, from `Files.keep`.
+        The place of the kept instance, from `Files.keep`.
     node : str
-        The machine that alone can read a file.
+        The only machine that can read the file.
     to, calling_ae, key, commit, delete, priority
         As for `App.forward`.
     """
@@ -80,20 +79,20 @@ def instance_of(job: Job, files: Files) -> Instance:
 
 
 def is_delivered(job: Job) -> bool:
-    """Return whether a process died after it had delivered this, and while it removed the file."""
+    """Return whether a process died after delivery, while it removed the file."""
     return "delivered" in job.arguments
 
 
 def end(job: Job, queue: Queue, files: Files) -> None:
-    """Remove the files of a delivery that is done, and the job.
+    """Remove the files of a finished delivery, then the job.
 
-    The files go first: so they are gone for sure once the job is. An instance that is delivered
-    from its original place, as from a storage, is noted as delivered before.
+    The files are removed first, so that none is left once the job is removed. An instance sent
+    from its original place, such as a storage, is marked as delivered before that.
     """
     originals: list[Place] = job.arguments["delete"]
     kept: Place = job.arguments["file"]
     if kept in originals and not queue.amend(job, delivered=True):
-        return  # others have taken it over
+        return  # another process has taken it over
     for original in originals:
         remove_original(original)
     if queue.done(job):
@@ -112,6 +111,6 @@ def _study_of(instance: Instance) -> str:
 
 
 def names_of_files(jobs: list[Job]) -> set[Any]:
-    """Return which files of the queue's folder some jobs refer to."""
+    """Return the files in the queue's folder that the jobs refer to."""
     files = (job.arguments.get("file") for job in jobs)
     return {file for file in files if isinstance(file, str)}

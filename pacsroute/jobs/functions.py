@@ -1,4 +1,4 @@
-"""Runs the functions of `@app.job` and `@app.quiet` for the jobs that wait for them."""
+"""Run the functions of `@app.job` and `@app.quiet` for their waiting jobs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pacsroute.jobs.rows import Job, with_json
 logger = logging.getLogger("pacsroute")
 
 Call = Callable[[Job, threading.Event], object]
-"""Calls the function for a job, and records that it is done; the event ends it before."""
+"""Calls the function for a job, and records that it is done; the event interrupts it."""
 
 
 class ProcessFailed(Exception):
-    """A function in a process of its own has raised, taken too long, or crashed."""
+    """A function in a separate process has raised, timed out or crashed."""
 
 
 class Interrupted(Exception):
-    """The function was ended, since the app stops: it runs again at the next start."""
+    """The function was interrupted because the app stops; it runs again at the next start."""
 
 
 class Functions:
-    """Does the jobs of one function, one after the other.
+    """Runs the jobs of one function, one after the other.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ class Functions:
     call : callable
         Calls the function for a job. An exception is a failed attempt.
     retry : sequence of float
-        Seconds after which a job whose function has raised is tried again; after the last one it
-        has failed for good.
+        Seconds between retries of a job whose function has raised; after the last one, it has
+        failed for good.
     gave_up : callable
         Called with a job that has failed for good, and the exception.
     places : int
-        How many may run at the same time, in all processes together.
+        The number of jobs that may run at the same time in all processes.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Functions:
             self._call(job, stop)
         except Interrupted:
             self._queue.put_back(job, tried=False)
-        except Exception as error:  # noqa: BLE001 - whatever the user's function does
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             self._failed(job, error)
 
     def _failed(self, job: Job, error: Exception) -> None:
-        # The text of a user's exception may hold patient data: only the level DEBUG has it.
+        # A user's exception may contain patient data: log its text only at DEBUG.
         ours = isinstance(error, ProcessFailed)
         said = str(error) if ours else type(error).__name__
         where = "" if ours else _where(error)
@@ -110,13 +110,13 @@ def completing(queue: Queue, quiet: Quiet, function: Callable[[Any], object]) ->
     """Return the runner that calls a function of `@app.quiet` for a period that has ended.
 
     Jobs that the function queues are committed together with the end of the period, so
-    there is exactly one such job for each period, even where the function ran twice.
+    there is exactly one such job for each period, even if the function ran twice.
     """
 
     def call(job: Job, stop: threading.Event) -> object:
         series, last = quiet.series(job)
         with collecting() as new:
-            if series.count:  # else the last period has taken all that came
+            if series.count:  # otherwise the last period included all instances
                 function(series)
         return queue.finish(
             job, with_json(new), lambda transaction: quiet.completed(transaction, job, last)

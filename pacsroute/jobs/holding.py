@@ -1,4 +1,4 @@
-"""Keeps periods open while an association that brought an instance of them brings another one."""
+"""Keep a period open while an association that sent one of its instances sends another."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _BEAT = 1.0  # seconds: less than `quiet.HOLD`
 
 
 class Holding:
-    """Moves the ends of periods, once a second, while more of them is on its way.
+    """Moves the ends of periods, once a second, while more of their instances are arriving.
 
-    It does so at once where an instance begins that comes late enough for its period to end.
+    It does so at once if an instance begins to arrive so late that its period could end.
 
-    The threads of associations say what they receive; a thread of its own tells the database,
-    so that the periods are open for all processes. `_lock` guards what both use.
+    The threads of associations report what they receive. A separate thread updates the database,
+    so that the periods stay open for all processes. `_lock` guards the state that both use.
 
     Parameters
     ----------
     database : Database
         The database of the periods.
     periods : mapping of str to Quiet
-        Those of each function.
+        The periods of each function.
     shortest : float
-        Seconds of the shortest one.
+        The length of the shortest period in seconds.
     """
 
     def __init__(self, database: Database, periods: Mapping[str, Quiet], shortest: float) -> None:
         self._beat = min(_BEAT, shortest / 3)
-        self._safe = shortest - 2 * self._beat  # seconds after an instance: no period ends yet
+        self._safe = shortest - 2 * self._beat  # seconds after an instance in which no period ends
         self._woken = threading.Event()
         self._came: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._database = database
@@ -51,17 +51,17 @@ class Holding:
         self._thread = threading.Thread(target=self._run, name="pacsroute-periods", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End."""
+        """Stop the thread."""
         self._stop.set()
         self._woken.set()
         self._thread.join()
 
     def begins(self, association: Any) -> None:
-        """Note that an association has an instance under way."""
+        """Note that an association is receiving an instance."""
         with self._lock:
             self._under_way[association] = self._under_way.get(association, 0) + 1
             before = self._came.get(association)
@@ -69,14 +69,14 @@ class Holding:
             self._woken.set()
 
     def ends(self, association: Any) -> None:
-        """Note that one of those has been answered, whatever became of it."""
+        """Note that the instance has been answered, stored or not."""
         with self._lock:
             left = self._under_way.pop(association, 0) - 1
             if left > 0:
                 self._under_way[association] = left
 
     def came(self, association: Any, arrival: Arrival) -> None:
-        """Note that an instance is complete, and which series the association may continue."""
+        """Note that an instance has arrived, and which series the association may continue."""
         with self._lock:
             self._came[association] = time.monotonic()
             keys = self._brought.setdefault(association, set())
@@ -104,5 +104,5 @@ class Holding:
 
             try:
                 self._database.write(work, durable=False)
-            except Exception as error:  # noqa: BLE001 - the next beat may have more luck
+            except Exception as error:  # noqa: BLE001 - the next beat tries again
                 logger.error("periods cannot be held open: %s", type(error).__name__)

@@ -1,4 +1,4 @@
-"""Opens the queue of an app: its database, its files, and the process as one of its owners."""
+"""Open the queue of an app: its database and files, with this process as an owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pacsroute.jobs.owners import LeasedOwner, LockedOwner, LonelyOwner
 from pacsroute.jobs.queue import Queue
 from pacsroute.jobs.rows import Job
 
-_LOCK = 50_412_010  # of those who make the tables: any number that nobody else takes
+_LOCK = 50_412_010  # the lock for creating the tables: an arbitrary number
 _SCHEMES = ("postgresql://", "postgres://")
 
 
@@ -26,9 +26,9 @@ class Opened(NamedTuple):
     Parameters
     ----------
     queue, files : Queue and Files
-        The jobs, and the instances of those that deliver.
+        The jobs, and the instances to deliver.
     close : callable
-        Closes it.
+        Closes the queue.
     """
 
     queue: Queue
@@ -42,7 +42,7 @@ def is_url(where: str) -> bool:
 
 
 def shown(where: str) -> str:
-    """Return where a queue is, without the password of its URL.
+    """Return the location of a queue, without the password of its URL.
 
     Examples
     --------
@@ -56,21 +56,21 @@ def shown(where: str) -> str:
 
 
 def open_queue(where: str, folder: Path, ae_title: str) -> Opened:
-    """Open the queue of an app, and make it if it is not there.
+    """Open the queue of an app, and create it if it does not exist.
 
     Parameters
     ----------
     where : str
-        The file of SQLite, or the URL of a database of PostgreSQL.
+        The SQLite file, or the URL of a PostgreSQL database.
     folder : Path
-        Where instances are kept if it is such a URL.
+        The folder for instances if `where` is a URL.
     ae_title : str
-        The app's: a queue belongs to one app.
+        The app's AE title: a queue belongs to one app.
 
     Raises
     ------
     SetupError
-        If it is another app's, or PostgreSQL's extra is missing.
+        If the queue belongs to another app, or the extra ``postgres`` is missing.
     OSError
         If it cannot be opened.
     """
@@ -114,7 +114,7 @@ class MadeTime:
 
 
 def open_in_memory(folder: Path, now: MadeTime) -> Opened:
-    """Open an empty queue that is gone when it is closed, for tests."""
+    """Open an empty queue in memory, for tests."""
     database = SQLite(None)
     database.write(lambda transaction: schema.create(transaction, database.identity))
     files = Files(folder, LonelyOwner)
@@ -131,7 +131,7 @@ def _postgresql(where: str, folder: Path, ae_title: str) -> Opened:
             f"jobs in PostgreSQL need {error.name}: pip install 'pacsroute[postgres]'"
         ) from None
     database: Any = module.PostgreSQL(where)
-    files = Files(folder, lambda: LockedOwner(folder))  # a lease would tell too late
+    files = Files(folder, lambda: LockedOwner(folder))  # a lease would expire too late
     queue = Queue(database, LeasedOwner(), database.now, _remover(files))
     try:
         entered = database.write(
@@ -158,14 +158,14 @@ def _remover(files: Files) -> Callable[[Job], object]:
 
 
 class _Entered(NamedTuple):
-    """Whether no other process uses a queue, and which jobs newer ones have replaced."""
+    """Whether this is the only process that uses a queue, and the jobs that newer ones replaced."""
 
     alone: bool
     replaced: list[Job]
 
 
 def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) -> _Entered:
-    """Make the tables, check whose they are, and give back what ended processes had."""
+    """Create the tables, check which app owns them, and release the jobs of dead processes."""
     if not queue.database.shared or not _is_made(transaction):
         schema.create(transaction, queue.database.identity)
     transaction.run(
@@ -181,9 +181,9 @@ def _enter(transaction: Transaction, queue: Queue, ae_title: str, where: str) ->
 
 
 def _is_made(transaction: Transaction) -> bool:
-    """Return whether the tables are in PostgreSQL; only one process at a time may create them.
+    """Return whether PostgreSQL has the tables; only one process at a time may create them.
 
-    Statements that make them would wait for the transactions of others, and those for them.
+    Otherwise, creating them could deadlock with the transactions of other processes.
     """
     transaction.run("SELECT pg_advisory_xact_lock(:lock)", lock=_LOCK)
     ((there,),) = transaction.run("SELECT to_regclass('jobs_commitments') IS NOT NULL")
@@ -191,10 +191,10 @@ def _is_made(transaction: Transaction) -> bool:
 
 
 def _offset(transaction: Transaction, *, anew: bool) -> float:
-    """Return the difference of the time of day and the monotonic clock, alike for all processes.
+    """Return the offset of the monotonic clock from the time of day, equal for all processes.
 
-    So setting the machine's clock neither ends a period nor holds up a job. It begins where the
-    last run has left it if the time of day is before that: what waits would wait for years.
+    So setting the machine's clock neither ends a period nor delays a job. If the time of day is
+    before the end of the last run, time continues from there; otherwise jobs might wait for years.
     """
     if anew:
         ((newest,),) = transaction.run("SELECT MAX(created) FROM jobs")

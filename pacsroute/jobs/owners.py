@@ -1,4 +1,4 @@
-"""Which processes use a queue, and which of them have ended."""
+"""The processes that use a queue, and how to detect that one has ended."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LEASE = 10.0
-"""Seconds after which an owner on another machine that says nothing counts as ended."""
+"""Seconds of silence after which an owner on another machine counts as dead."""
 
 
 class Owner(Protocol):
-    """The process for which a queue is used, among others that use the same one.
+    """One of the processes that use a queue.
 
     Attributes
     ----------
     id, node : str
-        Its name, no other process's ever, and its machine's.
+        A name that no other process ever has, and the name of its machine.
     """
 
     id: str
     node: str
 
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
-        """Return which of other owners, given with when each was last seen, have ended."""
+        """Return which of the other owners have ended, given when each was last seen."""
 
     def renew(self) -> None:
-        """Take another name, after the others have taken this owner for dead."""
+        """Take a new name, after other processes have declared this owner dead."""
 
 
 class LockedOwner:
-    """A process among those of one machine: it holds a lock on a file as long as it lives.
+    """A process on a single machine: it holds a lock on a file as long as it lives.
 
-    The lock goes with the process, whatever ends it, and no clock is asked.
+    The lock is released whenever the process ends, and no clock is involved.
 
     Parameters
     ----------
     folder : Path
-        Where the files of all owners are; it is made.
+        The folder for the files of all owners; created if needed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.id = uuid.uuid4().hex
-        self.node = ""  # all owners are on the same machine: any of them can do any job
+        self.node = ""  # all owners are on one machine: each can run any job
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path(self.id), os.O_RDWR | os.O_CREAT, 0o600)
@@ -83,28 +83,28 @@ class LockedOwner:
         return True
 
     def renew(self) -> None:
-        """Do nothing: the holder of the lock is alive for the others."""
+        """Do nothing: the lock shows that this owner is alive."""
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         with contextlib.suppress(OSError):
             self._path(self.id).unlink(missing_ok=True)
             os.close(self._file)
 
 
 class LeasedOwner:
-    """A process among those of several machines: alive as long as it renews its lease."""
+    """A process on one of several machines: alive as long as it renews its lease."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
         self.node = socket.gethostname()
 
     def renew(self) -> None:
-        """Go on as another owner: the others have taken this one for dead."""
+        """Continue as a new owner, because other processes have declared this one dead."""
         self.id = uuid.uuid4().hex
 
     def dead(self, others: Iterable[tuple[str, float]], now: float) -> list[str]:
-        """Return which of the other owners have not been seen for the time of a lease."""
+        """Return the other owners whose lease has expired."""
         return [owner for owner, seen in others if now - seen > LEASE]
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class LeasedOwner:
 
 
 class LonelyOwner:
-    """The only process that uses a queue: a test's, in memory."""
+    """The only process that uses a queue in memory, for tests."""
 
     id = node = ""
 

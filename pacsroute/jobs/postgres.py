@@ -16,24 +16,24 @@ from pacsroute.jobs.database import DatabaseFailed, Row, Transaction, with_perce
 T = TypeVar("T")
 
 _CONNECTIONS = 8
-_ASKED_EACH = 60.0  # seconds after which the server's clock is asked again
+_ASKED_EACH = 60.0  # seconds between readings of the server's clock
 _PATIENCE = 10.0  # seconds that a thread waits for a connection
 
 
 class PostgreSQL:
-    """A database of PostgreSQL.
+    """A PostgreSQL database.
 
     Parameters
     ----------
     url : str
-        As ``postgresql://user@host/database``; it may hold a password, and is not shown.
+        As ``postgresql://user@host/database``; it may contain a password, and is never shown.
     schema : str, optional
-        The schema of its tables, if that is not the usual one.
+        The schema of the tables, if not the default one.
 
     Raises
     ------
     DatabaseFailed
-        If the URL is not valid, or nobody answers there.
+        If the URL is not valid, or the server cannot be reached.
     """
 
     shared = True
@@ -43,7 +43,7 @@ class PostgreSQL:
         options = {} if schema is None else {"options": f"-c search_path={schema}"}
         self._url = url
         self._asking = threading.Lock()
-        self._ask()  # before there is a pool, which would try for a while and not say what is wrong
+        self._ask()  # before the pool exists: it would retry for a while and hide the error
         self._pool = ConnectionPool(
             url, kwargs=options, min_size=1, max_size=_CONNECTIONS, timeout=_PATIENCE, open=True
         )
@@ -51,13 +51,13 @@ class PostgreSQL:
     def now(self) -> float:
         """Return the server's time in seconds, which all machines share.
 
-        It is asked for once in a while, on a connection of its own: the thread that asks may be in
-        a transaction for which all others wait, and none of those of the pool may be left.
+        The clock is read now and then, on a separate connection: the calling thread may be in a
+        transaction that blocks all others, and the pool may have no free connection.
         """
         late = time.monotonic() - self._asked > _ASKED_EACH
         if late and self._asking.acquire(blocking=False):
             try:
-                with contextlib.suppress(DatabaseFailed):  # what is known is good enough
+                with contextlib.suppress(DatabaseFailed):  # the last reading is good enough
                     self._ask()
             finally:
                 self._asking.release()
@@ -96,13 +96,13 @@ class PostgreSQL:
 
 @contextlib.contextmanager
 def _as_failure() -> Iterator[None]:
-    """Raise errors of psycopg as `DatabaseFailed`, without values and passwords."""
+    """Raise psycopg's errors as `DatabaseFailed`, without values and passwords."""
     try:
         yield
     except PoolTimeout as error:
         raise DatabaseFailed("PostgreSQL does not answer") from error
     except psycopg.Error as error:
-        # The whole message of a server may quote values.
+        # The full message of a server may quote values.
         raise DatabaseFailed(f"PostgreSQL: {_said(error)}") from error
 
 
@@ -119,7 +119,7 @@ def _said(error: psycopg.Error) -> str:
 
 
 class _Cursor:
-    """Runs statements on a connection, which is in a transaction."""
+    """Runs statements on a connection that is in a transaction."""
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self._connection = connection

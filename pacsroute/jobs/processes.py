@@ -1,4 +1,4 @@
-"""Calls of functions in processes of their own, which end with the process that serves."""
+"""Call functions in separate processes, which end with the serving process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pacsroute.jobs.queue import Queue
 from pacsroute.jobs.rows import Job
 
 _PROGRAM = "pacsroute.cli.job_process"
-_TICK = 0.25  # seconds between checks whether it takes too long, or the app stops
-_START = 120.0  # seconds in which the process has loaded the app and begun its lifespan
-_GRACE = 5.0  # seconds that a call has when the app stops
+_TICK = 0.25  # seconds between checks for a timeout or the stop of the app
+_START = 120.0  # seconds within which the process must load the app and start its lifespan
+_GRACE = 5.0  # seconds that a call has to finish when the app stops
 
 
 def in_process(queue: Queue, function: JobFunction[Any, Any], app: BaseApp) -> Call:
-    """Return the runner that calls a function in a process, and records that it is done."""
+    """Return the runner that calls a function in a separate process and records its end."""
 
     def call(job: Job, stop: threading.Event) -> object:
         ours, theirs = socket.socketpair()
@@ -40,7 +40,7 @@ def in_process(queue: Queue, function: JobFunction[Any, Any], app: BaseApp) -> C
                 file.seek(0)
                 tell(ours, {}, [file.fileno()])
                 _wait(ours, _START, stop)
-                answer = hear(ours)[0]  # the function begins, or the file could not be loaded
+                answer = hear(ours)[0]  # the function starts, or the file could not be loaded
                 if "error" not in answer:
                     tell(ours, {})
                     _wait(ours, function.timeout, stop)
@@ -58,7 +58,7 @@ def in_process(queue: Queue, function: JobFunction[Any, Any], app: BaseApp) -> C
 
 
 def _described(function: JobFunction[Any, Any], app: BaseApp, job: Job) -> dict[str, Any]:
-    """Return the data for the process: the place of the function, its arguments, the settings."""
+    """Return the data for the process: the function's location, its arguments, the settings."""
     module = function.function.__module__
     peers = {
         title: (peer.host, peer.port, peer.ae_title)
@@ -77,7 +77,7 @@ def _described(function: JobFunction[Any, Any], app: BaseApp, job: Job) -> dict[
 
 
 def _wait(channel: socket.socket, timeout: float | None, stop: threading.Event) -> None:
-    """Wait for an answer, as long as the function may take and the app serves."""
+    """Wait for an answer until the function times out or the app stops."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     deadline = None if timeout is None else time.monotonic() + timeout

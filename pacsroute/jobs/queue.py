@@ -1,8 +1,8 @@
 """The queue: jobs in lanes, the processes that own them, and every statement that changes them.
 
-A job waits, is under way (it has an owner), or has failed for good; one that is done is gone.
-An owner is a process. Its jobs and its places in lanes go back when it is found dead: on one
-machine by the lock on its file, on several by a lease that it renews.
+A job waits, is running (it has an owner), or has failed for good; a finished job is removed.
+An owner is a process. When it dies, its jobs and its places in lanes are released. On one machine,
+the lock on its file shows that it is dead; on several machines, an expired lease does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pacsroute.jobs.owners import LEASE, Owner
 from pacsroute.jobs.replacing import give_way, with_inheritance
 from pacsroute.jobs.rows import COLUMNS, Job, NewJob, Put, job_of, select, with_json
 
-# A job's turn is that of its study, if that has one already, so that they stay together.
+# A job takes the turn of its study, if that has one already, so that its jobs stay together.
 _PUT = """
 INSERT INTO jobs (lane, function, key, study, arguments, node, priority, created, due, turn)
 VALUES (:lane, :function, :key, :study, :arguments, :node, :priority, :now, :now + :delay, COALESCE(
@@ -67,18 +67,18 @@ _RELEASE = (
 
 
 class Queue:
-    """Jobs that survive the process, in a database that other processes may use, too.
+    """Jobs that survive the process, in a database that other processes may also use.
 
     Parameters
     ----------
     database : Database
-        Its tables are there.
+        The database; its tables must exist.
     owner : Owner
-        The process that puts jobs in and takes them out.
+        The process that queues and claims jobs.
     now : callable
         Returns the time in seconds.
     replaced : callable, optional
-        Called with each job that has gone because a newer one of its key waits.
+        Called with each job that was removed because a newer one with its key waits.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class Queue:
         self.owner = owner
         self.now = now
         self._replaced = replaced
-        self._lanes: set[str] = set()  # those known to be there: no lane ever goes
-        self._entering = threading.Lock()  # guards what follows, and the owner's name
+        self._lanes: set[str] = set()  # lanes known to exist: lanes are never removed
+        self._entering = threading.Lock()  # guards the attributes below, and the owner's name
         self._entered = self._serving = False
         self._seen = 0.0
 
     # ------------------------------------------------------------- jobs
 
     def put(self, jobs: Iterable[NewJob]) -> list[int]:
-        """Put jobs into their lanes, durably, all or none; return their numbers."""
+        """Put jobs into their lanes durably, all or none; return their numbers."""
         new = with_json(jobs)
         put = self.database.write(lambda transaction: self.put_in(transaction, new))
         self.was_put(put)
@@ -109,7 +109,7 @@ class Queue:
     def put_in(self, transaction: Transaction, jobs: Iterable[tuple[NewJob, str]]) -> Put:
         """Put jobs, each with its arguments as JSON, into their lanes in a transaction.
 
-        `was_put` has to be called after its commit.
+        Call `was_put` after its commit.
         """
         put = Put([], [], set())
         for job, arguments in jobs:
@@ -136,14 +136,14 @@ class Queue:
     def waiting(
         self, transaction: Transaction, lane: str, function: str, key: str | None
     ) -> list[Job]:
-        """Return the job that a new one of the same key would replace, or none."""
+        """Return the job that a new one with the same key would replace, if any."""
         if key is None:
             return []
         return select(transaction, _WAITS, lane=lane, function=function, key=key)
 
     @staticmethod
     def as_json(job: Job) -> str:
-        """Return the arguments of a job as the database has them."""
+        """Return the arguments of a job as stored in the database."""
         return json.dumps(job.arguments, allow_nan=False)
 
     def move(self, job: Job, lane: str, function: str, delay: float) -> None:
@@ -171,21 +171,21 @@ class Queue:
     def finish(
         self, job: Job, new: Iterable[tuple[NewJob, str]], also: Callable[[Transaction], object]
     ) -> bool:
-        """Remove a job that is done and put those that follow from it, in one transaction.
+        """Remove a finished job and queue the jobs that follow it, in one transaction.
 
         Parameters
         ----------
         job : Job
-            One that was claimed.
+            A claimed job.
         new : iterable of (NewJob, str)
             The jobs that follow it, from `with_json`.
         also : callable
-            Called with the transaction, for further changes in it.
+            Called with the transaction, to make further changes in it.
 
         Returns
         -------
         bool
-            False if the job is no longer ours: nothing has happened then.
+            False if the job is no longer ours; nothing has changed in that case.
         """
 
         def work(transaction: Transaction) -> Put | None:
@@ -202,16 +202,16 @@ class Queue:
         return put is not None
 
     def claim(self, lane: str, most: int, *, but: Iterable[int] = ()) -> list[Job]:
-        """Take the next jobs of a lane that are due, in their order; they are ours then.
+        """Claim the next due jobs of a lane, in order, for this process.
 
         Parameters
         ----------
         lane : str
-            Its name.
+            The name of the lane.
         most : int
-            How many.
+            The maximum number of jobs.
         but : iterable of int
-            The numbers of jobs that are left there.
+            The numbers of jobs not to claim.
         """
         skip = "FOR UPDATE SKIP LOCKED" if self.database.shared else ""
         left = ", ".join(map(str, but))
@@ -230,31 +230,31 @@ class Queue:
         return [job_of(row[:-1]) for row in rows]
 
     def amend(self, job: Job, **arguments: Any) -> bool:
-        """Change arguments of a job, durably; False if it is no longer ours."""
+        """Change arguments of a job durably; return False if it is no longer ours."""
         text = json.dumps(job.arguments | arguments, allow_nan=False)
         statement = "UPDATE jobs SET arguments = :text WHERE {ours} RETURNING id"
         return self._ours(statement, job, text=text)
 
     def done(self, job: Job) -> bool:
-        """Remove a job that is done; False if it is no longer ours.
+        """Remove a finished job; return False if it is no longer ours.
 
-        It survives the end of the process at once; after a power loss the job may run again.
+        The removal survives the end of the process; after a power loss, the job may run again.
         """
         return self._ours("DELETE FROM jobs WHERE {ours} RETURNING id", job, durable=False)
 
     def put_back(self, job: Job, *, delay: float = 0.0, error: str = "", tried: bool) -> bool:
-        """Put a job back into the queue; False if it is no longer ours.
+        """Put a job back into the queue; return False if it is no longer ours.
 
         Parameters
         ----------
         job : Job
-            One that was claimed.
+            A claimed job.
         delay : float
-            Seconds until it is due.
+            Seconds until the job is due.
         error : str
             The error, without patient data.
         tried : bool
-            Whether this was one of its attempts.
+            Whether to count this as an attempt.
         """
 
         def work(transaction: Transaction) -> tuple[bool, list[Job]]:
@@ -276,7 +276,7 @@ class Queue:
         return is_back
 
     def give_up(self, job: Job, error: str) -> bool:
-        """Keep a job as failed for good; False if it is no longer ours."""
+        """Mark a job as failed for good; return False if it is no longer ours."""
         return self._ours(
             "UPDATE jobs SET owner = NULL, failed = 1, attempts = attempts + 1, error = :error "
             "WHERE {ours} RETURNING id",
@@ -297,10 +297,10 @@ class Queue:
         return {"id": job.id, "owner": self.owner.id}
 
     def is_ours(self, job: Job) -> bool:
-        """Return whether a job that was claimed is still ours; it is not after a long stop.
+        """Return whether a claimed job is still ours; after a long suspension, it is not.
 
-        The others take back what a process had that has not renewed its lease. It looks at the
-        clock only, unless that was so long ago that it may have happened.
+        Other processes release the jobs of a process that has not renewed its lease. This checks
+        only the clock, unless the last renewal was so long ago that they may have done so.
         """
         if self.database.shared and time.monotonic() - self._seen > LEASE / 2:
             self.enter()
@@ -309,12 +309,12 @@ class Queue:
     # ------------------------------------------------------------- lanes
 
     def ready(self) -> list[str]:
-        """Return the lanes that have a job which is due, and are neither paused nor backing off."""
+        """Return the lanes with a due job that are neither paused nor backing off."""
         rows = self.database.read(_READY, now=self.now(), node=self.owner.node)
         return [name for (name,) in rows]
 
     def next_due(self) -> float | None:
-        """Return when the next job of a lane that is not paused is due; None if none waits."""
+        """Return when the next job is due, ignoring paused lanes; None if none waits."""
         ((due,),) = self.database.read(
             "SELECT MIN(CASE WHEN due > retry_at THEN due ELSE retry_at END) FROM jobs "
             "JOIN jobs_lanes ON name = lane WHERE owner IS NULL AND failed = 0 AND paused = 0"
@@ -322,7 +322,7 @@ class Queue:
         return None if due is None else float(due)
 
     def take_place(self, lane: str, places: int) -> int | None:
-        """Take one of the places of a lane, which all processes share; None if all are taken."""
+        """Take one of the places of a lane, shared by all processes; None if all are taken."""
 
         def work(transaction: Transaction) -> int | None:
             for place in range(places):
@@ -334,7 +334,7 @@ class Queue:
         return self.database.write(work, durable=False)
 
     def leave_place(self, lane: str, place: int) -> None:
-        """Give a place back."""
+        """Release a place."""
         self.database.write(
             lambda transaction: transaction.run(
                 "DELETE FROM jobs_slots WHERE lane = :lane AND slot = :slot AND owner = :owner",
@@ -346,7 +346,7 @@ class Queue:
         )
 
     def back_off(self, lane: str, seconds: float, reason: str = "") -> None:
-        """Pause a lane for a time, with the reason: its peer cannot be reached, or is full."""
+        """Pause a lane for a while, with the reason: its peer cannot be reached, or is full."""
         changes = (
             "failures = failures + 1, retry_at = :until, "
             "reason = CASE WHEN paused = 1 THEN reason ELSE :reason END"
@@ -354,28 +354,28 @@ class Queue:
         self._set_lane(lane, changes, until=self.now() + seconds, reason=reason)
 
     def wake(self, lane: str) -> None:
-        """End the rest of a lane: its peer is there."""
+        """End the rest of a lane, because its peer can be reached."""
         changes = "reason = CASE WHEN paused = 1 THEN reason ELSE '' END"
         self._set_lane(lane, f"failures = 0, retry_at = 0, {changes}")
 
     def end_rests(self, lanes: Iterable[str]) -> None:
-        """Let lanes that rest try now; if that fails, they rest longer than before."""
+        """Let resting lanes try now; if that fails, they rest longer than before."""
         now = self.now()
         rows = self.database.read("SELECT name FROM jobs_lanes WHERE retry_at > :now", now=now)
         for name in {name for (name,) in rows} & set(lanes):
             self._set_lane(name, "retry_at = 0")
 
     def failures(self, lane: str) -> int:
-        """Return how often a lane has backed off since its peer was last there."""
+        """Return how often a lane has backed off since its peer was last reached."""
         rows = self.database.read("SELECT failures FROM jobs_lanes WHERE name = :lane", lane=lane)
         return rows[0][0] if rows else 0
 
     def pause(self, lane: str, reason: str = "") -> bool:
-        """Stop a lane until `resume`; False if there is no such lane."""
+        """Stop a lane until `resume`; return False if the lane does not exist."""
         return self._set_lane(lane, "paused = 1, reason = :reason", reason=reason, durable=True)
 
     def resume(self, lane: str) -> bool:
-        """Resume a lane; False if there is no such lane."""
+        """Resume a lane; return False if the lane does not exist."""
         changes = "paused = 0, reason = '', failures = 0, retry_at = 0"
         return self._set_lane(lane, changes, durable=True)
 
@@ -388,7 +388,7 @@ class Queue:
             )
         )
 
-    # ------------------------------------------------------------- for people
+    # ------------------------------------------------------------- for users
 
     def lanes(self) -> list[Lane]:
         """Return the state of each lane."""
@@ -410,7 +410,7 @@ class Queue:
         ]
 
     def jobs(self, most: int | None = 1000, *, lane: str | None = None) -> list[Job]:
-        """Return the jobs, of one lane or of all, those that were put in first, first."""
+        """Return the jobs of one lane or of all, oldest first."""
         limit = "" if most is None else f" LIMIT {most:d}"
         where = "" if lane is None else "WHERE lane = :lane"
         statement = f"SELECT {COLUMNS} FROM jobs {where} ORDER BY id{limit}"
@@ -418,7 +418,7 @@ class Queue:
         return [job_of(row) for row in rows]
 
     def retry(self, number: int) -> bool:
-        """Retry a failed job, or run a waiting one at once; False if there is no such job."""
+        """Retry a failed job, or run a waiting one at once; return False if it does not exist."""
 
         def work(transaction: Transaction) -> tuple[bool, list[Job]]:
             if twins := give_way(transaction, "id = :id AND failed = 1", id=number, owner=""):
@@ -436,7 +436,7 @@ class Queue:
         return is_there
 
     def drop(self, number: int) -> Job | None:
-        """Remove a job that is not under way, and return it; None if there is none."""
+        """Remove a job that is not running, and return it; None if there is none."""
         rows = self.database.write(
             lambda transaction: transaction.run(
                 f"DELETE FROM jobs WHERE id = :id AND owner IS NULL RETURNING {COLUMNS}",
@@ -448,13 +448,13 @@ class Queue:
     # ------------------------------------------------------------- owners
 
     def enter(self) -> bool:
-        """Say that this process uses the queue.
+        """Announce that this process uses the queue.
 
         Returns
         -------
         bool
-            False if the others have taken it for dead since the last time: what it had is
-            theirs, and it goes on as another owner.
+            False if other processes have declared it dead since the last call: it has lost its
+            jobs, and continues as a new owner.
         """
         with self._entering:
             began, known = time.monotonic(), self.database.write(self._renewed, durable=False)
@@ -480,7 +480,7 @@ class Queue:
         )
 
     def serve(self) -> bool:
-        """Announce that this process does jobs; return whether it is the only living one."""
+        """Announce that this process runs jobs; return whether it is the only living one."""
         self.enter()
 
         def work(transaction: Transaction) -> bool:
@@ -496,12 +496,12 @@ class Queue:
         return first
 
     def leave(self) -> None:
-        """Give back all that this process has."""
+        """Release everything that this process holds."""
         self._told(self.database.write(lambda transaction: self.bury(transaction, [self.owner.id])))
         self._entered = self._serving = False
 
     def release(self, lane: str) -> None:
-        """Give back what this process has of a lane, after an error has kept it from doing so."""
+        """Release what this process still holds of a lane after an error."""
 
         def work(transaction: Transaction) -> list[Job]:
             values = {"owner": self.owner.id, "lane": lane}
@@ -513,7 +513,7 @@ class Queue:
         self._told(self.database.write(work, durable=False))
 
     def reap(self) -> list[str]:
-        """Give back what processes had that have ended; return which these are."""
+        """Release what dead processes held; return their names."""
 
         def work(transaction: Transaction) -> tuple[list[str], list[Job]]:
             others = transaction.run(
@@ -529,12 +529,12 @@ class Queue:
         return dead
 
     def bury(self, transaction: Transaction, owners: Iterable[str]) -> list[Job]:
-        """Give back, in a transaction, what owners had that have ended.
+        """Release, in a transaction, what dead owners held.
 
         Returns
         -------
         list of Job
-            What has gone because a newer one of its key waits.
+            The jobs that were removed because newer ones with their keys wait.
         """
         replaced = []
         for owner in owners:

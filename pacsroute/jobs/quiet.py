@@ -1,8 +1,7 @@
-"""Series and studies of which nothing has arrived for a while: they may be complete.
+"""Series and studies without new instances for a while: they may be complete.
 
-The period of a series is a job with its UID as the key: each instance that comes moves it. So it
-survives the process, and there is one for all processes. The UIDs that have arrived are kept beside
-it.
+The period of a series is a job with its UID as the key, and each arriving instance delays it. So it
+survives the process, and all processes share it. The UIDs of the instances are stored beside it.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from pacsroute.jobs.rows import Job, NewJob, Put, with_json
 Reason = Literal["quiet", "mpps", "commitment", "discontinued"]
 
 HOLD = 3.0
-"""Seconds for which a period cannot end after `Quiet.hold`: it is called each second or so."""
-_REMEMBERED = 90 * 86_400.0  # seconds for which it is known that a series was complete before
+"""Seconds for which `Quiet.hold` keeps a period open; it is called about once a second."""
+_REMEMBERED = 90 * 86_400.0  # seconds for which completed series are remembered
 
 
 class Arrival(NamedTuple):
@@ -37,26 +36,26 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series, or a study, that is complete as far as anybody can tell.
+    """A series or study that is probably complete.
 
     Parameters
     ----------
     uid : str
-        Its Series Instance UID, or Study Instance UID where the level is STUDY.
+        The Series Instance UID, or the Study Instance UID if the level is STUDY.
     study : str
         The Study Instance UID.
     count : int
-        How many instances of it have come in this period; one that came twice counts once.
+        The number of instances that arrived in this period; duplicates count once.
     calling_ae, called_ae : str
         The AE titles of the association that brought its first instance.
     first, last : datetime.datetime
-        When the first and the last one came, in local time.
+        When the first and the last instance arrived, in local time.
     again : bool
-        Whether it was complete before: these are late ones.
+        Whether it was complete before, so that these are late instances.
     expected : tuple of str
-        The SOP Instance UIDs that somebody has announced, as an MPPS does; empty if nobody has.
+        The announced SOP Instance UIDs, for example from an MPPS; empty if there are none.
     missing : tuple of str
-        Those of them that have not come.
+        The expected SOP Instance UIDs that have not arrived.
     reason : str
         Why it counts as complete: ``quiet``, ``mpps``, ``commitment`` or ``discontinued``.
     """
@@ -96,9 +95,9 @@ class Quiet:
     Parameters
     ----------
     queue : Queue
-        The queue, in which they are jobs.
+        The queue that holds the periods as jobs.
     lane : str
-        That of the function; it is the function's name, too.
+        The lane of the function, which is also the function's name.
     level : str
         ``SERIES`` or ``STUDY``.
     after : float
@@ -136,7 +135,7 @@ class Quiet:
         return put
 
     def begin_anew(self, transaction: Transaction) -> None:
-        """Give each open period its whole time after an outage."""
+        """Restart each open period after an outage."""
         transaction.run(
             "UPDATE jobs SET due = :due WHERE lane = :lane AND owner IS NULL AND failed = 0 "
             "AND attempts = 0",
@@ -145,7 +144,7 @@ class Quiet:
         )
 
     def hold(self, transaction: Transaction, keys: Iterable[str]) -> None:
-        """Let no period end for a moment: more of it is on its way."""
+        """Keep periods open for a moment, because more instances are arriving."""
         for key in keys:
             transaction.run(
                 "UPDATE jobs SET due = :until WHERE lane = :lane AND key = :key "
@@ -163,14 +162,14 @@ class Quiet:
         key : str
             From `key`.
         expected : iterable of str or None
-            SOP Instance UIDs; None ends it with what there is.
+            SOP Instance UIDs; None ends the period with the instances so far.
         reason : str
             The source of the list.
 
         Returns
         -------
         bool
-            False if nothing of it has come, or it is complete already.
+            False if no instance has arrived, or it is already complete.
         """
 
         def work(transaction: Transaction) -> bool:
@@ -250,7 +249,7 @@ class Quiet:
         return series, last
 
     def completed(self, transaction: Transaction, job: Job, last: float) -> None:
-        """Note that a period is complete; later instances belong to the next one."""
+        """Record that a period is complete; later instances belong to the next one."""
         where = {"lane": self._lane, "key": job.key}
         transaction.run(_COMPLETED, **where)
         transaction.run(

@@ -9,7 +9,7 @@ from typing import Any
 from pacsroute.jobs.database import Transaction
 from pacsroute.jobs.rows import Job, select
 
-# A job that is put back, or was a dead owner's, waits again, unless there is a newer one with its
+# A job that is put back or released by a dead owner waits again, unless a newer job has the same
 # key.
 _REPLACED = """key IS NOT NULL AND EXISTS (
     SELECT 1 FROM jobs AS newer WHERE newer.lane = jobs.lane AND newer.function = jobs.function
@@ -19,9 +19,9 @@ _REPLACED = """key IS NOT NULL AND EXISTS (
 
 
 def give_way(transaction: Transaction, condition: str, **values: Any) -> list[Job]:
-    """Remove jobs that cannot wait again because a newer one of their key does; return them.
+    """Remove and return jobs that cannot wait again because a newer one with their key waits.
 
-    Several of a key that are to wait again give way to the newest of them.
+    If several jobs with one key are to wait again, only the newest stays.
     """
     gone = []
     while older := select(
@@ -44,7 +44,7 @@ def give_way(transaction: Transaction, condition: str, **values: Any) -> list[Jo
 
 
 def inherit(transaction: Transaction, newer: Job, old: Job) -> None:
-    """Merge into a job what an older one of its key had not done yet."""
+    """Merge into a job the unfinished work of an older one with the same key."""
     transaction.run(
         "UPDATE jobs SET arguments = :arguments WHERE id = :id",
         id=newer.id,
@@ -55,8 +55,8 @@ def inherit(transaction: Transaction, newer: Job, old: Job) -> None:
 def with_inheritance(arguments: Mapping[str, Any], old: Job) -> str:
     """Return the arguments of a job that replaces an older one, as JSON.
 
-    It takes over the files to remove once an instance was delivered, if it is the
-    same instance: they are versions of it.
+    It takes over the files to remove after delivery if the instance is the same, because they
+    are versions of it.
     """
     left = old.arguments.get("delete")
     if left and old.arguments["sop_instance"] == arguments.get("sop_instance"):

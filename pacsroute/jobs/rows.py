@@ -19,21 +19,21 @@ class NewJob(NamedTuple):
     Parameters
     ----------
     lane : str
-        Jobs of one lane run one after the other, unless it has several places.
+        Jobs of a lane run one after the other, unless the lane has several places.
     function : str
-        The name of what does it.
+        The name of the function to run.
     arguments : mapping
-        Its arguments, as JSON values.
+        The arguments, as JSON values.
     key : str, optional
-        There is one waiting job for a key: a later one takes its place, and its time.
+        Only one job for each key waits: a later one replaces it and its time.
     study : str, optional
         Jobs of equal priority and the same study stay together.
     node : str, optional
-        The machine that alone can do it; empty if every machine can.
+        The only machine that can run the job; empty if every machine can.
     priority : int
-        A higher one overtakes within the lane.
+        Jobs with a higher priority run first within the lane.
     delay : float
-        Seconds from now until it may run.
+        Seconds from now until the job may run.
     """
 
     lane: str
@@ -77,13 +77,13 @@ def with_json(jobs: Iterable[NewJob]) -> list[tuple[NewJob, str]]:
     Raises
     ------
     TypeError, ValueError
-        If an argument has no JSON.
+        If an argument cannot be written as JSON.
     """
     return [(job, json.dumps(job.arguments, allow_nan=False)) for job in jobs]
 
 
 def select(transaction: Transaction, condition: str, **values: Any) -> list[Job]:
-    """Return the jobs for which a condition in SQL holds."""
+    """Return the jobs that match an SQL condition."""
     rows = transaction.run(f"SELECT {COLUMNS} FROM jobs WHERE {condition}", **values)
     return [job_of(row) for row in rows]
 

@@ -1,9 +1,9 @@
-"""Runs the lanes of a queue: a thread for each place of a lane that has something to do.
+"""Run the lanes of a queue, with a thread for each place of a lane that has due jobs.
 
-The thread of the runner looks for lanes that are ready, says that this process lives, and takes
-back what dead processes had. The threads of lanes only claim, work and report; what they share
-is the queue, and `_places`, which `_lock` guards. If a thread could not give back a job, because
-the database failed, the runner does so as soon as it can.
+The runner's thread looks for ready lanes, signals that this process is alive, and releases the
+jobs of dead processes. The threads of lanes only claim jobs, run them and report. They share the
+queue, and `_places`, which `_lock` guards. If a thread cannot release a job because the database
+failed, the runner does so as soon as possible.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pacsroute.jobs.queue import Queue
 
 logger = logging.getLogger("pacsroute")
 
-_POLL = 0.25  # seconds between looks for what other processes have put in, or what is due by now
+_POLL = 0.25  # seconds between checks for due jobs and jobs that other processes queued
 _BEAT = 2.0  # seconds between signs of life
-_MOST_SEEN = 100  # titles that are looked for at a time: they come from the wire
-_PATIENCE = 10.0  # seconds that `stop` waits for work that is under way
+_MOST_SEEN = 100  # AE titles to remember: they come from the network
+_PATIENCE = 10.0  # seconds that `stop` waits for running jobs
 
 
 class Worker(Protocol):
-    """Does the jobs of one lane.
+    """Runs the jobs of one lane.
 
     Attributes
     ----------
     places : int
-        How many threads of all processes may work in the lane at the same time.
+        The number of threads in all processes that may work in the lane at the same time.
     """
 
     places: int
@@ -48,10 +48,10 @@ class Runner:
     queue : Queue
         The queue of the jobs.
     worker_of : callable
-        Returns what works in a lane; None if this process does not know how, as for a
-        function that an upgrade has taken away: its jobs wait.
+        Returns the worker of a lane. It returns None, and the jobs wait, if this process has none,
+        for example after an upgrade removed the function.
     lost : callable
-        Called when the other processes have taken this one for dead, and its jobs.
+        Called when other processes have declared this one dead and taken its jobs.
     reaped : callable
         Called when other processes are found to have ended.
     """
@@ -70,31 +70,31 @@ class Runner:
         self._owner = queue.owner.id
         self._lock = threading.Lock()
         self._places: Counter[str] = Counter()
-        self._failed: set[str] = set()  # lanes of which this process may still have something
+        self._failed: set[str] = set()  # lanes in which this process may still hold jobs
         self._threads: set[threading.Thread] = set()
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._beaten = 0.0
-        self._seen: set[str] = set()  # titles that have associated since the last look
+        self._seen: set[str] = set()  # AE titles that have associated since the last check
         self.in_trouble = False
         self._thread = threading.Thread(target=self._run, name="pacsroute-jobs", daemon=True)
 
     def start(self) -> None:
-        """Begin; the queue is entered before this returns."""
+        """Start the runner; it has entered the queue before this returns."""
         self._queue.enter()
         self._thread.start()
 
     def wake(self) -> None:
-        """Look for jobs at once: one was put in."""
+        """Look for jobs at once, because one was queued."""
         self._woken.set()
 
     def seen(self, title: str) -> None:
-        """Try the lane of a peer soon, if it rests: the peer has associated with us."""
+        """Retry the lane of a peer soon if it rests, because the peer has associated with us."""
         if len(self._seen) < _MOST_SEEN:
             self._seen.add(title)
 
     def stop(self) -> None:
-        """Start no new job, wait a while for running ones, and give the rest back."""
+        """Start no new job, wait a while for running ones, and release the rest."""
         self._stop.set()
         self._woken.set()
         if self._thread.ident is not None:
@@ -115,7 +115,7 @@ class Runner:
             try:
                 self._look()
                 self.in_trouble = False
-            except Exception as error:  # noqa: BLE001 - a full disk, or a database that restarts
+            except Exception as error:  # noqa: BLE001 - such as a full disk or a database restart
                 if not self.in_trouble:
                     logger.error("the queue of jobs cannot be used: %s", type(error).__name__)
                 self.in_trouble = True

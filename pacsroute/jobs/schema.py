@@ -1,4 +1,4 @@
-"""The tables of the queue, in SQL that SQLite and PostgreSQL both speak."""
+"""The tables of the queue, in SQL that both SQLite and PostgreSQL accept."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ CREATE INDEX IF NOT EXISTS jobs_commitments_by_job ON jobs_commitments (job);
 
 
 def create(transaction: Transaction, identity: str) -> None:
-    """Make the tables that are not there yet.
+    """Create the tables that do not exist yet.
 
     Parameters
     ----------
     transaction : Transaction
-        The transaction that makes them.
+        The transaction to create them in.
     identity : str
-        The type of a number that the database gives to each new row.
+        The SQL type of a number that the database assigns to each new row.
     """
     for statement in _TABLES.format(identity=identity).split(";"):
         if statement.strip():

@@ -22,7 +22,7 @@ class Together:
     jobs : list of NewJob
         The collected jobs.
     wake : callable
-        Called when the jobs may begin.
+        Called when the jobs may start.
     """
 
     def __init__(self, opened: Opened, jobs: list[NewJob], wake: Callable[[], object]) -> None:
@@ -44,7 +44,7 @@ class Together:
             self._wake()
 
     def forget(self) -> None:
-        """Remove the instances of jobs that were not put."""
+        """Remove the instances of jobs that were not queued."""
         if not self._is_committed:
             for job in self._jobs:
                 self._opened.files.remove(job.arguments.get("file"))

@@ -1,8 +1,8 @@
 """The durable work of an app: deliveries, jobs, and quiet series.
 
-The threads of associations put jobs in, those of the runner take them out. `_lock` guards the
-opening of the queue and the start of the runner; afterwards all of them use the queue, which
-several threads may do.
+The threads of associations queue jobs, and the threads of the runner claim them. `_lock` guards
+opening the queue and starting the runner. After that, all threads use the queue, which is
+thread-safe.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pacsroute")
 
-_PATIENCE = 5.0  # seconds that a function of `@app.background` has to end
-_LATELY = 10.0  # seconds for which it is told that something could not be queued
-_IDLE = 3  # looks at the queue, in a test, after which what is left waits for something else
+_PATIENCE = 5.0  # seconds that a function of `@app.background` has to finish
+_LATELY = 10.0  # seconds for which a failure to queue is reported
+_IDLE = 3  # checks of the queue without progress, in a test, after which `drain` ends
 
 
 class Work:
-    """Keeps and does the durable work of an app.
+    """Stores and runs the durable work of an app.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Work:
     opener : callable
         Opens the queue when it is first needed.
     runs : bool
-        Whether jobs are done while the app serves; a test does them when it says so.
+        Whether jobs run while the app serves; a test runs them on demand.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class Work:
         self._background: list[Background] = []
         self._deliveries: dict[str, Delivery] = {}
         self._holding: Holding | None = None
-        self._refused = -math.inf  # when something could not be queued
+        self._refused = -math.inf  # when queueing last failed
 
     # ------------------------------------------------------------- the queue
 
     @property
     def opened(self) -> Opened:
-        """The queue, which is opened when it is first needed."""
+        """The queue, opened when it is first needed."""
         with self._lock:
             if self._opened is None:
                 self._opened = self._opener()
@@ -122,7 +122,7 @@ class Work:
         return None if opened is None else Control(opened.queue, opened.files, self._wake)
 
     def open(self) -> Control:
-        """Open the queue for people, and return its view."""
+        """Open the queue for users, and return its control."""
         opened = self.opened
         return Control(opened.queue, opened.files, self._wake)
 
@@ -154,7 +154,7 @@ class Work:
                 self._deliveries.clear()
 
     def _put(self, job: NewJob) -> None:
-        """Put a job into the queue, or with the others of a quiet function at its end."""
+        """Queue a job, or collect it until the running function of `@app.quiet` ends."""
         if (collecting := collected()) is not None:
             collecting.append(job)
             return
@@ -178,7 +178,7 @@ class Work:
             finally:
                 made.forget()
 
-    # ------------------------------------------------------------- what apps ask for
+    # ------------------------------------------------------------- requests of apps
 
     def forward(
         self,
@@ -241,7 +241,7 @@ class Work:
             runner.seen(calling_ae)
 
     def receiving(self, association: Any) -> None:
-        """Let no period end to which an association may be bringing another instance."""
+        """Keep the periods open to which an association may be sending another instance."""
         with self._lock:
             holding = self._holding
         if holding is not None:
@@ -255,12 +255,12 @@ class Work:
             holding.ends(association)
 
     def stored(self, request: StoreRequest) -> None:
-        """Note an instance that a handler has taken, for the periods of `@app.quiet`.
+        """Record an instance that a handler accepted, for the periods of `@app.quiet`.
 
         Raises
         ------
         Failure
-            With 0xA700 if the queue cannot be written, so that the sender sends it again.
+            With 0xA700 if the queue cannot be written, so that the sender retries.
         """
         arrival = _arrival(request)
         if arrival is None:
@@ -323,7 +323,7 @@ class Work:
 
     def _run(self, opened: Opened) -> None:
         logger.info("jobs are kept in %s", shown(where(self._app.config)))
-        if opened.queue.serve():  # nobody has listened for a while
+        if opened.queue.serve():  # no process has been listening
             for quiet in self._quiet(opened).values():
                 opened.queue.database.write(quiet.begin_anew)
         self._sweep()
@@ -340,7 +340,7 @@ class Work:
             background.start()
 
     def _sweep(self) -> None:
-        """Remove what processes that have ended have kept, and not put into the queue."""
+        """Remove files that dead processes kept without queueing a job."""
         opened = self.opened
         known = lambda: names_of_files(opened.queue.jobs(most=None))  # noqa: E731
         if count := opened.files.sweep(known):
@@ -365,10 +365,10 @@ class Work:
         self.close()
 
     def drain(self, now: MadeTime) -> None:
-        """Run all waiting jobs, on this thread, and let their delays pass.
+        """Run all waiting jobs on this thread, and skip their delays.
 
-        A failed job is tried again until it is given up. Jobs for a destination that cannot be
-        reached, or without a function, keep waiting.
+        A failed job is retried until it is given up. Jobs without a function, or whose destination
+        cannot be reached, keep waiting.
         """
         queue, over = self.opened.queue, threading.Event()
         idle = 0
@@ -381,7 +381,7 @@ class Work:
             idle = idle + 1 if _standing(queue) == before else 0
 
     def worker_of(self, lane: str, linger: float = LINGER) -> Worker | None:
-        """Return what does the jobs of a lane; None for a function that is gone."""
+        """Return the worker of a lane; None if its function no longer exists."""
         opened = self.opened
         if (title := title_of(lane)) is not None:
             return self._commitments(opened, listens=linger > 0) if title else None
@@ -406,7 +406,7 @@ class Work:
         return self._connect(title, calling_ae=calling_ae)
 
     def _commitments(self, opened: Opened, *, listens: bool) -> Commitments | None:
-        if (timeout := self._declared.commit_timeout) is None:  # gone with an upgrade: they wait
+        if (timeout := self._declared.commit_timeout) is None:  # removed by an upgrade: jobs wait
             return None
         around = Surroundings(self._connect, self._not_delivered, timeout)
         return Commitments(opened.queue, opened.files, around, listens=listens)
@@ -431,7 +431,9 @@ class Work:
         if self._app.auditors:
             self._audit(job)
         if job.arguments.get("commit"):
-            delay = GATHER - opened.queue.now() % GATHER  # those of a while become due together
+            delay = (
+                GATHER - opened.queue.now() % GATHER
+            )  # jobs gathered meanwhile become due together
             opened.queue.move(job, lane_of(job.lane), ASK, delay)
         else:
             end(job, opened.queue, opened.files)
@@ -459,7 +461,7 @@ def _standing(queue: Queue) -> list[tuple[int, str, int, bool]]:
 
 
 def _lane_of(name: str) -> str:
-    """Return the lane of a function, which no AE title can be."""
+    """Return the lane of a function, which cannot be an AE title."""
     return f"{name}()"
 
 
@@ -469,7 +471,7 @@ def _opened(app: BaseApp) -> Opened:
 
 
 def _arrival(request: StoreRequest) -> Arrival | None:
-    """Return the series of a C-STORE; None without one."""
+    """Return the series of a C-STORE, or None if it has none."""
     with contextlib.suppress(DataSetError, Failure):
         dataset = request.dataset
         study, series = dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")

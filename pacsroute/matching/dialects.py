@@ -1,7 +1,7 @@
-r"""The words in which SQLite and PostgreSQL ask the same of a column.
+r"""The SQL dialects of SQLite and PostgreSQL, for the same conditions on a column.
 
-Text is compared by code points on both: in PostgreSQL that takes ``COLLATE "C"``, since in many
-languages ``'20240131' BETWEEN '20240101' AND '~'`` is false, and open ranges would find nothing.
+Both compare text by code points. PostgreSQL needs ``COLLATE "C"`` for that, because in many
+locales ``'20240131' BETWEEN '20240101' AND '~'`` is false, and open ranges would find nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Name = Literal["sqlite", "postgresql"]
 
 
 class Dialect(Protocol):
-    """How one engine asks.
+    """The dialect of a database.
 
     Attributes
     ----------
@@ -31,67 +31,67 @@ class Dialect(Protocol):
     compares_types: bool
 
     def text(self, operand: str) -> str:
-        """Return text to be compared by its code points."""
+        """Return an expression that compares text by code points."""
 
     def equal(self, operand: str, values: list[Any]) -> Term:
-        """Ask whether it is one of several values."""
+        """Test whether an operand equals one of several values."""
 
     def like(self, operand: str, pattern: str) -> Term:
-        """Ask whether it fits a pattern with ``*`` and ``?``."""
+        """Test whether an operand matches a pattern with ``*`` and ``?``."""
 
     def any_of(self, column: str, value: str, condition: str, empty_matches: bool) -> str:
-        r"""Ask whether any of the values that a column holds, joined by ``\``, fulfils a condition.
+        r"""Test whether any of a column's values, joined by ``\``, meets a condition.
 
         Parameters
         ----------
         column, value : str
-            The column, and what `condition` calls one of its values.
+            The column, and the name of one of its values in `condition`.
         condition : str
-            The condition for it.
+            The condition on that value.
         empty_matches : bool
-            Whether no value at all will do, too.
+            Whether an empty column matches, too.
         """
 
 
 class SQLite:
-    """SQLite's words."""
+    """SQLite's dialect."""
 
     mark = "?"
     compares_types = False
 
     def text(self, operand: str) -> str:
-        """Return it as it is: SQLite knows no other way."""
+        """Return the operand unchanged: SQLite compares by code points anyway."""
         return operand
 
     def equal(self, operand: str, values: list[Any]) -> Term:
-        """Ask for several with one IN: SQLite limits how deeply an expression may be nested."""
+        """Test several values with one IN, because SQLite limits the depth of expressions."""
         if len(values) == 1:
             return f"{operand} = ?", values
         return f"{operand} IN ({', '.join('?' * len(values))})", values
 
     def like(self, operand: str, pattern: str) -> Term:
-        """Ask with GLOB, which reads it as it is meant, once a ``[`` is a class of its own."""
+        """Test with GLOB, which has the same wildcards; each ``[`` is escaped as a class."""
         return f"{operand} GLOB ?", [pattern.replace("[", "[[]")]
 
     def any_of(self, column: str, value: str, condition: str, empty_matches: bool) -> str:
-        """Apply it to the elements of an array; a column without a value has one, null."""
+        """Test the elements of a JSON array; an empty column gives one null element."""
         # JSON writes a backslash as \\; with "," instead, the string is an array's inside.
         array = rf"""'[' || replace(json_quote(CAST({column} AS TEXT)), '\\', '","') || ']'"""
         return f"EXISTS (SELECT 1 FROM json_each({array}) AS {value} WHERE {condition})"
 
 
 class PostgreSQL:
-    """PostgreSQL's words, with the marks of psycopg."""
+    """PostgreSQL's dialect, with psycopg's parameter marks."""
 
     mark = "%s"
     compares_types = True
 
     def text(self, operand: str) -> str:
-        """Return it in the collation of code points, whatever that of the column is."""
+        """Return the operand with code-point collation, overriding the column's."""
         return f'{operand} COLLATE "C"'
 
     def equal(self, operand: str, values: list[Any]) -> Term:
-        """Ask for several with one array: more than 65,535 parameters cannot be bound."""
+        """Test several values with one array, because at most 65,535 parameters can be bound."""
         values = [_exact(value) for value in values]
         if len(values) == 1:
             return f"{operand} = %s", values
@@ -100,19 +100,19 @@ class PostgreSQL:
         return f"{operand} = ANY(%s)", [values]
 
     def like(self, operand: str, pattern: str) -> Term:
-        """Ask with LIKE, which has other wildcards."""
+        """Test with LIKE, after translating the wildcards."""
         escaped = re.sub(r"([\\%_])", r"\\\1", pattern)
         return f"{self.text(operand)} LIKE %s", [escaped.replace("*", "%").replace("?", "_")]
 
     def any_of(self, column: str, value: str, condition: str, empty_matches: bool) -> str:
-        """Ask it of the elements of an array; an empty array has no element."""
+        """Test the elements of an array; an empty array has none."""
         array = rf"string_to_array(CAST({column} AS TEXT), E'\\')"
         sql = f"EXISTS (SELECT 1 FROM unnest({array}) AS {value}(value) WHERE {condition})"
         return f"{sql} OR coalesce(CAST({column} AS TEXT), '') = ''" if empty_matches else sql
 
 
 def _exact(value: Any) -> Any:
-    """Return a number that is compared exactly, also with a column of whole ones."""
+    """Return a number that compares exactly, even with an integer column."""
     return Decimal(value) if isinstance(value, float) else value
 
 

@@ -1,4 +1,4 @@
-"""The keys of an identifier, compiled once into what they ask for (PS3.4 §C.2.2.2)."""
+"""The keys of an identifier, compiled once into conditions (PS3.4 §C.2.2.2)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Key:
         return Patterns(self.patterns)
 
     def matches(self, values: list[Any]) -> bool:
-        """Return whether any of an attribute's canonical values is asked for."""
+        """Return whether any of an attribute's canonical values matches."""
         return any(
             value in self.equal
             or any(low <= value <= high for low, high in self.ranges)
@@ -77,27 +77,27 @@ class Key:
 
 
 class Room:
-    """How much an identifier may still ask for."""
+    """The remaining number of conditions that an identifier may have."""
 
     def __init__(self) -> None:
         self._left = dict(_MOST)
 
     def take(self, keyword: str, count: int, what: str) -> None:
-        """Take some of it for a key, or raise an `IdentifierError`."""
+        """Use some of it for a key, or raise an `IdentifierError`."""
         self._left[what] -= count
         if self._left[what] < 0:
             raise IdentifierError(f"{keyword}: more than {_MOST[what]} {what} in an identifier")
 
 
 class Keys:
-    """The keys of an identifier. Each is compiled when it is first asked for, and then kept.
+    """The keys of an identifier, each compiled on first use.
 
     Parameters
     ----------
     identifier : pydicom.Dataset
         An identifier, or an item in one.
     room : Room, optional
-        The account of the identifier around it.
+        The shared limits of the enclosing identifier.
     """
 
     def __init__(self, identifier: Dataset, room: Room | None = None) -> None:
@@ -112,14 +112,14 @@ class Keys:
     ) -> list[tuple[str, Key | list[Keys]]]:
         """Return the keys that are conditions, in order, without those that match everything.
 
-        All are compiled first: a wrong key is an error whatever a row has for the others.
+        All keys are compiled first, so that an invalid key is an error for every row.
         """
         names = (name for name in self._keywords if name in supported and name not in without)
         return [(name, key) for name in names if (key := self._key(name)) is not None]
 
     @cached_property
     def start(self) -> tuple[str, str] | None:
-        """The range of date and time as one text, where both keys of a step's start are ranges."""
+        """The range of date and time as text, if both keys of a step's start are ranges."""
         limits = []
         for keyword, vr in zip(START, ("DA", "TM"), strict=True):
             parts = split(vr, read(self._identifier, keyword))
@@ -136,7 +136,7 @@ class Keys:
         return low or "0", high or "~"
 
     def _key(self, keyword: str) -> Key | list[Keys] | None:
-        """Return the condition of a key; None for a universal one."""
+        """Return the condition of a key, or None for universal matching."""
         if keyword not in self._compiled:
             vr = vr_of(keyword)
             compile_ = self._items if vr == "SQ" else self._values
@@ -172,7 +172,7 @@ class Keys:
 
 
 def _add(key: Key, vr: str, part: Any) -> bool:
-    """Add the condition of a single value of a key; return False without one."""
+    """Add the condition of a single value of a key; return False if it has none."""
     if vr in MOMENT:
         _add_moments(key, vr, part)
         return True
@@ -205,7 +205,7 @@ def _add_moments(key: Key, vr: str, part: Any) -> None:
         first, last = limits.groups("") if limits else ("", "")
         if not (first or last):
             raise ValueError
-    # Every moment lies between "0" and "~", so that a range with an open end is a range.
+    # Every moment sorts between "0" and "~", which stand for the open ends of a range.
     low = moment(vr, first) if first else "0"
     high = moment(vr, last, latest=True) if last else "~"
     if low == high:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class Patterns:
-    """Texts in which ``*`` stands for any characters, and ``?`` for one.
+    """Patterns in which ``*`` matches any characters, and ``?`` matches one.
 
     They are kept as sets of positions, a bit for each, so that a character of a value moves all
     positions of all patterns at once. There is no backtracking: a value takes as long as it has
@@ -46,7 +46,7 @@ class Patterns:
         self._moves = {character: moves | self._any for character, moves in exact.items()}
 
     def match(self, value: str) -> bool:
-        """Return whether a whole value is like any of the patterns."""
+        """Return whether a whole value matches any of the patterns."""
         moves, otherwise, stays = self._moves, self._any, self._stays
         reached, rest = self._starts, stays & self._ends
         for character in value:

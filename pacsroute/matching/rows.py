@@ -23,8 +23,8 @@ def matches(identifier: Dataset, row: Row, *, empty_matches: bool = True) -> boo
         unsupported optional keys.
     row : mapping or pydicom.Dataset
         The values by keyword: text as in DICOM, numbers, dates, times, None for an empty one;
-        a list where any of its values may match; for a sequence a list of rows, of which one
-        has to match all keys of the sequence's item.
+        a list if any of its values may match; for a sequence, a list of rows, one of which must
+        match all keys of the sequence's item.
     empty_matches : bool
         Whether an empty value matches every key, as in queries (PS3.4 §C.2.2.1.2), or only a
         universal one, as in worklists (§K.2.2.1.1.1). It must be False for the instances of a C-GET
@@ -56,8 +56,8 @@ def matcher(identifier: Dataset, *, empty_matches: bool = True) -> Callable[[Row
     Returns
     -------
     callable
-        A function that does as `matches` for a row. It raises an `IdentifierError` at the first row
-        with an attribute whose key is not valid.
+        A function that tests a row as `matches` does. It raises an `IdentifierError` at the first
+        row with an attribute whose key is not valid.
 
     Examples
     --------

@@ -125,7 +125,7 @@ def _where(
     if combined:
         day, time = (str(columns[name]) for name in START)
         conditions.append(_start(day, time, empty_matches, dialect))
-        # The dates are there once more for an index that they have.
+        # Repeat the dates, so that their index can be used.
         parameters += [moment[:8] for moment in combined] + [*combined]
     for keyword, key in keys.conditions(columns, START if combined else ()):
         column = columns[keyword]
@@ -175,7 +175,7 @@ def _condition(
 
 
 def _any(terms: list[str]) -> str:
-    """Join terms; SQLite takes 1,000 one after the other for an expression of that depth."""
+    """Join terms with OR, in a balanced tree: SQLite limits expressions to a depth of 1,000."""
     if len(terms) <= 500:
         return " OR ".join(terms)
     half = len(terms) // 2

@@ -98,7 +98,7 @@ def values(keyword: str, value: object) -> list[Any]:
 
 
 def split(vr: str, value: Any) -> list[Any]:
-    """The single values: text without its padding, or whatever else is in them."""
+    """The single values: text without padding, other values unchanged."""
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
     if isinstance(value, str | PersonName):
@@ -113,7 +113,7 @@ def split(vr: str, value: Any) -> list[Any]:
 
 
 def canonical(vr: str, part: Any) -> Any:
-    """A single value as it is compared; what is not of the VR raises one of the `MISFITS`."""
+    """A single value in canonical form; one that does not fit the VR raises one of `MISFITS`."""
     if vr in MOMENT:
         return moment(vr, moment_text(vr, part))
     if vr in NUMBERS:
@@ -190,7 +190,7 @@ def read(dataset: Dataset, keyword: str) -> Any:
     except Exception:  # noqa: BLE001, on broken bytes pydicom raises whatever comes up
         raise DataSetError(f"{keyword}: the value cannot be decoded") from None
     if value and vr_of(keyword) == "SQ" and not isinstance(value, Sequence):
-        # explicit VR may say that it is anything
+        # explicit VR may declare any type
         raise IdentifierError(f"{keyword}: the value is not a sequence")
     return value
 
@@ -202,7 +202,7 @@ def _tag_of(keyword: str) -> BaseTag:
 
 @lru_cache(maxsize=1024)
 def _is_single(keyword: str) -> bool:
-    """Return whether an attribute has one value at most."""
+    """Return whether an attribute has at most one value."""
     return dictionary_VM(keyword) == "1"
 
 

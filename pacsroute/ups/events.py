@@ -78,7 +78,7 @@ def cancel_requested(requesting_ae: str, action_information: Dataset) -> Event:
 
 
 def scp_status(status: str, *, subscriptions: str, steps: str) -> Event:
-    """Return the report that the manager of the steps starts or stops; it is of `GLOBAL`.
+    """Return the report, about `GLOBAL`, that the manager of the steps starts or stops.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def scp_status(status: str, *, subscriptions: str, steps: str) -> Event:
 
 
 def _assigned(step: Dataset) -> Event:
-    """Return the report of whom a step is assigned to, as Table CC.2.4-1 lays it out."""
+    """Return the report that a step was assigned, in the form of Table CC.2.4-1."""
     information = _part(step, _ASSIGNMENT[:1])
     performers = step.get(_ASSIGNMENT[1]) or []
     codes = [code for one in performers for code in one.get("HumanPerformerCodeSequence") or ()]

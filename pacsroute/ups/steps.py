@@ -270,8 +270,8 @@ def check_cancel(stored: Dataset | None, action_information: Dataset | None = No
 
     If it may, a step that is SCHEDULED must become IN PROGRESS and then CANCELED (see
     `discontinue`); for one that is IN PROGRESS, report `cancel_requested`. The handler may refuse
-    with 0xC312 if there is no subscriber for that, and with 0xC313 if it is itself the performer
-    and does not want to.
+    with 0xC312 if no subscriber can be notified, and with 0xC313 if it is itself the performer
+    and does not want to cancel.
 
     Parameters
     ----------
@@ -324,19 +324,19 @@ def discontinue(step: Dataset, why: Dataset | None = None) -> None:
 
 
 def read(step: Dataset | None, attribute_identifiers: Iterable[int] = ()) -> tuple[int, Dataset]:
-    """Return what an N-GET answers: its status, and the step without its lock (PS3.4 §CC.2.7).
+    """Return the N-GET response: its status, and the step without its lock (PS3.4 §CC.2.7).
 
     Parameters
     ----------
     step : pydicom.Dataset or None
         The step as it is.
     attribute_identifiers : iterable of int
-        The tags that are asked for; all that may be returned if there are none.
+        The requested tags; if empty, all attributes that may be returned.
 
     Returns
     -------
     tuple of int and pydicom.Dataset
-        0x0000, or the warning 0x0001 where something is not there or not to be told.
+        0x0000, or the warning 0x0001 if an attribute does not exist or may not be returned.
 
     Raises
     ------
@@ -366,7 +366,7 @@ def now() -> str:
 
 
 def _answer(row: str, stored: Dataset | None) -> str:
-    """Return ``ok`` or ``final``, or raise what Table CC.1.1-2 has for a request."""
+    """Return ``ok`` or ``final``, or raise the `Failure` of Table CC.1.1-2."""
     answer = _ANSWERS[row]["" if stored is None else text(stored, STATE)]
     if answer not in ("ok", "final"):
         raise Failure(int(answer, 16))
@@ -374,7 +374,7 @@ def _answer(row: str, stored: Dataset | None) -> str:
 
 
 def _missing(step: Dataset, codes: str, rules: attribute_types.Rules) -> Iterator[str]:
-    """Yield what has to have a value for a final state and has none."""
+    """Yield the attributes that need a value for a final state and have none."""
     for keyword, (types, inner) in rules.items():
         if types[_FINAL] in codes and (keyword not in step or step[keyword].is_empty):
             yield keyword

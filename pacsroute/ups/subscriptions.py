@@ -42,15 +42,15 @@ class Subscription(NamedTuple):
     receiving_ae : str
         The subscriber.
     everything : bool
-        Whether it is about all UPS, those to come too, or about the one.
+        Whether it is about all UPS, including future ones, or about one.
     globally : str
-        The global subscription that the AE has from now on, ``none``, ``locked`` or ``unlocked``,
-        where it is about everything.
+        The new global subscription of the AE, ``none``, ``locked`` or ``unlocked``, if it is about
+        all UPS.
     keys : pydicom.Dataset
         The keys that a UPS has to match; empty for every UPS.
     becomes : mapping of str to (str, bool)
-        By the subscription of the AE to a UPS, which it has from now on, and whether the UPS must
-        be reported to it; see `state_report`.
+        For each current subscription of the AE to a UPS, the new one, and whether the UPS must be
+        reported to it; see `state_report`.
     """
 
     receiving_ae: str
@@ -74,7 +74,7 @@ def _rows(table: str) -> dict[str, dict[str, tuple[str, bool]]]:
 
 _BECOMES = _rows(_SUBSCRIPTIONS)
 INITIAL = {name: _BECOMES[f"created-{name}"]["null"] for name in ("none", "locked", "unlocked")}
-"""By the global subscription of an AE, what it has to a new UPS, and whether that is reported."""
+"""For each global subscription, the subscription to a new UPS, and whether it is reported."""
 
 
 def check_subscription(
@@ -90,7 +90,7 @@ def check_subscription(
     stored : pydicom.Dataset or None
         The step, if it is about one.
     sop_instance : str
-        The SOP Instance UID of that, `GLOBAL` or `FILTERED_GLOBAL`.
+        The SOP Instance UID of the step, `GLOBAL` or `FILTERED_GLOBAL`.
     action_type : int
         `SUBSCRIBE`, `UNSUBSCRIBE` or `SUSPEND`.
     action_information : pydicom.Dataset
@@ -137,7 +137,7 @@ def check_subscription(
 
 
 def _check_keys(keys: Dataset) -> None:
-    """Raise a `Failure` for keys that would fail each time that a step is checked."""
+    """Raise a `Failure` for keys that would fail for every step."""
     try:
         matching.matches(keys, keys)
     except DataSetError:
