@@ -26,7 +26,7 @@ from pacsroute.dataset.vr import (
     WORD_SIZES,
 )
 
-_SMALL = 1024  # the size check skips values up to this many bytes
+_SMALL = 1024  # the size check skips values below this many bytes
 _ELEMENT, _NUMBER, _STRING, _OBJECT = 512, 40, 64, 320  # bytes of memory for each
 
 

@@ -431,9 +431,7 @@ class Work:
         if self._app.auditors:
             self._audit(job)
         if job.arguments.get("commit"):
-            delay = (
-                GATHER - opened.queue.now() % GATHER
-            )  # jobs gathered meanwhile become due together
+            delay = GATHER - opened.queue.now() % GATHER  # gathered jobs become due together
             opened.queue.move(job, lane_of(job.lane), ASK, delay)
         else:
             end(job, opened.queue, opened.files)
