@@ -94,7 +94,8 @@ class _Ranges(io.RawIOBase):
         self._storage = storage
         self._key = key
         self._position = 0
-        self._stream: BinaryIO | None = storage.open(key)  # fails now if it was removed
+        self._stream: BinaryIO | None = None  # also if `open` raises: Python closes this object
+        self._stream = storage.open(key)  # fails now if it was removed
         self._stream_at = 0
         self.size: int | None = getattr(self._stream, "size", None)
         self.name = key  # pydicom asks a file for its name
