@@ -19,6 +19,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -248,6 +249,10 @@ class _Object(io.RawIOBase):
         return count
 
 
+# Not any 416: the text of an error holds ports, numbers of requests, and keys.
+_RANGE = re.compile(r"\bstatus(?: code)?:? 416\b|416 Range Not Satisfiable|Invalid range")
+
+
 class _BeyondTheEnd(Exception):
     """A range begins at or after the end of an object."""
 
@@ -262,7 +267,7 @@ def _as_os_errors(key: str) -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("obstore"):
             raise
-        if "416" in str(error) or "Invalid range" in str(error):
+        if _RANGE.search(str(error)):
             raise _BeyondTheEnd from None
         raise OSError(errno.EIO, f"the bucket failed: {_first_line(error)}", key) from None
 

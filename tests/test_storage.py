@@ -13,6 +13,7 @@ from support.buckets import bucket
 from support.names import CT, WAIT
 
 from pacsroute import App, Failure, Instance, SetupError, StoreRequest
+from pacsroute import storage as storage_module
 from pacsroute.instances.stored import new_key
 from pacsroute.storage import Folder, Objects
 
@@ -262,3 +263,9 @@ def test_without_the_extra_the_error_names_it():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert "pip install 'pacsroute[s3]'" in done.stdout
+
+
+def test_error_is_not_taken_for_a_range_because_its_text_holds_416():
+    error = type("GenericError", (Exception,), {"__module__": "obstore.exceptions"})
+    with pytest.raises(OSError, match="the bucket failed"), storage_module._as_os_errors("a"):
+        raise error("Error performing PUT http://127.0.0.1:41607/a: request 8416 refused")
