@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydicom.encaps import generate_fragments
-from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
+from werkzeug.exceptions import BadRequest, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import dataset as data_sets
@@ -48,26 +48,23 @@ def one(exchange: Exchange, path: str, **unique: str) -> Response:
         The unique keys of the instance.
     """
     found = exchange.instances("WADO-RS bulk data", **unique)
-    try:
-        instance = found.only()
-        where = exchange.url_of(unique, instance)
-        kind, wanted, parts = _parts_of(exchange, found, instance, path, where)
-        first, second = next(parts), next(parts, None)
-        if wanted.multipart is True or second is not None:
-            body, rest = Multipart(kind), [] if second is None else [second]
-            chunks = body.body(itertools.chain([first], rest, parts))
-            return Response(Delivery(chunks, found), content_type=body.content_type)
-        delivery = Delivery(first.chunks, found)
-        response = Response(delivery, content_type=first.content_type)
-        response.headers["Content-Length"] = str(first.size)
-        tag = tag_of(instance, path, first.content_type)
-        return exchange.conditional(response, delivery, tag, first.size)
-    except DataSetError as error:
-        found.close()
-        raise NotFound(str(error)) from None
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
+    with found.responding():
+        try:
+            instance = found.only()
+            where = exchange.url_of(unique, instance)
+            kind, wanted, parts = _parts_of(exchange, found, instance, path, where)
+            first, second = next(parts), next(parts, None)
+            if wanted.multipart is True or second is not None:
+                body, rest = Multipart(kind), [] if second is None else [second]
+                chunks = body.body(itertools.chain([first], rest, parts))
+                return Response(Delivery(chunks, found), content_type=body.content_type)
+            delivery = Delivery(first.chunks, found)
+            response = Response(delivery, content_type=first.content_type)
+            response.headers["Content-Length"] = str(first.size)
+            tag = tag_of(instance, path, first.content_type)
+            return exchange.conditional(response, delivery, tag, first.size)
+        except DataSetError as error:
+            raise NotFound(str(error)) from None
 
 
 def every(exchange: Exchange, *, only: str = "", **unique: str) -> Response:
@@ -83,15 +80,12 @@ def every(exchange: Exchange, *, only: str = "", **unique: str) -> Response:
         The unique keys that the path names.
     """
     found = exchange.instances("WADO-RS bulk data", **unique)
-    try:
+    with found.responding():
         parts = _every(exchange, found, unique["StudyInstanceUID"], only)
         first = next(parts)  # errors after this can no longer set the status
         body = Multipart(first.content_type.partition(";")[0])
         chunks = body.body(itertools.chain([first], parts))
         return Response(Delivery(chunks, found), content_type=body.content_type)
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
 
 
 def pixels(exchange: Exchange, **unique: str) -> Response:

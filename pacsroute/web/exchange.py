@@ -9,7 +9,7 @@ import re
 import select
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -432,6 +432,15 @@ class Found:
         """Return the first instance."""
         assert self._first is not None
         return self._first
+
+    @contextmanager
+    def responding(self) -> Iterator[None]:
+        """Close this if no response can be made; the body of a response closes it otherwise."""
+        try:
+            yield
+        except BaseException as error:
+            self.close(None if isinstance(error, HTTPException) else error)
+            raise
 
     def close(self, lost: BaseException | None = None) -> None:
         """End the handler's generator and the answering."""

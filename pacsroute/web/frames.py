@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
+from werkzeug.exceptions import BadRequest, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
@@ -57,14 +57,11 @@ def answer(exchange: Exchange, numbers: str, **unique: str) -> Response:
     """
     wanted = numbers_of(numbers)
     found = exchange.instances("WADO-RS frames", **unique)
-    try:
-        return _respond(exchange, found, wanted, unique)
-    except DataSetError as error:
-        found.close()
-        raise NotFound(str(error)) from None
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
+    with found.responding():
+        try:
+            return _respond(exchange, found, wanted, unique)
+        except DataSetError as error:
+            raise NotFound(str(error)) from None
 
 
 def numbers_of(text: str) -> list[int]:

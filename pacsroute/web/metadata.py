@@ -7,7 +7,7 @@ import secrets
 from typing import Any
 
 import orjson
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute.errors import DataSetError
@@ -25,7 +25,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     """Answer a retrieval of metadata, as JSON or XML with URLs for large values."""
     _ = exchange.model_type  # refuses a bad Accept header before the handler runs
     found = exchange.instances("WADO-RS metadata", **unique)
-    try:
+    with found.responding():
         shown, lost = [], 0
         described = _Described(
             exchange, unique["StudyInstanceUID"], unique.get("SeriesInstanceUID")
@@ -50,9 +50,6 @@ def answer(exchange: Exchange, **unique: str) -> Response:
             why = f"left out, since they cannot be read: {lost} of {lost + len(shown)} instances"
             response.headers.add("Warning", f'299 {title} "{why}"')
         return response
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
 
 
 class _Described:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from werkzeug import exceptions
-from werkzeug.exceptions import BadRequest, HTTPException, NotAcceptable, NotFound
+from werkzeug.exceptions import BadRequest, NotAcceptable, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
@@ -94,11 +94,8 @@ def _uri_instance(exchange: Exchange, syntax: str, unique: dict[str, str]) -> Re
     if syntax and not uids.is_uid(syntax):
         raise BadRequest("transferSyntax is a UID")
     found = exchange.instances("WADO-URI", **unique)
-    try:
+    with found.responding():
         return retrieve.one(exchange, found, [MediaRange(retrieve.DICOM, False, syntax, 1.0)])
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
 
 
 def _warned(exchange: Exchange, response: Response, unsupported: tuple[str, ...]) -> Response:
@@ -143,7 +140,7 @@ def _shown(
     """
     wanted = numbers_of(numbers) if numbers else []
     found = exchange.instances(name, **unique)
-    try:
+    with found.responding():
         frames = _frames(found, wanted)
         if multipart is None:
             head = list(itertools.islice(frames, 2))
@@ -157,9 +154,6 @@ def _shown(
         response = Response(Delivery(first.chunks, found), content_type=options.media_type)
         response.headers["Content-Length"] = str(first.size)
         return response
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
 
 
 def _frames(found: Found, wanted: list[int]) -> Iterator[tuple[Instance, int]]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from werkzeug.exceptions import HTTPException, NotAcceptable, NotFound
+from werkzeug.exceptions import NotAcceptable, NotFound
 from werkzeug.wrappers import Response
 
 from pacsroute import uids
@@ -49,7 +49,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
     if not ranges:
         raise NotAcceptable(f"this is available as {DICOM}")
     found = exchange.instances("WADO-RS", **unique)
-    try:
+    with found.responding():
         if "SOPInstanceUID" in unique and ranges[0].multipart is False:
             return one(exchange, found, ranges)
         body = Multipart(DICOM)
@@ -60,9 +60,6 @@ def answer(exchange: Exchange, **unique: str) -> Response:
         if found.request.count == 1:
             response.content_length = body.length(first)
         return response
-    except BaseException as error:
-        found.close(None if isinstance(error, HTTPException) else error)
-        raise
 
 
 def one(exchange: Exchange, found: Found, ranges: list[MediaRange]) -> Response:

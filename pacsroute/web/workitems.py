@@ -67,11 +67,10 @@ _WARNINGS = {
 
 def create(exchange: Exchange) -> Response:
     """Create a work item: 201 with a Location header."""
-    arguments = exchange.http.args
-    bare = next((name for name in arguments if uids.is_uid(name)), "")
-    named = arguments.get("workitem") or bare
     model = _payload(exchange)
-    uid = named or uid_in(model, "00080018") or str(generate_uid(prefix=None))
+    uid = (
+        _named(exchange, "workitem") or uid_in(model, "00080018") or str(generate_uid(prefix=None))
+    )
     request = exchange.make(
         NCreateRequest,
         sop_class=uids.UPS_PUSH,
@@ -102,10 +101,8 @@ def retrieve(exchange: Exchange, workitem: str) -> Response:
 
 def update(exchange: Exchange, workitem: str) -> Response:
     """Change attributes of a work item."""
-    arguments = exchange.http.args
-    bare = next((name for name in arguments if uids.is_uid(name)), "")
     model = _payload(exchange)
-    transaction = arguments.get("transaction") or bare
+    transaction = _named(exchange, "transaction")
     if transaction:
         model[_TRANSACTION] = {"vr": "UI", "Value": [_uid(transaction)]}
     is_missing = not uid_in(model, _TRANSACTION)
@@ -276,3 +273,10 @@ def _uid(text: str) -> str:
     if not uids.is_uid(text):
         raise BadRequest("a UID consists of digits and dots, 64 at the most")
     return text
+
+
+def _named(exchange: Exchange, parameter: str) -> str:
+    """Return the UID of a query parameter; some clients send the bare UID, without its name."""
+    arguments = exchange.http.args
+    bare = next((name for name in arguments if uids.is_uid(name)), "")
+    return arguments.get(parameter) or bare

@@ -1,4 +1,4 @@
-"""What is saved is what came, however its bytes are cut and whoever else sends at the same time."""
+"""Saved instances equal the received ones, for any cut of the bytes and with other senders."""
 
 import hashlib
 import random
