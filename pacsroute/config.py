@@ -393,6 +393,18 @@ def check_own(settings: Iterable[str]) -> None:
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
 """The settings by name; the metadata of each holds the arguments of `_setting`."""
+SECTIONS = {
+    "ae_title": "Address and data sets",
+    "allow": "Access",
+    "tls_certificate": "TLS",
+    "log_level": "Log",
+    "metrics_port": "Metrics and health",
+    "web_port": "DICOMweb and HTTP",
+    "max_associations": "Limits",
+    "decoders": "Decoding of compressed pixels",
+    "artim": "Times",
+}
+"""The headings of the settings, by the first setting under each."""
 
 _KINDS = get_type_hints(Config)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")

@@ -13,7 +13,7 @@ import click
 from pacsroute.app import App
 from pacsroute.cli.loading import configure, load
 from pacsroute.cli.observing import observes
-from pacsroute.config import SETTINGS, Config
+from pacsroute.config import SECTIONS, SETTINGS, Config
 from pacsroute.foreground import explained, serve, set_up
 from pacsroute.framework.requests import Peer
 from pacsroute.net.server import Server
@@ -60,7 +60,24 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command()
+class _Sectioned(click.Command):
+    """A command whose help lists the settings under headings, after its other options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        heading = ""
+        for param in self.get_params(ctx):
+            heading = SECTIONS.get(param.name or "", heading)
+            place = heading if param.name in SETTINGS else "Options"
+            record = param.get_help_record(ctx)
+            if record and isinstance(param, click.Option):
+                sections.setdefault(place, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+@click.command(cls=_Sectioned)
 @click.argument("app", required=False, envvar="PACSROUTE_APP")
 @click.option(
     "--config",

@@ -15,6 +15,7 @@ from support.serving import APP, Serving, command, fails
 
 from pacsroute import App
 from pacsroute.cli.loading import load
+from pacsroute.config import SECTIONS, SETTINGS
 from pacsroute.foreground import address, announce_monitor
 
 
@@ -207,6 +208,18 @@ def test_the_help_names_the_commands():
     done = ended([sys.executable, "-m", "pacsroute", "--help"])
     assert done.returncode == 0
     assert "run" in done.stdout
+
+
+def test_the_help_of_run_has_each_setting_under_its_heading():
+    said = ended([sys.executable, "-m", "pacsroute", "run", "--help"]).stdout
+    sections = dict(re.findall(r"^(\w.*):\n((?:  .*\n)+)", said, re.MULTILINE))
+    assert list(sections) == ["Options", *SECTIONS.values()]
+    flags = {
+        title: re.findall(r"^  --([a-z-]+)", text, re.MULTILINE) for title, text in sections.items()
+    }
+    assert {"config", "workers", "trace"} <= set(flags.pop("Options"))
+    assert [flag.replace("-", "_") for some in flags.values() for flag in some] == list(SETTINGS)
+    assert "web-hosts" in flags["DICOMweb and HTTP"]
 
 
 @posix
