@@ -177,9 +177,9 @@ def _why_not(error: OSError) -> str:
     host, _, port = str(error.filename).rpartition(":")
     another = "choose another with --port, --tls-port, --metrics-port or --web-port"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} is taken: stop what listens there, or {another}"
+        return f"port {port} is in use: stop the program that listens on it, or {another}"
     if error.errno == errno.EACCES:
-        return f"port {port} is for root only: {another}, above 1023"
+        return f"only root may listen on port {port}: {another}, above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
         another = "choose another with --host, --metrics-host or --web-host"
         return f"{host} is not an address of this machine: {another}"

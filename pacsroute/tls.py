@@ -105,13 +105,13 @@ class TLS:
 
     def __post_init__(self) -> None:
         if self.key and not self.certificate:
-            raise SetupError("a TLS key needs its certificate")
+            raise SetupError("a TLS key needs its certificate: name both")
         if self.client_certificate not in (None, *get_args(ClientCertificate)):
             raise SetupError(f"{self.client_certificate!r}: none, optional or required")
         if self.profile not in _CIPHERS:
             raise SetupError(f"{self.profile!r} is not a TLS profile: use bcp195 or modified")
         if self.client_certificate in ("optional", "required") and not self.ca:
-            raise SetupError("client certificates need a CA file to be verified with")
+            raise SetupError("client certificates need a CA file that verifies them")
         self._made: dict[str, tuple[object, ssl.SSLContext]] = {}
         self._lock = threading.Lock()
 
@@ -274,6 +274,8 @@ def explain(error: Exception) -> str:
         return "the connection was closed in the middle of it"
     if isinstance(error, ssl.SSLError) and "PEM lib" in str(error):
         return "it is not PEM, the key is not there, or its passphrase is wrong"
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return "the other side does not use TLS"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -20,12 +20,14 @@ from click.exceptions import Exit
 from pacsroute import uids
 from pacsroute.app import App
 from pacsroute.cli.identifiers import Path, asks_for, named
+from pacsroute.cli.numbers import WholeNumber, duration
 from pacsroute.cli.observing import observes
 from pacsroute.cli.output import aligned, json_array
 from pacsroute.cli.progress import counting, say, status_line, volume
 from pacsroute.config import RESPONSE_TIMEOUT
 from pacsroute.errors import (
     AssociationError,
+    AssociationRejected,
     DataSetError,
     Failure,
     NotAccepted,
@@ -48,6 +50,9 @@ SOME_FAILED, NO_ASSOCIATION, REFUSED, INTERRUPTED = 1, 3, 4, 130
 """Exit codes; 2 is click's, for a command line that is not understood."""
 
 _PATIENCE = 1.0  # seconds that an abort may take
+_SCHEMES = ("http://", "https://")
+_OPTIONS = {(1, 3): "--calling-ae", (1, 7): "--called-ae"}
+"""The option that a rejected association needs, by source and reason (PS3.8 §9.3.4)."""
 
 _T = TypeVar("_T")
 Command = Callable[..., None]
@@ -67,9 +72,9 @@ def reason(error: Exception) -> str:
     return printable(" ".join(text.split()))
 
 
-def _failed(error: Exception, exit_code: int) -> click.ClickException:
+def _failed(error: Exception, exit_code: int, hint: str = "") -> click.ClickException:
     """Return the exception that makes click write a line and exit."""
-    failed = click.ClickException(reason(error))
+    failed = click.ClickException(reason(error) + hint)
     failed.exit_code = exit_code  # type: ignore[misc]  # for this instance, instead of the class
     return failed
 
@@ -81,6 +86,10 @@ def _exit_codes() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings about the peer's values
             yield
+    except AssociationRejected as error:
+        option = _OPTIONS.get((error.source, error.reason))
+        hint = f"; the option is {option}" if option else ""
+        raise _failed(error, NO_ASSOCIATION, hint) from None
     except (AssociationError, NotAccepted, ProtocolError) as error:
         raise _failed(error, NO_ASSOCIATION) from None
     except (RequestFailed, DataSetError) as error:
@@ -172,6 +181,15 @@ def _each(
 # ------------------------------------------------------------- options
 
 
+def _host(context: click.Context, argument: click.Parameter, text: str) -> str:
+    if text.startswith(_SCHEMES) and not isinstance(context.command, PeerCommand):
+        raise click.BadParameter("DICOMweb has no such service: use the peer's HOST and PORT")
+    name, colon, port = text.partition(":")
+    if colon and port.isdecimal():
+        raise click.BadParameter(f"HOST and PORT are two arguments: {name} {port}")
+    return text
+
+
 def _ae_title(context: click.Context, option: click.Parameter, text: str) -> str:
     try:
         return App(text).ae_title
@@ -203,8 +221,8 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
 
 
 _PEER_OPTIONS = (
-    click.argument("host"),
-    click.argument("port", type=click.IntRange(1, 65535)),
+    click.argument("host", callback=_host),
+    click.argument("port", type=WholeNumber(1, 65535)),
     _option(
         "-c",
         "--called-ae",
@@ -242,9 +260,9 @@ _PEER_OPTIONS = (
     ),
     _option(
         "--timeout",
-        type=click.FloatRange(0.01, 1_000_000),
         metavar="SECONDS",
-        default=RESPONSE_TIMEOUT,
+        callback=duration,
+        default=f"{RESPONSE_TIMEOUT:g}",
         show_default=True,
         help="Time to wait for a response.",
     ),
@@ -257,7 +275,7 @@ class PeerCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; a URL replaces the host and port."""
         for at, text in enumerate(args):
-            if text.startswith(("http://", "https://")):
+            if text.startswith(_SCHEMES):
                 args = [*args[: at + 1], "443", *args[at + 1 :]]  # the URL has its own
                 break
         return super().parse_args(ctx, args)
@@ -354,9 +372,7 @@ def echo(client: Client) -> None:
 @asks_for("find", "StudyRoot|PatientRoot|Worklist")
 @click.option("--json", "as_json", is_flag=True, help="Print a DICOM JSON array, match by match.")
 @click.option("--wide", is_flag=True, help="Print a table as wide as its values.")
-@click.option(
-    "--limit", type=click.IntRange(1), metavar="N", help="Cancel after this many matches."
-)
+@click.option("--limit", type=WholeNumber(1), metavar="N", help="Cancel after this many matches.")
 def find(
     client: Client,
     identifier: dict[str, Any],

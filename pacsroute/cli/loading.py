@@ -39,7 +39,7 @@ def load(spec: str | None) -> App:
         if not Path("app.py").is_file():
             raise click.UsageError(
                 "no app: name module:app or path/to/file.py, set PACSROUTE_APP, "
-                "or put an app.py in this folder"
+                "or put an app.py into this folder"
             )
         spec = "app.py"
     source, separator, name = spec.partition(":")
@@ -82,11 +82,20 @@ def configure(
         if file is not None:
             config.from_file(file)
         config.from_environment()
-        given = {name: value for name, value in (options or {}).items() if value not in (None, ())}
-        config.from_mapping(given)
+        for name, value in (options or {}).items():
+            if value not in (None, ()):
+                _set(config, name, value)
         check_charsets(config)
     except SetupError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _set(config: Config, name: str, value: object) -> None:
+    try:
+        setattr(config, name, value)
+    except SetupError as error:
+        option = f"--{name.replace('_', '-')}"
+        raise click.BadParameter(str(error), param_hint=option) from None
 
 
 def _import(source: str) -> ModuleType:
@@ -109,7 +118,7 @@ def _import(source: str) -> ModuleType:
         missing = error.name or ""
         if not is_path and (source == missing or source.startswith(missing + ".")):
             raise click.ClickException(
-                f"there is no module {missing!r}, neither here nor installed"
+                f"there is no module {missing!r} in this folder, and none is installed"
             ) from None
         _show(error, source)
         if missing and importlib.util.find_spec(missing.partition(".")[0]) is None:
@@ -125,7 +134,7 @@ def _import(source: str) -> ModuleType:
 
 def _no_file(source: str, path: Path) -> str:
     if path.is_dir():
-        return f"{source!r} is a folder: name a file in it, as {path / 'app.py'}"
+        return f"{source!r} is a folder: name a file in it, such as {path / 'app.py'}"
     hint = f"; did you mean {source}.py?" if path.with_suffix(".py").is_file() else ""
     return f"there is no file {source!r}{hint}"
 
@@ -154,7 +163,8 @@ def _resolve(module: ModuleType, name: str, spec: str) -> App:
     target: Any = module
     for part in name.removesuffix("()").split("."):
         if not hasattr(target, part):
-            raise click.ClickException(f"{spec!r}: {module.__name__} has no {part!r}")
+            hint = f"; its apps: {', '.join(_apps(module))}" if _apps(module) else ""
+            raise click.ClickException(f"{spec!r}: {module.__name__} has no {part!r}{hint}")
         target = getattr(target, part)
     if factory:
         if not callable(target):
@@ -165,20 +175,26 @@ def _resolve(module: ModuleType, name: str, spec: str) -> App:
             _show(error, spec)
             raise click.ClickException(f"{spec!r} raised: see its traceback above") from None
     if not isinstance(target, App):
-        hint = f"; is it a factory? Then say {spec}()" if callable(target) and not factory else ""
+        hint = f"; if it is a factory, use {spec}()" if callable(target) and not factory else ""
         raise click.ClickException(f"{spec!r} is {type(target).__name__}, not an App{hint}")
     return target
+
+
+def _apps(module: ModuleType) -> dict[str, App]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, App)}
 
 
 def _only_app(module: ModuleType, source: str) -> App:
     for name in ("app", "application"):
         if isinstance(getattr(module, name, None), App):
             return getattr(module, name)  # type: ignore[no-any-return]
-    apps = {name: value for name, value in vars(module).items() if isinstance(value, App)}
+    apps = _apps(module)
     if len({id(app) for app in apps.values()}) == 1:
         return next(iter(apps.values()))
     if apps:
-        raise click.ClickException(f"{source!r} has several apps: say {source}:{next(iter(apps))}")
+        raise click.ClickException(
+            f"{source!r} has several apps: choose one, as in {source}:{next(iter(apps))}"
+        )
     if callable(getattr(module, "create_app", None)):
         return _resolve(module, "create_app()", f"{source}:create_app()")
     where = getattr(module, "__file__", None)

@@ -12,6 +12,7 @@ import click
 
 from pacsroute.app import App
 from pacsroute.cli.loading import configure, load
+from pacsroute.cli.numbers import WholeNumber
 from pacsroute.cli.observing import observes
 from pacsroute.config import SECTIONS, SETTINGS, Config
 from pacsroute.foreground import explained, serve, set_up
@@ -31,7 +32,9 @@ def _destinations(
         title, _, address = text.partition("=")
         host, _, port = address.rpartition(":")
         if not (title and host and port.isdecimal() and 0 < int(port) < 65536):
-            raise click.BadParameter(f"{text!r} is not AE=HOST:PORT, as WORKSTATION=10.0.0.7:104")
+            raise click.BadParameter(
+                f"{text!r} is not AE=HOST:PORT, such as WORKSTATION=10.0.0.7:104"
+            )
         found[title] = Peer(host.strip("[]"), int(port))
     return found
 
@@ -97,9 +100,10 @@ class _Sectioned(click.Command):
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=WholeNumber(1),
+    metavar="NUMBER",
     envvar="PACSROUTE_WORKERS",
-    help="Serve in that many processes, each with its own limits.",
+    help="Serve in this many processes; the limits are for each of them.",
 )
 @click.option(
     "--user",
@@ -155,7 +159,9 @@ def run(
 
     settle(Config())  # for log messages before the app is loaded
     if workers and reload:
-        raise click.UsageError("--workers and --reload do not go together: SIGHUP reloads workers")
+        raise click.UsageError(
+            "--workers and --reload exclude each other: to reload workers, send SIGHUP"
+        )
     if (user and not workers) or (group and not user):
         raise click.UsageError("--group needs --user, and --user needs --workers")
     if workers:
@@ -176,7 +182,7 @@ def run(
 def _extra(name: str) -> Iterator[None]:
     """Say what to install if an import fails."""
     if os.name != "posix":
-        raise click.ClickException(f"--{name} needs to fork processes, which this system cannot")
+        raise click.ClickException(f"--{name} needs to fork processes, which this system cannot do")
     try:
         yield
     except ModuleNotFoundError as error:

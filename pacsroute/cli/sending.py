@@ -24,6 +24,7 @@ from pacsroute.cli.clients import (
     asks_a_peer,
     reason,
 )
+from pacsroute.cli.numbers import WholeNumber
 from pacsroute.cli.progress import on_a_terminal, say, volume
 from pacsroute.errors import (
     AssociationError,
@@ -145,7 +146,7 @@ def collect(
             elif _is_part_10(path):
                 yield file
             elif named:
-                fails(path, DataSetError("not a Part 10 file"))
+                fails(path, DataSetError("not a DICOM file: it has no DICM prefix (PS3.10 §7.1)"))
             else:
                 counts.not_dicom += 1
         except OSError as error:
@@ -327,10 +328,11 @@ class FileSender:
 @click.option(
     "-j",
     "--jobs",
-    type=click.IntRange(1),
+    type=WholeNumber(1),
+    metavar="NUMBER",
     default=1,
     show_default=True,
-    help="Associations at once.",
+    help="Send over this many associations at once.",
 )
 @click.option(
     "--resume",
@@ -356,7 +358,7 @@ def store(
         files = list(collect(paths, counts, journal, say))
         counts.not_sent = len(files)
         if not (files or counts.failed or counts.sent_before):
-            say("nothing to send: there is no Part 10 file")
+            say("nothing to send: there is no DICOM file")
         ctrl_c = stack.enter_context(CtrlC(polite=True))
         stack.callback(lambda: click.echo(_summary(counts, time.monotonic() - began)))
         moved = stack.enter_context(_bar(files, counts, shown=on_a_terminal() and not quiet))

@@ -164,9 +164,12 @@ class Account(NamedTuple):
         """
         try:
             uid, gid = pwd.getpwnam(user)[2:4]
+        except KeyError:
+            raise click.UsageError(f"--user: there is no user {user!r}") from None
+        try:
             gid = gid if group is None else grp.getgrnam(group).gr_gid
-        except KeyError as error:
-            raise click.UsageError(f"--user, --group: {error.args[0]}") from None
+        except KeyError:
+            raise click.UsageError(f"--group: there is no group {group!r}") from None
         if os.geteuid() != 0:
             raise click.UsageError("only root can use --user")
         return cls(user, uid, gid)
@@ -293,14 +296,14 @@ class DicomArbiter(Arbiter):  # type: ignore[misc]
         try:
             try_out(self.app.look, self.app.account)
         except click.exceptions.Exit:
-            logger.error("the app cannot be loaded any more: the workers go on as they are")
+            logger.error("the app cannot be loaded any more: the old workers keep serving")
         else:
             logger.info("reloading: new workers begin, the old ones finish")
             self._reloading = True
             try:
                 super().handle_hup()
             except _NotReplacedError:
-                logger.error("new workers cannot start: the old ones go on in their places")
+                logger.error("new workers cannot start: the old ones keep serving")
             finally:
                 self._reloading = False
 

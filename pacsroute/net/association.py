@@ -201,7 +201,7 @@ class Association:
             is_refused = isinstance(error, ConnectionRefusedError)
             raise (ConnectionRefused if is_refused else AssociationAborted)(
                 None,
-                message=f"{who} cannot be reached ({why}): is it running on that port?",
+                message=f"{who} cannot be reached ({why}): check its address, and that it runs",
             ) from None
         sock.settimeout(None)
         association = cls(sock, app, peer.host, role="requestor", tls=context, config=config)

@@ -100,18 +100,22 @@ def test_the_environment_and_the_folder_name_an_app(folder):
         (["nowhere:app"], "there is no module 'nowhere'"),
         (["nowhere.py"], "there is no file 'nowhere.py'"),
         (["no/where.py:app"], "there is no file 'no/where.py'"),
-        (["."], "'.' is a folder: name a file in it, as app.py"),
-        (["inner/"], "'inner/' is a folder: name a file in it, as inner/app.py"),
-        (["files"], "'files' is a folder: name a file in it, as files/app.py"),
+        (["."], "'.' is a folder: name a file in it, such as app.py"),
+        (["inner/"], "'inner/' is a folder: name a file in it, such as inner/app.py"),
+        (["files"], "'files' is a folder: name a file in it, such as files/app.py"),
         (["empty"], "there is no App in 'empty'"),
         (["empty.py"], "there is no App in 'empty.py'"),
-        (["hello:aap"], "hello has no 'aap'"),
-        (["hello:store"], "is function, not an App; is it a factory? Then say hello:store()"),
+        (["hello:aap"], "hello has no 'aap'; its apps: app"),
+        (["hello:store"], "is function, not an App; if it is a factory, use hello:store()"),
         (["empty:value"], "is int, not an App"),
         (["empty:value()"], "value cannot be called"),
         (["several"], "has several apps"),
         ([":app"], "is not the name of a module"),
-        (["hello", "--ae-title", "A" * 17], "is not a valid AE title"),
+        (
+            ["hello", "--ae-title", "A" * 17],
+            "--ae-title: 'AAAAAAAAAAAAAAAAA' is not a valid AE title",
+        ),
+        (["hello", "--idle-timeout", "nan"], "--idle-timeout: idle_timeout must be a number"),
         (["hello", "--host", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["hello", "--charset", "latin1"], "'latin1' is not a Specific Character Set"),
         (["setup.py"], "did you mean 'CTImageStorage'"),
@@ -154,11 +158,11 @@ def test_a_lifespan_that_fails_shows_the_users_traceback_only(folder):
     assert done.stderr.count('File "') == 1
 
 
-def test_run_names_a_port_that_is_taken(folder):
+def test_run_names_a_port_that_is_in_use(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = fails(folder, "hello", "--port", str(port))
-    assert f"port {port} is taken" in said
+    assert f"port {port} is in use" in said
     assert "Traceback" not in said
 
 
@@ -234,7 +238,7 @@ def test_a_script_serves_as_the_command_does(folder):
     assert (code, rest) == (0, "stopped\n")
     assert "RAW C-ECHO 0x0000 Success" in errors
     assert taken.returncode == 1
-    assert taken.stderr.startswith(f"Error: port {serving.port} is taken")
+    assert taken.stderr.startswith(f"Error: port {serving.port} is in use")
     assert taken.stderr.count("\n") == 1
 
 

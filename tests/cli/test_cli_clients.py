@@ -204,13 +204,41 @@ def test_user_and_passcode_are_sent_to_the_peer():
         (["--tls-ca", "/no/such/file"], "does not exist"),
         (["--timeout", "0"], "--timeout"),
         (["--timeout", "0.001"], "--timeout"),
-        (["--timeout", "nan"], "timeout must be"),
+        (["--timeout", "nan"], "'--timeout': use 0.01 to 1,000,000 seconds, not nan"),
+        (["--timeout", "soon"], "'--timeout': use 0.01 to 1,000,000 seconds, not soon"),
         (["--timeout", "inf"], "--timeout"),
     ],
 )
 def test_mistakes_in_the_options_of_the_peer(free_port, arguments, words):
     done = run("echo", free_port, *arguments, code=2)
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["echo", "http://127.0.0.1/dicom-web"],
+            "DICOMweb has no such service: use the peer's HOST",
+        ),
+        (["move", "https://pacs", "WS", "-k", "PatientID"], "DICOMweb has no such service"),
+        (["echo", "127.0.0.1:104"], "HOST and PORT are two arguments: 127.0.0.1 104"),
+        (["store", "127.0.0.1", "ct.dcm"], "'PORT': 'ct.dcm' is not a valid whole number"),
+    ],
+)
+def test_mistakes_in_the_address_of_the_peer(arguments, words):
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [("--called-ae", 7), ("--calling-ae", 3)])
+def test_a_rejection_names_the_option_of_the_wrong_title(wrong, reason):
+    app = App("ARCHIVE", require_called_ae=True, allow=["CT1"])
+    titles = {"--called-ae": "ARCHIVE", "--calling-ae": "CT1"} | {wrong: "OTHER"}
+    with app.serve(port=0) as server:
+        done = run("echo", server, *(text for pair in titles.items() for text in pair), code=3)
+    assert f"reason {reason}); the option is {wrong}\n" in done.stderr
 
 
 # ------------------------------------------------------------- store
@@ -261,7 +289,7 @@ def test_store_says_when_there_is_nothing_to_send(server, folder, tmp_path):
         (folder / name).unlink()
     done = run("store", server, folder)
     assert done.stdout.startswith("sent 0, failed 0, skipped 2 (2 not DICOM")
-    assert done.stderr == "nothing to send: there is no Part 10 file\n"
+    assert done.stderr == "nothing to send: there is no DICOM file\n"
 
 
 def test_store_refuses_a_named_file_that_is_not_an_instance(archive, server, folder):
@@ -271,7 +299,9 @@ def test_store_refuses_a_named_file_that_is_not_an_instance(archive, server, fol
     assert "sent 1, failed 3, skipped 0: " in done.stdout
     said = done.stderr.splitlines()
     assert len(said) == 3
-    assert said[0] == f"{folder / 'notes.txt'}: not a Part 10 file"
+    assert (
+        said[0] == f"{folder / 'notes.txt'}: not a DICOM file: it has no DICM prefix (PS3.10 §7.1)"
+    )
     assert said[1] == f"{folder / 'nowhere.dcm'}: No such file or directory"
     assert said[2].startswith(f"{folder / 'broken.dcm'}: ")
 

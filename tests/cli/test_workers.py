@@ -173,7 +173,7 @@ def test_sighup_with_a_broken_app_changes_nothing(two, folder):
     (folder / "app.py").write_text("x = = 1\n")
     two.signal(signal.SIGHUP)
     two.until("SyntaxError")
-    two.until("the workers go on as they are")
+    two.until("the old workers keep serving")
     with Peer(two.number) as peer:
         assert peer.who()[1] in two.pids
         peer.release()
@@ -205,7 +205,7 @@ def test_sighup_with_another_port_changes_nothing(folder, setting):
         old = {int(found[1]) for found in two.all(r"worker (\d+) serves", 2)}
         (folder / "app.py").write_text(APP.replace('"WORKERS"', f'"WORKERS", {setting}'))
         two.signal(signal.SIGHUP)
-        two.until("the workers go on as they are")
+        two.until("the old workers keep serving")
         with Peer(port) as peer:
             assert peer.who()[1] in old
             peer.release()
@@ -307,13 +307,13 @@ def test_workers_end_when_a_lifespan_fails(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--workers", "2", "--reload"], "do not go together"),
+        (["--workers", "2", "--reload"], "exclude each other"),
         (["--user", "nobody"], "--user needs --workers"),
         (["--workers", "2", "--group", "nobody"], "--group needs --user"),
         (["--workers", "2", "--max-spool", "many"], "max_spool must be a whole number"),
         (["--workers", "2", "--tls-port", "0"], "certificate"),
         (["--workers", "0"], "0 is not in the range"),
-        (["--workers", "2", "--user", "no-such-user"], "name not found: 'no-such-user'"),
+        (["--workers", "2", "--user", "no-such-user"], "there is no user 'no-such-user'"),
         (["--workers", "2", "--host", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
     ],
 )
