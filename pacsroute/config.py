@@ -69,10 +69,12 @@ class Config:
     # Identity, address, data sets.
     ae_title: str = _setting("PACSROUTE", "The app's AE title, 1 to 16 characters.")
     host: str = _setting(
-        "127.0.0.1", "The address it listens on; 0.0.0.0 lets other machines in.", scope="server"
+        "127.0.0.1",
+        "The address to listen on; 0.0.0.0 accepts other machines, too.",
+        scope="server",
     )
     port: int = _setting(
-        11112, "The port it listens on; 0 picks a free one.", 0, 65535, scope="server"
+        11112, "The port to listen on; 0 picks a free one.", 0, 65535, scope="server"
     )
     spool: str | None = _setting(
         None,
@@ -81,24 +83,28 @@ class Config:
     )
     jobs: str | None = _setting(
         None,
-        "File or PostgreSQL URL of the queue of jobs; jobs.db in the spool or here without it.",
+        "File or PostgreSQL URL of the job queue; by default jobs.db in the spool, else here.",
         secret=True,
     )
     charset: str | None = _setting(None, "Specific Character Set of responses.")
     default_charset: tuple[str, ...] = _setting(
-        (), "Specific Character Set of data without one: TERM, or AE=TERM for one peer."
+        (),
+        "Specific Character Set to assume for data sets without one: TERM, or AE=TERM for a peer.",
     )
     # A large maximum length means few PDUs. With 1 MiB instead of 128 KiB, eight concurrent
     # associations store 1.5 times as much per second, and 200 MB take 0.6 of the time. The buffer
     # is allocated only for peers that use it; DCMTK's tools do not.
     maximum_length: int = _setting(
-        MIB, "Maximum length of P-DATA-TF that is offered, in bytes.", 4096, 0x0FFF_FFFF
+        MIB,
+        "Maximum length of the P-DATA-TF PDUs that peers may send, in bytes.",
+        4096,
+        0x0FFF_FFFF,
     )
     outstanding: int = _setting(
         1, "Operations that may overlap on one association (PS3.7 §D.3.3.3).", 1, 1000
     )
     get_without_role: bool = _setting(
-        False, "Answer a C-GET of peers that do not select the SCP role for storage."
+        False, "Answer a C-GET even if the peer proposes no SCP role for storage."
     )
     debug: bool = _setting(False, "Send exceptions of handlers to peers, in the Error Comment.")
 
@@ -107,17 +113,19 @@ class Config:
         (), "Peers that may associate: AE, NETWORK or AE@NETWORK; by default every peer."
     )
     require_called_ae: bool = _setting(False, "Reject called AE titles that are not the app's.")
-    called_ae_titles: tuple[str, ...] = _setting((), "More AE titles that the app answers.")
+    called_ae_titles: tuple[str, ...] = _setting(
+        (), "More called AE titles to accept with --require-called-ae."
+    )
     proxy_from: tuple[str, ...] = _setting(
         (),
-        "Networks of balancers: each connection, except to --metrics-port, must begin with PROXY.",
+        "Networks of load balancers; other connections, and those without PROXY, are closed.",
         scope="server",
     )
 
     # TLS (PS3.15 §B.12, §B.13). The files are PEM, and are read again after a change.
     tls_certificate: str | None = _setting(
         None,
-        "Its certificate; with one, it speaks TLS, at the port of --tls-port or else --port.",
+        "The server's certificate, in PEM; it turns on TLS, on --tls-port or else on --port.",
         scope="server",
         path=True,
     )
@@ -126,7 +134,7 @@ class Config:
     )
     tls_key_passphrase: str | None = _setting(
         None,
-        "The key's passphrase; use the variable to keep it out of process lists.",
+        "The key's passphrase; PACSROUTE_TLS_KEY_PASSPHRASE keeps it out of process lists.",
         secret=True,
         scope="server",
     )
@@ -138,30 +146,34 @@ class Config:
     )
     tls_client_certificate: str | None = _setting(
         None,
-        "none, optional or required; the default with --tls-ca is required.",
+        "Clients' certificates: none, optional or required; with --tls-ca, required by default.",
         choices=("none", "optional", "required"),
         scope="server",
     )
     tls_port: int | None = _setting(
         None,
-        "A port for TLS, while --port stays plain; 2762 is registered.",
+        "A second port, for TLS, while --port stays without TLS; 2762 is registered.",
         0,
         65535,
         scope="server",
     )
     tls_profile: str = _setting(
         "bcp195",
-        "bcp195 or modified: PS3.15 §B.12 or §B.13.",
+        "TLS profile: bcp195 or modified (PS3.15 §B.12 or §B.13).",
         choices=("bcp195", "modified"),
         scope="server",
     )
 
     # Metrics and health, over HTTP.
     log_level: str = _setting(
-        "info", "debug, info, warning or error.", choices=("debug", "info", "warning", "error")
+        "info",
+        "Level of the log: debug, info, warning or error.",
+        choices=("debug", "info", "warning", "error"),
     )
     log_format: str = _setting(
-        "plain", "plain, or json: one object a line.", choices=("plain", "json")
+        "plain",
+        "Format of the log: plain, or json with one object a line.",
+        choices=("plain", "json"),
     )
     metrics_port: int | None = _setting(
         None,
@@ -185,22 +197,23 @@ class Config:
     web_host: str = _setting("127.0.0.1", "The address that --web-port listens on.", scope="server")
     web_root: str = _setting("/dicom-web", "The path under which DICOMweb is served.")
     web_public_url: str | None = _setting(
-        None, "The server's URL for clients, as https://pacs.example; used in responses."
+        None, "The server's URL for clients, such as https://pacs.example; used in responses."
     )
     web_ae_title: str = _setting(
         "DICOMWEB", "The calling AE title that handlers see for HTTP requests."
     )
     web_cors: tuple[str, ...] = _setting(
-        (), "Origins allowed by CORS, as https://viewer.example; * allows any."
+        (), "Origins allowed by CORS, such as https://viewer.example; * allows any."
     )
     web_open: bool = _setting(
         False, "Answer HTTP clients on other machines without authentication."
     )
     web_hosts: tuple[str, ...] = _setting(
-        (), "Host names of this machine, besides localhost, in the header Host."
+        (),
+        "Names of this machine, besides localhost, that local clients may send in the Host header.",
     )
     web_trust_proxy: int = _setting(
-        0, "Number of proxies in front whose X-Forwarded headers are trusted.", 0, 10
+        0, "Number of reverse proxies in front, whose X-Forwarded headers are trusted.", 0, 10
     )
     web_certificate: str | None = _setting(
         None, "The certificate for --web-port, in PEM; it turns on HTTPS.", path=True
@@ -212,10 +225,10 @@ class Config:
         None, "CA certificates; HTTPS clients need a certificate from one of them.", path=True
     )
     web_console: tuple[str, ...] = _setting(
-        (), "Users that may see /console from other machines; * names every authenticated user."
+        (), "Users who may see /console from other machines; * is every authenticated user."
     )
     web_console_values: tuple[str, ...] = _setting(
-        (), "Users that may see patient data at /console; * names every user who may see it."
+        (), "Users who may see patient data at /console; * is everybody who may see the console."
     )
     web_threads: int = _setting(16, "HTTP requests handled at once.", 1, 1000)
     web_connections: int = _setting(200, "HTTP connections at once.", 1, 100_000)
@@ -224,7 +237,7 @@ class Config:
         None, "Folder of a built viewer, such as OHIF's dist, served at /viewer.", path=True
     )
     web_jobs: bool = _setting(
-        False, "Run durable jobs in the processes of another WSGI server, too."
+        False, "Run durable jobs also in the processes of another WSGI server."
     )
     max_results: int = _setting(1000, "Matches returned for a query over HTTP.", 1)
     max_web_header: int = _setting(65_536, "Length of the head of an HTTP request, in bytes.", 1024)
@@ -257,21 +270,23 @@ class Config:
     max_command_length: int = _setting(
         65_536, "Length of a command set, in bytes.", 512, scope="server"
     )
-    max_identifier_length: int = _setting(4 * MIB, "Length of any other data set, in bytes.", 512)
+    max_identifier_length: int = _setting(
+        4 * MIB, "Length of an identifier or another data set without its own limit, in bytes.", 512
+    )
     max_set_length: int = _setting(
         256 * MIB, "Length of an N-SET's data set, such as images to print, in bytes.", 512
     )
     max_dataset_length: int = _setting(
-        16_384 * MIB, "Length of a data set to be stored, in bytes.", 512
+        16_384 * MIB, "Length of a data set to store, in bytes.", 512
     )
     max_spool: int = _setting(65_536 * MIB, "Length of all data sets in the spool, in bytes.", 0)
     max_memory: int = _setting(
         memory.DEFAULT,
-        "Memory for data of peers in a process, for all associations, in bytes.",
+        "Memory for the data of all peers, in each process, in bytes.",
         MIB,
     )
     max_depth: int = _setting(64, "Depth to which sequences may be nested.", 1, 200)
-    max_elements: int = _setting(20_000_000, "Elements and items read of a data set.", 1000)
+    max_elements: int = _setting(20_000_000, "Elements and items in a data set.", 1000)
     max_inflated: int = _setting(
         1024 * MIB, "Length of a deflated data set when inflated, in bytes.", 512
     )
@@ -284,24 +299,38 @@ class Config:
         1024 * MIB, "Memory of each decoder, in bytes; a frame may use an eighth of it.", 64 * MIB
     )
     decode_seconds: float = _setting(
-        10.0, "Processor time for a frame, and for each 16 MiB of a larger one.", 0.1
+        10.0, "CPU time for a frame, and for each 16 MiB of a larger one.", 0.1
     )
 
     # Times, in seconds.
     artim: float = _setting(
-        30.0, "Time for the association request, and to close.", 0.01, scope="server"
+        30.0,
+        "Time for the association request to arrive, and for a peer to close the connection.",
+        0.01,
+        scope="server",
     )
-    idle_timeout: float = _setting(900.0, "Time without a message.", 0.01, scope="server")
+    idle_timeout: float = _setting(
+        900.0,
+        "Time without a message, after which an association is aborted.",
+        0.01,
+        scope="server",
+    )
     network_timeout: float = _setting(
-        60.0, "Time without a byte received within a message, or sent.", 0.01, scope="server"
+        60.0,
+        "Time without a byte in the middle of a message, received or sent.",
+        0.01,
+        scope="server",
     )
     min_rate: int = _setting(
-        1000, "Minimum rate of a message, in bytes a second, after that time.", 1, scope="server"
+        1000,
+        "Minimum rate of a message after --network-timeout, in bytes a second.",
+        1,
+        scope="server",
     )
     connect_timeout: float = _setting(10.0, "Time to connect to a peer.", 0.01)
     drain: float = _setting(
         0.0,
-        "Time after SIGTERM in which it still serves, with /ready at 503 for balancers.",
+        "Time to keep serving after SIGTERM, while /ready answers 503 for load balancers.",
         0,
         scope="server",
     )
@@ -388,7 +417,7 @@ def check_own(settings: Iterable[str]) -> None:
     """Raise a `SetupError` for settings that a server or association cannot override."""
     for name in settings:
         if name in SETTINGS and SETTINGS[name].metadata["scope"] == "app":
-            raise SetupError(f"{name} is a setting of the app: say App({name}=…)")
+            raise SetupError(f"{name} is a setting of the app: use App({name}=…)")
 
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
@@ -416,7 +445,9 @@ def _checked(name: str, value: Any) -> Any:
         raise SetupError(f"there is no setting {name!r}{nearest(name, SETTINGS)}")
     said, value = value, _converted(name, value)
     if name == "allow" and not value and isinstance(said, str):
-        raise SetupError("allow is empty, which would let everybody in: to do so, leave it out")
+        raise SetupError(
+            "allow is empty, which would admit every peer: if you want that, leave it out"
+        )
     low, high = setting.metadata["low"], setting.metadata["high"]
     if value is None:
         return value

@@ -152,5 +152,5 @@ def test_a_server_takes_its_own_settings_and_no_others():
         if name in ServerSettings.__annotations__ or name in ("host", "port"):
             check_own([name])
         else:
-            with pytest.raises(SetupError, match=rf"setting of the app: say App\({name}="):
+            with pytest.raises(SetupError, match=rf"setting of the app: use App\({name}="):
                 check_own([name])

@@ -45,12 +45,12 @@ class _Commands(Commands):
     expose_value=False,
     callback=choose_app,
     metavar="APP",
-    help="The app for a command, and for commands of its own: module:app or path/to/file.py. "
-    "The default is PACSROUTE_APP, or app.py in this folder.",
+    help="The app, as module:app or path/to/file.py; its own commands are then available, too. "
+    "By default PACSROUTE_APP, else app.py in this folder.",
 )
 @click.version_option(package_name="pacsroute")
 def main() -> None:
-    """Flask for DICOM: serve an app of decorated functions, or ask a peer for its services.
+    """Flask for DICOM: serve an app of decorated functions, or send requests to a peer.
 
     \b
     Exit codes of echo, store, find, get and move:
@@ -61,5 +61,6 @@ def main() -> None:
       4    the peer answered with a failure
       130  Ctrl-C: cancelled and released; a second Ctrl-C does not wait
 
-    Their options for the peer can be environment variables: PACSROUTE_CALLING_AE is --calling-ae.
+    Their options for the peer can be environment variables: PACSROUTE_CALLING_AE sets
+    --calling-ae.
     """  # noqa: D301 - click's mark is a backspace

@@ -15,14 +15,14 @@ from pacsroute.cli.progress import counting
 def archive() -> None:
     """Check and repair the archives of an app.
 
-    The app may serve meanwhile.
+    The app may be running.
     """
 
 
 @archive.command()
 @click.argument("app", required=False, envvar="PACSROUTE_APP")
 def check(app: str | None) -> None:
-    """List differences between files and index of APP's archives.
+    """List differences between the files and indexes of APP's archives.
 
     \b
     missing      the index has it, but there is no file
@@ -30,11 +30,11 @@ def check(app: str | None) -> None:
     quarantined  it contradicts stored instances: a person must decide
     unswept      nothing is removed from a bucket until `reindex` has run
 
-    It changes nothing, and exits with 1 if it lists anything.
+    It changes nothing. The exit code is 1 if there are differences.
     """  # noqa: D301 - click's mark is a backspace
     count = 0
     for one in _archives_of(app):
-        with counting("{:,} files looked at") as tell:
+        with counting("{:,} files checked") as tell:
             for finding in one.check(tell):
                 count += 1
                 tell(None)
@@ -49,17 +49,17 @@ def check(app: str | None) -> None:
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Only files written since then; nothing is removed from the index.",
+    help="Add only files written since then, and remove nothing.",
 )
 def reindex(app: str | None, since: datetime | None) -> None:
-    """Add unknown files to the index, such as after restoring a backup.
+    """Add unknown files to the index, for example after restoring a backup.
 
     Without --since, rows without a file are removed from the index.
     """
     for one in _archives_of(app):
-        with counting("{:,} files looked at") as tell:
+        with counting("{:,} files checked") as tell:
             count = one.reindex(since, tell)
-        click.echo(f"{one.where}: {count} instances taken into the index")
+        click.echo(f"{one.where}: {count} instances added to the index")
 
 
 def _archives_of(spec: str | None) -> list[Archive]:

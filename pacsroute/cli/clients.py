@@ -150,7 +150,7 @@ class CtrlC:
             raise KeyboardInterrupt
         self.stopping = True
         # Not with click: the interrupted code may be in the middle of writing.
-        os.write(2, b"\nstopping; Ctrl-C again does not wait\n")
+        os.write(2, b"\nstopping; press Ctrl-C again to stop at once\n")
 
 
 def _each(
@@ -240,11 +240,11 @@ _PEER_OPTIONS = (
         help="Our AE title.",
     ),
     _option("--tls", is_flag=True, help="Use TLS; the other TLS options imply it."),
-    _option("--tls-certificate", type=_FILE, help="Our certificate, as PEM."),
+    _option("--tls-certificate", type=_FILE, help="Our certificate, in PEM."),
     _option("--tls-key", type=_FILE, help="The certificate's key, if it is in another file."),
     _option(
         "--tls-key-passphrase",
-        help="The key's passphrase; use the variable to keep it out of process lists.",
+        help="The key's passphrase; PACSROUTE_TLS_KEY_PASSPHRASE keeps it out of process lists.",
     ),
     _option("--tls-ca", type=_FILE, help="CA certificates to trust instead of the system's."),
     _option(
@@ -370,8 +370,8 @@ def echo(client: Client) -> None:
 @click.command(cls=PeerCommand)
 @asks_a_peer
 @asks_for("find", "StudyRoot|PatientRoot|Worklist")
-@click.option("--json", "as_json", is_flag=True, help="Print a DICOM JSON array, match by match.")
-@click.option("--wide", is_flag=True, help="Print a table as wide as its values.")
+@click.option("--json", "as_json", is_flag=True, help="Print the matches as a DICOM JSON array.")
+@click.option("--wide", is_flag=True, help="Do not cut long values to fit the terminal.")
 @click.option("--limit", type=WholeNumber(1), metavar="N", help="Cancel after this many matches.")
 def find(
     client: Client,
@@ -384,8 +384,8 @@ def find(
 ) -> None:
     """Query a peer and show the matches, sorted by value.
 
-    If a table is too wide for the terminal, long texts are cut, but UIDs are not: then each match
-    has its own lines.
+    If the table is too wide for the terminal, long texts are cut. UIDs are never cut: if they do
+    not fit, each match is printed as a block of lines.
 
     \b
     Examples:
@@ -411,7 +411,7 @@ def find(
             status = _each(client.find(identifier, sop_class), ctrl_c, taken)
         say(
             f"{count} {'match' if count == 1 else 'matches'}"
-            + (", and perhaps more" if status is None else "")
+            + (", and maybe more" if status is None else "")
         )
         if status is not None and status.category == "Warning":
             say(str(status))
@@ -433,7 +433,8 @@ def find(
     multiple=True,
     metavar="KEYWORD",
     callback=_storage,
-    help="A storage class to accept, such as CTImageStorage; by default the usual ones.",
+    help="A storage class to accept, such as CTImageStorage; may be given several times. "
+    "By default the usual ones.",
 )
 @click.option(
     "--transfer-syntax",
@@ -441,7 +442,8 @@ def find(
     multiple=True,
     metavar="KEYWORD",
     callback=_syntaxes,
-    help="A transfer syntax to accept, such as JPEG2000Lossless, the best first.",
+    help="A transfer syntax to accept, such as JPEG2000Lossless; may be given several times, the "
+    "preferred one first.",
 )
 def get(
     client: Client,

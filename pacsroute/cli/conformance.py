@@ -30,13 +30,13 @@ from pacsroute.conformance import BLANK, statement
     is_flag=False,
     flag_value="today",
     metavar="[DATE]",
-    help="Date of the document, today's without a value; by default it has none.",
+    help="Date of the document; --date alone means today. By default there is no date.",
 )
 def conformance(app: str | None, output: Path | None, file: str | None, date: str | None) -> None:
     """Write the DICOM Conformance Statement of APP, as Markdown.
 
     It has the sections of PS3.2 Annex N, filled from the routes and settings of APP, including
-    those of the environment. Sections that only the vendor can write are marked: To be completed.
+    those of the environment. Sections that only the vendor can write are marked "To be completed".
     APP is named as in pacsroute run.
     """
     found = load(app)

@@ -68,7 +68,9 @@ def _add(keys: dict[str, Any], text: str) -> Path:
     if number is not None:
         raise DataSetError(f"{text!r}: a number is for an item, as in {keyword}[0].Keyword")
     if keyword in keys:
-        raise DataSetError(f"{keyword} is given twice; several values are {keyword}=A\\B")
+        raise DataSetError(
+            f"{keyword} is given twice: separate several values, as in {keyword}=A\\B"
+        )
     keys[keyword] = _value(keyword, value)
     return (*(name for name, _ in sequences), keyword)
 
@@ -91,7 +93,7 @@ def _value(keyword: str, text: str) -> Any:
     vr = dictionary_VR(keyword)
     if vr == "SQ":
         if text:
-            raise DataSetError(f"{keyword} is a sequence: say {keyword}.Keyword=value")
+            raise DataSetError(f"{keyword} is a sequence: use {keyword}.Keyword=value")
         return []
     if not text:
         return None
@@ -158,6 +160,7 @@ def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Calla
                 default="StudyRoot",
                 show_default=True,
                 callback=lambda context, option, text: named(text, service),
+                help="The information model, or the UID of another SOP class.",
             ),
             click.option(
                 "-k",
@@ -167,7 +170,8 @@ def asks_for(service: str, models: str) -> Callable[[Callable[..., None]], Calla
                 multiple=True,
                 required=True,
                 callback=_read,
-                help="A key to match, or to ask for; may be given several times.",
+                help="An attribute to match or, without a value, to return; may be given several "
+                "times.",
             ),
         ):
             command = option(command)

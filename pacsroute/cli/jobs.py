@@ -46,8 +46,8 @@ def jobs(
 ) -> None:
     """List the jobs of APP; retry, drop or pause them.
 
-    The list has the waiting and the failed jobs. APP is named as in pacsroute run. It need not be
-    running; processes that serve it follow the changes.
+    Without options, the waiting and the failed jobs are listed. APP is named as in pacsroute run.
+    It need not be running; processes that serve it apply the changes.
     """
     found = load(app)
     configure(found.config, file)
@@ -77,7 +77,7 @@ def _control_of(app: App, place: str) -> WorkControl:
     """Return the control of an app's queue, which must exist."""
     if not is_url(place) and not Path(place).is_file():
         raise click.ClickException(
-            f"there is no queue {place}: nothing was put into it yet, or it is in another folder"
+            f"there is no job queue {place}: no job was queued yet, or it is in another folder"
         )
     return app.work.open()
 
@@ -99,7 +99,9 @@ def _each(
 
 
 def _no_job(number: int) -> str:
-    return f"no job {number} waits or has failed: without options, the command lists the jobs"
+    return (
+        f"there is no waiting or failed job {number}: without options, the command lists the jobs"
+    )
 
 
 def _no_lane(control: WorkControl) -> Callable[[str], str]:
@@ -133,7 +135,7 @@ def _lines(control: WorkControl, width: int) -> Iterable[str]:
     """Yield a line for each lane, and one for each job, or several where it is too long."""
     lanes = control.lanes()
     if not lanes:
-        yield "the queue is empty: nothing was put into it yet"
+        yield "the queue is empty: no job was queued yet"
     for lane in lanes:
         yield from _in_parts(f"{lane.name}: ", _lane_parts(lane), ", ", width)
     rows = [

@@ -25,8 +25,8 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
         type=click.Path(file_okay=False),
         metavar="DIR",
         envvar="PACSROUTE_RECORD",
-        help="Keep the bytes of each association in a file there, patient data included; "
-        "only you can read them. `pacsroute explain` and `replay` take such files.",
+        help="Record each association in a file in this folder, patient data included; only you "
+        "can read it. `pacsroute explain` and `replay` take such files.",
     ),
     click.option(
         "--trace",
@@ -39,7 +39,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
         "--trace-values",
         is_flag=True,
         envvar="PACSROUTE_TRACE_VALUES",
-        help="Print them with all values, patient data included.",
+        help="Like --trace, but with all values, patient data included.",
     ),
 )
 

@@ -50,7 +50,7 @@ def counting(text: str) -> Iterator[Callable[[int | None], None]]:
     Parameters
     ----------
     text : str
-        A format with a place for the count, such as ``"{:,} files looked at"``.
+        A format with a place for the count, such as ``"{:,} files checked"``.
     """
     due = time.monotonic() + _PATIENCE
     with status_line() as show:

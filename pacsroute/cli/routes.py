@@ -22,12 +22,14 @@ _WRAPPED = ("SOP CLASS", "TRANSFER SYNTAX")
 
 @click.command()
 @click.argument("app", required=False, envvar="PACSROUTE_APP")
-@click.option("--json", "as_json", is_flag=True, help="As a list of objects, with all UIDs.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON list of objects, with all UIDs."
+)
 def routes(app: str | None, as_json: bool) -> None:
     """List the services of APP with their handlers.
 
     The routes of a called AE title and command are listed in the order in which they are tried: the
-    first one that covers a request answers it. APP is named as in pacsroute run.
+    first one that matches a request answers it. APP is named as in pacsroute run.
     """
     found = load(app)
     ordered = in_order(found)

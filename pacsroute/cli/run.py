@@ -87,7 +87,7 @@ class _Sectioned(click.Command):
     "file",
     type=click.Path(dir_okay=False),
     envvar="PACSROUTE_CONFIG",
-    help="A TOML file with settings, named as the options are, with underscores.",
+    help="A TOML file of settings, named like the options, with underscores.",
 )
 @click.option(
     "--destination",
@@ -117,7 +117,7 @@ class _Sectioned(click.Command):
     "--reload",
     is_flag=True,
     envvar="PACSROUTE_RELOAD",
-    help="Restart whenever a file of the app is saved.",
+    help="Restart when a file of the app is saved; for development.",
 )
 @_setting_options
 @observes(err=False, http=True)
@@ -136,8 +136,8 @@ def run(
     """Serve APP until Ctrl-C.
 
     APP is module:app, path/to/file.py, module:create_app(), or nothing for app.py in this
-    folder. Each option is also an environment variable: --port is PACSROUTE_PORT. Options win over
-    the environment, the environment over --config, and --config over the settings of APP.
+    folder. Each option is also an environment variable: --port is PACSROUTE_PORT. Options override
+    the environment, which overrides --config, which overrides the settings of APP.
 
     With --workers, SIGTERM stops gracefully and Ctrl-C immediately; SIGHUP replaces the workers
     with new ones, which load APP again; SIGTTIN adds a worker and SIGTTOU removes one.

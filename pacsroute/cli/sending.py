@@ -338,13 +338,13 @@ class FileSender:
     "--resume",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Record in this file what was sent, and skip what it lists.",
+    help="List the sent files in FILE, and skip those that it lists already.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar.")
 def store(
     client: Client, paths: tuple[str, ...], jobs: int, resume: str | None, quiet: bool
 ) -> None:
-    """Send files, and the files in folders.
+    """Send DICOM files, and those in folders (C-STORE).
 
     \b
     Examples:

@@ -20,13 +20,13 @@ from pacsroute.trace.text import Trace
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
-    "--values", is_flag=True, help="Show all values, also those that may hold patient data."
+    "--values", is_flag=True, help="Show all values, including those that may hold patient data."
 )
 def explain(file: str, values: bool) -> None:
     """Show the associations in FILE, message by message.
 
-    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture. Damaged or cut
-    parts are shown as far as possible; the content of TLS cannot be shown.
+    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture. Damaged or
+    truncated parts are shown as far as possible; the content of TLS cannot be shown.
 
     \b
     Example:
@@ -56,7 +56,7 @@ def explain(file: str, values: bool) -> None:
                 write("\n".join(blocks))
                 del told[conversation]
     if not number:
-        raise click.ClickException(f"{file}: no TCP connection in it")
+        raise click.ClickException(f"{file}: there is no TCP connection in it")
 
 
 @click.command()
@@ -69,16 +69,16 @@ def explain(file: str, values: bool) -> None:
     help="An element that may differ, such as ErrorComment; may be given several times.",
 )
 @click.option(
-    "--values", is_flag=True, help="Show all values, also those that may hold patient data."
+    "--values", is_flag=True, help="Show all values, including those that may hold patient data."
 )
 def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) -> None:
-    """Play FILE back to APP, and compare the responses.
+    """Replay FILE to APP, and compare the responses.
 
-    Different responses are printed, and then the exit code is 1.
+    Differences are printed. The exit code is 1 if there are any.
 
-    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture, also of another
-    server. No network is used, but APP does its work: an archive stores the recorded instances. APP
-    is named as in `pacsroute run`.
+    FILE is a recording of `pacsroute run --record`, or a pcap or pcapng capture, also one of
+    another server. No network is used, but APP does its work: an archive stores the recorded
+    instances. APP is named as in `pacsroute run`.
 
     \b
     Example:
@@ -92,7 +92,7 @@ def replay(file: str, app: str | None, ignore: tuple[str, ...], values: bool) ->
         write(str(difference))
     if differences:
         raise Exit(1)
-    write(f"{found.ae_title} answers as was recorded")
+    write(f"{found.ae_title} answers as recorded")
 
 
 @contextlib.contextmanager

@@ -30,11 +30,11 @@ def test_check_and_reindex(command, tmp_path):
     assert command("check") == (0, "files and index agree\n")
     Instance(image(1)).save(tmp_path / "archive")
     assert command("check") == (1, "unknown  1.3.1.dcm\n")
-    assert command("reindex", "app.py") == (0, "archive: 1 instances taken into the index\n")
+    assert command("reindex", "app.py") == (0, "archive: 1 instances added to the index\n")
     assert command("check", "app:app") == (0, "files and index agree\n")
     (tmp_path / "archive" / "1.3.1.dcm").unlink()
     assert command("check") == (1, "missing  1.3.1.dcm  1.3.1\n")
-    told = "archive: 0 instances taken into the index\n"
+    told = "archive: 0 instances added to the index\n"
     assert command("reindex", "--since", "2020-01-01") == (0, told)
     assert command("check")[0] == 1
     assert command("reindex") == (0, told)

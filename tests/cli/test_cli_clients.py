@@ -629,7 +629,7 @@ def test_find_limit_cancels_the_query(archive, server):
     archive.rows = rows()
     done = run("find", server, "-k", "PatientID", "--json", "--limit", 2)
     assert [row["00100020"]["Value"] for row in json.loads(done.stdout)] == [["1"], ["2"]]
-    assert done.stderr == "2 matches, and perhaps more\n"
+    assert done.stderr == "2 matches, and maybe more\n"
     assert archive.ended == ["cancelled"]
 
 
@@ -676,7 +676,7 @@ def test_find_takes_keywords_tags_and_values_as_keys(archive, server):
         ("(0010,9999)=1", "no attribute of the dictionary has that tag"),
         ("=DOE", "is not Keyword=value"),
         ("PatientID.Modality=CT", "PatientID is not a sequence"),
-        ("ReferencedStudySequence=1", "is a sequence: say ReferencedStudySequence.Keyword=value"),
+        ("ReferencedStudySequence=1", "is a sequence: use ReferencedStudySequence.Keyword=value"),
         ("ReferencedStudySequence[1].PatientID=1", "the items before [1] are missing"),
         ("ReferencedStudySequence[0]", "a number is for an item"),
         ("Rows=many", "its values are numbers"),

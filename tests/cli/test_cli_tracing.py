@@ -58,7 +58,7 @@ def test_run_records_and_traces(folder, by):
     assert "Doe^John" in invoke("explain", path, "--values").output
 
     replayed = invoke("replay", path, folder / "app.py")
-    assert (replayed.exit_code, replayed.output) == (0, "HELLO answers as was recorded\n")
+    assert (replayed.exit_code, replayed.output) == (0, "HELLO answers as recorded\n")
 
 
 def test_run_traces_with_values(folder):

@@ -59,8 +59,8 @@ def test_archive_commands_count_files(tmp_path, monkeypatch):
     for number in (1, 2):
         Instance(image(number)).save(tmp_path / "archive")
     checked = CliRunner().invoke(main, ["archive", "check"])
-    assert "2 files looked at" in checked.stderr
+    assert "2 files checked" in checked.stderr
     assert checked.stdout == "unknown  1.3.1.dcm\nunknown  1.3.2.dcm\n"
     indexed = CliRunner().invoke(main, ["archive", "reindex"])
-    assert "4 files looked at" in indexed.stderr
-    assert indexed.stdout == "archive: 2 instances taken into the index\n"
+    assert "4 files checked" in indexed.stderr
+    assert indexed.stdout == "archive: 2 instances added to the index\n"

@@ -132,13 +132,13 @@ def waiting(tmp_path, command):
 def test_a_queue_that_is_not_there_is_said(command):
     done = command()
     assert done.exit_code == 1
-    assert done.output.startswith("Error: there is no queue jobs.db: nothing was put into it yet, ")
+    assert done.output.startswith("Error: there is no job queue jobs.db: no job was queued yet, ")
 
 
 def test_an_empty_queue_is_said(command, tmp_path):
     App("ROUTER", jobs=str(tmp_path / "jobs.db")).work.opened.close()
     done = command()
-    assert (done.exit_code, done.output) == (0, "the queue is empty: nothing was put into it yet\n")
+    assert (done.exit_code, done.output) == (0, "the queue is empty: no job was queued yet\n")
 
 
 @pytest.mark.usefixtures("waiting")
@@ -160,8 +160,8 @@ def test_lines_fit_the_terminal_and_uids_are_whole(command, columns):
     [
         (("--pause", "PAX"), "there is no lane PAX: the lanes are PACS, RESEARCH"),
         (("--resume", "PAX"), "there is no lane PAX: the lanes are PACS, RESEARCH"),
-        (("--retry", "99"), "no job 99 waits or has failed: without options, "),
-        (("--drop", "99"), "no job 99 waits or has failed: without options, "),
+        (("--retry", "99"), "there is no waiting or failed job 99: without options, "),
+        (("--drop", "99"), "there is no waiting or failed job 99: without options, "),
     ],
 )
 def test_what_is_not_there_is_an_error_that_says_what_is(command, options, said):

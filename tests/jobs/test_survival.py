@@ -146,7 +146,7 @@ def test_the_command_lists_and_changes_what_waits(tmp_path, port):
         assert (code, errors) == (0, "job 1 dropped\n")
         code, _, errors = pacsroute(tmp_path, "jobs", "router.py", "--retry", "1")
         assert code == 1
-        assert "no job 1" in errors
+        assert "no waiting or failed job 1" in errors
     files = [path for path in (tmp_path / "jobs.db.files").iterdir() if path.suffix == ".dcm"]
     assert files == []
 

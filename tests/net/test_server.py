@@ -633,7 +633,7 @@ def test_pdu_that_the_standard_forbids_is_aborted(received, reason):
 def test_settings_that_only_an_app_can_have_are_refused_elsewhere(name):
     """They would be ignored, and who relies on `allow` must not find that out later."""
     app, value = App(), getattr(App().config, name)
-    words = rf"{name} is a setting of the app: say App\({name}=…\)"
+    words = rf"{name} is a setting of the app: use App\({name}=…\)"
     with pytest.raises(SetupError, match=words):
         app.serve(port=0, **{name: "x" if value is None else value})
     with pytest.raises(SetupError, match=words):
