@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast, overload
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypedDict, overload
 
 from pacsroute import dataset as data_sets
 from pacsroute import uids
@@ -34,8 +34,46 @@ Duplicate = Literal["replace", "keep", "refuse"]
 _WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", None)
 _BUFFER = io.DEFAULT_BUFFER_SIZE  # explicit, so that open() need not check for a terminal
 _AT_ONCE = 1_048_576  # files up to this many bytes are read in one call
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# PathLike is last, because checking it is slow.
+_FILES = (str, Path, Stored, os.PathLike)
+_SOURCES = (Spool, bytes, *_FILES)
 DEFER_SIZE = 1_048_576
 """Values longer than this many bytes are read from a file only when they are used."""
+
+
+Data = memoryview | BinaryIO
+"""A data set: its bytes, or a file at its position."""
+
+
+class Hints(TypedDict):
+    """The UIDs of an instance, as arguments of another `Instance` of it."""
+
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+
+
+_NAMES = Hints.__required_keys__
+
+
+class _Hint:
+    """A UID of an instance: once it is known, it is an ordinary attribute, which is faster."""
+
+    def __init__(self, purpose: str) -> None:
+        self.__doc__ = purpose
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> _Hint: ...
+
+    @overload
+    def __get__(self, instance: Instance, owner: type) -> str: ...
+
+    def __get__(self, instance: Instance | None, owner: type) -> _Hint | str:
+        return self if instance is None else instance.hints[self._name]  # type: ignore[literal-required]
 
 
 class Instance:
@@ -60,6 +98,10 @@ class Instance:
     '1.2.3'
     """
 
+    sop_class = _Hint("The SOP Class UID.")
+    sop_instance = _Hint("The SOP Instance UID.")
+    transfer_syntax = _Hint("The Transfer Syntax UID of its bytes.")
+
     def __init__(
         self,
         source: str | os.PathLike[str] | Dataset | bytes | Spool | Stored,
@@ -70,24 +112,25 @@ class Instance:
         limits: Limits = LIMITS,
     ) -> None:
         self._dataset: Dataset | None = None
-        self._opened: BinaryIO | None = None
-        # The last one is slow.
-        if not isinstance(source, (Spool, str, bytes, Stored, os.PathLike)):
+        self._opened: BinaryIO | memoryview | None = None
+        if not isinstance(source, _SOURCES):
             if not is_dataset(source):
                 raise TypeError(
                     f"an Instance is made of a path, Dataset or bytes, not {source!r:.40}"
                 )
             self._dataset = source
         self._source = source
-        self._hints = {
-            "sop_class": sop_class,
-            "sop_instance": sop_instance,
-            "transfer_syntax": transfer_syntax,
-        }
         self._limits = limits
+        known = self.__dict__
+        if sop_class is not None:
+            known["sop_class"] = sop_class
+        if sop_instance is not None:
+            known["sop_instance"] = sop_instance
+        if transfer_syntax is not None:
+            known["transfer_syntax"] = transfer_syntax
 
     def __repr__(self) -> str:
-        return f"Instance({self._hints['sop_instance'] or type(self._source).__name__})"
+        return f"Instance({self._known('sop_instance') or type(self._source).__name__})"
 
     @property
     def path(self) -> Path | None:
@@ -101,20 +144,10 @@ class Instance:
         return self._source if isinstance(self._source, Stored) else None
 
     @property
-    def sop_class(self) -> str:
-        """The SOP Class UID."""
-        return self._hint("sop_class")
-
-    @property
-    def sop_instance(self) -> str:
-        """The SOP Instance UID."""
-        return self._hint("sop_instance")
-
-    @property
     def sop_instance_if_known(self) -> str:
         """The SOP Instance UID if it is known without reading a file, else empty."""
         try:
-            return self._hints["sop_instance"] or (
+            return self.__dict__.get("sop_instance") or (
                 self.sop_instance if is_dataset(self._source) else ""
             )
         except DataSetError:
@@ -123,21 +156,27 @@ class Instance:
     @property
     def kind_if_known(self) -> tuple[str, str] | None:
         """The SOP Class and Transfer Syntax UIDs if both were given, else None."""
-        sop_class, syntax = self._hints["sop_class"], self._hints["transfer_syntax"]
+        sop_class, syntax = self._known("sop_class"), self._known("transfer_syntax")
         return (sop_class, syntax) if sop_class and syntax else None
 
     @property
-    def transfer_syntax(self) -> str:
-        """The Transfer Syntax UID of its bytes."""
-        return self._hint("transfer_syntax")
+    def hints(self) -> Hints:
+        """Its UIDs, as arguments of another `Instance` of it."""
+        known = self.__dict__
+        if not known.keys() >= _NAMES:
+            _add(self._read_hints(), known)
+        return {
+            "sop_class": known["sop_class"],
+            "sop_instance": known["sop_instance"],
+            "transfer_syntax": known["transfer_syntax"],
+        }
 
-    def _hint(self, name: str) -> str:
-        if self._hints[name] is None:
-            for key, value in self._read_hints().items():
-                self._hints[key] = self._hints[key] or value
-        return self._hints[name] or ""
+    def _known(self, name: str) -> str:
+        """Return a UID if it is known without reading anything, else an empty text."""
+        known: str = self.__dict__.get(name, "")
+        return known
 
-    def _read_hints(self) -> dict[str, str]:
+    def _read_hints(self) -> Hints:
         if is_dataset(self._source):
             return {
                 "sop_class": str(self._source.get("SOPClassUID") or ""),
@@ -145,31 +184,26 @@ class Instance:
                 "transfer_syntax": _syntax_of(self._source),
             }
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
-            syntax = self._hints["transfer_syntax"]
+            syntax = self.__dict__.get("transfer_syntax")
             if syntax is None:
                 raise DataSetError("bytes that are not a Part 10 file need transfer_syntax=")
             sop_class, sop_instance = peek.sop_uids(self._source[: peek.LOOK], syntax)
             return {"sop_class": sop_class, "sop_instance": sop_instance, "transfer_syntax": syntax}
-        file, head, first = self._part10()
-        file.close()
-        return _told(head, first)
+        head, data = self._part10()
+        try:
+            return _told(head, data)
+        finally:
+            _close(data)
 
-    def _part10(self, at_once: int = _AT_ONCE) -> tuple[BinaryIO, part10.Head, bytes]:
-        """Open the Part 10 file at its data set; return its head and how the data set begins."""
+    def _part10(self, at_once: int = _AT_ONCE) -> tuple[part10.Head, Data]:
+        """Return the head of the Part 10 file, and its data set; up to `at_once` bytes are read."""
         source = self._source
-        assert isinstance(source, (str, os.PathLike, bytes, Stored))
         if isinstance(source, bytes):
-            head = part10.read_head(source)
-            file = io.BytesIO(source)
-            file.seek(head.end)
-            return file, head, source[head.end : head.end + peek.LOOK]
+            return _split(io.BytesIO(source))
         if isinstance(source, Stored):
-            stored = source.open(at_once or part10.LOOK)
-            head = part10.head_of(stored)
-            first = stored.read(peek.LOOK)
-            stored.seek(head.end)
-            return stored, head, first
-        return _opened(source, at_once)
+            return _split(source.open(at_once or part10.LOOK))
+        assert isinstance(source, (str, Path, os.PathLike))
+        return _read(source, at_once)
 
     def opened(self) -> Instance:
         """Return the same instance with its file open or read, so that `open` does not wait for it.
@@ -177,28 +211,30 @@ class Instance:
         The copy is independent: other threads may be sending this one, too. An instance that cannot
         be opened is returned unchanged, and `open` raises the error.
         """
-        is_file = isinstance(self._source, (str, os.PathLike, Stored))
-        if type(self) is not Instance or not is_file or self._opened is not None:
+        if type(self) is not Instance or not isinstance(self._source, _FILES):
             return self
-        with contextlib.suppress(DataSetError, OSError):
-            file, head, first = self._part10()
-            told = self._hints
-            if None in told.values():
-                found = _told(head, first)
-                told = {name: value or found[name] for name, value in told.items()}
-            self._check(head, file)
-            opened = Instance(self._source, **told, limits=self._limits)
-            opened._opened = file
-            in_memory = isinstance(file, io.BytesIO) or isinstance(self._source, Stored)
-            if _WILL_NEED is not None and not in_memory:
-                os.posix_fadvise(file.fileno(), 0, 0, _WILL_NEED)
-            return opened
-        return self
+        if self._opened is not None:
+            return self
+        try:
+            head, data = self._part10()
+            self._check(head, data)
+        except (DataSetError, OSError):
+            return self
+        opened = Instance.__new__(Instance)
+        known = opened.__dict__
+        known.update(self.__dict__)
+        if not known.keys() >= _NAMES:
+            _add(_told(head, data), known)
+        opened._opened = data
+        is_file = isinstance(data, io.BufferedReader) and not isinstance(self._source, Stored)
+        if is_file and _WILL_NEED is not None:
+            os.posix_fadvise(data.fileno(), 0, 0, _WILL_NEED)  # type: ignore[union-attr]
+        return opened
 
     def forget(self) -> None:
         """Close the file of `opened`, if it was not used."""
         if self._opened is not None:
-            self._opened.close()
+            _close(self._opened)
             self._opened = None
 
     def open(self, *, whole: bool = True) -> BinaryIO:
@@ -211,23 +247,34 @@ class Instance:
         """
         if self._opened is not None:
             opened, self._opened = self._opened, None
-            return opened
+            return _as_file(opened)
         if isinstance(self._source, Spool):
             return self._source.open()
         if is_dataset(self._source):
             return io.BytesIO(data_sets.encode(self._source, self.transfer_syntax))
         if isinstance(self._source, bytes) and self._source[128:132] != b"DICM":
             return io.BytesIO(self._source)
-        file, head, _ = self._part10(_AT_ONCE if whole else 0)
-        self._check(head, file)
-        return file
+        head, data = self._part10(_AT_ONCE if whole else 0)
+        self._check(head, data)
+        return _as_file(data)
 
-    def _check(self, head: part10.Head, file: BinaryIO) -> None:
+    def _check(self, head: part10.Head, data: Data) -> None:
         """Refuse a file that was replaced after the index was queried."""
         told = head.transfer_syntax
-        if told and told != (self._hints["transfer_syntax"] or told):
-            file.close()
+        if told and told != (self._known("transfer_syntax") or told):
+            _close(data)
             raise DataSetError("the file is in another transfer syntax by now")
+
+    def data_as(self, transfer_syntax: str, *, wanted: Callable[[], bool] | None = None) -> Data:
+        """Return the data set in a transfer syntax: its bytes if `opened` has them, else a file.
+
+        Parameters, and errors, are those of `open_as`.
+        """
+        opened = self._opened
+        if isinstance(opened, memoryview) and transfer_syntax == self.transfer_syntax:
+            self._opened = None
+            return opened
+        return self.open_as(transfer_syntax, wanted=wanted)
 
     def open_as(
         self, transfer_syntax: str, *, wanted: Callable[[], bool] | None = None
@@ -376,12 +423,7 @@ class Instance:
         """
         if not is_dataset(self._source):
             return self
-        return Instance(
-            self.save(folder, name, durable=False),
-            sop_class=self.sop_class,
-            sop_instance=self.sop_instance,
-            transfer_syntax=self.transfer_syntax,
-        )
+        return Instance(self.save(folder, name, durable=False), **self.hints)
 
     @overload
     def save(
@@ -497,12 +539,7 @@ class Instance:
                 size = -data.tell() + data.seek(0, os.SEEK_END)
         with io.BufferedReader(Joined(head, self.open())) as file:
             storage.put(key, file, len(head) + size)
-        return Instance(
-            Stored(storage, key),
-            sop_class=self.sop_class,
-            sop_instance=self.sop_instance,
-            transfer_syntax=self.transfer_syntax,
-        )
+        return Instance(Stored(storage, key), **self.hints)
 
     def _copy(self, folder: str, target: str, *, replace: bool, durable: bool) -> None:
         """Write the file, and give it its name when it is complete."""
@@ -553,48 +590,62 @@ def _syntax_of(dataset: Dataset) -> str:
     return uids.EXPLICIT_VR_BIG_ENDIAN if is_big else uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
-def _opened(path: str | os.PathLike[str], at_once: int) -> tuple[BinaryIO, part10.Head, bytes]:
-    """Open a Part 10 file at its data set; return its head and how the data set begins.
-
-    A file of up to `at_once` bytes is read into memory and closed.
-    """
-    file: BinaryIO = open(path, "rb", 0)  # noqa: SIM115 - the caller closes it
+def _read(path: str | os.PathLike[str], at_once: int) -> tuple[part10.Head, Data]:
+    """Return the head of a Part 10 file and its data set; up to `at_once` bytes are read."""
+    fd = os.open(path, _FLAGS)
     try:
-        size = os.fstat(file.fileno()).st_size
-        first = file.read(part10.LOOK)
-        head = part10.read_head(first)
-        if not head.is_whole:
-            head = part10.head_of(file)
-            first = bytes(head.end) + file.read(peek.LOOK)
-        start, rest = first[head.end : head.end + peek.LOOK], size - head.end
-        if rest > max(at_once, len(first) - head.end):
-            file.seek(head.end)
-            return io.BufferedReader(cast(io.RawIOBase, file), _BUFFER), head, start
-        if rest > len(first) - head.end:
-            file.seek(head.end)
-            whole = io.BytesIO(_all(file, rest))
-        else:
-            whole = io.BytesIO(first[head.end :])
-        file.close()
-        return whole, head, start
+        size = os.fstat(fd).st_size
+        if size > at_once + part10.LOOK:
+            return _split(open(os.dup(fd), "rb", _BUFFER))
+        whole = _all(fd, size)
+    finally:
+        os.close(fd)
+    head = part10.read_head(whole)
+    return (head, memoryview(whole)[head.end :]) if head.is_whole else _split(io.BytesIO(whole))
+
+
+def _all(fd: int, size: int) -> bytes:
+    """Read this many bytes, or up to the end: one system call may return fewer."""
+    data = os.read(fd, max(size, part10.LOOK))
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data
+
+
+def _split(file: BinaryIO) -> tuple[part10.Head, BinaryIO]:
+    """Return the head of a Part 10 file, and the file at its data set."""
+    try:
+        return part10.head_of(file), file
     except BaseException:
         file.close()
         raise
 
 
-def _all(file: BinaryIO, size: int) -> bytes:
-    """Read this many bytes, or up to the end: one system call may return fewer."""
-    data = file.read(size)
-    while len(data) < size and (more := file.read(size - len(data))):
-        data += more
-    return data
+def _as_file(data: Data) -> BinaryIO:
+    return io.BytesIO(data) if isinstance(data, memoryview) else data
 
 
-def _told(head: part10.Head, first: bytes) -> dict[str, str]:
+def _close(data: Data) -> None:
+    if not isinstance(data, memoryview):
+        data.close()
+
+
+def _add(hints: Hints, known: dict[str, str]) -> None:
+    """Add the UIDs that are not known."""
+    for name, value in hints.items():
+        known[name] = known.get(name) or str(value)
+
+
+def _told(head: part10.Head, data: Data) -> Hints:
     """Return the UIDs of a file's instance; those in the data set take precedence.
 
     Otherwise a peer would refuse the instance.
     """
+    if isinstance(data, memoryview):
+        first = bytes(data[: peek.LOOK])
+    else:
+        first = data.read(peek.LOOK)
+        data.seek(head.end)
     sop_class, sop_instance = peek.sop_uids(first, head.transfer_syntax)
     return {
         "sop_class": sop_class or head.sop_class,

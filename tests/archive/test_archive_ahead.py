@@ -71,7 +71,7 @@ def test_instances_come_in_order_and_the_next_four_are_open(storage, kept, opene
     for number, instance in enumerate(Ahead(kept, opener)):
         storage.until(lambda: len(storage.opened) == min(12, number + 5))  # noqa: B023
         with instance.open() as file:
-            read = Instance(file.read(), **instance._hints).dataset
+            read = Instance(file.read(), **instance.hints).dataset
             assert (read.SOPInstanceUID, len(read.PixelData)) == (f"1.3.{number}", 1_200_000)
         sent.append(instance.sop_instance)
     assert sent == [f"1.3.{number}" for number in range(12)]

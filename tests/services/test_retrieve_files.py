@@ -383,7 +383,7 @@ class Unreadable(Instance):
 
 def test_a_pending_that_waits_goes_before_the_abort(tmp_path):
     good, bad = files(tmp_path, 2)
-    bad = Unreadable(bad._source, **bad._hints)
+    bad = Unreadable(bad._source, **bad.hints)
     with serving(lambda request: [good, bad]) as server:
         with Requestor(server.port, (CT, EXPLICIT)) as peer:
             peer.get()
@@ -441,7 +441,7 @@ def test_an_instance_of_the_handlers_own_that_raises(error, tmp_path):
             raise error
 
     good, bad = files(tmp_path, 2)
-    bad = Own(bad._source, **bad._hints)
+    bad = Own(bad._source, **bad.hints)
     with serving(lambda request: [bad, good]) as server:
         with Requestor(server.port, (CT, EXPLICIT)) as peer:
             peer.get()
