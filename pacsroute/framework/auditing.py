@@ -131,7 +131,7 @@ def exported(app: BaseApp, destination_ae: str, as_title: str, instance: Instanc
     )
 
 
-# ------------------------------------------------------------- who connects
+# ------------------------------------------------------------- who comes in
 
 
 def authenticated(app: BaseApp, association: PeerView) -> None:

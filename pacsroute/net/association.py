@@ -111,6 +111,7 @@ class Association:
         self.proposed: list[str] = []
         self.numbers = message_ids()
         self.window = 1
+        self._alone = alone
         self._defer = defer
         self._vacate = vacate
         self._admitted = False
@@ -171,6 +172,8 @@ class Association:
         peer: Peer,
         request: AssociateRQ,
         app: BaseApp,
+        *,
+        alone: Callable[[], bool] | None = None,
         **options: Any,
     ) -> Association:
         """Ask a peer for an association.
@@ -183,6 +186,8 @@ class Association:
             The association request; see `pacsroute.upper_layer.negotiation.propose`.
         app : App
             The app that answers requests of the peer.
+        alone : callable, optional
+            As for `Channel`.
         **options
             As for `accept`.
 
@@ -196,7 +201,7 @@ class Association:
         context = peer.tls.client() if isinstance(peer.tls, TLS) else peer.tls
         try:
             sock = socket.create_connection((peer.host, peer.port), config.connect_timeout)
-        except (OSError, UnicodeError) as error:  # the latter for an invalid host name
+        except (OSError, UnicodeError) as error:  # the latter for what can be no host name
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             is_refused = isinstance(error, ConnectionRefusedError)
             raise (ConnectionRefused if is_refused else AssociationAborted)(
@@ -204,7 +209,9 @@ class Association:
                 message=f"{who} cannot be reached ({why}): check its address, and that it runs",
             ) from None
         sock.settimeout(None)
-        association = cls(sock, app, peer.host, role="requestor", tls=context, config=config)
+        association = cls(
+            sock, app, peer.host, role="requestor", tls=context, config=config, alone=alone
+        )
         association.calling_ae, association.called_ae = request.calling_ae, request.called_ae
         try:
             association._associate(request, who)
@@ -217,7 +224,7 @@ class Association:
         deadline = time.monotonic() + self.config.artim
         try:
             self._channel.secure(deadline)
-        except (OSError, ValueError) as error:  # the latter for an invalid host name
+        except (OSError, ValueError) as error:  # the latter for what can be no host name
             raise AssociationAborted(
                 None, message=f"{who}: the TLS handshake failed: {explain(error)}"
             ) from None
@@ -257,6 +264,7 @@ class Association:
             peer,
             request,
             self.app,
+            alone=self._alone,
             artim=self.config.artim,
             idle_timeout=min(self.config.idle_timeout, RESPONSE_TIMEOUT),
             network_timeout=self.config.network_timeout,
@@ -333,7 +341,7 @@ class Association:
         self,
         context_id: int,
         command: Command,
-        data: bytes | BinaryIO | None = None,
+        data: bytes | memoryview | BinaryIO | None = None,
         *,
         more: bool = False,
     ) -> None:
@@ -345,7 +353,7 @@ class Association:
             The ID of an accepted presentation context.
         command : Command
             The command set.
-        data : bytes or binary file, optional
+        data : bytes, memoryview or binary file, optional
             The data set, in the context's transfer syntax; an odd number of bytes is made even with
             a NUL. A file is read from its position while it is sent; if reading fails, the
             association is aborted, because the peer has part of a message.
@@ -438,7 +446,7 @@ class Association:
         if response_to is not None and not inbox.is_read_here:
             found = inbox.wait_for_response(response_to, self.patience)
             if found is None:
-                raise channel.ended or AssociationAborted(None, message="no response received")
+                raise channel.ended or AssociationAborted(None, message="no response came")
             return found
         inbox.read_here()
         while True:

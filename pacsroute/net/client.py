@@ -172,9 +172,9 @@ class Client:
         instance = source if isinstance(source, Instance) else Instance(source)
         if len(instance.sop_instance) > uids.LONGEST:  # many peers would abort the association
             raise DataSetError(f"its SOP Instance UID is longer than {uids.LONGEST} characters")
-        needed = transfer.contexts_for(instance.sop_class, instance.transfer_syntax)
-        with self._pool.use(needed) as (association, _):
-            context = transfer.pick(association.contexts.values(), instance, as_acceptor=False)
+        kind = instance.sop_class, instance.transfer_syntax
+        with self._pool.use(transfer.contexts_for(*kind)) as (association, _):
+            context = transfer.pick(association.contexts.values(), *kind, as_acceptor=False)
             status = transfer.send(
                 association,
                 context,

@@ -63,7 +63,7 @@ class Outbox:
         self,
         context_id: int,
         command: Command,
-        data: bytes | BinaryIO | None = None,
+        data: bytes | memoryview | BinaryIO | None = None,
         *,
         more: bool = False,
     ) -> None:
@@ -73,13 +73,13 @@ class Outbox:
             raise channel.ended
         if isinstance(data, io.BytesIO):
             data = data.read()
-        if isinstance(data, bytes) and len(data) > PIECES * self.maximum_length > 0:
+        if isinstance(data, (bytes, memoryview)) and len(data) > PIECES * self.maximum_length > 0:
             data = io.BytesIO(data)
-        if not (data is None or isinstance(data, bytes)):
+        if not (data is None or isinstance(data, (bytes, memoryview))):
             self._send_file(context_id, command, data)
             return
         if data is not None and len(data) & 1:
-            data += b"\0"
+            data = b"".join((data, b"\0"))
         buffers = fragment(context_id, command, data, self.maximum_length)
         if data is not None:
             self._tell_sent(command, len(data))

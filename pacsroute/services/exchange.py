@@ -21,7 +21,7 @@ class Sending(Protocol):
         self,
         context_id: int,
         command: Command,
-        data: bytes | BinaryIO | None = None,
+        data: bytes | memoryview | BinaryIO | None = None,
         *,
         more: bool = False,
     ) -> None:

@@ -24,7 +24,8 @@ def answer(call: Call) -> Outcome:
 
 def _back(call: Call, request: GetRequest) -> AbstractContextManager[SendInstance]:
     """Return the function that sends instances on the association of the request."""
-    association = call.association
+    association, priority = call.association, retrieve.priority_of(call)
+    pick = transfer.picker(association, as_acceptor=True)
     bare = call.context.abstract_syntax == uids.WITHOUT_BULK_DATA
 
     def send(instance: Instance, meanwhile: Callable[[], object]) -> Status:
@@ -32,10 +33,10 @@ def _back(call: Call, request: GetRequest) -> AbstractContextManager[SendInstanc
             instance = without_bulk_data(instance, wanted=request.is_wanted)
         return transfer.send(
             association,
-            transfer.pick(association.contexts.values(), instance, as_acceptor=True),
+            pick(instance.sop_class, instance.transfer_syntax),
             instance,
             next(association.numbers),
-            priority=retrieve.priority_of(call),
+            priority=priority,
             meanwhile=meanwhile,
             wanted=request.is_wanted,
         )

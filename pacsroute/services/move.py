@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from pacsroute.dimse.commands import CMoveRQ
@@ -26,7 +26,7 @@ from pacsroute.services.call import Call
 from pacsroute.services.exchange import Carrier
 from pacsroute.services.retrieve import SendInstance
 from pacsroute.status import MOVE_DESTINATION_UNKNOWN, Status
-from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, propose
+from pacsroute.upper_layer.negotiation import MAXIMUM_CONTEXTS, AcceptedContext, propose
 from pacsroute.upper_layer.pdu import AssociateRQ
 
 logger = logging.getLogger("pacsroute")
@@ -111,6 +111,7 @@ class _Destination:
         self._contexts: dict[tuple[str, tuple[str, ...]], None] = {}
         self._ahead = transfer.contexts_ahead(request)
         self._association: Carrier | None = None
+        self._pick: Callable[[str, str], AcceptedContext]  # of the association
         self._delivered = 0  # over the current association
         self._broken = 0  # consecutive associations without a delivery
         self._wasted = 0.0  # seconds that they took
@@ -157,7 +158,7 @@ class _Destination:
     ) -> Status:
         return transfer.send(
             association,
-            transfer.pick(association.contexts.values(), instance, as_acceptor=False),
+            self._pick(instance.sop_class, instance.transfer_syntax),
             instance,
             next(association.numbers),
             priority=self._priority,
@@ -166,7 +167,7 @@ class _Destination:
             wanted=self._request.is_wanted,
         )
 
-    def _associated(self, needed: list[tuple[str, tuple[str, ...]]]) -> Carrier:
+    def _associated(self, needed: Sequence[tuple[str, tuple[str, ...]]]) -> Carrier:
         if self._lost is not None:
             raise DataSetError(f"not sent: {self._lost}")
         new = [context for context in needed if context not in self._contexts]
@@ -175,7 +176,7 @@ class _Destination:
         self.close()
         if len(self._contexts) + len(new) > MAXIMUM_CONTEXTS:
             self._contexts.clear()
-            new = needed
+            new = list(needed)
         self._contexts |= dict.fromkeys(new)
         while len(self._contexts) < MAXIMUM_CONTEXTS and (coming := next(self._ahead, None)):
             self._contexts[coming] = None
@@ -191,6 +192,7 @@ class _Destination:
             logger.warning("no association to %s: %s", self._name, ascii(str(error))[1:-1])
             self._lost = error
             raise DataSetError(str(error)) from None
+        self._pick = transfer.picker(self._association, as_acceptor=False)
         return self._association
 
     def _connected(self, request: AssociateRQ) -> Carrier:

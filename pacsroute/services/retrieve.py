@@ -74,9 +74,10 @@ class _Ahead:
         request = self._request
         if (request.ahead or request.read_ahead) and self._fetched is None:
             answer = next(self._answers)  # never past the last one
-            if isinstance(answer.row, Instance):
-                self._ready = answer.row.opened()
-                answer = answer._replace(row=self._ready)
+            row, outcome, _ = answer
+            if isinstance(row, Instance):
+                self._ready = row.opened()
+                answer = Answer(self._ready, outcome)
             self._fetched = answer
 
     def close(self) -> None:
@@ -99,7 +100,7 @@ class SubOperations:
     def add(self, status: Status, sop_instance: str) -> None:
         """Count a sub-operation that has ended."""
         self.remaining = max(0, self.remaining - 1)
-        if status.category == "Success":
+        if status.code == SUCCESS:
             self.completed += 1
         elif status.category == "Warning":
             self.warning += 1
@@ -195,6 +196,7 @@ class _Progress:
     def __init__(self, call: Call, counts: SubOperations) -> None:
         self._call = call
         self._counts = counts
+        self._answer = _response(call, Outcome(Status(PENDING)))  # only its counts change
         self._interval = 0.0 if call.route is None else call.route.pending_interval
         self._told = time.monotonic()
 
@@ -206,16 +208,18 @@ class _Progress:
         self._call.association.pulse(None)
 
     def _pending(self) -> tuple[int, SubOperationsResponse]:
-        answer = _counted(self._call, Outcome(Status(PENDING)), self._counts, remaining=True)
-        return self._call.context.id, answer
+        _count(self._answer, self._counts, remaining=True)
+        return self._call.context.id, self._answer
 
     def tell(self) -> None:
         """Send the counts, unless the last ones were sent a moment ago."""
-        now = time.monotonic()
-        if now - self._told >= self._interval:
+        if self._interval:
+            now = time.monotonic()
+            if now - self._told < self._interval:
+                return
             self._told = now
-            # It is sent together with the next instance, or soon after.
-            self._call.association.send(*self._pending(), more=True)
+        # It is sent together with the next instance, or soon after.
+        self._call.association.send(*self._pending(), more=True)
 
 
 def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcome, SubOperations]:
@@ -292,7 +296,7 @@ def _sent(
         status = Status(SUB_OPERATIONS_FAILED, type(error).__name__)
     finally:
         instance.forget()
-    if status.category not in ("Success", "Warning"):
+    if status.code != SUCCESS and status.category != "Warning":
         logger.log(
             logging.WARNING if failed < _TOLD else logging.DEBUG,
             "%s from %s: %s failed: %s%s",
@@ -305,23 +309,25 @@ def _sent(
     return status
 
 
-def _counted(
-    call: Call, outcome: Outcome, counts: SubOperations, *, remaining: bool
-) -> SubOperationsResponse:
-    """Return a response with the counts; not every response has that of the remaining."""
+def _response(call: Call, outcome: Outcome) -> SubOperationsResponse:
     answer = response(call.command, outcome)
     assert isinstance(answer, SubOperationsResponse)
+    return answer
+
+
+def _count(answer: SubOperationsResponse, counts: SubOperations, *, remaining: bool) -> None:
+    """Set the counts of a response; not every response has that of the remaining."""
     answer.remaining = min(counts.remaining, 0xFFFF) if remaining else None
     answer.completed = min(counts.completed, 0xFFFF)
     answer.failed = min(counts.failed, 0xFFFF)
     answer.warning = min(counts.warning, 0xFFFF)
-    return answer
 
 
 def _finish(call: Call, outcome: Outcome, counts: SubOperations) -> Outcome:
     """Send the final response, listing the instances that failed; note the counts."""
     code = outcome.status.code
-    answer = _counted(call, outcome, counts, remaining=code == CANCEL)
+    answer = _response(call, outcome)
+    _count(answer, counts, remaining=code == CANCEL)
     data = None
     if counts.failed_instances and code != SUCCESS:
         data = encode(

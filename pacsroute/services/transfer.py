@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -77,7 +78,8 @@ def contexts_to_fetch(
     return [(one, tuple(syntaxes)) for one in classes]
 
 
-def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[str, ...]]]:
+@functools.lru_cache(maxsize=256)
+def contexts_for(sop_class: str, transfer_syntax: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the presentation contexts to propose for instances of a class.
 
     The syntax in which they are stored gets its own context, so that a peer that supports it
@@ -98,8 +100,8 @@ def contexts_for(sop_class: str, transfer_syntax: str) -> list[tuple[str, tuple[
             raise DataSetError(f"it has no {name} UID")
     others = tuple(uid for uid in CONVERTED[:2] if uid != transfer_syntax)
     if not can_convert(transfer_syntax, others[0]):
-        return [(sop_class, (transfer_syntax,))]
-    return [(sop_class, (transfer_syntax,)), (sop_class, others)]
+        return ((sop_class, (transfer_syntax,)),)
+    return ((sop_class, (transfer_syntax,)), (sop_class, others))
 
 
 def contexts_ahead(request: GetRequest) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -112,18 +114,22 @@ def contexts_ahead(request: GetRequest) -> Iterator[tuple[str, tuple[str, ...]]]
 
 
 def pick(
-    contexts: Collection[AcceptedContext], instance: Instance, *, as_acceptor: bool
+    contexts: Collection[AcceptedContext],
+    sop_class: str,
+    transfer_syntax: str,
+    *,
+    as_acceptor: bool,
 ) -> AcceptedContext:
-    """Return the context in which to send an instance.
+    """Return the context in which to send instances of a class.
 
     Parameters
     ----------
     contexts : collection of AcceptedContext
         The accepted contexts of the association.
-    instance : Instance
-        The instance to send.
+    sop_class, transfer_syntax : str
+        The UIDs of the instances.
     as_acceptor : bool
-        Whether it is sent to the requestor of the association, as in a C-GET; the requestor
+        Whether they are sent to the requestor of the association, as in a C-GET; the requestor
         must then have the SCP role.
 
     Raises
@@ -131,29 +137,33 @@ def pick(
     NotAccepted
         If there is no such context; the message says why.
     DataSetError
-        If the instance has no SOP class.
+        If they have no SOP class.
     """
-    if not instance.sop_class:
+    if not sop_class:
         raise DataSetError("it has no SOP Class UID")
     syntaxes = {
         context.transfer_syntax: context
         for context in contexts
-        if context.abstract_syntax == instance.sop_class
-        and (context.scp if as_acceptor else context.scu)
+        if context.abstract_syntax == sop_class and (context.scp if as_acceptor else context.scu)
     }
     if not syntaxes:
-        name = uids.name(instance.sop_class)
-        if as_acceptor and any(one.abstract_syntax == instance.sop_class for one in contexts):
+        name = uids.name(sop_class)
+        if as_acceptor and any(one.abstract_syntax == sop_class for one in contexts):
             raise NotAccepted(f"the peer did not select the SCP role for {name}")
         raise NotAccepted(f"the peer has not accepted {name}")
-    own = instance.transfer_syntax
-    for syntax in (own, *CONVERTED):
-        if syntax in syntaxes and can_convert(own, syntax):
+    for syntax in (transfer_syntax, *CONVERTED):
+        if syntax in syntaxes and can_convert(transfer_syntax, syntax):
             return syntaxes[syntax]
     raise NotAccepted(
-        f"the peer has accepted {uids.name(instance.sop_class)} in "
-        f"{', '.join(map(uids.name, syntaxes))} only, not in {uids.name(own)}"
+        f"the peer has accepted {uids.name(sop_class)} in "
+        f"{', '.join(map(uids.name, syntaxes))} only, not in {uids.name(transfer_syntax)}"
     )
+
+
+def picker(association: Carrier, *, as_acceptor: bool) -> Callable[[str, str], AcceptedContext]:
+    """Return `pick` for an association. It picks once for each kind of instances: there are few."""
+    contexts = association.contexts.values()
+    return functools.cache(functools.partial(pick, contexts, as_acceptor=as_acceptor))
 
 
 def send(
@@ -200,18 +210,23 @@ def send(
     AssociationError
         If the association ends otherwise.
     """
-    if not instance.sop_instance:
+    sop_instance = instance.sop_instance
+    if not sop_instance:
         raise DataSetError("it has no SOP Instance UID")
     command = CStoreRQ(
         message_id=message_id,
         affected_sop_class=instance.sop_class,
-        affected_sop_instance=instance.sop_instance,
+        affected_sop_instance=sop_instance,
         priority=priority,
     )
     if originator is not None:
         command.move_originator_ae, command.move_originator_message_id = originator
-    with instance.open_as(context.transfer_syntax, wanted=wanted) as file:
-        association.send(context.id, command, file)
+    data = instance.data_as(context.transfer_syntax, wanted=wanted)
+    if isinstance(data, memoryview):
+        association.send(context.id, command, data)
+    else:
+        with data:
+            association.send(context.id, command, data)
     if meanwhile is not None:
         meanwhile()
     message = wait(command) if wait else association.receive(response_to=message_id)

@@ -1,4 +1,4 @@
-"""Values that could not be returned later."""
+"""Values that could not be given back once they are kept."""
 
 import json
 
