@@ -119,7 +119,7 @@ def _data_set(
             except (DataSetError, UnicodeEncodeError):
                 raise
             except (TypeError, ValueError, ArithmeticError, LookupError, struct.error):
-                raise DataSetError(f"({key[:4]},{key[4:]}): not a value of its VR") from None
+                raise DataSetError(f"({key[:4]},{key[4:]}): invalid for the VR") from None
     return found
 
 

@@ -150,7 +150,7 @@ def _value(value: bytes, element: Element, transfer_syntax: str) -> dict[str, in
     if not text:
         return {}
     if not text.lstrip("+").isdecimal() or int(text) < 1:
-        raise DataSetError("its Number of Frames is not a number of frames")
+        raise DataSetError("its Number of Frames is invalid")
     return {"number_of_frames": int(text)}
 
 

@@ -40,7 +40,7 @@ def without_misfits(encoder: RowEncoder, row: Any, request: Request, told: set[s
     if news:
         told.update(news)
         logger.warning(
-            "%s from %s: answered without %s: not a value of its VR",
+            "%s from %s: answered without %s: invalid for the VR",
             name_of(request.command),
             ascii(request.calling_ae)[1:-1],
             ", ".join(news),

@@ -118,7 +118,7 @@ class Connection:
     def hand_over(self, fragment: memoryview) -> memoryview | None:
         """Give up the buffer of a fragment to the caller.
 
-        The caller gives it to `pacsroute.upper_layer.buffers` when nothing of it is needed.
+        The caller gives it to `pacsroute.upper_layer.buffers` when none of it is needed.
 
         Parameters
         ----------

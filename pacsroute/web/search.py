@@ -166,7 +166,7 @@ def _encoded(encoder: RowEncoder, row: Any) -> bytes:
         return encoder.encode(row)[0]
     except Exception:  # noqa: BLE001 - pydicom may raise any exception for a Dataset
         data, lost = encoder.encode_what_fits(row)
-        logger.warning("QIDO-RS: a match goes without %s: not a value of its VR", ", ".join(lost))
+        logger.warning("QIDO-RS: a match is sent without %s: invalid for the VR", ", ".join(lost))
         return data
 
 

@@ -182,7 +182,7 @@ def test_sighup_with_a_broken_app_changes_nothing(two, folder):
 def test_sighup_with_a_lifespan_that_fails_changes_nothing(two, folder):
     (folder / "app.py").write_text(APP.replace("    yield\n", "    1 / 0\n    yield\n", 1))
     two.signal(signal.SIGHUP)
-    two.until("the old ones go on")
+    two.until("the old ones keep serving")
     with Peer(two.number) as peer:
         assert peer.who()[1] in two.pids
         peer.release()

@@ -73,7 +73,7 @@ def test_a_value_that_cannot_be_written_costs_its_key(row, lost, caplog):
     kept = row.keys() - {lost} if isinstance(row, dict) else {"PatientName"}
     assert all(keyword in found[1] for keyword in kept)
     (line,) = caplog.messages
-    assert line == f"C-FIND from RAW: answered without {lost}: not a value of its VR"
+    assert line == f"C-FIND from RAW: answered without {lost}: invalid for the VR"
 
 
 def test_a_value_in_an_item_costs_the_key_of_the_item():

@@ -520,5 +520,5 @@ def test_n_get_leaves_out_what_cannot_be_written(asked, caplog):
     assert reply.status.code == 0x0107
     assert dict(reply.dataset.to_json_dict()).keys() == {"00100020"}
     (why, answered) = caplog.messages
-    assert why == "N-GET from TEST: answered without PatientSize: not a value of its VR"
+    assert why == "N-GET from TEST: answered without PatientSize: invalid for the VR"
     assert answered.startswith("TEST N-GET 0x0107")

@@ -293,5 +293,5 @@ _without_app = Decoders()
 
 
 def decoders() -> Decoders:
-    """Return the decoders of the app that serves in this process; without one, some of its own."""
+    """Return the decoders of the app that serves in this process; without one, separate ones."""
     return _serving[-1] if _serving else _without_app
