@@ -60,13 +60,13 @@ class Issuers:
 
 
 _CONFLICTS = {
-    "refuse": "is refused with 0x0111 and kept aside",
-    "replace": "takes its place within the same patient and study, and is refused with 0x0111 "
-    "otherwise",
-    "keep-both": "is kept beside it",
+    "refuse": "is refused with 0x0111 and put into quarantine",
+    "replace": "replaces it within the same patient and study, and is otherwise refused with "
+    "0x0111",
+    "keep-both": "is stored beside it",
 }
 _MISMATCHES = {
-    "quarantine": "is kept aside, and its sender gets the warning 0xB000",
+    "quarantine": "is put into quarantine, and its sender gets the warning 0xB000",
     "refuse": "is refused with 0xC000",
     "accept": "is stored",
 }
@@ -75,12 +75,12 @@ _MISMATCHES = {
 def consideration(name: str, conflict: str, mismatch: str) -> str:
     """Return the text about an archive for the conformance statement (PS3.2 §N.5.6)."""
     return (
-        f"What is stored in the archive {name!r} is found by queries, sent by retrievals and "
-        "committed to from then on. The same content again, in any transfer syntax, is answered "
-        "with Success and changes nothing. Other content with a known SOP Instance UID "
+        f"Instances in the archive {name!r} can be queried, retrieved and committed to as soon as "
+        "they are stored. The same content again, in any transfer syntax, is answered with "
+        "Success and changes nothing. Different content with a known SOP Instance UID "
         f"{_CONFLICTS[conflict]}. An instance whose patient is not that of its study "
         f"{_MISMATCHES[mismatch]}. A patient is a Patient ID with its Issuer of Patient ID; a "
-        "retrieval by an ID of several issuers is refused with 0xA900. What was deleted is refused "
-        "with 0xC000. Patients are not merged and studies are not split, neither by HL7 nor "
-        "otherwise."
+        "retrieval by an ID of several issuers is refused with 0xA900. A deleted instance is "
+        "refused with 0xC000. Patients are not merged and studies are not split, neither by HL7 "
+        "nor otherwise."
     )

@@ -21,8 +21,8 @@ def sections(facts: Facts) -> dict[str, str]:
     """Return the bodies of sections 6, 7.1 and 7.2 by their numbers."""
     config = facts.app.config
     return {
-        "6": "The settings are changed in a file, by environment variables or by options of the "
-        "command line, and are in force after a restart.",
+        "6": "Settings are changed in a file, by environment variables or by options of the "
+        "command line, and take effect after a restart.",
         "6.1": table(
             ["Parameter", "Configurable", "Value", "Comment"],
             [
@@ -35,7 +35,7 @@ def sections(facts: Facts) -> dict[str, str]:
         "7.1": "",
         "7.1.1": text(
             _parameters(facts),
-            "One application context and one set of parameters hold for all AEs.",
+            "All AEs have the same application context and the same parameters.",
             _negotiation(facts),
         ),
         "7.2": _entities(facts),
@@ -59,10 +59,10 @@ def _value(config: Config, name: str) -> str:
 
 def _destinations(facts: Facts) -> str:
     if not facts.answers("move"):
-        return "Single services cannot be configured."
+        return "Individual services cannot be configured."
     return text(
-        "The AE title, host name or IP address and TCP port of each C-MOVE destination has to be "
-        "known here.",
+        "The AE title, host name or IP address, and TCP port of each C-MOVE destination must be "
+        "configured.",
         blank("how destinations are configured"),
     )
 
@@ -87,7 +87,7 @@ def _parameters(facts: Facts) -> str:
             ["Idle Timeout", f"{config.idle_timeout:g} s without a message"],
             ["Network Timeout", f"{config.network_timeout:g} s without a byte within a message"],
             [
-                "Least rate of a message",
+                "Minimum rate of a message",
                 f"{config.min_rate:,} bytes/s, over {config.network_timeout:g} s",
             ],
             ["Associations accepted at the same time", f"{config.max_associations:,}"],
@@ -118,14 +118,14 @@ def _negotiation(facts: Facts) -> str:
             [
                 "SCP/SCU Role Selection",
                 "D.3.3.4",
-                "Yes: a role is granted where the tables of section 7.2 have it",
+                "Yes: a role is granted if it is in the tables of section 7.2",
             ],
             ["SOP Class Extended Negotiation", "D.3.3.5", _extended(facts)],
             [
                 "SOP Class Common Extended Negotiation",
                 "D.3.3.6",
-                "Yes, as acceptor: a class that is not known is accepted as one of the related "
-                "general SOP Classes that its requestor names",
+                "Yes, as acceptor: an unknown SOP Class is accepted as one of the related general "
+                "SOP Classes that the requestor names",
             ],
             ["User Identity", "D.3.3.7", "See section 8.5"],
         ],
@@ -161,15 +161,15 @@ def _entities(facts: Facts) -> str:
 def _sequence(facts: Facts, entity: Entity) -> str:
     window = facts.app.config.outstanding
     parts = [
-        "Requests are answered in the order in which they come on an association."
+        "Requests are answered in the order in which they arrive on an association."
         if window == 1
-        else f"Up to {window} requests of an association are answered at the same time, where that "
-        "was negotiated; else one after the other."
+        else f"Up to {window} requests of an association are answered at the same time if that was "
+        "negotiated, and otherwise one after the other."
     ]
     if entity.answers("get") or entity.answers("move"):
         parts.append(
-            "The sub-operations of a C-GET or C-MOVE come one after the other, before its final "
-            "response."
+            "The sub-operations of a C-GET or C-MOVE are performed one after the other, before its "
+            "final response."
         )
     return text(" ".join(parts), blank("what happens in the product before, between and after"))
 
@@ -179,18 +179,18 @@ def _initiation(entity: Entity) -> str:
     if entity.answers("move"):
         converted = ", ".join(uids.name(uid) for uid in CONVERTED[:2])
         parts += [
-            "For a C-MOVE, it requests an association with the move destination, once the first "
-            "instance is there; calling is the AE title that the C-MOVE has called. It is released "
-            "after the last sub-operation. An instance whose presentation contexts are missing, "
-            "and an association that breaks, make it request another; where one breaks before an "
-            "instance has arrived, the remaining sub-operations fail.",
+            "For a C-MOVE, it requests an association with the move destination when the first "
+            "instance is ready. The calling AE title is the called AE title of the C-MOVE. The "
+            "association is released after the last sub-operation. If it is lost, or an instance "
+            "needs presentation contexts that it does not have, another association is requested. "
+            "If one is lost before an instance has arrived, the remaining sub-operations fail.",
             table(
                 ["Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "Extended Negotiation"],
                 [
                     [
                         "Each storage class of the instances",
                         "theirs",
-                        f"one context with that of the instance; another with {converted}, where "
+                        f"one context with that of the instance; another with {converted}, if "
                         "it can be transcoded",
                         "SCU",
                         "None",
@@ -202,7 +202,7 @@ def _initiation(entity: Entity) -> str:
     if reporting:
         syntaxes = ", ".join(uids.name(uid) for uid in CONVERTED[:2])
         parts += [
-            "Where an event is not reported on the association of the request, it requests an "
+            "If an event is not reported on the association of the request, it requests an "
             "association with the peer that must receive it:",
             table(
                 ["Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "Extended Negotiation"],
@@ -212,7 +212,7 @@ def _initiation(entity: Entity) -> str:
                 ],
             ),
         ]
-    parts.append(blank("the associations that the product requests else, or that there are none"))
+    parts.append(blank("other associations that the product requests, or that there are none"))
     return text(*parts)
 
 
@@ -250,17 +250,17 @@ def _acceptance(facts: Facts, entity: Entity) -> str:
         )
     hooked = any(scope.hooks["before_association"] for scope in entity.scopes)
     return text(
-        "It accepts associations as section 8.7.2 says. Each presentation context is judged by "
-        "itself; an association with none accepted is accepted all the same. The same abstract "
-        "syntax may be proposed several times. Of contexts with the same ID, the first that is "
-        "accepted has it.",
+        "It accepts associations as described in section 8.7.2. Each presentation context is "
+        "negotiated separately; an association is accepted even if none of its contexts is. The "
+        "same abstract syntax may be proposed several times. If several contexts have the same ID, "
+        "the first accepted one is used.",
         table(
             ["Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "Extended Negotiation"], lines
         ),
-        "The sets of transfer syntaxes are those of Table 1-2 (section 1.1). A role is that of "
+        "The sets of transfer syntaxes are those of Table 1-2 (section 1.1). Roles are those of "
         f"{entity.title}; SCU needs role selection by the peer"
         + (", but not for a C-GET." if facts.app.config.get_without_role else "."),
-        blank("what the product's own rules refuse before an association") if hooked else "",
+        blank("the associations that the product's own rules refuse") if hooked else "",
     )
 
 

@@ -15,12 +15,15 @@ from pacsroute.framework.routes import name_of
 _SOP_CLASSES = ("SOP Class", "UID", "Transfer Syntaxes", "SCU", "SCP", "AE")
 
 _TERMS = (
-    ("Application Entity (AE)", "An end point of DICOM communication, known by its AE title."),
-    ("Association", "A connection of two AEs on which they have agreed what to exchange."),
-    ("Presentation Context", "A SOP Class and the transfer syntax agreed for it."),
-    ("SOP Class", "A kind of object together with what may be asked of it."),
-    ("SCU, SCP", "The user of a service, who asks; the provider of it, who answers."),
-    ("Transfer Syntax", "How a data set is encoded and, maybe, compressed."),
+    ("Application Entity (AE)", "An endpoint of DICOM communication, identified by its AE title."),
+    ("Association", "A connection between two AEs, which have agreed on the services to use."),
+    (
+        "Presentation Context",
+        "A SOP Class and the transfer syntax agreed for it on an association.",
+    ),
+    ("SOP Class", "A type of object, and the operations on it."),
+    ("SCU, SCP", "The user of a service, which sends requests; its provider, which answers them."),
+    ("Transfer Syntax", "The encoding of a data set, with its compression, if any."),
 )
 _ABBREVIATIONS = (
     ("AE", "Application Entity"),
@@ -49,8 +52,9 @@ def cover(facts: Facts, date: str | None) -> str:
     return text(
         f"# DICOM Conformance Statement: {facts.app.ae_title}",
         table(["", ""], rows),
-        "This statement is generated from what the DICOM software is configured to do. N/A marks "
-        "what it has no part in. If the product does that by other means, say so there.",
+        "This statement is generated from the configuration of the DICOM software. N/A marks "
+        "sections that do not apply to this software. If the product provides such a function by "
+        "other means, describe it there.",
     )
 
 
@@ -60,7 +64,7 @@ def sections(facts: Facts) -> dict[str, str]:
         "1": _summary(facts),
         "1.1": _content(facts),
         "1.2": "The sections below list the SOP Classes of each kind of service. A set of "
-        "transfer syntaxes is one of those at the end of section 1.1.",
+        "transfer syntaxes is one of Table 1-2 (section 1.1).",
         "1.2.1": _services(facts, [kinds.VERIFICATION]),
         "1.2.2": _storage_services(facts),
         "1.2.3": _services(
@@ -69,16 +73,16 @@ def sections(facts: Facts) -> dict[str, str]:
         ),
         "1.2.4": _services(facts, [kinds.QUERY]),
         "1.2.5": _services(facts, [kinds.PRINT]),
-        "1.7": "These defined terms are understood: " + ", ".join(charsets.SUPPORTED) + ". "
-        "Section 5.7 says what is done with them.",
+        "1.7": "The supported Defined Terms are: " + ", ".join(charsets.SUPPORTED) + ". "
+        "Section 5.7 describes their use.",
         "3": "",
         "3.1": table(
             ["Revision", "Date", "Description"], [[blank("number"), blank("date"), blank("text")]]
         ),
-        "3.2": "Those who connect this product with others: integration engineers and "
-        "administrators of hospitals and vendors. They are expected to know DICOM.",
-        "3.3": "Two conformance statements that agree are where integration begins, not where "
-        "it ends: test the connection of the products with the data that they will exchange.",
+        "3.2": "This document is for the engineers and administrators of hospitals and vendors who "
+        "connect this product with others. Knowledge of DICOM is assumed.",
+        "3.3": "Matching conformance statements do not guarantee that two products work together: "
+        "test their connection with the data that they will exchange.",
         "3.4": table(["Term", "Meaning"], _TERMS),
         "3.5": table(["Abbreviation", "Meaning"], _ABBREVIATIONS),
         "3.6": "NEMA PS3 / ISO 12052, Digital Imaging and Communications in Medicine (DICOM) "
@@ -98,9 +102,9 @@ def _summary(facts: Facts) -> str:
     titles = ", ".join(entity.title for entity in facts.entities)
     many = len(facts.entities) > 1
     return text(
-        blank("what the product is for, in a paragraph"),
-        f"On the network it is {'the application entities' if many else 'the application entity'} "
-        f"{titles}. What follows is taken from its configuration: SOP Classes and transfer "
+        blank("the purpose of the product, in a paragraph"),
+        f"On the network, it is {'the application entities' if many else 'the application entity'} "
+        f"{titles}. The following is taken from its configuration: the SOP Classes and transfer "
         "syntaxes are exactly those that it accepts.",
     )
 
@@ -169,13 +173,14 @@ def _content(facts: Facts) -> str:
         if entity.answers("move") and not any(o.service == kinds.STORAGE for o in entity.offers)
     ]
     if movers:
-        name = "Every storage class of which instances are kept"
+        name = "Every storage class of the stored instances"
         found.append([name, "-", "as stored", f"{YES} (C-MOVE)", NO, ", ".join(movers)])
     storage = ""
     if found:
         storage = text(
-            "Table 1-1: the Storage SOP Classes. As SCU, the product sends what a C-GET or C-MOVE "
-            "asks for: on the association of the C-GET, or to the destination of the C-MOVE.",
+            "Table 1-1: the Storage SOP Classes. As SCU, the product sends the instances that a "
+            "C-GET or C-MOVE requests: on the association of the C-GET, or to the destination of "
+            "the C-MOVE.",
             table(_SOP_CLASSES, found),
             blank("which of these classes the product creates, and which it displays"),
         )
@@ -189,19 +194,19 @@ def _sets(facts: Facts) -> str:
     for syntaxes, name in facts.sets.items():
         lines += [[name, uids.name(uid), uid] for uid in syntaxes.uids]
         if syntaxes.unknown:
-            lines.append([name, "Every other transfer syntax, private ones too", "any other"])
+            lines.append([name, "Every other transfer syntax, including private ones", "any other"])
     parts.append(table(["Set", "Transfer Syntax", "UID"], lines))
     ours = [name for syntaxes, name in facts.sets.items() if syntaxes.ours]
     peers = [name for name in facts.sets.values() if name not in ours]
     if peers:
         parts.append(
-            f"Of what a peer proposes for a presentation context, the first that is in the set is "
-            f"accepted ({', '.join(peers)})."
+            f"Of the transfer syntaxes that a peer proposes for a presentation context, the first "
+            f"one that is in the set is accepted ({', '.join(peers)})."
         )
     if ours:
         parts.append(
-            f"Of what a peer proposes, the one that stands first in the table is accepted "
-            f"({', '.join(ours)})."
+            f"Of the transfer syntaxes that a peer proposes, the one that is first in the table is "
+            f"accepted ({', '.join(ours)})."
         )
     return text(*parts)
 
@@ -224,9 +229,9 @@ def _data_flow(facts: Facts) -> str:
     for number, entity in enumerate(facts.entities, 1):
         parts += [
             heading(f"4.1.{number}", f"Functional Definition of {entity.title}"),
-            f"{entity.title} waits for associations and answers {', '.join(_commands(entity))}.",
+            f"{entity.title} accepts associations and answers {', '.join(_commands(entity))}.",
             _titles(facts, entity),
-            blank("what it does in the product"),
+            blank("its function in the product"),
         ]
     return text(*parts)
 
@@ -239,12 +244,11 @@ def _commands(entity: Entity) -> list[str]:
 def _titles(facts: Facts, entity: Entity) -> str:
     config = facts.app.config
     if entity.title != facts.app.ae_title:
-        return "It is reached by its own AE title only."
+        return "It accepts its own AE title only."
     if config.require_called_ae:
         also = [title for title in config.called_ae_titles if title != entity.title]
-        return f"It is called {', '.join([entity.title, *also])}; other called AE titles are " + (
-            "rejected."
-        )
+        accepted = ", ".join([entity.title, *also])
+        return f"It accepts the called AE titles {accepted}, and rejects all others."
     if len(facts.entities) > 1:
-        return "It also answers every called AE title that is not listed here."
-    return "It answers every called AE title."
+        return "It also accepts every called AE title that is not listed here."
+    return "It accepts every called AE title."

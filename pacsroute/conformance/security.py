@@ -18,8 +18,8 @@ def sections(facts: Facts) -> dict[str, str]:
     return {
         **({"6.6": _syslog()} if facts.app.auditors else {}),
         "8": "",
-        "8.1": blank("in which network the product is meant to be, and what protects it there"),
-        "8.2": "TCP/IP, over IPv4 or IPv6. Host names are resolved as the operating system does. "
+        "8.1": blank("the network for which the product is intended, and its protection there"),
+        "8.2": "TCP/IP, over IPv4 or IPv6. The operating system resolves host names. "
         "No other network service is required.",
         "8.3": _ports(config),
         "8.4": "",
@@ -30,8 +30,8 @@ def sections(facts: Facts) -> dict[str, str]:
         "8.7": "",
         "8.7.2": _network(config),
         "8.7.3": text(
-            "What is logged has AE titles, addresses and UIDs, and no values of data sets. "
-            "Lengths, nesting and numbers are bounded as section 6.1 says.",
+            "The log contains AE titles, addresses and UIDs, but no values of data sets. "
+            "Section 6.1 lists the limits of lengths, nesting and numbers.",
             _audit(facts),
         ),
     }
@@ -62,7 +62,7 @@ _PROFILES = {
 }
 _CLIENT_CERTIFICATES = {
     "none": "Clients are not asked for a certificate.",
-    "optional": "Clients may have a certificate; one that is there has to be valid.",
+    "optional": "A client need not send a certificate, but one that is sent must be valid.",
     "required": "Clients without a valid certificate are refused.",
 }
 
@@ -71,8 +71,8 @@ def _transport(config: Config) -> str:
     asked = config.tls_client_certificate or ("required" if config.tls_ca else "none")
     return text(
         table(["Profile", "Defined in", "Support"], [[*_PROFILES[config.tls_profile], "acceptor"]]),
-        f"TLS 1.2 and 1.3 are spoken, nothing older. {_CLIENT_CERTIFICATES[asked]} Revocation is "
-        "not looked up.",
+        f"Only TLS 1.2 and 1.3 are supported. {_CLIENT_CERTIFICATES[asked]} Revocation is not "
+        "checked.",
         blank("key lengths and issuer of the certificate, and how certificates are exchanged"),
     )
 
@@ -80,7 +80,7 @@ def _transport(config: Config) -> str:
 def _ciphers(config: Config) -> str:
     context = TLS(profile=config.tls_profile).client()  # type: ignore[arg-type]
     suites = ", ".join(sorted(cipher["name"] for cipher in context.get_ciphers()))
-    return f"Cipher suites, as OpenSSL calls them: {suites}."
+    return f"Cipher suites, by their names in OpenSSL: {suites}."
 
 
 def _identities(facts: Facts, asking: list[str]) -> str:
@@ -91,8 +91,8 @@ def _identities(facts: Facts, asking: list[str]) -> str:
         )
     others = [entity.title for entity in facts.entities if entity.title not in asking]
     return text(
-        f"User identities are asked for by {', '.join(asking)}; peers that are not known are "
-        "rejected. A server response is sent if the peer has asked for it.",
+        f"User identities are checked by {', '.join(asking)}; unknown users are rejected. A server "
+        "response is sent if the peer has requested it.",
         f"They are ignored by {', '.join(others)}." if others else "",
         table(
             ["Type", "Identity", "Support"],

@@ -11,25 +11,25 @@ from pacsroute.framework.routes import name_of
 from pacsroute.instances.convert import can_convert
 
 _QUERY_CONDUCT = (
-    "A key that is asked for and not supported is left out of the responses, which are Pending "
-    "with warning (FF01) then; group lengths are ignored. A C-CANCEL is looked for between "
-    "responses, and answered with FE00. Priority is ignored."
+    "Responses omit requested keys that are not supported, and then have the status Pending with "
+    "warning (FF01). Group lengths are ignored. Between responses, the product looks for a "
+    "C-CANCEL, and answers it with FE00. Priority is ignored."
 )
 _LEVELS = "Responses have the Query/Retrieve Level of the request, and the Retrieve AE Title."
 _UNIQUE_KEYS = (
-    "The unique key of the level has to have a value, or a list of them, without wildcards; a "
-    "request for the whole archive is refused (A900). A level may be spelt as in IMAGES or Study."
+    "The unique key of the level must have a value, or a list of values, without wildcards; "
+    "otherwise the request is refused (A900). A level may also be spelt like IMAGES or Study."
 )
 _RETRIEVE_CONDUCT = (
-    "Failed instances are listed in the final response. A C-CANCEL is looked for between "
-    "sub-operations, and answered with FE00. Priority is passed on to the sub-operations, and "
-    "ignored otherwise. An instance goes in the transfer syntax in which it is kept if that was "
-    "accepted; else as section 5.2.5.1.1 says."
+    "The final response lists the failed instances. Between sub-operations, the product looks for "
+    "a C-CANCEL, and answers it with FE00. Priority is passed on to the sub-operations, and "
+    "otherwise ignored. An instance is sent in its stored transfer syntax if the receiver has "
+    "accepted that, and is otherwise transcoded as in section 5.2.5.1.1."
 )
 _MOVE_CONDUCT = (
-    "The move destination is looked up by its AE title; an unknown one is A801. Instances "
-    "go there on an association of their own, from the AE title that was called, with the Move "
-    "Originator AE Title and Message ID."
+    "The move destination is looked up by its AE title; an unknown one is answered with A801. "
+    "Instances are sent to it on a separate association, whose calling AE title is the called AE "
+    "title of the C-MOVE, with the Move Originator AE Title and Message ID."
 )
 
 
@@ -40,7 +40,7 @@ def sections(facts: Facts) -> dict[str, str]:
         "5.1": _mapping(facts),
         "5.2": text(
             "Every AE answers a C-ECHO.",
-            "The requests below are handed to the product when this layer has checked them.",
+            "The DICOM software checks the requests below before it passes them to the product.",
         ),
         **_storage(facts),
         "5.6": text(*facts.app.considered()) or blank("how the services depend on each other"),
@@ -99,20 +99,20 @@ def _conduct(entity: Entity, offer: Offer) -> str:
         parts.append(_MOVE_CONDUCT)
     if "get" in offer.commands:
         parts.append(
-            "The peer has to propose the Storage SOP Classes that it wants on the association of "
-            "the C-GET, with the SCP role for them."
+            "On the association of the C-GET, the peer must propose the Storage SOP Classes that "
+            "it wants, with the SCP role."
         )
     if any(command.startswith("n_") for command in offer.commands):
-        parts.append(blank("the attributes that are used, and what is done with them"))
+        parts.append(blank("the attributes that are used, and how"))
     if offer.service == kinds.COMMITMENT and offer.scp:
         parts += [
-            "The outcome is reported by N-EVENT-REPORT, on the association of the request after "
+            "The result is reported by N-EVENT-REPORT, on the association of the request after "
             "its response, or on a new one: see section 7.2.",
-            blank("which of the two, when, how often it is tried, and the failure reasons used"),
+            blank("which of the two, when, how often it is retried, and the failure reasons used"),
         ]
     if offer.extended:
         says = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in offer.extended)
-        parts.append(f"In extended negotiation it says: {says}.")
+        parts.append(f"Its answer to extended negotiation is: {says}.")
     return text(*parts)
 
 
@@ -133,12 +133,12 @@ def _pending(entity: Entity, offer: Offer) -> str:
     for route in entity.routes:
         if route.covers(offer.sop_class) and route.pending_interval:
             return (
-                f"A Pending response with the counts follows a sub-operation every "
-                f"{route.pending_interval:g} s, and one a second while none ends."
+                f"A Pending response with the counts is sent after a sub-operation, but at most "
+                f"every {route.pending_interval:g} s; while none ends, one is sent each second."
             )
     return (
-        "A Pending response with the counts follows each sub-operation, and one a second while "
-        "none ends."
+        "A Pending response with the counts is sent after each sub-operation; while none ends, one "
+        "is sent each second."
     )
 
 
@@ -152,8 +152,8 @@ def _storage(facts: Facts) -> dict[str, str]:
     if senders:
         found["5.2.5.1"] = (
             f"Instances are sent by {', '.join(senders)} as sub-operations of C-GET and "
-            "C-MOVE (section 5.2.7), one after the other. A response with a failure makes that "
-            "sub-operation a failed one; it is not tried again."
+            "C-MOVE (section 5.2.7), one after the other. If the response is a failure, the "
+            "sub-operation has failed; it is not tried again."
         )
         found["5.2.5.1.1"] = _transcoding()
     if keepers:
@@ -172,11 +172,11 @@ def _transcoding() -> str:
     kept = [(uids.name(uid), YES) for uid in targets]
     return text(
         table(
-            ["Kept as", *names],
+            ["Stored as", *names],
             [
                 *([name, *[yes] * len(names)] for name, yes in kept),
-                ["Any other standard transfer syntax", *["Y, if a decoder is there"] * len(names)],
-                ["Video, and pixels that are elsewhere (JPIP)", *[NO] * len(names)],
+                ["Any other standard transfer syntax", *["Y, with a decoder"] * len(names)],
+                ["Video, and pixel data from a pixel data provider (JPIP)", *[NO] * len(names)],
                 ["A private transfer syntax", *[NO] * len(names)],
             ],
         ),
@@ -208,19 +208,19 @@ def _keeping(facts: Facts, keepers: list[Entity]) -> str:
         table(
             ["AE", "Level of Conformance", "Level of Digital Signature Support", "Coercion"], lines
         ),
-        "An instance is handed to the product as the bytes that were received: nothing in it is "
-        "coerced, converted or left out on the way. It is refused without further checks "
-        "if its SOP Class UID or SOP Instance UID differs from that of the request, or if it is "
+        "The product gets each instance as the bytes that were received: nothing in it is coerced, "
+        "converted or left out before. An instance is refused without further checks if its SOP "
+        "Class UID or SOP Instance UID differs from that of the request, or if it is "
         f"longer than {config.max_dataset_length:,} bytes. Instances of private SOP Classes and in "
         "private transfer syntaxes are treated like all others.",
-        blank("how long instances are kept, what becomes of duplicates, what is changed in them"),
+        blank("how long instances are kept, how duplicates are treated, and what is changed"),
     )
 
 
 def _sets_of_their_own(facts: Facts) -> list[str]:
     """Return a sentence for each route that has its own character set."""
     return [
-        f"Where {route.calling_ae or 'an AE'} calls {route.called_ae or facts.app.ae_title} for "
+        f"If {route.calling_ae or 'an AE'} calls {route.called_ae or facts.app.ae_title} for "
         f"{uids.name(route.sop_class) if route.sop_class else 'Query/Retrieve'}, that set is "
         f"{route.charset}."
         for route in facts.app.routes
@@ -233,7 +233,7 @@ def _undeclared(facts: Facts) -> list[str]:
     sets = []
     for chosen in facts.app.config.default_charset:
         title, is_of_one, term = chosen.rpartition("=")
-        sets.append((term or "ISO_IR 6") + (f" where they come from {title}" if is_of_one else ""))
+        sets.append((term or "ISO_IR 6") + (f" if they come from {title}" if is_of_one else ""))
     return [f"Data sets without one are read as {', '.join(sets)}."] if sets else []
 
 
@@ -243,14 +243,12 @@ def _character_sets(facts: Facts) -> str:
         f"{chosen}, as configured" if chosen else "the Specific Character Set of the request"
     )
     return text(
-        "Requests may have any character set of section 1.7, with or without code extensions; one "
-        "that is missing, misspelt or wrong does not make a request fail.",
+        "Requests may have any character set of section 1.7, with or without code extensions; a "
+        "missing, misspelt or wrong one does not make a request fail.",
         *_undeclared(facts),
-        f"Responses without a character outside of ISO_IR 6 have no Specific Character Set. Others "
-        f"are encoded in {preferred}, or as ISO_IR 192 where that set has not all of their "
-        "characters.",
+        f"Responses with characters of ISO_IR 6 only have no Specific Character Set. Others are "
+        f"encoded in {preferred}, or in ISO_IR 192 if that set lacks some of their characters.",
         *_sets_of_their_own(facts),
-        "Instances that are stored and sent are not converted, except where section 5.2.5.1.1 "
-        "says so; their character set remains what it was.",
+        "Instances that are stored and sent keep their character set.",
         blank("how person names are matched, and what a user interface shows"),
     )

@@ -29,8 +29,8 @@ def sections(facts: Facts) -> dict[str, str]:
         "7.3.1": _failures(facts),
         "7.3.2": text(
             "These codes are returned by the DICOM software itself. A failure may have a comment "
-            "that says what is wrong, without patient data. A message with a command that does not "
-            "exist is answered with 0211.",
+            "that says what is wrong, without patient data. An unknown command is answered with "
+            "0211.",
             "C-ECHO:",
             _codes("echo"),
         ),
@@ -90,8 +90,8 @@ def _fields(command: str, code: int) -> str:
 def _failures(facts: Facts) -> str:
     config = facts.app.config
     rejections = [
-        ("1", "1", "2", "the application context name is not the one of DICOM"),
-        ("1", "2", "2", "the peer has no protocol version 1"),
+        ("1", "1", "2", "the application context name is not that of DICOM"),
+        ("1", "2", "2", "the peer does not support protocol version 1"),
         ("2", "3", "2", "too many associations, or presentation contexts"),
     ]
     if config.allow:
@@ -101,7 +101,7 @@ def _failures(facts: Facts) -> str:
     if any(entity.authenticates for entity in facts.entities):
         rejections += [
             ("1", "2", "1", "the user identity is missing or refused"),
-            ("2", "2", "1", "the user identity could not be judged"),
+            ("2", "2", "1", "the user identity could not be checked"),
         ]
     hooked = any(s.hooks["before_association"] for e in facts.entities for s in e.scopes)
     return text(
@@ -116,14 +116,14 @@ def _failures(facts: Facts) -> str:
                 ["0", "0", "a timeout of section 7.1.1 has passed, or the product stops"],
                 ["0", "0", "an instance could not be read to its end while it was being sent"],
                 ["2", "1", "a PDU of an unknown type"],
-                ["2", "2", "a PDU that is not expected now"],
+                ["2", "2", "an unexpected PDU"],
                 ["2", "5", "a message on a presentation context that was not accepted"],
-                ["2", "6", "a PDU that is too long, or has a value that is not possible"],
+                ["2", "6", "a PDU that is too long, or has an invalid value"],
                 ["2", "0", "other errors in messages, and failures of the product"],
             ],
         ),
-        "A connection that is lost, or an association that is aborted, ends the requests under "
-        f"way on it. A product that is stopped accepts no more associations, gives the running "
-        f"ones {config.grace:g} s to end, and aborts the rest.",
+        "When a connection is lost or an association is aborted, its requests end. When the "
+        "product stops, it accepts no more associations, gives the open ones "
+        f"{config.grace:g} s to finish, and aborts the rest.",
         blank("what the product does when a request or association has failed"),
     )

@@ -7,26 +7,26 @@ from pacsroute.conformance.markdown import table, text
 from pacsroute.framework.resources import resources
 
 _STATUSES = [
-    ["200", "Success; of a search without results, too, with an empty list"],
+    ["200", "Success; a search without results has an empty list"],
     ["201", "A work item or subscription was created"],
-    ["202", "Some instances were not stored, or with a warning; a cancellation was requested"],
+    ["202", "Some instances were not stored, or have a warning; a cancellation was requested"],
     ["204", "A search in XML without results"],
-    ["206", "A part that was asked for with Range; metadata without those that cannot be read"],
+    ["206", "The part that Range requests; metadata without the instances that cannot be read"],
     ["304", "The client has it already"],
-    ["400", "A parameter, path or body that is not one; the handler's 0xA9xx"],
-    ["401, 403", "Who asks may not, or has not said who they are; 0x0124 of a search or store"],
+    ["400", "An invalid parameter, path or body; the handler's 0xA9xx"],
+    ["401, 403", "The user is not authenticated, or not authorized; 0x0124 of a search or store"],
     [
         "404",
         "The server has nothing for this path, or the user may not see it: 0x0124 of a retrieval",
     ],
-    ["405", "Not a method of this resource; Allow names those"],
-    ["406", "Not in a media type or transfer syntax that is accepted"],
+    ["405", "The resource does not have this method; Allow lists its methods"],
+    ["406", "Not available in an accepted media type or transfer syntax"],
     ["409", "No instance was stored; a work item is in another state"],
-    ["413, 415", "A body that is too large, or of a media type or coding that is not taken"],
-    ["416", "A range behind the end"],
+    ["413, 415", "A body that is too large, or has an unsupported media type or content coding"],
+    ["416", "A range beyond the end"],
     ["500", "Other failures of the handler"],
     ["501", "There is no handler"],
-    ["503", "No room; Retry-After says when to try again. The handler's 0xA7xx"],
+    ["503", "No resources; Retry-After says when to try again. The handler's 0xA7xx"],
 ]
 
 
@@ -40,7 +40,8 @@ _RETRIEVED = [
     [
         "Metadata",
         "application/dicom+json (default), application/json, "
-        "multipart/related; type=application/dicom+xml; of one instance application/dicom+xml, too",
+        "multipart/related; type=application/dicom+xml; for one instance also "
+        "application/dicom+xml",
     ],
     [
         "Frames",
@@ -54,8 +55,8 @@ _RETRIEVED = [
     ],
     [
         "Rendered",
-        "image/jpeg (default), image/png, image/gif; in parts where there are several frames, "
-        "unless the client takes none: then the first",
+        "image/jpeg (default), image/png, image/gif; several frames in parts, or only the "
+        "first one if the client accepts no parts",
     ],
     ["Thumbnails", "image/jpeg (default), image/png, image/gif"],
 ]
@@ -86,20 +87,20 @@ def sections(facts: Facts) -> dict[str, str]:
             ],
         ),
         "5.3": text(
-            f"The origin server is below `{root}`; a called AE title that handlers own has a "
-            f"path of its own, `{root}/aets/{{title}}`. Capabilities are at `{root}/`, as "
+            f"The origin server is at `{root}`; a called AE title with its own handlers has its "
+            f"own path, `{root}/aets/{{title}}`. Capabilities are at `{root}/`, as "
             "application/vnd.sun.wadl+xml or application/json.",
-            "HTTP/1.1 and HTTP/1.0; bodies of requests with a length or in chunks, as they are or "
-            "in gzip or deflate; data sets are sent in gzip where that is accepted. Text is in "
-            "UTF-8. A request without Accept gets the default media type.",
+            "HTTP/1.1 and HTTP/1.0. Request bodies have a length or are chunked, and may be "
+            "compressed with gzip or deflate. Data sets are sent in gzip if the client accepts it. "
+            "Text is in UTF-8. A request without Accept gets the default media type.",
         ),
         "6.3": "The settings that begin with `web_` or `max_web_` in section 6.1.",
         "7.3.3": table(["Status", "Meaning"], _STATUSES),
         "8.6": text(
             "HTTPS, if `web_certificate` is set; certificates of clients, if `web_ca` is.",
-            "Basic and Bearer credentials are judged by the function that judges user identities."
+            "The function that checks user identities also checks Basic and Bearer credentials."
             if any(entity.authenticates for entity in facts.entities)
-            else "Nobody is asked who they are: only programs on the same machine are answered, "
+            else "There is no authentication: only clients on the same machine are answered, "
             "unless `web_open` is set.",
         ),
     }
@@ -136,25 +137,25 @@ def _studies(facts: Facts, found: list[tuple[str, list[str]]]) -> str:
         parts += [
             "Retrieve:",
             table(["Resource", "Media types"], _RETRIEVED),
-            "Without a transfer syntax in Accept, explicit VR little endian is sent; what was "
-            "compressed with loss, or cannot be decoded, goes as it is stored. With `*` everything "
-            "goes as it is stored. Any native transfer syntax and that in which an instance is "
-            "stored can be asked for.",
+            "Without a transfer syntax in Accept, explicit VR little endian is sent; instances "
+            "that were compressed with loss, or cannot be decoded, are sent as stored. With `*`, "
+            "all instances are sent as stored. A client may request any native transfer syntax, "
+            "and the one in which an instance is stored.",
             _RENDERING,
         ]
     if "POST" in methods.get("studies", ()):
         parts.append(
             "Store: application/dicom, in parts or as the body; metadata as application/dicom+json "
-            "or application/dicom+xml with bulk data in parts. Compressed pixel data are taken as "
-            "image/jpeg, image/jls, image/jp2, image/jpx, image/jphc, image/dicom-rle and video "
-            "media types, and never changed; of the first three, the attributes of the Image Pixel "
-            "Description Macro may be left out. image/png and image/gif are refused."
+            "or application/dicom+xml with bulk data in parts. Compressed pixel data are accepted "
+            "as image/jpeg, image/jls, image/jp2, image/jpx, image/jphc, image/dicom-rle and video "
+            "media types, and never changed; for the first three, attributes of the Image Pixel "
+            "Description Macro may be missing. image/png and image/gif are refused."
         )
     if "GET" in methods.get("studies", ()):
         parts.append(
             "Search: the attributes of PS3.18 Tables 10.6.3-3 to 10.6.3-5, relational searches, "
             f"paging with `limit` and `offset`, at most {config.max_results} results at once. "
-            "Fuzzy matching is not supported: a Warning says so. Without results the answer is 200 "
-            "with an empty list."
+            "Fuzzy matching is not supported: a Warning says so. A search without results is "
+            "answered with 200 and an empty list."
         )
     return text(*parts)

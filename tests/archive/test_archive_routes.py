@@ -146,9 +146,13 @@ def test_its_parts_serve_handlers_of_ones_own(make):
 @pytest.mark.parametrize(
     ("conflict", "mismatch", "said"),
     [
-        ("refuse", "quarantine", ("refused with 0x0111 and kept aside", "the warning 0xB000")),
-        ("keep-both", "refuse", ("is kept beside it", "is refused with 0xC000")),
-        ("replace", "accept", ("takes its place", "of its study is stored")),
+        (
+            "refuse",
+            "quarantine",
+            ("refused with 0x0111 and put into quarantine", "the warning 0xB000"),
+        ),
+        ("keep-both", "refuse", ("is stored beside it", "is refused with 0xC000")),
+        ("replace", "accept", ("replaces it", "of its study is stored")),
     ],
 )
 def test_conformance_statement_says_what_becomes_of_conflicts(make, conflict, mismatch, said):

@@ -212,7 +212,7 @@ def test_statement_has_a_part_for_each_title(two_titles):
     ]
     ordered = [row["UID"] for row in content if row.get("Set") == ct["Transfer Syntaxes"]]
     assert ordered == ["1.2.840.10008.1.2.4.90", PRIVATE, "1.2.840.10008.1.2"]
-    choice = f"stands first in the table is accepted ({ct['Transfer Syntaxes']})"
+    choice = f"is first in the table is accepted ({ct['Transfer Syntaxes']})"
     assert any(choice in line for line in parts["1.1"])
     roles = {row["Service"]: row for row in tables(parts["5.1"])}
     assert roles["Storage"] == {"Service": "Storage", "ARCHIVE": "SCP, SCU", "RESEARCH": "SCP, SCU"}
@@ -299,8 +299,8 @@ def test_security_and_limits_are_those_of_the_settings():
     app.authenticate(lambda identity, association: identity)
     parts = {number: "\n".join(lines) for number, lines in sections(statement(app)).items()}
     assert "CT1@10.0.0.0/8" in parts["8.7.2"]
-    assert "User identities are asked for by GATE;" in parts["8.5.2"]
-    assert "It is called GATE, OLD; other called AE titles are rejected." in parts["4.1.1"]
+    assert "User identities are checked by GATE;" in parts["8.5.2"]
+    assert "It accepts the called AE titles GATE, OLD, and rejects all others." in parts["4.1.1"]
     assert "| 104 | 127.0.0.1 | in |" in parts["8.3"]
     assert "| Associations accepted at the same time | 12 |" in parts["7.1.1"]
     assert "ISO_IR 144, as configured" in parts["5.7"]
@@ -329,14 +329,14 @@ def test_statement_has_the_character_set_of_a_peer():
     text = statement(app)
     assert "encoded in ISO_IR 192, as configured" in text
     assert (
-        "Where OLD_CT calls WORKLIST for Modality Worklist Information Model - FIND, "
+        "If OLD_CT calls WORKLIST for Modality Worklist Information Model - FIND, "
         "that set is ISO_IR 100."
     ) in text
 
 
 def test_the_character_sets_of_undeclared_text_are_stated():
     app = App("WORKLIST", default_charset=["ISO_IR 192", "CT1=GB18030"])
-    words = "Data sets without one are read as ISO_IR 192, GB18030 where they come from CT1."
+    words = "Data sets without one are read as ISO_IR 192, GB18030 if they come from CT1."
     assert words in statement(app)
     assert "without one are read" not in statement(App("WORKLIST"))
 
