@@ -11,7 +11,7 @@ from pacsroute.errors import AssociationAborted, AssociationRejected
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.identity import NAMED, Identity
 from pacsroute.framework.peer import PeerView
-from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
+from pacsroute.upper_layer.negotiation import AcceptedContext
 from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity
 
 logger = logging.getLogger("pacsroute")
@@ -49,11 +49,8 @@ def admit(
             from pacsroute.framework import auditing  # noqa: PLC0415 - only for apps that audit
 
             auditing.authenticated(app, association)
-        answer, contexts = negotiate(
-            request,
-            app.policy(association.calling_ae, association.called_ae),
-            app.config.maximum_length,
-        )
+        policy = app.policy(association.calling_ae, association.called_ae)
+        answer, contexts = policy.answer(request, app.config.maximum_length)
         if isinstance(answer, AssociateRJ):
             return answer
         association.contexts = contexts
@@ -110,8 +107,7 @@ def _excess(app: BaseApp, association: PeerView, request: AssociateRQ) -> Associ
     """Reject a request with too many contexts."""
     if len(request.contexts) <= app.config.max_contexts:
         return None
-    who = ascii(association.calling_ae)[1:-1], association.remote_address
-    logger.warning("%s (%s) proposes more contexts than max_contexts", *who)
+    logger.warning("%s (%s) proposes more contexts than max_contexts", *_who(association))
     return AssociateRJ(2, 3, 2)
 
 
@@ -120,19 +116,23 @@ def _stranger(
 ) -> AssociateRJ | None:
     """Reject a peer that no rule allows, or that calls another AE title."""
     config = app.config
-    who = ascii(association.calling_ae)[1:-1], association.remote_address
     claimed = "" if anonymous else association.calling_ae
     if config.require_called_ae and association.called_ae not in app.titles:
         logger.warning(
             "%s (%s) calls %s, which is not an AE title of this app",
-            *who,
+            *_who(association),
             ascii(association.called_ae),
         )
         return AssociateRJ(1, 1, 7)
     if not allowed(config.allow, claimed, association.remote_address):
-        logger.warning("%s (%s) is not allowed to associate", *who)
+        logger.warning("%s (%s) is not allowed to associate", *_who(association))
         return AssociateRJ(1, 1, 3)
     return None
+
+
+def _who(peer: PeerView) -> tuple[str, str]:
+    """Return a peer's title and address for the log."""
+    return ascii(peer.calling_ae)[1:-1], peer.remote_address
 
 
 def _authenticate(
@@ -157,12 +157,12 @@ def _authenticate(
             _audit(app, association, identity)
             raise AssociationRejected(2, 2, 1) from None
         if not found:  # an empty name is not a user
-            who = ascii(association.calling_ae)[1:-1], association.remote_address
-            kind = (
-                "None" if found is None else type(found).__name__
-            )  # not its value, which may hold a secret
+            # Not its value, which may hold a secret.
+            kind = "None" if found is None else type(found).__name__
             logger.warning(
-                "%s (%s) is not authenticated: @app.authenticate returned %s", *who, kind
+                "%s (%s) is not authenticated: @app.authenticate returned %s",
+                *_who(association),
+                kind,
             )
             _audit(app, association, identity)
             raise AssociationRejected(1, 2, 1)

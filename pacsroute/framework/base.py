@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -300,18 +301,25 @@ class BaseApp(Scope):
 
     def scopes_of(self, called_ae: str) -> tuple[Scope, ...]:
         """Return the app and those of its blueprints that answer a called AE title."""
-        owner = self._owner(called_ae)
-        scopes = [scope for family, title in self.families if title == owner for scope in family]
-        return tuple(dict.fromkeys((self, *scopes)))
+        return self._owners[self._owner(called_ae)]
 
     def _owner(self, called_ae: str) -> str | None:
         """Return a called AE title if a blueprint owns it; None for all others."""
-        return called_ae if any(title == called_ae for _, title in self.families) else None
+        return called_ae if called_ae in self._owners else None
+
+    @functools.cached_property
+    def _owners(self) -> dict[str | None, tuple[Scope, ...]]:
+        """The scopes that answer each owned title, and, at None, those that answer all others."""
+        found: dict[str | None, dict[Scope, None]] = {None: {self: None}}
+        for family, title in self.families:
+            found.setdefault(title, {self: None}).update(dict.fromkeys(family))
+        return {title: tuple(scopes) for title, scopes in found.items()}
 
     def register_blueprint(self, blueprint: Blueprint, *, called_ae: str | None = None) -> None:
         """Add everything that was registered with a blueprint; see `Blueprint`."""
         super().register_blueprint(blueprint, called_ae=called_ae)
         self._found.clear()
+        vars(self).pop("_owners", None)
         innermost: dict[str | None, Scope] = {}
         for family, title in self.families:
             scope = family[-1]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pacsroute import uids
 from pacsroute.framework.routes import Route, choose_syntax, storable
 from pacsroute.upper_layer import extended
+from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
+from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
 
+_ANSWERS = 64  # cached answers to proposals
 _KNOWN = 1024  # cached SOP classes; bounded, because peers choose them
 _LONGEST = 64  # characters of a UID
 
@@ -32,6 +35,30 @@ class ContextPolicy:
         self.window = window
         self._get_without_role = get_without_role
         self._known: dict[str, list[Route]] = {}
+        self._answers: dict[tuple[bytes, int], tuple[AssociateAC, dict[int, AcceptedContext]]] = {}
+
+    def answer(
+        self, request: AssociateRQ, maximum_length: int
+    ) -> tuple[AssociateAC | AssociateRJ, dict[int, AcceptedContext]]:
+        """Return the answer to a request as `negotiate` does; a proposal is judged only once.
+
+        Most peers send the same proposal each time; judging 128 contexts takes a millisecond.
+        """
+        key = request.proposal, maximum_length
+        known = self._answers.get(key)
+        if known is None:
+            answer, contexts = negotiate(request, self, maximum_length)
+            if request.proposal and isinstance(answer, AssociateAC):
+                if len(self._answers) >= _ANSWERS:
+                    self._answers.clear()
+                self._answers[key] = answer, dict(contexts)
+            return answer, contexts
+        before, accepted = known
+        called, calling, titles = request.called_ae, request.calling_ae, request.titles
+        answer = AssociateAC(
+            called, calling, before.contexts, before.user_information, titles=titles
+        )
+        return answer, dict(accepted)
 
     def covering(self, sop_class: str) -> list[Route]:
         """Return the routes open to commands on a context of this class, best first."""

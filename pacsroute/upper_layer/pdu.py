@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from pacsroute.errors import ProtocolError
@@ -22,6 +23,9 @@ MAXIMUM_PDVS = 1024
 
 MAXIMUM_ITEMS = 16_384
 """Items and sub-items of an A-ASSOCIATE PDU; 128 contexts of 100 transfer syntaxes have 13,056."""
+
+_PROPOSALS = 64  # requests to remember, because most peers repeat theirs
+_SHORT = 16_384  # bytes of a proposal: longer ones are not remembered
 
 UNRECOGNIZED_PDU, UNEXPECTED_PDU = 1, 2
 UNEXPECTED_PARAMETER, INVALID_PARAMETER = 5, 6
@@ -105,8 +109,9 @@ class UserInformation:
 class AssociateRQ:
     """A-ASSOCIATE-RQ (PS3.8 §9.3.2).
 
-    `titles` holds bytes 11 to 74 as received; the A-ASSOCIATE-AC repeats them. Some peers
-    give several contexts the same ID.
+    `titles` holds bytes 11 to 74 as received; the A-ASSOCIATE-AC repeats them. `proposal` holds the
+    bytes after them, if they are few and claim no identity: the answer to equal ones is the same.
+    Some peers give several contexts the same ID.
     """
 
     called_ae: str
@@ -116,6 +121,7 @@ class AssociateRQ:
     application_context: str = APPLICATION_CONTEXT
     protocol_version: int = 1
     titles: bytes = field(default=b"", compare=False, repr=False)
+    proposal: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +355,7 @@ def _items(view: memoryview, left: Iterator[int]) -> Iterator[tuple[int, memoryv
         position += length
 
 
-def _text(view: memoryview) -> str:
+def _text(view: Buffer) -> str:
     """Decode a UID or a version name; peers pad them, and some put more than ASCII in them."""
     return bytes(view).decode("latin-1").strip(" \0")
 
@@ -359,9 +365,10 @@ def _text(view: memoryview) -> str:
 _NOT_IN_A_TITLE = dict.fromkeys((*range(32), *range(127, 256)), "?")
 
 
-def _read_title(view: memoryview) -> str:
+@lru_cache(maxsize=1024)
+def _read_title(data: bytes) -> str:
     # Peers that copy C strings leave stale memory after a NUL.
-    text = _text(view).partition("\0")[0]
+    text = _text(data).partition("\0")[0]
     return text.rstrip(" ").translate(_NOT_IN_A_TITLE)
 
 
@@ -377,14 +384,41 @@ def _head(view: memoryview) -> tuple[int, bytes, str, str]:
     if len(view) < 68:
         raise ProtocolError("an A-ASSOCIATE PDU is cut short", INVALID_PARAMETER)
     (version,) = _LENGTH.unpack_from(view)
-    return version, bytes(view[4:68]), _read_title(view[4:20]), _read_title(view[20:36])
+    titles = bytes(view[4:68])
+    return version, titles, _read_title(titles[:16]), _read_title(titles[16:32])
+
+
+class _Proposal(NamedTuple):
+    """A request without its titles."""
+
+    application: str
+    contexts: tuple[PresentationContext, ...]
+    user: UserInformation
+
+
+_proposals: dict[bytes, _Proposal] = {}
 
 
 def _decode_rq(view: memoryview) -> AssociateRQ:
     version, titles, called, calling = _head(view)
+    data = bytes(view[68:])
+    found = _proposals.get(data)
+    if found is None:
+        found = _decode_proposal(view[68:])
+        if len(data) > _SHORT or found.user.user_identity is not None:
+            data = b""  # a passcode must not stay in memory
+        else:
+            if len(_proposals) >= _PROPOSALS:
+                _proposals.clear()
+            _proposals[data] = found
+    application, contexts, user = found
+    return AssociateRQ(called, calling, contexts, user, application, version, titles, data)
+
+
+def _decode_proposal(view: memoryview) -> _Proposal:
     application, contexts, user = "", [], UserInformation()
     left = iter(range(MAXIMUM_ITEMS))
-    for number, body in _items(view[68:], left):
+    for number, body in _items(view, left):
         if number == 0x10:
             application = _text(body)
         elif number == 0x20:
@@ -397,7 +431,7 @@ def _decode_rq(view: memoryview) -> AssociateRQ:
             contexts.append(PresentationContext(body[0], abstract, tuple(syntaxes)))
         elif number == 0x50:
             user = _decode_user(body, left)
-    return AssociateRQ(called, calling, tuple(contexts), user, application, version, titles)
+    return _Proposal(application, tuple(contexts), user)
 
 
 def _decode_ac(view: memoryview) -> AssociateAC:

@@ -267,3 +267,45 @@ def test_one_host_cannot_take_all_connections(first, caplog, raw_peer):
         other.sendall(pdu.encode(propose("CT", "ANY", [ECHO], maximum_length=16_384)))
         assert other.recv(1) == b"\x02"
     assert "127.0.0.1: more than 30 connections at once are closed" in caplog.text
+
+
+def _asks(app, calling_ae, proposal):
+    """Return the accepted contexts of a peer that sends this proposal."""
+    with (
+        app.serve(port=0, grace=1) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock,
+    ):
+        request = proposal[:26] + calling_ae.ljust(16).encode() + proposal[42:]
+        sock.sendall(request)
+        answer = pdu.decode(_whole_pdu(sock))
+        assert (answer.calling_ae, answer.titles) == (calling_ae, request[10:74])
+        return [context.id for context in answer.contexts if context.result == 0]
+
+
+def _whole_pdu(sock):
+    head = sock.recv(6, socket.MSG_WAITALL)
+    return head + sock.recv(int.from_bytes(head[2:], "big"), socket.MSG_WAITALL)
+
+
+def test_a_repeated_proposal_has_the_answer_for_its_peer():
+    app = App()
+    app.store(calling_ae="CT")(lambda request: None)
+
+    @app.before_association
+    def narrow(association):
+        if association.calling_ae == "NARROW":
+            del association.contexts[1]
+
+    contexts = [ECHO, ("1.2.840.10008.5.1.4.1.1.2", ECHO[1])]
+    proposal = pdu.encode(propose("ANY", "ANY", contexts, maximum_length=16_384))
+    for calling_ae, accepted in 2 * [("CT", [1, 3]), ("MR", [1]), ("NARROW", []), ("PC", [1])]:
+        assert _asks(app, calling_ae, proposal) == accepted
+
+
+def test_a_proposal_with_an_identity_is_not_remembered():
+    identity = UserIdentity(2, False, b"user", b"a passcode that nobody keeps")
+    request = propose("ANY", "ANY", [ECHO], user_identity=identity, maximum_length=16_384)
+    for _ in range(2):
+        decoded = pdu.decode(pdu.encode(request))
+        assert (decoded.user_information.user_identity, decoded.proposal) == (identity, b"")
+    assert not any(identity.secondary in known for known in pdu._proposals)
