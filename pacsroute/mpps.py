@@ -152,7 +152,7 @@ def check_set(stored: Dataset, modification_list: Dataset, *, strict: bool = Tru
     Failure
         0x0110 with the Error ID 0xA710 if the step is COMPLETED or DISCONTINUED already
         (§F.7.2.2.4); 0x0106 for an unknown status, an attribute that may not be set, or a value
-        that could not be given back once it is kept; 0x0120 or 0x0121 for what is missing in an
+        that could not be returned later; 0x0120 or 0x0121 for what is missing in an
         item of a sequence, or for the final state.
 
     Examples

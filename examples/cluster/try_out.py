@@ -30,7 +30,7 @@ KEY, SECRET = "test:tester", "testing"
 
 
 def free_port() -> int:
-    """Return the number of a port that nobody listens at."""
+    """Return the number of a port on which nothing listens."""
     with socket.create_server((LOCAL, 0)) as one:
         return int(one.getsockname()[1])
 

@@ -128,7 +128,7 @@ class Upkeep:
                 logger.warning("%s was not in the index", instance.sop_instance)
             self._files.discard(draft)
         except Failure as error:  # the instance was or would have been refused
-            logger.warning("%s is not taken in: %s", draft, error)
+            logger.warning("%s is not added to the index: %s", draft, error)
             self._files.discard(draft)
         except UnavailableError:
             raise

@@ -127,7 +127,7 @@ class Received(Dataset):
         return cast("dict[BaseTag, RawDataElement]", self.__dict__.setdefault("_looked_at", {}))
 
     def vr_of(self, raw: RawDataElement) -> str | None:
-        """Return the VR of an element as it came; the dictionary's for implicit VR and UN.
+        """Return the VR of an element as received; the dictionary's for implicit VR and UN.
 
         The result may name several, such as ``US or SS``; None if the VR is not known.
         """

@@ -70,7 +70,7 @@ def read_value(
     vr : str
         Its VR, two letters; not SQ.
     data : bytes
-        The value as it came.
+        The value as received.
     little : bool
         Whether it is little endian.
     names : tuple of str
@@ -107,7 +107,7 @@ def size_of_value(vr: str, data: bytes) -> int:
     vr : str
         Its VR, two letters; not SQ.
     data : bytes
-        The value as it came.
+        The value as received.
 
     Examples
     --------

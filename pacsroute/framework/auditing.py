@@ -131,7 +131,7 @@ def exported(app: BaseApp, destination_ae: str, as_title: str, instance: Instanc
     )
 
 
-# ------------------------------------------------------------- who comes in
+# ------------------------------------------------------------- who connects
 
 
 def authenticated(app: BaseApp, association: PeerView) -> None:

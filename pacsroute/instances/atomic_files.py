@@ -127,7 +127,7 @@ def publish(fd: int, path: str, target: str, *, replace: bool) -> None:
     FileExistsError
         If a file of that name exists, and `replace` is false.
     OSError
-        If it cannot have that name, as on another file system; the draft is then unchanged.
+        If it cannot get that name, such as one on another file system; the draft is unchanged.
     """
     if path:
         # Drafts are private; a complete file gets the mode of the umask.

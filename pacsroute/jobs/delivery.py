@@ -189,7 +189,7 @@ class _Turn:
     If the association ends while an instance is sent, the instance is suspected. If another one
     is delivered next, the peer works, and the suspect has used up an attempt. If several in a row
     fail, or the peer does not respond afterwards, the peer is at fault, and the lane rests. After
-    that, the others are sent before the suspects, so that one bad instance blocks nobody. Once
+    that, the others are sent before the suspects, so that one bad instance blocks no other. Once
     another is delivered, a suspect gets one more chance; then it has used up an attempt.
     """
 

@@ -134,7 +134,9 @@ def answer_to(
         deadline = deadline or now + association.patience
         if now > deadline:
             association.abort()
-            raise AssociationAborted(0, message=f"no answer came for {association.patience:g} s")
+            raise AssociationAborted(
+                0, message=f"no answer received for {association.patience:g} s"
+            )
 
 
 def answer_to_store(app: BaseApp, association: Exchange, command: CStoreRQ) -> Message:

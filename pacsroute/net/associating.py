@@ -52,7 +52,7 @@ def wait_for_request(channel: Channel, deadline: float) -> AssociateRQ:
             is_closed = time.monotonic() < deadline
             connection.artim_expired()
             if not is_closed:
-                raise AssociationAborted(None, message="no association request came")
+                raise AssociationAborted(None, message="no association request received")
             if connection.partial:
                 raise AssociationAborted(
                     None, message="the peer closed the connection within its request"

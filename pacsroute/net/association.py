@@ -201,7 +201,7 @@ class Association:
         context = peer.tls.client() if isinstance(peer.tls, TLS) else peer.tls
         try:
             sock = socket.create_connection((peer.host, peer.port), config.connect_timeout)
-        except (OSError, UnicodeError) as error:  # the latter for what can be no host name
+        except (OSError, UnicodeError) as error:  # the latter for an invalid host name
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             is_refused = isinstance(error, ConnectionRefusedError)
             raise (ConnectionRefused if is_refused else AssociationAborted)(
@@ -224,7 +224,7 @@ class Association:
         deadline = time.monotonic() + self.config.artim
         try:
             self._channel.secure(deadline)
-        except (OSError, ValueError) as error:  # the latter for what can be no host name
+        except (OSError, ValueError) as error:  # the latter for an invalid host name
             raise AssociationAborted(
                 None, message=f"{who}: the TLS handshake failed: {explain(error)}"
             ) from None
@@ -446,7 +446,7 @@ class Association:
         if response_to is not None and not inbox.is_read_here:
             found = inbox.wait_for_response(response_to, self.patience)
             if found is None:
-                raise channel.ended or AssociationAborted(None, message="no response came")
+                raise channel.ended or AssociationAborted(None, message="no response received")
             return found
         inbox.read_here()
         while True:

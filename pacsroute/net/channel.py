@@ -152,7 +152,7 @@ class Channel:
         if acceptor:
             # Report bytes that are not TLS plainly, instead of with OpenSSL's message.
             if not transport.readable(sock, deadline - time.monotonic()):
-                raise TimeoutError("nothing came")
+                raise TimeoutError("nothing received")
             try:
                 first = sock.recv(1, socket.MSG_PEEK)
             except ConnectionError:
@@ -212,10 +212,10 @@ class Channel:
                     return
                 silent += self._tick
                 if silent >= self.config.network_timeout and in_message:
-                    self.give_up("nothing came in the middle of a message")
+                    self.give_up("nothing received in the middle of a message")
                     return
                 if silent >= self.config.idle_timeout:
-                    self.give_up(f"no message came for {self.config.idle_timeout:g} s")
+                    self.give_up(f"no message received for {self.config.idle_timeout:g} s")
                     return
                 continue
             except OSError:
@@ -237,7 +237,7 @@ class Channel:
         transfer are larger, and do not need it.
         """
         if self.coming.is_too_slow(size + self.connection.partial):
-            self.give_up(f"a message did not come in time: {self.coming}")
+            self.give_up(f"a message did not arrive in time: {self.coming}")
         elif self._small and transport.QUICKACK is not None:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, transport.QUICKACK, 1)

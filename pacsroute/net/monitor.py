@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _head(client: socket.socket) -> bytes:
-    """Return a request without its body; empty if it does not come in time.
+    """Return a request without its body; empty if it does not arrive in time.
 
     A socket timeout alone would restart with every byte that a client sends.
     """

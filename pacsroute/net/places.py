@@ -54,7 +54,7 @@ class Places:
             now = time.monotonic()
             again, self._told = now - self._told > _TELL, now
         if again:
-            logger.warning("%s: more than %d connections at once are closed", host, most)
+            logger.warning("%s: connections beyond %d at once are closed", host, most)
         return False
 
     def disconnect(self, host: str) -> None:

@@ -205,8 +205,8 @@ def _accepted(
             return context
     role = " as its SCP" if sop_class in scp_of else ""
     raise NotAccepted(
-        f"{association.called_ae} does not accept {uids.name(sop_class)}: it has no such "
-        f"service, or not for {association.calling_ae}{role}"
+        f"{association.called_ae} does not accept {uids.name(sop_class)}: it does not offer "
+        f"this service, or not to {association.calling_ae}{role}"
     )
 
 

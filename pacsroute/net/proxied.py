@@ -56,7 +56,7 @@ class Balancers:
         except ProxyHeaderError as error:
             self._tell(host, error)
         except TimeoutError:
-            self._tell(host, f"no PROXY header came in {_PATIENCE:g} s")
+            self._tell(host, f"no PROXY header received in {_PATIENCE:g} s")
         except OSError as error:
             logger.debug("%s: %s", host, error)
         return None

@@ -261,7 +261,7 @@ class Server:
         self._draining = True
         deadline = time.monotonic() + self.config.drain
         if self.config.drain:
-            logger.info("draining: it serves on for %g s", self.config.drain)
+            logger.info("draining: the server keeps serving for %g s", self.config.drain)
         while time.monotonic() < deadline and not self._hurried:
             time.sleep(_SIGNAL_TICK)
 

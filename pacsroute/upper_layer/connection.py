@@ -218,7 +218,7 @@ class Connection:
         came = bytes(self._view[self._start : self._end][:_TEXT]).partition(b"\n")[0].rstrip()
         text = came.decode("latin-1")
         is_text = came.isascii() and text.isprintable() and text
-        return f": what came begins {text!r}" if is_text else ""
+        return f": the received bytes begin with {text!r}" if is_text else ""
 
     def _receive(
         self, event: str, received: Pdu | None, error: ProtocolError | None

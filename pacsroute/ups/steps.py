@@ -142,7 +142,7 @@ def check_create(stored: Dataset | None, attribute_list: Dataset, *, strict: boo
     ------
     Failure
         0x0111 if there is such a step; 0xC309 for a state other than SCHEDULED; 0x0106 for a value
-        that only its performer gives, or that could not be given back once it is kept; 0x0120 or
+        that only its performer gives, or that could not be returned later; 0x0120 or
         0x0121 for a required attribute, or the value of one, that is missing (§5.4.2.1).
 
     Examples
@@ -184,7 +184,7 @@ def check_set(stored: Dataset | None, modification_list: Dataset, *, strict: boo
         0xC307 without a step; 0xC300 for one that is COMPLETED or CANCELED; 0xC301 without the
         Transaction UID of one that is IN PROGRESS; 0xC310 with a Transaction UID for one that is
         SCHEDULED; 0xC303 for SCHEDULED, and 0x0106 for another state, an attribute that may not
-        be set, or a value that could not be given back once it is kept; 0x0120 or 0x0121 for what
+        be set, or a value that could not be returned later; 0x0120 or 0x0121 for what
         is missing.
 
     Examples
@@ -237,7 +237,7 @@ def check_state(
     Failure
         As in Table CC.1.1-2: 0xC300 to 0xC304, 0xC307, 0xC310; the warnings 0xB304 and 0xB306 if
         the step is in the requested final state already. 0x0115 for a state that does not exist, or
-        a value that could not be given back once it is kept.
+        a value that could not be returned later.
 
     Examples
     --------
@@ -284,7 +284,7 @@ def check_cancel(stored: Dataset | None, action_information: Dataset | None = No
     ------
     Failure
         0xC307 without a step; 0xC311 for one that is COMPLETED; the warning 0xB304 for one that
-        is CANCELED already; 0x0115 for a reason that could not be given back once it is kept.
+        is CANCELED already; 0x0115 for a reason that could not be returned later.
     """
     _answer("Request Cancel", stored)
     if action_information is not None:

@@ -99,7 +99,7 @@ def check_subscription(
     Raises
     ------
     Failure
-        0x0115 for what is missing, and for keys that cannot be matched or given back; 0xC307
+        0x0115 for what is missing, and for keys that cannot be matched or returned; 0xC307
         without a step; 0xC314 to suspend other than globally.
 
     Examples

@@ -248,7 +248,7 @@ def test_sigterm_drains_and_a_second_signal_ends_that(folder, arguments):
             running.until("serves$")
         assert readiness(running) == (200, "ready\n")
         running.signal(signal.SIGTERM)
-        running.until("draining: it serves on for 600 s")
+        running.until("draining: the server keeps serving for 600 s")
         assert readiness(running) == (503, "it is draining\n")
         with Peer(running.number) as peer:
             assert peer.who()[0] == 1

@@ -1,4 +1,4 @@
-"""Values that could not be given back once they are kept."""
+"""Values that could not be returned later."""
 
 import json
 

@@ -266,7 +266,7 @@ def test_one_host_cannot_take_all_connections(first, caplog, raw_peer):
         other.connect(("127.0.0.1", server.port))
         other.sendall(pdu.encode(propose("CT", "ANY", [ECHO], maximum_length=16_384)))
         assert other.recv(1) == b"\x02"
-    assert "127.0.0.1: more than 30 connections at once are closed" in caplog.text
+    assert "127.0.0.1: connections beyond 30 at once are closed" in caplog.text
 
 
 def _asks(app, calling_ae, proposal):

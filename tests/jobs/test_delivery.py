@@ -283,7 +283,7 @@ def test_an_instance_on_which_the_peer_hangs_is_set_aside_and_the_rest_arrives(r
         router.until(lambda: len(came) == 2 and len(router.given_up) == 4)
         over.set()
     assert sorted(came) == ["1.2.3.3", "1.2.3.5"]
-    assert {said for _, said in router.given_up} == {"no message came for 0.5 s"}
+    assert {said for _, said in router.given_up} == {"no message received for 0.5 s"}
 
 
 def test_many_instances_in_a_row_that_make_the_peer_abort_hold_up_nobody(router, monkeypatch):

@@ -128,7 +128,7 @@ def test_header_that_does_not_come_is_not_waited_for(served, caplog, monkeypatch
     server = served()
     for beginning in (b"", b"PROXY TCP4 10.1", binary()[:20]):
         assert is_closed(through(server, beginning))
-    assert "no PROXY header came in 0.2 s" in caplog.text
+    assert "no PROXY header received in 0.2 s" in caplog.text
 
 
 @pytest.mark.parametrize("header", [b"", LOCAL, UNKNOWN])

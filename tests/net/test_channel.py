@@ -92,14 +92,14 @@ def test_a_lost_connection_ends_it(ends):
 def test_silence_ends_it(ends):
     channel, peer = ends(idle_timeout=0.05)
     channel.read()
-    assert str(channel.ended) == "no message came for 0.05 s"
+    assert str(channel.ended) == "no message received for 0.05 s"
     assert isinstance(peer.read(), pdu.Abort)
 
 
 def test_silence_within_a_message_ends_it_sooner(ends):
     channel, _ = ends(network_timeout=0.05)
     channel.read(10)
-    assert str(channel.ended) == "nothing came in the middle of a message"
+    assert str(channel.ended) == "nothing received in the middle of a message"
 
 
 def test_another_thread_stops_it(ends):

@@ -323,7 +323,7 @@ def test_a_peer_that_never_answers(listening):
 
     peer = listening(App(), serve)
     with peer.client(timeout=1) as client:  # in which it has to associate, too
-        with pytest.raises(AssociationAborted, match="no message came for 1 s"):
+        with pytest.raises(AssociationAborted, match="no message received for 1 s"):
             client.echo()
     assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
 
@@ -350,7 +350,7 @@ def test_a_peer_that_sends_anything_but_the_answer(what, listening):
 
     peer = listening(App(), serve)
     with peer.client(timeout=0.5) as client:
-        with pytest.raises(AssociationAborted, match=r"no answer came for 0\.5 s"):
+        with pytest.raises(AssociationAborted, match=r"no answer received for 0\.5 s"):
             client.echo()
     assert isinstance(peer.ended.get(timeout=WAIT), AssociationAborted)
 

@@ -64,5 +64,5 @@ def test_an_answer_without_end_is_given_up(listening, method, kind):
     with peer.client(timeout=0.5) as client, pytest.raises(AssociationAborted) as raised:
         list(getattr(client, method)(STUDY, **options))
     assert time.monotonic() - began < 10
-    words = "a response of more than", "did not come in time"
+    words = "a response of more than", "did not arrive in time"
     assert any(one in str(raised.value) for one in words)

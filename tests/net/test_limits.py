@@ -142,7 +142,7 @@ def test_a_peer_that_sends_a_byte_now_and_then_is_given_up(served, raw_peer, cap
                     peer.socket.settimeout(30)
         assert time.monotonic() - started < 5
     server.stop()
-    assert "a message did not come in time: 0.5 s, or min_rate, 10000 bytes/s" in caplog.text
+    assert "a message did not arrive in time: 0.5 s, or min_rate, 10000 bytes/s" in caplog.text
 
 
 def test_an_association_that_takes_its_time_between_messages_lives(served, raw_peer):

@@ -94,7 +94,7 @@ def test_a_channel_gives_a_peer_up_that_trickles(clock, channel):
         channel.peer.sendall(byte)
         channel.read()
         clock.now += 1
-    assert str(channel.ended) == "a message did not come in time: 60 s, or min_rate, 1000 bytes/s"
+    assert str(channel.ended) == "a message did not arrive in time: 60 s, or min_rate, 1000 bytes/s"
     assert data.tell() == 63  # bytes, one a second from the second read on
 
 

@@ -53,7 +53,7 @@ def test_a_handshake_that_stalls_ends_with_artim(serve_tls, pki, caplog):
                 pass
     lines = logged(caplog, "TLS failed", server)
     assert [line.rpartition(": ")[2] for line in lines] == [
-        "nothing came",
+        "nothing received",
         *["the handshake took 0.3 s"] * 3,
     ]
 
@@ -87,7 +87,7 @@ def test_handshakes_that_stall_are_connections_that_count(serve_tls, pki, caplog
         sock.settimeout(WAIT)
         with contextlib.suppress(ConnectionError):
             assert sock.recv(1) == b""
-        assert until(lambda: logged(caplog, "more than 26 connections at once are closed"))
+        assert until(lambda: logged(caplog, "connections beyond 26 at once are closed"))
     while True:  # until the server has seen that they are gone
         with contextlib.suppress(AssociationAborted):
             assert echoes(server, pki.trusting())

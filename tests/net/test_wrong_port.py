@@ -58,7 +58,7 @@ BROKEN = b"\0\1\0\0" + bytes(64) + b"\x10\0\0\x99"  # an item that is longer tha
         (b"\x15\x03\x01\x00\x02\x02\x28", "does not speak DICOM: .*, but TLS begins like that"),
         (b"\xff\xfe\xfd\xfc\xfb\xfa\n", "does not speak DICOM: no PDU has the type FFH$"),
         (b"\xff\xfd\x18", "does not speak DICOM: no PDU has the type FFH$"),
-        (b"NO\n", "does not speak DICOM: no PDU has the type 4EH: what came begins 'NO'"),
+        (b"NO\n", "no PDU has the type 4EH: the received bytes begin with 'NO'"),
         (struct.pack(">BxI", 2, 72) + BROKEN, "an answer that is not valid: item 10H is longer"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_connection_that_closes_without_a_byte_is_no_warning(caplog, reset):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"GET /health HTTP/1.0\r\n\r\n", "what came begins 'GET /health HTTP/1.0'"),
+        (b"GET /health HTTP/1.0\r\n\r\n", "the received bytes begin with 'GET /health HTTP/1.0'"),
         (
             pdu.encode(pdu.AssociateRQ("A", "B"))[:40],
             "the peer closed the connection within its request",

@@ -1,4 +1,4 @@
-"""Who may come in over HTTP: as over DIMSE, and nobody by accident."""
+"""Who may connect over HTTP: as over DIMSE, and nobody by accident."""
 
 import base64
 import http.client

@@ -33,7 +33,7 @@ class Result:
         self._room.take(-taken)
 
     def open(self) -> BinaryIO:
-        """Return a file to read it; when that is closed, the room is given back."""
+        """Open the file for reading; closing it gives its room back."""
         file = reader(os.dup(self._fd))
         size = os.fstat(self._fd).st_size
         self._room.take(size - self._taken)

@@ -1,6 +1,6 @@
 """The wall: decoders in child processes, as the process that answers peers sees them.
 
-The data goes to a child as an open file, and what it decodes comes back as another one in
+The data goes to a child as an open file, and the decoded data comes back as another file in
 the spool. A child that dies or hangs takes with it what it was doing and nothing else.
 """
 
