@@ -81,7 +81,8 @@ def test_instance_that_code_stores_is_told_without_a_peer(app, trail):
 def test_query_is_told_with_its_keys_and_the_number_of_its_answers(app, trail):
     with app.test_client() as client:
         stored(client, 1)
-        trail.clear()
+    trail.clear()
+    with app.test_client() as client:
         asked = {"QueryRetrieveLevel": "STUDY", "PatientName": "Doe*", "StudyInstanceUID": ""}
         list(client.find(asked))
     (event,) = trail
@@ -94,7 +95,8 @@ def test_retrieval_names_the_studies_that_were_found_and_not_those_asked_for(app
     with app.test_client() as client:
         stored(client, 1, 2)
         client.store(image(3, study="1.9", series="1.9.1", AccessionNumber="A2"))
-        trail.clear()
+    trail.clear()
+    with app.test_client() as client:
         list(client.get({"QueryRetrieveLevel": "PATIENT", "PatientID": "777"}, "PatientRoot"))
     (event,) = trail
     assert (event.kind, event.count, event.outcome) == ("retrieve", 3, SUCCESS)
@@ -127,11 +129,12 @@ def test_move_is_an_export_to_its_destination(app, trail):
     @workstation.store
     def store(request): ...
 
+    with app.test_client() as client:
+        stored(client, 1)
+    trail.clear()
     with workstation.serve(port=0) as server:
         app.destinations["WORKSTATION"] = Peer("127.0.0.1", server.port)
         with app.test_client(calling_ae="VIEWER") as client:
-            stored(client, 1)
-            trail.clear()
             asked = {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": "1.1"}
             list(client.move(asked, "WORKSTATION"))
     (event,) = trail
@@ -163,7 +166,8 @@ def test_deletion_and_correction_name_the_person_and_the_reason(app, trail):
     archive = app.state.archive
     with app.test_client() as client:
         stored(client, 1, 2)
-        trail.clear()
+    trail.clear()
+    with app.running():
         archive.correct("1.1", PatientID="778", reason="mistyped", by="doe")
         archive.delete(instance="1.3.1", reason="blurred", by="doe")
         archive.hold("1.1", reason="in court", by="doe")
@@ -219,8 +223,9 @@ def test_rejected_association_is_told_with_the_reason(trail):
 
 def test_search_retrieval_and_store_over_http_are_told_as_such(app, trail):
     pytest.importorskip("flask")
-    with app.running(), app.test_client() as client:
-        stored(client, 1)
+    with app.running():
+        with app.test_client() as client:
+            stored(client, 1)
         web = app.web.test_client()
         assert web.get("/dicom-web/studies/1.7/metadata").status_code == 404
         assert trail[1].kind == "start", "of a process that another server has begun"

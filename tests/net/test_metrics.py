@@ -476,7 +476,7 @@ def test_a_port_that_is_taken_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = fails(tmp_path, "--metrics-port", str(port))
-    assert f"port {port} is taken" in said
+    assert f"port {port} is in use" in said
     assert "--metrics-port" in said
     assert "--metrics-host" in fails(tmp_path, "--metrics-port", "0", "--metrics-host", "192.0.2.1")
 
