@@ -541,8 +541,8 @@ class Association:
             left(self.app, self, lost)
             self.app.observer.ended(self, lost)
         self._outbox.close()
-        self._channel.close()
         self._inbox.close()
+        self._channel.close()
 
     def dispose(self) -> None:
         """Close it; after that, its end cannot be queried."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket
 import ssl
 import threading
@@ -31,9 +30,9 @@ from pacsroute.upper_layer.pdu import Abort, ReleaseRP, ReleaseRQ
 from pacsroute.upper_layer.tap import TapFactory
 
 _SMALL_READ = 16_384
-_SOON = 100e-6  # seconds to poll for a quick peer before sleeping
+_SOON = transport.SOON
 _CROWDED = 0.1  # seconds without polling after other programs needed the CPU
-_yield_cpu = getattr(os, "sched_yield", lambda: None)
+_yield_cpu = transport.yield_cpu
 _AFTER_ABORT = 1.0  # seconds that a peer has to close after our A-ABORT
 _FOR_OTHERS = 0.5  # seconds for another thread to finish sending
 

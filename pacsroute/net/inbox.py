@@ -200,9 +200,10 @@ class Inbox:
 
     def wake(self) -> None:
         """Wake the threads that wait for a response: no more will come. Any thread may call it."""
-        with self._arrived:
+        with self._lock:
             self._ended = True
-            self._arrived.notify_all()
+            if self._sleepers:
+                self._arrived.notify_all()
 
     def close(self) -> None:
         """Drop waiting and incomplete messages; the reading thread calls it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 
 from pacsroute.config import Config
 from pacsroute.upper_layer.pdu import AssociateRJ
@@ -29,18 +29,19 @@ class Places:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._taken: Counter[str] = Counter()  # by all, by each host, and by each AE title
+        # By all, by each host, and by each AE title; those without any are not in it.
+        self._taken: defaultdict[str, int] = defaultdict(int)
         self._told = -_TELL
         self._lock = threading.Lock()
 
     @property
     def associations(self) -> int:
         """The number of associations."""
-        return self._taken[_ALL]
+        return self._taken.get(_ALL, 0)
 
     def has_one(self) -> bool:
         """Return whether there is at most one association."""
-        return self._taken[_ALL] <= 1
+        return self._taken.get(_ALL, 0) <= 1
 
     def connect(self, host: str) -> bool:
         """Take a place for a connection; return False if the host has too many."""
@@ -70,10 +71,11 @@ class Places:
         with self._lock:
             for place, limit in zip(places, _LIMITS, strict=True):
                 most = getattr(self._config, limit)
-                if self._taken[place] >= most:
+                if self._taken.get(place, 0) >= most:
                     break
             else:
-                self._taken.update(places)
+                for place in places:
+                    self._taken[place] += 1
                 return places, None
         who = ascii(place)[1:-1] or "the server"
         logger.warning("%s: %s reached, %d associations", who, limit, most)
@@ -118,7 +120,8 @@ class Stay:
 
     def end(self) -> None:
         """Give the places back; a second call does nothing."""
-        self._places.leave(self._taken)
+        if self._taken:
+            self._places.leave(self._taken)
 
 
 def _connections(host: str) -> str:

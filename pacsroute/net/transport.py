@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import struct
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from pacsroute.net.pace import Pace
@@ -18,6 +21,8 @@ from pacsroute.upper_layer.pdu import Buffer
 
 DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # only on Linux
+SOON = 100e-6  # seconds to poll for a quick peer before sleeping
+yield_cpu = getattr(os, "sched_yield", lambda: None)
 
 _IOV_MAX = 512
 _JOINED = 131_072  # bytes up to which joining buffers is cheaper than sending several
@@ -31,20 +36,19 @@ def set_up(sock: socket.socket, receive: float, send: float) -> None:
 
     Timeouts as socket options cost nothing per call, unlike `settimeout`.
     """
-    with contextlib.suppress(OSError):  # not a TCP socket, or the peer is gone already
+    with contextlib.suppress(OSError):  # the peer is gone already, or it is not a TCP socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeout(receive))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeout(send))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with contextlib.suppress(OSError):
-        _set_timeout(sock, socket.SO_RCVTIMEO, receive)
-        _set_timeout(sock, socket.SO_SNDTIMEO, send)
 
 
-def _set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
+@lru_cache(maxsize=64)
+def _timeout(seconds: float) -> int | bytes:
+    """Return a time as the options of a socket have it."""
     if sys.platform == "win32":
-        sock.setsockopt(socket.SOL_SOCKET, option, int(seconds * 1000))
-    else:
-        whole = int(seconds)
-        value = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
-        sock.setsockopt(socket.SOL_SOCKET, option, value)
+        return int(seconds * 1000)
+    whole = int(seconds)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
 
 
 def readable(sock: Socket, seconds: float) -> bool:
@@ -55,6 +59,16 @@ def readable(sock: Socket, seconds: float) -> bool:
     if isinstance(sock, TLSSocket | TappedSocket) and sock.pending():
         return True
     return wait_for(sock, seconds)
+
+
+def look_out(listener: socket.socket) -> None:
+    """Poll briefly for a peer, because waking up costs more than a short association.
+
+    Other programs get the CPU meanwhile, if they need it.
+    """
+    deadline = time.perf_counter() + SOON
+    while not readable(listener, 0) and time.perf_counter() < deadline:
+        yield_cpu()
 
 
 def send_all(sock: Socket, buffers: list[Buffer], make_pace: Callable[[], Pace]) -> None:
