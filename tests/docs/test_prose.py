@@ -6,7 +6,8 @@ Each rule names a way of saying it. A text that has to quote such a phrase puts 
 import re
 
 import pytest
-from support.prose import plain, texts
+from support.places import ROOT
+from support.prose import PAGES, plain, texts
 
 LONGEST = 40
 """Words of a sentence, or of a part of it that a semicolon ends."""
@@ -90,6 +91,14 @@ def test_a_rule_finds_its_phrase_and_leaves_the_better_one(rule, bad, good):
 
 def test_code_is_no_prose():
     assert plain("see `what.is` and [a page](there.md)\n  behind") == "see X and a page behind"
+
+
+def test_each_row_of_a_table_is_one_line():
+    pages = [path for pattern in PAGES for path in ROOT.glob(pattern)]
+    lines = [line for path in pages for line in path.read_text("utf-8").split("\n")]
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) > 100
+    assert [row for row in rows if not row.endswith("|")] == []
 
 
 def test_no_text_reads_like_a_translation():
