@@ -507,5 +507,5 @@ def _converted(name: str, value: Any) -> Any:
     what = {bool: "true or false", int: "a whole number", float: "a number"}
     text = kind in (str, str | None)
     shown = f", not {value!r}" if SETTINGS[name].repr else ""  # some values are secret
-    wanted = "a text" if text else what.get(kind, "a list of texts")
+    wanted = "a string" if text else what.get(kind, "a list of strings")
     raise SetupError(f"{name} must be {wanted}{shown}")

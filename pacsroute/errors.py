@@ -228,7 +228,7 @@ class Failure(PacsrouteError):
             raise TypeError(f"a Failure takes {known}, not {unknown}")
         # Checked here, so that the traceback shows the handler's line, not when it is encoded.
         if not isinstance(comment, str):
-            raise TypeError(f"the comment of a Failure must be a text, not {comment!r:.40}")
+            raise TypeError(f"the comment of a Failure must be a string, not {comment!r:.40}")
         for name in elements.keys() - {"ErrorID"}:
             tags = elements[name] if isinstance(elements[name], (list, tuple)) else [elements[name]]
             if not all(isinstance(tag, int) and 0 <= tag < 1 << 32 for tag in tags):

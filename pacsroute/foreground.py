@@ -49,7 +49,7 @@ def loading() -> Iterator[None]:
 def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettings) -> None:
     """Implement `App.run`: serve from a script, as the command does."""
     if _LOADING.get():
-        logger.warning("app.run() is left out: the command serves the app")
+        logger.warning("app.run() is ignored: the command serves the app")
         return
     if not logging.getLogger().hasHandlers():  # otherwise the script has set up logging
         log = logging.StreamHandler()

@@ -42,9 +42,9 @@ def test_later_setting_wins(tmp_path):
         ("debug", "maybe", "true or false"),
         ("debug", 1, "true or false"),
         ("ae_title", "A" * 17, "use 1 to 16 printable ASCII"),
-        ("ae_title", None, "a text"),
+        ("ae_title", None, "a string"),
         ("called_ae_titles", ["\\"], "backslash"),
-        ("allow", 3, "a list of texts"),
+        ("allow", 3, "a list of strings"),
         ("allow", ["CTé"], "use 1 to 16 printable ASCII"),
     ],
 )
@@ -119,14 +119,14 @@ def test_empty_allow_variable_admits_no_peer(text):
 
 
 def test_secret_of_a_wrong_type_is_not_shown():
-    with pytest.raises(SetupError, match=r"^tls_key_passphrase must be a text$"):
+    with pytest.raises(SetupError, match=r"^tls_key_passphrase must be a string$"):
         Config(tls_key_passphrase=12345)
 
 
 def test_spool_of_a_wrong_type_in_a_file_is_an_error(tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text("spool = 5\n")
-    with pytest.raises(SetupError, match="spool must be a text, not 5"):
+    with pytest.raises(SetupError, match="spool must be a string, not 5"):
         Config().from_file(file)
 
 

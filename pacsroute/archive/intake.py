@@ -39,7 +39,7 @@ class KnownError(Exception):
     """The index has instances with the same SOP Instance UID."""
 
     def __init__(self, known: list[Known]) -> None:
-        super().__init__("the SOP instance is there already")
+        super().__init__("the SOP instance exists already")
         self.known = known
 
 

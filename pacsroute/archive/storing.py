@@ -128,7 +128,7 @@ class Storing:
             self._withdraw(name, is_new_name)
             self.set_aside(draft, entry, "conflict")
             raise Failure(
-                DUPLICATE_SOP_INSTANCE, "another version of this SOP instance is here"
+                DUPLICATE_SOP_INSTANCE, "another version of this SOP instance is stored"
             ) from None
         except DeletedError:
             self._withdraw(name, is_new_name)
@@ -248,7 +248,7 @@ class Storing:
         self._files.settle(draft)
         self.observer.quarantined(reason)
         logger.warning(
-            "%s: %s contradicts what is here (%s) and is in quarantine: %s",
+            "%s: %s contradicts the stored data (%s) and is in quarantine: %s",
             ascii(entry.calling_ae)[1:-1],
             entry.sop_instance,
             reason,

@@ -135,7 +135,7 @@ class Reading:
         """
         if not self.holding.grow(size):
             most = self.limits.memory
-            raise DataSetTooLarge(f"no memory for it within max_memory, {most} bytes")
+            raise DataSetTooLarge(f"max_memory reached, {most} bytes")
 
     def expect(self, items: int) -> None:
         """Refuse a sequence, before its first item, if the process could not hold its items.

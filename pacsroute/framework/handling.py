@@ -177,7 +177,7 @@ def _caused(request: Request, outcome: Outcome, cause: BaseException | None) -> 
     if isinstance(cause, IdentifierError | UnreadableDataSet):  # the peer's fault
         return refused(request.command, request.calling_ae, outcome, str(cause))
     logger.warning(
-        "%s from %s: behind the 0x%04X is %s",
+        "%s from %s: the cause of 0x%04X is %s",
         name_of(request.command),
         ascii(request.calling_ae)[1:-1],
         outcome.status.code,

@@ -308,7 +308,7 @@ class Declared:
         """Add a function of `@app.quiet`."""
         _check(self, "quiet", quiet.function, ("series",))
         if quiet.level not in ("SERIES", "STUDY"):
-            raise SetupError(f'@app.quiet {quiet.name}: say "SERIES" or "STUDY"')
+            raise SetupError(f'@app.quiet {quiet.name}: use "SERIES" or "STUDY"')
         if quiet.after <= 0:
             raise SetupError(f"@app.quiet {quiet.name}: after= must be a number of seconds above 0")
         self.quiet[quiet.name] = quiet

@@ -268,7 +268,7 @@ def copy(source: int, target: int, size: int) -> None:
     while position < size:
         data = os.pread(source, min(1 << 20, size - position), position)
         if not data:
-            raise OSError(errno.EIO, "the file was made shorter under its name")
+            raise OSError(errno.EIO, "the file was truncated while it was copied")
         write_all(target, data)
         position += len(data)
 

@@ -528,7 +528,7 @@ class Instance:
         if not isinstance(storage, Storage):
             raise TypeError(f"save() takes a folder or a storage, not {storage!r:.40}")
         if name is not None or duplicate != "replace":
-            raise SetupError("save(storage) has neither name nor duplicate: each attempt has a key")
+            raise SetupError("save(storage) takes no name and no duplicate: each attempt has a key")
         self._check_not_edited()
         key = new_key(self.sop_instance)
         if isinstance(self._source, Spool):
@@ -659,5 +659,5 @@ def _occupied(folder: str, target: str, duplicate: str, durable: bool) -> Path:
         sync(target)
         sync(folder)
     if duplicate == "refuse":
-        raise Failure(DUPLICATE_SOP_INSTANCE, "the SOP instance is there already")
+        raise Failure(DUPLICATE_SOP_INSTANCE, "the SOP instance exists already")
     return Path(target)

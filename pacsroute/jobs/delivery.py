@@ -269,7 +269,7 @@ class _Turn:
         except AssociationError as error:
             return Attempt(Verdict.RESTS, str(error))
         except Exception as error:
-            logger.exception("where is %s?", self._lane)  # a function of @app.destination failed
+            logger.exception("@app.destination failed for %s", self._lane)
             return Attempt(Verdict.RESTS, type(error).__name__)
         began, outcome = time.monotonic(), attempt(client, instance)
         if outcome.verdict is Verdict.SUSPECT and time.monotonic() - began < _HANGS:
@@ -295,9 +295,7 @@ class _Turn:
         else:
             self._queue.put_back(job, error=outcome.said, tried=False)
             if outcome.verdict is Verdict.PAUSED:
-                logger.error(
-                    "%s does not allow it (%s): its lane is paused", self._lane, outcome.said
-                )
+                logger.error("%s refuses access (%s): its lane is paused", self._lane, outcome.said)
                 self._queue.pause(self._lane, outcome.said)
                 self._release_suspects()
             else:
@@ -307,7 +305,7 @@ class _Turn:
 
     def _delivered(self, job: Job, said: str) -> None:
         if said:
-            logger.warning("%s took %s with %s", self._lane, _named(job), said)
+            logger.warning("%s accepted %s with %s", self._lane, _named(job), said)
         self._memory.well(job.id)
         self._outlet.delivered("Warning" if said else "Success", job)
         if self._failures:
@@ -318,10 +316,10 @@ class _Turn:
     def _refused(self, job: Job, said: str) -> None:
         self._memory.on_probation.discard(job.id)
         if job.attempts < len(RETRY):
-            logger.warning("%s did not take %s: %s", self._lane, _named(job), said)
+            logger.warning("%s did not accept %s: %s", self._lane, _named(job), said)
             self._queue.put_back(job, delay=RETRY[job.attempts], error=said, tried=True)
         elif self._queue.give_up(job, said):
-            logger.error("%s did not take %s, given up: %s", self._lane, _named(job), said)
+            logger.error("%s did not accept %s, given up: %s", self._lane, _named(job), said)
             self._outlet.gave_up(job, said)
 
     def _rest(self, said: str) -> None:

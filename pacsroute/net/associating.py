@@ -114,7 +114,7 @@ def _refused(error: ProtocolError | None, who: str, source: int | None) -> Assoc
         return AssociationAborted(source, message=f"{who} aborted the request")
     if error.reason == UNRECOGNIZED_PDU:
         return AssociationAborted(2, error.reason, f"{who} does not speak DICOM: {error}")
-    return AssociationAborted(2, error.reason, f"{who} sent an answer that is not valid: {error}")
+    return AssociationAborted(2, error.reason, f"{who} sent an invalid answer: {error}")
 
 
 def _no_answer(channel: Channel, deadline: float) -> str:

@@ -116,14 +116,14 @@ def _line(data: bytes) -> Source:
         except ValueError:
             version = 0  # type: ignore[assignment]
         if version != versions[family] or "%" in address:
-            raise ProxyHeaderError("the PROXY header has an address that is not valid")
+            raise ProxyHeaderError("the PROXY header has an invalid address")
     ports = [_port(port), _port(target_port)]
     return Source(_plain(ipaddress.ip_address(host)), ports[0])
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or len(text) > 5 or int(text) > 65_535:
-        raise ProxyHeaderError("the PROXY header has a port that is not valid")
+        raise ProxyHeaderError("the PROXY header has an invalid port")
     return int(text)
 
 

@@ -180,11 +180,11 @@ def check_start(app: BaseApp, address: str) -> None:
     authenticates = any(scope.authenticator for one in titles for scope in app.scopes_of(one))
     if not authenticates and not config.web_ca:
         raise SetupError(
-            "web_host lets other machines in, and none of them would be authenticated: use "
+            "web_host accepts other machines, and none of them would be authenticated: use "
             "@app.authenticate or web_ca, or set web_open=True"
         )
     if not config.web_certificate and not config.web_trust_proxy:
         raise SetupError(
-            "web_host lets other machines in, and passwords would go unencrypted: set "
+            "web_host accepts other machines, and passwords would go unencrypted: set "
             "web_certificate, or web_trust_proxy behind a proxy that speaks HTTPS"
         )

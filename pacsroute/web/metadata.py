@@ -39,7 +39,7 @@ def answer(exchange: Exchange, **unique: str) -> Response:
                 logger.error("metadata: %s is left out: %s", uid or "an instance", error)
                 lost += 1
         if not shown:
-            raise NotFound("none of it can be read")
+            raise NotFound("no instance of it can be read")
         found.answering.outcome = (found.answering.outcome or DONE)._replace(
             note=f"{len(shown)} instances"
         )

@@ -204,7 +204,7 @@ class Models:
     def _stored(self, uri: Any) -> _Stored:
         parts = self._parts.get(uri) if isinstance(uri, str) else None
         if parts is None:
-            raise DataSetError("bulk data that did not come")
+            raise DataSetError("bulk data that did not arrive")
         if self._spool.error is not None:
             raise DataSetTooLarge("the bulk data could not be kept")
         return _Stored(self._spool, parts)

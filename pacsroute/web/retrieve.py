@@ -131,7 +131,7 @@ def _parts(
     if isinstance(last, NotAcceptable):
         raise last
     if lost:
-        raise NotFound("none of it can be read")
+        raise NotFound("no instance of it can be read")
 
 
 def _head(exchange: Exchange, instance: Instance, syntax: str) -> bytes:

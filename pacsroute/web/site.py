@@ -171,7 +171,7 @@ class Site(Flask):
             return refusal(error)
         except OSError as error:  # the client hung up, or sent less than it announced
             logger.warning("HTTP from %s: %s", caller.remote_address, error)
-            return refusal(BadRequest("the request is not whole"))
+            return refusal(BadRequest("the request is incomplete"))
         except Exception:
             logger.exception("an answer over HTTP failed")
             return refusal(InternalServerError("the request could not be answered"))

@@ -263,7 +263,7 @@ def test_a_call_of_run_in_a_file_that_the_command_loads_is_left_out(tmp_path, mo
     )
     with caplog.at_level("WARNING", "pacsroute"):
         assert load("script_that_runs.py").ae_title == "SCRIPT"
-    assert "app.run() is left out" in caplog.text
+    assert "app.run() is ignored" in caplog.text
     file.write_text(file.read_text() + "raise ValueError\n")
     with pytest.raises(click.ClickException):
         load("script_that_runs.py")

@@ -589,7 +589,9 @@ def test_a_failure_of_impossible_parts_is_the_handlers_error():
         {"AttributeIdentifierList": ["PatientID"]},
         {"ErrorID": 70_000},
     ):
-        with pytest.raises(TypeError, match=r"Failure must be a text|must be tags|from 0 to 65535"):
+        with pytest.raises(
+            TypeError, match=r"Failure must be a string|must be tags|from 0 to 65535"
+        ):
             Failure(0xA900, **elements)
     assert Failure(0xA900, OffendingElement=[0x00100020], ErrorID=1).elements["ErrorID"] == 1
     for status in ("0xA900", None, Failure):

@@ -47,7 +47,7 @@ def test_the_cause_behind_the_failure_of_an_error_handler_is_logged(handler, cap
     assert answered(app) == 0xA700
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "C-ECHO from CT1: behind the 0xA700 is" in record.message
+    assert "C-ECHO from CT1: the cause of 0xA700 is" in record.message
     assert record.dicom["event"] == "refused"
     assert "KeyError: 'missing column'" in caplog.text
     assert "in broken" in caplog.text  # where it happened

@@ -55,7 +55,7 @@ def test_rejection_names_source_and_reason(answer, words):
     [
         (None, "closed the connection"),
         (pdu.Abort(2, 1), "aborted"),
-        (pdu.ReleaseRP(), "an answer that is not valid: unexpected: A-RELEASE-RP"),
+        (pdu.ReleaseRP(), "an invalid answer: unexpected: A-RELEASE-RP"),
         (
             pdu.AssociateAC("PACS", "ME", (), pdu.UserInformation(4, "1.2.3.4")),
             "a maximum length of 4",

@@ -59,7 +59,7 @@ BROKEN = b"\0\1\0\0" + bytes(64) + b"\x10\0\0\x99"  # an item that is longer tha
         (b"\xff\xfe\xfd\xfc\xfb\xfa\n", "does not speak DICOM: no PDU has the type FFH$"),
         (b"\xff\xfd\x18", "does not speak DICOM: no PDU has the type FFH$"),
         (b"NO\n", "no PDU has the type 4EH: the received bytes begin with 'NO'"),
-        (struct.pack(">BxI", 2, 72) + BROKEN, "an answer that is not valid: item 10H is longer"),
+        (struct.pack(">BxI", 2, 72) + BROKEN, "an invalid answer: item 10H is longer"),
     ],
 )
 def test_a_client_says_at_once_what_came(answer, words, closes):
