@@ -6,9 +6,37 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def connect(path: str | Path, timeout: float, *pragmas: str) -> sqlite3.Connection:
+    """Open a connection that all threads may use, and that begins no transaction by itself.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, or ``:memory:``.
+    timeout : float
+        Seconds to wait for the locks of other processes.
+    *pragmas : str
+        Settings such as ``journal_mode = WAL``.
+
+    Raises
+    ------
+    sqlite3.Error
+        If it cannot be opened, or is not a database.
+    """
+    db = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in pragmas:
+            db.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 class _Job(Generic[T]):
@@ -35,25 +63,20 @@ class GroupCommit:
 
     Parameters
     ----------
-    connect : callable
-        Opens the connection, on the first write. It must begin no transactions by itself
-        (``isolation_level=None``) and serve all threads (``check_same_thread=False``).
+    open_connection : callable
+        Calls `connect`, on the first write.
 
     Examples
     --------
-    >>> from functools import partial
-    >>> connect = partial(
-    ...     sqlite3.connect, ":memory:", isolation_level=None, check_same_thread=False
-    ... )
-    >>> commits = GroupCommit(connect)
+    >>> commits = GroupCommit(lambda: connect(":memory:", timeout=30))
     >>> _ = commits.write(lambda db: db.execute("CREATE TABLE study (uid)"))
     >>> commits.write(lambda db: db.execute("SELECT count(*) FROM study").fetchone())
     (0,)
     >>> commits.close()
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._connect = connect
+    def __init__(self, open_connection: Callable[[], sqlite3.Connection]) -> None:
+        self._open_connection = open_connection
         self._jobs: deque[_Job[Any]] = deque()
         self._turn = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -87,7 +110,7 @@ class GroupCommit:
         jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
         try:
             if self._connection is None:
-                self._connection = self._connect()
+                self._connection = self._open_connection()
             mode = "FULL" if any(job.is_flushed for job in jobs) else "NORMAL"
             if mode != self._mode:
                 self._mode = ""

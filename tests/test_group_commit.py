@@ -1,5 +1,6 @@
 """Transactions of SQLite that several threads share."""
 
+import os
 import sqlite3
 import threading
 
@@ -7,7 +8,7 @@ import pytest
 from support.names import WAIT
 from support.unharmed import until
 
-from pacsroute.group_commit import GroupCommit
+from pacsroute.group_commit import GroupCommit, connect
 
 
 @pytest.fixture
@@ -15,14 +16,13 @@ def commits(tmp_path):
     """Return the file, the statements that ran on the connection, and what commits to it."""
     path, statements = tmp_path / "rows.db", []
 
-    def connect():
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
+    def opened():
+        db = connect(path, WAIT, "journal_mode = WAL")
         db.execute("CREATE TABLE row (value)")
         db.set_trace_callback(statements.append)
         return db
 
-    made = GroupCommit(connect)
+    made = GroupCommit(opened)
     yield path, statements, made
     made.close()
 
@@ -108,3 +108,14 @@ def test_a_writer_alone_gets_its_own_error_and_leaves_nothing(commits):
         made.write(fails, flush=True)
     made.write(add(1), flush=True)
     assert values(path) == {1}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="it looks at what Linux lists")
+def test_file_that_is_no_database_is_closed_again(tmp_path):
+    path = tmp_path / "rows.db"
+    path.write_text("not a database, but long enough to be read as one" * 100)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database") as raised:
+        connect(path, WAIT, "journal_mode = WAL")
+    open_files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert str(path.resolve()) not in open_files
+    assert raised.tb is not None, "the frame, and what it had, is still there"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pacsroute.archive.database import Transaction, UnavailableError
 from pacsroute.archive.files import locked
-from pacsroute.group_commit import GroupCommit
+from pacsroute.group_commit import GroupCommit, connect
 from pacsroute.matching.dialects import Name
 
 T = TypeVar("T")
@@ -103,11 +103,9 @@ class SQLite:
 
     def connect(self) -> sqlite3.Connection:
         """Return a new connection; the caller closes it."""
-        db = sqlite3.connect(
-            self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
+        # With a write-ahead log, readers and writers do not wait for each other.
+        db = connect(self._path, _TIMEOUT, "journal_mode = WAL")
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")  # readers and writers do not wait for each other
         return db
 
     @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pacsroute.group_commit import GroupCommit
+from pacsroute.group_commit import GroupCommit, connect
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -136,13 +136,8 @@ class _AsFailure:
 
 
 def _opened(path: Path | None) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path or ":memory:", timeout=_BUSY, isolation_level=None, check_same_thread=False
-    )
-    connection.execute("PRAGMA foreign_keys = ON")
-    if path is not None:
-        connection.execute("PRAGMA journal_mode = WAL")
-    return connection
+    log = () if path is None else ("journal_mode = WAL",)
+    return connect(path or ":memory:", _BUSY, "foreign_keys = ON", *log)
 
 
 def _lengthen_log(connection: sqlite3.Connection, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -78,27 +79,25 @@ def open_queue(where: str, folder: Path, ae_title: str) -> Opened:
         return _postgresql(where, folder, ae_title)
     path = Path(where)
     path.parent.mkdir(parents=True, exist_ok=True)
-    database = SQLite(path)
     beside = path.with_name(path.name + ".files")
-    owner = LockedOwner(beside)
-    files = Files(beside, lambda: owner)
-    offset = [0.0]
-    queue = Queue(database, owner, lambda: time.monotonic() + offset[0], _remover(files))
-    try:
+    with contextlib.ExitStack() as opened:
+        owner = LockedOwner(beside)
+        opened.callback(owner.close)
+        database = SQLite(path)
+        opened.callback(database.close)
+        files = Files(beside, lambda: owner)
+        offset = [0.0]
+        queue = Queue(database, owner, lambda: time.monotonic() + offset[0], _remover(files))
         entered = database.write(lambda transaction: _enter(transaction, queue, ae_title, where))
         offset[0] = database.write(lambda transaction: _offset(transaction, anew=entered.alone))
-    except BaseException:
-        owner.close()
-        database.close()
-        raise
+        parts = opened.pop_all()
     for job in entered.replaced:
         files.remove(job.arguments.get("file"))
     queue.enter()
 
     def close() -> None:
         queue.leave()
-        database.close()
-        owner.close()
+        parts.close()
 
     return Opened(queue, files, close)
 
