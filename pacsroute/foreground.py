@@ -21,7 +21,7 @@ from pacsroute.config import Config
 from pacsroute.errors import SetupError
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.routes import name_of
-from pacsroute.logs import JSONFormatter, LineFormatter
+from pacsroute.logs import JSONFormatter, LineFormatter, LineHandler
 from pacsroute.net.server import Server
 from pacsroute.services.dispatcher import get_ready
 
@@ -52,7 +52,7 @@ def run(app: BaseApp, host: str | None, port: int | None, settings: ServerSettin
         logger.warning("app.run() is ignored: the command serves the app")
         return
     if not logging.getLogger().hasHandlers():  # otherwise the script has set up logging
-        log = logging.StreamHandler()
+        log = LineHandler()
         logging.basicConfig(handlers=[log])
         set_up(log, app.config)
     try:

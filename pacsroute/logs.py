@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,12 +60,26 @@ class LineFormatter(logging.Formatter):
         """Return the time of a record; each second is formatted once for all its lines."""
         if datefmt is not None:
             return super().formatTime(record, datefmt)
+        return self._time(record.created, record.msecs)
+
+    def _time(self, created: float, msecs: float) -> str:
         number, text = self._second
-        if number != int(record.created):
-            number = int(record.created)
+        if number != int(created):
+            number = int(created)
             text = time.strftime(self.default_time_format, self.converter(number))
             self._second = number, text
-        return f"{text},{int(record.msecs):03}"
+        return f"{text},{int(msecs):03}"
+
+    def line(self, level: int, message: str) -> str:
+        """Return the line of a message without a record, as `format` does for one made now."""
+        now = time.time()
+        values = {
+            "asctime": self._time(now, (now - int(now)) * 1000),
+            "process": os.getpid(),
+            "levelname": logging.getLevelName(level),
+            "message": message,
+        }
+        return _printable(str(self._fmt) % values)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
         """Return the record's line."""
@@ -81,14 +97,75 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
-def write(logger: logging.Logger, level: int, text: str, *args: object, extra: Any = None) -> None:
-    """Log a line without looking for its caller, which costs as much as the rest.
+class LineHandler(logging.StreamHandler[Any]):
+    """The log of a server process: lines on standard error, for which `write` makes no records."""
 
-    For lines that are logged for every association and request.
+    def put(self, level: int, message: str) -> bool:
+        """Write the line of a message; return False if that is not possible without a record."""
+        if not isinstance(self.formatter, LineFormatter):
+            return False
+        self.acquire()
+        try:
+            self.stream.write(self.formatter.line(level, message) + self.terminator)
+            self.stream.flush()
+        except Exception:  # noqa: BLE001 - logging reports it once there is a record
+            return False
+        finally:
+            self.release()
+        return True
+
+
+_CALL_HANDLERS = logging.Logger.callHandlers
+
+
+def _line_handler(logger: logging.Logger) -> LineHandler | None:
+    """Return the handler of a logger's lines, if nothing else sees its records."""
+    handler = logging.root.handlers[0] if len(logging.root.handlers) == 1 else None
+    is_seen_by_others = (
+        logger.handlers
+        or logger.filters
+        or logger.disabled
+        or not logger.propagate
+        or logger.parent is not logging.root
+        or logging.getLogRecordFactory() is not logging.LogRecord
+        or type(logger).callHandlers is not _CALL_HANDLERS  # as replaced by Sentry
+    )
+    if type(handler) is not LineHandler or handler.filters or is_seen_by_others:
+        return None
+    return handler
+
+
+def write(
+    logger: logging.Logger,
+    level: int,
+    text: str,
+    *args: object,
+    extra: Callable[[], dict[str, Any]] | None = None,
+) -> None:
+    """Log a line for every association or request.
+
+    A record costs twice as much as its line. So it is made only if something else than a
+    `LineHandler` may see it, and it names no caller.
+
+    Parameters
+    ----------
+    logger : logging.Logger
+        The logger.
+    level : int
+        The level.
+    text : str
+        The message with its placeholders, and then the values.
+    extra : callable, optional
+        Returns the ``extra`` of the record.
     """
-    if logger.isEnabledFor(level):
-        record = logger.makeRecord(logger.name, level, "", 0, text, args, None, extra=extra)
-        logger.handle(record)
+    if not logger.isEnabledFor(level):
+        return
+    handler = _line_handler(logger)
+    if handler is not None and (level < handler.level or handler.put(level, text % args)):
+        return
+    values = None if extra is None else extra()
+    record = logger.makeRecord(logger.name, level, "", 0, text, args, None, extra=values)
+    logger.handle(record)
 
 
 def counted(number: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ from support.raw_peer import RawPeer
 from support.serving import Serving, fails
 
 from pacsroute.dataset.encoding import encode
-from pacsroute.logs import JSONFormatter, LineFormatter, write
+from pacsroute.logs import JSONFormatter, LineFormatter, LineHandler, write
 
 APP = """
 import logging
@@ -148,7 +149,105 @@ def test_times_of_lines_are_those_of_the_standard_library(monkeypatch):
 
 def test_a_line_written_without_a_caller_has_all_else(caplog):
     with caplog.at_level(logging.INFO, "pacsroute"):
-        write(logging.getLogger("pacsroute"), logging.INFO, "%s said", "CT1", extra={"a": 1})
+        write(
+            logging.getLogger("pacsroute"), logging.INFO, "%s said", "CT1", extra=lambda: {"a": 1}
+        )
         write(logging.getLogger("pacsroute"), logging.DEBUG, "too low")
     (record,) = caplog.records
     assert (record.getMessage(), record.levelname, record.a) == ("CT1 said", "INFO", 1)
+
+
+def _only_lines(monkeypatch):
+    """Return a logger whose only handler writes lines, and the handler; pytest adds its own."""
+    handler = LineHandler(io.StringIO())
+    handler.setFormatter(LineFormatter("%(asctime)s %(process)d %(levelname)-7s %(message)s"))
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    ours = logging.Logger("lines", logging.INFO)
+    ours.parent = logging.root
+    return ours, handler
+
+
+def test_a_line_without_a_record_is_that_of_a_record(monkeypatch):
+    ours, handler = _only_lines(monkeypatch)
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.25)
+    title = "CT\n2026-01-01 00:00:00,000 1 INFO    ADMIN released\x85\u2028\x1b[2J"
+    write(ours, logging.WARNING, "%s: %d instances", title, 3, extra=pytest.fail)
+    ours.warning("%s: %d instances", title, 3)
+    one, another = handler.stream.getvalue().splitlines()
+    assert one == another
+    assert one.endswith(r"ADMIN released\x85\u2028\x1b[2J: 3 instances")
+
+
+def _seen_by_a_handler(ours, handler, seen, monkeypatch):
+    other = logging.Handler()
+    other.emit = seen.append
+    ours.addHandler(other)
+
+
+def _seen_by_a_second_root_handler(ours, handler, seen, monkeypatch):
+    other = logging.Handler()
+    other.emit = seen.append
+    logging.root.handlers.append(other)
+
+
+def _seen_by_a_filter(ours, handler, seen, monkeypatch):
+    ours.addFilter(lambda record: not seen.append(record))
+
+
+def _seen_by_a_filter_of_the_handler(ours, handler, seen, monkeypatch):
+    handler.addFilter(lambda record: not seen.append(record))
+
+
+def _seen_by_a_record_factory(ours, handler, seen, monkeypatch):
+    def factory(*args, **options):
+        seen.append(logging.LogRecord(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(logging, "_logRecordFactory", factory)
+
+
+def _seen_by_a_library(ours, handler, seen, monkeypatch):
+    monkeypatch.setattr(logging.Logger, "callHandlers", lambda self, record: seen.append(record))
+
+
+def _seen_by_another_formatter(ours, handler, seen, monkeypatch):
+    handler.setFormatter(JSONFormatter())
+    handler.format = seen.append
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        _seen_by_a_handler,
+        _seen_by_a_second_root_handler,
+        _seen_by_a_filter,
+        _seen_by_a_filter_of_the_handler,
+        _seen_by_a_record_factory,
+        _seen_by_a_library,
+        _seen_by_another_formatter,
+    ],
+)
+def test_a_line_has_a_record_for_whoever_sees_it(monkeypatch, watch):
+    ours, handler = _only_lines(monkeypatch)
+    seen = []
+    watch(ours, handler, seen, monkeypatch)
+    write(ours, logging.INFO, "%s said", "CT1", extra=lambda: {"dicom": {"association": 1}})
+    (record,) = seen
+    assert (record.getMessage(), record.levelname, record.name) == ("CT1 said", "INFO", "lines")
+
+
+def test_a_line_that_cannot_be_written_is_reported_as_logging_does(monkeypatch, capsys):
+    ours, handler = _only_lines(monkeypatch)
+    handler.stream.close()
+    write(ours, logging.INFO, "%s said", "CT1")
+    assert "ValueError: I/O operation on closed file" in capsys.readouterr().err
+
+
+def test_a_handler_and_a_logger_keep_their_levels(monkeypatch):
+    ours, handler = _only_lines(monkeypatch)
+    handler.setLevel(logging.ERROR)
+    write(ours, logging.INFO, "below the handler's level")
+    handler.setLevel(logging.NOTSET)
+    ours.disabled = True
+    write(ours, logging.INFO, "of a disabled logger")
+    assert handler.stream.getvalue() == ""

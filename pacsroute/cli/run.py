@@ -17,6 +17,7 @@ from pacsroute.cli.observing import observes
 from pacsroute.config import SECTIONS, SETTINGS, Config
 from pacsroute.foreground import explained, serve, set_up
 from pacsroute.framework.requests import Peer
+from pacsroute.logs import LineHandler
 from pacsroute.net.server import Server
 from pacsroute.upper_layer.tap import TapFactory
 
@@ -142,7 +143,7 @@ def run(
     With --workers, SIGTERM stops gracefully and Ctrl-C immediately; SIGHUP replaces the workers
     with new ones, which load APP again; SIGTTIN adds a worker and SIGTTOU removes one.
     """
-    log = logging.StreamHandler()
+    log = LineHandler()
     logging.basicConfig(handlers=[log])
 
     def settle(config: Config) -> None:

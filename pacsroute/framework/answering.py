@@ -164,7 +164,7 @@ class Answering:
             f", {outcome.note}" if outcome.note else "",
             "" if size is None or outcome.note else f", {size} bytes",
             seconds * 1000,
-            extra=about(
+            extra=lambda: about(
                 self._peer,
                 event="answered",
                 command=self._command,

@@ -52,7 +52,7 @@ def serve(
                 _identified(association),
                 ascii(association.called_ae)[1:-1],
                 counted(len(association.contexts), "presentation context"),
-                extra=about(association, event="accepted"),
+                extra=lambda: about(association, event="accepted"),
             )
         if len(association.contexts) < len(association.proposed):
             _tell_of_rejected(association)
@@ -67,7 +67,9 @@ def serve(
                 "%s released after %.1f s",
                 ascii(association.calling_ae)[1:-1],
                 seconds,
-                extra=about(association, event="released", duration_ms=int(seconds * 1e6) / 1000),
+                extra=lambda: about(
+                    association, event="released", duration_ms=int(seconds * 1e6) / 1000
+                ),
             )
     except AssociationRejected as error:
         logger.warning(
