@@ -40,7 +40,7 @@ Decisions where the standard leaves a choice:
 - Times and date-times in keys include everything that they leave out: ``10`` is the hour from 10:00
   to 10:59:59.999999, and ``-11`` ends with 11:59:59.999999. In values they mean the first moment.
 - Date-times are compared in UTC. One without an offset is taken as UTC: that is right if neither
-  side has an offset, and wrong by the zone if one side has. ``20240101-0500`` has an offset,
+  side has an offset, and wrong by that offset if one side has. ``20240101-0500`` has an offset,
   because -0000 to -1459 are offsets; ``2023-2024`` is a range.
 - IS, DS and binary numbers are compared as numbers. Tags and bulk data are never conditions.
 - Date and time are two keys, not combined, and ``""`` is no key for empty values: both take

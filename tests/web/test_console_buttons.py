@@ -113,7 +113,7 @@ def test_an_echo_tells_how_it_went(app, web):
     with App("PACS").serve(port=0) as server:
         app.destinations["PACS"] = Peer("127.0.0.1", server.port)
         app.destinations["GONE"] = Peer("127.0.0.1", unused_port())
-        assert "not asked since the start" in web.get("/console").text
+        assert "not checked since the start" in web.get("/console").text
         found = press(web, "echo", title="PACS")
         assert (found.status_code, found.headers["Location"]) == (303, "/console#destinations")
         press(web, "echo", title="GONE")
@@ -210,7 +210,7 @@ def test_other_buttons_are_bad_requests(app, web, action, what):
 
 
 def test_without_a_queue_there_is_nothing_to_change(web):
-    assert "Nothing was put into the queue yet." in web.get("/console").text
+    assert "No job was queued yet." in web.get("/console").text
     assert press(web, "queue", action="pause", what="PACS").status_code == 404
 
 

@@ -81,7 +81,7 @@ def visit_of(app: BaseApp, http: Request, caller: Caller) -> Visit:
         raise Forbidden(
             f"the setting web_console does not name {name}"
             if name
-            else "from other machines, the console is for users that web_console names"
+            else "from other machines, the console is for users whom web_console names"
         )
     token = http.cookies.get(COOKIE, "")
     if len(token) != 2 * _TOKEN or not token.isalnum() or not token.isascii():
