@@ -1,4 +1,4 @@
-"""project-name stores instances of modalities, answers queries and retrievals.
+"""project-name stores instances of modalities, and answers queries and retrievals.
 
 Files and index are in the folder ``archive`` of the working directory.
 """
@@ -23,6 +23,6 @@ app.register_blueprint(archive)
 
 @app.cli.command()
 def count():
-    """Print how many instances are kept."""
+    """Print how many instances are stored."""
     with app.running():
         click.echo(archive.count())
