@@ -206,7 +206,8 @@ class Association:
             is_refused = isinstance(error, ConnectionRefusedError)
             raise (ConnectionRefused if is_refused else AssociationAborted)(
                 None,
-                message=f"{who} cannot be reached ({why}): check its address, and that it runs",
+                message=f"{who} cannot be reached ({why}): "
+                "check the address, and that the server is running",
             ) from None
         sock.settimeout(None)
         association = cls(

@@ -111,7 +111,7 @@ def test_connection_refused_is_an_association_error():
     with socket.socket() as bound:  # and so nobody else's meanwhile
         bound.bind(("127.0.0.1", 0))
         with pacsroute.connect("127.0.0.1", bound.getsockname()[1]) as client:
-            with pytest.raises(AssociationAborted, match="check its address"):
+            with pytest.raises(AssociationAborted, match="check the address"):
                 client.echo()
 
 
