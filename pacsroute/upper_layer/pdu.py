@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pacsroute.errors import ProtocolError
 from pacsroute.uids import APPLICATION_CONTEXT
@@ -24,8 +24,8 @@ MAXIMUM_PDVS = 1024
 MAXIMUM_ITEMS = 16_384
 """Items and sub-items of an A-ASSOCIATE PDU; 128 contexts of 100 transfer syntaxes have 13,056."""
 
-_PROPOSALS = 64  # requests to remember, because most peers repeat theirs
-_SHORT = 16_384  # bytes of a proposal: longer ones are not remembered
+_REMEMBERED = 64  # requests, and answers: most peers repeat theirs
+_SHORT = 16_384  # bytes of what is remembered at most
 
 UNRECOGNIZED_PDU, UNEXPECTED_PDU = 1, 2
 UNEXPECTED_PARAMETER, INVALID_PARAMETER = 5, 6
@@ -217,12 +217,14 @@ def _title(text: str) -> bytes:
     return body.ljust(16)
 
 
-def _associate(pdu: AssociateRQ | AssociateAC, contexts: Iterator[bytes]) -> bytes:
+def _head_of(pdu: AssociateRQ | AssociateAC) -> bytes:
     titles = pdu.titles or _title(pdu.called_ae) + _title(pdu.calling_ae) + bytes(32)
+    return struct.pack(">Hxx", pdu.protocol_version) + titles
+
+
+def _items_of(pdu: AssociateRQ | AssociateAC, contexts: Iterator[bytes]) -> bytes:
     return b"".join(
         (
-            struct.pack(">Hxx", pdu.protocol_version),
-            titles,
             _item(0x10, pdu.application_context.encode("latin-1")),
             *contexts,
             _item(0x50, b"".join(_user_items(pdu.user_information))),
@@ -242,19 +244,34 @@ def _encode_rq(pdu: AssociateRQ) -> tuple[int, bytes]:
         )
         for context in pdu.contexts
     )
-    return 1, _associate(pdu, contexts)
+    return 1, _head_of(pdu) + _items_of(pdu, contexts)
+
+
+_answers: dict[tuple[object, ...], bytes] = {}
 
 
 def _encode_ac(pdu: AssociateAC) -> tuple[int, bytes]:
-    contexts = (
-        _item(
-            0x21,
-            bytes((context.id, 0, context.result, 0))
-            + _item(0x40, context.transfer_syntax.encode("latin-1")),
+    values = pdu.application_context, pdu.contexts, pdu.user_information
+    items = _answers.get(values)
+    if items is None:
+        contexts = (
+            _item(
+                0x21,
+                bytes((context.id, 0, context.result, 0))
+                + _item(0x40, context.transfer_syntax.encode("latin-1")),
+            )
+            for context in pdu.contexts
         )
-        for context in pdu.contexts
-    )
-    return 2, _associate(pdu, contexts)
+        items = _items_of(pdu, contexts)
+        if len(items) <= _SHORT and pdu.user_information.user_identity_response is None:
+            _remember(_answers, values, items)
+    return 2, _head_of(pdu) + items
+
+
+def _remember(known: dict[Any, Any], key: object, value: object) -> None:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    known[key] = value
 
 
 def _user_items(info: UserInformation) -> Iterator[bytes]:
@@ -408,9 +425,7 @@ def _decode_rq(view: memoryview) -> AssociateRQ:
         if len(data) > _SHORT or found.user.user_identity is not None:
             data = b""  # a passcode must not stay in memory
         else:
-            if len(_proposals) >= _PROPOSALS:
-                _proposals.clear()
-            _proposals[data] = found
+            _remember(_proposals, data, found)
     application, contexts, user = found
     return AssociateRQ(called, calling, contexts, user, application, version, titles, data)
 
