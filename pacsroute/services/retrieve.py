@@ -69,6 +69,11 @@ class _Ahead:
         answer, self._fetched = self._fetched, None
         return answer or next(self._answers)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next one is fetched."""
+        return self._fetched is not None
+
     def look(self) -> None:
         """Fetch the next one, if possible."""
         request = self._request
@@ -189,8 +194,9 @@ def answer(
 class _Progress:
     """Reports the progress of a retrieval to the peer, with Pending responses.
 
-    One is sent after each sub-operation, or at the route's interval, and after each second in
-    which nothing else was sent.
+    One is sent for each sub-operation, or at the route's interval, and after each second in which
+    nothing else was sent. The one for a sub-operation is built while the peer stores the next
+    instance, so that this one is sent as soon as the peer is ready for it.
     """
 
     def __init__(self, call: Call, counts: SubOperations) -> None:
@@ -199,26 +205,38 @@ class _Progress:
         self._answer = _response(call, Outcome(Status(PENDING)))  # only its counts change
         self._interval = 0.0 if call.route is None else call.route.pending_interval
         self._told = time.monotonic()
+        self._is_told = True
 
     def __enter__(self) -> _Progress:
         self._call.association.pulse(self._pending)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._call.association.pulse(None)
+        if kind is None:
+            self.tell()
 
     def _pending(self) -> tuple[int, SubOperationsResponse]:
         _count(self._answer, self._counts, remaining=True)
         return self._call.context.id, self._answer
 
+    def add(self, status: Status, sop_instance: str) -> None:
+        """Count a sub-operation that has ended; `tell` tells the peer."""
+        self.tell()  # of the one before, if this one was not sent
+        self._counts.add(status, sop_instance)
+        self._is_told = False
+
     def tell(self) -> None:
-        """Send the counts, unless the last ones were sent a moment ago."""
+        """Send the counts, if they are new and the last ones were not sent a moment ago."""
+        if self._is_told:
+            return
+        self._is_told = True
         if self._interval:
             now = time.monotonic()
             if now - self._told < self._interval:
                 return
             self._told = now
-        # It is sent together with the next instance, or soon after.
+        # It is sent together with the next message, or soon.
         self._call.association.send(*self._pending(), more=True)
 
 
@@ -230,6 +248,11 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
         contextlib.closing(_Ahead(request, call.app.handle(request))) as answers,
         _Progress(call, counts) as progress,
     ):
+
+        def meanwhile() -> None:
+            progress.tell()
+            answers.look()
+
         for item, outcome, _ in answers:
             if item is None:
                 # A handler that stopped because of the cancel has not sent everything.
@@ -244,10 +267,11 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
                 break
             assert isinstance(item, Instance)
             name = item.sop_instance_if_known  # now: the handler may reuse the Dataset
-            status = _sent(send, item, request, answers.look, counts.failed)
-            counts.add(status, name or item.sop_instance_if_known)
+            status = _sent(send, item, request, meanwhile, counts.failed)
+            progress.add(status, name or item.sop_instance_if_known)
             call.app.observer.sub_operation(call.command.name, status)
-            progress.tell()
+            if not answers.is_ready:  # the next one may take long
+                progress.tell()
     ended = association.ended()
     if ended is not None:
         raise ended

@@ -382,12 +382,13 @@ class Unreadable(Instance):
 
 
 def test_a_pending_that_waits_goes_before_the_abort(tmp_path):
-    good, bad = files(tmp_path, 2)
+    *good, bad = files(tmp_path, 3)
     bad = Unreadable(bad._source, **bad.hints)
-    with serving(lambda request: [good, bad]) as server:
+    with serving(lambda request: [*good, bad]) as server:
         with Requestor(server.port, (CT, EXPLICIT)) as peer:
             peer.get()
             answers = peer.answers()
+            assert isinstance(next(answers)[0], commands.CStoreRQ)
             assert isinstance(next(answers)[0], commands.CStoreRQ)
             command, _ = next(answers)
             assert (command.status, command.completed) == (PENDING, 1)
