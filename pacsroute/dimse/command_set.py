@@ -6,11 +6,11 @@ and elements that do not belong to the message are ignored.
 
 from __future__ import annotations
 
+import functools
 import operator
 import struct
 from collections.abc import Callable
 from dataclasses import fields
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pacsroute.dimse.commands import (
@@ -48,6 +48,11 @@ def _read_number(value: bytes) -> int:
 
 def _read_field(value: bytes) -> int | None:
     return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
+
+
+def _read_status(value: bytes) -> int:
+    # A message with a part of a status, or without one, is not a success.
+    return int.from_bytes(value[:2], "little") if len(value) >= 2 else PROCESSING_FAILURE
 
 
 def _data_set(element: int, value: bool) -> bytes:
@@ -110,7 +115,7 @@ _ELEMENTS: dict[str, tuple[int, _Codec]] = {
     "move_destination": (0x0600, _TEXT),
     "priority": (0x0700, _NUMBER),
     "has_data_set": (0x0800, (_data_set, _read_data_set)),
-    "status": (0x0900, (_number, _read_field)),
+    "status": (0x0900, (_number, _read_status)),
     "offending_element": (0x0901, _TAGS),
     "error_comment": (0x0902, _TEXT),
     "error_id": (0x0903, _NUMBER),
@@ -233,7 +238,7 @@ _USUAL: dict[type[Command], _Usual] = {
 }
 
 
-@lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=1024)
 def _first_half(kind: Any, values: tuple[Any, ...], second: int) -> tuple[bytes, bytes]:
     """Return the bytes before and after the Message ID in the first half of messages."""
     rest = iter(values)
@@ -250,52 +255,52 @@ def _first_half(kind: Any, values: tuple[Any, ...], second: int) -> tuple[bytes,
     return before, body[at:]
 
 
-# The start of the elements that differ between messages, and how each is read.
+# The start of the elements that differ between messages.
 _MESSAGE_IDS = {
     b"\0\0\x10\1\2\0\0\0": "message_id",
     b"\0\0\x20\1\2\0\0\0": "message_id_responded_to",
 }
 _INSTANCE = b"\0\0\0\x10"
-_SHORT = 256  # bytes: longer elements are not cached
+_SHORT = 512  # bytes: longer command sets are not cached
 
 
-def _read(data: bytes) -> dict[str, Any]:
-    """Return the values of a command set, by name.
+def _repeated(data: bytes) -> Command | None:
+    """Return the command of bytes that differ from earlier ones in the ID and instance only.
 
     A peer repeats the elements before the Message ID, and after it up to the SOP Instance UID,
-    in every message. They are read once, which halves the time.
+    in every message. They are read once, which takes a third of the time.
     """
     for tag, name in _MESSAGE_IDS.items():
         before, found, rest = data.partition(tag)
-        if found and len(rest) >= _US.size and (first := _remembered(before)) is not None:
-            known = first | {name: int.from_bytes(rest[: _US.size], "little")}
-            between, found, last = rest[_US.size :].partition(_INSTANCE)
-            if (second := _remembered(between)) is not None:
-                known |= second
-                if found:
-                    _elements(found + last, known)
-                return known
-    known = {}
-    _elements(data, known)
-    return known
+        if found and len(rest) >= _US.size:
+            between, instance, last = rest[_US.size :].partition(_INSTANCE)
+            make = _maker(before, between)
+            if make is not None:
+                own: dict[str, Any] = {name: int.from_bytes(rest[: _US.size], "little")}
+                if instance and int.from_bytes(last[:4], "little") == len(last) - 4:
+                    own["affected_sop_instance"] = _read_uid(last[4:])  # nothing follows it
+                elif instance:
+                    _elements(instance + last, own)
+                return make(**own)
+    return None
 
 
-def _remembered(data: bytes) -> dict[str, Any] | None:
-    return _whole_elements(data) if len(data) <= _SHORT else None
+@functools.lru_cache(maxsize=1024)
+def _maker(before: bytes, between: bytes) -> Callable[..., Command] | None:
+    """Return a function that makes commands of the other elements; None if it cannot be known.
 
-
-@lru_cache(maxsize=1024)
-def _whole_elements(data: bytes) -> dict[str, Any] | None:
-    """Return the values of complete elements; None if the last one is incomplete.
-
-    In that case, the tag that was found after it is part of its value.
+    If the elements are incomplete, the tag that was found after them is part of a value.
     """
     known: dict[str, Any] = {}
-    try:
-        end = _elements(data, known)
-    except ProtocolError:
-        return None
-    return known if end == len(data) else None
+    for data in (before, between):
+        try:
+            end = _elements(data, known)
+        except ProtocolError:
+            return None
+        if end != len(data):
+            return None
+    is_repeated = "command_field" in known and known.keys().isdisjoint(_MESSAGE_IDS.values())
+    return _made_of(known) if is_repeated else None
 
 
 def _elements(data: bytes, known: dict[str, Any]) -> int:
@@ -324,18 +329,28 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
     ProtocolError
         If they are not a command set.
     """
-    known = _read(bytes(data))
-    number = known.pop("command_field", None)
+    data = bytes(data)
+    try:
+        command = _repeated(data) if len(data) <= _SHORT else None
+    except TypeError:  # elements that do not belong to the message
+        command = None
+    if command is None:
+        known: dict[str, Any] = {}
+        _elements(data, known)
+        command = _made_of(known)()
+    return command
+
+
+def _made_of(known: dict[str, Any]) -> functools.partial[Command]:
+    """Return a function that makes the command of these values, of which it takes its own."""
+    number = known.get("command_field")
     if number is None:
         raise ProtocolError("a command set without Command Field")
     kind = TYPES.get(number)
     if kind is None:
         kind = UnknownRSP if number & 0x8000 else UnknownRQ
         known["received_field"] = number
-    if issubclass(kind, Response) and known.get("status") is None:
-        known["status"] = PROCESSING_FAILURE  # a missing status is not a success
-    try:
-        return kind(**known)
-    except TypeError:  # elements that do not belong to the message
-        own = {one.name for one in fields(kind)}
-        return kind(**{name: value for name, value in known.items() if name in own})
+    if issubclass(kind, Response):
+        known.setdefault("status", PROCESSING_FAILURE)
+    own = {one.name for one in fields(kind)}
+    return functools.partial(kind, **{name: known[name] for name in own & known.keys()})
