@@ -65,6 +65,8 @@ class Assembler:
     ----------
     command : Command or None
         The command of the message whose data set is awaited.
+    begun : bool
+        Whether part of a command set has arrived.
     size : int
         The number of bytes received of the incomplete message.
     """
@@ -79,7 +81,7 @@ class Assembler:
         self._open_sink = open_sink
         self._limit = maximum_command_length
         self._bytes = bytearray()
-        self._begun = False
+        self.begun = False
         self._context_id = 0
         self._sink: Sink | None = None
         self._empty = 0
@@ -87,7 +89,7 @@ class Assembler:
     @property
     def partial(self) -> bool:
         """Whether a message is incomplete."""
-        return self.command is not None or self._begun
+        return self.command is not None or self.begun
 
     @property
     def incomplete(self) -> Message | None:
@@ -131,13 +133,13 @@ class Assembler:
                     raise ProtocolError("a command inside a data set", UNEXPECTED_PARAMETER)
                 done.append(Message(self._context_id, self.command))
                 self.command = None
-            if self._begun and context_id != self._context_id:
+            if self.begun and context_id != self._context_id:
                 raise ProtocolError("fragments of two messages mixed", UNEXPECTED_PARAMETER)
             self._context_id = context_id
-            if self._begun or not is_last:
+            if self.begun or not is_last:
                 self._bytes += fragment
                 fragment = self._bytes
-            self._begun = not is_last
+            self.begun = not is_last
             if len(fragment) > self._limit:
                 raise ProtocolError(f"a command set of more than {self._limit} bytes")
             if is_last:

@@ -138,7 +138,8 @@ def _prepare(request: Request, route: Route) -> None:
 
 def finished(request: Request, status: Status | None, error: BaseException | None) -> None:
     """Call the hooks of `after_request`, the innermost first."""
-    for scope in reversed(_scopes(request)):
+    route = request.route
+    for scope in () if route is None else route.scopes[::-1]:
         for hook in reversed(scope.hooks["after_request"]):
             try:
                 hook(request, status, error)

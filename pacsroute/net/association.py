@@ -30,7 +30,7 @@ from pacsroute.net.channel import Channel
 from pacsroute.net.inbox import Inbox
 from pacsroute.net.outbox import Outbox
 from pacsroute.net.pace import Pace
-from pacsroute.services.sinks import Memory, is_expected, open_sink
+from pacsroute.services.sinks import Memory, open_sink
 from pacsroute.tls import TLS, explain
 from pacsroute.upper_layer.connection import Event
 from pacsroute.upper_layer.negotiation import AcceptedContext, agreed
@@ -433,13 +433,13 @@ class Association:
         channel, inbox = self._channel, self._inbox
         if channel.ended is not None:
             raise channel.ended
-        event = channel.connection.next_event()
-        if event is None:
+        next_event = channel.connection.next_event
+        if (event := next_event()) is None:
             channel.read(inbox.partial)
-            event = channel.connection.next_event()
+            event = next_event()
         while event is not None:
             self._take(event)
-            event = None if inbox.waiting else channel.connection.next_event()
+            event = None if inbox.waiting else next_event()
 
     def _receive_shared(self, response_to: int | None) -> Message:
         """Receive while operations overlap: one thread reads for all of them."""
@@ -500,13 +500,10 @@ class Association:
         return channel.ended is not None or inbox.is_cancelled(message_id)
 
     def _open_sink(self, context_id: int, command: Command) -> Sink:
-        if self.role == "acceptor":
-            expected = is_expected(self.app, self, context_id, command)
-        else:
-            # Not by the agreed roles: some C-GET SCPs send instances without answering role
-            # selection.
-            expected = self._fetches or not isinstance(command, CStoreRQ)
-        if not expected:
+        # A requestor does not go by the agreed roles: some C-GET SCPs send instances without
+        # answering role selection.
+        is_fetched = self._fetches or self.role == "acceptor"
+        if not is_fetched and isinstance(command, CStoreRQ):
             return Memory(0)
         claim = self._channel.connection.hand_over
         return open_sink(self.app, self, context_id, command, claim)

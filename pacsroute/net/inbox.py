@@ -72,7 +72,7 @@ class Inbox:
         """
         assembler = self._assembler
         if assembler.command is None:
-            return assembler.size if assembler.partial else None
+            return assembler.size if assembler.begun else None
         return 0 if isinstance(assembler.command, Response) else assembler.size
 
     @property
@@ -134,12 +134,15 @@ class Inbox:
             self._cancelled.discard(getattr(command, "message_id", -1))
         if self.traffic is not None and not isinstance(command, Response):
             self.traffic.take(command.name, 0 if message.data is None else message.size or 0)
-        with self._lock:
+        if self.window > 1:
+            with self._lock:
+                self.waiting.append(message)
+                if self._sleepers:
+                    self._arrived.notify_all()
+        else:  # no other thread takes messages
             self.waiting.append(message)
-            if self._sleepers:
-                self._arrived.notify_all()
-            if len(self.waiting) > 1:
-                self._check()
+        if len(self.waiting) > 1:
+            self._check()
 
     def _check(self) -> None:
         """Refuse more messages than a peer may send before it waits for responses."""

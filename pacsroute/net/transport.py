@@ -87,8 +87,9 @@ def send_all(sock: Socket, buffers: list[Buffer], make_pace: Callable[[], Pace])
     if isinstance(sock, TappedSocket):  # it shows all data to the observers first
         buffers = [b"".join(buffers)]
         sock = sock.sending(buffers[0])
-    whole = sum(map(len, buffers))
-    if len(buffers) > 1 and whole <= _JOINED:
+    if len(buffers) == 1:  # most responses
+        whole = len(buffers[0])
+    elif (whole := sum(map(len, buffers))) <= _JOINED:
         buffers = [b"".join(buffers)]
     gone = sent = _send(sock, buffers)
     if sent == whole:  # the usual case

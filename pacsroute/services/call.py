@@ -41,7 +41,8 @@ _Query = TypeVar("_Query", bound=QueryRequest)
 class Call:
     """A message for a handler, with the means to answer it.
 
-    `route` is the route that answers it, once found.
+    `limits` are those on data sets from the peer, and `route` is the route that answers it, once
+    found.
     """
 
     app: BaseApp
@@ -50,6 +51,7 @@ class Call:
     command: RequestCommand
     message: Message
     answering: Answering
+    limits: Limits
     route: Route | None = None
 
     def find_route(self, sop_class: str = "", kind: int | None = None) -> Route | None:
@@ -96,26 +98,6 @@ class Call:
         self.association.send(self.context.id, response(self.command, outcome), data)
         return outcome
 
-    @property
-    def limits(self) -> Limits:
-        """The limits on depth and size when the data set of a C-STORE is parsed."""
-        config = self.app.config
-        return Limits(
-            config.max_depth,
-            config.max_inflated,
-            config.max_elements,
-            config.max_memory,
-            self._undeclared,
-        )
-
-    @property
-    def _undeclared(self) -> str:
-        """The Specific Character Set of data from the peer that declares none."""
-        association = self.association
-        is_caller = association.role == "acceptor"
-        peer = association.calling_ae if is_caller else association.called_ae
-        return default_charset(self.app.config, peer)
-
     def charset(self, said: Any) -> Any:
         """Return the Specific Character Set of responses: the setting, or the peer's.
 
@@ -125,7 +107,7 @@ class Call:
             The Specific Character Set of the request's identifier.
         """
         config = self.app.config
-        return (self.route and self.route.charset) or config.charset or said or self._undeclared
+        return (self.route and self.route.charset) or config.charset or said or self.limits.charset
 
     def read(self, how: Callable[[Any, str, Limits], Dataset]) -> Dataset:
         """Return the data set of a message other than a C-STORE.
@@ -143,6 +125,18 @@ class Call:
         limits = self.limits._replace(inflated=getattr(self.app.config, limit_of(self.command)))
         held = memoryview(data) if len(data) > _LARGE else bytes(data)
         return how(held, self.context.transfer_syntax, limits)
+
+
+def limits_for(app: BaseApp, association: Exchange) -> Limits:
+    """Return the limits on the data sets of an association's peer, with its character set."""
+    config, is_caller = app.config, association.role == "acceptor"
+    return Limits(
+        config.max_depth,
+        config.max_inflated,
+        config.max_elements,
+        config.max_memory,
+        default_charset(config, association.calling_ae if is_caller else association.called_ae),
+    )
 
 
 def unreadable(call: Call, status: Status, error: DataSetError) -> Outcome:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from importlib import import_module
 
 from pacsroute.dataset import late
+from pacsroute.dataset.limits import Limits
 from pacsroute.dimse import commands
 from pacsroute.dimse.commands import RequestCommand
 from pacsroute.dimse.messages import Message
@@ -14,7 +16,7 @@ from pacsroute.errors import AssociationReleased
 from pacsroute.framework.answering import Answering
 from pacsroute.framework.base import BaseApp
 from pacsroute.framework.results import Outcome
-from pacsroute.services.call import Call
+from pacsroute.services.call import Call, limits_for
 from pacsroute.services.exchange import Exchange
 from pacsroute.status import SOP_CLASS_NOT_SUPPORTED, UNRECOGNIZED_OPERATION, Status
 
@@ -80,6 +82,10 @@ class Dispatcher:
         self.app = app
         self.association = association
 
+    @cached_property
+    def _limits(self) -> Limits:
+        return limits_for(self.app, self.association)
+
     def run(self) -> None:
         """Receive and dispatch messages one by one until the association is released.
 
@@ -103,21 +109,21 @@ class Dispatcher:
 
         An unexpected response, or a C-CANCEL that arrives too late, is ignored.
         """
-        command, association = message.command, self.association
+        app, association, command = self.app, self.association, message.command
         if not isinstance(command, RequestCommand):
             title = ascii(association.calling_ae)[1:-1]
             logger.debug("%s ignored: %s", title, type(command).__name__)
             return
         context = association.contexts[message.context_id]
         with Answering(
-            self.app,
+            app,
             association,
             command.name,
             context.abstract_syntax,
             size=message.size,
             defer=association.defer,
         ) as answering:
-            call = Call(self.app, association, context, command, message, answering)
+            call = Call(app, association, context, command, message, answering, self._limits)
             service = _service(command.route) if _may_ask(call) else _not_for_the_peer
             answering.outcome = service(call)
 

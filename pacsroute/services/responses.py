@@ -36,7 +36,7 @@ def check_response(answer: Command, request: commands.RequestCommand) -> None:
 def response(request: commands.RequestCommand, outcome: Outcome) -> Response:
     """Return the response to a request, with the peer's own UIDs in it."""
     kind, pairs = _RESPONSES[type(request)]
-    (code, comment), elements, *_ = outcome
+    (code, comment), elements = outcome.status, outcome.elements
     answer = kind(message_id_responded_to=request.message_id, status=code)
     for ours, theirs in pairs:
         setattr(answer, ours, getattr(request, theirs) or None)

@@ -7,7 +7,7 @@ from pacsroute.dimse.commands import Command, CStoreRQ, NSetRQ, RequestCommand
 from pacsroute.dimse.messages import Sink
 from pacsroute.framework.base import BaseApp
 from pacsroute.instances import part10
-from pacsroute.instances.spool import Claim, Spool, spool_for
+from pacsroute.instances.spool import Claim, spool_for
 from pacsroute.services.exchange import Exchange
 from pacsroute.upper_layer.negotiation import AcceptedContext
 
@@ -77,52 +77,45 @@ def open_sink(
     command: Command,
     claim: Claim | None = None,
 ) -> Sink:
-    """Return the sink for the data set of a message.
+    """Return the sink for the data set of a message; it keeps nothing if no handler may get it.
 
     Parameters
     ----------
     claim : callable, optional
         Requests the buffer of a fragment from the transport; see `pacsroute.instances.spool.Claim`.
     """
+    is_acceptor = association.role == "acceptor"
+    titles = association.calling_ae, association.called_ae
     if isinstance(command, CStoreRQ):
+        context, place = association.contexts[context_id], app.fetched_place
+        if is_acceptor:
+            route = app.route("store", context.general or context.abstract_syntax, *titles)
+            if route is None:
+                return Memory(0)
+            place = route.place
         if app.declared.quiet:
             app.work.receiving(association)
-        return _open_spool(app, association, association.contexts[context_id], command, claim)
+        return spool_for(_head(app, command, context, titles), app.config, app.room, place, claim)
+    is_request = isinstance(command, RequestCommand)
+    if is_acceptor and is_request and not _has_route(app, command, titles):
+        return Memory(0)
     setting = limit_of(command)
     return Memory(getattr(app.config, setting), setting, app.config.max_memory)
 
 
-def _open_spool(
-    app: BaseApp,
-    association: Exchange,
-    context: AcceptedContext,
-    command: CStoreRQ,
-    claim: Claim | None,
-) -> Spool:
-    uid = uids.trim(command.affected_sop_instance)
-    head = part10.head(
-        context.abstract_syntax,
-        uid if uids.is_uid(uid) else "",  # an invalid UID is refused later
-        context.transfer_syntax,
-        writer=app.ae_title,
-        sender=association.calling_ae,
-        receiver=association.called_ae,
-    )
-    route = None
-    if association.role == "acceptor":
-        served = context.general or context.abstract_syntax
-        route = app.route("store", served, association.calling_ae, association.called_ae)
-    place = app.fetched_place if route is None else route.place
-    return spool_for(head, app.config, app.room, place, claim)
-
-
-def is_expected(app: BaseApp, association: Exchange, context_id: int, command: Command) -> bool:
-    """Return whether the data set of a request may reach a handler."""
-    if not isinstance(command, RequestCommand):
-        return True
-    titles = association.calling_ae, association.called_ae
-    if isinstance(command, CStoreRQ):
-        context = association.contexts[context_id]
-        served = context.general or context.abstract_syntax
-        return app.route(command.route, served, *titles) is not None
+def _has_route(app: BaseApp, command: Command, titles: tuple[str, str]) -> bool:
     return any(route.command == command.route for route in app.routes_for(*titles))
+
+
+def _head(
+    app: BaseApp, command: CStoreRQ, context: AcceptedContext, titles: tuple[str, str]
+) -> bytes:
+    """Return the head of the instance's file; one whose UID is not valid is refused later."""
+    return part10.head(
+        context.abstract_syntax,
+        uids.trim(command.affected_sop_instance)[: uids.LONGEST],
+        context.transfer_syntax,
+        writer=app.config.ae_title,
+        sender=titles[0],
+        receiver=titles[1],
+    )

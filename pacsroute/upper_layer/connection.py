@@ -158,14 +158,13 @@ class Connection:
 
     def next_event(self) -> Event | None:
         """Return the next event in the bytes received, or None until more of them come."""
-        while True:
-            start = self._start
+        while (start := self._start) != self._end:
             available = self._end - start
-            if available and (self._lost_framing or self.state == "Sta1"):
-                self._start = self._end = available = 0
-            if available < 6 and not (available and self._is_foreign()):
-                self._needed = 6
-                return None
+            if self._lost_framing or self.state == "Sta1":
+                self._start = self._end
+                break
+            if available < 6 and not self._is_foreign():
+                break
             number, length = pdus.HEADER.unpack_from(self._view, start)
             # DT-2 changes no state, so the hot path skips the table.
             is_data = number == 4 and self.state == "Sta6" and length <= self._data_limit
@@ -186,6 +185,8 @@ class Connection:
                 event = self._receive(_RECEIVED[number], received, None)
             if event is not None:
                 return event
+        self._needed = 6
+        return None
 
     def _check_header(self, number: int, length: int) -> None:
         """Refuse bytes that cannot be framed before memory is used for them."""
