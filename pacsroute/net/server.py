@@ -57,6 +57,17 @@ class _Door:
     tls: TLS | None = None
     spare: int = 0
 
+    def look_out(self) -> None:
+        """Poll briefly for a peer, because waking up costs more than a short association.
+
+        Other programs get the CPU meanwhile if they need it, and another thread may get the peer.
+        """
+        waiting, deadline = self.spare, time.perf_counter() + transport.SOON
+        while self.spare >= waiting and not transport.readable(self.listener, 0):
+            if time.perf_counter() > deadline:
+                break
+            transport.yield_cpu()
+
 
 class Server:
     """A DICOM server for an app; it listens as soon as it is created.
@@ -356,7 +367,7 @@ class Server:
         """Accept and serve one peer after another, while few other threads wait."""
         thread = threading.current_thread()
         try:
-            while (accepted := self._accept(door.listener)) is not None:
+            while (accepted := self._accept(door)) is not None:
                 with self._lock:
                     door.spare -= 1
                     last = not door.spare and self._is_last(door)
@@ -387,13 +398,13 @@ class Server:
         busy = len(self._threads) - self._spare
         return busy < self.config.max_associations + REFUSALS and not self._begin(door)
 
-    def _accept(self, listener: socket.socket) -> tuple[socket.socket, str] | None:
+    def _accept(self, door: _Door) -> tuple[socket.socket, str] | None:
         """Wait for a peer; return its socket and host, or None when the server stops."""
         if not self._places.associations:
-            transport.look_out(listener)
+            door.look_out()
         while not self._stop.is_set():
             try:
-                sock, address = listener.accept()
+                sock, address = door.listener.accept()
             except BlockingIOError:  # the tick of a shared listener
                 continue
             except OSError as error:

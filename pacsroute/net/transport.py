@@ -8,7 +8,6 @@ import os
 import socket
 import struct
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
@@ -59,16 +58,6 @@ def readable(sock: Socket, seconds: float) -> bool:
     if isinstance(sock, TLSSocket | TappedSocket) and sock.pending():
         return True
     return wait_for(sock, seconds)
-
-
-def look_out(listener: socket.socket) -> None:
-    """Poll briefly for a peer, because waking up costs more than a short association.
-
-    Other programs get the CPU meanwhile, if they need it.
-    """
-    deadline = time.perf_counter() + SOON
-    while not readable(listener, 0) and time.perf_counter() < deadline:
-        yield_cpu()
 
 
 def send_all(sock: Socket, buffers: list[Buffer], make_pace: Callable[[], Pace]) -> None:
