@@ -62,9 +62,9 @@ class _Door:
 
         Other programs get the CPU meanwhile if they need it, and another thread may get the peer.
         """
-        waiting, deadline = self.spare, time.perf_counter() + transport.SOON
+        waiting, deadline = self.spare, time.monotonic() + transport.SOON
         while self.spare >= waiting and not transport.readable(self.listener, 0):
-            if time.perf_counter() > deadline:
+            if time.monotonic() > deadline:
                 break
             transport.yield_cpu()
 
