@@ -480,15 +480,22 @@ class Association:
         elif isinstance(event, Abort):
             channel.aborted(event)
 
-    def cancelled(self, message_id: int) -> bool:
+    def cancelled(self, message_id: int, max_age: float = 0.0) -> bool:
         """Return whether the peer has cancelled a request, or has disconnected; never waits.
 
         It makes at most one read, and none while several requests wait: a peer that sends too far
         ahead fills its own buffers.
+
+        Parameters
+        ----------
+        message_id : int
+            The Message ID of the request.
+        max_age : float
+            Seconds after the last read in which no other is needed.
         """
         channel, inbox = self._channel, self._inbox
         if self.window == 1 or inbox.is_read_here:
-            looked = False
+            looked = max_age > 0 and time.monotonic() - channel.read_at < max_age
             while channel.ended is None and not inbox.is_busy:
                 event = channel.connection.next_event()
                 if event is not None:

@@ -82,6 +82,8 @@ class Channel:
         The error of the socket when the peer was lost during negotiation.
     peer_certificate : dict or None
         The result of `ssl.SSLSocket.getpeercert`.
+    read_at : float
+        The time of the last read that waited, by `time.monotonic`.
     sending : threading.RLock
         Held by the thread that sends.
     """
@@ -108,6 +110,7 @@ class Channel:
         )
         self.ended: AssociationError | None = None
         self.lost: OSError | None = None
+        self.read_at = 0.0
         self.sending = threading.RLock()
         self.coming = self._pace()
         self._tls = tls
@@ -223,6 +226,7 @@ class Channel:
                 self._closed()
                 return
             ASSOCIATIONS.seen = True
+            self.read_at = time.monotonic()
             self.connection.buffer_updated(count)
             self._small = count < _SMALL_READ
             return

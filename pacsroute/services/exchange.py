@@ -83,8 +83,11 @@ class Exchange(Carrier, Protocol):
     def patience(self) -> float:
         """The seconds that the peer has to answer a request of ours."""
 
-    def cancelled(self, message_id: int) -> bool:
-        """Return whether the peer has cancelled a request, or has disconnected."""
+    def cancelled(self, message_id: int, max_age: float = 0.0) -> bool:
+        """Return whether the peer has cancelled a request, or has disconnected.
+
+        If the last read is less than `max_age` seconds ago, no other is needed.
+        """
 
     def ended(self) -> AssociationAborted | None:
         """Return how the association has ended, if it has."""

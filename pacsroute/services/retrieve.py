@@ -123,6 +123,7 @@ class SubOperations:
         return Status(SUB_OPERATIONS_WARNING)
 
 
+_RECENT = 0.001  # seconds: in a C-GET, the response to the last instance was just read
 _TOLD = 20  # failures per retrieval that are logged as warnings
 _UNIQUE = {
     "PATIENT": "PatientID",
@@ -263,7 +264,7 @@ def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcom
             if not known:
                 # Some databases return -1, which an unsigned number cannot hold.
                 known, counts.remaining = True, max(0, request.count or 0)
-            if association.cancelled(request.message_id):
+            if association.cancelled(request.message_id, _RECENT):
                 break
             assert isinstance(item, Instance)
             name = item.sop_instance_if_known  # now: the handler may reuse the Dataset

@@ -192,7 +192,7 @@ class MemoryAssociation:
         """Keep an unintended exception of a handler: the test raises it."""
         self.failure = error
 
-    def cancelled(self, message_id: int) -> bool:
+    def cancelled(self, message_id: int, max_age: float = 0.0) -> bool:
         """Return whether the other end has cancelled a request, or has disconnected."""
         with contextlib.suppress(queue.Empty):
             while self._ended is None:

@@ -201,6 +201,25 @@ def test_cancel_of_a_move():
             peer.release()
 
 
+def test_a_cancel_is_not_looked_for_right_after_a_read():
+    began, cancelled, seen = threading.Event(), threading.Event(), []
+
+    def handler(request):
+        began.set()
+        assert cancelled.wait(WAIT)
+        seen.extend(request.association.cancelled(7, max_age) for max_age in (1000, 0, 1000))
+        return []
+
+    with serving(handler) as server, Requestor(server.port, (CT, EXPLICIT)) as peer:
+        peer.get(message_id=7)
+        assert began.wait(WAIT)
+        peer.cancel(1, 7)
+        cancelled.set()
+        peer.all()
+        peer.release()
+    assert seen == [False, True, True]
+
+
 @pytest.mark.parametrize("first", [0, 2])
 def test_a_handler_that_ends_because_it_was_cancelled(first):
     sent = threading.Event()
