@@ -142,6 +142,7 @@ def test_health_checks_are_no_peers_and_leave_no_line(served, caplog, header):
         sock.close()
     with RawPeer(server.port, CONTEXTS, before=line()) as peer:
         assert peer.echo() == 0
+        peer.release()
     log = caplog.text.removeprefix(before)
     assert "127.0.0.1" not in log
     assert "WARNING" not in log
