@@ -170,6 +170,7 @@ def _only_lines(monkeypatch):
 def test_a_line_without_a_record_is_that_of_a_record(monkeypatch):
     ours, handler = _only_lines(monkeypatch)
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.25)
+    monkeypatch.setattr("time.time_ns", lambda: 1_800_000_000_250_000_000)  # from Python 3.13 on
     title = "CT\n2026-01-01 00:00:00,000 1 INFO    ADMIN released\x85\u2028\x1b[2J"
     write(ours, logging.WARNING, "%s: %d instances", title, 3, extra=pytest.fail)
     ours.warning("%s: %d instances", title, 3)

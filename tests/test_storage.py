@@ -197,7 +197,7 @@ def test_any_object_with_four_methods_is_a_storage(sample, source):
 def test_storage_takes_no_name_and_replaces_nothing(sample):
     instance = Instance(sample("CT_small.dcm"))
     for options in ({"name": "a.dcm"}, {"duplicate": "refuse"}, {"duplicate": "keep"}):
-        with pytest.raises(SetupError, match="neither name nor duplicate"):
+        with pytest.raises(SetupError, match="takes no name and no duplicate"):
             instance.save(Plain(), **options)
     with pytest.raises(TypeError, match="a folder or a storage"):
         instance.save(object())

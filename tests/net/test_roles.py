@@ -160,5 +160,5 @@ def test_a_client_names_the_role_that_was_not_granted(listening):
 def test_a_client_names_the_role_for_which_nothing_was_accepted(listening):
     peer = listening(App("ARCHIVE"))
     with peer.client() as client:
-        with pytest.raises(NotAccepted, match=r"or not for .* as its SCP"):
+        with pytest.raises(NotAccepted, match=r"or not to .* as its SCP"):
             client.n_event_report("StorageCommitment", "1.2.3", 1, {"TransactionUID": "1.2"})
