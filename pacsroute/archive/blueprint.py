@@ -38,13 +38,13 @@ from pacsroute.archive.settings import (
 from pacsroute.archive.sqlite import SQLite
 from pacsroute.archive.storing import Conflict, Mismatch, Storing
 from pacsroute.archive.upkeep import Finding, Upkeep
+from pacsroute.archive.values import Values, of_dataset, of_instance
 from pacsroute.audit.event import SERIOUS
 from pacsroute.errors import Failure, SetupError
 from pacsroute.framework.blueprints import Blueprint
 from pacsroute.framework.checks import check_callable
 from pacsroute.framework.requests import FindRequest, GetRequest, NActionRequest, StoreRequest
 from pacsroute.instances.atomic_files import make_folder, sweep
-from pacsroute.instances.attributes import attributes_of
 from pacsroute.instances.instance import Instance
 from pacsroute.instances.stored import Storage
 from pacsroute.status import CANCEL, IDENTIFIER_MISMATCH, OUT_OF_RESOURCES, Status
@@ -287,9 +287,9 @@ class Archive(Blueprint):
             calling_ae, address = what.calling_ae, what.remote_address
             if self._acceptor is not None:
                 self._acceptor(what, instance.dataset)
-        dataset = attributes_of(instance, self._model.wanted)
+        values = of_instance(self._model, instance)
         issuer = self._issuers.of(calling_ae, address)
-        entry = self._described(dataset, instance.transfer_syntax, calling_ae, issuer)
+        entry = self._described(values, instance.transfer_syntax, calling_ae, issuer)
         entry.image["SOPClassUID"] = entry.image["SOPClassUID"] or instance.sop_class
         told = entry.image["SOPClassUID"], entry.sop_instance
         if told != (instance.sop_class, instance.sop_instance):
@@ -620,10 +620,10 @@ class Archive(Blueprint):
             raise Failure(IDENTIFIER_MISMATCH, f"this Query/Retrieve Level {known}")
         return request.level
 
-    def _described(self, dataset: Dataset, syntax: str, calling_ae: str, issuer: str) -> Entry:
+    def _described(self, values: Values, syntax: str, calling_ae: str, issuer: str) -> Entry:
         return describe(
             self._model,
-            dataset,
+            values,
             transfer_syntax=syntax,
             calling_ae=calling_ae,
             received=0,
@@ -641,7 +641,8 @@ class Archive(Blueprint):
         dataset = instance.dataset
         told = self._database.rows(_ISSUED, [str(dataset.get("StudyInstanceUID") or "")])
         issuer = told[0][0] if told else self._issuers.of(sender, "")
-        entry = self._described(dataset, instance.transfer_syntax, sender, issuer)
+        values = of_dataset(self._model, dataset)
+        entry = self._described(values, instance.transfer_syntax, sender, issuer)
         entry.image["SOPClassUID"] = entry.image["SOPClassUID"] or instance.sop_class
         entry.received = self._files.received(name)
         return entry

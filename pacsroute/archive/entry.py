@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pacsroute import matching
 from pacsroute.archive.model import TABLES, UNIQUE, Model
-from pacsroute.errors import DataSetError, Failure
+from pacsroute.archive.values import Value, Values
+from pacsroute.errors import Failure
 from pacsroute.status import IDENTIFIER_MISMATCH
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
 Row = dict[str, Any]
-_UNBINDABLE = re.compile("[\0\ud800-\udfff]")  # characters that databases refuse in text
+_ABSENT = Value()
 
 
 @dataclass
@@ -59,24 +55,21 @@ class Entry:
 
 def describe(
     model: Model,
-    dataset: Dataset,
+    values: Values,
     *,
     transfer_syntax: str,
     calling_ae: str,
     received: int,
     default_issuer: str,
 ) -> Entry:
-    """Return the entry of a data set.
+    """Return the entry of an instance with these values.
 
     Raises
     ------
     Failure
         With 0xA900 if it lacks a UID of its study, series or instance.
     """
-    rows = {
-        table: _row(model, [key for level in levels for key in model.keys[level]], dataset)
-        for table, levels in TABLES.items()
-    }
+    rows = {table: _row(model, table, values) for table in TABLES}
     for table, level in (("study", "STUDY"), ("series", "SERIES"), ("image", "IMAGE")):
         if not rows[table][UNIQUE[level]]:
             raise Failure(IDENTIFIER_MISMATCH, f"{UNIQUE[level]} is missing")
@@ -105,27 +98,12 @@ def patient_of(study: Row) -> str:
     return f"\\{study['StudyInstanceUID']}"
 
 
-def _row(model: Model, keys: list[str], dataset: Dataset) -> Row:
+def _row(model: Model, table: str, values: Values) -> Row:
     row: Row = {}
-    there = dataset.keys()
-    for key in keys:
-        value = _known(model, key, dataset) if model.tags[key] in there else None
-        row[key] = value
+    for key in model.of_table[table]:
+        value = values.get(key, _ABSENT)
         if key in model.names:
-            row[f"{key}_key"] = value
-            row[key] = _text(dataset, key) if value else None
+            row[key], row[f"{key}_key"] = value.name, value.matched
+        else:
+            row[key] = value.matched
     return row
-
-
-def _known(model: Model, key: str, dataset: Dataset) -> Any:
-    try:
-        value = matching.stored(key, dataset)
-    except DataSetError:  # bytes that cannot be decoded count as empty
-        return None
-    if model.is_whole(key):
-        return value if isinstance(value, int) and abs(value) < 2**31 else None
-    return value
-
-
-def _text(dataset: Dataset, key: str) -> str:
-    return _UNBINDABLE.sub("", str(dataset.get(key)))

@@ -56,8 +56,8 @@ class Model:
     Examples
     --------
     >>> model = Model({"STUDY": ["InstitutionalDepartmentName"]})
-    >>> model.keys["STUDY"][-1], model.is_whole("SeriesNumber")
-    ('InstitutionalDepartmentName', True)
+    >>> model.keys["STUDY"][-1], model.vrs["SeriesNumber"]
+    ('InstitutionalDepartmentName', 'IS')
     """
 
     def __init__(self, extra: Mapping[str, Iterable[str]] | None = None) -> None:
@@ -66,12 +66,20 @@ class Model:
             if level not in LEVELS:
                 raise SetupError(f"keys: {level!r} is not one of {', '.join(LEVELS)}")
             self._add(level, (keywords,) if isinstance(keywords, str) else keywords)
-        self._whole = frozenset(key for key in self.all if dictionary_VR(key)[:2] in WHOLE)
         self.tags = {key: tag_for_keyword(key) or 0 for key in self.all}
         """The tag of each attribute."""
-        self.wanted = frozenset(self.tags.values())
+        self.keywords = {tag: key for key, tag in self.tags.items()}
+        """The keyword of each tag."""
+        self.vrs = {key: dictionary_VR(key) for key in self.all}
+        """The VR of each attribute in the dictionary, which may name several."""
+        self.wanted = frozenset(self.keywords)
         self.names = frozenset(key for key in self.all if dictionary_VR(key) == "PN")
         """The person names: returned as received, and matched in a separate column."""
+        self.of_table = {
+            table: [key for level in levels for key in self.keys[level]]
+            for table, levels in TABLES.items()
+        }
+        """The attributes of each table."""
 
     def _add(self, level: str, keywords: Iterable[str]) -> None:
         for keyword in keywords:
@@ -96,13 +104,9 @@ class Model:
 
     def columns(self, table: str) -> dict[str, str]:
         """Return the columns of a table that hold attributes, with the SQL type of each."""
-        keys = [key for level in TABLES[table] for key in self.keys[level]]
+        keys = self.of_table[table]
         found = {key: self._type(key) for key in keys}
         return found | {f"{key}_key": "TEXT" for key in keys if key in self.names}
-
-    def is_whole(self, keyword: str) -> bool:
-        """Return whether an attribute is a whole number."""
-        return keyword in self._whole
 
     def _type(self, keyword: str) -> str:
         vr = dictionary_VR(keyword)[:2]

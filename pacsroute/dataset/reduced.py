@@ -13,13 +13,15 @@ from pydicom.valuerep import VR
 from pacsroute import uids
 from pacsroute.dataset.vr import LONG_VRS
 
+SPECIFIC_CHARACTER_SET = 0x0008_0005
+
 _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHI").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 _UNDEFINED = 0xFFFF_FFFF
-_SPECIFIC_CHARACTER_SET = 0x0008_0005
-_LONG = frozenset(vr.encode() for vr in LONG_VRS)
-_SHORT = frozenset(str(vr).encode() for vr in VR if len(vr) == 2) - _LONG
+_LONG = {vr.encode(): vr for vr in LONG_VRS}
+_SHORT = {str(vr).encode(): str(vr) for vr in VR if len(vr) == 2 and vr not in LONG_VRS}
+_VRS = _LONG | _SHORT
 
 
 def reduced(data: bytes, transfer_syntax: str, tags: Container[int]) -> bytes | None:
@@ -48,10 +50,38 @@ def reduced(data: bytes, transfer_syntax: str, tags: Container[int]) -> bytes | 
     >>> reduced(data[:-1], "1.2.840.10008.1.2.1", {0x0010_0020}) is None
     True
     """
+    found = _found(data, transfer_syntax, tags)
+    return None if found is None else b"".join([data[at:stop] for _, _, at, _, stop in found])
+
+
+def raw_values(
+    data: bytes, transfer_syntax: str, tags: Container[int]
+) -> dict[int, tuple[str, bytes]] | None:
+    r"""Return the VR and the bytes of elements with some tags, and the Specific Character Set.
+
+    The VR is empty in Implicit VR. Parameters and None are as for `reduced`.
+
+    Examples
+    --------
+    >>> data = b"\x08\0\x60\0CS\2\0CT" + b"\x10\0\x20\0LO\2\0A "
+    >>> raw_values(data, "1.2.840.10008.1.2.1", {0x0010_0020})
+    {1048608: ('LO', b'A ')}
+    """
+    found = _found(data, transfer_syntax, tags)
+    if found is None:
+        return None
+    return {tag: (_VRS.get(vr, ""), data[start:stop]) for tag, vr, _, start, stop in found}
+
+
+def _found(
+    data: bytes, transfer_syntax: str, tags: Container[int]
+) -> list[tuple[int, bytes, int, int, int]] | None:
+    """Return tag, VR, beginning, beginning of the value and end of elements with some tags."""
     if transfer_syntax in uids.DEFLATED or transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN:
         return None
     implicit = transfer_syntax in uids.IMPLICIT
-    pieces = []
+    found = []
+    vr = b""
     at, end, last = 0, len(data), -1
     while at + 8 <= end:
         start = at + 8
@@ -70,7 +100,7 @@ def reduced(data: bytes, transfer_syntax: str, tags: Container[int]) -> bytes | 
         if length == _UNDEFINED or tag <= last:
             return None
         stop = start + length
-        if tag in tags or tag == _SPECIFIC_CHARACTER_SET:
-            pieces.append(data[at:stop])
+        if tag in tags or tag == SPECIFIC_CHARACTER_SET:
+            found.append((tag, vr, at, start, stop))
         at, last = stop, tag
-    return b"".join(pieces) if at == end else None
+    return found if at == end else None

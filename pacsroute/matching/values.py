@@ -27,7 +27,7 @@ NUMBERS = {"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"}
 MATCHED = WILDCARDS | NUMBERS | {"AS", "DA", "DT", "TM", "UI"}
 # The bytes of these are read here: pydicom refuses "*" in an IS, and warns of a wrong date with
 # its value, which may be the patient's.
-_ASCII = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
+ASCII = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"}
 # SQLite would end at a NUL, and cannot bind a surrogate.
 _UNBINDABLE = re.compile("[\0\ud800-\udfff]")
 MISFITS = (ValueError, ArithmeticError, TypeError)
@@ -183,7 +183,7 @@ def value_in(row: Mapping[str, Any] | Dataset, keyword: str) -> Any:
 def read(dataset: Dataset, keyword: str) -> Any:
     """The value of a data set, as bytes where pydicom might refuse them."""
     element = dataset.get_item(_tag_of(keyword))
-    if isinstance(element, RawDataElement) and vr_of(keyword) in _ASCII:
+    if isinstance(element, RawDataElement) and vr_of(keyword) in ASCII:
         return element.value
     try:
         value = None if element is None else dataset[keyword].value

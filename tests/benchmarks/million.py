@@ -21,6 +21,7 @@ from support.postgresql import server
 
 from pacsroute import App, Archive
 from pacsroute.archive import intake, queries
+from pacsroute.archive.values import of_dataset
 
 _STUDIES, _SERIES = 4000, 4  # in all, and in each study
 _BATCH = 50  # studies in a transaction
@@ -92,7 +93,8 @@ def _fill_studies(archive, db, studies, each):
 
 def _fill_study(archive, db, study, each):
     for series in range(_SERIES):
-        entry = archive._described(series_of(study, series), _SYNTAX, "CT1", "")
+        values = of_dataset(archive._model, series_of(study, series))
+        entry = archive._described(values, _SYNTAX, "CT1", "")
         uid = f"1.9.{study}.{series}"
         entry.image["SOPInstanceUID"] = f"{uid}.0"
         intake.admit(db, entry, f"{uid}.0.dcm")
