@@ -143,12 +143,12 @@ class Bucket:
 
     # ------------------------------------------------------------- from attempt to instance
 
-    def receive(self, instance: Instance) -> str:
-        """Put an instance under its own key, noted in the index first; return the key."""
+    def receive(self, instance: Instance) -> tuple[str, int]:
+        """Put an instance under its own key, noted in the index first; see `Keeper`."""
         noting = _Noting(self._storage, self._database)
         instance.save(noting)
         self._stores += 1
-        return noting.key
+        return noting.key, self.received(noting.key)
 
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
         """Return True: querying the index is faster than putting an object."""

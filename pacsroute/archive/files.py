@@ -53,7 +53,9 @@ class Files:
     flushes_rows = False  # after a crash, the drafts show which rows may be missing
 
     def __init__(self, root: Path, layout: Layout, flush_index: Callable[[], object]) -> None:
-        self.root = root.absolute()  # so that a draft, which is a path, stays one below it
+        self.root = os.fspath(
+            root.absolute()
+        )  # so that a draft, which is a path, stays one below it
         self._layout = layout
         self._flush_index = flush_index
         self._incoming = ""
@@ -88,7 +90,7 @@ class Files:
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold a lock that all processes of the archive share."""
-        return locked(os.fspath(self.root / f".{name}"))
+        return locked(os.path.join(self.root, f".{name}"))
 
     def path(self, name: str) -> str:
         """Return the path of a file by its name in the index; a draft is a path already."""
@@ -137,8 +139,8 @@ class Files:
                 sync(folder)
         return names
 
-    def receive(self, instance: Instance) -> str:
-        """Write an instance to the disk; return its temporary path.
+    def receive(self, instance: Instance) -> tuple[str, int]:
+        """Write an instance to the disk; return its temporary path, and when it was written.
 
         Raises
         ------
@@ -146,19 +148,28 @@ class Files:
             If it cannot be written; no partial file is left.
         """
         name = f"{instance.sop_instance}~{next(self._numbers)}"
-        if not self._is_one_flush:
-            return os.fspath(instance.save(self._incoming, name))
-        with instance.open() as file:
-            if not isinstance(file, io.BytesIO):  # reading it all would cost more than a flush
-                return os.fspath(instance.save(self._incoming, name))
-            name = f"{name}~{zlib.crc32(file.getbuffer()):08x}"
-        draft = os.fspath(instance.save(self._incoming, name, durable=False))
+        if self._is_one_flush:
+            with instance.open() as file:
+                if isinstance(file, io.BytesIO):  # reading a file would cost more than a flush
+                    checksum = zlib.crc32(file.getvalue())  # it shares the bytes
+                    return self._write(instance, f"{name}~{checksum:08x}")
+        draft = os.fspath(instance.save(self._incoming, name))
+        return draft, self.received(draft)
+
+    def _write(self, instance: Instance, name: str) -> tuple[str, int]:
+        """Write an instance with one flush: its name may reach the disk before the bytes."""
+        instance.check_name()
+        draft = os.path.join(self._incoming, name)
+        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            sync(draft)  # this also flushes its name, which may reach the disk before the bytes
+            instance.write_to(fd)
+            os.fsync(fd)
+            return draft, os.fstat(fd).st_mtime_ns
         except BaseException:
             remove(draft)
             raise
-        return draft
+        finally:
+            os.close(fd)
 
     def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
         """Give a draft its final name; return that name, relative to the folder."""

@@ -68,8 +68,8 @@ class Keeper(Protocol):
     def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
         """Return whether to query the index for an instance before keeping it again."""
 
-    def receive(self, instance: Instance) -> str:
-        """Keep an instance durably; return the draft.
+    def receive(self, instance: Instance) -> tuple[str, int]:
+        """Keep an instance durably; return the draft, and when it was written as in `received`.
 
         Raises
         ------

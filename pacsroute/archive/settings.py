@@ -49,7 +49,7 @@ class Issuers:
 
     def is_by_address(self, calling_ae: str, address: str) -> bool:
         """Return whether the issuer depends on the address."""
-        return self.of(calling_ae, address) != self.of(calling_ae, "")
+        return bool(self._rules) and self.of(calling_ae, address) != self.of(calling_ae, "")
 
     def of(self, calling_ae: str, address: str) -> str:
         """Return the issuer for a calling AE title and an address, or an empty string."""

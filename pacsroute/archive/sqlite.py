@@ -69,14 +69,17 @@ class SQLite:
         stop : callable, optional
             Called now and then while the query runs; True ends it with an `UnavailableError`.
         """
-        with _available(), self._connection() as db:
-            if stop is not None:
-                db.set_progress_handler(_now_and_then(stop), _STEPS)
-            try:
-                return db.execute(sql, parameters).fetchall()
-            finally:
+        try:
+            with self._connection() as db:
                 if stop is not None:
-                    db.set_progress_handler(None, 0)
+                    db.set_progress_handler(_now_and_then(stop), _STEPS)
+                try:
+                    return db.execute(sql, parameters).fetchall()
+                finally:
+                    if stop is not None:
+                        db.set_progress_handler(None, 0)
+        except sqlite3.Error as error:
+            raise UnavailableError(str(error)) from error
 
     def write(self, work: Work[T], *, flush: bool = False, alone: Sequence[str] | None = ()) -> T:
         """Run a function in a transaction, together with pending writes of other threads.
@@ -90,8 +93,10 @@ class SQLite:
         alone : sequence of str, optional
             Ignored: SQLite runs one write transaction at a time.
         """
-        with _available():
+        try:
             return self._commits.write(work, flush=flush)
+        except sqlite3.Error as error:
+            raise UnavailableError(str(error)) from error
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold a lock shared by all processes that use the index."""
@@ -118,15 +123,6 @@ class SQLite:
             yield db
         finally:
             self._idle.append(db)
-
-
-@contextlib.contextmanager
-def _available() -> Iterator[None]:
-    """Raise SQLite's errors as `UnavailableError`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise UnavailableError(str(error)) from error
 
 
 def _now_and_then(stop: Callable[[], bool]) -> Callable[[], bool]:

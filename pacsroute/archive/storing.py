@@ -78,9 +78,8 @@ class Storing:
             if any(self._is_same(instance, Known(*row)) for row in there):
                 self._follow(following, entry)
                 return None
-        draft = self._files.receive(instance)
+        draft, entry.received = self._files.receive(instance)
         try:
-            entry.received = self._files.received(draft)
             return self.take_in(draft, entry, following)
         except UnknownCommitError:
             raise  # the next start finds out
@@ -161,7 +160,8 @@ class Storing:
             admit(db, entry, name, beside=beside, any_patient=any_patient)
             self._files.keep(db, name)
             paths = take_out(db, replaced)
-            db.executemany(LEAVES, [(path,) for path in paths])
+            if paths:
+                db.executemany(LEAVES, [(path,) for path in paths])
             if jobs is not None:
                 jobs.put_in(db.execute)
             return paths
@@ -184,7 +184,8 @@ class Storing:
             else:
                 if jobs is not None:
                     jobs.committed()
-                self.remove(leaving)
+                if leaving:
+                    self.remove(leaving)
                 return True
 
     def _may_join(self, entry: Entry, others: list[Known]) -> bool:

@@ -488,13 +488,11 @@ class Instance:
         """
         if duplicate not in ("replace", "keep", "refuse"):
             raise ValueError(f"duplicate must be 'replace', 'keep' or 'refuse', not {duplicate!r}")
-        sop_instance = self.sop_instance
-        if not uids.is_uid(sop_instance):
-            raise Failure(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID")
+        self.check_name()
         if not isinstance(folder, (str, os.PathLike)):
             return self._put(folder, name, duplicate)
         if name is None:
-            name = f"{sop_instance}.dcm"
+            name = f"{self.sop_instance}.dcm"
         elif name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name:
             raise ValueError(f"{name!r} is not the name of a file")
         self._check_not_edited()
@@ -515,6 +513,36 @@ class Instance:
         if durable:
             sync(place)
         return parent / name
+
+    def check_name(self) -> None:
+        """Refuse an instance whose SOP Instance UID must not become part of a file name.
+
+        Raises
+        ------
+        Failure
+            With 0x0117.
+        """
+        if not uids.is_uid(self.sop_instance):
+            raise Failure(INVALID_SOP_INSTANCE, "the SOP Instance UID is not a UID")
+
+    def write_to(self, fd: int) -> None:
+        """Write a Part 10 file to an open file, with the bytes of the data set as they are.
+
+        Raises
+        ------
+        DataSetError
+            If `dataset` was edited: the bytes do not have the changes.
+        OSError
+            If it cannot be written, or only in part.
+        """
+        self._check_not_edited()
+        if isinstance(self._source, Spool):
+            self._source.copy_to(fd)
+            return
+        write_all(fd, part10.head(self.sop_class, self.sop_instance, self.transfer_syntax))
+        with self.open() as data:
+            while piece := data.read(1 << 20):
+                write_all(fd, piece)
 
     def _check_not_edited(self) -> None:
         if self._edited():
@@ -545,7 +573,7 @@ class Instance:
         """Write the file, and give it its name when it is complete."""
         fd, path = draft(folder)
         try:
-            self._write(fd)
+            self.write_to(fd)
             if durable:
                 os.fsync(fd)
             publish(fd, path, target, replace=replace)
@@ -558,15 +586,6 @@ class Instance:
             raise
         finally:
             os.close(fd)
-
-    def _write(self, fd: int) -> None:
-        if isinstance(self._source, Spool):
-            self._source.copy_to(fd)
-            return
-        write_all(fd, part10.head(self.sop_class, self.sop_instance, self.transfer_syntax))
-        with self.open() as data:
-            while piece := data.read(1 << 20):
-                write_all(fd, piece)
 
 
 @functools.lru_cache(maxsize=256)

@@ -43,7 +43,7 @@ def sweep(app, monkeypatch, over=0.0):
 
 def attempt(app, number):
     """Leave what a node leaves that dies after the PUT."""
-    return app.state.archive._files.receive(Instance(image(number)))
+    return app.state.archive._files.receive(Instance(image(number)))[0]
 
 
 @only_bucket

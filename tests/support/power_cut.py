@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pacsroute import group_commit
 
-CALLS = ("fsync", "link", "unlink", "rename")
+CALLS = ("open", "fsync", "link", "unlink", "rename")
 
 
 class Moment(NamedTuple):
@@ -48,6 +48,8 @@ class Recorder:
 
         def call(*given, **options):
             result = real(*given, **options)
+            if name == "open" and not given[1] & os.O_CREAT:
+                return result
             if name == "fsync":
                 self._flush(given[0])
             elif name == "_do" and given[0].execute("PRAGMA synchronous").fetchone()[0] == 2:
