@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,33 +54,42 @@ class LineFormatter(logging.Formatter):
     'INFO stored\\n2026-01-01 INFO'
     """
 
-    # The last second and its text: one tuple, since several threads write lines.
-    _second = (-1, "")
+    # Each is one tuple, since several threads write lines.
+    _second = (-1, "")  # the last second and its text
+    _start: tuple[tuple[int, int, int], str] = ((-1, 0, 0), "")  # of the lines in the last second
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """Return the time of a record; each second is formatted once for all its lines."""
         if datefmt is not None:
             return super().formatTime(record, datefmt)
-        return self._time(record.created, record.msecs)
-
-    def _time(self, created: float, msecs: float) -> str:
         number, text = self._second
-        if number != int(created):
-            number = int(created)
-            text = time.strftime(self.default_time_format, self.converter(number))
+        if number != int(record.created):
+            number = int(record.created)
+            text = self._until_second(number)
             self._second = number, text
-        return f"{text},{int(msecs):03}"
+        return f"{text},{int(record.msecs):03}"
+
+    def _until_second(self, number: int) -> str:
+        return time.strftime(self.default_time_format, self.converter(number))
 
     def line(self, level: int, message: str) -> str:
-        """Return the line of a message without a record, as `format` does for one made now."""
+        """Return the line of a message without a record, as `format` does for one made now.
+
+        All but the milliseconds and the message is formatted once in a second.
+        """
         now = time.time()
-        values = {
-            "asctime": self._time(now, (now - int(now)) * 1000),
-            "process": os.getpid(),
-            "levelname": logging.getLevelName(level),
-            "message": message,
-        }
-        return _printable(str(self._fmt) % values)
+        second = int(now)
+        of, start = self._start
+        if of != (second, level, os.getpid()):
+            of = second, level, os.getpid()
+            start = str(self._fmt) % {
+                "asctime": f"{self._until_second(second)},%03d",
+                "process": os.getpid(),
+                "levelname": logging.getLevelName(level),
+                "message": "%s",
+            }
+            self._start = of, start
+        return _printable(start % ((now - second) * 1000, message))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
         """Return the record's line."""
@@ -104,14 +114,12 @@ class LineHandler(logging.StreamHandler[Any]):
         """Write the line of a message; return False if that is not possible without a record."""
         if not isinstance(self.formatter, LineFormatter):
             return False
-        self.acquire()
         try:
-            self.stream.write(self.formatter.line(level, message) + self.terminator)
-            self.stream.flush()
+            with self.lock or nullcontext():
+                self.stream.write(self.formatter.line(level, message) + self.terminator)
+                self.stream.flush()
         except Exception:  # noqa: BLE001 - logging reports it once there is a record
             return False
-        finally:
-            self.release()
         return True
 
 

@@ -169,14 +169,16 @@ def _only_lines(monkeypatch):
 
 def test_a_line_without_a_record_is_that_of_a_record(monkeypatch):
     ours, handler = _only_lines(monkeypatch)
-    monkeypatch.setattr("time.time", lambda: 1_800_000_000.25)
-    monkeypatch.setattr("time.time_ns", lambda: 1_800_000_000_250_000_000)  # from Python 3.13 on
-    title = "CT\n2026-01-01 00:00:00,000 1 INFO    ADMIN released\x85\u2028\x1b[2J"
-    write(ours, logging.WARNING, "%s: %d instances", title, 3, extra=pytest.fail)
-    ours.warning("%s: %d instances", title, 3)
-    one, another = handler.stream.getvalue().splitlines()
-    assert one == another
-    assert one.endswith(r"ADMIN released\x85\u2028\x1b[2J: 3 instances")
+    title = "CT\n2026-01-01 00:00:00,000 1 INFO    ADMIN released\x85\u2028\x1b[2J 100%"
+    for now in (1_800_000_000.0004, 1_800_000_000.9996, 1_800_000_001.5, 1_800_000_000.25):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        for level in (logging.INFO, logging.WARNING):
+            write(ours, level, "%s: %d instances", title, 3, extra=pytest.fail)
+            ours.log(level, "%s: %d instances", title, 3)
+    lines = handler.stream.getvalue().splitlines()
+    assert lines[::2] == lines[1::2]
+    assert len(set(lines)) == 8
+    assert lines[0].endswith(r"ADMIN released\x85\u2028\x1b[2J 100%: 3 instances")
 
 
 def _seen_by_a_handler(ours, handler, seen, monkeypatch):
