@@ -309,3 +309,15 @@ def test_a_proposal_with_an_identity_is_not_remembered():
         decoded = pdu.decode(pdu.encode(request))
         assert (decoded.user_information.user_identity, decoded.proposal) == (identity, b"")
     assert not any(identity.secondary in known for known in pdu._proposals)
+
+
+def test_remembered_proposals_are_few_and_short():
+    app = App()
+    policy = app.policy("ANY")
+    for number in range(200):
+        request = propose("ANY", "ANY", [ECHO, (f"1.2.{number}", ECHO[1])], maximum_length=16_384)
+        pdu.encode(policy.answer(pdu.decode(pdu.encode(request)), 16_384)[0])
+    long = propose("ANY", "ANY", 120 * [("1.2.3", 10 * ["1.2.840.10008.1.2"])], maximum_length=1)
+    assert pdu.decode(pdu.encode(long)).proposal == b""
+    for known in (pdu._proposals, pdu._answers, policy._answers):
+        assert 0 < len(known) <= 64
