@@ -187,9 +187,10 @@ def encode(command: Command) -> bytes:
     if command.encoded is not None:
         return command.encoded
     kind: Any = type(command)
+    usual = _USUAL.get(kind)
     try:
-        if kind in _USUAL and len(command.affected_sop_class or "") <= 64:  # type: ignore[attr-defined]
-            number, values, _, second = _USUAL[kind]
+        if usual is not None and len(command.affected_sop_class or "") <= 64:  # type: ignore[attr-defined]
+            number, values, _, second = usual
             end = b""
             for name, element, write in second:
                 value = getattr(command, name)

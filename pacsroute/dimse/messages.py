@@ -144,7 +144,8 @@ class Assembler:
                 raise ProtocolError(f"a command set of more than {self._limit} bytes")
             if is_last:
                 command = command_set.decode(fragment)
-                self._bytes = bytearray()
+                if self._bytes:
+                    self._bytes = bytearray()
                 if command.has_data_set:
                     self.command = command
                 else:
@@ -195,14 +196,12 @@ def fragment(
     if room < 2:
         raise ValueError(f"a maximum length of {maximum_length} holds no fragment")
     encoded = command_set.encode(command)
-    parts: list[Buffer] = []
-    if len(encoded) <= room:
-        parts.append(
-            _HEADER.pack(4, len(encoded) + 6, len(encoded) + 2, context_id, _COMMAND | _LAST)
-            + encoded
-        )
+    size = len(encoded)
+    if size <= room:
+        header = _HEADER.pack(4, size + 6, size + 2, context_id, _COMMAND | _LAST)
+        parts: list[Buffer] = [header + encoded]
     else:
-        parts += _cut(context_id, encoded, room, _COMMAND)
+        parts = _cut(context_id, encoded, room, _COMMAND)
     if data is not None:
         if len(data) <= room:
             parts += (_HEADER.pack(4, len(data) + 6, len(data) + 2, context_id, _LAST), data)

@@ -117,12 +117,12 @@ class Answering:
         trace: TracebackType | None,
     ) -> None:
         seconds = time.perf_counter() - self._started
-        request, outcome = self.request, self.outcome
+        request, outcome, app = self.request, self.outcome, self._app
         status = None if outcome is None else outcome.status
-        self._app.observer.answered(self._peer, self._command, self._sop_class, status, seconds)
+        app.observer.answered(self._peer, self._command, self._sop_class, status, seconds)
         if status is not None and status.code:
-            self._app.observer.unsuccessful(self._peer, self._command, self._sop_class, status)
-        if self._app.auditors:
+            app.observer.unsuccessful(self._peer, self._command, self._sop_class, status)
+        if app.auditors:
             self._audit()
         if request is not None:
             failure = request.error

@@ -208,9 +208,7 @@ class StoreRequest(Request):
         durable: bool = True,
     ) -> Path | Instance:
         """Write the instance to a Part 10 file as it was received; see `Instance.save`."""
-        if isinstance(folder, (str, os.PathLike)):
-            return self.instance.save(folder, name, duplicate, durable)
-        return self.instance.save(folder, name, duplicate)
+        return self.instance.save(folder, name, duplicate, durable)
 
 
 LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")

@@ -71,18 +71,19 @@ class Outbox:
         channel = self._channel
         if channel.ended is not None:
             raise channel.ended
-        if isinstance(data, io.BytesIO):
-            data = data.read()
-        if isinstance(data, (bytes, memoryview)) and len(data) > PIECES * self.maximum_length > 0:
-            data = io.BytesIO(data)
-        if not (data is None or isinstance(data, (bytes, memoryview))):
-            self._send_file(context_id, command, data)
-            return
-        if data is not None and len(data) & 1:
-            data = b"".join((data, b"\0"))
-        buffers = fragment(context_id, command, data, self.maximum_length)
         if data is not None:
+            if isinstance(data, io.BytesIO):
+                data = data.read()
+            if not isinstance(data, (bytes, memoryview)):
+                self._send_file(context_id, command, data)
+                return
+            if len(data) > PIECES * self.maximum_length > 0:
+                self._send_file(context_id, command, io.BytesIO(data))
+                return
+            if len(data) & 1:
+                data = b"".join((data, b"\0"))
             self._tell_sent(command, len(data))
+        buffers = fragment(context_id, command, data, self.maximum_length)
         with channel.sending:
             if not (more or self._holding or self.overlapping):
                 channel.connection.send_data(buffers)
