@@ -83,7 +83,7 @@ class Channel:
     peer_certificate : dict or None
         The result of `ssl.SSLSocket.getpeercert`.
     read_at : float
-        The time of the last read that waited, by `time.monotonic`.
+        The time of the last read, by `time.monotonic`; one that found nothing counts.
     sending : threading.RLock
         Held by the thread that sends.
     """
@@ -285,6 +285,7 @@ class Channel:
 
     def read_now(self) -> bool:
         """Read available bytes without waiting; return whether there were any, or the end."""
+        self.read_at = time.monotonic()
         try:
             count = self._socket.recv_into(self.connection.get_buffer(), 0, transport.DONTWAIT)
         except (BlockingIOError, InterruptedError):

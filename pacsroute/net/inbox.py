@@ -169,6 +169,8 @@ class Inbox:
 
     def response(self, message_id: int) -> Message | None:
         """Take the response to a request of ours."""
+        if not self.waiting:
+            return None
         with self._lock:
             return self._response(message_id)
 

@@ -123,7 +123,7 @@ class SubOperations:
         return Status(SUB_OPERATIONS_WARNING)
 
 
-_RECENT = 0.001  # seconds: in a C-GET, the response to the last instance was just read
+_RECENT = 0.001  # seconds between reads that look for a C-CANCEL; a response is read, too
 _TOLD = 20  # failures per retrieval that are logged as warnings
 _UNIQUE = {
     "PATIENT": "PatientID",

@@ -16,6 +16,7 @@ from pacsroute import (
     Peer,
 )
 from pacsroute.dimse import commands
+from pacsroute.services import retrieve
 
 # ------------------------------------------------------------------------------ counts, cancel
 
@@ -172,7 +173,8 @@ def test_cancel_of_a_get():
         peer.release()
 
 
-def test_cancel_of_a_move():
+def test_cancel_of_a_move(monkeypatch):
+    monkeypatch.setattr(retrieve, "_RECENT", 0)  # it would be found within a millisecond
     closed, third, cancelled = threading.Event(), threading.Event(), threading.Event()
 
     def handler(request):
