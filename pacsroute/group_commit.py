@@ -133,10 +133,9 @@ def _do(db: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
             jobs[0].value = jobs[0].work(db)
         else:
             _do_each(db, jobs)
-        db.execute("COMMIT")
+        db.commit()  # to execute COMMIT would release the interpreter's lock three times
     except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+        db.rollback()
         raise
 
 

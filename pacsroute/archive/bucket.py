@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pacsroute.archive.ahead import Ahead, Opener
 from pacsroute.archive.database import Database, Transaction, UnavailableError
@@ -150,11 +150,11 @@ class Bucket:
         self._stores += 1
         return noting.key, self.received(noting.key)
 
-    def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
+    def may_have(self, sop_instance: str, values: Mapping[str, object]) -> bool:
         """Return True: querying the index is faster than putting an object."""
         return True
 
-    def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
+    def place(self, draft: str, sop_instance: str, values: Mapping[str, object]) -> str:
         """Return the key, which does not change."""
         return draft
 

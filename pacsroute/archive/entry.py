@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +40,9 @@ class Entry:
     received: int
 
     @property
-    def values(self) -> Row:
+    def values(self) -> Mapping[str, Any]:
         """The attributes of all levels."""
-        return self.study | self.series | self.image
+        return ChainMap(self.study, self.series, self.image)
 
     @property
     def sop_instance(self) -> str:

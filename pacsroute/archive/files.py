@@ -15,7 +15,7 @@ import itertools
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pacsroute.archive.database import Transaction, UnavailableError
@@ -171,7 +171,7 @@ class Files:
         finally:
             os.close(fd)
 
-    def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
+    def place(self, draft: str, sop_instance: str, values: Mapping[str, object]) -> str:
         """Give a draft its final name; return that name, relative to the folder."""
         folder = self._layout.folder_of(values)
         return self._link(draft, folder, sop_instance)
@@ -187,7 +187,7 @@ class Files:
         """Remove a draft."""
         remove(draft)
 
-    def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
+    def may_have(self, sop_instance: str, values: Mapping[str, object]) -> bool:
         """Return whether a file already has the name that an instance would get."""
         name = os.path.join(self.root, self._layout.folder_of(values), f"{sop_instance}.dcm")
         return os.path.lexists(name)

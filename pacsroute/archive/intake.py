@@ -101,7 +101,7 @@ def admit(
         "calling_ae": entry.calling_ae,
         "received": entry.received,
     }
-    _insert(db, "image", row)
+    db.execute(_insertion("image", *row), [*row.values()])
 
 
 # One statement instead of four: in PostgreSQL, each is a round trip.
@@ -183,13 +183,14 @@ def _one(db: Transaction, sql: str, parameters: list[Any]) -> Any | None:
 
 
 def _insert(db: Transaction, table: str, row: Row) -> int:
-    return int(db.execute(_insertion(table, *row), [*row.values()]).fetchone()[0])
+    sql = f"{_insertion(table, *row)} RETURNING id"
+    return int(db.execute(sql, [*row.values()]).fetchone()[0])
 
 
 @lru_cache(maxsize=64)
 def _insertion(table: str, *columns: str) -> str:
     marks = ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) RETURNING id"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
 
 
 def take_out(db: Transaction, ids: list[int]) -> list[str]:

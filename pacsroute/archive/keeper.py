@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from pacsroute.archive.database import Transaction
@@ -65,7 +65,7 @@ class Keeper(Protocol):
 
     # ------------------------------------------------------------- from draft to name
 
-    def may_have(self, sop_instance: str, values: dict[str, object]) -> bool:
+    def may_have(self, sop_instance: str, values: Mapping[str, object]) -> bool:
         """Return whether to query the index for an instance before keeping it again."""
 
     def receive(self, instance: Instance) -> tuple[str, int]:
@@ -77,7 +77,7 @@ class Keeper(Protocol):
             If it cannot be written; no part of it is left.
         """
 
-    def place(self, draft: str, sop_instance: str, values: dict[str, object]) -> str:
+    def place(self, draft: str, sop_instance: str, values: Mapping[str, object]) -> str:
         """Give a draft its final name; return that name."""
 
     def keep(self, db: Transaction, name: str) -> None:

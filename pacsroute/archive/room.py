@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pacsroute.status import OUT_OF_RESOURCES
 
 _NO_ROOM = "too little room is left in the archive"
 _FREE = "Free space of the file system that an archive is on."
+_LOOK_EVERY = 0.1  # seconds
 _LEAST = "Below this free space an archive refuses stores: min_free."
 
 
@@ -43,11 +45,15 @@ class Room:
         self._name = name
         self._folder = folder
         self._bytes, self._share = _parsed(least)
+        self._enough_until = 0.0
 
     def check(self) -> None:
-        """Refuse a store if too little space is free."""
+        """Refuse a store if too little space is free; if enough is, look again a little later."""
+        if time.monotonic() < self._enough_until:
+            return
         if not self._is_left():
             raise Failure(OUT_OF_RESOURCES, _NO_ROOM)
+        self._enough_until = time.monotonic() + _LOOK_EVERY
 
     def why_not(self) -> str | None:
         """Return why a store would be refused, for ``/ready``."""
