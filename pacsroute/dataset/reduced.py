@@ -15,10 +15,11 @@ from pacsroute.dataset.vr import LONG_VRS
 
 SPECIFIC_CHARACTER_SET = 0x0008_0005
 
-_EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHI").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 _UNDEFINED = 0xFFFF_FFFF
+_ITEMS, _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE, 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
+_DEEPEST = 32  # sequences and items around one that is skipped here
 _LONG = {vr.encode(): vr for vr in LONG_VRS}
 _SHORT = {str(vr).encode(): str(vr) for vr in VR if len(vr) == 2 and vr not in LONG_VRS}
 _VRS = _LONG | _SHORT
@@ -39,8 +40,8 @@ def reduced(data: bytes, transfer_syntax: str, tags: Container[int]) -> bytes | 
     Returns
     -------
     bytes or None
-        None if the data set must be parsed: in big endian or deflated syntaxes, with undefined or
-        inconsistent lengths, or if tags are not in order.
+        None if the data set must be parsed: in big endian or deflated syntaxes, with inconsistent
+        lengths, or if tags are not in order.
 
     Examples
     --------
@@ -81,26 +82,48 @@ def _found(
         return None
     implicit = transfer_syntax in uids.IMPLICIT
     found = []
+    around: list[bool] = []  # whether each is an item; otherwise it is a sequence or pixels
     vr = b""
     at, end, last = 0, len(data), -1
     while at + 8 <= end:
         start = at + 8
-        if implicit:
-            group, number, length = _IMPLICIT(data, at)
-        else:
-            group, number, vr, length = _EXPLICIT(data, at)
-            if vr in _LONG:
-                if start + 4 > end:
-                    return None
+        group, number, length = _IMPLICIT(data, at)
+        tag = group << 16 | number
+        if group == _ITEMS:
+            if not around:
+                return None
+            if tag == _ITEM and not around[-1]:
+                if length == _UNDEFINED:
+                    around.append(True)
+                    length = 0
+            elif tag == (_ITEM_END if around[-1] else _SEQUENCE_END) and length == 0:
+                around.pop()
+            else:
+                return None
+            at = start + length
+            continue
+        if not implicit:
+            vr = data[at + 4 : at + 6]
+            if vr in _SHORT:
+                length >>= 16
+            elif vr in _LONG and start + 4 <= end:
                 (length,) = _LENGTH(data, start)
                 start += 4
-            elif vr not in _SHORT:
+            else:
                 return None
-        tag = group << 16 | number
-        if length == _UNDEFINED or tag <= last:
+        if around:
+            if not around[-1]:
+                return None
+        elif tag <= last:
             return None
-        stop = start + length
-        if tag in tags or tag == SPECIFIC_CHARACTER_SET:
-            found.append((tag, vr, at, start, stop))
-        at, last = stop, tag
-    return found if at == end else None
+        else:
+            last = tag
+            if tag in tags or tag == SPECIFIC_CHARACTER_SET:
+                found.append((tag, vr, at, start, start + length))
+        if length == _UNDEFINED:
+            if tag in tags or vr == b"UN" or len(around) > _DEEPEST:
+                return None
+            around.append(False)
+            length = 0
+        at = start + length
+    return found if at == end and not around else None

@@ -63,9 +63,9 @@ def test_any_bytes_mean_the_same_as_in_the_data_set(charset, texts):
     [
         b"\x10\0\x10\0UN\0\0\6\0\0\0Doe^Jo",
         b"\x32\0\0\x40LT\2\4" + b"x" * 1026,
-        b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\xdd\xe0\0\0\0\0",
+        b"\x08\0\x40\x11UN\0\0\xff\xff\xff\xff\xfe\xff\xdd\xe0\0\0\0\0",
     ],
-    ids=["VR unknown", "long", "length undefined"],
+    ids=["VR unknown", "long", "length unknown"],
 )
 def test_other_data_sets_are_parsed(element):
     assert values._of_bytes(MODEL, element, EXPLICIT) is None
