@@ -75,8 +75,9 @@ def test_other_content_with_a_known_uid_is_refused_and_kept_aside(make, caplog):
         assert app.state.archive._files.instance(kept).dataset.PatientID == "888"
         assert quarantined(app) == [("1.3.1", "conflict")]
     assert caplog.text.count("is in quarantine") == 1
-    assert "Roe" not in caplog.text
-    assert "888" not in caplog.text
+    told = " ".join(one.getMessage() for one in caplog.records if one.name == "pacsroute")
+    assert "Roe" not in told
+    assert "888" not in told  # the stamps in the bucket's own lines may have such digits
 
 
 def test_replace_never_crosses_a_patient_or_a_study(make):
