@@ -170,9 +170,10 @@ def _only_lines(monkeypatch):
 def test_a_line_without_a_record_is_that_of_a_record(monkeypatch):
     ours, handler = _only_lines(monkeypatch)
     title = "CT\n2026-01-01 00:00:00,000 1 INFO    ADMIN released\x85\u2028\x1b[2J 100%"
-    for now in (1_800_000_000.0004, 1_800_000_000.9996, 1_800_000_001.5, 1_800_000_000.25):
-        monkeypatch.setattr("time.time", lambda now=now: now)
-        monkeypatch.setattr("time.time_ns", lambda now=now: int(now * 1e9))  # from Python 3.13 on
+    for milliseconds in (0.4, 999.6, 1500, 250):
+        now = 1_800_000_000_000_000_000 + int(milliseconds * 1_000_000)
+        monkeypatch.setattr("time.time", lambda now=now: now / 1e9)
+        monkeypatch.setattr("time.time_ns", lambda now=now: now)  # logging's from Python 3.13 on
         for level in (logging.INFO, logging.WARNING):
             write(ours, level, "%s: %d instances", title, 3, extra=pytest.fail)
             ours.log(level, "%s: %d instances", title, 3)
