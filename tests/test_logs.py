@@ -170,7 +170,7 @@ def _only_lines(monkeypatch):
 def test_a_line_without_a_record_is_that_of_a_record(monkeypatch):
     ours, handler = _only_lines(monkeypatch)
     title = "CT\n2026-01-01 00:00:00,000 1 INFO    ADMIN released\x85\u2028\x1b[2J 100%"
-    for milliseconds in (0.4, 999.6, 1500, 250):
+    for milliseconds in (0.4, 999.6, 1500.5, 250.5):
         now = 1_800_000_000_000_000_000 + int(milliseconds * 1_000_000)
         monkeypatch.setattr("time.time", lambda now=now: now / 1e9)
         monkeypatch.setattr("time.time_ns", lambda now=now: now)  # logging's from Python 3.13 on
