@@ -165,6 +165,7 @@ def _plan(kind: type[Command]) -> _Plan:
 
 
 _PLANS = {kind: _plan(kind) for kind in (*TYPES.values(), UnknownRQ, UnknownRSP)}
+_NAMES = {kind: {one.name for one in fields(kind)} for kind in _PLANS}
 _READERS = {element: (name, codec[1]) for name, (element, codec) in _ELEMENTS.items()}
 
 
@@ -262,26 +263,30 @@ _MESSAGE_IDS = {
     b"\0\0\x20\1\2\0\0\0": "message_id_responded_to",
 }
 _INSTANCE = b"\0\0\0\x10"
+_COUNTS = b"\0\0\x20\x10"  # of sub-operations
 _SHORT = 512  # bytes: longer command sets are not cached
 
 
 def _repeated(data: bytes) -> Command | None:
-    """Return the command of bytes that differ from earlier ones in the ID and instance only.
+    """Return the command of bytes that differ from earlier ones in few elements; else None.
 
-    A peer repeats the elements before the Message ID, and after it up to the SOP Instance UID,
-    in every message. They are read once, which takes a third of the time.
+    A peer repeats the elements before the Message ID, and after it up to the SOP Instance UID or
+    the numbers of sub-operations, in every message. They are read once, which takes two thirds of
+    the time.
     """
-    for tag, name in _MESSAGE_IDS.items():
-        before, found, rest = data.partition(tag)
+    for message_id, name in _MESSAGE_IDS.items():
+        before, found, rest = data.partition(message_id)
         if found and len(rest) >= _US.size:
-            between, instance, last = rest[_US.size :].partition(_INSTANCE)
+            between, tag, last = rest[_US.size :].partition(_INSTANCE)
+            if not tag:
+                between, tag, last = between.partition(_COUNTS)
             make = _maker(before, between)
             if make is not None:
                 own: dict[str, Any] = {name: int.from_bytes(rest[: _US.size], "little")}
-                if instance and int.from_bytes(last[:4], "little") == len(last) - 4:
+                if tag == _INSTANCE and int.from_bytes(last[:4], "little") == len(last) - 4:
                     own["affected_sop_instance"] = _read_uid(last[4:])  # nothing follows it
-                elif instance:
-                    _elements(instance + last, own)
+                elif tag:
+                    _elements(tag + last, own)
                 return make(**own)
     return None
 
@@ -353,5 +358,4 @@ def _made_of(known: dict[str, Any]) -> functools.partial[Command]:
         known["received_field"] = number
     if issubclass(kind, Response):
         known.setdefault("status", PROCESSING_FAILURE)
-    own = {one.name for one in fields(kind)}
-    return functools.partial(kind, **{name: known[name] for name in own & known.keys()})
+    return functools.partial(kind, **{name: known[name] for name in known.keys() & _NAMES[kind]})

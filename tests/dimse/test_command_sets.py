@@ -323,21 +323,31 @@ def test_a_command_set_cut_short(command, draw):
     read(data[: draw.draw(st.integers(0, len(data)))])
 
 
-# What a Message ID and a SOP Instance UID begin with, also where it is a part of another value.
-marks = st.sampled_from([b"\0\0\x10\1\2\0\0\0", b"\0\0\x20\1\2\0\0\0", b"\0\0\0\x10\4\0\0\0"])
+# The beginning of a Message ID, a SOP Instance UID and a number, also as part of another value.
+marks = st.sampled_from(
+    [
+        b"\0\0\x10\1\2\0\0\0",
+        b"\0\0\x20\1\2\0\0\0",
+        b"\0\0\0\x10\4\0\0\0",
+        b"\0\0\x20\x10\2\0\0\0",
+    ]
+)
 anything = st.lists(st.binary(max_size=9) | marks, max_size=4).map(b"".join)
 
 
 @given(
+    st.sampled_from(list(TYPES)),
     st.lists(
-        st.tuples(st.sampled_from([0, 2, 0x110, 0x120, 0x600, 0x800, 0x1000, 0x9999]), anything),
+        st.tuples(
+            st.sampled_from([0, 2, 0x110, 0x120, 0x800, 0x900, 0x1000, 0x1020, 0x9999]), anything
+        ),
         max_size=6,
     ),
     anything,
     st.integers(0, 400),
 )
-def test_what_is_remembered_of_messages_changes_nothing(values, behind, length):
-    data = (element(0x0100, us(0x0001)) + b"".join(element(*one) for one in values) + behind)[
+def test_what_is_remembered_of_messages_changes_nothing(field, values, behind, length):
+    data = (element(0x0100, us(field)) + b"".join(element(*one) for one in values) + behind)[
         :length
     ]
 
