@@ -129,6 +129,7 @@ def test_one_waiting_message_may_have_any_length():
 
 
 def test_another_thread_gets_its_response(inbox):
+    inbox.window = 2
     inbox.read_here()
     found = SimpleQueue()
 
