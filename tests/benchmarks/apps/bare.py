@@ -8,6 +8,7 @@ call, which gets its name then. Responses are templates.
 import contextlib
 import itertools
 import os
+import select
 import socket
 import struct
 import sys
@@ -228,8 +229,17 @@ def move(study):
         sink.next()
 
 
+def look_out(listener):
+    """Poll for the next peer for a moment: one that associates for each message comes at once."""
+    until = time.perf_counter() + SOON
+    while not select.select([listener], [], [], 0)[0] and time.perf_counter() < until:
+        os.sched_yield()
+
+
 def work(listener):
     while True:
+        if not associations:
+            look_out(listener)
         sock, _ = listener.accept()
         with sock:
             association = Association(sock)
