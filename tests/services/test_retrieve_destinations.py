@@ -19,6 +19,7 @@ from pacsroute import (
 )
 from pacsroute.dimse import commands
 from pacsroute.errors import AssociationError
+from pacsroute.net.channel import Channel
 
 
 def test_move_originator_reaches_the_destination():
@@ -365,3 +366,22 @@ def test_a_destination_that_opens_its_port_after_it_has_asked():
     timer.join()
     opened[0].stop()
     assert (final.status, counts(final)) == (0, (None, 1, 0, 0))
+
+
+def test_the_response_of_a_destination_is_polled_for_as_the_requestor_is(monkeypatch):
+    polls, original = [], Channel._receive
+
+    def received(channel, *flags):
+        if channel.role == "requestor":
+            polls.append(channel._alone())
+        return original(channel, *flags)
+
+    monkeypatch.setattr(Channel, "_receive", received)
+    with receiving() as destination:
+        with serving(lambda request: [made(0)], DEST=destination.port) as server:
+            with Requestor(server.port) as peer:
+                peer.move()
+                assert peer.all()[1].status == 0
+                peer.release()
+    assert polls
+    assert set(polls) == {True}  # the server has one association
