@@ -33,6 +33,7 @@ Duplicate = Literal["replace", "keep", "refuse"]
 
 _WILL_NEED = getattr(os, "POSIX_FADV_WILLNEED", None)
 _BUFFER = io.DEFAULT_BUFFER_SIZE  # explicit, so that open() need not check for a terminal
+_HEAD = 1024  # bytes that are read first: the usual head, and some of the data set
 _AT_ONCE = 1_048_576  # files up to this many bytes are read in one call
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # PathLike is last, because checking it is slow.
@@ -42,7 +43,7 @@ DEFER_SIZE = 1_048_576
 """Values longer than this many bytes are read from a file only when they are used."""
 
 
-Data = memoryview | BinaryIO
+Data = bytes | BinaryIO
 """A data set: its bytes, or a file at its position."""
 
 
@@ -112,7 +113,7 @@ class Instance:
         limits: Limits = LIMITS,
     ) -> None:
         self._dataset: Dataset | None = None
-        self._opened: BinaryIO | memoryview | None = None
+        self._opened: Data | None = None
         if not isinstance(source, _SOURCES):
             if not is_dataset(source):
                 raise TypeError(
@@ -271,7 +272,7 @@ class Instance:
         Parameters, and errors, are those of `open_as`.
         """
         opened = self._opened
-        if isinstance(opened, memoryview) and transfer_syntax == self.transfer_syntax:
+        if isinstance(opened, bytes) and transfer_syntax == self.transfer_syntax:
             self._opened = None
             return opened
         return self.open_as(transfer_syntax, wanted=wanted)
@@ -613,19 +614,22 @@ def _read(path: str | os.PathLike[str], at_once: int) -> tuple[part10.Head, Data
     """Return the head of a Part 10 file and its data set; up to `at_once` bytes are read."""
     fd = os.open(path, _FLAGS)
     try:
-        size = os.fstat(fd).st_size
+        first, size = os.read(fd, _HEAD), os.fstat(fd).st_size
         if size > at_once + part10.LOOK:
             return _split(open(os.dup(fd), "rb", _BUFFER))
-        whole = _all(fd, size)
+        head = part10.read_head(first)
+        if not head.is_whole:
+            return _split(io.BytesIO(_all(fd, 0, size)))
+        # Read from where it begins: to cut it out of the whole file would copy it.
+        return head, _all(fd, head.end, size - head.end)
     finally:
         os.close(fd)
-    head = part10.read_head(whole)
-    return (head, memoryview(whole)[head.end :]) if head.is_whole else _split(io.BytesIO(whole))
 
 
-def _all(fd: int, size: int) -> bytes:
+def _all(fd: int, start: int, size: int) -> bytes:
     """Read this many bytes, or up to the end: one system call may return fewer."""
-    data = os.read(fd, max(size, part10.LOOK))
+    os.lseek(fd, start, os.SEEK_SET)
+    data = os.read(fd, size)
     while len(data) < size and (more := os.read(fd, size - len(data))):
         data += more
     return data
@@ -641,11 +645,11 @@ def _split(file: BinaryIO) -> tuple[part10.Head, BinaryIO]:
 
 
 def _as_file(data: Data) -> BinaryIO:
-    return io.BytesIO(data) if isinstance(data, memoryview) else data
+    return io.BytesIO(data) if isinstance(data, bytes) else data
 
 
 def _close(data: Data) -> None:
-    if not isinstance(data, memoryview):
+    if not isinstance(data, bytes):
         data.close()
 
 
@@ -660,8 +664,8 @@ def _told(head: part10.Head, data: Data) -> Hints:
 
     Otherwise a peer would refuse the instance.
     """
-    if isinstance(data, memoryview):
-        first = bytes(data[: peek.LOOK])
+    if isinstance(data, bytes):
+        first = data[: peek.LOOK]
     else:
         first = data.read(peek.LOOK)
         data.seek(head.end)

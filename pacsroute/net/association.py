@@ -342,7 +342,7 @@ class Association:
         self,
         context_id: int,
         command: Command,
-        data: bytes | memoryview | BinaryIO | None = None,
+        data: bytes | BinaryIO | None = None,
         *,
         more: bool = False,
     ) -> None:
@@ -354,7 +354,7 @@ class Association:
             The ID of an accepted presentation context.
         command : Command
             The command set.
-        data : bytes, memoryview or binary file, optional
+        data : bytes or binary file, optional
             The data set, in the context's transfer syntax; an odd number of bytes is made even with
             a NUL. A file is read from its position while it is sent; if reading fails, the
             association is aborted, because the peer has part of a message.

@@ -63,7 +63,7 @@ class Outbox:
         self,
         context_id: int,
         command: Command,
-        data: bytes | memoryview | BinaryIO | None = None,
+        data: bytes | BinaryIO | None = None,
         *,
         more: bool = False,
     ) -> None:
@@ -74,14 +74,14 @@ class Outbox:
         if data is not None:
             if isinstance(data, io.BytesIO):
                 data = data.read()
-            if not isinstance(data, (bytes, memoryview)):
+            if not isinstance(data, bytes):
                 self._send_file(context_id, command, data)
                 return
             if len(data) > PIECES * self.maximum_length > 0:
                 self._send_file(context_id, command, io.BytesIO(data))
                 return
             if len(data) & 1:
-                data = b"".join((data, b"\0"))
+                data += b"\0"
             self._tell_sent(command, len(data))
         buffers = fragment(context_id, command, data, self.maximum_length)
         with channel.sending:

@@ -21,7 +21,7 @@ class Sending(Protocol):
         self,
         context_id: int,
         command: Command,
-        data: bytes | memoryview | BinaryIO | None = None,
+        data: bytes | BinaryIO | None = None,
         *,
         more: bool = False,
     ) -> None:

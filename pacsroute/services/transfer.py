@@ -222,7 +222,7 @@ def send(
     if originator is not None:
         command.move_originator_ae, command.move_originator_message_id = originator
     data = instance.data_as(context.transfer_syntax, wanted=wanted)
-    if isinstance(data, memoryview):
+    if isinstance(data, bytes):
         association.send(context.id, command, data)
     else:
         with data:

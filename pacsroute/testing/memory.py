@@ -120,7 +120,7 @@ class MemoryAssociation:
         self,
         context_id: int,
         command: Command,
-        data: bytes | memoryview | BinaryIO | None = None,
+        data: bytes | BinaryIO | None = None,
         *,
         more: bool = False,
     ) -> None:
@@ -135,7 +135,7 @@ class MemoryAssociation:
         sink = None
         if data is not None:
             sink = open_sink(self.peer.app, self.peer, context_id, arrived)
-            self._pour(io.BytesIO(data) if isinstance(data, (bytes, memoryview)) else data, sink)
+            self._pour(io.BytesIO(data) if isinstance(data, bytes) else data, sink)
         self.peer._coming.put(Message(context_id, arrived, sink))
 
     def _pour(self, data: BinaryIO, sink: Sink) -> None:
