@@ -19,6 +19,7 @@ _IMPLICIT = struct.Struct("<HHI").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 _UNDEFINED = 0xFFFF_FFFF
 _ITEMS, _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE, 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
+_WITH_ITEMS = frozenset((b"SQ", b"OB", b"OW", b""))  # without a VR, tags decide
 _DEEPEST = 32  # sequences and items around one that is skipped here
 _LONG = {vr.encode(): vr for vr in LONG_VRS}
 _SHORT = {str(vr).encode(): str(vr) for vr in VR if len(vr) == 2 and vr not in LONG_VRS}
@@ -119,9 +120,11 @@ def _found(
         else:
             last = tag
             if tag in tags or tag == SPECIFIC_CHARACTER_SET:
+                if length == _UNDEFINED:
+                    return None
                 found.append((tag, vr, at, start, start + length))
         if length == _UNDEFINED:
-            if tag in tags or vr == b"UN" or len(around) > _DEEPEST:
+            if vr not in _WITH_ITEMS or len(around) > _DEEPEST:
                 return None
             around.append(False)
             length = 0
