@@ -11,17 +11,21 @@ import argparse
 import contextlib
 import datetime
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from pydicom import Dataset
-from support.archives import image
-from support.postgresql import server
 
 from pacsroute import App, Archive
 from pacsroute.archive import intake, queries
 from pacsroute.archive.values import of_dataset
+
+sys.path.append(str(Path(__file__).parents[1]))  # as pytest does
+
+from support.archives import image
+from support.postgresql import server
 
 _STUDIES, _SERIES = 4000, 4  # in all, and in each study
 _BATCH = 50  # studies in a transaction

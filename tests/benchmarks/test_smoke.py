@@ -10,6 +10,23 @@ import pytest
 from tests.benchmarks import dicomweb, plot, report
 from tests.benchmarks.works import WORKS
 
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(
+    path.stem
+    for path in Path(__file__).parent.glob("[!t]*.py")  # not the tests
+    if "ArgumentParser(" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_starts_from_a_clone(name):
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--help"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m tests.benchmarks")
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
@@ -28,7 +45,7 @@ def test_benchmark_runs_every_work_and_reports_it(tmp_path):
                 str(figures),
             ),
         ],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=200,
@@ -49,7 +66,7 @@ def test_benchmark_runs_every_work_and_reports_it(tmp_path):
 def test_dicomweb_benchmark_runs_every_work_and_reports_it():
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.dicomweb", "--scale", "0.02", "--rounds", "1"],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=200,

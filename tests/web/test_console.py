@@ -419,6 +419,7 @@ def test_the_room_of_spool_archive_and_jobs_is_shown(archive, tmp_path, monkeypa
         text = " ".join(page(client.web).text.split())
     assert "Disk of spool, jobs, archive 4.0 GB free of 100 GB, which is little" in text
     assert "Spool 69 GB free of 69 GB" in text
+    archive.work.close()
 
 
 def test_a_time_of_a_certificate_after_2049_is_read(tmp_path):
