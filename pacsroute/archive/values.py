@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pacsroute import matching
 from pacsroute.archive.model import WHOLE, Model
+from pacsroute.dataset import charsets
 from pacsroute.dataset.reduced import SPECIFIC_CHARACTER_SET, raw_values
 from pacsroute.dataset.value_reader import character_set, read_value
 from pacsroute.dataset.vr import NUMBER_FORMATS, STRING_VRS
@@ -40,7 +41,8 @@ def of_instance(model: Model, instance: Instance) -> Values:
     """Return the values of an instance; if possible, without parsing all of it."""
     with instance.open() as file:
         if isinstance(file, io.BytesIO):
-            found = _of_bytes(model, file.read(), instance.transfer_syntax)
+            around = charsets.terms(instance.limits.charset)
+            found = _of_bytes(model, file.read(), instance.transfer_syntax, around)
             if found is not None:
                 return found
     return of_dataset(model, instance.dataset)
@@ -59,18 +61,25 @@ def of_dataset(model: Model, dataset: Dataset) -> Values:
     return found
 
 
-def _of_bytes(model: Model, data: bytes, transfer_syntax: str) -> Values | None:
-    """Return the values in the bytes of a data set; None if it must be parsed."""
+def _of_bytes(
+    model: Model, data: bytes, transfer_syntax: str, around: tuple[str, ...] = charsets.DEFAULT
+) -> Values | None:
+    """Return the values in the bytes of a data set; None if it must be parsed.
+
+    `around` are the terms of a data set without a Specific Character Set.
+    """
     raw = raw_values(data, transfer_syntax, model.wanted)
     if raw is None or any(len(value) > _LONGEST for _, value in raw.values()):
         return None
-    _, terms = raw.get(SPECIFIC_CHARACTER_SET, ("CS", b""))
-    names = character_set(terms)
+    told, terms = raw.get(SPECIFIC_CHARACTER_SET, ("CS", b""))
+    if told not in ("CS", ""):
+        return None
+    names = character_set(terms, around)
     found = {}
     for tag, (told, value) in raw.items():
         if (keyword := model.keywords.get(tag)) is not None:
             vr = told or model.vrs[keyword]
-            if vr not in _READ_HERE:
+            if vr not in _READ_HERE or vr not in model.vrs[keyword]:
                 return None
             found[keyword] = _of_raw(keyword, vr, value, names)
     return found

@@ -11,6 +11,7 @@ from collections.abc import Container
 from pydicom.valuerep import VR
 
 from pacsroute import uids
+from pacsroute.dataset.dictionary import meant_vr
 from pacsroute.dataset.vr import LONG_VRS
 
 SPECIFIC_CHARACTER_SET = 0x0008_0005
@@ -19,7 +20,9 @@ _IMPLICIT = struct.Struct("<HHI").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 _UNDEFINED = 0xFFFF_FFFF
 _ITEMS, _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE, 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
-_WITH_ITEMS = frozenset((b"SQ", b"OB", b"OW", b""))  # without a VR, tags decide
+_SEQUENCES = frozenset((b"SQ", b""))  # without a VR, tags decide
+_WITH_ITEMS = _SEQUENCES | {b"OB", b"OW"}
+_IN_ITEM = b"item"
 _DEEPEST = 32  # sequences and items around one that is skipped here
 _LONG = {vr.encode(): vr for vr in LONG_VRS}
 _SHORT = {str(vr).encode(): str(vr) for vr in VR if len(vr) == 2 and vr not in LONG_VRS}
@@ -82,8 +85,10 @@ def _found(
     if transfer_syntax in uids.DEFLATED or transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN:
         return None
     implicit = transfer_syntax in uids.IMPLICIT
+    if implicit and data[4:6] in _VRS:  # it may be explicit in spite of its syntax
+        return None
     found = []
-    around: list[bool] = []  # whether each is an item; otherwise it is a sequence or pixels
+    around: list[bytes] = []  # the VR of each sequence and value with fragments, and items
     vr = b""
     at, end, last = 0, len(data), -1
     while at + 8 <= end:
@@ -93,11 +98,14 @@ def _found(
         if group == _ITEMS:
             if not around:
                 return None
-            if tag == _ITEM and not around[-1]:
+            is_in_item = around[-1] is _IN_ITEM
+            if tag == _ITEM and not is_in_item:
                 if length == _UNDEFINED:
-                    around.append(True)
+                    if around[-1] not in _SEQUENCES:
+                        return None
+                    around.append(_IN_ITEM)
                     length = 0
-            elif tag == (_ITEM_END if around[-1] else _SEQUENCE_END) and length == 0:
+            elif tag == (_ITEM_END if is_in_item else _SEQUENCE_END) and length == 0:
                 around.pop()
             else:
                 return None
@@ -110,10 +118,12 @@ def _found(
             elif vr in _LONG and start + 4 <= end:
                 (length,) = _LENGTH(data, start)
                 start += 4
+                if vr == b"UN" and not around and data[start : start + 2] == b"\xfe\xff":
+                    return None  # maybe a sequence: the reader checks its items
             else:
                 return None
         if around:
-            if not around[-1]:
+            if around[-1] is not _IN_ITEM:
                 return None
         elif tag <= last:
             return None
@@ -126,7 +136,9 @@ def _found(
         if length == _UNDEFINED:
             if vr not in _WITH_ITEMS or len(around) > _DEEPEST:
                 return None
-            around.append(False)
+            if implicit and meant_vr(tag, {}) not in ("SQ", "UN"):
+                return None
+            around.append(vr)
             length = 0
         at = start + length
     return found if at == end and not around else None

@@ -23,5 +23,5 @@ def attributes_of(instance: Instance, tags: Container[int]) -> Dataset:
         if isinstance(file, io.BytesIO):
             few = reduced(file.read(), instance.transfer_syntax, tags)
             if few is not None:
-                return parse(few, instance.transfer_syntax)
+                return parse(few, instance.transfer_syntax, limits=instance.limits)
     return instance.dataset

@@ -121,7 +121,7 @@ class Instance:
                 )
             self._dataset = source
         self._source = source
-        self._limits = limits
+        self.limits = limits
         known = self.__dict__
         if sop_class is not None:
             known["sop_class"] = sop_class
@@ -313,11 +313,11 @@ class Instance:
             raise DataSetError(why)
         file = self.open()
         if isinstance(file, io.BytesIO) and own in uids.NATIVE and own not in uids.DEFLATED:
-            dataset = data_sets.parse(file, own, limits=self._limits)
+            dataset = data_sets.parse(file, own, limits=self.limits)
             return io.BytesIO(data_sets.encode(dataset, transfer_syntax))
         from pacsroute.instances.decoding.wall import decoders  # noqa: PLC0415 - when needed
 
-        return decoders().convert(file, own, transfer_syntax, limits=self._limits, wanted=wanted)
+        return decoders().convert(file, own, transfer_syntax, limits=self.limits, wanted=wanted)
 
     def frame(self, number: int, *, wanted: Callable[[], bool] | None = None) -> Frame:
         """Return one frame as raw pixels in little endian, and their description.
@@ -357,7 +357,7 @@ class Instance:
                 frames = Frames(file, own)
                 if frames.image.frame_length <= _AT_ONCE:
                     return Frame(frames.image, io.BytesIO(frames.read(number)))
-        return decoders().frame(self.open(), own, number, limits=self._limits, wanted=wanted)
+        return decoders().frame(self.open(), own, number, limits=self.limits, wanted=wanted)
 
     @property
     def dataset(self) -> Dataset:
@@ -381,7 +381,7 @@ class Instance:
         file = self.open()
         try:
             dataset = data_sets.parse(
-                file, self.transfer_syntax, defer_size=DEFER_SIZE, limits=self._limits
+                file, self.transfer_syntax, defer_size=DEFER_SIZE, limits=self.limits
             )
         except BaseException:
             file.close()

@@ -12,6 +12,9 @@ from pacsroute import Instance, uids
 from pacsroute.archive import values
 from pacsroute.archive.model import Model
 from pacsroute.dataset import encode, parse
+from pacsroute.dataset.limits import Limits
+from pacsroute.dataset.vr import LONG_VRS
+from pacsroute.errors import DataSetError
 
 EXPLICIT, IMPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN
 MODEL = Model({"STUDY": ["StudyComments"], "IMAGE": ["SmallestImagePixelValue", "RescaleSlope"]})
@@ -58,19 +61,98 @@ def test_any_bytes_mean_the_same_as_in_the_data_set(charset, texts):
     assert fast == slow
 
 
+TERMS = ["ISO_IR 100", "ISO_IR 192", "\\ISO 2022 IR 87", "GB18030", "ISO_IR 13", "?"]
+TAGS = sorted({*MODEL.wanted, 0x0008_0000, 0x0008_1140, 0x0009_1001, 0x0088_0140, 0x7FE0_0010})
+VRS = ["CS", "DA", "IS", "LO", "OB", "PN", "SQ", "UI", "UL", "UN", "US", "UV"]
+TEXT = st.sampled_from(
+    [b"M\xc3\xbcller^J", b"\x1b$B;3ED\x1b(B=", b"\x83\\^\\1", b" 12 \0", b"1.2.3"]
+)
+DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def element(tag, vr, value, is_implicit, is_open=False):
+    """Return the bytes of an element; if it is open, its length is undefined."""
+    length = b"\xff\xff\xff\xff" if is_open else len(value).to_bytes(4, "little")
+    value += DELIMITER * is_open
+    head = (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little")
+    if is_implicit:
+        return head + length + value
+    if vr in LONG_VRS:
+        return head + vr.encode() + b"\0\0" + length + value
+    return head + vr.encode() + length[:2] + value
+
+
+def items(draw, is_implicit, depth):
+    """Draw the items of a sequence."""
+    out = b""
+    for _ in range(draw(st.integers(0, 2))):
+        body = elements(draw, is_implicit, depth + 1)
+        if draw(st.booleans()):
+            out += b"\xfe\xff\0\xe0" + len(body).to_bytes(4, "little") + body
+        else:
+            out += b"\xfe\xff\0\xe0\xff\xff\xff\xff" + body + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    return out
+
+
+def elements(draw, is_implicit, depth=0):
+    """Draw elements: most in order and with their own VR, some with sequences as values."""
+    out = b""
+    if draw(st.booleans()):
+        out += element(0x0008_0005, "CS", draw(st.sampled_from(TERMS)).encode(), is_implicit)
+    for tag in sorted(draw(st.sets(st.sampled_from(TAGS), max_size=5))):
+        vr = draw(st.sampled_from(VRS))
+        keyword = MODEL.keywords.get(tag)
+        if keyword is not None and draw(st.integers(0, 3)):
+            vr = MODEL.vrs[keyword][:2]
+        if vr in LONG_VRS and depth < 2 and draw(st.booleans()):
+            value, is_open = items(draw, is_implicit, depth), draw(st.booleans())
+            out += element(tag, vr, value, is_implicit, is_open)
+        else:
+            value = draw(st.one_of(TEXT, st.binary(max_size=6)))
+            out += element(tag, vr, value, is_implicit)
+    return out
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+@given(data=st.data())
+def test_a_data_set_that_is_not_parsed_has_the_same_values(syntax, data):
+    encoded = elements(data.draw, syntax == IMPLICIT)
+    fast = values._of_bytes(MODEL, encoded, syntax)
+    if fast:
+        try:
+            assert fast == values.of_dataset(MODEL, parse(encoded, syntax))
+        except DataSetError as error:
+            pytest.fail(f"it cannot be parsed: {error}")
+
+
 @pytest.mark.parametrize(
     "element",
     [
         b"\x10\0\x10\0UN\0\0\6\0\0\0Doe^Jo",
         b"\x32\0\0\x40LT\2\4" + b"x" * 1026,
         b"\x08\0\x40\x11UN\0\0\xff\xff\xff\xff\xfe\xff\xdd\xe0\0\0\0\0",
+        b"\x20\0\x0d\0US\3\0001 1",
+        b"\x08\0\5\0US\x0b\0ISO_IR 192 \x10\0\x10\0PN\2\0\xc3\xb6",
     ],
-    ids=["VR unknown", "long", "length unknown"],
+    ids=["VR unknown", "long", "length unknown", "another VR", "character set in another VR"],
 )
 def test_other_data_sets_are_parsed(element):
     assert values._of_bytes(MODEL, element, EXPLICIT) is None
     source = Instance(element, sop_class="1.2", sop_instance="1.3", transfer_syntax=EXPLICIT)
     assert values.of_instance(MODEL, source) == values.of_dataset(MODEL, parse(element, EXPLICIT))
+
+
+@pytest.mark.parametrize("charset", ["", "ISO_IR 192", "GB18030"])
+def test_text_without_a_character_set_is_read_in_the_default_one(charset):
+    name = "王^小东".encode("gb18030")
+    data = b"\x10\0\x10\0PN" + len(name).to_bytes(2, "little") + name
+    limits = Limits(charset=charset)
+    source = Instance(
+        data, sop_class="1.2", sop_instance="1.3", transfer_syntax=EXPLICIT, limits=limits
+    )
+    found = values.of_instance(MODEL, source)
+    assert found == values.of_dataset(MODEL, parse(data, EXPLICIT, limits=limits))
+    assert (found["PatientName"].name == "王^小东") == (charset == "GB18030")
 
 
 def test_an_instance_in_memory_is_not_parsed(monkeypatch):

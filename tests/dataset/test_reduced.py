@@ -75,6 +75,8 @@ def test_other_transfer_syntaxes_are_to_be_parsed(sample, syntax):
         b"\x08\0\x60\0??\2\0CT",
         b"\x08\0\x60\0CS\4\0CT",
         b"\x08\0\x40\x11SQ\0\0\0",
+        OPEN.replace(b"SQ", b"OB") + ITEM + ITEM_END + SEQUENCE_END,
+        b"\x08\0\x40\x11UN\0\0\x08\0\0\0" + ITEM,
     ],
     ids=[
         "without end",
@@ -91,10 +93,24 @@ def test_other_transfer_syntaxes_are_to_be_parsed(sample, syntax):
         "no VR",
         "too long",
         "cut off",
+        "fragment of undefined length",
+        "sequence with an unknown VR",
     ],
 )
 def test_what_is_unusual_is_to_be_parsed(data):
     assert reduced(data, ExplicitVRLittleEndian, WANTED) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x08\0\x60\0CS\2\0" + bytes(0x25343),
+        b"\x28\0\x10\0\xff\xff\xff\xff" + SEQUENCE_END,
+    ],
+    ids=["explicit", "no sequence"],
+)
+def test_an_unusual_data_set_in_implicit_vr_is_to_be_parsed(data):
+    assert reduced(data, ImplicitVRLittleEndian, {0x0010_0010}) is None
 
 
 @given(st.binary(max_size=60), st.sampled_from(SIMPLE))

@@ -122,6 +122,15 @@ def test_default_charset_leaves_stored_bytes_alone(tmp_path):
     assert (tmp_path / "1.2.3.dcm").read_bytes().endswith(sent)
 
 
+def test_a_stored_name_is_read_by_default_charset_in_the_audit_trail():
+    app, audited = App(default_charset="GB18030"), []
+    app.store(lambda request: None)
+    app.audit(lambda event: audited.extend(event.subjects))
+    with app.test_client() as client:
+        client.store(Instance(body("王^小东".encode("gb18030")), transfer_syntax=EXPLICIT))
+    assert [subject.patient_name for subject in audited] == ["王^小东"]
+
+
 def test_data_set_read_by_default_charset_is_written_with_its_character_set(tmp_path):
     app = App(default_charset="GB18030")
     app.store(lambda request: Instance(request.dataset).save(tmp_path) and None)
