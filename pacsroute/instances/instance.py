@@ -216,16 +216,16 @@ class Instance:
             return self
         if self._opened is not None:
             return self
-        try:
-            head, data = self._part10()
-            self._check(head, data)
-        except (DataSetError, OSError):
-            return self
         opened = Instance.__new__(Instance)
         known = opened.__dict__
         known.update(self.__dict__)
-        if not known.keys() >= _NAMES:
-            _add(_told(head, data), known)
+        try:
+            head, data = self._part10()
+            self._check(head, data)
+            if not known.keys() >= _NAMES:
+                _add(_told(head, data), known)
+        except Exception:  # noqa: BLE001 - a bad path, or whatever a storage raises
+            return self
         opened._opened = data
         is_file = isinstance(data, io.BufferedReader) and not isinstance(self._source, Stored)
         if is_file and _WILL_NEED is not None:

@@ -237,8 +237,11 @@ class _Progress:
             if now - self._told < self._interval:
                 return
             self._told = now
-        # It is sent together with the next message, or soon.
-        self._call.association.send(*self._pending(), more=True)
+        try:
+            # It is sent together with the next message, or soon.
+            self._call.association.send(*self._pending(), more=True)
+        except AssociationError:
+            pass  # not a failure of the sub-operation that is under way: the next look finds out
 
 
 def perform(call: Call, request: GetRequest, send: SendInstance) -> tuple[Outcome, SubOperations]:

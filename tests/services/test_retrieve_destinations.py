@@ -211,6 +211,33 @@ def test_a_destination_that_goes_after_three_of_ten(stays):
         assert failed == [uid(number) for number in range(3, 10)]
 
 
+def test_a_requestor_that_goes_is_not_taken_for_a_destination_that_goes(caplog):
+    class Last(Instance):
+        """An instance during whose conversion the requestor goes."""
+
+        def open_as(self, *args, **options):
+            asked[0].association.abort()
+            return super().open_as(*args, **options)
+
+    asked, ended = [], threading.Event()
+
+    def handler(request):
+        asked.append(request)
+        return [made(0), Last(made(1)), made(2)]
+
+    def hooks(app):
+        app.after_association(lambda association, error: ended.set())
+
+    with receiving() as destination:
+        with serving(handler, hooks, DEST=destination.port) as server:
+            with Requestor(server.port) as peer:
+                peer.move()
+                assert ended.wait(WAIT)
+        received = [request.sop_instance for request, _ in destination.received]
+    assert received == [uid(0), uid(1)]
+    assert "broke" not in caplog.text
+
+
 def test_a_destination_that_answers_with_something_else():
     """A C-ECHO-RSP is no answer to a C-STORE; the first instance fails, and the rest with it."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -20,6 +20,8 @@ from pacsroute import (
     Instance,
 )
 from pacsroute.dimse import commands
+from pacsroute.instances.stored import Stored
+from pacsroute.storage import Folder
 from pacsroute.upper_layer import pdu
 
 # ------------------------------------------------------------------------------ files
@@ -270,6 +272,31 @@ def test_a_file_that_gets_shorter_while_it_is_fetched(tmp_path):
         with pytest.raises(AssertionError, match="Abort"):
             next(answers)
         assert closed.wait(WAIT)
+
+
+@pytest.mark.parametrize("bad", ["a\0b", "storage"])
+def test_an_instance_that_cannot_be_opened_ahead_fails_alone(bad, tmp_path):
+    class Broken(Folder):
+        def open(self, key):
+            raise RuntimeError
+
+    if bad == "storage":
+        bad = Instance(Stored(Broken(tmp_path / "storage"), "key"))
+    good = [Instance(made(number)).save(tmp_path) for number in range(3)]
+
+    def handler(request):
+        return [good[0], bad, *good[1:]]
+
+    with receiving() as destination, serving(handler, DEST=destination.port) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            for ask in (peer.get, peer.move):
+                ask()
+                pending, final, _, _ = peer.all()
+                assert (final.status, counts(final)) == (0xB000, (None, 3, 1, 0))
+                assert [counts(one) for one in pending] == [
+                    (3, 1, 0, 0), (2, 1, 1, 0), (1, 2, 1, 0), (0, 3, 1, 0)
+                ]  # fmt: skip
+            peer.release()
 
 
 def test_file_that_is_not_dicom_fails_alone(tmp_path):
