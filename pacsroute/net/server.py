@@ -365,11 +365,12 @@ class Server:
 
     def _work(self, door: _Door) -> None:
         """Accept and serve one peer after another, while few other threads wait."""
-        thread = threading.current_thread()
+        thread, waits = threading.current_thread(), True
         try:
-            while (accepted := self._accept(door)) is not None:
+            while waits and (accepted := self._accept(door)) is not None:
                 with self._lock:
                     door.spare -= 1
+                    waits = False
                     last = not door.spare and self._is_last(door)
                 host = None
                 try:
@@ -384,13 +385,11 @@ class Server:
                         self._places.disconnect(host)
                     with self._lock:
                         self._threads[thread] = None
-                        door.spare += 1
-                        is_one_too_many = door.spare > _MOST_SPARE
-                if is_one_too_many:
-                    break
+                        waits = door.spare < _MOST_SPARE
+                        door.spare += waits
         finally:
             with self._lock:
-                door.spare -= 1
+                door.spare -= waits
                 del self._threads[thread]
 
     def _is_last(self, door: _Door) -> bool:

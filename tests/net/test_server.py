@@ -456,6 +456,44 @@ def test_stop_ends_a_connection_that_was_accepted_a_moment_before(monkeypatch, c
     assert "handlers that do not end" not in caplog.text
 
 
+class _PausingLock:
+    """A lock that stops the thread which leaves it first after a condition holds."""
+
+    def __init__(self, condition):
+        self.paused, self.go_on = threading.Event(), threading.Event()
+        self._condition, self._lock = condition, threading.Lock()
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        is_met = self._condition()
+        self._lock.release()
+        if is_met and not self.paused.is_set():
+            self.paused.set()
+            self.go_on.wait(WAIT)
+
+
+def test_a_thread_that_ends_does_not_count_as_one_that_waits_for_a_peer(monkeypatch):
+    monkeypatch.setattr("pacsroute.net.server._SPARE", 1)
+    monkeypatch.setattr("pacsroute.net.server._MOST_SPARE", 1)
+    server = App().serve(port=0, grace=1)
+    (door,) = server._doors
+    server._lock = _PausingLock(lambda: door.spare > 1)
+    with server:
+        with RawPeer(server.port) as first:
+            first.release()
+        assert until(lambda: server._lock.paused.is_set() or len(server._threads) == 1)
+        with RawPeer(server.port) as second:
+            assert second.echo() == 0
+            server._lock.go_on.set()
+            assert until(lambda: door.spare == 1 or len(server._threads) == 1)
+            with RawPeer(server.port) as third:
+                assert third.echo() == 0
+                third.release()
+            second.release()
+
+
 def test_a_peer_that_asks_for_nothing_is_dropped_after_artim():
     with App().serve(port=0, artim=0.1, grace=1) as server:
         with socket.create_connection(("127.0.0.1", server.port), WAIT) as silent:
