@@ -305,7 +305,8 @@ def _maker(before: bytes, between: bytes) -> Callable[..., Command] | None:
             return None
         if end != len(data):
             return None
-    is_repeated = "command_field" in known and known.keys().isdisjoint(_MESSAGE_IDS.values())
+    is_message = known.get("command_field") is not None
+    is_repeated = is_message and known.keys().isdisjoint(_MESSAGE_IDS.values())
     return _made_of(known) if is_repeated else None
 
 

@@ -362,6 +362,13 @@ def test_what_is_remembered_of_messages_changes_nothing(field, values, behind, l
     assert decoded() == decoded() == plain
 
 
+def test_a_repeated_element_has_its_last_value():
+    data = element(0x0100, b"\1") + element(0x0110, us(7)) + element(0x1000, b"1.5\0")
+    assert decode(data + element(0x0100, us(0x0001))) == CStoreRQ(
+        has_data_set=False, message_id=7, affected_sop_instance="1.5"
+    )
+
+
 def test_a_cancel_names_the_request_it_is_about():
     found = elements(encode(CCancelRQ(message_id_responded_to=9)))
     assert found[0x0120] == us(9)
