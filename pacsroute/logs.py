@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from types import FunctionType
 from typing import Any
 
 _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
@@ -111,19 +112,26 @@ class LineHandler(logging.StreamHandler[Any]):
     """The log of a server process: lines on standard error, for which `write` makes no records."""
 
     def put(self, level: int, message: str) -> bool:
-        """Write the line of a message; return False if that is not possible without a record."""
-        if not isinstance(self.formatter, LineFormatter):
+        """Write the line of a message; return False if it takes a record to make one."""
+        if type(self.formatter) is not LineFormatter:
+            return False
+        try:
+            line = self.formatter.line(level, message) + self.terminator
+        except Exception:  # noqa: BLE001 - a format with more than `line` knows
             return False
         try:
             with self.lock or nullcontext():
-                self.stream.write(self.formatter.line(level, message) + self.terminator)
+                self.stream.write(line)
                 self.stream.flush()
-        except Exception:  # noqa: BLE001 - logging reports it once there is a record
-            return False
+        except Exception:  # noqa: BLE001 - the stream may have kept the line, so not once more
+            self.handleError(logging.makeLogRecord({"levelno": level, "msg": message}))
         return True
 
 
-_CALL_HANDLERS = logging.Logger.callHandlers
+# Sentry and others replace it, perhaps before this module is imported.
+_CALL_HANDLERS: object = logging.Logger.callHandlers
+if type(_CALL_HANDLERS) is not FunctionType or _CALL_HANDLERS.__globals__ is not vars(logging):
+    _CALL_HANDLERS = None
 
 
 def _line_handler(logger: logging.Logger) -> LineHandler | None:
@@ -136,7 +144,7 @@ def _line_handler(logger: logging.Logger) -> LineHandler | None:
         or not logger.propagate
         or logger.parent is not logging.root
         or logging.getLogRecordFactory() is not logging.LogRecord
-        or type(logger).callHandlers is not _CALL_HANDLERS  # as replaced by Sentry
+        or type(logger).callHandlers is not _CALL_HANDLERS
     )
     if type(handler) is not LineHandler or handler.filters or is_seen_by_others:
         return None

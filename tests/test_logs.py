@@ -6,8 +6,11 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 import warnings
 from datetime import datetime
+from unittest.mock import Mock
 
 import pytest
 from support.names import CT, EXPLICIT
@@ -246,6 +249,40 @@ def test_a_line_that_cannot_be_written_is_reported_as_logging_does(monkeypatch, 
     handler.stream.close()
     write(ours, logging.INFO, "%s said", "CT1")
     assert "ValueError: I/O operation on closed file" in capsys.readouterr().err
+
+
+def test_a_line_whose_flush_fails_is_not_written_twice(monkeypatch, capsys):
+    ours, handler = _only_lines(monkeypatch)
+    handler.stream.flush = Mock(side_effect=OSError("no space left"))
+    write(ours, logging.INFO, "%s said", "CT1")
+    assert handler.stream.getvalue().count("CT1 said") == 1
+    assert "OSError: no space left" in capsys.readouterr().err
+
+
+def test_a_line_has_a_record_for_a_library_that_was_there_first():
+    script = """
+import logging
+
+before, seen = logging.Logger.callHandlers, []
+
+def call_handlers(logger, record):
+    seen.append(record.getMessage())
+    before(logger, record)
+
+logging.Logger.callHandlers = call_handlers
+from pacsroute import logs
+
+handler = logs.LineHandler()
+handler.setFormatter(logs.LineFormatter("%(asctime)s %(message)s"))
+logging.basicConfig(handlers=[handler], level="INFO")
+logs.write(logging.getLogger("pacsroute"), logging.INFO, "%s said", "CT1")
+print(seen)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['CT1 said']\n"
+    assert done.stderr.endswith(" CT1 said\n")
 
 
 def test_a_handler_and_a_logger_keep_their_levels(monkeypatch):
