@@ -151,7 +151,7 @@ class Files:
         if self._is_one_flush:
             with instance.open() as file:
                 if isinstance(file, io.BytesIO):  # reading a file would cost more than a flush
-                    checksum = zlib.crc32(file.getvalue())  # it shares the bytes
+                    checksum = zlib.crc32(file.read())  # not the head, which it may have, too
                     return self._write(instance, f"{name}~{checksum:08x}")
         draft = os.fspath(instance.save(self._incoming, name))
         return draft, self.received(draft)
@@ -251,6 +251,7 @@ class Files:
                         continue
                     for draft in sorted(os.listdir(folder)):
                         yield os.path.join(folder, draft)
+                    self.flush()  # which removes the settled ones
                     with contextlib.suppress(OSError):
                         os.rmdir(folder)
 
@@ -274,6 +275,8 @@ class Files:
         if not os.path.exists(path):
             make_folder(os.path.dirname(path))
             os.link(draft, path)
+        with self._lock:
+            self._touched.add(os.path.dirname(path))
 
     def why_unswept(self) -> str:
         """Return an empty string: a folder has its index beside it."""

@@ -123,10 +123,11 @@ class Upkeep:
             return
         try:
             instance = self._files.instance(draft)
-            if not self._is_in(draft, instance.sop_instance):
+            if self._is_in(draft, instance.sop_instance):
+                self._files.settle(draft)
+            else:
                 self._storing.take_in(draft, self._read(draft), is_new_name=False)
                 logger.warning("%s was not in the index", instance.sop_instance)
-            self._files.discard(draft)
         except Failure as error:  # the instance was or would have been refused
             logger.warning("%s is not added to the index: %s", draft, error)
             self._files.discard(draft)

@@ -1,5 +1,8 @@
 """A power cut at any moment takes nothing that was acknowledged, and brings nothing back."""
 
+import os
+import shutil
+
 import pytest
 from pydicom import Dataset
 from support.archives import image
@@ -117,3 +120,49 @@ def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
                 print(f"moment {number} of {len(recorder.moments)}, {what}: {moment.done}")
                 raise
     print(f"{len(recorder.moments)} moments, {len(seen)} disks")
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "bytes", "file", "file with a long head"])
+def test_a_draft_is_whole_whatever_it_was_made_of(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(files, "_file_system_of", lambda folder: "ext4")
+    source = Instance(image(1))
+    if kind != "Dataset":
+        path = source.save(tmp_path / "files")
+        if kind == "file with a long head":
+            data = path.read_bytes()
+            long = b"\2\0\2\1OB\0\0" + (4000).to_bytes(4, "little") + bytes(4000)
+            end = data.index(b"\x08\0\x16\0")
+            path.write_bytes(data[:end] + long + data[end:])
+        source = Instance(path.read_bytes() if kind == "bytes" else path)
+    app, archive = archive_in(tmp_path / "archive")
+    with app.running():
+        draft, _ = archive._files.receive(source)
+        assert archive._files.is_whole(draft)
+        os.truncate(draft, os.path.getsize(draft) - 1)
+        assert not archive._files.is_whole(draft)
+
+
+@pytest.mark.parametrize("left", ["row and name", "row", "neither"])
+def test_drafts_of_a_dead_process_stay_until_the_index_is_flushed(tmp_path, monkeypatch, left):
+    """Otherwise a power cut soon after the restart takes the row, and perhaps the name."""
+    app, archive = archive_in(tmp_path / "before")
+    with app.running():
+        archive._flush()
+        if left == "neither":
+            archive._files.receive(Instance(image(1)))
+        else:
+            archive.add(Instance(image(1)))
+        shutil.copytree(tmp_path / "before", tmp_path / "after")
+    if left == "row":
+        (tmp_path / "after" / "1.3.1.dcm").unlink()
+
+    calls = []
+    monkeypatch.setattr(files, "remove", lambda path: calls.append(("remove", path)))
+    monkeypatch.setattr(files, "sync", lambda path: calls.append(("sync", path)))
+    app, archive = archive_in(tmp_path / "after")
+    archive._files._flush_index = lambda: calls.append(("flush", "index"))
+    with app.running():
+        (draft,) = [path for what, path in calls if what == "remove"]
+        assert ".incoming" in draft
+        assert calls == [("flush", "index"), ("sync", str(tmp_path / "after")), ("remove", draft)]
+        assert kept(archive).keys() == {"1.3.1"}
