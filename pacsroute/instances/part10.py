@@ -157,10 +157,10 @@ def _usual(data: bytes) -> Head | None:
 @lru_cache(maxsize=256)
 def _around_instance(before: bytes, after: bytes) -> tuple[str, str, str] | None:
     """Return the other values of a head; None unless these are whole elements of it."""
-    found = dict.fromkeys(_NAMES.values(), "")
+    found = dict.fromkeys(("sop_class", "transfer_syntax", "sender"), "")
     if _elements(before, 0, found) != len(before) or _elements(after, 0, found) != len(after):
         return None
-    if found["sop_instance"]:
+    if "sop_instance" in found:  # a second one, which may be empty
         return None
     return found["sop_class"], found["transfer_syntax"], found["sender"]
 

@@ -41,9 +41,19 @@ def test_heads_of_one_writer_differ_in_their_instance():
 
 
 INSTANCE = part10._element(0x03, "1.2.3")
+
+
+def longer(data, element):
+    """Return a head with another element behind its instance, and its new group length."""
+    length = int.from_bytes(data[140:144], "little") + len(element)
+    data = data[:140] + length.to_bytes(4, "little") + data[144:]
+    return data.replace(INSTANCE, INSTANCE + element)
+
+
 ODD_HEADS = {
     "no instance": lambda data: data.replace(INSTANCE, b""),
-    "two instances": lambda data: data.replace(INSTANCE, INSTANCE + part10._element(3, "1.2.4")),
+    "two instances": lambda data: longer(data, part10._element(3, "1.2.4")),
+    "an empty instance, too": lambda data: longer(data, part10._element(3, "")),
     "a group length of 0": lambda data: data[:140] + bytes(4) + data[144:],
     "a group length that ends in a UID": lambda data: data[:140] + b"\x3c\0\0\0" + data[144:],
     "a group length that ends behind": lambda data: data[:140] + b"\xff\0\0\0" + data[144:],
