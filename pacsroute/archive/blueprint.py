@@ -40,8 +40,10 @@ from pacsroute.archive.storing import Conflict, Mismatch, Storing
 from pacsroute.archive.upkeep import Finding, Upkeep
 from pacsroute.archive.values import Values, of_dataset, of_instance
 from pacsroute.audit.event import SERIOUS
+from pacsroute.config import Config
 from pacsroute.errors import Failure, SetupError
 from pacsroute.framework.blueprints import Blueprint
+from pacsroute.framework.character_sets import default_charset
 from pacsroute.framework.checks import check_callable
 from pacsroute.framework.requests import FindRequest, GetRequest, NActionRequest, StoreRequest
 from pacsroute.instances.atomic_files import make_folder, sweep
@@ -638,6 +640,9 @@ class Archive(Blueprint):
     def _entry_of_file(self, name: str) -> Entry:
         """Return the entry of a file, with the data of its head and its date."""
         instance, sender = self._files.instance(name), self._files.sender(name)
+        if sender:
+            charset = default_charset(self._config, sender)
+            instance.limits = instance.limits._replace(charset=charset)
         dataset = instance.dataset
         told = self._database.rows(_ISSUED, [str(dataset.get("StudyInstanceUID") or "")])
         issuer = told[0][0] if told else self._issuers.of(sender, "")
@@ -646,6 +651,15 @@ class Archive(Blueprint):
         entry.image["SOPClassUID"] = entry.image["SOPClassUID"] or instance.sop_class
         entry.received = self._files.received(name)
         return entry
+
+    @property
+    def _config(self) -> Config:
+        """The settings of the app that it is registered with."""
+        scope: Any = self
+        while isinstance(scope, Blueprint):
+            scope = scope.parent
+        config: Config = scope.config
+        return config
 
     def _why_not_ready(self, app: Any) -> str | None:
         """Return why stores would be refused, for a load balancer."""

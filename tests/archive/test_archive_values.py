@@ -1,14 +1,15 @@
 """The values of an instance in the index, read with and without parsing its data set."""
 
 import io
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
-from support.archives import image
+from support.archives import found, image
 
-from pacsroute import Instance, uids
+from pacsroute import App, Archive, Instance, uids
 from pacsroute.archive import values
 from pacsroute.archive.model import Model
 from pacsroute.dataset import encode, parse
@@ -153,6 +154,30 @@ def test_text_without_a_character_set_is_read_in_the_default_one(charset):
     found = values.of_instance(MODEL, source)
     assert found == values.of_dataset(MODEL, parse(data, EXPLICIT, limits=limits))
     assert (found["PatientName"].name == "王^小东") == (charset == "GB18030")
+
+
+@pytest.mark.parametrize("after", ["a lost index", "a crash"])
+def test_a_name_in_the_default_character_set_outlives(after, tmp_path):
+    def app_with(folder):
+        app = App("ARCHIVE", default_charset=["ISO_IR 100", "CT1=GB18030"])
+        app.register_blueprint(Archive(folder, min_free=0))
+        return app
+
+    data = encode(image(1), EXPLICIT).replace(b"Doe^John", "王^小东 ".encode("gb18030"))
+    assert b"Doe" not in data
+    app = app_with(tmp_path / "before")
+    with app.test_client(calling_ae="CT1") as client:
+        client.store(Instance(data, transfer_syntax=EXPLICIT))
+        assert [str(row.PatientName) for row in found(client, PatientName="")] == ["王^小东"]
+        shutil.copytree(tmp_path / "before", tmp_path / "after")
+    for file in (tmp_path / "after").glob("index.db*"):
+        file.unlink()
+    if after == "a crash":
+        (tmp_path / "after" / "1.3.1.dcm").unlink()
+    else:
+        shutil.rmtree(tmp_path / "after" / ".incoming")
+    with app_with(tmp_path / "after").test_client() as client:
+        assert [str(row.PatientName) for row in found(client, PatientName="")] == ["王^小东"]
 
 
 def test_an_instance_in_memory_is_not_parsed(monkeypatch):
