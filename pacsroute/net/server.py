@@ -43,8 +43,7 @@ _AFTER_THREADS = 4
 _STOP_TICK = 0.05
 _SIGNAL_TICK = 0.1
 _ACCEPT_TICK = 0.25  # seconds between checks of a shared listener for a stop
-_SPARE = 4  # threads that wait for a peer at first, on each port
-_MOST_SPARE = 8  # more of them end
+_SPARE = 4  # threads that wait for a peer, on each port; more of them end
 _HURRY = 1.0  # seconds for a peer that is served by the last waiting thread
 _AGAIN = 60.0  # seconds before a continuing failure is logged again
 
@@ -385,7 +384,7 @@ class Server:
                         self._places.disconnect(host)
                     with self._lock:
                         self._threads[thread] = None
-                        waits = door.spare < _MOST_SPARE
+                        waits = door.spare < _SPARE
                         door.spare += waits
         finally:
             with self._lock:
