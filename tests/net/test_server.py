@@ -476,7 +476,6 @@ class _PausingLock:
 
 def test_a_thread_that_ends_does_not_count_as_one_that_waits_for_a_peer(monkeypatch):
     monkeypatch.setattr("pacsroute.net.server._SPARE", 1)
-    monkeypatch.setattr("pacsroute.net.server._MOST_SPARE", 1)
     server = App().serve(port=0, grace=1)
     (door,) = server._doors
     server._lock = _PausingLock(lambda: door.spare > 1)
