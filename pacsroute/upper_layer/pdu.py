@@ -26,6 +26,7 @@ MAXIMUM_ITEMS = 16_384
 
 _REMEMBERED = 64  # requests, and answers: most peers repeat theirs
 _SHORT = 16_384  # bytes of what is remembered at most
+_IDENTITY = b"\x58\0"  # the start of an item with a user identity
 
 UNRECOGNIZED_PDU, UNEXPECTED_PDU = 1, 2
 UNEXPECTED_PARAMETER, INVALID_PARAMETER = 5, 6
@@ -422,8 +423,8 @@ def _decode_rq(view: memoryview) -> AssociateRQ:
     found = _proposals.get(data)
     if found is None:
         found = _decode_proposal(view[68:])
-        if len(data) > _SHORT or found.user.user_identity is not None:
-            data = b""  # a passcode must not stay in memory
+        if len(data) > _SHORT or _IDENTITY in data:
+            data = b""  # a passcode must not stay in memory, even of an item that another replaces
         else:
             _remember(_proposals, data, found)
     application, contexts, user = found

@@ -376,3 +376,19 @@ def test_bytes_that_are_not_a_pdu(data, reason):
     with pytest.raises(ProtocolError) as caught:
         decode(bytes.fromhex(data))
     assert caught.value.reason == reason
+
+
+def test_a_request_whose_identity_another_item_replaces_is_not_remembered():
+    first = encode(_proposing(UserIdentity(2, False, b"doe", b"secret")))[6:]
+    second = encode(_proposing(None))[6:]
+    item = second[second.rindex(b"\x50\0") :]
+    body = first + item
+    found = decode(b"\1\0" + len(body).to_bytes(4, "big") + body)
+    assert found.user_information.user_identity is None
+    assert found.proposal == b""
+    assert not any(b"secret" in data for data in pdus._proposals)
+
+
+def _proposing(identity):
+    user = UserInformation(user_identity=identity)
+    return AssociateRQ("A", "B", user_information=user)
