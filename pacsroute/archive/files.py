@@ -60,6 +60,7 @@ class Files:
         self._flush_index = flush_index
         self._incoming = ""
         self._is_one_flush = False
+        self._has_links = True
         self._held = -1
         self._numbers = itertools.count()
         self._settled: list[str] = []
@@ -203,7 +204,7 @@ class Files:
         for name in names:
             target = os.path.join(self.root, folder, name)
             try:
-                _link_or_move(draft, target)
+                self._has_links = _link_or_move(draft, target) and self._has_links
             except FileExistsError:
                 if not _is_same_file(draft, target):
                     continue
@@ -213,10 +214,13 @@ class Files:
         raise AssertionError
 
     def settle(self, draft: str) -> None:
-        """Record that a draft has its name and its row; its first name is removed later."""
+        """Record that a draft has its name and its row; its first name is removed later.
+
+        If it could not keep its first name, name and row are flushed now.
+        """
         with self._lock:
             self._settled.append(draft)
-            is_time = len(self._settled) >= _MANY
+            is_time = len(self._settled) >= _MANY or not self._has_links
         if is_time:
             self.flush()
 
@@ -351,21 +355,24 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def _link_or_move(draft: str, target: str) -> None:
+def _link_or_move(draft: str, target: str) -> bool:
+    """Give a draft another name; return False if the file system has no hard links."""
     try:
-        _linked(draft, target)
+        return _linked(draft, target)
     except FileNotFoundError:  # the first in its folder
         make_folder(os.path.dirname(target))
-        _linked(draft, target)
+        return _linked(draft, target)
 
 
-def _linked(draft: str, target: str) -> None:
+def _linked(draft: str, target: str) -> bool:
     try:
         os.link(draft, target)
     except OSError as error:
         if error.errno not in _NO_LINKS or os.path.lexists(target):
             raise
-        os.rename(draft, target)  # the file system has no hard links
+        os.rename(draft, target)
+        return False
+    return True
 
 
 def _is_same_file(one: str, other: str) -> bool:

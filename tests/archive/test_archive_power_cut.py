@@ -1,5 +1,6 @@
 """A power cut at any moment takes nothing that was acknowledged, and brings nothing back."""
 
+import errno
 import os
 import shutil
 
@@ -120,6 +121,29 @@ def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
                 print(f"moment {number} of {len(recorder.moments)}, {what}: {moment.done}")
                 raise
     print(f"{len(recorder.moments)} moments, {len(seen)} disks")
+
+
+def test_without_hard_links_name_and_row_are_flushed_before_success(tmp_path, monkeypatch):
+    link = os.link
+
+    def refuse(name, other, **options):
+        if ".incoming" in os.fspath(name):
+            raise OSError(errno.EOPNOTSUPP, "no hard links")
+        link(name, other, **options)
+
+    monkeypatch.setattr(files, "_file_system_of", lambda folder: "vfat")
+    app, archive = archive_in(tmp_path / "before")
+    with app.running():
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", refuse)
+            moments = Recorder(patch, tmp_path / "before", False).moments
+            archive.add(Instance(image(1)))
+    for _, *disk in disks(moments[-1]):
+        lay_out(tmp_path / "after", *disk)
+        app, archive = archive_in(tmp_path / "after")
+        with app.running():
+            assert kept(archive).keys() == {"1.3.1"}
+            assert list(archive.check()) == []
 
 
 @pytest.mark.parametrize("kind", ["Dataset", "bytes", "file", "file with a long head"])
