@@ -166,7 +166,7 @@ class Bucket:
     def settle(self, draft: str) -> None:
         """Do nothing: no work is left."""
 
-    def withdraw(self, name: str) -> None:
+    def withdraw(self, name: str, draft: str) -> None:
         """Do nothing: an attempt is discarded, or swept."""
 
     def discard(self, draft: str) -> None:

@@ -180,9 +180,12 @@ class Files:
     def keep(self, db: Transaction, name: str) -> None:
         """Do nothing: a draft stays a file until it is settled."""
 
-    def withdraw(self, name: str) -> None:
-        """Remove the final name of a draft."""
-        remove(self.path(name))
+    def withdraw(self, name: str, draft: str) -> None:
+        """Remove the final name of a draft, which keeps its first name, or gets it back."""
+        if self._has_links or os.path.lexists(draft):
+            remove(self.path(name))
+        else:
+            os.rename(self.path(name), draft)
 
     def discard(self, draft: str) -> None:
         """Remove a draft."""
@@ -204,7 +207,8 @@ class Files:
         for name in names:
             target = os.path.join(self.root, folder, name)
             try:
-                self._has_links = _link_or_move(draft, target) and self._has_links
+                if not _link_or_move(draft, target):
+                    self._has_links = False
             except FileExistsError:
                 if not _is_same_file(draft, target):
                     continue

@@ -92,7 +92,7 @@ class Keeper(Protocol):
     def settle(self, draft: str) -> None:
         """Record that the row of a draft is written."""
 
-    def withdraw(self, name: str) -> None:
+    def withdraw(self, name: str, draft: str) -> None:
         """Remove the final name of a draft that got no row."""
 
     def discard(self, draft: str) -> None:

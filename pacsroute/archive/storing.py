@@ -121,34 +121,34 @@ class Storing:
                 with following.with_row(self._instance(name, entry)) as jobs:
                     is_new = self._admit(draft, entry, name, jobs)
         except AnotherPatientError:
-            self._withdraw(name, is_new_name)
+            self._withdraw(name, draft, is_new_name)
             return self._of_another_patient(draft, entry)
         except KnownError:
-            self._withdraw(name, is_new_name)
+            self._withdraw(name, draft, is_new_name)
             self.set_aside(draft, entry, "conflict")
             raise Failure(
                 DUPLICATE_SOP_INSTANCE, "another version of this SOP instance is stored"
             ) from None
         except DeletedError:
-            self._withdraw(name, is_new_name)
+            self._withdraw(name, draft, is_new_name)
             raise Failure(UNABLE_TO_PROCESS, "this SOP instance was deleted") from None
         except UnknownCommitError:
             raise
         except BaseException:
-            self._withdraw(name, is_new_name)
+            self._withdraw(name, draft, is_new_name)
             raise
         if is_new:
             self._files.settle(draft)
         else:
-            self._withdraw(name, is_new_name)
+            self._withdraw(name, draft, is_new_name)
             self._files.discard(draft)
         self._follow(following, entry)
         return None
 
-    def _withdraw(self, name: str, is_new: bool) -> None:
+    def _withdraw(self, name: str, draft: str, is_new: bool) -> None:
         """Remove the final name of a draft, unless the index had it before."""
         if is_new or not self._database.rows("SELECT 1 FROM image WHERE path = ?", [name]):
-            self._files.withdraw(name)
+            self._files.withdraw(name, draft)
 
     def _admit(self, draft: str, entry: Entry, name: str, jobs: Together | None = None) -> bool:
         """Add a draft to the index; return whether it is new."""

@@ -123,19 +123,27 @@ def test_what_was_acknowledged_outlives_a_power_cut_at_any_moment(
     print(f"{len(recorder.moments)} moments, {len(seen)} disks")
 
 
-def test_without_hard_links_name_and_row_are_flushed_before_success(tmp_path, monkeypatch):
+@pytest.fixture
+def no_hard_links(monkeypatch):
+    """Return a function that makes the file system one without hard links."""
     link = os.link
 
     def refuse(name, other, **options):
-        if ".incoming" in os.fspath(name):
+        if ".incoming" in os.fspath(name) and not os.path.lexists(other):
             raise OSError(errno.EOPNOTSUPP, "no hard links")
         link(name, other, **options)
 
     monkeypatch.setattr(files, "_file_system_of", lambda folder: "vfat")
+    return lambda patch: patch.setattr(os, "link", refuse)
+
+
+def test_without_hard_links_name_and_row_are_flushed_before_success(
+    tmp_path, monkeypatch, no_hard_links
+):
     app, archive = archive_in(tmp_path / "before")
     with app.running():
         with monkeypatch.context() as patch:
-            patch.setattr(os, "link", refuse)
+            no_hard_links(patch)
             moments = Recorder(patch, tmp_path / "before", False).moments
             archive.add(Instance(image(1)))
     for _, *disk in disks(moments[-1]):
@@ -144,6 +152,21 @@ def test_without_hard_links_name_and_row_are_flushed_before_success(tmp_path, mo
         with app.running():
             assert kept(archive).keys() == {"1.3.1"}
             assert list(archive.check()) == []
+
+
+def test_without_hard_links_contradictions_get_into_quarantine(
+    tmp_path, monkeypatch, no_hard_links
+):
+    no_hard_links(monkeypatch)
+    app, archive = archive_in(tmp_path)
+    with app.running():
+        archive.add(Instance(image(1)))
+        with pytest.raises(Failure, match="another version"):
+            archive.add(Instance(image(1, Rows=9)))
+        archive.add(Instance(image(5, PatientID="888")))
+        assert aside(archive) == {("1.3.1", "conflict"), ("1.3.5", "mismatch")}
+        assert kept(archive).keys() == {"1.3.1"}
+    assert list((tmp_path / ".incoming").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["Dataset", "bytes", "file", "file with a long head"])
