@@ -163,7 +163,7 @@ def test_a_sparse_segmentation_is_inflated_whatever_its_ratio(wall):
     assert converted(wall(), image).PixelData == pixels
     with frame_of(wall(), image, 1).file as file:
         assert file.read() == pixels[: 512 * 512 // 8]
-    limits = image._limits._replace(inflated=MIB)
+    limits = image.limits._replace(inflated=MIB)
     with pytest.raises(DataSetError, match="max_inflated"):
         converted(wall(), image, limits=limits)
 
