@@ -176,7 +176,7 @@ def test_nothing_is_deleted_over_http(make):
     app = make()
     with app.test_client() as client:
         client.store(image(1))
-        web = app.web.test_client()
+        web = client.web
         for path in ("", "/series/1.2", "/series/1.2/instances/1.3.1"):
             answer = web.delete(f"/dicom-web/studies/1.1{path}")
             assert answer.status_code in (404, 405)
