@@ -235,7 +235,7 @@ def _seen_by_another_formatter(ours, handler, seen, monkeypatch):
         _seen_by_another_formatter,
     ],
 )
-def test_a_line_has_a_record_for_whoever_sees_it(monkeypatch, watch):
+def test_a_record_is_made_if_a_handler_or_filter_sees_it(monkeypatch, watch):
     ours, handler = _only_lines(monkeypatch)
     seen = []
     watch(ours, handler, seen, monkeypatch)

@@ -53,9 +53,8 @@ class Files:
     flushes_rows = False  # after a crash, the drafts show which rows may be missing
 
     def __init__(self, root: Path, layout: Layout, flush_index: Callable[[], object]) -> None:
-        self.root = os.fspath(
-            root.absolute()
-        )  # so that a draft, which is a path, stays one below it
+        # Absolute, so that a draft, which is a path, stays one below it.
+        self.root = os.fspath(root.absolute())
         self._layout = layout
         self._flush_index = flush_index
         self._incoming = ""

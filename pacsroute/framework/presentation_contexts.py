@@ -6,9 +6,8 @@ from pacsroute import uids
 from pacsroute.framework.routes import Route, choose_syntax, storable
 from pacsroute.upper_layer import extended
 from pacsroute.upper_layer.negotiation import AcceptedContext, negotiate
-from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
+from pacsroute.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, remember
 
-_ANSWERS = 64  # cached answers to proposals
 _KNOWN = 1024  # cached SOP classes; bounded, because peers choose them
 _LONGEST = 64  # characters of a UID
 
@@ -49,9 +48,7 @@ class ContextPolicy:
         if known is None:
             answer, contexts = negotiate(request, self, maximum_length)
             if request.proposal and isinstance(answer, AssociateAC):
-                if len(self._answers) >= _ANSWERS:
-                    self._answers.clear()
-                self._answers[key] = answer, dict(contexts)
+                remember(self._answers, key, (answer, dict(contexts)))
             return answer, contexts
         before, accepted = known
         called, calling, titles = request.called_ae, request.calling_ae, request.titles

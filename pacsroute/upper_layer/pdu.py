@@ -265,11 +265,12 @@ def _encode_ac(pdu: AssociateAC) -> tuple[int, bytes]:
         )
         items = _items_of(pdu, contexts)
         if len(items) <= _SHORT and pdu.user_information.user_identity_response is None:
-            _remember(_answers, values, items)
+            remember(_answers, values, items)
     return 2, _head_of(pdu) + items
 
 
-def _remember(known: dict[Any, Any], key: object, value: object) -> None:
+def remember(known: dict[Any, Any], key: object, value: object) -> None:
+    """Remember what repeated requests have in common; a peer cannot make that grow."""
     if len(known) >= _REMEMBERED:
         known.clear()
     known[key] = value
@@ -426,7 +427,7 @@ def _decode_rq(view: memoryview) -> AssociateRQ:
         if len(data) > _SHORT or _IDENTITY in data:
             data = b""  # a passcode must not stay in memory, even of an item that another replaces
         else:
-            _remember(_proposals, data, found)
+            remember(_proposals, data, found)
     application, contexts, user = found
     return AssociateRQ(called, calling, contexts, user, application, version, titles, data)
 

@@ -274,6 +274,20 @@ def test_a_file_that_gets_shorter_while_it_is_fetched(tmp_path):
         assert closed.wait(WAIT)
 
 
+def got_and_moved(handler):
+    """Return the Pending and the final responses of a C-GET and of a C-MOVE."""
+    found = []
+    with receiving() as destination, serving(handler, DEST=destination.port) as server:
+        with Requestor(server.port, (CT, EXPLICIT)) as peer:
+            for ask in (peer.get, peer.move):
+                ask()
+                pending, final, _, _ = peer.all()
+                found.append((pending, final))
+            peer.release()
+    assert len(found) == 2
+    return found
+
+
 @pytest.mark.parametrize("bad", ["a\0b", "storage"])
 def test_an_instance_that_cannot_be_opened_ahead_fails_alone(bad, tmp_path):
     class Broken(Folder):
@@ -287,16 +301,11 @@ def test_an_instance_that_cannot_be_opened_ahead_fails_alone(bad, tmp_path):
     def handler(request):
         return [good[0], bad, *good[1:]]
 
-    with receiving() as destination, serving(handler, DEST=destination.port) as server:
-        with Requestor(server.port, (CT, EXPLICIT)) as peer:
-            for ask in (peer.get, peer.move):
-                ask()
-                pending, final, _, _ = peer.all()
-                assert (final.status, counts(final)) == (0xB000, (None, 3, 1, 0))
-                assert [counts(one) for one in pending] == [
-                    (3, 1, 0, 0), (2, 1, 1, 0), (1, 2, 1, 0), (0, 3, 1, 0)
-                ]  # fmt: skip
-            peer.release()
+    for pending, final in got_and_moved(handler):
+        assert (final.status, counts(final)) == (0xB000, (None, 3, 1, 0))
+        assert [counts(one) for one in pending] == [
+            (3, 1, 0, 0), (2, 1, 1, 0), (1, 2, 1, 0), (0, 3, 1, 0)
+        ]  # fmt: skip
 
 
 def test_file_that_is_not_dicom_fails_alone(tmp_path):
@@ -306,13 +315,8 @@ def test_file_that_is_not_dicom_fails_alone(tmp_path):
     def handler(request):
         return [tmp_path / "text", tmp_path / "empty", tmp_path, "a\0b", made(1)]
 
-    with receiving() as destination, serving(handler, DEST=destination.port) as server:
-        with Requestor(server.port, (CT, EXPLICIT)) as peer:
-            for ask in (peer.get, peer.move):
-                ask()
-                _, final, _, _ = peer.all()
-                assert (final.status, counts(final)) == (0xB000, (None, 1, 4, 0))
-            peer.release()
+    for _, final in got_and_moved(handler):
+        assert (final.status, counts(final)) == (0xB000, (None, 1, 4, 0))
 
 
 # ------------------------------------------------------------------------------ memory
